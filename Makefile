@@ -1,0 +1,114 @@
+# Each task is one line with its help; the steps behind them stand below.
+
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PYTHON311 ?= python3.11
+PY := $(VENV)/bin/python
+PEERS := .venv-frameworks
+
+help:                                   ## list the tasks
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-16s %s\n", $$1, $$2}'
+
+build: $(VENV)/.installed               ## make .venv and install the release wheel in it
+demo: build; $(PY) examples/digits.py   ## train a digit classifier, pictures in demo-output/
+test: test-rust test-python             ## run the Rust and Python tests
+test-slow: slow-rust slow-python        ## run the long tests: dense sampling, large inputs
+test-frameworks: with-mxnet with-peers  ## compare with MXNet, torch and JAX (needs CPython 3.11)
+lint: lint-rust lint-python             ## check format, style, types, stubs and documentation
+fmt: fmt-rust fmt-python                ## format Rust and Python
+bench: bench-rust bench-python          ## time the kernels, and the wheel beside other libraries
+accuracy: build; $(PY) benches/accuracy.py ## measure the worst error of every loss, in ulp
+lock: relock                            ## renew requirements/dev.txt from pyproject.toml
+clean:; cargo clean; rm -rf .venv* dist demo-output .*_cache .hypothesis ## remove all that was made
+
+# The wheel: maturin builds the cdylib alone, which is what makes link-time optimisation take place.
+SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find src python -name __pycache__ -prune -o -print)
+
+$(VENV)/.installed: $(VENV)/.requirements $(VENV)/.wheel
+	$(call install-wheel,$(VENV))
+
+$(VENV)/.wheel: $(VENV)/.requirements $(SOURCES)
+	rm -rf $(VENV)/wheels
+	$(PY) -m maturin build --release --locked --interpreter $(PY) --out $(VENV)/wheels
+	touch $@
+
+$(VENV)/.requirements: requirements/dev.txt
+	$(call install-lock,$(VENV),$<,$(PYTHON))
+
+.venv-mxnet/.requirements: requirements/mxnet.txt
+	$(call install-lock,.venv-mxnet,$<,$(PYTHON311))
+
+$(PEERS)/.requirements: requirements/torch-jax.txt
+	$(call install-lock,$(PEERS),$<,$(PYTHON311))
+
+.venv-mxnet/.installed $(PEERS)/.installed: %/.installed: %/.requirements $(VENV)/.wheel
+	$(call install-wheel,$*)
+
+# $(1) environment, $(2) list of exact versions, $(3) interpreter
+define install-lock
+	@$(3) -c '' || { echo "$(1) needs CPython $(if $(filter $(PYTHON311),$(3)),3.11,>= 3.11)"; exit 1; }
+	test -x $(1)/bin/python || $(3) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -r $(2)
+	touch $(1)/.requirements
+endef
+
+define install-wheel
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps $(VENV)/wheels/*.whl
+	touch $(1)/.installed
+endef
+
+test-rust:
+	cargo test --locked
+
+test-python: build
+	$(PY) -m pytest
+
+slow-rust:
+	cargo test --locked --release -- --include-ignored
+
+slow-python: build
+	$(PY) -m pytest -m slow --timeout 1800
+
+with-mxnet: .venv-mxnet/.installed
+	.venv-mxnet/bin/python -m pytest -m '' tests/frameworks/test_mxnet.py
+
+with-peers: $(PEERS)/.installed
+	$(PEERS)/bin/python -m pytest -m '' tests/frameworks/test_torch.py tests/frameworks/test_jax.py
+
+lint-rust: export PYO3_PYTHON = $(abspath $(PY))
+lint-rust: $(VENV)/.requirements
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --features python -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --features python
+
+lint-python: build
+	$(PY) -m ruff format --check
+	$(PY) -m ruff check
+	$(PY) -m mypy
+	$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml rustloss._core
+
+fmt-rust:
+	cargo fmt
+
+fmt-python: $(VENV)/.requirements
+	$(PY) -m ruff format
+	$(PY) -m ruff check --fix
+
+bench-rust:
+	cargo bench --locked
+
+# Peers that are not installed are printed as missing, so the plain environment will do.
+bench-python: $(if $(wildcard $(PEERS)),$(PEERS),$(VENV))/.installed
+	$(<D)/bin/python benches/peers.py
+
+relock:
+	$(PYTHON311) -m venv --clear $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-lock/bin/python -m pip install --quiet --group dev
+	{ echo '# Made by `make lock` from [dependency-groups] dev in pyproject.toml.'; $(VENV)-lock/bin/python -m pip freeze; } > requirements/dev.txt
+	rm -rf $(VENV)-lock
+
+.PHONY: help build demo test test-slow test-frameworks lint fmt bench accuracy lock clean \
+	test-rust test-python slow-rust slow-python with-mxnet with-peers lint-rust lint-python \
+	fmt-rust fmt-python bench-rust bench-python relock

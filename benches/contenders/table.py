@@ -1,0 +1,148 @@
+"""Which libraries are here, and the table of all cases."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import platform
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+from . import Case, Contender, cases, with_numpy
+from .timing import Timing, adding, agrees, copying, gradient_error, measure
+
+MODULES = {"rustloss": "rustloss", "numpy": "numpy", "torch": "torch", "jax": "optax", "mxnet": "mxnet"}
+"""Each library and the package whose absence makes it missing."""
+PEERS = ["numpy", "torch", "torch.compile", "jax", "mxnet"]
+SMALL = 64
+"""Up to this many elements a case is also held against ``numpy.add``."""
+
+
+def load(threads: int) -> dict[str, ModuleType]:
+    """Import the module of every library that is installed, and tell it the number of threads."""
+    found = {}
+    for name, package in MODULES.items():
+        if importlib.util.find_spec(package) is not None:
+            found[name] = importlib.import_module(f"{__package__}.with_{name}")
+            if hasattr(found[name], "set_threads"):
+                found[name].set_threads(threads)
+    return found
+
+
+def header(libraries: dict[str, ModuleType], threads: int) -> str:
+    """Return CPU, threads, and the version of every library, or that it is missing."""
+    versions = [f"Python {platform.python_version()}"]
+    for name in [*MODULES, "optax"]:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"{name} missing")
+    if "torch" in libraries and not compiler():
+        versions.append("torch.compile missing (no C++ compiler)")
+    return f"{cpu()}, {threads} threads; {', '.join(versions)}"
+
+
+def cpu() -> str:
+    """Return the processor's name."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def compiler() -> bool:
+    """Tell whether ``torch.compile`` finds the compiler that it needs."""
+    return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+def duration(seconds: float) -> str:
+    """Return microseconds with three digits."""
+    return f"{seconds * 1e6:.3g}" if seconds < 1e-3 else f"{seconds * 1e6:,.0f}"
+
+
+def ready(case: Case, libraries: dict[str, ModuleType]) -> list[Contender]:
+    """Return the contenders of all libraries."""
+    found = [c for module in libraries.values() for c in module.contenders(case)]
+    return [c for c in found if c.name != "torch.compile" or compiler()]
+
+
+def row(case: Case, libraries: dict[str, ModuleType], threads: int) -> list[str]:
+    """Check and time one case; return its cells."""
+    reference = with_numpy.reference(case)
+    errors, able, notes = {}, [], {}
+    for contender in ready(case, libraries):
+        result = contender.fetch(contender.run())
+        if agrees(result, reference):
+            able.append(contender)
+            errors[contender.name] = gradient_error(result, reference)
+        else:
+            notes[contender.name] = "disagrees"
+    del reference
+    yardsticks = [copying(case, threads)]
+    if case.inputs()[0].size <= SMALL:
+        yardsticks.append(adding(case))
+    times = measure([*able, *yardsticks])
+
+    def cell(name: str) -> str:
+        if name not in times:
+            return notes.get(name, "missing")
+        return f"{duration(times[name].minimum)} ({duration(times[name].median)})"
+
+    peers = [name for name in PEERS if name in times]
+    fastest = min(peers, key=lambda name: times[name].minimum)
+
+    def against(name: str) -> str:
+        return ratio(times, name, "rustloss") if name in times else ""
+
+    return [
+        case.name,
+        *map(cell, ["rustloss", *PEERS, "copy"]),
+        f"{fastest} {ratio(times, fastest, 'rustloss')}",
+        ratio(times, "rustloss", "copy"),
+        ratio(times, "rustloss", "numpy.add"),
+        f"{errors['rustloss']:.0e}" if "rustloss" in errors else "",
+        f"{errors[fastest]:.0e}",
+    ]
+
+
+def ratio(times: dict[str, Timing], over: str, under: str) -> str:
+    """Return the ratio of two minima, empty where one of them was not timed."""
+    if over not in times or under not in times:
+        return ""
+    return f"{times[over].minimum / times[under].minimum:.2f}"
+
+
+COLUMNS = [
+    "case",
+    "rustloss",
+    *PEERS,
+    "copy",
+    "fastest / rustloss",
+    "rustloss / copy",
+    "rustloss / add",
+    "error",
+    "error of fastest",
+]
+WIDTHS = [24, *[17] * 7, 20, 15, 14, 6, 16]
+
+
+def line(cells: list[str], *, markdown: bool) -> str:
+    """Return one line of the table."""
+    if markdown:
+        return f"| {' | '.join(cells)} |"
+    return " ".join(cell.rjust(width) for cell, width in zip(cells, WIDTHS, strict=True))
+
+
+def run(pattern: str, threads: int, *, markdown: bool) -> None:
+    """Print the header, then every case as it is done."""
+    libraries = load(threads)
+    print(header(libraries, threads))
+    print("Microseconds a call, value and gradient: minimum (median).\n")
+    print(line(COLUMNS, markdown=markdown))
+    if markdown:
+        print(line(["---", *["---:"] * (len(COLUMNS) - 1)], markdown=True))
+    for case in cases():
+        if re.search(pattern, case.name):
+            print(line(row(case, libraries, threads), markdown=markdown), flush=True)

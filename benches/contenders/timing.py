@@ -1,0 +1,103 @@
+"""One case: check that the contenders agree, then time them in turns."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import Array, Case, Contender, Result
+
+SAMPLE_SECONDS = 1e-3
+"""A sample repeats the call until it lasts about this long."""
+CASE_SECONDS = 2.0
+ROUNDS = (7, 40)
+PAUSE_SECONDS = 3e-3
+"""Rest before each sample: OpenMP workers of the last contender spin about this long for more work."""
+
+VALUE_TOLERANCE = 1e-4
+GRADIENT_TOLERANCE = 1e-2
+"""Largest error, relative to the largest element, with which a contender is timed.
+
+It is there to catch one that computes something else. Peers' float32 CTC needs this much room.
+"""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call."""
+
+    minimum: float
+    median: float
+
+
+def gradient_error(result: Result, reference: Result) -> float:
+    """Return the largest absolute error of all gradients."""
+    pairs = zip(result[1], reference[1], strict=True)
+    return float(max(np.abs(got - want).max() for got, want in pairs))
+
+
+def agrees(result: Result, reference: Result) -> bool:
+    """Tell whether shapes are the same and values and gradients near the reference."""
+
+    def near(got: Array, want: Array, tolerance: float) -> bool:
+        if got.shape != want.shape:
+            return False
+        return bool(np.abs(got - want).max() <= tolerance * np.abs(want).max())
+
+    grads = zip(result[1], reference[1], strict=True)
+    return near(result[0], reference[0], VALUE_TOLERANCE) and all(
+        near(got, want, GRADIENT_TOLERANCE) for got, want in grads
+    )
+
+
+def copying(case: Case, threads: int) -> Contender:
+    """Return a plain copy that reads and writes as many bytes as the case: the memory limit."""
+    inputs = case.inputs()
+    moved = sum(x.nbytes for x in inputs) + sum(x.nbytes for x in inputs[: case.differentiable])
+    source = np.ones(moved // 2, np.uint8)
+    target = np.zeros_like(source)
+    if source.nbytes < 1 << 20 or threads == 1:
+        return Contender("copy", lambda: np.copyto(target, source), lambda _: (target, ()))
+    pool = ThreadPoolExecutor(threads)
+    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
+    return Contender(
+        "copy", lambda: list(pool.map(lambda part: np.copyto(*part), parts)), lambda _: (target, ())
+    )
+
+
+def adding(case: Case) -> Contender:
+    """Return ``numpy.add`` of the first two inputs: the least that a NumPy call costs."""
+    first, second = case.inputs()[:2]
+    return Contender("numpy.add", lambda: np.add(first, second), lambda result: (result, ()))
+
+
+def _seconds(run: Callable[[], Any], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def measure(contenders: Sequence[Contender]) -> dict[str, Timing]:
+    """Time all contenders in one interleaved loop, one sample each a round."""
+    first = {c.name: _seconds(c.run, 1) for c in contenders}
+    # Seconds for one call need no repeats to lose, and would take minutes.
+    samples = {name: [seconds] if seconds > CASE_SECONDS else [] for name, seconds in first.items()}
+    turns = [c for c in contenders if not samples[c.name]]
+    calls = {c.name: math.ceil(SAMPLE_SECONDS / _seconds(c.run, 2)) for c in turns}
+    turn = sum((calls[c.name] + 1) * first[c.name] + PAUSE_SECONDS for c in turns)
+    rounds = min(max(math.ceil(CASE_SECONDS / turn), ROUNDS[0]), ROUNDS[1])
+    for _ in range(rounds):
+        for contender in turns:
+            time.sleep(PAUSE_SECONDS)
+            # Untimed: wakes the contender's own threads and brings its arrays back into the cache.
+            contender.run()
+            samples[contender.name].append(_seconds(contender.run, calls[contender.name]))
+    return {name: Timing(min(times), statistics.median(times)) for name, times in samples.items()}

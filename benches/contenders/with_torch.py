@@ -1,0 +1,122 @@
+"""PyTorch, eager and compiled: autograd of the summed per-sample values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import Array, Case, Contender, Result
+
+
+def softmax_ce(pred: Tensor, label: Tensor) -> Tensor:
+    value = F.cross_entropy(pred, label, reduction="none")
+    return value.flatten(1).mean(1) if value.ndim > 1 else value
+
+
+def kl_logits(pred: Tensor, label: Tensor) -> Tensor:
+    return F.kl_div(F.log_softmax(pred, 1), label, reduction="none").mean(1)
+
+
+def triplet(anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    return F.relu(1 + ((positive - anchor) ** 2 - (negative - anchor) ** 2).sum(1))
+
+
+def sdml(first: Tensor, second: Tensor) -> Tensor:
+    # The matrix product is several times faster than the differences themselves.
+    squares = (first**2).sum(1)[:, None] + (second**2).sum(1)
+    count = len(first)
+    target = torch.full((count, count), 0.3 / (count - 1)).fill_diagonal_(0.7)
+    log_prob = F.log_softmax(2 * first @ second.T - squares, 1)
+    return F.kl_div(log_prob, target, reduction="none").mean(1)
+
+
+def ctc(pred: Tensor, label: Tensor, pred_lengths: Tensor, label_lengths: Tensor) -> Tensor:
+    blank = pred.shape[2] - 1
+    log_prob = F.log_softmax(pred, 2)
+    return F.ctc_loss(log_prob, label, pred_lengths, label_lengths, blank, reduction="none")
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "L1": lambda pred, label: F.l1_loss(pred, label, reduction="none").mean(1),
+    "L2": lambda pred, label: 0.5 * F.mse_loss(pred, label, reduction="none").mean(1),
+    "Huber": lambda pred, label: F.smooth_l1_loss(pred, label, reduction="none").mean(1),
+    "Hinge": lambda pred, label: F.relu(1 - pred * label).mean(1),
+    "SquaredHinge": lambda pred, label: F.relu(1 - pred * label).square().mean(1),
+    "Logistic": lambda pred, label: F.softplus(-pred * label).mean(1),
+    "SigmoidBCE": lambda pred, label: F.binary_cross_entropy_with_logits(
+        pred, label, reduction="none"
+    ).mean(1),
+    "PoissonNLL": lambda pred, target: F.poisson_nll_loss(pred, target, reduction="none").mean(1),
+    "SoftmaxCE": softmax_ce,
+    "KLDiv": lambda pred, label: F.kl_div(pred, label, reduction="none").mean(1),
+    "KLDiv-logits": kl_logits,
+    "Triplet": triplet,
+    "CosineEmbedding": lambda first, second, label: F.cosine_embedding_loss(
+        first, second, label, reduction="none"
+    ),
+    "SDML": sdml,
+    "CTC": ctc,
+}
+
+
+def set_threads(count: int) -> None:
+    """Limit PyTorch's own pool."""
+    torch.set_num_threads(count)
+
+
+def _inputs(case: Case) -> list[Tensor]:
+    inputs = [torch.from_numpy(x) for x in case.inputs()]
+    if case.loss == "CTC":
+        frames, samples, _, length = case.shape
+        inputs[0] = inputs[0].transpose(0, 1).contiguous()
+        inputs += [torch.full((samples,), frames), torch.full((samples,), length)]
+    return inputs
+
+
+def _fetch(case: Case) -> Callable[[tuple[Tensor, tuple[Tensor, ...]]], Result]:
+    def to_numpy(tensor: Tensor) -> Array:
+        array = tensor.detach().numpy()
+        return array.swapaxes(0, 1) if case.loss == "CTC" and array.ndim == 3 else array
+
+    return lambda result: (to_numpy(result[0]), tuple(map(to_numpy, result[1])))
+
+
+def _eager(case: Case) -> Contender:
+    loss, inputs = LOSSES[case.loss], _inputs(case)
+    wanted = [x.requires_grad_() for x in inputs[: case.differentiable]]
+    ones = torch.ones(len(case.inputs()[0]))
+
+    def run() -> tuple[Tensor, tuple[Tensor, ...]]:
+        value = loss(*inputs)
+        return value, torch.autograd.grad(value, wanted, ones)
+
+    return Contender("torch", run, _fetch(case))
+
+
+def _compiled(case: Case) -> Contender:
+    loss, inputs = LOSSES[case.loss], _inputs(case)
+
+    def total(*args: Tensor) -> tuple[Tensor, Tensor]:
+        value = loss(*args)
+        return value.sum(), value
+
+    argnums = tuple(range(case.differentiable))
+    torch._dynamo.reset()
+    step: Any = torch.compile(
+        torch.func.grad_and_value(total, argnums, has_aux=True), dynamic=False
+    )
+
+    def run() -> tuple[Tensor, tuple[Tensor, ...]]:
+        grads, (_, value) = step(*inputs)
+        return value, grads
+
+    return Contender("torch.compile", run, _fetch(case))
+
+
+def contenders(case: Case) -> list[Contender]:
+    """Return the eager and the compiled contender."""
+    return [_eager(case), _compiled(case)]

@@ -1,0 +1,35 @@
+"""Training losses: value, gradient and second derivative, fast and exact on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rustloss import _core, elementwise, errors
+from rustloss._loss import Loss
+from rustloss.elementwise import *  # noqa: F403
+from rustloss.threads import get_num_threads, num_threads, set_num_threads
+
+__version__: str = _core.config()["version"]
+
+__all__ = [
+    "Loss",
+    "errors",
+    "get_num_threads",
+    "num_threads",
+    "set_num_threads",
+    "show_config",
+    *elementwise.__all__,
+]
+
+
+def show_config() -> dict[str, Any]:
+    """Return what the library runs on.
+
+    Returns
+    -------
+    dict
+        ``version``; ``isa``, the instruction-set level in use; ``isa_available``, the levels of
+        this CPU (the environment variable ``RUSTLOSS_ISA`` forces one); ``isa_untested``, levels
+        that the project's tests have never run on; ``num_threads``.
+    """
+    return {**_core.config(), "num_threads": get_num_threads()}

@@ -1,0 +1,120 @@
+"""The base class of all losses."""
+
+from __future__ import annotations
+
+import copyreg
+import inspect
+from typing import Any, Literal, Self, TypedDict
+
+from rustloss import _core
+
+Reduction = Literal[
+    "none",
+    "sample",
+    "sample_sum",
+    "sum",
+    "mean",
+    "batch_mean",
+    "weighted_mean",
+    "sample_weighted_mean",
+    "target_mean",
+]
+
+
+class Options(TypedDict, total=False):
+    """Keyword-only options of every loss; see `Loss`."""
+
+    reduction: Reduction
+    empty: Literal["nan", "zero"]
+    prefix: object
+    params: object
+
+
+_DEFAULTS = {"reduction": "sample", "empty": "nan"}
+
+
+class Loss(_core.Loss):
+    """A loss with its parameters: immutable, comparable, picklable, callable.
+
+    Calls take the arrays of the loss by position, in Gluon's order, or by name.
+
+    ``loss(pred, label, ..., out=None, denominator=None)``
+        The value.
+    ``loss.value_and_grad(pred, label, ..., wrt=None, grad_output=None, out=None, grad_out=None,
+    denominator=None)``
+        The value and d(sum of value)/d(input), times `grad_output` (a number or an array of the
+        value's shape). `wrt` names the inputs: one name gives one array, a tuple of names a tuple.
+    ``loss.grad_hess(pred, label, ..., grad_output=None, grad_out=None, hess_out=None,
+    denominator=None)``
+        The gradient and the diagonal of the second derivative with respect to the prediction.
+
+    Parameters
+    ----------
+    weight : float, optional
+        Multiplies the loss.
+    batch_axis : int, default 0
+        The axis of the samples.
+    reduction : str, default "sample"
+        From the unreduced loss E to the result. With N samples and w the product of the weights:
+        ``"none"`` E itself; ``"sample"`` the mean over all axes but `batch_axis`, of shape (N,);
+        ``"sample_sum"`` the sum instead; ``"sum"`` the sum of E; ``"mean"`` the mean of E, where
+        `denominator=` of the call replaces the divisor; ``"batch_mean"`` sum / N;
+        ``"weighted_mean"`` sum(w E) / sum(w), and 0 where sum(w) is 0;
+        ``"sample_weighted_mean"`` the same for each sample.
+    empty : {"nan", "zero"}, default "nan"
+        The mean of nothing.
+    prefix, params
+        Gluon's, ignored.
+
+    Notes
+    -----
+    Every call takes `sample_weight`: a number, one weight per sample (N,), or any array of E's
+    number of dimensions (or one more, of size 1) that broadcasts to E. Weights must be finite and
+    not negative; an element of weight 0 is out, whatever it holds.
+
+    The prediction decides the element type of the results: float16, bfloat16, float32 or float64;
+    integers, truth values and lists are read as float64. Results that are one number are NumPy
+    scalars, float32 for the half types.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls, name: str, *, prefix: object = None, params: object = None, **own: Any
+    ) -> Self:
+        # Gluon's `prefix` and `params` name parameters that a loss does not have.
+        del prefix, params
+        return super().__new__(cls, name, **own)
+
+    def hybridize(self, active: bool = True, **kwargs: Any) -> None:
+        """Do nothing: there is nothing to compile. For code that was written for Gluon."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._params[name]
+        except KeyError:
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise AttributeError(text, name=name, obj=self) from None
+
+    def __repr__(self) -> str:
+        signature = inspect.signature(type(self).__new__).parameters
+        defaults = {name: p.default for name, p in signature.items()} | _DEFAULTS
+        given = [f"{k}={v!r}" for k, v in self._params.items() if defaults.get(k, ...) != v]
+        return f"{type(self).__name__}({', '.join(given)})"
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other) or not isinstance(other, Loss):
+            return NotImplemented
+        return dict(self._params) == dict(other._params)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *self._params.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return copyreg.__newobj_ex__, (type(self), (), dict(self._params))  # type: ignore[attr-defined]
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self

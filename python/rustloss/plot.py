@@ -1,0 +1,172 @@
+"""Pictures of losses: value, gradient and second derivative against the prediction.
+
+Needs matplotlib, which the extra ``plot`` brings and which is imported when something is drawn.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import rustloss
+from rustloss import _core
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
+
+    from rustloss._loss import Loss
+
+__all__ = ["curve", "gallery"]
+
+_BESIDE = {
+    "elementwise": {
+        "Real": 0.0,
+        "Sign": 1.0,
+        "Probability": 1.0,
+        "Positive": 1.0,
+        "NonNegative": 1.0,
+    },
+    "rowwise": {"Classes": [0], "Distribution": [[0.75, 0.25]]},
+}
+"""What stands beside the moving prediction unless the caller says so, by domain."""
+
+
+def curve(
+    loss: Loss,
+    *inputs: ArrayLike,
+    row: ArrayLike | None = None,
+    index: int = 0,
+    low: float = -4.0,
+    high: float = 4.0,
+    points: int = 401,
+    ax: Axes | None = None,
+    **named: Any,
+) -> Axes:
+    """Draw a loss and its derivatives against the prediction.
+
+    The prediction is one number that moves, or one entry of a row that otherwise stands still.
+
+    Parameters
+    ----------
+    loss : Loss
+        An elementwise or rowwise loss. Its reduction plays no part: there is one sample.
+    *inputs, **named
+        What the loss is called with after the prediction: ``label=1``, ``pos_weight=3``. By default
+        labels are 0 if they may be any number, else 1; class labels are 0.
+    row : array_like, optional
+        The prediction of a rowwise loss; ``[0, 0]`` by default.
+    index : int, default 0
+        The entry of `row` that moves.
+    low, high : float, default -4 and 4
+        From where to where.
+    points : int, default 401
+        In how many points.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; the current axes by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        `ax`, with a line for each of value, gradient and, if the loss has one, second derivative.
+
+    Raises
+    ------
+    TypeError
+        If the loss has no such curve (it compares samples or aligns sequences), or if an input has
+        no default.
+    ImportError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> ax = rl.plot.curve(rl.HuberLoss(rho=2), label=0)
+    >>> [line.get_label() for line in ax.lines]
+    ['value', 'gradient', 'second derivative']
+    """
+    spec = _spec(type(loss).__name__)
+    if spec["family"] not in _BESIDE:
+        raise TypeError(f"{spec['name']} is not a function of one prediction: nothing to draw")
+    first, *others = spec["inputs"]
+    for other in others[len(inputs) :]:
+        if other["required"] and other["name"] not in named:
+            named[other["name"]] = _beside(spec, other)
+
+    pred = np.zeros(() if spec["family"] == "elementwise" else (1, 2))
+    if row is not None:
+        pred = np.array(row, dtype=np.float64, ndmin=2)
+    moving = pred.reshape(-1)[index : index + 1 or None]
+    x = np.linspace(low, high, points)
+    lines = np.full((3, points), np.nan)
+    for i, at in enumerate(x):
+        moving[:] = at
+        value, grad = loss.value_and_grad(pred, *inputs, wrt=first["name"], **named)
+        lines[:2, i] = np.sum(value), np.ravel(grad)[index]
+        if spec["hess"]:
+            lines[2, i] = np.ravel(loss.grad_hess(pred, *inputs, **named)[1])[index]
+
+    if ax is None:
+        ax = _pyplot().gca()
+    ax.plot(x, lines[0], "-", label="value")
+    ax.plot(x, lines[1], "--", label="gradient")
+    if spec["hess"]:
+        ax.plot(x, lines[2], ":", label="second derivative")
+    ax.set(title=repr(loss), xlabel=first["name"])
+    ax.legend()
+    return ax
+
+
+def gallery(columns: int = 3) -> Figure:
+    """Draw the curves of all losses that are a function of one real prediction.
+
+    Parameters
+    ----------
+    columns : int, default 3
+        How many to put side by side.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One picture per loss, with default parameters and labels as `curve` takes them.
+    """
+    specs = [spec for spec in _core.registry() if _has_defaults(spec)]
+    rows = -(-len(specs) // columns)
+    figure: Figure = _pyplot().figure(figsize=(4.5 * columns, 3.5 * rows), layout="constrained")
+    for place, spec in enumerate(specs, start=1):
+        curve(getattr(rustloss, spec["name"])(), ax=figure.add_subplot(rows, columns, place))
+    return figure
+
+
+def _spec(name: str) -> dict[str, Any]:
+    """Return what the registry says of a loss."""
+    return next(spec for spec in _core.registry() if spec["name"] == name)
+
+
+def _beside(spec: dict[str, Any], other: dict[str, Any]) -> ArrayLike:
+    """Return the default of an input other than the prediction."""
+    try:
+        return _BESIDE[spec["family"]][other["domain"]]
+    except KeyError:
+        raise TypeError(f"{other['name']}: no default for a curve of {spec['name']}") from None
+
+
+def _has_defaults(spec: dict[str, Any]) -> bool:
+    """Tell whether a curve needs nothing but the loss."""
+    first, *others = spec["inputs"]
+    defaults = _BESIDE.get(spec["family"], {})
+    required = [other["domain"] for other in others if other["required"]]
+    return first["domain"] == "Real" and all(domain in defaults for domain in required)
+
+
+def _pyplot() -> ModuleType:
+    """Import matplotlib, or say how to get it."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError("rustloss.plot needs matplotlib: pip install 'rustloss[plot]'") from error
+    return plt

@@ -1,0 +1,279 @@
+//! A call of a loss, from checked arguments to results: what every family shares.
+
+use crate::error::{Error, Kind, Result};
+use crate::real::Real;
+use crate::reduce::Reduction;
+use crate::simd::Level;
+use crate::view::{DType, Shape, View, ViewMut};
+use crate::weight::Weighting;
+use smallvec::SmallVec;
+
+/// The most arrays that a loss takes, `sample_weight` aside.
+pub const MAX_ARGUMENTS: usize = 4;
+
+/// What every constructor takes.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Multiplies the loss.
+    pub weight: f64,
+    /// The axis of the samples.
+    pub batch_axis: isize,
+    /// How the unreduced loss becomes the result.
+    pub reduction: Reduction,
+    /// The mean of nothing.
+    pub empty: f64,
+}
+
+/// The arguments of one call.
+#[derive(Clone, Debug)]
+pub struct Call<'a> {
+    /// The constructor's options.
+    pub options: &'a Options,
+    /// The instruction set to use.
+    pub level: Level,
+    /// The element type of the results.
+    pub dtype: DType,
+    /// The arrays by position, `sample_weight` aside.
+    pub inputs: SmallVec<[Option<View<'a>>; MAX_ARGUMENTS]>,
+    /// Weights of samples or elements.
+    pub sample_weight: Option<View<'a>>,
+    /// The gradient with respect to the result.
+    pub grad_output: Option<View<'a>>,
+    /// Replaces the divisor of the mean.
+    pub denominator: Option<f64>,
+}
+
+impl<'a> Call<'a> {
+    /// An input that the binding of arguments has made sure of.
+    ///
+    /// # Panics
+    /// If it is missing.
+    pub fn input(&self, position: usize) -> &View<'a> {
+        self.inputs[position].as_ref().expect("required arguments are bound")
+    }
+
+    /// Whether losses are computed in `f32`.
+    pub fn single(&self) -> bool {
+        self.dtype != DType::F64
+    }
+}
+
+/// Where results go.
+#[derive(Default)]
+pub struct Results<'a> {
+    /// The loss.
+    pub value: Option<ViewMut<'a>>,
+    /// The gradients by the position of their input, each of its input's shape.
+    pub grads: SmallVec<[Option<ViewMut<'a>>; MAX_ARGUMENTS]>,
+    /// The second derivative.
+    pub hess: Option<ViewMut<'a>>,
+}
+
+/// A call whose arguments have been checked.
+pub trait Plan: Sync {
+    /// The shape of the value.
+    fn value_shape(&self) -> Shape;
+    /// Rough time on one thread in nanoseconds.
+    fn cost(&self) -> f64;
+    /// Computes the results, whose shapes and types are right and whose memory is disjoint from all else.
+    fn run(&self, results: Results<'_>) -> Result<()>;
+}
+
+/// A loss with its parameters.
+pub trait Loss: Send + Sync {
+    /// Checks the arguments.
+    fn plan<'a>(&'a self, call: Call<'a>) -> Result<Box<dyn Plan + 'a>>;
+}
+
+/// The axes of the unreduced loss E.
+#[derive(Clone, Debug)]
+pub struct Axes {
+    /// E's shape.
+    pub shape: Shape,
+    /// The axis of the samples.
+    pub batch: usize,
+    /// Where weights may have an extra axis of size 1: the class axis, or the end.
+    pub unit: usize,
+    /// Whether the input was a single number, so that E is one too.
+    scalar: bool,
+}
+
+impl Axes {
+    /// Axes of a loss that has one element for each of the prediction's.
+    pub fn elementwise(pred: &[usize], batch_axis: isize) -> Result<Self> {
+        let scalar = pred.is_empty();
+        let shape = if scalar { smallvec::smallvec![1] } else { Shape::from(pred) };
+        let batch = if scalar { 0 } else { axis("batch_axis", batch_axis, pred)? };
+        Ok(Axes { unit: shape.len(), shape, batch, scalar })
+    }
+
+    /// Axes of E given as such.
+    pub fn new(shape: Shape, batch: usize, unit: usize) -> Self {
+        Axes { shape, batch, unit, scalar: false }
+    }
+
+    /// Axes of one sample alone, whose loss is a number.
+    pub fn single() -> Self {
+        Axes { shape: smallvec::smallvec![1], batch: 0, unit: 1, scalar: true }
+    }
+
+    /// E's shape with the batch axis first, as the drivers want it.
+    pub fn batch_first(&self) -> Shape {
+        let mut shape = self.shape.clone();
+        let n = shape.remove(self.batch);
+        shape.insert(0, n);
+        shape
+    }
+
+    /// A view of E's shape, or of one that reshapes to it, with the batch axis first.
+    pub fn line_up<'a>(&self, view: &View<'a>) -> Option<View<'a>> {
+        Some(view.reshape(&self.shape)?.move_axis(self.batch, 0))
+    }
+
+    /// As [`Axes::line_up`], for an output.
+    pub fn line_up_mut<'a>(&self, view: ViewMut<'a>) -> Option<ViewMut<'a>> {
+        Some(view.reshape(&self.shape)?.move_axis(self.batch, 0))
+    }
+
+    /// A view that broadcasts to E's shape, with the batch axis first.
+    pub fn broadcast<'a>(&self, view: &View<'a>) -> Option<View<'a>> {
+        Some(view.broadcast_to(&self.shape)?.move_axis(self.batch, 0))
+    }
+
+    /// Sums `data`, in E's shape with the batch axis first, over the axes that `out` broadcasts along.
+    pub fn sum_to<T: Real>(&self, data: &[T], out: &ViewMut<'_>) {
+        let slots: Vec<u64> = (0..out.shape().iter().product::<usize>() as u64).collect();
+        let mut sums = vec![0.0; slots.len()];
+        let slots = self.broadcast(&View::from_slice(&slots, out.shape()));
+        for (slot, x) in slots.map(|s| s.to_vec::<f64>()).unwrap_or_default().iter().zip(data) {
+            sums[*slot as usize] += x.to_f64();
+        }
+        out.copy_from(&sums);
+    }
+
+    /// The shape of the value.
+    pub fn value_shape(&self, reduction: Reduction) -> Shape {
+        match reduction {
+            _ if self.scalar => Shape::new(),
+            Reduction::None => self.shape.clone(),
+            r if r.is_total() => Shape::new(),
+            _ => smallvec::smallvec![self.shape[self.batch]],
+        }
+    }
+
+    /// The value as the drivers want it: E with the batch axis first, (N,), or ().
+    pub fn value<'a>(&self, value: ViewMut<'a>, reduction: Reduction) -> Option<ViewMut<'a>> {
+        match reduction {
+            Reduction::None => self.line_up_mut(value),
+            r if r.is_total() => Some(value),
+            _ => value.reshape(&[self.shape[self.batch]]),
+        }
+    }
+
+    /// Checks the call's weights and lines them up with E.
+    pub fn weighting<'a>(&self, call: &Call<'a>) -> Result<Weighting<'a>> {
+        let Options { weight, reduction, empty, .. } = *call.options;
+        if call.denominator.is_some() && reduction != Reduction::Mean {
+            let detail = "it replaces the divisor of reduction=\"mean\", and this loss has another reduction";
+            return Err(Error::new(Kind::Parameter, "denominator", detail));
+        }
+        Ok(Weighting {
+            reduction,
+            weight,
+            sample_weight: call.sample_weight.as_ref().map(|w| self.sample_weight(w)).transpose()?,
+            divisor_weight: None,
+            grad_output: call
+                .grad_output
+                .as_ref()
+                .map(|g| self.grad_output(g, reduction))
+                .transpose()?,
+            denominator: call.denominator,
+            empty,
+        })
+    }
+
+    fn sample_weight<'a>(&self, weight: &View<'a>) -> Result<View<'a>> {
+        check_weights("sample_weight", weight)?;
+        let n = self.shape[self.batch];
+        let (rank, mut unit_shape) = (self.shape.len(), self.shape.clone());
+        unit_shape.insert(self.unit, 1);
+        let given = weight.shape();
+        let lined_up = if given.is_empty() {
+            weight.broadcast_to(&self.shape)
+        } else if *given == [n] {
+            let mut column = weight.clone();
+            for _ in self.batch + 1..rank {
+                column = column.insert_axis(column.shape().len());
+            }
+            column.broadcast_to(&self.shape)
+        } else if given.len() == rank {
+            weight.broadcast_to(&self.shape)
+        } else if given.len() == rank + 1 {
+            weight.broadcast_to(&unit_shape).map(|w| w.remove_axis(self.unit))
+        } else {
+            None
+        };
+        lined_up.map(|w| w.move_axis(self.batch, 0)).ok_or_else(|| {
+            let expected = format!(
+                "expected a scalar, one weight per sample {:?}, or a shape that broadcasts to {:?} or {:?}",
+                [n], self.shape, unit_shape
+            );
+            Error::new(Kind::Shape, "sample_weight", format!("{expected}, got shape {given:?}"))
+        })
+    }
+
+    fn grad_output<'a>(&self, grad: &View<'a>, reduction: Reduction) -> Result<View<'a>> {
+        let batch_first = self.batch_first();
+        let expected = self.value_shape(reduction);
+        let given = grad.shape();
+        let lined_up = if given.is_empty() {
+            grad.broadcast_to(&batch_first)
+        } else if *given != *expected {
+            None
+        } else if reduction == Reduction::None {
+            self.line_up(grad)
+        } else {
+            let mut column = grad.clone();
+            while column.shape().len() < batch_first.len() {
+                column = column.insert_axis(column.shape().len());
+            }
+            column.broadcast_to(&batch_first)
+        };
+        lined_up.ok_or_else(|| {
+            let detail = format!("expected a scalar or the value's shape {expected:?}, got shape {given:?}");
+            Error::new(Kind::Shape, "grad_output", detail)
+        })
+    }
+}
+
+/// A possibly negative axis of `shape` as a position.
+pub fn axis(name: &str, given: isize, shape: &[usize]) -> Result<usize> {
+    let rank = shape.len() as isize;
+    if (-rank..rank).contains(&given) {
+        return Ok(given.rem_euclid(rank) as usize);
+    }
+    let detail = format!("expected an axis of pred's shape {shape:?}, from {} to {}, got {given}", -rank, rank - 1);
+    Err(Error::new(Kind::Parameter, name, detail))
+}
+
+/// Weights must be finite and not negative.
+pub fn check_weights(name: &str, weights: &View<'_>) -> Result<()> {
+    let values = weights.to_vec::<f64>();
+    match values.iter().position(|w| !(0.0..f64::INFINITY).contains(w)) {
+        None => Ok(()),
+        Some(at) => {
+            let index = unravel(at, weights.shape());
+            Err(Error::element(Kind::Weight, name, &index, values[at], "a finite weight >= 0"))
+        }
+    }
+}
+
+/// The index of the element at position `at` in C order.
+pub fn unravel(mut at: usize, shape: &[usize]) -> Vec<usize> {
+    let mut index = vec![0; shape.len()];
+    for (i, &d) in index.iter_mut().zip(shape).rev() {
+        *i = at % d;
+        at /= d;
+    }
+    index
+}

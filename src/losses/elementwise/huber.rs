@@ -1,0 +1,39 @@
+//! Absolute error with its corner rounded off.
+//!
+//! With `e = |label - pred|`: `loss = e^2 / (2 rho)` up to `rho` and `e - rho / 2` beyond. The slope is `e / rho`, then 1,
+//! in the direction of `pred - label`; at `e = rho`, where both branches agree, it is 1. The second derivative is
+//! `1 / rho` inside and 0 from `rho` on. Source: Apache MXNet Gluon, `HuberLoss` (elsewhere "smooth L1"; the classical
+//! Huber loss is `rho` times this one).
+
+use super::{Elementwise, Point};
+use crate::real::Real;
+use crate::simd::Isa;
+
+/// Huber loss with slope 1 outside.
+#[derive(Clone, Copy)]
+pub struct Huber {
+    /// Where the square ends, > 0.
+    pub rho: f64,
+}
+
+impl Elementwise<2> for Huber {
+    #[inline(always)]
+    fn point<S: Isa, T: Real>(self, [pred, label]: [T; 2]) -> Point<T, 2> {
+        // A rho that underflows in T would make 1 / rho infinite.
+        let rho = T::from_f64(self.rho).max(T::MIN_POSITIVE);
+        let curvature = T::ONE / rho;
+        let error = pred - label;
+        let distance = error.abs();
+        let square = distance <= rho;
+        let slope = if square { error * curvature } else { error.sign() };
+        Point {
+            value: if square {
+                T::HALF * distance * (distance * curvature)
+            } else {
+                distance - T::HALF * rho
+            },
+            grad: [slope, -slope],
+            hess: if distance < rho { curvature } else { T::ZERO },
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! One pass over the frames: softmax of every row, and the emissions of the classes that occur in the label sequence.
+//!
+//! Emissions are relative to the largest one of their frame, `e = exp(x - shift)`, so that none exceeds 1 and one of
+//! them is 1. What that leaves out of the loss is the frame's `base`, kept outside the lattice. For logits it is
+//! `log(sum of exp(x)) - shift`, computed from the mass of all classes but the largest: nothing is lost when that mass
+//! is tiny.
+
+use super::rows::{Element, Rows, RowsMut};
+use super::target::Target;
+use super::{Input, LANES};
+use crate::real::Real;
+use crate::simd::{Isa, Kernel, Level, dispatch};
+use std::f64::consts::LOG2_E;
+use std::ops::Range;
+
+/// With at most so many classes, the many paths of a long label can cancel nearly all of the loss, and rounding at the
+/// size of `f32` would show: rows are computed in `f64`.
+const FEW_CLASSES: usize = 16;
+
+/// Elements of a vector step along the classes.
+const STEP: usize = 16;
+
+/// Vector steps whose sums are kept in the type of the row.
+const STEPS: usize = 16;
+
+/// What a frame adds to the loss and to the gradient beside its emissions.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Frame {
+    /// The largest input of a class that occurs.
+    pub shift: f64,
+    /// The frame's part of the loss with all emissions 1.
+    pub base: f64,
+    /// The gradient at a class is this times its emission, less its occupancy.
+    pub factor: f64,
+    /// How far, in bits, the smallest emission that is not 0 lies below 1.
+    pub bits: f64,
+}
+
+/// What makes a sample's loss something else than a finite number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Defect {
+    /// Some input is NaN or +inf.
+    pub nan: bool,
+    /// In some frame all classes that occur have probability 0.
+    pub impossible: bool,
+}
+
+/// The pass over a range of frames of sample `n`.
+pub(super) struct Survey<'a, E> {
+    pub rows: &'a Rows<'a, E>,
+    pub n: usize,
+    pub input: Input,
+    pub target: &'a Target,
+    pub first: usize,
+    /// One for each frame of the range.
+    pub frames: &'a mut [Frame],
+    /// Their emission rows, if all are to be kept.
+    pub table: Option<&'a mut [f64]>,
+    /// Where the softmax, times a factor, goes.
+    pub grad: Option<(&'a RowsMut<'a, E>, f64)>,
+}
+
+impl<E: Element> Kernel for Survey<'_, E> {
+    type Output = Defect;
+
+    #[inline(always)]
+    fn run<S: Isa>(mut self) -> Defect {
+        let classes = self.rows.width();
+        let mut x = vec![f64::NEG_INFINITY; self.target.stride];
+        let mut scratch = Scratch::new(classes);
+        let mut defect = Defect::default();
+        for i in 0..self.frames.len() {
+            let t = self.first + i;
+            let row = self.rows.row(self.n, t);
+            gather(row, &self.target.classes, &mut x);
+            let (max, min) = extremes(&x);
+            // With all of them -inf there is nothing to be relative to.
+            let shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
+            defect.impossible |= max == f64::NEG_INFINITY;
+            if let Some(table) = &mut self.table {
+                let out = &mut table[i * x.len()..(i + 1) * x.len()];
+                for (e, &x) in out.iter_mut().zip(&x) {
+                    *e = (x - shift).exp_nonpositive::<S>();
+                }
+            }
+            // SAFETY: this is the only survey of this sample, and its frames are not in another range.
+            let out = self.grad.map(|(rows, scale)| (unsafe { rows.row(self.n, t) }, scale));
+            let frame = &mut self.frames[i];
+            frame.shift = shift;
+            frame.bits = if min < max { (max - min) * LOG2_E } else { 0.0 };
+            // For logits `base` and `factor` hold the parts that `finish` makes them from.
+            (frame.base, frame.factor) = match self.input {
+                Input::Logits => {
+                    let Mass { max, other } = softmax::<S, E>(row, out, &mut scratch);
+                    defect.impossible |= max == f64::NEG_INFINITY;
+                    (max - shift, other)
+                }
+                Input::LogProbs => {
+                    defect.nan |= !is_possible(row);
+                    if let Some((out, _)) = out {
+                        out.fill(E::of(0.0));
+                    }
+                    (-shift, 0.0)
+                }
+                Input::LogProbsTorch => {
+                    defect.nan |= !is_possible(row);
+                    if let Some((out, scale)) = out {
+                        scaled_exp::<S, E>(row, out, scale, &mut scratch);
+                    }
+                    (-shift, shift)
+                }
+            };
+        }
+        finish::<S>(self.input, self.frames);
+        defect.nan |= self.frames.iter().any(|frame| frame.base.is_nan());
+        defect
+    }
+}
+
+/// Completes `base` and `factor`, frame by frame side by side.
+#[inline(always)]
+fn finish<S: Isa>(input: Input, frames: &mut [Frame]) {
+    let mut lane = |frame: &mut Frame| match input {
+        Input::Logits => {
+            let (above, other) = (frame.base, frame.factor);
+            frame.base = above + other.log1p::<S>();
+            frame.factor = (-above).exp_nonpositive::<S>() / (1.0 + other);
+        }
+        Input::LogProbs => {}
+        Input::LogProbsTorch => frame.factor = frame.factor.exp::<S>(),
+    };
+    let (groups, rest) = frames.as_chunks_mut::<LANES>();
+    groups.iter_mut().for_each(|group| group.iter_mut().for_each(&mut lane));
+    rest.iter_mut().for_each(lane);
+}
+
+/// The inputs of the classes that occur.
+#[inline(always)]
+fn gather<E: Element>(row: &[E], classes: &[u32], x: &mut [f64]) {
+    for (x, &class) in x.iter_mut().zip(classes) {
+        *x = row[class as usize].to();
+    }
+}
+
+/// The largest element and the smallest finite one.
+#[inline(always)]
+fn extremes(x: &[f64]) -> (f64, f64) {
+    let mut max = [f64::NEG_INFINITY; LANES];
+    let mut min = [f64::INFINITY; LANES];
+    for group in x.as_chunks::<LANES>().0 {
+        for i in 0..LANES {
+            let low = if group[i] > f64::NEG_INFINITY { group[i] } else { f64::INFINITY };
+            max[i] = Real::max(group[i], max[i]);
+            min[i] = Real::min(low, min[i]);
+        }
+    }
+    (max.into_iter().fold(max[0], Real::max), min.into_iter().fold(min[0], Real::min))
+}
+
+/// Rows of the types that rows are computed in.
+struct Scratch<R> {
+    few: [[f64; FEW_CLASSES]; 2],
+    many: [Vec<R>; 2],
+}
+
+impl<R: Real> Scratch<R> {
+    fn new(classes: usize) -> Self {
+        let many = [(); 2].map(|()| vec![R::ZERO; classes]);
+        Scratch { few: [[0.0; FEW_CLASSES]; 2], many }
+    }
+}
+
+/// `log(sum of exp(x)) = max + log(1 + other)`.
+struct Mass {
+    max: f64,
+    other: f64,
+}
+
+#[inline(always)]
+fn softmax<S: Isa, E: Element>(
+    row: &[E],
+    out: Option<(&mut [E], f64)>,
+    scratch: &mut Scratch<E::Real>,
+) -> Mass {
+    if row.len() <= FEW_CLASSES {
+        let [x, y] = scratch.few.each_mut().map(|few| &mut few[..row.len()]);
+        widen(row, x);
+        let mass = softmax_real::<S, f64>(x, out.as_ref().map(|(_, scale)| (&mut *y, *scale)));
+        if let Some((out, _)) = out {
+            narrow(y, out);
+        }
+        return mass;
+    }
+    let [x, y] = &mut scratch.many;
+    let x = E::load(row, x);
+    let Some((out, scale)) = out else { return softmax_real::<S, _>(x, None) };
+    let mass = softmax_real::<S, _>(x, Some((E::buffer(out, y), scale)));
+    E::store(out, y);
+    mass
+}
+
+#[inline(always)]
+fn softmax_real<S: Isa, R: Real>(x: &[R], out: Option<(&mut [R], f64)>) -> Mass {
+    let max = largest(x);
+    let Some((out, scale)) = out else {
+        return Mass { max: max.to_f64(), other: exponentials::<S, R, false>(x, max, &mut []) };
+    };
+    if !(max > -R::INFINITY) {
+        out.fill(R::ZERO);
+        let other = if is_possible_real(x) { 0.0 } else { f64::NAN };
+        return Mass { max: max.to_f64(), other };
+    }
+    let other = exponentials::<S, R, true>(x, max, out);
+    let factor = R::from_f64(scale / (1.0 + other));
+    for y in out {
+        *y *= factor;
+    }
+    Mass { max: max.to_f64(), other }
+}
+
+#[inline(always)]
+fn largest<R: Real>(x: &[R]) -> R {
+    let mut wide = [-R::INFINITY; 4 * STEP];
+    let (groups, rest) = x.as_chunks::<{ 4 * STEP }>();
+    for group in groups {
+        for i in 0..4 * STEP {
+            wide[i] = group[i].max(wide[i]);
+        }
+    }
+    let mut max = [-R::INFINITY; STEP];
+    let (steps, rest) = rest.as_chunks::<STEP>();
+    for step in wide.as_chunks::<STEP>().0.iter().chain(steps) {
+        for i in 0..STEP {
+            max[i] = step[i].max(max[i]);
+        }
+    }
+    rest.iter().chain(&max).fold(-R::INFINITY, |max, &x| x.max(max))
+}
+
+/// The sum of `exp(x - max)` over all elements but one that is the largest. Stores them all if `STORE`.
+#[inline(always)]
+fn exponentials<S: Isa, R: Real, const STORE: bool>(x: &[R], max: R, out: &mut [R]) -> f64 {
+    let mut sums = [0.0; STEP];
+    let mut ties = [R::ZERO; STEP];
+    let mut step = |x: &[R; STEP], sum: &mut [R; STEP]| {
+        let mut e = [R::ZERO; STEP];
+        for i in 0..STEP {
+            e[i] = (x[i] - max).exp_nonpositive::<S>();
+            let largest = x[i] == max;
+            sum[i] += if largest { R::ZERO } else { e[i] };
+            ties[i] += if largest { R::ONE } else { R::ZERO };
+        }
+        e
+    };
+    let (whole, rest) = x.as_chunks::<STEP>();
+    let (out, out_rest) = out.as_chunks_mut::<STEP>();
+    let mut begin = 0;
+    for block in whole.chunks(STEPS) {
+        let mut sum = [R::ZERO; STEP];
+        for (i, x) in block.iter().enumerate() {
+            let e = step(x, &mut sum);
+            if STORE {
+                out[begin + i] = e;
+            }
+        }
+        begin += block.len();
+        for i in 0..STEP {
+            sums[i] += sum[i].to_f64();
+        }
+    }
+    if !rest.is_empty() {
+        let (mut last, mut sum) = ([-R::INFINITY; STEP], [R::ZERO; STEP]);
+        last[..rest.len()].copy_from_slice(rest);
+        let e = step(&last, &mut sum);
+        if STORE {
+            out_rest.copy_from_slice(&e[..rest.len()]);
+        }
+        for i in 0..STEP {
+            sums[i] += sum[i].to_f64();
+        }
+    }
+    let ties: f64 = ties.iter().map(|ties| ties.to_f64()).sum();
+    sums.iter().sum::<f64>() + (ties - 1.0)
+}
+
+#[inline(always)]
+fn scaled_exp<S: Isa, E: Element>(
+    row: &[E],
+    out: &mut [E],
+    scale: f64,
+    scratch: &mut Scratch<E::Real>,
+) {
+    let [x, y] = &mut scratch.many;
+    let x = E::load(row, x);
+    let scale = E::Real::from_f64(scale);
+    for (y, &x) in E::buffer(out, y).iter_mut().zip(x) {
+        *y = x.exp::<S>() * scale;
+    }
+    E::store(out, y);
+}
+
+/// Whether all elements are below +inf and none is NaN.
+#[inline(always)]
+fn is_possible<E: Element>(row: &[E]) -> bool {
+    row.chunks(STEP).all(|part| part.iter().fold(true, |ok, x| ok & (x.to::<f64>() < f64::INFINITY)))
+}
+
+#[inline(always)]
+fn is_possible_real<R: Real>(x: &[R]) -> bool {
+    x.iter().all(|&x| x < R::INFINITY)
+}
+
+#[inline(always)]
+fn widen<E: Element>(row: &[E], out: &mut [f64]) {
+    out.iter_mut().zip(row).for_each(|(y, x)| *y = x.to());
+}
+
+#[inline(always)]
+fn narrow<E: Element>(x: &[f64], out: &mut [E]) {
+    out.iter_mut().zip(x).for_each(|(y, &x)| *y = E::of(x));
+}
+
+/// A form of emission rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `exp(x - shift)`.
+    Linear,
+    /// `m` and then `k`, with `m * 2^k = exp(x - shift)` and m near 1: of any size.
+    Wide,
+    /// `x - shift`.
+    Log,
+}
+
+/// Where emission rows come from when they are not kept.
+pub(super) trait Source: Sync {
+    /// Computes those of some frames.
+    fn fill(&self, form: Form, frames: Range<usize>, out: &mut [f64]);
+}
+
+/// The inputs of sample `n`.
+pub(super) struct Inputs<'a, E> {
+    pub level: Level,
+    pub rows: &'a Rows<'a, E>,
+    pub n: usize,
+    pub target: &'a Target,
+    pub frames: &'a [Frame],
+}
+
+impl<E: Element> Source for Inputs<'_, E> {
+    fn fill(&self, form: Form, frames: Range<usize>, out: &mut [f64]) {
+        dispatch(self.level, Fill { inputs: self, form, frames, out });
+    }
+}
+
+struct Fill<'a, 'b, E> {
+    inputs: &'a Inputs<'b, E>,
+    form: Form,
+    frames: Range<usize>,
+    out: &'a mut [f64],
+}
+
+impl<E: Element> Kernel for Fill<'_, '_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        let Inputs { rows, n, target, frames, .. } = *self.inputs;
+        let mut x = vec![f64::NEG_INFINITY; target.stride];
+        let parts = if self.form == Form::Wide { 2 } else { 1 };
+        for (t, out) in self.frames.zip(self.out.chunks_exact_mut(parts * x.len())) {
+            gather(rows.row(n, t), &target.classes, &mut x);
+            let shift = frames[t].shift;
+            match self.form {
+                Form::Linear => {
+                    for (e, &x) in out.iter_mut().zip(&x) {
+                        *e = (x - shift).exp_nonpositive::<S>();
+                    }
+                }
+                Form::Wide => {
+                    let (mantissas, exponents) = out.split_at_mut(x.len());
+                    for ((m, k), &x) in mantissas.iter_mut().zip(exponents).zip(&x) {
+                        (*m, *k) = wide::<S>(x - shift);
+                    }
+                }
+                Form::Log => out.iter_mut().zip(&x).for_each(|(y, &x)| *y = x - shift),
+            }
+        }
+    }
+}
+
+/// `exp(x)` for `x <= 0` as m and k, with `exp(x) = m * 2^k`.
+#[inline(always)]
+fn wide<S: Isa>(x: f64) -> (f64, f64) {
+    const LN2_HI: f64 = 0.693_147_180_369_123_8; // 33 bits, so that its products with k are exact below 2^20
+    const LN2_LO: f64 = 1.908_214_929_270_587_7e-10;
+    // Beyond, sums of a billion frames would overflow.
+    const DEEPEST: f64 = -1e298;
+    let k = (x * LOG2_E).round_ties_even().max(DEEPEST);
+    let r = k.mul_add::<S>(-LN2_LO, k.mul_add::<S>(-LN2_HI, x));
+    // The remainder of a huge x is rounding error of any size.
+    let m = r.max(-1.0).min(1.0).exp::<S>();
+    if x == f64::NEG_INFINITY { (0.0, 0.0) } else { (m, k) }
+}

@@ -1,0 +1,159 @@
+//! What a label sequence asks of the frames: states, transitions, reach.
+
+use super::{Error, LANES, Side};
+use std::ops::Range;
+
+/// The label sequences of a batch, one after another: those of sample n are `flat[offsets[n]..offsets[n + 1]]`.
+#[derive(Clone, Debug, Default)]
+pub struct Labels {
+    flat: Vec<u32>,
+    offsets: Vec<usize>,
+}
+
+impl Labels {
+    /// Labels by offsets, of which there is one more than samples; `None` if they do not ascend from 0 to the number
+    /// of labels.
+    pub fn new(flat: Vec<u32>, offsets: Vec<usize>) -> Option<Self> {
+        let valid = offsets.first() == Some(&0)
+            && offsets.last() == Some(&flat.len())
+            && offsets.is_sorted();
+        valid.then_some(Labels { flat, offsets })
+    }
+
+    /// How many samples.
+    pub fn samples(&self) -> usize {
+        self.offsets.len().saturating_sub(1)
+    }
+
+    /// The labels of a sample.
+    pub fn sample(&self, n: usize) -> &[u32] {
+        &self.flat[self.offsets[n]..self.offsets[n + 1]]
+    }
+
+    /// How many frames a sample needs at least: one for each label, and one more for the blank between two equal ones.
+    pub fn frames_needed(&self, n: usize) -> usize {
+        let labels = self.sample(n);
+        labels.len() + labels.windows(2).filter(|pair| pair[0] == pair[1]).count()
+    }
+
+    pub(super) fn check(&self, n: usize, classes: usize, blank: u32) -> Result<(), Error> {
+        let wrong = |&(_, &label): &(usize, &u32)| label as usize >= classes || label == blank;
+        match self.sample(n).iter().enumerate().find(wrong) {
+            Some((position, &label)) => Err(Error::Label { sample: n, position, label }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One label sequence laid out for its lattice.
+///
+/// The states form two planes: blank u stands before label u, and the last blank behind all labels. Both planes are
+/// padded to one width that leaves at least one zero behind each of them.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// How many labels.
+    pub len: usize,
+    /// Elements of a plane, a multiple of [`LANES`].
+    pub width: usize,
+    /// How many frames.
+    pub frames: usize,
+    /// The classes that occur, each once: the blank first.
+    pub classes: Vec<u32>,
+    /// Elements of an emission row, a multiple of [`LANES`]: one for each of `classes`, then zeros.
+    pub stride: usize,
+    /// For each element of the label plane, its place in an emission row.
+    pub slots: Vec<u32>,
+    /// Whether no label occurs twice; then an emission row holds them in order.
+    pub distinct: bool,
+    /// For each label 1 if it may follow the label before it directly, else 0; `LANES` zeros behind.
+    pub skip: Vec<f64>,
+    /// For each frame the groups of `LANES` elements that hold the states in reach of both ends.
+    band: Vec<[u32; 2]>,
+}
+
+impl Target {
+    /// For `frames` frames, which must be as many as the labels need.
+    pub fn new(labels: &[u32], blank: u32, frames: usize) -> Self {
+        let len = labels.len();
+        let width = (len + 2).next_multiple_of(LANES);
+        let mut sorted = labels.to_vec();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let distinct = sorted.len() == len;
+        let mut slots = vec![0; width];
+        let mut classes = vec![blank];
+        if distinct {
+            classes.extend_from_slice(labels);
+            slots.iter_mut().zip(1..).for_each(|(slot, place)| *slot = place);
+        } else {
+            for (slot, label) in slots.iter_mut().zip(labels) {
+                *slot = sorted.partition_point(|other| other < label) as u32 + 1;
+            }
+            classes.append(&mut sorted);
+            slots[len..].fill(classes.len() as u32);
+        }
+        let stride = if distinct { width + LANES } else { (classes.len() + 1).next_multiple_of(LANES) };
+        let mut skip = vec![0.0; width + LANES];
+        for (skip, pair) in skip[1..].iter_mut().zip(labels.windows(2)) {
+            *skip = f64::from(u8::from(pair[0] != pair[1]));
+        }
+        let band = band(&skip[..len], frames);
+        Target { len, width, frames, classes, stride, slots, distinct, skip, band }
+    }
+
+    /// The groups that hold the states in reach at frame t.
+    #[inline(always)]
+    pub fn groups(&self, t: usize) -> Range<usize> {
+        let [start, end] = self.band[t];
+        start as usize..end as usize
+    }
+
+    /// The groups that hold the states in reach at any of some frames.
+    #[inline(always)]
+    pub fn groups_of(&self, frames: &Range<usize>) -> Range<usize> {
+        self.groups(frames.start).start..self.groups(frames.end - 1).end
+    }
+
+    /// All elements of a row: two planes, and zeros behind them.
+    pub fn row(&self) -> usize {
+        2 * self.width + LANES
+    }
+
+    /// The frames of a side, up to the middle. The middle depends on the number of frames alone.
+    pub fn half(&self, side: Side) -> Range<usize> {
+        let middle = self.frames.div_ceil(2);
+        match side {
+            Side::Start => 0..middle,
+            Side::End => middle..self.frames,
+        }
+    }
+
+    /// Bytes for `frames` frames.
+    pub fn bytes(labels: usize, frames: usize) -> usize {
+        labels * 40 + frames * size_of::<[u32; 2]>()
+    }
+}
+
+/// A label is in reach at t if the ones up to it fit into the frames up to t, and the ones behind it into the rest. Blank
+/// u is in reach only where label u - 1 or label u is.
+fn band(skip: &[f64], frames: usize) -> Vec<[u32; 2]> {
+    let cost = |u: usize| if u > 0 && skip[u] == 0.0 { 2 } else { 1 };
+    let needed: usize = (0..skip.len()).map(cost).sum();
+    let slack = frames - needed;
+    // The first frame of label u, and of the next one; in between, `slack` frames later, its last.
+    let (mut first, mut last) = (0, slack);
+    let (mut low, mut high) = (0, 0);
+    (0..frames)
+        .map(|t| {
+            while high < skip.len() && first + cost(high) <= t + 1 {
+                first += cost(high);
+                high += 1;
+            }
+            while low < skip.len() && last + cost(low) < t + 1 {
+                last += cost(low);
+                low += 1;
+            }
+            [low / LANES, high / LANES + 1].map(|group| group as u32)
+        })
+        .collect()
+}

@@ -1,0 +1,333 @@
+//! What the registry says of a loss: data, read by the Python classes, the tests and the benchmarks.
+
+use crate::error::{Error, Kind as Mistake, Result};
+use crate::losses::call::Loss;
+use std::fmt;
+
+/// A loss by name: its arguments, its parameters, and how it is made.
+pub struct Spec {
+    /// The class name.
+    pub name: &'static str,
+    /// The family, by the shape of the work.
+    pub family: Family,
+    /// The arrays of a call in order of position.
+    pub inputs: &'static [Input],
+    /// The constructor's parameters beside those that all losses have.
+    pub params: &'static [Param],
+    /// Whether there is a second derivative.
+    pub hess: bool,
+    /// Where the gradient jumps, as a predicate in words for readers and tests; empty where it is smooth.
+    pub kinks: &'static str,
+    /// Makes the loss from checked parameters.
+    pub build: fn(&Params) -> Result<Box<dyn Loss>>,
+}
+
+/// The shape of the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Every element on its own.
+    Elementwise,
+    /// One vector at a time.
+    Rowwise,
+    /// Batch against batch.
+    Pairwise,
+    /// Lattices over sequences.
+    Sequence,
+}
+
+/// An array argument.
+pub struct Input {
+    /// Its name.
+    pub name: &'static str,
+    /// What it may hold.
+    pub domain: Domain,
+    /// Whether a call must give it.
+    pub required: bool,
+    /// Whether there is a gradient with respect to it.
+    pub gradient: Gradient,
+}
+
+/// When a gradient is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gradient {
+    /// Unless others are asked for.
+    Default,
+    /// If asked for.
+    OnRequest,
+    /// Never.
+    Never,
+}
+
+/// What an argument may hold, for valid inputs in tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Domain {
+    /// Any number.
+    Real,
+    /// -1 or 1.
+    Sign,
+    /// 0 to 1.
+    Probability,
+    /// A number > 0.
+    Positive,
+    /// A number >= 0.
+    NonNegative,
+    /// The logarithm of a distribution along the class axis.
+    LogDistribution,
+    /// A distribution along the class axis.
+    Distribution,
+    /// Class indices, or with dense labels a distribution along the class axis.
+    Classes,
+    /// Token sequences.
+    Tokens,
+    /// Lengths of sequences.
+    Lengths,
+    /// Weights: finite and >= 0.
+    Weight,
+    /// One number for the whole call.
+    Scalar,
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// A constructor parameter.
+pub struct Param {
+    /// Its name.
+    pub name: &'static str,
+    /// Its default.
+    pub default: Default,
+    /// What it accepts.
+    pub kind: Kind,
+}
+
+/// A default that can stand in a table.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Default {
+    /// None.
+    None,
+    /// A truth value.
+    Flag(bool),
+    /// An integer.
+    Int(i64),
+    /// A number.
+    Float(f64),
+    /// A word.
+    Text(&'static str),
+}
+
+impl Default {
+    /// The default as a value.
+    pub fn value(self) -> Value {
+        match self {
+            Default::None => Value::None,
+            Default::Flag(b) => Value::Flag(b),
+            Default::Int(i) => Value::Int(i),
+            Default::Float(x) => Value::Float(x),
+            Default::Text(t) => Value::Text(t.to_owned()),
+        }
+    }
+}
+
+/// What a parameter accepts; `None` is accepted where it is the default.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// A truth value.
+    Flag,
+    /// An integer >= the bound.
+    Int(i64),
+    /// A number within bounds.
+    Float(Bound),
+    /// One of several words.
+    Choice(&'static [&'static str]),
+    /// A truth value or one of several words.
+    FlagOr(&'static [&'static str]),
+    /// An integer >= 0 or one of several words.
+    IndexOr(&'static [&'static str]),
+    /// A vector of weights.
+    Weights,
+}
+
+/// The bounds of a number; always finite.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bound {
+    /// Any finite number.
+    Finite,
+    /// > 0.
+    Positive,
+    /// >= 0.
+    NonNegative,
+    /// 0 to 1, both included.
+    Unit,
+}
+
+/// A parameter's value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// None.
+    None,
+    /// A truth value.
+    Flag(bool),
+    /// An integer.
+    Int(i64),
+    /// A number.
+    Float(f64),
+    /// A word.
+    Text(String),
+    /// A vector.
+    Vector(Vec<f64>),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::None => f.write_str("None"),
+            Value::Flag(true) => f.write_str("True"),
+            Value::Flag(false) => f.write_str("False"),
+            Value::Int(i) => write!(f, "{i}"),
+            Value::Float(x) => write!(f, "{x}"),
+            Value::Text(text) => write!(f, "{text:?}"),
+            Value::Vector(v) => write!(f, "{v:?}"),
+        }
+    }
+}
+
+impl Kind {
+    /// The value if it is acceptable.
+    fn accept(self, value: Value) -> std::result::Result<Value, Value> {
+        match (self, value) {
+            (Kind::Flag | Kind::FlagOr(_), v @ Value::Flag(_)) => Ok(v),
+            (Kind::Int(min), Value::Int(i)) if i >= min => Ok(Value::Int(i)),
+            (Kind::IndexOr(_), Value::Int(i)) if i >= 0 => Ok(Value::Int(i)),
+            (Kind::Float(bound), Value::Int(i)) if bound.holds(i as f64) => Ok(Value::Float(i as f64)),
+            (Kind::Float(bound), Value::Float(x)) if bound.holds(x) => Ok(Value::Float(x)),
+            (Kind::Choice(words) | Kind::FlagOr(words) | Kind::IndexOr(words), Value::Text(t))
+                if words.contains(&t.as_str()) =>
+            {
+                Ok(Value::Text(t))
+            }
+            (Kind::Weights, Value::Vector(v))
+                if !v.is_empty() && v.iter().all(|&w| Bound::NonNegative.holds(w)) =>
+            {
+                Ok(Value::Vector(v))
+            }
+            (_, v) => Err(v),
+        }
+    }
+
+    fn expected(self) -> String {
+        match self {
+            Kind::Flag => "True or False".into(),
+            Kind::Int(min) => format!("an integer >= {min}"),
+            Kind::Float(Bound::Finite) => "a finite number".into(),
+            Kind::Float(Bound::Positive) => "a finite number > 0".into(),
+            Kind::Float(Bound::NonNegative) => "a finite number >= 0".into(),
+            Kind::Float(Bound::Unit) => "a number from 0 to 1".into(),
+            Kind::Choice(words) => format!("one of {words:?}"),
+            Kind::FlagOr(words) => format!("True, False or one of {words:?}"),
+            Kind::IndexOr(words) => format!("an integer >= 0 or one of {words:?}"),
+            Kind::Weights => "a vector of finite weights >= 0".into(),
+        }
+    }
+}
+
+impl Bound {
+    fn holds(self, x: f64) -> bool {
+        x.is_finite()
+            && match self {
+                Bound::Finite => true,
+                Bound::Positive => x > 0.0,
+                Bound::NonNegative => x >= 0.0,
+                Bound::Unit => (0.0..=1.0).contains(&x),
+            }
+    }
+}
+
+/// The parameters of a loss, checked against its [`Spec`].
+#[derive(Clone, Debug)]
+pub struct Params(Vec<(&'static str, Value)>);
+
+impl Params {
+    /// Checks `given` and fills in defaults.
+    ///
+    /// # Errors
+    /// If a name is unknown or a value is not acceptable.
+    pub fn new(spec: &Spec, given: impl IntoIterator<Item = (String, Value)>) -> Result<Params> {
+        let mut params = Params(
+            spec.params
+                .iter()
+                .map(|p| (p.name, p.default.value()))
+                .collect(),
+        );
+        for (name, value) in given {
+            let Some(at) = spec.params.iter().position(|p| p.name == name) else {
+                let detail = format!("{} has no parameter of this name", spec.name);
+                return Err(Error::new(Mistake::Parameter, &name, detail));
+            };
+            let Param { default, kind, .. } = spec.params[at];
+            params.0[at].1 = match value {
+                Value::None if default == Default::None => Value::None,
+                value => kind.accept(value).map_err(|value| {
+                    let or_none = if default == Default::None { " or None" } else { "" };
+                    let detail = format!("expected {}{or_none}, got {value}", kind.expected());
+                    Error::new(Mistake::Parameter, &name, detail)
+                })?,
+            };
+        }
+        Ok(params)
+    }
+
+    /// Every parameter with its value, in the registry's order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Value)> {
+        self.0.iter().map(|(name, value)| (*name, value))
+    }
+
+    /// A parameter's value.
+    ///
+    /// # Panics
+    /// If the registry has no such parameter for this loss.
+    pub fn get(&self, name: &str) -> &Value {
+        let found = self.0.iter().find(|(n, _)| *n == name);
+        &found.expect("a parameter of the registry").1
+    }
+
+    /// A number.
+    pub fn float(&self, name: &str) -> f64 {
+        match self.get(name) {
+            Value::Float(x) => *x,
+            Value::Int(i) => *i as f64,
+            other => panic!("{name} is {other}, not a number"),
+        }
+    }
+
+    /// An integer.
+    pub fn int(&self, name: &str) -> Option<i64> {
+        match self.get(name) {
+            Value::Int(i) => Some(*i),
+            _ => None,
+        }
+    }
+
+    /// A truth value.
+    pub fn flag(&self, name: &str) -> bool {
+        *self.get(name) == Value::Flag(true)
+    }
+
+    /// A word, if it is one.
+    pub fn text(&self, name: &str) -> &str {
+        match self.get(name) {
+            Value::Text(t) => t,
+            _ => "",
+        }
+    }
+
+    /// A vector, if given.
+    pub fn vector(&self, name: &str) -> Option<&[f64]> {
+        match self.get(name) {
+            Value::Vector(v) => Some(v),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Vector math: scalar, branch-free functions that vectorise in a loop over a slice at every level.
+//!
+//! They are methods of [`Real`](crate::real::Real): `x.exp::<S>()` inside a kernel. All take the whole
+//! domain: subnormals in and out, both zeros, infinities and NaN, as the C standard (annex F) has them.
+//!
+//! | function | bound in ulp | exact where |
+//! |---|---|---|
+//! | `exp`, `exp_nonpositive`, `expm1`, `log`, `log1p` | 2 | 0, infinities |
+//! | `sigmoid`, `softplus`, `log_sigmoid` and the fields of [`Logistic`] | 2 | infinities |
+//! | `lgamma`, `log_factorial`, for arguments of 0 and above | 4 | zeros, infinity |
+//!
+//! One ulp is the spacing of the type at the exact result; below the smallest normal number it is the smallest
+//! subnormal. The bounds hold with and without a fused multiply-add.
+
+mod exp;
+mod float;
+mod gamma;
+mod log;
+mod logistic;
+
+pub use logistic::Logistic;
+
+pub(crate) use exp::{exp, exp_nonpositive, expm1};
+pub(crate) use gamma::{lgamma, log_factorial};
+pub(crate) use log::{log, log1p};
+pub(crate) use logistic::logistic;

@@ -1,0 +1,49 @@
+//! From the library's errors, and from panics, to exceptions of `rustloss.errors`.
+
+use crate::error::{Error, Kind};
+use pyo3::exceptions::PyMemoryError;
+use pyo3::prelude::*;
+use pyo3::types::{IntoPyDict, PyTuple};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// The exception for an error.
+pub fn exception(py: Python<'_>, error: &Error) -> PyErr {
+    let class = match error.kind {
+        Kind::Shape => "ShapeError",
+        Kind::DType => "DTypeError",
+        Kind::Label => "LabelError",
+        Kind::Length => "LengthError",
+        Kind::Weight => "WeightError",
+        Kind::Parameter => "ParameterError",
+        Kind::Output => "OutputError",
+        Kind::Memory => return PyMemoryError::new_err(error.to_string()),
+    };
+    let make = || -> PyResult<Bound<'_, PyAny>> {
+        let kwargs = [("argument", error.argument.as_str())].into_py_dict(py)?;
+        if let Some(index) = &error.index {
+            kwargs.set_item("index", PyTuple::new(py, index)?)?;
+        }
+        if let Some(value) = error.value {
+            kwargs.set_item("value", value)?;
+        }
+        py.import("rustloss.errors")?.getattr(class)?.call((error.to_string(),), Some(&kwargs))
+    };
+    make().map_or_else(|failure| failure, PyErr::from_value)
+}
+
+/// Runs `body`; a panic becomes `InternalError`, which `except Exception` catches.
+pub fn guard<R>(py: Python<'_>, body: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(internal(py, &*payload)))
+}
+
+fn internal(py: Python<'_>, payload: &(dyn Any + Send)) -> PyErr {
+    let text = payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    let message = format!("rustloss {} has a bug, please report it: {text}", env!("CARGO_PKG_VERSION"));
+    let make = || py.import("rustloss.errors")?.getattr("InternalError")?.call1((message,));
+    make().map_or_else(|failure| failure, PyErr::from_value)
+}

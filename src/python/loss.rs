@@ -1,0 +1,498 @@
+//! The class that every loss of the Python face derives from: arguments in, arrays out, errors in words.
+
+use super::array::{Array, Borrow, Out, check_disjoint};
+use super::error::{exception, guard};
+use super::threads::warn_once;
+use crate::error::{Error, Kind};
+use crate::losses::REGISTRY;
+use crate::losses::call::{Call, Loss, MAX_ARGUMENTS, Options, Plan, Results};
+use crate::losses::spec::{Gradient, Params, Spec, Value};
+use crate::reduce::Reduction;
+use crate::simd;
+use crate::view::{DType, View};
+use numpy::{PyArrayDescr, PyUntypedArrayMethods, dtype};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{IntoPyDict, PyBool, PyDict, PyList, PyMappingProxy, PyString, PyTuple};
+use smallvec::SmallVec;
+
+/// Work that is worth letting other Python threads run meanwhile, in nanoseconds.
+const DETACH_NS: f64 = 5_000.0;
+
+/// A loss with its parameters. Immutable.
+#[pyclass(name = "Loss", module = "rustloss._core", subclass, frozen)]
+pub struct PyLoss {
+    spec: &'static Spec,
+    loss: Box<dyn Loss>,
+    options: Options,
+    /// The constructor's arguments.
+    #[pyo3(get, name = "_params")]
+    params: Py<PyMappingProxy>,
+}
+
+#[pymethods]
+impl PyLoss {
+    #[new]
+    #[pyo3(signature = (name, **params))]
+    fn new(py: Python<'_>, name: &str, params: Option<Bound<'_, PyDict>>) -> PyResult<Self> {
+        guard(py, || {
+            let params = params.unwrap_or_else(|| PyDict::new(py));
+            let spec = REGISTRY.iter().find(|s| s.name == name);
+            let spec = spec.ok_or_else(|| PyTypeError::new_err(format!("there is no loss {name:?}")))?;
+            let (options, mut shown) = options(&params)?;
+            let own = params.iter().map(|(k, v)| Ok((k.extract::<String>()?, value(&k, &v)?)));
+            let own = own.collect::<PyResult<Vec<_>>>()?;
+            let params = Params::new(spec, own).map_err(|e| exception(py, &e))?;
+            let loss = (spec.build)(&params).map_err(|e| exception(py, &e))?;
+            shown.splice(0..0, params.iter().map(|(name, value)| (name, value.clone())));
+            let shown = shown.iter().map(|(name, value)| Ok((*name, to_python(py, value)?)));
+            let params = shown.collect::<PyResult<Vec<_>>>()?.into_py_dict(py)?;
+            let params = PyMappingProxy::new(py, params.as_mapping()).unbind();
+            Ok(PyLoss { spec, loss, options, params })
+        })
+    }
+
+    /// The value of the loss.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn __call__<'py>(
+        &self,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        guard(args.py(), || {
+            let bound = Bind::new(self.spec, args, kwargs, &["out", "denominator"])?;
+            let (value, _, _) = self.run(&bound, Wanted { value: true, ..Wanted::default() })?;
+            value.into_iter().next().ok_or_else(no_result)?.into_result()
+        })
+    }
+
+    /// The value of the loss and its gradient.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn value_and_grad<'py>(
+        &self,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        const OPTIONS: &[&str] = &["wrt", "grad_output", "out", "grad_out", "denominator"];
+        let py = args.py();
+        guard(py, || {
+            let bound = Bind::new(self.spec, args, kwargs, OPTIONS)?;
+            let (grads, single) = wrt(self.spec, &bound)?;
+            let wanted = Wanted { value: true, grads, hess: false };
+            let (value, grads, _) = self.run(&bound, wanted)?;
+            let value = value.ok_or_else(no_result)?.into_result()?;
+            let mut grads = grads.into_iter().map(Out::into_result);
+            let grads = if single {
+                grads.next().ok_or_else(no_result)??
+            } else {
+                PyTuple::new(py, grads.collect::<PyResult<Vec<_>>>()?)?.into_any()
+            };
+            PyTuple::new(py, [value, grads])
+        })
+    }
+
+    /// The gradient and the diagonal of the second derivative with respect to the prediction.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn grad_hess<'py>(
+        &self,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        const OPTIONS: &[&str] = &["grad_output", "grad_out", "hess_out", "denominator"];
+        let py = args.py();
+        guard(py, || {
+            if !self.spec.hess {
+                let text = format!("{} has no second derivative to give", self.spec.name);
+                return Err(PyTypeError::new_err(text));
+            }
+            let bound = Bind::new(self.spec, args, kwargs, OPTIONS)?;
+            let wanted = Wanted { value: false, grads: smallvec::smallvec![0], hess: true };
+            let (_, grads, hess) = self.run(&bound, wanted)?;
+            let results = grads.into_iter().chain(hess).map(Out::into_result);
+            PyTuple::new(py, results.collect::<PyResult<Vec<_>>>()?)
+        })
+    }
+}
+
+/// Results that a caller asked for; gradients by position in the registry's inputs.
+#[derive(Default)]
+struct Wanted {
+    value: bool,
+    grads: SmallVec<[usize; MAX_ARGUMENTS]>,
+    hess: bool,
+}
+
+type Computed<'py> = (Option<Out<'py>>, SmallVec<[Out<'py>; MAX_ARGUMENTS]>, Option<Out<'py>>);
+
+impl PyLoss {
+    fn run<'py>(&self, bound: &Bind<'py>, wanted: Wanted) -> PyResult<Computed<'py>> {
+        let py = bound.py;
+        let raise = |e: Error| exception(py, &e);
+        let spec = self.spec;
+        let mut arrays = SmallVec::<[Option<Array<'py>>; MAX_ARGUMENTS + 1]>::new();
+        for (input, given) in spec.inputs.iter().zip(&bound.inputs) {
+            arrays.push(given.as_ref().map(|o| Array::extract(input.name, o)).transpose()?);
+        }
+        let grad_output = bound.option("grad_output");
+        let grad_output = grad_output.map(|o| Array::extract("grad_output", o)).transpose()?;
+        let (descr, dtype) = result_dtype(py, spec, &arrays)?;
+
+        let is_weight = |i: usize| spec.inputs[i].name == "sample_weight";
+        // Array memory outlives the views: `arrays` holds the references until the results are there.
+        let call = Call {
+            options: &self.options,
+            level: simd::level().map_err(|e| raise(Error::new(Kind::Parameter, "RUSTLOSS_ISA", e)))?,
+            dtype,
+            inputs: (0..arrays.len()).filter(|&i| !is_weight(i)).map(|i| view(&arrays[i])).collect(),
+            sample_weight: (0..arrays.len()).find(|&i| is_weight(i)).and_then(|i| view(&arrays[i])),
+            grad_output: view(&grad_output),
+            denominator: bound.option("denominator").map(denominator).transpose()?,
+        };
+        let plan = self.loss.plan(call).map_err(raise)?;
+
+        let total = self.options.reduction.is_total();
+        let value_dtype = if total && dtype != DType::F64 { DType::F32 } else { dtype };
+        let value_descr = if value_dtype == dtype { descr.clone() } else { numpy::dtype::<f32>(py) };
+        let output = |name: &str, given: Option<&Bound<'py, PyAny>>, descr, dtype, shape: &[usize]| {
+            match given {
+                None => Out::new(descr, dtype, shape),
+                Some(object) => Out::given(name, object, descr, dtype, shape),
+            }
+        };
+        let value = wanted
+            .value
+            .then(|| output("out", bound.option("out"), &value_descr, value_dtype, &plan.value_shape()))
+            .transpose()?;
+        let given = grad_outs(bound, wanted.grads.len())?;
+        let mut grads = SmallVec::<[Out<'py>; MAX_ARGUMENTS]>::new();
+        for (&i, given) in wanted.grads.iter().zip(&given) {
+            let shape = arrays[i].as_ref().map_or(&[][..], |a| a.object.shape());
+            grads.push(output("grad_out", given.as_ref(), &descr, dtype, shape)?);
+        }
+        let pred_shape = arrays[0].as_ref().map_or(&[][..], |a| a.object.shape());
+        let hess = wanted
+            .hess
+            .then(|| output("hess_out", bound.option("hess_out"), &descr, dtype, pred_shape))
+            .transpose()?;
+        if ["out", "grad_out", "hess_out"].iter().any(|name| bound.option(name).is_some()) {
+            check_outputs(&value, &grads, &hess, arrays.iter().flatten().chain(&grad_output))?;
+        }
+
+        let mut results = Results::default();
+        results.value = value.as_ref().map(Out::view);
+        results.hess = hess.as_ref().map(Out::view);
+        results.grads = (0..spec.inputs.len())
+            .filter(|&i| !is_weight(i))
+            .map(|i| wanted.grads.iter().position(|&w| w == i).map(|at| grads[at].view()))
+            .collect();
+        warn_once(py)?;
+        let computed = if plan.cost() < DETACH_NS {
+            plan.run(results)
+        } else {
+            let _borrows: Vec<Box<dyn Borrow + 'py>> = arrays
+                .iter()
+                .flatten()
+                .chain(&grad_output)
+                .map(Array::borrow)
+                .collect::<PyResult<_>>()?;
+            let plan: &dyn Plan = &*plan;
+            py.detach(|| plan.run(results))
+        };
+        computed.map_err(raise)?;
+        drop(plan);
+        Ok((value, grads, hess))
+    }
+}
+
+fn view<'a>(array: &'a Option<Array<'_>>) -> Option<View<'a>> {
+    array.as_ref().map(Array::view)
+}
+
+/// The arguments of a call by their names.
+struct Bind<'py> {
+    py: Python<'py>,
+    inputs: SmallVec<[Option<Bound<'py, PyAny>>; MAX_ARGUMENTS + 1]>,
+    options: SmallVec<[(&'static str, Bound<'py, PyAny>); 4]>,
+}
+
+impl<'py> Bind<'py> {
+    fn new(
+        spec: &Spec,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+        options: &[&'static str],
+    ) -> PyResult<Self> {
+        let names = || spec.inputs.iter().map(|i| i.name).collect::<Vec<_>>().join(", ");
+        if args.len() > spec.inputs.len() {
+            let (most, got) = (spec.inputs.len(), args.len());
+            let text = format!("{}: expected at most {most} arguments ({}), got {got}", spec.name, names());
+            return Err(PyTypeError::new_err(text));
+        }
+        let mut bind = Bind {
+            py: args.py(),
+            inputs: (0..spec.inputs.len()).map(|_| None).collect(),
+            options: SmallVec::new(),
+        };
+        for (slot, value) in bind.inputs.iter_mut().zip(args.iter()) {
+            *slot = Some(value);
+        }
+        for (key, value) in kwargs.into_iter().flatten() {
+            let key = key.cast::<PyString>()?.to_cow()?;
+            if let Some(at) = spec.inputs.iter().position(|i| i.name == key) {
+                if bind.inputs[at].replace(value).is_some() {
+                    let text = format!("{}: got several values for argument {key:?}", spec.name);
+                    return Err(PyTypeError::new_err(text));
+                }
+            } else if let Some(name) = options.iter().find(|o| **o == key) {
+                if !value.is_none() {
+                    bind.options.push((name, value));
+                }
+            } else {
+                let expected = format!("{}, and by name {}", names(), options.join(", "));
+                let text = format!("{}: unexpected argument {key:?}; it takes {expected}", spec.name);
+                return Err(PyTypeError::new_err(text));
+            }
+        }
+        for (input, slot) in spec.inputs.iter().zip(&mut bind.inputs) {
+            if slot.as_ref().is_some_and(|o| o.is_none()) {
+                *slot = None;
+            }
+            if slot.is_none() && input.required {
+                let text = format!("{}: argument {:?} is missing or None", spec.name, input.name);
+                return Err(PyTypeError::new_err(text));
+            }
+        }
+        Ok(bind)
+    }
+
+    fn option(&self, name: &str) -> Option<&Bound<'py, PyAny>> {
+        self.options.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+}
+
+/// The inputs that gradients are wanted for, and whether the result is one array rather than a tuple.
+fn wrt(spec: &Spec, bound: &Bind<'_>) -> PyResult<(SmallVec<[usize; MAX_ARGUMENTS]>, bool)> {
+    let position = |name: &str| {
+        let found = spec.inputs.iter().position(|i| i.name == name && i.gradient != Gradient::Never);
+        let differentiable = spec.inputs.iter().filter(|i| i.gradient != Gradient::Never);
+        let detail = match found {
+            Some(at) if bound.inputs[at].is_some() => return Ok(at),
+            Some(_) => format!("expected an argument of the call, and {name:?} was not given"),
+            None => {
+                let names: Vec<_> = differentiable.map(|i| i.name).collect();
+                format!("expected names of {names:?}, got {name:?}")
+            }
+        };
+        Err(exception(bound.py, &Error::new(Kind::Parameter, "wrt", detail)))
+    };
+    let Some(wrt) = bound.option("wrt") else {
+        let default = (0..spec.inputs.len()).filter(|&i| spec.inputs[i].gradient == Gradient::Default);
+        let grads: SmallVec<_> = default.collect();
+        let single = grads.len() == 1;
+        return Ok((grads, single));
+    };
+    if let Ok(name) = wrt.cast::<PyString>() {
+        return Ok((smallvec::smallvec![position(&name.to_cow()?)?], true));
+    }
+    let detail = "expected a name or a tuple of different names";
+    let wrong = || exception(bound.py, &Error::new(Kind::Parameter, "wrt", detail));
+    let names: Vec<String> = wrt.extract().map_err(|_| wrong())?;
+    let mut grads = SmallVec::new();
+    for name in names {
+        let at = position(&name)?;
+        if grads.contains(&at) {
+            return Err(wrong());
+        }
+        grads.push(at);
+    }
+    Ok((grads, false))
+}
+
+/// `grad_out` as one entry for each gradient.
+fn grad_outs<'py>(bound: &Bind<'py>, n: usize) -> PyResult<Vec<Option<Bound<'py, PyAny>>>> {
+    let Some(given) = bound.option("grad_out") else { return Ok(vec![None; n]) };
+    let Ok(several) = given.cast::<PyTuple>() else {
+        if n == 1 {
+            return Ok(vec![Some(given.clone())]);
+        }
+        let detail = format!("expected a tuple of {n} arrays, one for each gradient");
+        return Err(exception(bound.py, &Error::new(Kind::Output, "grad_out", detail)));
+    };
+    if several.len() != n {
+        let detail = format!("expected {n} arrays, one for each gradient, got {}", several.len());
+        return Err(exception(bound.py, &Error::new(Kind::Output, "grad_out", detail)));
+    }
+    Ok(several.iter().map(|o| (!o.is_none()).then_some(o)).collect())
+}
+
+/// Outputs must share memory neither with inputs nor with each other.
+fn check_outputs<'a, 'py: 'a>(
+    value: &Option<Out<'py>>,
+    grads: &[Out<'py>],
+    hess: &Option<Out<'py>>,
+    inputs: impl Iterator<Item = &'a Array<'py>>,
+) -> PyResult<()> {
+    let mut others: Vec<_> = inputs.map(|a| (a.name, &a.object)).collect();
+    let named = value.iter().map(|o| ("out", o));
+    let named = named.chain(grads.iter().map(|o| ("grad_out", o))).chain(hess.iter().map(|o| ("hess_out", o)));
+    for (name, out) in named {
+        for &other in &others {
+            check_disjoint((name, &out.object), other)?;
+        }
+        others.push((name, &out.object));
+    }
+    Ok(())
+}
+
+/// The element type of the results: that of the inputs with a gradient by default, promoted as NumPy does.
+fn result_dtype<'py>(
+    py: Python<'py>,
+    spec: &Spec,
+    arrays: &[Option<Array<'py>>],
+) -> PyResult<(Bound<'py, PyArrayDescr>, DType)> {
+    let mut result: Option<(Bound<'py, PyArrayDescr>, DType)> = None;
+    for (input, array) in spec.inputs.iter().zip(arrays) {
+        let (Gradient::Default, Some(array)) = (input.gradient, array) else { continue };
+        let (descr, dtype) = if array.dtype.is_float() {
+            (array.object.dtype(), array.dtype)
+        } else {
+            (dtype::<f64>(py), DType::F64)
+        };
+        result = Some(match result {
+            None => (descr, dtype),
+            Some(r) if r.1 == dtype || dtype.size() < r.1.size() => r,
+            Some(r) if dtype.size() > r.1.size() => (descr, dtype),
+            Some(_) => (numpy::dtype::<f32>(py), DType::F32),
+        });
+    }
+    result.ok_or_else(no_result)
+}
+
+fn no_result() -> PyErr {
+    PyTypeError::new_err("this loss has no such result")
+}
+
+fn denominator(given: &Bound<'_, PyAny>) -> PyResult<f64> {
+    match given.extract::<f64>() {
+        Ok(d) if d.is_finite() && d > 0.0 => Ok(d),
+        _ => {
+            let detail = format!("expected a finite number > 0, got {}", given.repr()?);
+            Err(exception(given.py(), &Error::new(Kind::Parameter, "denominator", detail)))
+        }
+    }
+}
+
+/// Takes the parameters that all losses have out of `params`; also as they are shown.
+fn options(params: &Bound<'_, PyDict>) -> PyResult<(Options, Vec<(&'static str, Value)>)> {
+    let py = params.py();
+    let mut shown = Vec::new();
+    let mut take = |name: &'static str, default: Value| -> PyResult<Value> {
+        let given = match params.get_item(name)? {
+            Some(given) => {
+                params.del_item(name)?;
+                value(&PyString::new(py, name), &given)?
+            }
+            None => default,
+        };
+        shown.push((name, given.clone()));
+        Ok(given)
+    };
+    let wrong = |name: &str, expected: &str, got: Value| {
+        let detail = format!("expected {expected}, got {got}");
+        exception(py, &Error::new(Kind::Parameter, name, detail))
+    };
+    let weight = match take("weight", Value::None)? {
+        Value::None => 1.0,
+        Value::Int(i) => i as f64,
+        Value::Float(x) if x.is_finite() => x,
+        got => return Err(wrong("weight", "None or a finite number", got)),
+    };
+    let batch_axis = match take("batch_axis", Value::Int(0))? {
+        Value::Int(i) => i as isize,
+        got => return Err(wrong("batch_axis", "an integer", got)),
+    };
+    let given = take("reduction", Value::Text("sample".into()))?;
+    let found = Reduction::ALL.iter().find(|(name, _)| given == Value::Text((*name).into()));
+    let Some(&(_, reduction)) = found else {
+        let names: Vec<_> = Reduction::ALL.iter().map(|(name, _)| *name).collect();
+        return Err(wrong("reduction", &format!("one of {names:?}"), given));
+    };
+    let empty = match take("empty", Value::Text("nan".into()))? {
+        Value::Text(t) if t == "nan" => f64::NAN,
+        Value::Text(t) if t == "zero" => 0.0,
+        got => return Err(wrong("empty", "one of [\"nan\", \"zero\"]", got)),
+    };
+    Ok((Options { weight, batch_axis, reduction, empty }, shown))
+}
+
+fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match value {
+        Value::None => py.None().into_bound(py),
+        Value::Flag(b) => b.into_pyobject(py)?.to_owned().into_any(),
+        Value::Int(i) => i.into_pyobject(py)?.into_any(),
+        Value::Float(x) => x.into_pyobject(py)?.into_any(),
+        Value::Text(t) => t.into_pyobject(py)?.into_any(),
+        Value::Vector(v) => PyTuple::new(py, v)?.into_any(),
+    })
+}
+
+/// A parameter as a value of the registry's kinds.
+fn value(name: &Bound<'_, PyAny>, given: &Bound<'_, PyAny>) -> PyResult<Value> {
+    if given.is_none() {
+        return Ok(Value::None);
+    }
+    if let Ok(text) = given.cast::<PyString>() {
+        return Ok(Value::Text(text.to_string()));
+    }
+    if given.is_instance_of::<PyBool>() {
+        return Ok(Value::Flag(given.is_truthy()?));
+    }
+    let is_array = given.hasattr("shape")? && given.hasattr("ndim")? && !given.getattr("ndim")?.eq(0)?;
+    if is_array || given.is_instance_of::<PyList>() || given.is_instance_of::<PyTuple>() {
+        let numbers: Vec<f64> = given.call_method0("tolist").unwrap_or(given.clone()).extract()?;
+        return Ok(Value::Vector(numbers));
+    }
+    if let Ok(flag) = given.extract::<bool>() {
+        return Ok(Value::Flag(flag));
+    }
+    if let Ok(i) = given.extract::<i64>() {
+        return Ok(Value::Int(i));
+    }
+    given.extract::<f64>().map(Value::Float).map_err(|_| {
+        let detail = format!("expected None, a truth value, a number, a word or a vector, got {given}");
+        exception(given.py(), &Error::new(Kind::Parameter, &name.to_string(), detail))
+    })
+}
+
+/// The registry as Python data: one dictionary for each loss.
+#[pyfunction]
+pub fn registry(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+    let list = PyList::empty(py);
+    for spec in REGISTRY {
+        let inputs = PyList::empty(py);
+        for input in spec.inputs {
+            let row = PyDict::new(py);
+            row.set_item("name", input.name)?;
+            row.set_item("domain", format!("{:?}", input.domain))?;
+            row.set_item("required", input.required)?;
+            row.set_item("gradient", format!("{:?}", input.gradient))?;
+            inputs.append(row)?;
+        }
+        let params = PyDict::new(py);
+        for param in spec.params {
+            let row = PyDict::new(py);
+            row.set_item("default", to_python(py, &param.default.value())?)?;
+            row.set_item("kind", format!("{:?}", param.kind))?;
+            params.set_item(param.name, row)?;
+        }
+        let row = PyDict::new(py);
+        row.set_item("name", spec.name)?;
+        row.set_item("family", format!("{:?}", spec.family).to_lowercase())?;
+        row.set_item("inputs", inputs)?;
+        row.set_item("params", params)?;
+        row.set_item("hess", spec.hess)?;
+        row.set_item("kinks", spec.kinks)?;
+        list.append(row)?;
+    }
+    Ok(list)
+}

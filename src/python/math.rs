@@ -1,0 +1,86 @@
+//! The vector math on NumPy arrays, so that tests can hold it to its error bounds.
+
+use crate::real::Real;
+use crate::simd::{self, Isa, Kernel};
+use numpy::{Element, PyArray1, PyArrayMethods};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+
+/// A named function over a slice; nothing if no function has the name.
+struct Map<'a, T> {
+    name: &'a str,
+    x: &'a [T],
+}
+
+macro_rules! functions {
+    ($isa:ident, $v:ident: $($name:literal => $value:expr,)*) => {
+        impl<T: Real> Kernel for Map<'_, T> {
+            type Output = Option<Vec<T>>;
+
+            #[inline(always)]
+            fn run<$isa: Isa>(self) -> Option<Vec<T>> {
+                let mut out = vec![T::ZERO; self.x.len()];
+                let pairs = out.iter_mut().zip(self.x);
+                match self.name {
+                    $($name => pairs.for_each(
+                        #[inline(always)]
+                        |(y, &$v)| *y = $value
+                    ),)*
+                    _ => return None,
+                }
+                Some(out)
+            }
+        }
+    };
+}
+
+functions! { S, v:
+    "exp" => v.exp::<S>(),
+    "exp_nonpositive" => v.exp_nonpositive::<S>(),
+    "expm1" => v.expm1::<S>(),
+    "log" => v.log::<S>(),
+    "log1p" => v.log1p::<S>(),
+    "sigmoid" => v.sigmoid::<S>(),
+    "sigmoid_neg" => v.logistic::<S>().sigmoid_neg,
+    "softplus" => v.softplus::<S>(),
+    "softplus_neg_abs" => v.logistic::<S>().softplus_neg_abs,
+    "lgamma" => v.lgamma::<S>(),
+    "log_factorial" => v.log_factorial::<S>(),
+    "log_sigmoid" => v.log_sigmoid::<S>(),
+}
+
+fn map<'py, T: Real + Element>(
+    name: &str,
+    x: &Bound<'py, PyArray1<T>>,
+) -> PyResult<Bound<'py, PyArray1<T>>> {
+    let level = simd::level().map_err(PyRuntimeError::new_err)?;
+    let borrowed = x.try_readonly()?;
+    let out = simd::dispatch(
+        level,
+        Map {
+            name,
+            x: borrowed.as_slice()?,
+        },
+    )
+    .ok_or_else(|| PyValueError::new_err(format!("name: no function is called {name:?}")))?;
+    Ok(PyArray1::from_vec(x.py(), out))
+}
+
+/// Applies the math function `name` to a contiguous one-dimensional float32 or float64 array.
+#[pyfunction]
+fn vector_math<'py>(name: &str, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    if let Ok(x) = x.cast::<PyArray1<f32>>() {
+        Ok(map(name, x)?.into_any())
+    } else if let Ok(x) = x.cast::<PyArray1<f64>>() {
+        Ok(map(name, x)?.into_any())
+    } else {
+        Err(PyTypeError::new_err(
+            "x: expected a one-dimensional float32 or float64 array",
+        ))
+    }
+}
+
+/// Adds this module's functions to `module`.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(vector_math, module)?)
+}

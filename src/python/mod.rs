@@ -1,0 +1,32 @@
+//! `rustloss._core`: arrays in, arrays out, errors in. No math and no policy.
+
+mod array;
+mod error;
+mod loss;
+mod threads;
+
+use crate::simd::{self, Level};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// What the library runs on.
+#[pyfunction]
+fn config(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let config = PyDict::new(py);
+    config.set_item("version", env!("CARGO_PKG_VERSION"))?;
+    config.set_item("isa", simd::level().map_err(PyValueError::new_err)?.name())?;
+    let available = Level::ALL.iter().filter(|l| l.available());
+    config.set_item("isa_available", available.map(|l| l.name()).collect::<Vec<_>>())?;
+    let untested = Level::ALL.iter().filter(|l| !l.tested());
+    config.set_item("isa_untested", untested.map(|l| l.name()).collect::<Vec<_>>())?;
+    Ok(config)
+}
+
+#[pymodule]
+fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<loss::PyLoss>()?;
+    m.add_function(wrap_pyfunction!(loss::registry, m)?)?;
+    m.add_function(wrap_pyfunction!(config, m)?)?;
+    threads::register(m)
+}

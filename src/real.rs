@@ -1,0 +1,223 @@
+//! The two types that losses are computed in, `f32` and `f64`, behind one trait.
+//!
+//! Every operation is branch-free where it matters, so that loops over slices vectorise. Selects are written
+//! `if cond { a } else { b }` on values, never on effects.
+
+use crate::simd::Isa;
+use crate::view::Element;
+use std::fmt::Debug;
+use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
+
+#[path = "math/mod.rs"]
+pub mod math;
+use math::Logistic;
+
+/// `f32` or `f64`.
+#[allow(clippy::return_self_not_must_use)]
+pub trait Real:
+    Element
+    + Copy
+    + Send
+    + Sync
+    + Debug
+    + Default
+    + PartialOrd
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + SubAssign
+    + MulAssign
+    + 'static
+{
+    /// 0.
+    const ZERO: Self;
+    /// 1.
+    const ONE: Self;
+    /// 1/2.
+    const HALF: Self;
+    /// 2.
+    const TWO: Self;
+    /// Positive infinity.
+    const INFINITY: Self;
+    /// The smallest normal number.
+    const MIN_POSITIVE: Self;
+    /// A quiet NaN.
+    const NAN: Self;
+
+    /// Rounded to nearest.
+    fn from_f64(x: f64) -> Self;
+    /// Exact.
+    fn to_f64(self) -> f64;
+    /// Exact.
+    fn from_f32(x: f32) -> Self;
+    /// Rounded to nearest.
+    fn to_f32(self) -> f32;
+    /// Rounded to nearest.
+    fn from_i64(x: i64) -> Self;
+    /// Rounded to nearest.
+    fn from_u64(x: u64) -> Self;
+    /// `|self|`.
+    fn abs(self) -> Self;
+    /// Square root, correctly rounded.
+    fn sqrt(self) -> Self;
+    /// `self * a + b`, fused where the level has the instruction.
+    fn mul_add<S: Isa>(self, a: Self, b: Self) -> Self;
+    /// `|self|` with the sign of `sign`.
+    fn copysign(self, sign: Self) -> Self;
+
+    /// `exp(self)`, within 2 ulp.
+    fn exp<S: Isa>(self) -> Self;
+    /// `exp(self)` for `self <= 0` or NaN, within 2 ulp, and faster.
+    fn exp_nonpositive<S: Isa>(self) -> Self;
+    /// `exp(self) - 1`, within 2 ulp.
+    fn expm1<S: Isa>(self) -> Self;
+    /// Natural logarithm, within 2 ulp.
+    fn log<S: Isa>(self) -> Self;
+    /// `log(1 + self)`, within 2 ulp.
+    fn log1p<S: Isa>(self) -> Self;
+    /// `sigmoid(self)`, `sigmoid(-self)` and `softplus(-|self|)` together.
+    fn logistic<S: Isa>(self) -> Logistic<Self>;
+    /// `log(Gamma(self))` for `self >= 0`, within 4 ulp.
+    fn lgamma<S: Isa>(self) -> Self;
+    /// `log(self!) = lgamma(self + 1)` for `self >= 0`, within 4 ulp, small `self` too.
+    fn log_factorial<S: Isa>(self) -> Self;
+
+    /// `1 / (1 + exp(-self))`, within 2 ulp.
+    #[inline(always)]
+    fn sigmoid<S: Isa>(self) -> Self {
+        self.logistic::<S>().sigmoid
+    }
+    /// `log(1 + exp(self))`, within 2 ulp.
+    #[inline(always)]
+    fn softplus<S: Isa>(self) -> Self {
+        self.logistic::<S>().softplus_neg_abs + Self::ZERO.max(self)
+    }
+    /// `log(sigmoid(self))`, within 2 ulp.
+    #[inline(always)]
+    fn log_sigmoid<S: Isa>(self) -> Self {
+        -(-self).softplus::<S>()
+    }
+    /// Whether `self` is NaN.
+    #[inline(always)]
+    #[allow(clippy::eq_op)]
+    fn is_nan(self) -> bool {
+        self != self
+    }
+    /// The larger; `other` if `self` is NaN, and either if `other` is.
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        if self > other { self } else { other }
+    }
+    /// 1, -1 or 0 with the sign of `self`; NaN stays.
+    #[inline(always)]
+    fn sign(self) -> Self {
+        let sign = Self::ONE.copysign(self);
+        if self == Self::ZERO || self.is_nan() {
+            self
+        } else {
+            sign
+        }
+    }
+    /// The smaller, with the same rule.
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        if self < other { self } else { other }
+    }
+}
+
+macro_rules! real {
+    ($t:ident) => {
+        impl Real for $t {
+            const ZERO: Self = 0.0;
+            const ONE: Self = 1.0;
+            const HALF: Self = 0.5;
+            const TWO: Self = 2.0;
+            const INFINITY: Self = $t::INFINITY;
+            const MIN_POSITIVE: Self = $t::MIN_POSITIVE;
+            const NAN: Self = $t::NAN;
+
+            #[inline(always)]
+            fn from_f64(x: f64) -> Self {
+                x as $t
+            }
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                self as f64
+            }
+            #[inline(always)]
+            fn from_f32(x: f32) -> Self {
+                x as $t
+            }
+            #[inline(always)]
+            fn to_f32(self) -> f32 {
+                self as f32
+            }
+            #[inline(always)]
+            fn from_i64(x: i64) -> Self {
+                x as $t
+            }
+            #[inline(always)]
+            fn from_u64(x: u64) -> Self {
+                x as $t
+            }
+            #[inline(always)]
+            fn abs(self) -> Self {
+                $t::abs(self)
+            }
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                $t::sqrt(self)
+            }
+            #[inline(always)]
+            fn mul_add<S: Isa>(self, a: Self, b: Self) -> Self {
+                if S::FMA {
+                    $t::mul_add(self, a, b)
+                } else {
+                    self * a + b
+                }
+            }
+            #[inline(always)]
+            fn copysign(self, sign: Self) -> Self {
+                $t::copysign(self, sign)
+            }
+            #[inline(always)]
+            fn exp<S: Isa>(self) -> Self {
+                math::exp::<Self, S>(self)
+            }
+            #[inline(always)]
+            fn exp_nonpositive<S: Isa>(self) -> Self {
+                math::exp_nonpositive::<Self, S>(self)
+            }
+            #[inline(always)]
+            fn expm1<S: Isa>(self) -> Self {
+                math::expm1::<Self, S>(self)
+            }
+            #[inline(always)]
+            fn log<S: Isa>(self) -> Self {
+                math::log::<Self, S>(self)
+            }
+            #[inline(always)]
+            fn log1p<S: Isa>(self) -> Self {
+                math::log1p::<Self, S>(self)
+            }
+            #[inline(always)]
+            fn logistic<S: Isa>(self) -> Logistic<Self> {
+                math::logistic::<Self, S>(self)
+            }
+            #[inline(always)]
+            fn lgamma<S: Isa>(self) -> Self {
+                math::lgamma::<S>(self as f64) as $t
+            }
+            #[inline(always)]
+            fn log_factorial<S: Isa>(self) -> Self {
+                math::log_factorial::<S>(self as f64) as $t
+            }
+        }
+    };
+}
+
+real!(f32);
+real!(f64);

@@ -1,0 +1,170 @@
+//! Instruction-set levels: detected once, chosen in one place.
+//!
+//! A kernel is written as plain generic loops over [`crate::real::Real`] and
+//! marked `#[inline(always)]`; [`dispatch`] compiles its body once for every level, so that the
+//! compiler vectorises it with that level's registers. The type parameter
+//! `S: Isa` tells the code whether a fused multiply-add is an instruction.
+
+use std::sync::OnceLock;
+
+/// One instruction-set level, as a type, so that generic code is compiled once per level.
+pub trait Isa: Copy + Send + Sync + 'static {
+    /// Whether `mul_add` is one instruction (and rounds once).
+    const FMA: bool;
+}
+
+/// A level as a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// The baseline of the target (SSE2 on x86-64).
+    Baseline,
+    /// SSE4.2.
+    Sse42,
+    /// AVX2 with FMA, F16C and BMI.
+    Avx2,
+    /// AVX-512 F, VL, BW, DQ, CD.
+    Avx512,
+    /// NEON, the baseline of aarch64.
+    Neon,
+}
+
+impl Level {
+    /// Every level of this target, weakest first.
+    pub const ALL: &'static [Level] = if cfg!(target_arch = "aarch64") {
+        &[Level::Neon]
+    } else if cfg!(target_arch = "x86_64") {
+        &[Level::Baseline, Level::Sse42, Level::Avx2, Level::Avx512]
+    } else {
+        &[Level::Baseline]
+    };
+
+    /// The name that `RUSTLOSS_ISA` takes and `show_config` prints.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Baseline if cfg!(target_arch = "x86_64") => "sse2",
+            Level::Baseline => "baseline",
+            Level::Sse42 => "sse4.2",
+            Level::Avx2 => "avx2",
+            Level::Avx512 => "avx512",
+            Level::Neon => "neon",
+        }
+    }
+
+    /// Whether the project's tests have run on this level.
+    pub fn tested(self) -> bool {
+        self != Level::Neon
+    }
+
+    /// Whether this CPU can run the level.
+    pub fn available(self) -> bool {
+        match self {
+            Level::Baseline => !cfg!(target_arch = "aarch64"),
+            Level::Neon => cfg!(target_arch = "aarch64"),
+            #[cfg(target_arch = "x86_64")]
+            Level::Sse42 => is_x86_feature_detected!("sse4.2"),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+                    && is_x86_feature_detected!("bmi2")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => {
+                Level::Avx2.available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512cd")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+}
+
+/// The level in use: the best available one, or the one that the environment variable `RUSTLOSS_ISA` names.
+///
+/// # Errors
+/// The text of a message if `RUSTLOSS_ISA` names no level of this CPU.
+pub fn level() -> Result<Level, String> {
+    static LEVEL: OnceLock<Result<Level, String>> = OnceLock::new();
+    LEVEL
+        .get_or_init(|| {
+            let mut available = Level::ALL.iter().copied().filter(|l| l.available());
+            match std::env::var("RUSTLOSS_ISA") {
+                Err(_) => Ok(available.next_back().unwrap_or(Level::Baseline)),
+                Ok(name) => available.clone().find(|l| l.name() == name).ok_or_else(|| {
+                    let names: Vec<_> = available.map(Level::name).collect();
+                    format!("RUSTLOSS_ISA: expected one of {names:?} on this CPU, got {name:?}")
+                }),
+            }
+        })
+        .clone()
+}
+
+/// Work that [`dispatch`] compiles for every level. `run` must be `#[inline(always)]`.
+pub trait Kernel {
+    /// What the work returns.
+    type Output;
+    /// The work.
+    fn run<S: Isa>(self) -> Self::Output;
+}
+
+macro_rules! isa {
+    ($(#[$doc:meta])* $name:ident, $fma:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        pub struct $name;
+        impl Isa for $name {
+            const FMA: bool = $fma;
+        }
+    };
+}
+
+isa!(
+    /// [`Level::Baseline`] and [`Level::Neon`]: what the target guarantees.
+    Baseline,
+    cfg!(target_arch = "aarch64")
+);
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Isa, Kernel};
+
+    macro_rules! shell {
+        ($(#[$doc:meta])* $name:ident, $shell:ident, $fma:expr, $features:literal) => {
+            isa!($(#[$doc])* $name, $fma);
+
+            #[target_feature(enable = $features)]
+            pub(super) fn $shell<K: Kernel>(kernel: K) -> K::Output {
+                kernel.run::<$name>()
+            }
+        };
+    }
+
+    shell!(/** [`super::Level::Sse42`]. */ Sse42, sse42, false, "sse4.2,popcnt");
+    shell!(/** [`super::Level::Avx2`]. */ Avx2, avx2, true, "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt");
+    shell!(
+        /** [`super::Level::Avx512`]. */ Avx512, avx512, true,
+        "avx512f,avx512vl,avx512bw,avx512dq,avx512cd,avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt"
+    );
+}
+
+/// Runs `kernel` compiled for `level`, which must be available (as [`level`] ensures).
+pub fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
+    debug_assert!(level.available());
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a `Level` other than the baseline comes from `level()`, which only gives levels that this CPU has.
+        Level::Sse42 => unsafe { x86::sse42(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Level::Avx2 => unsafe { x86::avx2(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Level::Avx512 => unsafe { x86::avx512(kernel) },
+        _ => kernel.run::<Baseline>(),
+    }
+}

@@ -1,0 +1,104 @@
+//! Weights: scalar, per sample, per element, and the gradient that arrives from outside.
+
+use crate::reduce::{BLOCK, Reduction, sum_block, sum_pairwise};
+use crate::view::{Grid, View};
+
+/// Everything that multiplies the unreduced loss E, of shape (N, ...), on the way to the result.
+#[derive(Clone, Debug)]
+pub struct Weighting<'a> {
+    /// The reduction.
+    pub reduction: Reduction,
+    /// The constructor's scalar weight.
+    pub weight: f64,
+    /// Weights, broadcast to E's shape: finite, >= 0. A zero removes its element, NaN included.
+    pub sample_weight: Option<View<'a>>,
+    /// What the weighted means divide by the sum of, broadcast to E's shape; `sample_weight` if none.
+    pub divisor_weight: Option<View<'a>>,
+    /// The gradient with respect to the result, broadcast to E's shape.
+    pub grad_output: Option<View<'a>>,
+    /// Replaces the divisor of [`Reduction::Mean`].
+    pub denominator: Option<f64>,
+    /// The mean of nothing.
+    pub empty: f64,
+}
+
+impl Weighting<'_> {
+    /// No weights at all.
+    pub fn new(reduction: Reduction) -> Self {
+        Weighting {
+            reduction,
+            weight: 1.0,
+            sample_weight: None,
+            divisor_weight: None,
+            grad_output: None,
+            denominator: None,
+            empty: f64::NAN,
+        }
+    }
+
+    /// What each row's sum of w E is divided by.
+    pub(crate) fn divisor(&self, shape: &[usize]) -> Divisor {
+        let (n, d) = (shape[0] as f64, shape[1..].iter().product::<usize>() as f64);
+        Divisor::All(match self.reduction {
+            Reduction::None | Reduction::SampleSum | Reduction::Sum => 1.0,
+            Reduction::Sample => d,
+            Reduction::Mean => self.denominator.unwrap_or(n * d),
+            Reduction::BatchMean | Reduction::TargetMean => n,
+            Reduction::WeightedMean if n * d > 0.0 => {
+                Divisor::of_weight(sum_pairwise(&self.row_weights(shape)))
+            }
+            Reduction::WeightedMean => 0.0,
+            Reduction::SampleWeightedMean if d > 0.0 => {
+                return Divisor::Rows(
+                    self.row_weights(shape).into_iter().map(Divisor::of_weight).collect(),
+                );
+            }
+            Reduction::SampleWeightedMean => 0.0,
+        })
+    }
+
+    /// The sum of the weights of every row.
+    fn row_weights(&self, shape: &[usize]) -> Vec<f64> {
+        let (rows, cols) = (shape[0], shape[1..].iter().product::<usize>());
+        let Some(view) = self.divisor_weight.as_ref().or(self.sample_weight.as_ref()) else {
+            return vec![cols as f64; rows];
+        };
+        let grid = Grid::single(shape, view.strides());
+        let mut buffer = vec![0.0; cols.min(BLOCK)];
+        (0..rows)
+            .map(|row| {
+                if grid.constant_in_row(0) {
+                    return grid.load(view, 0, row, 1, 0, &mut buffer[..1])[0] * cols as f64;
+                }
+                let parts: Vec<f64> = (0..cols)
+                    .step_by(BLOCK)
+                    .map(|col| {
+                        let len = (cols - col).min(BLOCK);
+                        sum_block(grid.load(view, 0, row, 1, col, &mut buffer[..len]))
+                    })
+                    .collect();
+                sum_pairwise(&parts)
+            })
+            .collect()
+    }
+}
+
+/// The divisor of a reduction: one for all rows, or one for each.
+pub(crate) enum Divisor {
+    All(f64),
+    Rows(Vec<f64>),
+}
+
+impl Divisor {
+    /// A sum of weights as a divisor: where nothing has weight, the sum over it is 0 and stays 0.
+    fn of_weight(sum: f64) -> f64 {
+        if sum == 0.0 { 1.0 } else { sum }
+    }
+
+    pub(crate) fn row(&self, row: usize) -> f64 {
+        match self {
+            Divisor::All(d) => *d,
+            Divisor::Rows(d) => d[row],
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The promises of `parallel::run`, seen from outside.
+
+use rustloss::parallel::{num_threads, run, set_num_threads, with_num_threads};
+use std::collections::HashSet;
+use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+/// One test at a time, so that workers are idle and a fork copies a process that stands still.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn count(n: usize) -> NonZero<usize> {
+    NonZero::new(n).unwrap()
+}
+
+/// How often each task ran.
+fn runs(tasks: usize, parallel: bool) -> Vec<usize> {
+    let counts: Vec<_> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+    run(tasks, parallel, &|task| {
+        counts[task].fetch_add(1, Ordering::Relaxed);
+    });
+    counts.into_iter().map(AtomicUsize::into_inner).collect()
+}
+
+/// The threads that took part in `tasks` tasks of a millisecond.
+fn threads(tasks: usize, parallel: bool) -> HashSet<ThreadId> {
+    let seen = Mutex::new(HashSet::new());
+    run(tasks, parallel, &|_| {
+        thread::sleep(Duration::from_millis(1));
+        seen.lock().unwrap().insert(thread::current().id());
+    });
+    seen.into_inner().unwrap()
+}
+
+#[test]
+fn every_task_runs_once() {
+    let _turn = turn();
+    for n in [1, 2, 3, 8] {
+        with_num_threads(count(n), || {
+            for tasks in [0, 1, 2, 3, 7, 100, 10_000] {
+                for parallel in [false, true] {
+                    assert_eq!(
+                        runs(tasks, parallel),
+                        vec![1; tasks],
+                        "{n} threads, {parallel}"
+                    );
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn short_jobs_in_a_row_lose_no_task() {
+    let _turn = turn();
+    with_num_threads(count(3), || {
+        for round in 0..20_000 {
+            assert_eq!(runs(3, true), [1; 3], "round {round}");
+        }
+    });
+}
+
+#[test]
+fn threads_are_used_and_limited() {
+    let _turn = turn();
+    let caller = HashSet::from([thread::current().id()]);
+    for n in [2, 3, 8] {
+        with_num_threads(count(n), || {
+            let seen = threads(64, true);
+            assert!(
+                seen.len() > 1 && seen.len() <= n,
+                "{} of {n} threads",
+                seen.len()
+            );
+            assert!(seen.is_superset(&caller));
+            assert_eq!(threads(3, false), caller);
+            assert_eq!(threads(1, true), caller);
+            assert!(threads(2, true).len() <= 2);
+        });
+    }
+    assert_eq!(with_num_threads(count(1), || threads(8, true)), caller);
+}
+
+#[test]
+fn a_run_inside_a_task_stays_on_its_thread() {
+    let _turn = turn();
+    let sum = AtomicUsize::new(0);
+    with_num_threads(count(3), || {
+        run(8, true, &|_| {
+            let own = HashSet::from([thread::current().id()]);
+            assert_eq!(threads(4, true), own);
+            run(10, true, &|task| {
+                sum.fetch_add(task, Ordering::Relaxed);
+            });
+        });
+    });
+    assert_eq!(sum.into_inner(), 8 * 45);
+}
+
+#[test]
+fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+    let _turn = turn();
+    for (n, parallel) in [(1, true), (2, false), (2, true), (8, true)] {
+        with_num_threads(count(n), || {
+            for guilty in [0, 1, 63] {
+                let inside = AtomicUsize::new(0);
+                let work = |task: usize| {
+                    inside.fetch_add(1, Ordering::Relaxed);
+                    thread::sleep(Duration::from_micros(50));
+                    inside.fetch_sub(1, Ordering::Relaxed);
+                    assert!(task != guilty, "task {task} is guilty");
+                };
+                let payload =
+                    catch_unwind(AssertUnwindSafe(|| run(64, parallel, &work))).unwrap_err();
+                assert_eq!(inside.into_inner(), 0, "someone was still at work");
+                let text = payload.downcast_ref::<String>().unwrap();
+                assert_eq!(*text, format!("task {guilty} is guilty"));
+                assert_eq!(runs(64, parallel), [1; 64]);
+            }
+        });
+    }
+    assert!(with_num_threads(count(2), || threads(64, true)).len() > 1);
+}
+
+#[test]
+fn a_panic_ends_the_job() {
+    let _turn = turn();
+    let done = AtomicUsize::new(0);
+    let work = |task: usize| {
+        assert!(task > 0);
+        thread::sleep(Duration::from_millis(1));
+        done.fetch_add(1, Ordering::Relaxed);
+    };
+    let job = || with_num_threads(count(2), || run(1000, true, &work));
+    let outcome = catch_unwind(AssertUnwindSafe(job));
+    assert!(outcome.is_err());
+    assert!(done.into_inner() < 999);
+}
+
+#[test]
+fn callers_on_several_threads_do_not_disturb_each_other() {
+    let _turn = turn();
+    thread::scope(|scope| {
+        for caller in 0..6 {
+            scope.spawn(move || {
+                with_num_threads(count(2 + caller % 3), || {
+                    for tasks in (1..200).chain(1..200) {
+                        assert_eq!(runs(tasks, true), vec![1; tasks]);
+                    }
+                });
+            });
+        }
+    });
+}
+
+#[test]
+fn nobody_waits_for_a_worker_that_is_busy_elsewhere() {
+    let _turn = turn();
+    let started = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let busy = scope.spawn(|| {
+            with_num_threads(count(2), || {
+                run(2, true, &|_| {
+                    started.fetch_add(1, Ordering::Relaxed);
+                    thread::sleep(Duration::from_secs(1));
+                });
+            });
+        });
+        while started.load(Ordering::Relaxed) == 0 {
+            thread::yield_now();
+        }
+        assert_eq!(with_num_threads(count(2), || runs(100, true)), [1; 100]);
+        assert!(!busy.is_finished());
+    });
+}
+
+#[test]
+fn thread_count_of_the_thread_comes_before_that_of_the_process() {
+    let _turn = turn();
+    let before = num_threads();
+    set_num_threads(count(5));
+    assert_eq!(num_threads(), 5);
+    with_num_threads(count(2), || {
+        assert_eq!(num_threads(), 2);
+        with_num_threads(count(7), || assert_eq!(num_threads(), 7));
+        assert_eq!(num_threads(), 2);
+        assert_eq!(thread::spawn(num_threads).join().unwrap(), 5);
+        assert!(catch_unwind(|| with_num_threads(count(4), || panic!("leaves"))).is_err());
+        assert_eq!(num_threads(), 2);
+    });
+    assert_eq!(num_threads(), 5);
+    set_num_threads(count(before));
+}
+
+/// Runs `child` in a forked child, which must end well within five seconds.
+#[cfg(unix)]
+fn fork(child: impl FnOnce() -> bool) {
+    // SAFETY: the child calls nothing but code that is meant to work there, and leaves without unwinding.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        let good = catch_unwind(AssertUnwindSafe(child)).unwrap_or(false);
+        // SAFETY: ends the process at once.
+        unsafe { libc::_exit(i32::from(!good)) }
+    }
+    let mut status = -1;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    // SAFETY: `status` is a valid place to write to.
+    while unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } == 0 {
+        if Instant::now() > deadline {
+            // SAFETY: ends the child that was made above.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+            panic!("the child hangs");
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(status, 0, "the child failed");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_forked_child_has_threads_of_its_own() {
+    let _turn = turn();
+    with_num_threads(count(3), || {
+        assert!(threads(64, true).len() > 1);
+        for _ in 0..20 {
+            fork(|| runs(1000, true) == [1; 1000] && threads(64, true).len() > 1);
+        }
+        // And the child's child, after either has used its pool or not.
+        fork(|| {
+            fork(|| threads(64, true).len() > 1);
+            let used = threads(64, true).len() > 1;
+            fork(|| threads(64, true).len() > 1);
+            used
+        });
+        assert!(threads(64, true).len() > 1);
+    });
+}
+
+#[test]
+#[cfg(unix)]
+fn fork_while_other_threads_are_inside_a_job() {
+    let _turn = turn();
+    let stop = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for n in 2..4 {
+            let stop = &stop;
+            scope.spawn(move || {
+                with_num_threads(count(n), || {
+                    while stop.load(Ordering::Relaxed) == 0 {
+                        runs(50, true);
+                    }
+                });
+            });
+        }
+        let children = || {
+            for _ in 0..20 {
+                fork(|| {
+                    with_num_threads(count(3), || {
+                        runs(1000, true) == [1; 1000] && threads(64, true).len() > 1
+                    })
+                });
+            }
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(children));
+        stop.store(1, Ordering::Relaxed);
+        assert!(outcome.is_ok());
+    });
+}

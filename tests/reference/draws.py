@@ -1,0 +1,346 @@
+"""Random valid calls of every loss, for hypothesis: structure is drawn, numbers come from a seed.
+
+All numbers are single-precision numbers, so that one call serves both precisions, and half of the
+calls keep to a grid of eighths, where sums are exact and kinks are hit exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from .elementwise import ELEMENTWISE
+from .oracle import ORACLES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REDUCTIONS = (
+    "none",
+    "sample",
+    "sample_sum",
+    "sum",
+    "mean",
+    "batch_mean",
+    "weighted_mean",
+    "sample_weighted_mean",
+)
+NOT_DIFFERENTIABLE = ("pred_lengths", "label_lengths")
+BAD_CLASS = 99
+
+
+@dataclass
+class Call:
+    """One call of one loss: `inputs` by name in call order, everything else by keyword."""
+
+    params: dict[str, Any]
+    inputs: dict[str, Any]
+    shape: tuple[int, ...]
+    """Of the unreduced loss."""
+    sample_axis: int | None
+    unit_axis: int = -1
+    spoil: Callable[[Any], None] = lambda off: None
+    """Put NaN and invalid labels where the unreduced loss has weight zero."""
+    named: dict[str, Any] = field(default_factory=dict)
+
+
+class Draw:
+    """Hypothesis's choices, and a seeded generator for the numbers."""
+
+    def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any], *, smooth: bool) -> None:
+        self.draw = draw
+        self.smooth = smooth
+        """Away from kinks and edges, where derivatives can be checked by differences."""
+        self.random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        self.on_grid = not smooth and draw(st.booleans())
+
+    def pick(self, *choices: Any) -> Any:
+        return self.draw(st.sampled_from(choices))
+
+    def size(self, least: int = 0, most: int = 4) -> int:
+        return int(self.draw(st.integers(max(least, self.smooth), most)))
+
+    def between(self, low: float, high: float, shape: tuple[int, ...]) -> Any:
+        if self.on_grid:
+            return self.random.integers(int(low * 8), int(high * 8) + 1, shape) / 8
+        return self.random.uniform(low, high, shape).astype(np.float32).astype(np.float64)
+
+    def numbers(self, domain: str, shape: tuple[int, ...]) -> Any:
+        if domain == "sign":
+            return 2.0 * self.random.integers(0, 2, shape) - 1
+        if domain == "count":
+            return self.random.integers(0, 5, shape) + (self.smooth * 1.5)
+        edge = 0.125 * self.smooth
+        low, high = {
+            "real": (-4, 4),
+            "unit": (edge, 1 - edge),
+            "positive": (edge or 0.125, 3),
+        }[domain]
+        return self.between(low, high, shape)
+
+    def axis(self, ndim: int, *, but: int | None = None) -> int:
+        """Choose an axis, counted from either end."""
+        free = [axis for axis in range(ndim) if axis != but]
+        axis = self.pick(*free)
+        return int(self.pick(axis, axis - ndim))
+
+    def label_shape(self, label: Any) -> Any:
+        """Write a label in one of the shapes that stand for its own."""
+        if label.ndim == 0:
+            return label
+        at = self.pick(*range(label.ndim + 1))
+        return self.pick(label, label.reshape(-1), np.expand_dims(label, at))
+
+
+def elementwise(draw: Draw, name: str) -> Call:
+    loss = ELEMENTWISE[name]
+    params = {key: draw.pick(*choices) for key, choices in loss.choices.items()}
+    shape = tuple(draw.size() for _ in range(draw.size(0, 3)))
+    names = list(loss.domains)
+    inputs, arrays = {}, {}
+    for key, domain in loss.domains.items():
+        if key not in names[:2] and draw.pick(True, False):
+            continue
+        full = shape
+        if key not in names[:2]:
+            full = tuple(draw.pick(1, n) for n in shape[draw.size(0, len(shape)) :])
+        kind = domain if isinstance(domain, str) else domain(params)
+        arrays[key] = draw.numbers(kind, full)
+        inputs[key] = draw.label_shape(arrays[key]) if key == names[1] else arrays[key]
+
+    def spoil(off: Any) -> None:
+        inputs[names[0]][off] = np.nan
+        inputs[names[1]].reshape(shape)[off] = np.nan
+
+    sample_axis = None
+    if shape:
+        params["batch_axis"] = draw.axis(len(shape))
+        sample_axis = params["batch_axis"] % len(shape)
+    return Call(params, inputs, shape, sample_axis, spoil=spoil)
+
+
+def softmax_cross_entropy(draw: Draw) -> Call:
+    params: dict[str, Any] = {
+        "from_logits": draw.pick(False, True),
+        "sparse_label": draw.pick(True, False),
+        "label_smoothing": draw.pick(0.0, 0.125),
+    }
+    classes = draw.size(1, 5)
+    ndim = draw.size(1, 4)
+    if ndim == 1:
+        shape, full, class_axis, sample_axis = (1,), (classes,), 0, 0
+    else:
+        params["axis"] = draw.axis(ndim)
+        class_axis = params["axis"] % ndim
+        params["batch_axis"] = draw.axis(ndim, but=class_axis)
+        shape = tuple(draw.size() for _ in range(ndim - 1))
+        full = (*shape[:class_axis], classes, *shape[class_axis:])
+        sample_axis = params["batch_axis"] % ndim
+        sample_axis -= sample_axis > class_axis
+    pred = draw.numbers("real", full)
+    inputs = {"pred": pred}
+    if params["sparse_label"]:
+        label = draw.random.integers(0, classes, shape)
+        if draw.pick(True, False):
+            params["ignore_index"] = -1
+            label[draw.random.random(shape) < 0.3] = -1
+        if draw.pick(True, False):
+            params["out_of_range"] = "clip"
+            label = label + draw.pick(0.0, 0.75) * (label >= 0)
+        whole = (label == np.trunc(label)).all()
+        kinds = (np.int64, np.int8, np.float32, np.float64) if whole else (np.float32, np.float64)
+        inputs["label"] = draw.label_shape(label.astype(draw.pick(*kinds)))
+        if draw.pick(True, False):
+            # whether smoothing keeps an element of a class of weight zero is not settled
+            least = 0 if params["label_smoothing"] == 0 else 1
+            weights = draw.random.integers(least, 4, classes) / 2
+            params["class_weight"] = weights
+    else:
+        inputs["label"] = draw.label_shape(draw.numbers("unit", full))
+        if draw.pick(True, False):
+            params["class_weight"] = draw.random.integers(1, 4, classes) / 2
+
+    def spoil(off: Any) -> None:
+        if ndim == 1:
+            pred[off.repeat(classes)] = np.nan
+        else:
+            np.moveaxis(pred, class_axis, -1)[off] = np.nan
+        if params["sparse_label"]:
+            inputs["label"].reshape(shape)[off] = BAD_CLASS
+
+    unit_axis = 1 if ndim == 1 else class_axis
+    return Call(params, inputs, shape, sample_axis, unit_axis, spoil)
+
+
+def kl_divergence(draw: Draw) -> Call:
+    ndim = draw.size(2, 3)
+    params: dict[str, Any] = {"from_logits": draw.pick(True, False), "axis": draw.axis(ndim)}
+    class_axis = params["axis"] % ndim
+    params["batch_axis"] = draw.axis(ndim, but=class_axis)
+    params["epsilon"] = draw.pick(0.0, 1e-12)
+    shape = tuple(draw.size(1) if axis == class_axis else draw.size() for axis in range(ndim))
+    pred, label = draw.numbers("real", shape), draw.numbers("unit", shape)
+    inputs = {"pred": pred, "label": draw.label_shape(label)}
+    if ndim == 2 and class_axis == 1 and draw.pick(True, False):
+        shared = draw.numbers("unit", (shape[1],))
+        inputs["label"] = draw.pick(shared, shared[None])
+
+    def spoil(off: Any) -> None:
+        if not params["from_logits"]:
+            off = np.broadcast_to(off.all(axis=class_axis, keepdims=True), shape)
+        pred[off] = np.nan
+
+    return Call(params, inputs, shape, params["batch_axis"] % ndim, spoil=spoil)
+
+
+def triplet(draw: Draw) -> Call:
+    shape = tuple(draw.size() for _ in range(draw.size(0, 3)))
+    params: dict[str, Any] = {"margin": draw.pick(0.0, 1.0, 8.0)}
+    samples = ()
+    if shape:
+        params["batch_axis"] = draw.axis(len(shape))
+        samples = (shape[params["batch_axis"]],)
+    inputs = {key: draw.numbers("real", shape) for key in ("pred", "positive", "negative")}
+
+    def spoil(off: Any) -> None:
+        np.moveaxis(inputs["pred"], params["batch_axis"], 0)[off] = np.nan
+
+    return Call(params, inputs, samples, 0 if shape else None, spoil=spoil if shape else _nothing)
+
+
+def _nothing(off: Any) -> None:
+    del off
+
+
+def cosine_embedding(draw: Draw) -> Call:
+    lead = tuple(draw.size() for _ in range(draw.size(0, 2)))
+    full = (*lead, draw.size(1))
+    shape = lead or (1,)
+    # no margin that a cosine on the grid can equal, up to rounding
+    params: dict[str, Any] = {"margin": draw.pick(0.1875, -0.3125)}
+    if lead:
+        params["batch_axis"] = draw.pick(*range(len(lead)), *range(-len(full), -1))
+    inputs = {key: draw.numbers("real", full) for key in ("input1", "input2")}
+    if not draw.smooth:
+        for key in inputs:
+            inputs[key][np.asarray(draw.random.random(lead) < 0.1)] = 0.0
+    label = draw.numbers("sign", shape)
+    inputs["label"] = draw.label_shape(label.astype(draw.pick(np.int64, np.float32)))
+
+    def spoil(off: Any) -> None:
+        inputs["input1"].reshape(*shape, -1)[off] = np.nan
+        inputs["label"].reshape(shape)[off] = BAD_CLASS
+
+    return Call(params, inputs, shape, params.get("batch_axis", 0) % len(full), spoil=spoil)
+
+
+def sdml(draw: Draw) -> Call:
+    samples, features = draw.pick(0, 2, 3, 4), draw.size(1)
+    params: dict[str, Any] = {
+        "smoothing_parameter": draw.pick(0.0, 0.25),
+        "batch_axis": draw.axis(2),
+    }
+    inputs = {key: draw.between(-1, 1, (samples, features)) for key in ("x1", "x2")}
+
+    def spoil(off: Any) -> None:
+        inputs["x1"][off.all(axis=1)] = np.nan
+
+    call = Call(params, inputs, (samples, samples), 0, spoil=spoil)
+    if params["batch_axis"] % 2 == 1:
+        for key in inputs:
+            inputs[key] = inputs[key].T
+        call.spoil = lambda off: inputs["x1"].T.__setitem__(off.all(axis=1), np.nan)
+    return call
+
+
+def ctc(draw: Draw) -> Call:
+    samples, frames, classes = draw.size(), draw.size(1, 6), draw.size(2, 4)
+    width = draw.size(0, 3)
+    blank = draw.pick("last", "first", 0)
+    params: dict[str, Any] = {
+        "layout": draw.pick("NTC", "TNC"),
+        "label_layout": draw.pick("NT", "TN"),
+        "blank": blank,
+        "input": "logits" if draw.smooth else draw.pick("logits", "log_probs", "log_probs_torch"),
+        "infeasible": draw.pick("inf", "zero"),
+    }
+    label = draw.random.integers(0, classes - 1, (samples, width)) + (blank != "last")
+    logits = draw.numbers("real", (samples, frames, classes))
+    pred = logits.transpose(1, 0, 2) if params["layout"] == "TNC" else logits
+    inputs: dict[str, Any] = {"pred": pred, "label": label}
+    if draw.pick(True, False):
+        lengths = draw.random.integers(draw.smooth * frames, frames + 1, samples)
+        inputs["pred_lengths"] = lengths.astype(draw.pick(np.int64, np.float32))
+    counts = draw.random.integers(0, width + 1, samples)
+    if draw.pick(True, False):
+        inputs["label_lengths"] = counts
+    else:
+        label[np.arange(width) >= counts[:, None]] = -1
+    inputs["label"] = label.T if params["label_layout"] == "TN" else label
+
+    def spoil(off: Any) -> None:
+        logits[off] = np.nan
+        label[off] = BAD_CLASS
+
+    return Call(params, inputs, (samples,), 0, spoil=spoil)
+
+
+OTHERS: dict[str, Callable[[Draw], Call]] = {
+    "SoftmaxCrossEntropyLoss": softmax_cross_entropy,
+    "KLDivLoss": kl_divergence,
+    "TripletLoss": triplet,
+    "CosineEmbeddingLoss": cosine_embedding,
+    "SDMLLoss": sdml,
+    "CTCLoss": ctc,
+}
+LOSSES = tuple(ORACLES)
+
+
+def sample_weight(draw: Draw, call: Call) -> Any:
+    """Draw a sample weight in one of its shapes; zeros may hide invalid elements."""
+    kind = draw.pick("none", "scalar", "sample", "full", "spread", "unit")
+    if kind == "none":
+        return None
+    if kind == "scalar":
+        return draw.pick(2, 0.5)
+    if kind == "sample" and call.sample_axis is not None:
+        shape: tuple[int, ...] = (call.shape[call.sample_axis],)
+        along = [1] * len(call.shape)
+        along[call.sample_axis] = shape[0]
+    else:
+        along = list(call.shape)
+        if kind == "spread":
+            along = [draw.pick(1, n) for n in call.shape]
+        shape = tuple(along)
+        # with these axes it would be one weight a sample
+        if call.sample_axis is not None and len(shape) == 1:
+            along = [call.shape[0]]
+            shape = (call.shape[0],)
+        if kind == "unit":
+            at = call.unit_axis % (len(shape) + 1)
+            shape = (*shape[:at], 1, *shape[at:])
+    weight = draw.random.integers(0, 4, shape) * draw.pick(1, 0.25)
+    if draw.pick(True, False):
+        off = np.broadcast_to(weight.reshape(along) == 0, call.shape)
+        if not draw.smooth and off.any():
+            call.spoil(off)
+    return weight if weight.dtype.kind == "f" else weight.astype(draw.pick(np.int32, np.uint8))
+
+
+def call(draw: Draw, name: str) -> Call:
+    """Draw a whole call: inputs, parameters, weights, reduction."""
+    drawn = OTHERS[name](draw) if name in OTHERS else elementwise(draw, name)
+    drawn.params["weight"] = draw.pick(None, 0.5, 2.0) if name != "L2Loss" else draw.pick(1.0, 0.5)
+    drawn.params["empty"] = draw.pick("nan", "zero")
+    reductions = REDUCTIONS + (("target_mean",) if name == "CTCLoss" else ())
+    dense_cost = "class_weight" in drawn.params and not drawn.params["sparse_label"]
+    # the weight of a soft label in a divisor is not settled
+    choices = [r for r in reductions if not (dense_cost and "weighted" in r)]
+    drawn.params["reduction"] = draw.pick(*choices)
+    drawn.named["sample_weight"] = sample_weight(draw, drawn)
+    if drawn.params["reduction"] == "mean" and draw.pick(True, False):
+        drawn.named["denominator"] = draw.pick(3, 12.5)
+    return drawn

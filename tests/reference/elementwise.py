@@ -1,0 +1,226 @@
+"""Losses of one element at a time: value, slope by every input, curvature by the prediction.
+
+Kinks as Gluon has them: the slope of |x| at 0 is 0, of max(0, x) at 0 is 0, of Huber at rho is 1;
+the second derivative is 0 at each.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import mpmath
+import numpy as np
+
+from .oracle import Unreduced, oracle
+from .weighting import Array, array, axis_index, match_shape, sum_to_shape, times, weigh
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+Point = tuple[Array, dict[str, Array], Array]
+"""Value, slopes by input name, curvature."""
+Formula = Callable[..., Point]
+Domain = str | Callable[[dict[str, Any]], str]
+"""real, sign (-1 or 1), unit (0 to 1), count or positive; it may depend on the parameters."""
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """What random tests need to know of a loss: its inputs' domains, its parameters' choices."""
+
+    domains: dict[str, Domain]
+    choices: dict[str, tuple[Any, ...]]
+
+
+ELEMENTWISE: dict[str, Elementwise] = {}
+
+
+def elementwise(
+    name: str, domains: dict[str, Domain] | None = None, **choices: tuple[Any, ...]
+) -> Callable[[Formula], Formula]:
+    """Make an oracle of a formula for single elements.
+
+    Its positional arguments are the inputs, the first two of one shape (prediction and label), the
+    others broadcast to it; its keyword-only arguments are parameters. Inputs are real unless
+    `domains` narrows them; tests draw parameters from `choices`.
+    """
+
+    def register(formula: Formula) -> Formula:
+        signature = inspect.signature(formula).parameters.values()
+        names = [p.name for p in signature if p.kind is p.POSITIONAL_OR_KEYWORD]
+        ELEMENTWISE[name] = Elementwise(
+            {**dict.fromkeys(names, "real"), **(domains or {})}, choices
+        )
+
+        @oracle(name)
+        def unreduced(*inputs: ArrayLike | None, batch_axis: int = 0, **options: Any) -> Unreduced:
+            named = {key: options.pop(key) for key in names if key in options}
+            named |= dict(zip(names, inputs, strict=False))
+            given = {key: array(x) for key, x in named.items() if x is not None}
+            pred, label = names[:2]
+            shape = given[pred].shape
+            spread = {key: np.broadcast_to(x, shape) for key, x in given.items() if key != label}
+            spread[label] = match_shape(given[label], shape)
+            values, slopes, curvature = formula(**spread, **options)
+
+            def backward(c: Array) -> dict[str, Array]:
+                return {
+                    key: sum_to_shape(weigh(c, slope), given[key].shape)
+                    for key, slope in slopes.items()
+                    if key in given
+                }
+
+            sample_axis = axis_index(batch_axis, len(shape)) if shape else None
+            return Unreduced(values, backward, lambda c: weigh(c, curvature), sample_axis)
+
+        return formula
+
+    return register
+
+
+def sigmoid(x: Array) -> Array:
+    """Logistic function without overflow, accurate in both tails."""
+    tail = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, tail) / (1.0 + tail)
+
+
+def softplus(x: Array) -> Array:
+    """log(1 + e^x)."""
+    return np.logaddexp(0.0, x)
+
+
+@elementwise("L1Loss")
+def l1(pred: Array, label: Array) -> Point:
+    error = pred - label
+    return np.abs(error), {"pred": np.sign(error), "label": -np.sign(error)}, np.zeros_like(error)
+
+
+@elementwise("L2Loss")
+def l2(pred: Array, label: Array) -> Point:
+    error = pred - label
+    return 0.5 * error**2, {"pred": error, "label": -error}, np.ones_like(error)
+
+
+@elementwise("HuberLoss", rho=(0.5, 1.0, 2.0))
+def huber(pred: Array, label: Array, *, rho: float = 1.0) -> Point:
+    error = pred - label
+    size = np.abs(error)
+    value = np.where(size > rho, size - rho / 2, error * (error / (2 * rho)))
+    slope = np.where(size > rho, np.sign(error), error / rho)
+    curvature = np.where(size < rho, 1.0 / rho, 0.0)
+    return value, {"pred": slope, "label": -slope}, curvature
+
+
+@elementwise("HingeLoss", {"label": "sign"}, margin=(0.5, 1.0, 2.0))
+def hinge(pred: Array, label: Array, *, margin: float = 1.0) -> Point:
+    short = margin - times(pred, label)
+    off = short <= 0
+    slopes = {"pred": np.where(off, 0.0, -label), "label": np.where(off, 0.0, -pred)}
+    return np.where(off, 0.0, short), slopes, np.zeros_like(short)
+
+
+@elementwise("SquaredHingeLoss", {"label": "sign"}, margin=(0.5, 1.0, 2.0))
+def squared_hinge(pred: Array, label: Array, *, margin: float = 1.0) -> Point:
+    short = margin - times(pred, label)
+    off = short <= 0
+    short = np.where(off, 0.0, short)
+    slopes = {"pred": -2 * times(short, label), "label": -2 * times(short, pred)}
+    return short**2, slopes, np.where(off, 0.0, 2 * label**2)
+
+
+@elementwise(
+    "LogisticLoss",
+    {"label": lambda p: "unit" if p["label_format"] == "binary" else "sign"},
+    label_format=("signed", "binary"),
+)
+def logistic(pred: Array, label: Array, *, label_format: str = "signed") -> Point:
+    if label_format not in ("signed", "binary"):
+        raise ValueError(f"label_format {label_format!r}")
+    scale = 0.5 if label_format == "signed" else 1.0
+    target = (label + 1) / 2 if label_format == "signed" else label
+    value, slopes, curvature = binary_cross_entropy(pred, target)
+    return value, {"pred": slopes["pred"], "label": scale * slopes["label"]}, curvature
+
+
+@elementwise(
+    "SigmoidBinaryCrossEntropyLoss",
+    {
+        "pred": lambda p: "unit" if p["from_sigmoid"] else "real",
+        "label": "unit",
+        "pos_weight": "positive",
+    },
+    from_sigmoid=(False, True),
+    epsilon=(0.0, 1e-12),
+)
+def binary_cross_entropy(
+    pred: Array,
+    label: Array,
+    pos_weight: Array | None = None,
+    *,
+    from_sigmoid: bool = False,
+    epsilon: float = 0.0,
+) -> Point:
+    if from_sigmoid:
+        hit, miss = pred + epsilon, 1 - pred + epsilon
+        cost_positive = -np.log(hit)
+        cost_negative = -np.log1p(-pred) if epsilon == 0 else -np.log(miss)
+        slope_positive, slope_negative = -1 / hit, 1 / miss
+        bend_positive, bend_negative = 1 / hit**2, 1 / miss**2
+    else:
+        cost_positive, cost_negative = softplus(-pred), softplus(pred)
+        slope_positive, slope_negative = -sigmoid(-pred), sigmoid(pred)
+        bend_positive = bend_negative = sigmoid(pred) * sigmoid(-pred)
+    weight = np.ones_like(pred) if pos_weight is None else pos_weight
+    positive, negative = weight * label, 1 - label
+    value = times(positive, cost_positive) + times(negative, cost_negative)
+    by_label = times(weight, cost_positive) - cost_negative
+    if pos_weight is None and not from_sigmoid:
+        by_label = -pred
+    slopes = {
+        "pred": times(positive, slope_positive) + times(negative, slope_negative),
+        "label": by_label,
+        "pos_weight": times(label, cost_positive),
+    }
+    curvature = times(positive, bend_positive) + times(negative, bend_negative)
+    return value, slopes, curvature
+
+
+@elementwise(
+    "PoissonNLLLoss",
+    {"pred": lambda p: "real" if p["from_logits"] else "positive", "target": "count"},
+    from_logits=(True, False),
+    compute_full=(False, True, "stirling"),
+    epsilon=(1e-8, 0.125),
+)
+def poisson(
+    pred: Array,
+    target: Array,
+    *,
+    from_logits: bool = True,
+    compute_full: bool | str = False,
+    epsilon: float = 1e-8,
+) -> Point:
+    if from_logits:
+        rate, log_rate = np.exp(pred), pred
+        slope, curvature = rate - target, rate
+    else:
+        shifted = pred + epsilon
+        rate, log_rate = pred, np.log(shifted)
+        slope = 1 - times(target, 1 / shifted)
+        curvature = times(target, 1 / shifted**2)
+    # the rate outgrows its logarithm: at an infinite rate the loss is infinite too
+    value = np.where(np.isposinf(rate), rate, rate - times(target, log_rate))
+    by_target = -log_rate
+    if compute_full == "stirling":
+        large = target > 1
+        t = np.where(large, target, 1.0)
+        value += np.where(large, t * np.log(t) - t + 0.5 * np.log(2 * np.pi * t), 0.0)
+        by_target += np.where(large, np.log(t) + 0.5 / t, 0.0)
+    elif compute_full is True:
+        value += np.vectorize(math.lgamma, otypes=[np.float64])(target + 1)
+        by_target += np.vectorize(mpmath.digamma, otypes=[np.float64])(target + 1)
+    return value, {"pred": slope, "target": by_target}, curvature

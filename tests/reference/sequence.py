@@ -1,0 +1,141 @@
+"""CTC by the textbook: forward and backward sums in log space, one sample at a time."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .oracle import Unreduced, oracle
+from .weighting import array
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from .weighting import Array
+
+LAYOUTS = {"NTC": (0, 1, 2), "TNC": (1, 0, 2)}
+
+
+def log_softmax(x: Array) -> Array:
+    """Logarithm of the softmax over the last axis; -inf stays impossible."""
+    total = np.logaddexp.reduce(x, axis=-1, keepdims=True)
+    return np.where(np.isneginf(x), -np.inf, x - total)
+
+
+def align(log_probs: Array, label: NDArray[np.int64], blank: int) -> tuple[float, Array]:
+    """Return log P(label) of one sample and the occupancy: P(symbol k at frame t | label)."""
+    frames, classes = log_probs.shape
+    states = np.full(2 * len(label) + 1, blank)
+    states[1::2] = label
+    size = len(states)
+    # a label may follow the label before it directly, unless the two are equal
+    skip = np.zeros(size, dtype=bool)
+    skip[3::2] = label[1:] != label[:-1]
+    emit = log_probs[:, states]
+
+    def step(row: Array, may_skip: NDArray[np.bool_]) -> Array:
+        one = np.concatenate(([-np.inf], row[:-1]))
+        two = np.where(may_skip, np.concatenate(([-np.inf, -np.inf], row))[:size], -np.inf)
+        return np.logaddexp(np.logaddexp(row, one), two)
+
+    ahead, behind = np.full((2, frames, size), -np.inf)
+    ahead[0, :2] = emit[0, :2]
+    behind[-1, -2:] = 0.0
+    for t in range(1, frames):
+        ahead[t] = step(ahead[t - 1], skip) + emit[t]
+    back_skip = np.concatenate((skip[2:], [False, False]))[:size][::-1]
+    for t in range(frames - 2, -1, -1):
+        behind[t] = step((behind[t + 1] + emit[t + 1])[::-1], back_skip)[::-1]
+    total = float(np.logaddexp.reduce(ahead[-1, -2:]))
+    occupancy = np.zeros((frames, classes))
+    np.add.at(occupancy.T, states, np.exp(ahead + behind - total).T)
+    return total, occupancy
+
+
+def label_rows(label: Any, samples: int, lengths: Any, offsets: Any, transposed: bool) -> list[Any]:
+    """Split labels into one array a sample: padded, flat with lengths or offsets, or listed."""
+    if isinstance(label, list) and any(isinstance(row, np.ndarray) for row in label):
+        return [array(row) for row in label]
+    table = array(label)
+    lengths = None if lengths is None else np.asarray(lengths).astype(int)
+    if offsets is not None:
+        bounds = np.asarray(offsets)
+        return [table[i:j] for i, j in itertools.pairwise(bounds)]
+    if table.ndim == 1 and lengths is not None and samples > 0:
+        ends = np.cumsum(lengths)
+        return [table[j - n : j] for j, n in zip(ends, lengths, strict=True)]
+    rows = table.T if transposed else table
+    if lengths is not None:
+        return [row[:n] for row, n in zip(rows, lengths, strict=True)]
+    return [row[: np.argmax(row == -1)] if (row == -1).any() else row for row in rows]
+
+
+@oracle("CTCLoss")
+def ctc(
+    pred: ArrayLike,
+    label: Any,
+    pred_lengths: ArrayLike | None = None,
+    label_lengths: ArrayLike | None = None,
+    *,
+    layout: str = "NTC",
+    label_layout: str = "NT",
+    blank: str | int = "last",
+    input: str = "logits",  # noqa: A002 - the option's public name
+    infeasible: str = "inf",
+    label_offsets: ArrayLike | None = None,
+) -> Unreduced:
+    given = array(pred)
+    single = layout == "TC"
+    x = given[None] if single else np.transpose(given, LAYOUTS[layout])
+    samples, frames, classes = x.shape
+    silent = {"last": classes - 1, "first": 0}[blank] if isinstance(blank, str) else blank
+    lengths = np.broadcast_to(frames if pred_lengths is None else np.asarray(pred_lengths), samples)
+    if single and label_offsets is None:
+        label = np.asarray(label)[None]
+        label_lengths = None if label_lengths is None else np.reshape(label_lengths, (1,))
+    rows = label_rows(label, samples, label_lengths, label_offsets, label_layout == "TN")
+
+    values = np.zeros(samples)
+    slopes = np.zeros_like(x)
+    invalid = np.zeros(samples, dtype=bool)
+    for n, (row, count) in enumerate(zip(rows, lengths, strict=True)):
+        known = (row >= 0) & (row < classes) & (row == np.trunc(row)) & (row != silent)
+        invalid[n] = not known.all()
+        if invalid[n]:
+            continue
+        symbols, inside = row.astype(np.int64), x[n, : int(count)]
+        if len(symbols) + (symbols[1:] == symbols[:-1]).sum() > count:
+            total = -np.inf
+        elif count == 0:
+            total = 0.0
+        elif not (inside < np.inf).all():
+            total = np.nan
+            slopes[n, : int(count)] = np.nan
+        else:
+            log_probs = log_softmax(inside) if input == "logits" else inside
+            total, occupancy = align(log_probs, symbols, silent)
+            if total > -np.inf:
+                own = 0.0 if input == "log_probs" else np.exp(log_probs)
+                slopes[n, : int(count)] = own - occupancy
+        if total == -np.inf and infeasible == "raise":
+            raise ValueError(f"sample {n}: the label needs more than {int(count)} frames")
+        impossible = 0.0 if infeasible == "zero" else np.inf
+        # rounding may leave a sure model a hair above certainty
+        floor = 0.0 if input == "logits" else -np.inf
+        values[n] = impossible if total == -np.inf else np.maximum(-total, floor)
+
+    def backward(c: Array) -> dict[str, Array]:
+        by_x = np.where(c[..., None, None] == 0, 0.0, np.reshape(c, (-1, 1, 1)) * slopes)
+        return {"pred": by_x[0] if single else np.transpose(by_x, LAYOUTS[layout])}
+
+    target_lengths = np.array([len(row) for row in rows], dtype=np.float64)
+    shape = () if single else (samples,)
+    return Unreduced(
+        values.reshape(shape),
+        backward,
+        sample_axis=None if single else 0,
+        invalid=invalid.reshape(shape),
+        target_lengths=target_lengths.reshape(shape),
+    )

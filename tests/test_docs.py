@@ -1,0 +1,121 @@
+"""Everything that the documentation shows runs, and prints what it says."""
+
+import contextlib
+import doctest
+import importlib
+import io
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import rustloss as rl
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+EXAMPLE = re.compile(
+    r"^```python\n(?P<code>.*?)^```$(?:\s*^```text\n(?P<expected>.*?)^```$)?",
+    re.MULTILINE | re.DOTALL,
+)
+LINK = re.compile(r"\]\((?!\w+:|#)([^)#]+)")
+PNG = b"\x89PNG\r\n\x1a\n"
+
+MODULES = [
+    module.name
+    for module in pkgutil.iter_modules(rl.__path__, "rustloss.")
+    if module.name != "rustloss.__main__"
+]
+LOSSES = sorted(
+    name
+    for name, item in vars(rl).items()
+    if isinstance(item, type) and issubclass(item, rl.Loss) and item is not rl.Loss
+)
+
+
+class Example(NamedTuple):
+    """A block of Python and the output that stands below it."""
+
+    line: int
+    code: str
+    expected: str | None
+
+
+def examples(text: str) -> list[Example]:
+    """Find the Python blocks of a page; a text block that follows directly is the output."""
+    return [
+        Example(text.count("\n", 0, found.start()) + 1, found["code"], found["expected"])
+        for found in EXAMPLE.finditer(text)
+    ]
+
+
+def output(example: Example, page: str, namespace: dict[str, Any]) -> str:
+    """Run an example; an exception counts as output if some output is expected."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        try:
+            exec(compile("\n" * example.line + example.code, page, "exec"), namespace)
+        except Exception as error:
+            if example.expected is None:
+                raise
+            print(*traceback.format_exception_only(error), end="")
+    return printed.getvalue()
+
+
+def test_examples_are_found() -> None:
+    shown = "a\n```python\nx\n```\n\n```text\n1\n```\n```text\n2\n```\n"
+    apart = "```python\ny\n```\nb\n```text\n3\n```\n"
+    assert examples(shown + apart) == [Example(2, "x\n", "1\n"), Example(12, "y\n", None)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    namespace: dict[str, Any] = {}
+    for example in examples(page.read_text(encoding="utf-8")):
+        printed = output(example, page.name, namespace)
+        if example.expected is not None:
+            assert printed == example.expected, f"{page.name}, line {example.line}"
+
+
+@pytest.mark.parametrize("name", ["README.md", "tutorial.md"])
+def test_page_has_checked_output(name: str) -> None:
+    (page,) = (page for page in PAGES if page.name == name)
+    assert any(example.expected for example in examples(page.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = LINK.findall(page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_is_documented(name: str) -> None:
+    loss = getattr(rl, name)
+    assert doctest.DocTestParser().get_examples(loss.__doc__), "no example in the docstring"
+    assert name in (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+
+
+def test_demo(tmp_path: Path) -> None:
+    """The demo checks its own accuracy."""
+    subprocess.run(
+        [sys.executable, ROOT / "examples" / "digits.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONWARNINGS": "error"},
+        check=True,
+        timeout=100,
+    )
+    for name in ("training.png", "losses.png"):
+        assert (tmp_path / "demo-output" / name).read_bytes().startswith(PNG)
