@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '
 PYTHON311 ?= python3.11
 PY := $(VENV)/bin/python
 PEERS := .venv-frameworks
+# Libraries that are not installed are printed as missing, so the plain environment will do.
+MEASURE := $(if $(wildcard $(PEERS)),$(PEERS),$(VENV))
 
 help:                                   ## list the tasks
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -17,7 +19,7 @@ test-frameworks: with-mxnet with-peers  ## compare with MXNet, torch and JAX (ne
 lint: lint-rust lint-python             ## check format, style, types, stubs and documentation
 fmt: fmt-rust fmt-python                ## format Rust and Python
 bench: bench-rust bench-python          ## time the kernels, and the wheel beside other libraries
-accuracy: build; $(PY) benches/accuracy.py ## measure the worst error of every loss, in ulp
+accuracy: $(MEASURE)/.installed; $(MEASURE)/bin/python benches/accuracy.py ## measure the worst error of every loss, in ulp
 lock: relock                            ## renew requirements/dev.txt from pyproject.toml
 clean:; cargo clean; rm -rf .venv* dist demo-output .*_cache .hypothesis ## remove all that was made
 
@@ -98,9 +100,8 @@ fmt-python: $(VENV)/.requirements
 bench-rust:
 	cargo bench --locked
 
-# Peers that are not installed are printed as missing, so the plain environment will do.
-bench-python: $(if $(wildcard $(PEERS)),$(PEERS),$(VENV))/.installed
-	$(<D)/bin/python benches/peers.py
+bench-python: $(MEASURE)/.installed
+	$(MEASURE)/bin/python benches/peers.py
 
 relock:
 	$(PYTHON311) -m venv --clear $(VENV)-lock

@@ -5,11 +5,12 @@
 //! the inputs, runs the kernel, applies weights and sums. The other families reuse it on their unreduced losses
 //! through [`Identity`], so weighting and reduction exist only here.
 
+use crate::grid::{Grid, Input, Operand, Output, Tile, sized};
 use crate::parallel;
 use crate::real::Real;
 use crate::reduce::{BLOCK, Reduction, sum_block, sum_pairwise};
 use crate::simd::{self, Isa, Kernel, Level};
-use crate::view::{Grid, View, ViewMut};
+use crate::view::{View, ViewMut};
 use crate::weight::{Divisor, Weighting};
 use smallvec::SmallVec;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -82,29 +83,34 @@ impl<T: Real> BlockKernel<T> for Identity {
 ///
 /// `inputs` are broadcast to `shape`; `outputs` are as [`Outputs`] says and disjoint from each other and from
 /// everything that is read.
-pub fn drive<'a, T: Real>(
-    kernel: &'a dyn BlockKernel<T>,
+pub fn drive<'v, T: Real>(
+    kernel: &'v dyn BlockKernel<T>,
     level: Level,
     shape: &[usize],
-    inputs: &[View<'a>],
-    outputs: Outputs<'a>,
-    weighting: &Weighting<'a>,
+    inputs: &'v [View<'v>],
+    outputs: &'v Outputs<'v>,
+    weighting: &'v Weighting<'v>,
 ) {
-    let mut grid = Grid::new(shape);
+    let mut grid = Grid::new(shape, 1);
     let cols = grid.cols;
-    let inputs = inputs.iter().map(|v| Operand::input(&mut grid, v)).collect();
-    let grads = outputs.grads.map(|v| v.map(|v| Operand::output(&mut grid, v)));
-    let hess = outputs.hess.map(|v| Operand::output(&mut grid, v));
-    let (unreduced, reduced) = match weighting.reduction {
-        Reduction::None => (outputs.value, None),
-        // One element per sample is its own mean and sum.
-        Reduction::Sample | Reduction::SampleSum if cols == 1 => {
-            (outputs.value.and_then(|v| v.reshape(shape)), None)
-        }
-        _ => (None, outputs.value),
-    };
+    let mut lined_up = SmallVec::new();
+    for view in inputs {
+        lined_up.push(Operand::input(&mut grid, view));
+    }
+    let mut output =
+        |view: &'v Option<ViewMut<'v>>| view.as_ref().map(|v| Operand::output(&mut grid, v));
+    let [a, b, c] = &outputs.grads;
+    let grads = [output(a), output(b), output(c)];
+    let hess = output(&outputs.hess);
+    // One element per sample is its own mean and sum.
+    let own_sum =
+        cols == 1 && matches!(weighting.reduction, Reduction::Sample | Reduction::SampleSum);
+    let whole = own_sum || weighting.reduction == Reduction::None;
+    let unreduced = outputs.value.as_ref().filter(|_| whole);
+    let reduced = if unreduced.is_some() { None } else { outputs.value.as_ref() };
     let unreduced = unreduced.map(|v| Operand::output(&mut grid, v));
-    let mut factor = |v: &Option<View<'a>>| v.as_ref().map(|v| Operand::input(&mut grid, v));
+    let mut factor =
+        |view: &'v Option<View<'v>>| view.as_ref().map(|v| Operand::input(&mut grid, v));
     let sample_weight = factor(&weighting.sample_weight);
     let grad_output = factor(&weighting.grad_output);
     grid.merge();
@@ -117,10 +123,10 @@ pub fn drive<'a, T: Real>(
         Some(_) if per_block => grid.rows.div_ceil(block_rows) * cols.div_ceil(BLOCK),
         Some(_) => grid.rows * cols.div_ceil(BLOCK),
     };
-    let mut job = Job {
+    let job = Job {
         kernel,
         level,
-        inputs,
+        inputs: lined_up,
         grads,
         hess,
         unreduced,
@@ -138,59 +144,19 @@ pub fn drive<'a, T: Real>(
         job.run();
     }
     if let Some(value) = reduced {
-        job.finish(&value, weighting);
+        job.finish(value, weighting);
     }
 }
 
-/// An array with its number in the grid.
-struct Operand<V> {
-    view: V,
-    k: usize,
-}
-
-impl<'a> Operand<ViewMut<'a>> {
-    fn output(grid: &mut Grid, view: ViewMut<'a>) -> Self {
-        Operand { k: grid.add(view.strides()), view }
-    }
-
-    /// The tile as memory to write: the view's own, else `buffer`, to be scattered later.
-    fn tile<'s, T: Real>(
-        &'s self,
-        grid: &Grid,
-        Tile { row, rows, col, cols }: Tile,
-        buffer: &'s mut Vec<T>,
-    ) -> &'s mut [T] {
-        let len = rows * cols;
-        // SAFETY: tiles are disjoint, and each is taken once.
-        let direct = unsafe { grid.direct(&self.view, self.k, row, rows, col, len) };
-        direct.unwrap_or_else(|| sized(buffer, len))
-    }
-}
-
-impl<'a> Operand<View<'a>> {
-    fn input(grid: &mut Grid, view: &View<'a>) -> Self {
-        Operand { k: grid.add(view.strides()), view: view.clone() }
-    }
-
-    /// The factor of a whole row: 1 if it differs within rows.
-    fn of_row(&self, grid: &Grid, row: usize) -> f64 {
-        if grid.constant_in_row(self.k) {
-            grid.load(&self.view, self.k, row, 1, 0, &mut [0.0])[0]
-        } else {
-            1.0
-        }
-    }
-}
-
-struct Job<'a, T> {
-    kernel: &'a dyn BlockKernel<T>,
+struct Job<'v, 'a, T> {
+    kernel: &'v dyn BlockKernel<T>,
     level: Level,
     grid: Grid,
-    inputs: SmallVec<[Operand<View<'a>>; MAX_INPUTS]>,
-    grads: [Option<Operand<ViewMut<'a>>>; MAX_INPUTS],
-    hess: Option<Operand<ViewMut<'a>>>,
+    inputs: SmallVec<[Input<'v, 'a>; MAX_INPUTS]>,
+    grads: [Option<Output<'v, 'a>>; MAX_INPUTS],
+    hess: Option<Output<'v, 'a>>,
     /// Where the loss of every element goes, if it is wanted.
-    unreduced: Option<Operand<ViewMut<'a>>>,
+    unreduced: Option<Output<'v, 'a>>,
     /// Whether sums are wanted instead.
     reduces: bool,
     /// Whether a sum may span rows.
@@ -200,21 +166,11 @@ struct Job<'a, T> {
     block_rows: usize,
     divisor: Divisor,
     weight: f64,
-    sample_weight: Option<Operand<View<'a>>>,
-    grad_output: Option<Operand<View<'a>>>,
-}
-
-/// A rectangle of the grid.
-#[derive(Clone, Copy)]
-struct Tile {
-    row: usize,
-    rows: usize,
-    col: usize,
-    cols: usize,
+    sample_weight: Option<Input<'v, 'a>>,
+    grad_output: Option<Input<'v, 'a>>,
 }
 
 /// Scratch for the operands of a tile that memory does not hold as a slice.
-#[derive(Default)]
 struct Scratch<T> {
     inputs: [Vec<T>; MAX_INPUTS],
     grads: [Vec<T>; MAX_INPUTS],
@@ -223,7 +179,7 @@ struct Scratch<T> {
     factor: Vec<T>,
 }
 
-impl<T: Real> Job<'_, T> {
+impl<'v, 'a, T: Real> Job<'v, 'a, T> {
     fn run(&self) {
         let grid = &self.grid;
         let views = self.inputs.iter().map(|o| o.k);
@@ -238,11 +194,21 @@ impl<T: Real> Job<'_, T> {
         let chunk = ((CHUNK_NS / tile_ns) as usize).clamp(1, tiles);
         let chunks = tiles.div_ceil(chunk);
         let work = |index: usize| {
-            let mut scratch = Scratch::default();
+            let mut scratch = Scratch {
+                inputs: Default::default(),
+                grads: Default::default(),
+                hess: Vec::new(),
+                value: Vec::new(),
+                factor: Vec::new(),
+            };
             for t in index * chunk..((index + 1) * chunk).min(tiles) {
                 let (row, col) = (t / across * rows, t % across * cols);
-                let tile =
-                    Tile { row, rows: rows.min(grid.rows - row), col, cols: cols.min(grid.cols - col) };
+                let tile = Tile {
+                    row,
+                    rows: rows.min(grid.rows - row),
+                    col,
+                    cols: cols.min(grid.cols - col),
+                };
                 simd::dispatch(self.level, RunTile { job: self, tile, scratch: &mut scratch });
             }
         };
@@ -250,15 +216,16 @@ impl<T: Real> Job<'_, T> {
     }
 
     /// Outputs of E's shape.
-    fn outputs(&self) -> impl Iterator<Item = &Operand<ViewMut<'_>>> {
+    fn outputs(&self) -> impl Iterator<Item = &Output<'v, 'a>> {
         self.grads.iter().flatten().chain(&self.hess).chain(&self.unreduced)
     }
 
     /// What the derivatives of a row are multiplied by.
     fn grad_scale(&self, row: usize) -> f64 {
         let factor =
-            |o: &Option<Operand<View<'_>>>| o.as_ref().map_or(1.0, |o| o.of_row(&self.grid, row));
-        self.weight * factor(&self.sample_weight) * factor(&self.grad_output) / self.divisor.row(row)
+            |o: &Option<Input<'v, 'a>>| o.as_ref().map_or(1.0, |o| o.of_row(&self.grid, row));
+        self.weight * factor(&self.sample_weight) * factor(&self.grad_output)
+            / self.divisor.row(row)
     }
 
     /// What the values of a row are multiplied by before sums and divisors.
@@ -268,9 +235,9 @@ impl<T: Real> Job<'_, T> {
 
     /// Whether every row has the same scale.
     fn uniform(&self) -> bool {
-        let varies = |o: &Option<Operand<View<'_>>>| {
+        let varies = |o: &Option<Input<'v, 'a>>| {
             o.as_ref().is_some_and(|o| {
-                self.grid.constant_in_row(o.k) && o.view.strides()[0] != 0
+                self.grid.constant_in_row(o.k) && !self.grid.constant_in_column(o.k)
             })
         };
         !varies(&self.sample_weight)
@@ -279,12 +246,12 @@ impl<T: Real> Job<'_, T> {
     }
 
     #[inline(always)]
-    fn tile(&self, tile: Tile, scratch: &mut Scratch<T>) {
-        let Tile { row, rows, col, cols } = tile;
-        let (grid, len) = (&self.grid, rows * cols);
+    fn tile<S: Isa>(&self, tile: Tile, scratch: &mut Scratch<T>) {
+        let Tile { row, rows, cols, .. } = tile;
+        let (grid, len) = (&self.grid, tile.len());
         let mut inputs = [&[][..]; MAX_INPUTS];
         for ((input, o), buffer) in inputs.iter_mut().zip(&self.inputs).zip(&mut scratch.inputs) {
-            *input = grid.load(&o.view, o.k, row, rows, col, sized(buffer, len));
+            *input = o.tile(grid, tile, buffer);
         }
         let Scratch { grads: buffers, hess: hess_buffer, value: value_buffer, .. } = scratch;
         let mut grads = [const { None }; MAX_INPUTS];
@@ -320,7 +287,7 @@ impl<T: Real> Job<'_, T> {
         let factors = [(&self.sample_weight, true), (&self.grad_output, false)];
         for (o, weighs_value) in factors {
             let Some(o) = o.as_ref().filter(|o| !grid.constant_in_row(o.k)) else { continue };
-            let factor = grid.load(&o.view, o.k, row, rows, col, sized(&mut scratch.factor, len));
+            let factor = o.tile(grid, tile, &mut scratch.factor);
             for out in grads.iter_mut().chain([&mut hess]).flatten() {
                 weigh(out, factor);
             }
@@ -330,7 +297,7 @@ impl<T: Real> Job<'_, T> {
         }
         if let Some(value) = value {
             if self.reduces {
-                self.sum(tile, value);
+                self.sum::<S>(tile, value);
             } else if self.weight != 1.0 || self.sample_weight.is_some() {
                 for (r, run) in value.chunks_exact_mut(cols).enumerate() {
                     weigh_all(run, T::from_f64(self.weight * self.row_weight(row + r)));
@@ -341,28 +308,28 @@ impl<T: Real> Job<'_, T> {
         let results = self.grads.iter().chain([&self.hess, &self.unreduced]);
         let buffers = scratch.grads.iter().chain([&scratch.hess, &scratch.value]);
         for (o, buffer) in results.zip(buffers) {
-            if let Some(o) = o
-                && !grid.is_direct::<T>(&o.view, o.k, rows)
-            {
-                grid.scatter(&o.view, o.k, row, rows, col, &buffer[..len]);
+            if let Some(o) = o {
+                o.finish(grid, tile, buffer);
             }
         }
     }
 
     /// Adds up the values of a tile. The borders of the partial sums depend on the shape alone.
     #[inline(always)]
-    fn sum(&self, tile: Tile, value: &[T]) {
+    fn sum<S: Isa>(&self, tile: Tile, value: &[T]) {
         let store = |slot: usize, sum: f64| self.sums[slot].store(sum.to_bits(), Relaxed);
         let blocks = self.grid.cols.div_ceil(BLOCK);
         if blocks == 1 && self.per_block {
             for (i, block) in value.chunks(self.block_rows * tile.cols).enumerate() {
                 let first = tile.row + i * self.block_rows;
-                let varies = self.sample_weight.as_ref().is_some_and(|o| self.grid.constant_in_row(o.k));
+                let varies =
+                    self.sample_weight.as_ref().is_some_and(|o| self.grid.constant_in_row(o.k));
                 let sum = if varies {
                     let rows = block.chunks_exact(tile.cols).enumerate();
-                    rows.map(|(r, run)| weighted(sum_block(run), self.row_weight(first + r))).sum()
+                    rows.map(|(r, run)| sum_block::<S, T>(run).weighted(self.row_weight(first + r)))
+                        .sum()
                 } else {
-                    sum_block(block)
+                    sum_block::<S, T>(block)
                 };
                 store(first / self.block_rows, sum);
             }
@@ -372,72 +339,63 @@ impl<T: Real> Job<'_, T> {
             let row = tile.row + r;
             let weight = if self.per_block { self.row_weight(row) } else { 1.0 };
             for (b, block) in run.chunks(BLOCK).enumerate() {
-                store(row * blocks + tile.col / BLOCK + b, weighted(sum_block(block), weight));
+                store(
+                    row * blocks + tile.col / BLOCK + b,
+                    sum_block::<S, T>(block).weighted(weight),
+                );
             }
         }
     }
 
     /// Turns partial sums into the value.
-    fn finish(&mut self, value: &ViewMut<'_>, weighting: &Weighting<'_>) {
-        let sums: Vec<f64> = self.sums.iter().map(|s| f64::from_bits(s.load(Relaxed))).collect();
+    fn finish(&self, value: &ViewMut<'_>, weighting: &Weighting<'_>) {
+        let sum = |i: usize| f64::from_bits(self.sums[i].load(Relaxed));
         let (rows, cols) = (self.grid.rows, self.grid.cols);
         let is_mean = !matches!(weighting.reduction, Reduction::Sum | Reduction::SampleSum);
-        let mean_of_nothing = is_mean && weighting.denominator.is_none();
-        let values: Vec<T> = if self.per_block {
-            let nothing = if weighting.reduction == Reduction::BatchMean { rows } else { rows * cols };
-            let sum = if nothing == 0 && mean_of_nothing {
+        let may_be_empty = is_mean && weighting.denominator.is_none();
+        if self.per_block {
+            let by_rows = weighting.reduction == Reduction::BatchMean;
+            let count = if by_rows { rows } else { rows * cols };
+            let result = if count == 0 && may_be_empty {
                 weighting.empty
             } else {
-                weighted(sum_pairwise(&sums), self.weight) / self.divisor.row(0)
+                sum_pairwise(0..self.sums.len(), &sum).weighted(self.weight) / self.divisor.row(0)
             };
-            vec![T::from_f64(sum)]
-        } else if cols == 0 {
-            vec![T::from_f64(if mean_of_nothing { weighting.empty } else { 0.0 }); rows]
-        } else {
-            let per_row = sums.chunks_exact(cols.div_ceil(BLOCK)).enumerate();
-            per_row
-                .map(|(row, parts)| {
-                    let weight = self.weight * self.row_weight(row);
-                    T::from_f64(weighted(sum_pairwise(parts), weight) / self.divisor.row(row))
-                })
-                .collect()
-        };
-        value.copy_from(&values);
+            return value.fill::<T>(1, |_| T::from_f64(result));
+        }
+        let blocks = cols.div_ceil(BLOCK);
+        value.fill(rows, |row| {
+            T::from_f64(if cols > 0 {
+                let weight = self.weight * self.row_weight(row);
+                let sum = sum_pairwise(row * blocks..(row + 1) * blocks, &sum);
+                sum.weighted(weight) / self.divisor.row(row)
+            } else if may_be_empty {
+                weighting.empty
+            } else {
+                0.0
+            })
+        });
     }
 }
 
-struct RunTile<'a, 'b, T> {
-    job: &'a Job<'b, T>,
+struct RunTile<'a, 'v, 'b, T> {
+    job: &'a Job<'v, 'b, T>,
     tile: Tile,
     scratch: &'a mut Scratch<T>,
 }
 
-impl<T: Real> Kernel for RunTile<'_, '_, T> {
+impl<T: Real> Kernel for RunTile<'_, '_, '_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Isa>(self) {
-        self.job.tile(self.tile, self.scratch);
+        self.job.tile::<S>(self.tile, self.scratch);
     }
-}
-
-/// The first `len` elements of a buffer that grows as needed.
-fn sized<T: Real>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
-    if buffer.len() < len {
-        buffer.resize(len, T::ZERO);
-    }
-    &mut buffer[..len]
-}
-
-/// `x * weight`; 0 where the weight is 0, whatever x is.
-#[inline(always)]
-fn weighted<T: Real>(x: T, weight: T) -> T {
-    if weight == T::ZERO { T::ZERO } else { x * weight }
 }
 
 #[inline(always)]
 fn weigh<T: Real>(x: &mut [T], weights: &[T]) {
     for (x, &w) in x.iter_mut().zip(weights) {
-        *x = weighted(*x, w);
+        *x = x.weighted(w);
     }
 }
 

@@ -44,7 +44,13 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error about a whole argument.
     pub fn new(kind: Kind, argument: &str, detail: impl Into<String>) -> Self {
-        Error { kind, argument: argument.to_owned(), detail: detail.into(), index: None, value: None }
+        Error {
+            kind,
+            argument: argument.to_owned(),
+            detail: detail.into(),
+            index: None,
+            value: None,
+        }
     }
 
     /// An error about one element of an argument.

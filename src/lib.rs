@@ -2,13 +2,15 @@
 
 pub mod block;
 pub mod error;
+#[macro_use]
+pub mod view;
+pub mod grid;
 pub mod losses;
+pub mod math;
 pub mod parallel;
+#[cfg(feature = "python")]
+mod python;
 pub mod real;
 pub mod reduce;
 pub mod simd;
-#[macro_use]
-pub mod view;
-#[cfg(feature = "python")]
-mod python;
 pub mod weight;

@@ -13,7 +13,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::num::NonZero;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::{hint, mem, ptr};
@@ -52,10 +52,7 @@ static PROCESS_THREADS: AtomicUsize = AtomicUsize::new(0);
 /// [`set_num_threads`], else the environment, else as many as there are available CPUs.
 pub fn num_threads() -> usize {
     let chosen = [LOCAL_THREADS.get(), PROCESS_THREADS.load(Ordering::Relaxed)];
-    chosen
-        .into_iter()
-        .find(|&n| n > 0)
-        .unwrap_or_else(|| Environment::get().threads)
+    chosen.into_iter().find(|&n| n > 0).unwrap_or_else(|| Environment::get().threads)
 }
 
 /// Sets the thread count of the whole process; it may exceed the number of CPUs.
@@ -93,11 +90,7 @@ struct Environment {
 
 impl Environment {
     /// The variables that are looked at, the first with a usable value decides.
-    const VARIABLES: [&str; 3] = [
-        "RUSTLOSS_NUM_THREADS",
-        "RAYON_NUM_THREADS",
-        "OMP_NUM_THREADS",
-    ];
+    const VARIABLES: [&str; 3] = ["RUSTLOSS_NUM_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS"];
 
     fn get() -> &'static Self {
         static ENVIRONMENT: Published<Environment> = Published::nothing();
@@ -119,20 +112,14 @@ impl Environment {
             };
             match count.trim().parse::<NonZero<usize>>() {
                 Ok(n) => {
-                    return Self {
-                        threads: n.get(),
-                        warnings,
-                    };
+                    return Self { threads: n.get(), warnings };
                 }
                 Err(_) => warnings.push(format!(
                     "{name}: expected a positive integer, got {value:?}; it is ignored"
                 )),
             }
         }
-        Self {
-            threads: thread::available_parallelism().map_or(1, NonZero::get),
-            warnings,
-        }
+        Self { threads: thread::available_parallelism().map_or(1, NonZero::get), warnings }
     }
 }
 
@@ -154,14 +141,9 @@ impl<T: Send + Sync> Published<T> {
     fn replace(&self, old: Option<&'static T>, new: T) -> &'static T {
         let old = old.map_or(ptr::null_mut(), |old| ptr::from_ref(old).cast_mut());
         let new = Box::leak(Box::new(new));
-        match self
-            .0
-            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
-        {
+        match self.0.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => new,
-            Err(_) => self
-                .get()
-                .expect("what was published once is never withdrawn"),
+            Err(_) => self.get().expect("what was published once is never withdrawn"),
         }
     }
 }
@@ -172,6 +154,7 @@ static GENERATION: AtomicUsize = AtomicUsize::new(0);
 /// Has `fork` count generations from now on. False if that is impossible.
 #[cfg(unix)]
 fn watch_forks() -> bool {
+    use std::sync::atomic::AtomicBool;
     static WATCHED: AtomicBool = AtomicBool::new(false);
     extern "C" fn child() {
         GENERATION.fetch_add(1, Ordering::Relaxed);
@@ -217,13 +200,7 @@ impl Process {
         let inherited = PROCESS.get();
         match inherited {
             Some(process) if process.generation == generation => process,
-            _ => PROCESS.replace(
-                inherited,
-                Self {
-                    generation,
-                    pool: Mutex::default(),
-                },
-            ),
+            _ => PROCESS.replace(inherited, Self { generation, pool: Mutex::default() }),
         }
     }
 
@@ -233,7 +210,7 @@ impl Process {
         // What was refused once is not asked for again, since every attempt would cost more than it gains.
         if wanted > choice.asked {
             // In powers of two, so that a slowly growing number does not make a pool each time.
-            choice.asked = wanted.next_power_of_two().min(num_threads() - 1);
+            choice.asked = wanted.next_power_of_two().min(num_threads() - 1).max(wanted);
             // The smaller pool ends with the last call that uses it.
             let grown = Pool::new(choice.asked);
             choice.pool = grown
@@ -250,15 +227,10 @@ impl Pool {
     /// A pool of `size` workers, or of as many as the system grants.
     fn new(mut size: usize) -> Option<Self> {
         while size > 0 {
-            let builder = ThreadPoolBuilder::new()
-                .num_threads(size)
-                .thread_name(|i| format!("rustloss-{i}"));
+            let builder =
+                ThreadPoolBuilder::new().num_threads(size).thread_name(|i| format!("rustloss-{i}"));
             if let Ok(workers) = builder.build() {
-                return Some(Self {
-                    workers,
-                    size,
-                    idle: AtomicUsize::new(size),
-                });
+                return Some(Self { workers, size, idle: AtomicUsize::new(size) });
             }
             size /= 2;
         }
@@ -277,16 +249,14 @@ fn hire(wanted: usize) -> Option<(Arc<Pool>, usize)> {
         crew = wanted.min(idle);
         Some(idle - crew)
     };
-    pool.idle
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-        .ok();
+    pool.idle.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok();
     (crew > 0).then_some((pool, crew))
 }
 
 /// Runs all tasks on the caller and on `crew` workers hired from `pool`.
 fn share(pool: &Pool, crew: usize, tasks: usize, work: &(dyn Fn(usize) + Sync)) {
-    // SAFETY: only the lifetime changes. `work` is called by those alone who are inside the job, and `Entrance` is
-    // closed, which waits until no one is inside, before this function returns or unwinds.
+    // SAFETY: only the lifetime changes. `work` is called by those alone who are inside the job; dropping its
+    // `Entrance`, before this function returns or unwinds, lets no one in any more and waits until all are out.
     let work =
         unsafe { mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(work) };
     let job = Arc::new(Job {
@@ -310,11 +280,7 @@ fn share(pool: &Pool, crew: usize, tasks: usize, work: &(dyn Fn(usize) + Sync)) 
     drop(entrance);
     // Whoever is still on the way here is idle, too.
     pool.idle.fetch_add(crew, Ordering::Relaxed);
-    let panic = job
-        .panic
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
+    let panic = job.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(payload) = panic {
         panic::resume_unwind(payload);
     }
@@ -343,11 +309,7 @@ impl Job {
     /// A worker's part.
     fn help(&self) {
         let enter = |inside: usize| (inside < Self::CLOSED).then_some(inside + 1);
-        if self
-            .inside
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, enter)
-            .is_ok()
-        {
+        if self.inside.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_ok() {
             self.take_part();
             if self.inside.fetch_sub(1, Ordering::Release) == Self::CLOSED + 1 {
                 self.caller.unpark();
@@ -371,10 +333,7 @@ impl Job {
         INSIDE_TASK.set(false);
         if let Err(payload) = outcome {
             self.next.store(self.tasks, Ordering::Relaxed);
-            self.panic
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get_or_insert(payload);
+            self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
         }
     }
 }
@@ -424,10 +383,7 @@ mod tests {
         let [warning] = &environment.warnings[..] else {
             panic!("one warning, not {:?}", environment.warnings)
         };
-        assert!(
-            warning.contains("OMP_NUM_THREADS") && warning.contains("\"2.5\""),
-            "{warning}"
-        );
+        assert!(warning.contains("OMP_NUM_THREADS") && warning.contains("\"2.5\""), "{warning}");
     }
 
     #[test]
@@ -454,14 +410,9 @@ mod tests {
 
     #[test]
     fn pool_grows_and_never_shrinks() {
-        let process = Process {
-            generation: 0,
-            pool: Mutex::default(),
-        };
+        let process = Process { generation: 0, pool: Mutex::default() };
         let size = |threads: usize, wanted: usize| {
-            with_num_threads(NonZero::new(threads).unwrap(), || {
-                process.pool(wanted).unwrap().size
-            })
+            with_num_threads(NonZero::new(threads).unwrap(), || process.pool(wanted).unwrap().size)
         };
         assert_eq!(size(2, 1), 1);
         assert_eq!(size(8, 3), 4);

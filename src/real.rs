@@ -3,14 +3,11 @@
 //! Every operation is branch-free where it matters, so that loops over slices vectorise. Selects are written
 //! `if cond { a } else { b }` on values, never on effects.
 
-use crate::simd::Isa;
+use crate::math::{self, Logistic};
+use crate::simd::{Isa, SUM_LANES};
 use crate::view::Element;
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
-
-#[path = "math/mod.rs"]
-pub mod math;
-use math::Logistic;
 
 /// `f32` or `f64`.
 #[allow(clippy::return_self_not_must_use)]
@@ -84,6 +81,8 @@ pub trait Real:
     fn lgamma<S: Isa>(self) -> Self;
     /// `log(self!) = lgamma(self + 1)` for `self >= 0`, within 4 ulp, small `self` too.
     fn log_factorial<S: Isa>(self) -> Self;
+    /// The derivative of `lgamma` at `self >= 1`, within 4 ulp away from its zero.
+    fn digamma<S: Isa>(self) -> Self;
 
     /// `1 / (1 + exp(-self))`, within 2 ulp.
     #[inline(always)]
@@ -100,6 +99,9 @@ pub trait Real:
     fn log_sigmoid<S: Isa>(self) -> Self {
         -(-self).softplus::<S>()
     }
+    /// Element l + i `SUM_LANES` of all chunks added up in lane l, in f64 and in order.
+    fn sum_lanes<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> [f64; SUM_LANES];
+
     /// Whether `self` is NaN.
     #[inline(always)]
     #[allow(clippy::eq_op)]
@@ -111,15 +113,23 @@ pub trait Real:
     fn max(self, other: Self) -> Self {
         if self > other { self } else { other }
     }
+    /// `self * weight`; 0 where the weight is 0, whatever `self` is.
+    #[inline(always)]
+    fn weighted(self, weight: Self) -> Self {
+        let product = self * weight;
+        if weight == Self::ZERO { Self::ZERO } else { product }
+    }
+    /// `self` where `gap` is positive, 0 where it is not, and NaN where it is NaN.
+    #[inline(always)]
+    fn where_positive(self, gap: Self) -> Self {
+        let inside = if gap.is_nan() { gap } else { self };
+        if gap <= Self::ZERO { Self::ZERO } else { inside }
+    }
     /// 1, -1 or 0 with the sign of `self`; NaN stays.
     #[inline(always)]
     fn sign(self) -> Self {
         let sign = Self::ONE.copysign(self);
-        if self == Self::ZERO || self.is_nan() {
-            self
-        } else {
-            sign
-        }
+        if self == Self::ZERO || self.is_nan() { self } else { sign }
     }
     /// The smaller, with the same rule.
     #[inline(always)]
@@ -129,7 +139,7 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($t:ident) => {
+    ($t:ident, $sum_lanes:ident) => {
         impl Real for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -139,6 +149,10 @@ macro_rules! real {
             const MIN_POSITIVE: Self = $t::MIN_POSITIVE;
             const NAN: Self = $t::NAN;
 
+            #[inline(always)]
+            fn sum_lanes<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> [f64; SUM_LANES] {
+                S::$sum_lanes(chunks)
+            }
             #[inline(always)]
             fn from_f64(x: f64) -> Self {
                 x as $t
@@ -173,11 +187,7 @@ macro_rules! real {
             }
             #[inline(always)]
             fn mul_add<S: Isa>(self, a: Self, b: Self) -> Self {
-                if S::FMA {
-                    $t::mul_add(self, a, b)
-                } else {
-                    self * a + b
-                }
+                if S::FMA { $t::mul_add(self, a, b) } else { self * a + b }
             }
             #[inline(always)]
             fn copysign(self, sign: Self) -> Self {
@@ -215,9 +225,13 @@ macro_rules! real {
             fn log_factorial<S: Isa>(self) -> Self {
                 math::log_factorial::<S>(self as f64) as $t
             }
+            #[inline(always)]
+            fn digamma<S: Isa>(self) -> Self {
+                math::digamma::digamma::<S>(self as f64) as $t
+            }
         }
     };
 }
 
-real!(f32);
-real!(f64);
+real!(f32, sum_lanes_f32);
+real!(f64, sum_lanes_f64);

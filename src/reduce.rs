@@ -1,6 +1,8 @@
 //! From the unreduced loss to what the caller sees: reductions, their divisors, and sums.
 
 use crate::real::Real;
+use crate::simd::{self, Isa};
+use std::ops::Range;
 
 /// How the unreduced loss E, of shape (N, ...), becomes the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,53 +54,39 @@ impl Reduction {
     }
 }
 
-/// Accumulators of a sum. The order of a sum is a function of its length alone: element i goes to lane i mod `LANES`,
-/// lanes are added pairwise, and blocks of `BLOCK` elements are added pairwise.
-pub const LANES: usize = 16;
-
-/// Longest run that is summed in lanes before it becomes a partial sum of its own.
+/// Longest run that is summed at once; longer ones are summed from the sums of their blocks.
 pub const BLOCK: usize = 1024;
 
-/// Sum of at most [`BLOCK`] numbers, in f64.
+/// Sum of at most [`BLOCK`] numbers, in f64. The order is a function of the length alone.
 #[inline(always)]
-pub fn sum_block<T: Real>(x: &[T]) -> f64 {
-    if x.len() < LANES {
-        return x.iter().map(|v| v.to_f64()).fold(0.0, |a, v| a + v);
+pub fn sum_block<S: Isa, T: Real>(x: &[T]) -> f64 {
+    if x.len() <= simd::SUM_LANES {
+        return x.iter().fold(0.0, |sum, v| sum + v.to_f64());
     }
-    let mut lanes = [0.0; LANES];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        for l in 0..LANES {
-            lanes[l] += chunk[l].to_f64();
-        }
-    }
+    let (chunks, rest) = x.as_chunks();
+    let mut lanes = T::sum_lanes::<S>(chunks);
     for (lane, v) in lanes.iter_mut().zip(rest) {
         *lane += v.to_f64();
     }
-    sum_lanes(lanes)
-}
-
-/// Sum of the lanes, pairwise.
-#[inline(always)]
-pub fn sum_lanes(mut lanes: [f64; LANES]) -> f64 {
-    let mut half = LANES / 2;
+    let mut half = lanes.len() / 2;
     while half > 0 {
-        for l in 0..half {
-            lanes[l] += lanes[l + half];
+        let (low, high) = lanes[..2 * half].split_at_mut(half);
+        for (a, b) in low.iter_mut().zip(high) {
+            *a += *b;
         }
         half /= 2;
     }
     lanes[0]
 }
 
-/// Pairwise sum.
-pub fn sum_pairwise(x: &[f64]) -> f64 {
-    match x {
-        [] => 0.0,
-        [a] => *a,
-        _ => {
-            let (a, b) = x.split_at(x.len().next_power_of_two() / 2);
-            sum_pairwise(a) + sum_pairwise(b)
+/// Pairwise sum of `x(i)` over a range.
+pub fn sum_pairwise(range: Range<usize>, x: &impl Fn(usize) -> f64) -> f64 {
+    match range.len() {
+        0 => 0.0,
+        1 => x(range.start),
+        n => {
+            let middle = range.start + n.next_power_of_two() / 2;
+            sum_pairwise(range.start..middle, x) + sum_pairwise(middle..range.end, x)
         }
     }
 }
@@ -109,11 +97,11 @@ mod tests {
 
     #[test]
     fn sums() {
-        for n in [0, 1, 5, 15, 16, 17, 1000, BLOCK] {
+        for n in [0, 1, 5, 31, 32, 33, 65, 1000, BLOCK] {
             let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
-            assert_eq!(sum_block(&x), (n * n.saturating_sub(1) / 2) as f64);
+            assert_eq!(sum_block::<simd::Baseline, _>(&x), (n * n.saturating_sub(1) / 2) as f64);
             let x: Vec<f64> = x.iter().map(|&v| v.into()).collect();
-            assert_eq!(sum_pairwise(&x), (n * n.saturating_sub(1) / 2) as f64);
+            assert_eq!(sum_pairwise(0..n, &|i| x[i]), (n * n.saturating_sub(1) / 2) as f64);
         }
     }
 }

@@ -11,6 +11,32 @@ use std::sync::OnceLock;
 pub trait Isa: Copy + Send + Sync + 'static {
     /// Whether `mul_add` is one instruction (and rounds once).
     const FMA: bool;
+
+    /// Lane sums; see [`crate::real::Real::sum_lanes`]. A level overrides them where the compiler keeps a running sum in
+    /// registers narrower than the level has; the order is the same everywhere.
+    #[inline(always)]
+    fn sum_lanes_f32(chunks: &[[f32; SUM_LANES]]) -> [f64; SUM_LANES] {
+        add_chunks(chunks)
+    }
+    /// As [`Isa::sum_lanes_f32`].
+    #[inline(always)]
+    fn sum_lanes_f64(chunks: &[[f64; SUM_LANES]]) -> [f64; SUM_LANES] {
+        add_chunks(chunks)
+    }
+}
+
+/// Accumulators of a sum.
+pub const SUM_LANES: usize = 32;
+
+#[inline(always)]
+fn add_chunks<T: Copy + Into<f64>>(chunks: &[[T; SUM_LANES]]) -> [f64; SUM_LANES] {
+    let mut lanes = [0.0; SUM_LANES];
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += x.into();
+        }
+    }
+    lanes
 }
 
 /// A level as a value.
@@ -112,30 +138,29 @@ pub trait Kernel {
     fn run<S: Isa>(self) -> Self::Output;
 }
 
-macro_rules! isa {
-    ($(#[$doc:meta])* $name:ident, $fma:expr) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy)]
-        pub struct $name;
-        impl Isa for $name {
-            const FMA: bool = $fma;
-        }
-    };
-}
+/// [`Level::Baseline`] and [`Level::Neon`]: what the target guarantees.
+#[derive(Clone, Copy)]
+pub struct Baseline;
 
-isa!(
-    /// [`Level::Baseline`] and [`Level::Neon`]: what the target guarantees.
-    Baseline,
-    cfg!(target_arch = "aarch64")
-);
+impl Isa for Baseline {
+    const FMA: bool = cfg!(target_arch = "aarch64");
+}
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Isa, Kernel};
+    use super::{Isa, Kernel, SUM_LANES};
+    use std::arch::x86_64 as arch;
 
-    macro_rules! shell {
-        ($(#[$doc:meta])* $name:ident, $shell:ident, $fma:expr, $features:literal) => {
-            isa!($(#[$doc])* $name, $fma);
+    /// A level as a type, and the shell that compiles kernels for it.
+    macro_rules! level {
+        ($name:ident, $doc:literal, $shell:ident, $features:literal, { $($body:tt)* }) => {
+            #[doc = $doc]
+            #[derive(Clone, Copy)]
+            pub struct $name;
+
+            impl Isa for $name {
+                $($body)*
+            }
 
             #[target_feature(enable = $features)]
             pub(super) fn $shell<K: Kernel>(kernel: K) -> K::Output {
@@ -144,11 +169,65 @@ mod x86 {
         };
     }
 
-    shell!(/** [`super::Level::Sse42`]. */ Sse42, sse42, false, "sse4.2,popcnt");
-    shell!(/** [`super::Level::Avx2`]. */ Avx2, avx2, true, "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt");
-    shell!(
-        /** [`super::Level::Avx512`]. */ Avx512, avx512, true,
-        "avx512f,avx512vl,avx512bw,avx512dq,avx512cd,avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt"
+    /// The lane sums of a level whose registers hold `$width` f64.
+    macro_rules! lane_sums {
+        (
+            $features:literal, $width:literal, $zero:ident, $add:ident, $store:ident;
+            $($trait_name:ident, $name:ident, $t:ty, $load:expr;)*
+        ) => {
+            const FMA: bool = true;
+
+            $(
+                #[inline(always)]
+                fn $trait_name(chunks: &[[$t; SUM_LANES]]) -> [f64; SUM_LANES] {
+                    #[target_feature(enable = $features)]
+                    fn $name(chunks: &[[$t; SUM_LANES]]) -> [f64; SUM_LANES] {
+                        let mut sums = [arch::$zero(); SUM_LANES / $width];
+                        for chunk in chunks {
+                            for (i, sum) in sums.iter_mut().enumerate() {
+                                // SAFETY: the chunk has `$width` elements from i * `$width` on.
+                                let x = unsafe { $load(chunk.as_ptr().add(i * $width)) };
+                                *sum = arch::$add(*sum, x);
+                            }
+                        }
+                        let mut lanes = [0.0; SUM_LANES];
+                        for (i, sum) in sums.into_iter().enumerate() {
+                            // SAFETY: there are `$width` lanes from i * `$width` on.
+                            unsafe { arch::$store(lanes.as_mut_ptr().add(i * $width), sum) };
+                        }
+                        lanes
+                    }
+                    // SAFETY: code that names this level runs in its shell only, where the features are there.
+                    unsafe { $name(chunks) }
+                }
+            )*
+        };
+    }
+
+    level!(Sse42, "[`super::Level::Sse42`].", sse42, "sse4.2,popcnt", {
+        const FMA: bool = false;
+    });
+
+    level!(Avx2, "[`super::Level::Avx2`].", avx2, "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt", {
+        lane_sums! {
+            "avx2", 4, _mm256_setzero_pd, _mm256_add_pd, _mm256_storeu_pd;
+            sum_lanes_f32, f32_avx2, f32, |p| arch::_mm256_cvtps_pd(arch::_mm_loadu_ps(p));
+            sum_lanes_f64, f64_avx2, f64, |p| arch::_mm256_loadu_pd(p);
+        }
+    });
+
+    level!(
+        Avx512,
+        "[`super::Level::Avx512`].",
+        avx512,
+        "avx512f,avx512vl,avx512bw,avx512dq,avx512cd,avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt",
+        {
+            lane_sums! {
+                "avx512f", 8, _mm512_setzero_pd, _mm512_add_pd, _mm512_storeu_pd;
+                sum_lanes_f32, f32_avx512, f32, |p| arch::_mm512_cvtps_pd(arch::_mm256_loadu_ps(p));
+                sum_lanes_f64, f64_avx512, f64, |p| arch::_mm512_loadu_pd(p);
+            }
+        }
     );
 }
 

@@ -1,7 +1,9 @@
 //! Weights: scalar, per sample, per element, and the gradient that arrives from outside.
 
+use crate::grid::{Grid, Tile};
 use crate::reduce::{BLOCK, Reduction, sum_block, sum_pairwise};
-use crate::view::{Grid, View};
+use crate::simd::Baseline;
+use crate::view::View;
 
 /// Everything that multiplies the unreduced loss E, of shape (N, ...), on the way to the result.
 #[derive(Clone, Debug)]
@@ -45,7 +47,8 @@ impl Weighting<'_> {
             Reduction::Mean => self.denominator.unwrap_or(n * d),
             Reduction::BatchMean | Reduction::TargetMean => n,
             Reduction::WeightedMean if n * d > 0.0 => {
-                Divisor::of_weight(sum_pairwise(&self.row_weights(shape)))
+                let sums = self.row_weights(shape);
+                Divisor::of_weight(sum_pairwise(0..sums.len(), &|i| sums[i]))
             }
             Reduction::WeightedMean => 0.0,
             Reduction::SampleWeightedMean if d > 0.0 => {
@@ -68,16 +71,17 @@ impl Weighting<'_> {
         (0..rows)
             .map(|row| {
                 if grid.constant_in_row(0) {
-                    return grid.load(view, 0, row, 1, 0, &mut buffer[..1])[0] * cols as f64;
+                    return grid.load(view, 0, Tile { row, ..Tile::row(1) }, &mut buffer[..1])[0]
+                        * cols as f64;
                 }
                 let parts: Vec<f64> = (0..cols)
                     .step_by(BLOCK)
                     .map(|col| {
-                        let len = (cols - col).min(BLOCK);
-                        sum_block(grid.load(view, 0, row, 1, col, &mut buffer[..len]))
+                        let tile = Tile { row, rows: 1, col, cols: (cols - col).min(BLOCK) };
+                        sum_block::<Baseline, _>(grid.load(view, 0, tile, &mut buffer[..tile.cols]))
                     })
                     .collect();
-                sum_pairwise(&parts)
+                sum_pairwise(0..parts.len(), &|i| parts[i])
             })
             .collect()
     }

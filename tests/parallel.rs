@@ -45,11 +45,7 @@ fn every_task_runs_once() {
         with_num_threads(count(n), || {
             for tasks in [0, 1, 2, 3, 7, 100, 10_000] {
                 for parallel in [false, true] {
-                    assert_eq!(
-                        runs(tasks, parallel),
-                        vec![1; tasks],
-                        "{n} threads, {parallel}"
-                    );
+                    assert_eq!(runs(tasks, parallel), vec![1; tasks], "{n} threads, {parallel}");
                 }
             }
         });
@@ -73,11 +69,7 @@ fn threads_are_used_and_limited() {
     for n in [2, 3, 8] {
         with_num_threads(count(n), || {
             let seen = threads(64, true);
-            assert!(
-                seen.len() > 1 && seen.len() <= n,
-                "{} of {n} threads",
-                seen.len()
-            );
+            assert!(seen.len() > 1 && seen.len() <= n, "{} of {n} threads", seen.len());
             assert!(seen.is_superset(&caller));
             assert_eq!(threads(3, false), caller);
             assert_eq!(threads(1, true), caller);

@@ -30,9 +30,9 @@ def to_dtype(inputs: dict[str, Any], wrt: tuple[str, ...], dtype: Any) -> list[A
 
 
 def largest(*arrays: Any) -> float:
-    return max(
-        [1.0, *(float(np.abs(x[np.isfinite(x)]).max(initial=0)) for x in map(np.asarray, arrays))]
-    )
+    """Return the largest finite size among the arrays, at least 1."""
+    sizes = (np.abs(x[np.isfinite(x)]).max(initial=0) for x in map(np.asarray, arrays))
+    return max(1.0, *map(float, sizes))
 
 
 def assert_same(actual: Any, expected: Any, dtype: Any, scale: float) -> None:
@@ -83,12 +83,9 @@ def test_oracle_gradient_is_its_derivative(name: str, data: st.DataObject) -> No
 
     def total(key: str, by: Any) -> Any:
         moved = {**call.inputs, key: call.inputs[key] + by}
-        result = reference.loss(name, call.params, **moved, **call.named).value
-        return (np.where(np.isfinite(result), result, 0.0) * grad_output).sum()
+        return (reference.loss(name, call.params, **moved, **call.named).value * grad_output).sum()
 
     for key, grad in grads.items():
-        if key in ("label", "target") and call.inputs[key].dtype.kind != "f":
-            continue
         step = DIFFERENCE_STEP * draw.random.choice([-1.0, 1.0], call.inputs[key].shape)
         difference = (total(key, step) - total(key, -step)) / 2
         scale = largest(grad, value, call.inputs[key]) * max(1, grad.size)
@@ -110,12 +107,10 @@ def test_oracle_hessian_is_the_derivative_of_its_gradient(name: str, data: st.Da
         step = np.zeros(hess.shape)
         step[index] = DIFFERENCE_STEP
         ahead, behind = (
-            reference.loss(name, call.params, **{**call.inputs, key: moved}, **call.named).grads[
-                key
-            ]
-            for moved in (call.inputs[key] + step, call.inputs[key] - step)
+            reference.loss(name, call.params, **moved, **call.named).grads[key][index]
+            for moved in ({**call.inputs, key: call.inputs[key] + by} for by in (step, -step))
         )
-        difference = (ahead[index] - behind[index]) / (2 * DIFFERENCE_STEP)
+        difference = (ahead - behind) / (2 * DIFFERENCE_STEP)
         assert abs(difference - hess[index]) <= DIFFERENCE * largest(grads[key], hess)
 
 
@@ -184,6 +179,7 @@ EXTREMES = {
 def test_extremes(name: str, params: dict[str, Any], pred: Any, label: float, dtype: Any) -> None:
     labels = np.full(pred.shape, label)
     value, grads, hess = reference.loss(name, params, pred, labels)
+    assert hess is not None
     assert not np.isnan(value).any()
     assert not np.isnan(grads["pred"]).any()
     loss = getattr(rl, name)(**params)

@@ -1,8 +1,8 @@
 """The libraries that ``benches/peers.py`` times, and what they share: cases and contenders.
 
 Every ``with_<library>`` module has one short function per loss, written as a user of that library
-would write it for speed, and ``contenders(case)`` that readies a case's inputs in the library's own
-arrays. ``with_numpy`` doubles as the float64 reference: its functions keep the dtype of their input.
+would write it for speed, and ``contenders(case)``, which readies a case's inputs in the library's
+own arrays. ``with_numpy`` doubles as the float64 reference: its functions keep their input's dtype.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Result = tuple[Array, tuple[Array, ...]]
 
 @dataclass(frozen=True)
 class Contender:
-    """One library's way to one case: ``run`` is what is timed, ``fetch`` turns its result into NumPy."""
+    """One library's way to one case: ``run`` is timed, ``fetch`` turns its result into NumPy."""
 
     name: str
     run: Callable[[], Any]

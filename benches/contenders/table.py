@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import re
 import shutil
@@ -14,7 +15,13 @@ from types import ModuleType
 from . import Case, Contender, cases, with_numpy
 from .timing import Timing, adding, agrees, copying, gradient_error, measure
 
-MODULES = {"rustloss": "rustloss", "numpy": "numpy", "torch": "torch", "jax": "optax", "mxnet": "mxnet"}
+MODULES = {
+    "rustloss": "rustloss",
+    "numpy": "numpy",
+    "torch": "torch",
+    "jax": "optax",
+    "mxnet": "mxnet",
+}
 """Each library and the package whose absence makes it missing."""
 PEERS = ["numpy", "torch", "torch.compile", "jax", "mxnet"]
 SMALL = 64
@@ -33,7 +40,7 @@ def load(threads: int) -> dict[str, ModuleType]:
 
 
 def header(libraries: dict[str, ModuleType], threads: int) -> str:
-    """Return CPU, threads, and the version of every library, or that it is missing."""
+    """Return CPU, threads, load, and the version of every library, or that it is missing."""
     versions = [f"Python {platform.python_version()}"]
     for name in [*MODULES, "optax"]:
         try:
@@ -42,7 +49,8 @@ def header(libraries: dict[str, ModuleType], threads: int) -> str:
             versions.append(f"{name} missing")
     if "torch" in libraries and not compiler():
         versions.append("torch.compile missing (no C++ compiler)")
-    return f"{cpu()}, {threads} threads; {', '.join(versions)}"
+    load = f"load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
+    return f"{cpu()}, {threads} threads, {load}; {', '.join(versions)}"
 
 
 def cpu() -> str:

@@ -76,7 +76,9 @@ def contenders(case: Case) -> list[Contender]:
         return value.sum(), value
 
     step = jax.jit(jax.value_and_grad(total, tuple(range(case.differentiable)), has_aux=True))
-    inputs = [jax.device_put(x.astype(np.int32) if x.dtype == np.int64 else x) for x in case.inputs()]
+    inputs = [
+        jax.device_put(x.astype(np.int32) if x.dtype == np.int64 else x) for x in case.inputs()
+    ]
 
     def run() -> tuple[JaxArray, tuple[JaxArray, ...]]:
         (_, value), grads = jax.block_until_ready(step(*inputs))

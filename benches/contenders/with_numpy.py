@@ -55,7 +55,7 @@ def poisson(pred: Array, target: Array) -> Result:
 
 
 def _log_softmax(pred: Array, axis: int = 1) -> Array:
-    shifted = pred - pred.max(axis, keepdims=True)
+    shifted: Array = pred - pred.max(axis, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis, keepdims=True))
     return shifted
 
@@ -121,7 +121,7 @@ def _log_sum(*terms: Array) -> Array:
 
 
 def _lattice(emission: Array, skip: Array) -> Array:
-    """Return log alpha, (frames, samples, states), before each frame's own emission is added last."""
+    """Return log alpha, (frames, samples, states); every frame's own emission is in it."""
     alpha = np.full_like(emission, -np.inf)
     alpha[0, :, :2] = emission[0, :, :2]
     blocked = np.where(skip, 0, -np.inf).astype(emission.dtype)

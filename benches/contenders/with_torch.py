@@ -79,7 +79,7 @@ def _inputs(case: Case) -> list[Tensor]:
 
 def _fetch(case: Case) -> Callable[[tuple[Tensor, tuple[Tensor, ...]]], Result]:
     def to_numpy(tensor: Tensor) -> Array:
-        array = tensor.detach().numpy()
+        array: Array = tensor.detach().numpy()
         return array.swapaxes(0, 1) if case.loss == "CTC" and array.ndim == 3 else array
 
     return lambda result: (to_numpy(result[0]), tuple(map(to_numpy, result[1])))

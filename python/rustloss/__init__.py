@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rustloss import _core, elementwise, errors
+from rustloss import _core, elementwise, errors, rowwise
 from rustloss._loss import Loss
 from rustloss.elementwise import *  # noqa: F403
+from rustloss.rowwise import *  # noqa: F403
 from rustloss.threads import get_num_threads, num_threads, set_num_threads
 
 __version__: str = _core.config()["version"]
@@ -18,8 +19,9 @@ __all__ = [
     "num_threads",
     "set_num_threads",
     "show_config",
-    *elementwise.__all__,
 ]
+__all__ += elementwise.__all__
+__all__ += rowwise.__all__
 
 
 def show_config() -> dict[str, Any]:

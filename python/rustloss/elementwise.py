@@ -6,11 +6,21 @@ Formulas are for one element of the unreduced loss E, which has the prediction's
 
 from __future__ import annotations
 
-from typing import Self, Unpack
+from typing import Literal, Self, Unpack
 
 from rustloss._loss import Loss, Options
 
-__all__ = ["HuberLoss", "L1Loss", "L2Loss"]
+__all__ = [
+    "HingeLoss",
+    "HuberLoss",
+    "L1Loss",
+    "L2Loss",
+    "LogisticLoss",
+    "PoissonNLLLoss",
+    "SigmoidBCELoss",
+    "SigmoidBinaryCrossEntropyLoss",
+    "SquaredHingeLoss",
+]
 
 
 class L1Loss(Loss):
@@ -114,4 +124,243 @@ class HuberLoss(Loss):
     ) -> Self:
         return super().__new__(
             cls, "HuberLoss", rho=rho, weight=weight, batch_axis=batch_axis, **options
+        )
+
+
+class HingeLoss(Loss):
+    """Hinge loss of a signed label: ``max(0, margin - pred * label)``.
+
+    Labels are -1 and 1; others follow the formula. The slope is ``-label`` where the loss is
+    positive and 0 elsewhere, at the margin too.
+
+    Call: ``(pred, label, sample_weight=None)``.
+
+    Parameters
+    ----------
+    margin : float, default 1
+        Where the loss ends.
+    weight, batch_axis, **options
+        See `Loss`.
+
+    References
+    ----------
+    Apache MXNet Gluon, ``HingeLoss``.
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> rl.HingeLoss()([-2.0, 0.5, 1.0], [1, 1, 1])
+    array([3. , 0.5, 0. ])
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        margin: float = 1,
+        weight: float | None = None,
+        batch_axis: int = 0,
+        **options: Unpack[Options],
+    ) -> Self:
+        return super().__new__(
+            cls, "HingeLoss", margin=margin, weight=weight, batch_axis=batch_axis, **options
+        )
+
+
+class SquaredHingeLoss(Loss):
+    """Squared hinge loss of a signed label: ``max(0, margin - pred * label)**2``.
+
+    Labels are -1 and 1; others follow the formula. With the gap g = margin - pred * label positive,
+    the slope is ``-2 g label`` and the second derivative ``2 label**2``; elsewhere both are 0.
+
+    Call: ``(pred, label, sample_weight=None)``.
+
+    Parameters
+    ----------
+    margin : float, default 1
+        Where the loss ends.
+    weight, batch_axis, **options
+        See `Loss`.
+
+    References
+    ----------
+    Apache MXNet Gluon, ``SquaredHingeLoss``.
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> rl.SquaredHingeLoss()([-2.0, 0.5, 1.0], [1, 1, 1])
+    array([9.  , 0.25, 0.  ])
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        margin: float = 1,
+        weight: float | None = None,
+        batch_axis: int = 0,
+        **options: Unpack[Options],
+    ) -> Self:
+        return super().__new__(
+            cls, "SquaredHingeLoss", margin=margin, weight=weight, batch_axis=batch_axis, **options
+        )
+
+
+class LogisticLoss(Loss):
+    """Logistic loss: binary cross-entropy of a logit with a signed label.
+
+    With z = (label + 1) / 2 it is `SigmoidBinaryCrossEntropyLoss` of the label z.
+
+    Call: ``(pred, label, sample_weight=None)``.
+
+    Parameters
+    ----------
+    weight, batch_axis, **options
+        See `Loss`.
+    label_format : {"signed", "binary"}, default "signed"
+        Labels are -1 and 1, or 0 and 1; others follow the formula.
+
+    References
+    ----------
+    Apache MXNet Gluon, ``LogisticLoss``.
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> rl.LogisticLoss().value_and_grad([0.0], [1])
+    (array([0.69314718]), array([-0.5]))
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        weight: float | None = None,
+        batch_axis: int = 0,
+        label_format: Literal["signed", "binary"] = "signed",
+        **options: Unpack[Options],
+    ) -> Self:
+        return super().__new__(
+            cls,
+            "LogisticLoss",
+            weight=weight,
+            batch_axis=batch_axis,
+            label_format=label_format,
+            **options,
+        )
+
+
+class SigmoidBinaryCrossEntropyLoss(Loss):
+    """Binary cross-entropy, with the sigmoid inside.
+
+    With a logit x, a label z in [0, 1] and the weight p of the positive term (1 if not given):
+    ``p z softplus(-x) + (1 - z) softplus(x)``, of slope ``(1 - z) sigmoid(x) - p z sigmoid(-x)``.
+    All terms have one sign, so a sure and right prediction keeps its digits. If the network ends in
+    a sigmoid, set `from_sigmoid`: then x is a probability and the loss
+    ``-p z log(x + epsilon) - (1 - z) log(1 - x + epsilon)``.
+
+    Call: ``(pred, label, sample_weight=None, pos_weight=None)``. `pos_weight` broadcasts to pred;
+    `wrt` takes it and label.
+
+    Parameters
+    ----------
+    from_sigmoid : bool, default False
+        Whether pred is a probability.
+    weight, batch_axis, **options
+        See `Loss`.
+    epsilon : float, default 0.0
+        Added inside the logarithms of `from_sigmoid`; Gluon has 1e-12.
+
+    References
+    ----------
+    Apache MXNet Gluon, ``SigmoidBinaryCrossEntropyLoss``.
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> loss = rl.SigmoidBinaryCrossEntropyLoss()
+    >>> value, grad = loss.value_and_grad([0.0, 100.0], [1.0, 1.0])
+    >>> print(value, grad)
+    [6.93147181e-01 3.72007598e-44] [-5.00000000e-01 -3.72007598e-44]
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        from_sigmoid: bool = False,
+        weight: float | None = None,
+        batch_axis: int = 0,
+        *,
+        epsilon: float = 0.0,
+        **options: Unpack[Options],
+    ) -> Self:
+        return super().__new__(
+            cls,
+            "SigmoidBinaryCrossEntropyLoss",
+            from_sigmoid=from_sigmoid,
+            weight=weight,
+            batch_axis=batch_axis,
+            epsilon=epsilon,
+            **options,
+        )
+
+
+SigmoidBCELoss = SigmoidBinaryCrossEntropyLoss
+
+
+class PoissonNLLLoss(Loss):
+    """Negative log-likelihood of a Poisson count.
+
+    With the logarithm of the rate as prediction x and the count t: ``exp(x) - t x``, of slope
+    ``exp(x) - t``. With the rate as x (`from_logits` False): ``x - t log(x + epsilon)``, of slope
+    ``1 - t / (x + epsilon)``; a target of 0 has no logarithm in it.
+
+    Call: ``(pred, target, sample_weight=None, epsilon=None)``, where epsilon is one number, 1e-8 if
+    not given; `wrt` takes target.
+
+    Parameters
+    ----------
+    weight : float, optional
+        Multiplies the loss.
+    from_logits : bool, default True
+        Whether pred is the logarithm of the rate.
+    batch_axis : int, default 0
+        The axis of the samples.
+    compute_full : bool or "stirling", default False
+        Adds ``log(target!)``, exact for every target >= 0, or Stirling's approximation of it where
+        the target is above 1, as Gluon does.
+    **options
+        See `Loss`.
+
+    References
+    ----------
+    Apache MXNet Gluon, ``PoissonNLLLoss``.
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> rl.PoissonNLLLoss().value_and_grad([0.0, 1.0], [1, 0])
+    (array([1.        , 2.71828183]), array([0.        , 2.71828183]))
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        weight: float | None = None,
+        from_logits: bool = True,
+        batch_axis: int = 0,
+        compute_full: bool | Literal["stirling"] = False,
+        **options: Unpack[Options],
+    ) -> Self:
+        return super().__new__(
+            cls,
+            "PoissonNLLLoss",
+            weight=weight,
+            from_logits=from_logits,
+            batch_axis=batch_axis,
+            compute_full=compute_full,
+            **options,
         )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["curve", "gallery"]
 
-_BESIDE = {
+_BESIDE: dict[str, dict[str, Any]] = {
     "elementwise": {
         "Real": 0.0,
         "Sign": 1.0,
@@ -147,7 +147,7 @@ def _spec(name: str) -> dict[str, Any]:
     return next(spec for spec in _core.registry() if spec["name"] == name)
 
 
-def _beside(spec: dict[str, Any], other: dict[str, Any]) -> ArrayLike:
+def _beside(spec: dict[str, Any], other: dict[str, Any]) -> Any:
     """Return the default of an input other than the prediction."""
     try:
         return _BESIDE[spec["family"]][other["domain"]]

@@ -6,7 +6,6 @@ use crate::reduce::Reduction;
 use crate::simd::Level;
 use crate::view::{DType, Shape, View, ViewMut};
 use crate::weight::Weighting;
-use smallvec::SmallVec;
 
 /// The most arrays that a loss takes, `sample_weight` aside.
 pub const MAX_ARGUMENTS: usize = 4;
@@ -33,8 +32,10 @@ pub struct Call<'a> {
     pub level: Level,
     /// The element type of the results.
     pub dtype: DType,
+    /// The names of the arrays.
+    pub names: [&'static str; MAX_ARGUMENTS],
     /// The arrays by position, `sample_weight` aside.
-    pub inputs: SmallVec<[Option<View<'a>>; MAX_ARGUMENTS]>,
+    pub inputs: [Option<View<'a>>; MAX_ARGUMENTS],
     /// Weights of samples or elements.
     pub sample_weight: Option<View<'a>>,
     /// The gradient with respect to the result.
@@ -64,7 +65,7 @@ pub struct Results<'a> {
     /// The loss.
     pub value: Option<ViewMut<'a>>,
     /// The gradients by the position of their input, each of its input's shape.
-    pub grads: SmallVec<[Option<ViewMut<'a>>; MAX_ARGUMENTS]>,
+    pub grads: [Option<ViewMut<'a>>; MAX_ARGUMENTS],
     /// The second derivative.
     pub hess: Option<ViewMut<'a>>,
 }
@@ -82,7 +83,7 @@ pub trait Plan: Sync {
 /// A loss with its parameters.
 pub trait Loss: Send + Sync {
     /// Checks the arguments.
-    fn plan<'a>(&'a self, call: Call<'a>) -> Result<Box<dyn Plan + 'a>>;
+    fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>>;
 }
 
 /// The axes of the unreduced loss E.
@@ -107,9 +108,62 @@ impl Axes {
         Ok(Axes { unit: shape.len(), shape, batch, scalar })
     }
 
-    /// Axes of E given as such.
-    pub fn new(shape: Shape, batch: usize, unit: usize) -> Self {
-        Axes { shape, batch, unit, scalar: false }
+    /// Axes of a loss that has one element for each row of the prediction along the class axis, which comes second. A
+    /// prediction of one dimension is one row.
+    pub fn rowwise(pred: &[usize], class_axis: isize, batch_axis: isize) -> Result<(Self, usize)> {
+        if pred.is_empty() {
+            return Err(Error::new(
+                Kind::Shape,
+                "pred",
+                "expected at least one dimension, got none",
+            ));
+        }
+        let class = axis("axis", class_axis, pred)?;
+        let batch = axis("batch_axis", batch_axis, pred)?;
+        if pred.len() == 1 {
+            return Ok((
+                Axes { shape: smallvec::smallvec![1], batch: 0, unit: 1, scalar: false },
+                0,
+            ));
+        }
+        if class == batch {
+            let detail =
+                format!("expected another axis than the class axis {class}, got {batch_axis}");
+            return Err(Error::new(Kind::Parameter, "batch_axis", detail));
+        }
+        let mut shape = Shape::from(pred);
+        shape.remove(class);
+        let batch = batch - usize::from(batch > class);
+        Ok((Axes { shape, batch, unit: class, scalar: false }, class))
+    }
+
+    /// A view of the prediction's shape with the batch axis first and the class axis last.
+    pub fn line_up_rows<'a>(&self, view: View<'a>, class_axis: usize) -> View<'a> {
+        let last = view.shape().len() - 1;
+        if last == 0 {
+            return view.insert_axis(0);
+        }
+        view.move_axis(class_axis, last).move_axis(self.batch, 0)
+    }
+
+    /// As [`Axes::line_up_rows`], for an output that reshapes to the prediction's shape.
+    pub fn line_up_rows_mut<'a>(
+        &self,
+        view: ViewMut<'a>,
+        pred: &[usize],
+        class_axis: usize,
+    ) -> Option<ViewMut<'a>> {
+        Some(view.reshape(pred)?.map(|v| self.line_up_rows(v, class_axis)))
+    }
+
+    /// The index in an array of shape `given`, with E's elements in E's order, of the element at a position of E with
+    /// the batch axis first.
+    pub fn element(&self, position: usize, given: &[usize]) -> Vec<usize> {
+        let mut index = unravel(position, &self.batch_first());
+        let n = index.remove(0);
+        index.insert(self.batch, n);
+        let flat = index.iter().zip(&self.shape).fold(0, |flat, (i, d)| flat * d + i);
+        unravel(flat, given)
     }
 
     /// Axes of one sample alone, whose loss is a number.
@@ -127,17 +181,17 @@ impl Axes {
 
     /// A view of E's shape, or of one that reshapes to it, with the batch axis first.
     pub fn line_up<'a>(&self, view: &View<'a>) -> Option<View<'a>> {
-        Some(view.reshape(&self.shape)?.move_axis(self.batch, 0))
+        Some(view.clone().reshape(&self.shape)?.move_axis(self.batch, 0))
     }
 
     /// As [`Axes::line_up`], for an output.
     pub fn line_up_mut<'a>(&self, view: ViewMut<'a>) -> Option<ViewMut<'a>> {
-        Some(view.reshape(&self.shape)?.move_axis(self.batch, 0))
+        Some(view.reshape(&self.shape)?.map(|v| v.move_axis(self.batch, 0)))
     }
 
     /// A view that broadcasts to E's shape, with the batch axis first.
     pub fn broadcast<'a>(&self, view: &View<'a>) -> Option<View<'a>> {
-        Some(view.broadcast_to(&self.shape)?.move_axis(self.batch, 0))
+        Some(view.clone().broadcast_to(&self.shape)?.move_axis(self.batch, 0))
     }
 
     /// Sums `data`, in E's shape with the batch axis first, over the axes that `out` broadcasts along.
@@ -180,7 +234,11 @@ impl Axes {
         Ok(Weighting {
             reduction,
             weight,
-            sample_weight: call.sample_weight.as_ref().map(|w| self.sample_weight(w)).transpose()?,
+            sample_weight: call
+                .sample_weight
+                .as_ref()
+                .map(|w| self.sample_weight(w))
+                .transpose()?,
             divisor_weight: None,
             grad_output: call
                 .grad_output
@@ -198,14 +256,11 @@ impl Axes {
         let (rank, mut unit_shape) = (self.shape.len(), self.shape.clone());
         unit_shape.insert(self.unit, 1);
         let given = weight.shape();
+        let weight = weight.clone();
         let lined_up = if given.is_empty() {
             weight.broadcast_to(&self.shape)
         } else if *given == [n] {
-            let mut column = weight.clone();
-            for _ in self.batch + 1..rank {
-                column = column.insert_axis(column.shape().len());
-            }
-            column.broadcast_to(&self.shape)
+            weight.along(self.batch, &self.shape)
         } else if given.len() == rank {
             weight.broadcast_to(&self.shape)
         } else if given.len() == rank + 1 {
@@ -227,22 +282,31 @@ impl Axes {
         let expected = self.value_shape(reduction);
         let given = grad.shape();
         let lined_up = if given.is_empty() {
-            grad.broadcast_to(&batch_first)
+            grad.clone().broadcast_to(&batch_first)
         } else if *given != *expected {
             None
         } else if reduction == Reduction::None {
             self.line_up(grad)
         } else {
-            let mut column = grad.clone();
-            while column.shape().len() < batch_first.len() {
-                column = column.insert_axis(column.shape().len());
-            }
-            column.broadcast_to(&batch_first)
+            grad.clone().along(0, &batch_first)
         };
         lined_up.ok_or_else(|| {
-            let detail = format!("expected a scalar or the value's shape {expected:?}, got shape {given:?}");
+            let detail =
+                format!("expected a scalar or the value's shape {expected:?}, got shape {given:?}");
             Error::new(Kind::Shape, "grad_output", detail)
         })
+    }
+}
+
+/// An optional input that is one number >= 0.
+pub fn scalar(call: &Call<'_>, position: usize, default: f64) -> Result<f64> {
+    let Some(view) = &call.inputs[position] else { return Ok(default) };
+    match view.to_vec::<f64>()[..] {
+        [x] if view.shape().is_empty() && (0.0..f64::INFINITY).contains(&x) => Ok(x),
+        _ => {
+            let detail = "expected one finite number >= 0, or None";
+            Err(Error::new(Kind::Parameter, call.names[position], detail))
+        }
     }
 }
 
@@ -252,7 +316,11 @@ pub fn axis(name: &str, given: isize, shape: &[usize]) -> Result<usize> {
     if (-rank..rank).contains(&given) {
         return Ok(given.rem_euclid(rank) as usize);
     }
-    let detail = format!("expected an axis of pred's shape {shape:?}, from {} to {}, got {given}", -rank, rank - 1);
+    let detail = format!(
+        "expected an axis of pred's shape {shape:?}, from {} to {}, got {given}",
+        -rank,
+        rank - 1
+    );
     Err(Error::new(Kind::Parameter, name, detail))
 }
 

@@ -1,7 +1,7 @@
 //! What the registry says of a loss: data, read by the Python classes, the tests and the benchmarks.
 
 use crate::error::{Error, Kind as Mistake, Result};
-use crate::losses::call::Loss;
+use crate::losses::call::{Loss, MAX_ARGUMENTS};
 use std::fmt;
 
 /// A loss by name: its arguments, its parameters, and how it is made.
@@ -20,6 +20,21 @@ pub struct Spec {
     pub kinks: &'static str,
     /// Makes the loss from checked parameters.
     pub build: fn(&Params) -> Result<Box<dyn Loss>>,
+}
+
+impl Spec {
+    /// Where the input `sample_weight` stands, if there is one.
+    pub fn sample_weight(&self) -> Option<usize> {
+        self.inputs.iter().position(|i| i.name == "sample_weight")
+    }
+
+    /// Where the other inputs stand.
+    pub fn arguments(&self) -> [Option<usize>; MAX_ARGUMENTS] {
+        let weight = self.sample_weight().unwrap_or(self.inputs.len());
+        std::array::from_fn(|i| {
+            Some(i + usize::from(i >= weight)).filter(|&i| i < self.inputs.len())
+        })
+    }
 }
 
 /// The shape of the work.
@@ -201,7 +216,9 @@ impl Kind {
             (Kind::Flag | Kind::FlagOr(_), v @ Value::Flag(_)) => Ok(v),
             (Kind::Int(min), Value::Int(i)) if i >= min => Ok(Value::Int(i)),
             (Kind::IndexOr(_), Value::Int(i)) if i >= 0 => Ok(Value::Int(i)),
-            (Kind::Float(bound), Value::Int(i)) if bound.holds(i as f64) => Ok(Value::Float(i as f64)),
+            (Kind::Float(bound), Value::Int(i)) if bound.holds(i as f64) => {
+                Ok(Value::Float(i as f64))
+            }
             (Kind::Float(bound), Value::Float(x)) if bound.holds(x) => Ok(Value::Float(x)),
             (Kind::Choice(words) | Kind::FlagOr(words) | Kind::IndexOr(words), Value::Text(t))
                 if words.contains(&t.as_str()) =>
@@ -220,6 +237,7 @@ impl Kind {
     fn expected(self) -> String {
         match self {
             Kind::Flag => "True or False".into(),
+            Kind::Int(i64::MIN) => "an integer".into(),
             Kind::Int(min) => format!("an integer >= {min}"),
             Kind::Float(Bound::Finite) => "a finite number".into(),
             Kind::Float(Bound::Positive) => "a finite number > 0".into(),
@@ -255,12 +273,7 @@ impl Params {
     /// # Errors
     /// If a name is unknown or a value is not acceptable.
     pub fn new(spec: &Spec, given: impl IntoIterator<Item = (String, Value)>) -> Result<Params> {
-        let mut params = Params(
-            spec.params
-                .iter()
-                .map(|p| (p.name, p.default.value()))
-                .collect(),
-        );
+        let mut params = Params(spec.params.iter().map(|p| (p.name, p.default.value())).collect());
         for (name, value) in given {
             let Some(at) = spec.params.iter().position(|p| p.name == name) else {
                 let detail = format!("{} has no parameter of this name", spec.name);
@@ -291,6 +304,15 @@ impl Params {
     pub fn get(&self, name: &str) -> &Value {
         let found = self.0.iter().find(|(n, _)| *n == name);
         &found.expect("a parameter of the registry").1
+    }
+
+    /// Refuses a parameter that has no meaning without another.
+    ///
+    /// # Errors
+    /// If `fine` is false.
+    pub fn only_if(&self, fine: bool, name: &str, needs: &str) -> Result<()> {
+        let detail = || format!("it needs {needs}, got {}", self.get(name));
+        if fine { Ok(()) } else { Err(Error::new(Mistake::Parameter, name, detail())) }
     }
 
     /// A number.
@@ -330,4 +352,42 @@ impl Params {
             _ => None,
         }
     }
+}
+
+/// An input that every call gives.
+pub const fn input(name: &'static str, domain: Domain, gradient: Gradient) -> Input {
+    Input { name, domain, required: true, gradient }
+}
+
+/// An input that a call may leave out.
+pub const fn optional(name: &'static str, domain: Domain, gradient: Gradient) -> Input {
+    Input { name, domain, required: false, gradient }
+}
+
+/// The prediction.
+pub const fn pred(domain: Domain) -> Input {
+    input("pred", domain, Gradient::Default)
+}
+
+/// A label with a gradient.
+pub const fn label(domain: Domain) -> Input {
+    input("label", domain, Gradient::OnRequest)
+}
+
+/// The weights that every loss takes.
+pub const SAMPLE_WEIGHT: Input = optional("sample_weight", Domain::Weight, Gradient::Never);
+
+/// A parameter.
+pub const fn param(name: &'static str, default: Default, kind: Kind) -> Param {
+    Param { name, default, kind }
+}
+
+/// A truth value.
+pub const fn flag(name: &'static str, default: bool) -> Param {
+    param(name, Default::Flag(default), Kind::Flag)
+}
+
+/// A number.
+pub const fn float(name: &'static str, default: f64, bound: Bound) -> Param {
+    param(name, Default::Float(default), Kind::Float(bound))
 }

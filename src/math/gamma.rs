@@ -26,11 +26,7 @@ pub(crate) fn log_factorial<S: Isa>(t: f64) -> f64 {
     let (small, product) = log_factorial_small::<S>(t);
     let moderate = t < LARGE;
     let l = log::<f64, S>(if moderate && t >= 0.0 { product } else { t });
-    if moderate {
-        small + l
-    } else {
-        stirling::<S>(t, l) + l
-    }
+    if moderate { small + l } else { stirling::<S>(t, l) + l }
 }
 
 /// Where Stirling's series takes over.
@@ -103,9 +99,49 @@ fn stirling<S: Isa>(x: f64, log_x: f64) -> f64 {
         -0.001_880_801_982_954_788,
         0.004_885_027_000_289_061
     );
-    Real::mul_add::<S>(
-        x - 0.5,
-        log_x - 1.0,
-        Real::mul_add::<S>(inverse, series, OFFSET),
-    )
+    Real::mul_add::<S>(x - 0.5, log_x - 1.0, Real::mul_add::<S>(inverse, series, OFFSET))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use std::f64::consts::{LN_2, PI};
+
+    /// Factorials up to 18! are exact in f64.
+    const FACTORIALS: [f64; 9] =
+        [2.0, 6.0, 24.0, 120.0, 720.0, 5040.0, 40_320.0, 362_880.0, 6_402_373_705_728_000.0];
+
+    #[test]
+    fn logarithms_of_factorials() {
+        let t = [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 18.0];
+        let expected = FACTORIALS.map(f64::ln);
+        on_every_level!(t, |t, S| t.log_factorial::<S>(), |y: &[f64]| assert_close(
+            4.0, y, &expected
+        ));
+        let x = t.map(|t| t + 1.0);
+        on_every_level!(x, |x, S| x.lgamma::<S>(), |y: &[f64]| assert_close(4.0, y, &expected));
+    }
+
+    #[test]
+    fn lgamma_at_halves() {
+        // Gamma(1/2) = sqrt(pi), and Gamma(x + 1) = x Gamma(x).
+        let half = PI.ln() / 2.0;
+        let expected = [half, half - LN_2, half + 0.75_f64.ln(), half + 1.875_f64.ln()];
+        let x = [0.5, 1.5, 2.5, 3.5];
+        on_every_level!(x, |x, S| x.lgamma::<S>(), |y: &[f64]| assert_close(4.0, y, &expected));
+    }
+
+    #[test]
+    fn zeros_and_limits() {
+        let x = [-0.5, 0.0, 1.0, 2.0, f32::INFINITY, f32::NAN];
+        let y = [f32::NAN, f32::INFINITY, 0.0, 0.0, f32::INFINITY, f32::NAN];
+        on_every_level!(x, |x, S| x.lgamma::<S>(), |got: &[f32]| {
+            assert_same(&got.iter().map(|v| v + 0.0).collect::<Vec<_>>(), &y);
+        });
+        let t = [-0.5, 0.0, 1.0, f32::INFINITY, f32::NAN];
+        let y = [f32::NAN, 0.0, 0.0, f32::INFINITY, f32::NAN];
+        on_every_level!(t, |t, S| t.log_factorial::<S>(), |got: &[f32]| {
+            assert_same(&got.iter().map(|v| v + 0.0).collect::<Vec<_>>(), &y);
+        });
+    }
 }

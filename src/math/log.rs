@@ -4,10 +4,10 @@ use super::float::Float;
 use crate::simd::Isa;
 
 /// `log(1 + f) + low + k log(2)`, for `1 + f` between `sqrt(1/2)` and `sqrt(2)`, a `low` that is tiny beside `f`, and
-/// an integer `k` given negated.
+/// an integer `k` given negated. A `low` of -0, the identity of addition, is none at all.
 #[inline(always)]
 pub(super) fn log_sum<T: Float, S: Isa>(f: T, low: T, minus_k: T) -> T {
-    // Two-sum: k log(2) is 0 or exceeds f.
+    // Two-sum: k log(2) is 0 or exceeds f. Where all is 0 each term has the sign of f, hence `minus_k`.
     let sum = minus_k.mul_add::<S>(-T::LN2_HI, f);
     let lost = f - minus_k.mul_add::<S>(T::LN2_HI, sum);
     let low = minus_k.mul_add::<S>(-T::LN2_LO, low);
@@ -29,11 +29,10 @@ pub(crate) fn log<T: Float, S: Isa>(x: T) -> T {
 pub(crate) fn log1p<T: Float, S: Isa>(x: T) -> T {
     let u = x + T::ONE;
     let (m, minus_k, inverse) = u.binade();
-    // (1 + x) 2^-k - 1 from x, not from the rounded sum: one rounding, and none at k = 0. Where the 1 is lost
-    // anyway the power of two may be out of range.
-    let f = x.mul_add::<S>(inverse, inverse - T::ONE);
+    // (1 + x) 2^-k - 1 from x, not from the rounded sum: one rounding, and none at k = 0, where the
+    // doubly negated -0 keeps the sign of x = -0. Where the 1 is lost the power of two may be out of range.
+    let f = x.mul_add::<S>(inverse, -(T::ONE - inverse));
     let f = if x > T::ONE_IS_LOST { m - T::ONE } else { f };
-    // A `low` of -0, the identity of addition, keeps the sign of x = -0.
     limits(x, u, log_sum::<T, S>(f, -T::ZERO, minus_k))
 }
 
@@ -43,4 +42,38 @@ fn limits<T: Float>(x: T, u: T, y: T) -> T {
     let y = if u > T::ZERO { y } else { T::NAN };
     let y = if u == T::ZERO { -T::INFINITY } else { y };
     if x < T::INFINITY { y } else { x }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use std::f64::consts::{LN_2, LN_10};
+
+    #[test]
+    fn log_at_worked_points() {
+        let least = f64::from_bits(1);
+        on_every_level!([2.0, 10.0, 0.5, least], |x, S| x.log::<S>(), |y: &[f64]| {
+            assert_close(2.0, y, &[LN_2, LN_10, -LN_2, -1074.0 * LN_2]);
+        });
+    }
+
+    #[test]
+    fn log_outside_its_domain() {
+        let x = [-0.0, 0.0, 1.0, f32::INFINITY, -1e-45, f32::NEG_INFINITY, f32::NAN];
+        let (low, nan) = (f32::NEG_INFINITY, f32::NAN);
+        let y = [low, low, 0.0, f32::INFINITY, nan, nan, nan];
+        on_every_level!(x, |x, S| x.log::<S>(), |got: &[f32]| assert_same(got, &y));
+    }
+
+    #[test]
+    fn log1p_keeps_small_arguments_and_the_sign_of_zero() {
+        let least = f64::from_bits(1);
+        let x = [-0.0, 0.0, least, -least, 1e-20, -1.0, -1.5, f64::INFINITY, f64::NAN];
+        let (low, nan) = (f64::NEG_INFINITY, f64::NAN);
+        let y = [-0.0, 0.0, least, -least, 1e-20, low, nan, f64::INFINITY, nan];
+        on_every_level!(x, |x, S| x.log1p::<S>(), |got: &[f64]| assert_same(got, &y));
+        on_every_level!([1.0, 9.0, -0.5, f64::MAX], |x, S| x.log1p::<S>(), |y: &[f64]| {
+            assert_close(2.0, y, &[LN_2, LN_10, -LN_2, 1024.0 * LN_2]);
+        });
+    }
 }

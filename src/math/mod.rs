@@ -12,6 +12,10 @@
 //! One ulp is the spacing of the type at the exact result; below the smallest normal number it is the smallest
 //! subnormal. The bounds hold with and without a fused multiply-add.
 
+#[cfg(test)]
+mod testing;
+
+pub(crate) mod digamma;
 mod exp;
 mod float;
 mod gamma;

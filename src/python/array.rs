@@ -32,19 +32,58 @@ impl<T: numpy::Element> Borrow for numpy::PyReadwriteArrayDyn<'_, T> {}
 macro_rules! with_numpy_element {
     ($dtype:expr, $E:ident => $body:expr) => {
         match $dtype {
-            DType::F16 => { type $E = f16; $body }
-            DType::BF16 => { type $E = bf16; $body }
-            DType::F32 => { type $E = f32; $body }
-            DType::F64 => { type $E = f64; $body }
-            DType::I8 => { type $E = i8; $body }
-            DType::I16 => { type $E = i16; $body }
-            DType::I32 => { type $E = i32; $body }
-            DType::I64 => { type $E = i64; $body }
-            DType::U8 => { type $E = u8; $body }
-            DType::U16 => { type $E = u16; $body }
-            DType::U32 => { type $E = u32; $body }
-            DType::U64 => { type $E = u64; $body }
-            DType::Bool => { type $E = bool; $body }
+            DType::F16 => {
+                type $E = f16;
+                $body
+            }
+            DType::BF16 => {
+                type $E = bf16;
+                $body
+            }
+            DType::F32 => {
+                type $E = f32;
+                $body
+            }
+            DType::F64 => {
+                type $E = f64;
+                $body
+            }
+            DType::I8 => {
+                type $E = i8;
+                $body
+            }
+            DType::I16 => {
+                type $E = i16;
+                $body
+            }
+            DType::I32 => {
+                type $E = i32;
+                $body
+            }
+            DType::I64 => {
+                type $E = i64;
+                $body
+            }
+            DType::U8 => {
+                type $E = u8;
+                $body
+            }
+            DType::U16 => {
+                type $E = u16;
+                $body
+            }
+            DType::U32 => {
+                type $E = u32;
+                $body
+            }
+            DType::U64 => {
+                type $E = u64;
+                $body
+            }
+            DType::Bool => {
+                type $E = bool;
+                $body
+            }
         }
     };
 }
@@ -71,7 +110,11 @@ impl<'py> Array<'py> {
         }
         let array = object.cast::<PyUntypedArray>().ok()?;
         let dtype = dtype_of(&array.dtype())?;
-        (flags(array) & NPY_ARRAY_ALIGNED != 0).then(|| Array { name, object: array.clone(), dtype })
+        (flags(array) & NPY_ARRAY_ALIGNED != 0).then(|| Array {
+            name,
+            object: array.clone(),
+            dtype,
+        })
     }
 
     /// The memory, to read.
@@ -105,14 +148,13 @@ impl<'py> Out<'py> {
     /// A new array.
     pub fn new(descr: &Bound<'py, PyArrayDescr>, dtype: DType, shape: &[usize]) -> PyResult<Self> {
         let py = descr.py();
-        let mut dims: smallvec::SmallVec<[isize; 4]> = shape.iter().map(|&d| d as isize).collect();
-        // SAFETY: `PyArray_Empty` reads `dims.len()` lengths, steals a reference to the descriptor and returns a new
-        // reference, or null with an exception set.
+        // SAFETY: `PyArray_Empty` reads `shape.len()` lengths (an `npy_intp` is as large as a `usize`), steals a reference
+        // to the descriptor and returns a new reference, or null with an exception set.
         let object = unsafe {
             let array = PY_ARRAY_API.PyArray_Empty(
                 py,
-                dims.len() as i32,
-                dims.as_mut_ptr(),
+                shape.len() as i32,
+                shape.as_ptr().cast_mut().cast(),
                 descr.clone().into_ptr().cast(),
                 0,
             );
@@ -132,7 +174,10 @@ impl<'py> Out<'py> {
         let py = object.py();
         let wrong = |detail: String| exception(py, &Error::new(Kind::Output, name, detail));
         let Ok(array) = object.cast::<PyUntypedArray>() else {
-            return Err(wrong(format!("expected a NumPy array, got {}", object.get_type().name()?)));
+            return Err(wrong(format!(
+                "expected a NumPy array, got {}",
+                object.get_type().name()?
+            )));
         };
         if !array.dtype().is_equiv_to(descr) {
             return Err(wrong(format!("expected dtype {descr}, got {}", array.dtype())));

@@ -43,7 +43,8 @@ fn internal(py: Python<'_>, payload: &(dyn Any + Send)) -> PyErr {
         .map(String::as_str)
         .or_else(|| payload.downcast_ref::<&str>().copied())
         .unwrap_or("no message");
-    let message = format!("rustloss {} has a bug, please report it: {text}", env!("CARGO_PKG_VERSION"));
+    let message =
+        format!("rustloss {} has a bug, please report it: {text}", env!("CARGO_PKG_VERSION"));
     let make = || py.import("rustloss.errors")?.getattr("InternalError")?.call1((message,));
     make().map_or_else(|failure| failure, PyErr::from_value)
 }

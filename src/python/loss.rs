@@ -4,8 +4,8 @@ use super::array::{Array, Borrow, Out, check_disjoint};
 use super::error::{exception, guard};
 use super::threads::warn_once;
 use crate::error::{Error, Kind};
-use crate::losses::REGISTRY;
 use crate::losses::call::{Call, Loss, MAX_ARGUMENTS, Options, Plan, Results};
+use crate::losses::registry as losses;
 use crate::losses::spec::{Gradient, Params, Spec, Value};
 use crate::reduce::Reduction;
 use crate::simd;
@@ -37,8 +37,9 @@ impl PyLoss {
     fn new(py: Python<'_>, name: &str, params: Option<Bound<'_, PyDict>>) -> PyResult<Self> {
         guard(py, || {
             let params = params.unwrap_or_else(|| PyDict::new(py));
-            let spec = REGISTRY.iter().find(|s| s.name == name);
-            let spec = spec.ok_or_else(|| PyTypeError::new_err(format!("there is no loss {name:?}")))?;
+            let spec = losses().find(|s| s.name == name);
+            let spec =
+                spec.ok_or_else(|| PyTypeError::new_err(format!("there is no loss {name:?}")))?;
             let (options, mut shown) = options(&params)?;
             let own = params.iter().map(|(k, v)| Ok((k.extract::<String>()?, value(&k, &v)?)));
             let own = own.collect::<PyResult<Vec<_>>>()?;
@@ -137,31 +138,36 @@ impl PyLoss {
         let grad_output = grad_output.map(|o| Array::extract("grad_output", o)).transpose()?;
         let (descr, dtype) = result_dtype(py, spec, &arrays)?;
 
-        let is_weight = |i: usize| spec.inputs[i].name == "sample_weight";
         // Array memory outlives the views: `arrays` holds the references until the results are there.
         let call = Call {
             options: &self.options,
-            level: simd::level().map_err(|e| raise(Error::new(Kind::Parameter, "RUSTLOSS_ISA", e)))?,
+            level: simd::level()
+                .map_err(|e| raise(Error::new(Kind::Parameter, "RUSTLOSS_ISA", e)))?,
             dtype,
-            inputs: (0..arrays.len()).filter(|&i| !is_weight(i)).map(|i| view(&arrays[i])).collect(),
-            sample_weight: (0..arrays.len()).find(|&i| is_weight(i)).and_then(|i| view(&arrays[i])),
+            names: spec.arguments().map(|i| i.map_or("", |i| spec.inputs[i].name)),
+            inputs: spec.arguments().map(|i| i.and_then(|i| view(&arrays[i]))),
+            sample_weight: spec.sample_weight().and_then(|i| view(&arrays[i])),
             grad_output: view(&grad_output),
             denominator: bound.option("denominator").map(denominator).transpose()?,
         };
-        let plan = self.loss.plan(call).map_err(raise)?;
+        let plan = self.loss.plan(&call).map_err(raise)?;
 
         let total = self.options.reduction.is_total();
         let value_dtype = if total && dtype != DType::F64 { DType::F32 } else { dtype };
-        let value_descr = if value_dtype == dtype { descr.clone() } else { numpy::dtype::<f32>(py) };
-        let output = |name: &str, given: Option<&Bound<'py, PyAny>>, descr, dtype, shape: &[usize]| {
-            match given {
-                None => Out::new(descr, dtype, shape),
-                Some(object) => Out::given(name, object, descr, dtype, shape),
-            }
-        };
+        let value_descr =
+            if value_dtype == dtype { descr.clone() } else { numpy::dtype::<f32>(py) };
+        let output =
+            |name: &str, given: Option<&Bound<'py, PyAny>>, descr, dtype, shape: &[usize]| {
+                match given {
+                    None => Out::new(descr, dtype, shape),
+                    Some(object) => Out::given(name, object, descr, dtype, shape),
+                }
+            };
         let value = wanted
             .value
-            .then(|| output("out", bound.option("out"), &value_descr, value_dtype, &plan.value_shape()))
+            .then(|| {
+                output("out", bound.option("out"), &value_descr, value_dtype, &plan.value_shape())
+            })
             .transpose()?;
         let given = grad_outs(bound, wanted.grads.len())?;
         let mut grads = SmallVec::<[Out<'py>; MAX_ARGUMENTS]>::new();
@@ -178,13 +184,13 @@ impl PyLoss {
             check_outputs(&value, &grads, &hess, arrays.iter().flatten().chain(&grad_output))?;
         }
 
-        let mut results = Results::default();
-        results.value = value.as_ref().map(Out::view);
-        results.hess = hess.as_ref().map(Out::view);
-        results.grads = (0..spec.inputs.len())
-            .filter(|&i| !is_weight(i))
-            .map(|i| wanted.grads.iter().position(|&w| w == i).map(|at| grads[at].view()))
-            .collect();
+        let grad_of =
+            |i: usize| wanted.grads.iter().position(|&w| w == i).map(|at| grads[at].view());
+        let results = Results {
+            value: value.as_ref().map(Out::view),
+            grads: spec.arguments().map(|i| i.and_then(grad_of)),
+            hess: hess.as_ref().map(Out::view),
+        };
         warn_once(py)?;
         let computed = if plan.cost() < DETACH_NS {
             plan.run(results)
@@ -211,7 +217,7 @@ fn view<'a>(array: &'a Option<Array<'_>>) -> Option<View<'a>> {
 /// The arguments of a call by their names.
 struct Bind<'py> {
     py: Python<'py>,
-    inputs: SmallVec<[Option<Bound<'py, PyAny>>; MAX_ARGUMENTS + 1]>,
+    inputs: [Option<Bound<'py, PyAny>>; MAX_ARGUMENTS + 1],
     options: SmallVec<[(&'static str, Bound<'py, PyAny>); 4]>,
 }
 
@@ -225,12 +231,16 @@ impl<'py> Bind<'py> {
         let names = || spec.inputs.iter().map(|i| i.name).collect::<Vec<_>>().join(", ");
         if args.len() > spec.inputs.len() {
             let (most, got) = (spec.inputs.len(), args.len());
-            let text = format!("{}: expected at most {most} arguments ({}), got {got}", spec.name, names());
+            let text = format!(
+                "{}: expected at most {most} arguments ({}), got {got}",
+                spec.name,
+                names()
+            );
             return Err(PyTypeError::new_err(text));
         }
         let mut bind = Bind {
             py: args.py(),
-            inputs: (0..spec.inputs.len()).map(|_| None).collect(),
+            inputs: [const { None }; MAX_ARGUMENTS + 1],
             options: SmallVec::new(),
         };
         for (slot, value) in bind.inputs.iter_mut().zip(args.iter()) {
@@ -249,7 +259,8 @@ impl<'py> Bind<'py> {
                 }
             } else {
                 let expected = format!("{}, and by name {}", names(), options.join(", "));
-                let text = format!("{}: unexpected argument {key:?}; it takes {expected}", spec.name);
+                let text =
+                    format!("{}: unexpected argument {key:?}; it takes {expected}", spec.name);
                 return Err(PyTypeError::new_err(text));
             }
         }
@@ -273,7 +284,8 @@ impl<'py> Bind<'py> {
 /// The inputs that gradients are wanted for, and whether the result is one array rather than a tuple.
 fn wrt(spec: &Spec, bound: &Bind<'_>) -> PyResult<(SmallVec<[usize; MAX_ARGUMENTS]>, bool)> {
     let position = |name: &str| {
-        let found = spec.inputs.iter().position(|i| i.name == name && i.gradient != Gradient::Never);
+        let found =
+            spec.inputs.iter().position(|i| i.name == name && i.gradient != Gradient::Never);
         let differentiable = spec.inputs.iter().filter(|i| i.gradient != Gradient::Never);
         let detail = match found {
             Some(at) if bound.inputs[at].is_some() => return Ok(at),
@@ -286,8 +298,12 @@ fn wrt(spec: &Spec, bound: &Bind<'_>) -> PyResult<(SmallVec<[usize; MAX_ARGUMENT
         Err(exception(bound.py, &Error::new(Kind::Parameter, "wrt", detail)))
     };
     let Some(wrt) = bound.option("wrt") else {
-        let default = (0..spec.inputs.len()).filter(|&i| spec.inputs[i].gradient == Gradient::Default);
-        let grads: SmallVec<_> = default.collect();
+        let mut grads = SmallVec::new();
+        for (i, input) in spec.inputs.iter().enumerate() {
+            if input.gradient == Gradient::Default {
+                grads.push(i);
+            }
+        }
         let single = grads.len() == 1;
         return Ok((grads, single));
     };
@@ -334,7 +350,9 @@ fn check_outputs<'a, 'py: 'a>(
 ) -> PyResult<()> {
     let mut others: Vec<_> = inputs.map(|a| (a.name, &a.object)).collect();
     let named = value.iter().map(|o| ("out", o));
-    let named = named.chain(grads.iter().map(|o| ("grad_out", o))).chain(hess.iter().map(|o| ("hess_out", o)));
+    let named = named
+        .chain(grads.iter().map(|o| ("grad_out", o)))
+        .chain(hess.iter().map(|o| ("hess_out", o)));
     for (name, out) in named {
         for &other in &others {
             check_disjoint((name, &out.object), other)?;
@@ -447,7 +465,8 @@ fn value(name: &Bound<'_, PyAny>, given: &Bound<'_, PyAny>) -> PyResult<Value> {
     if given.is_instance_of::<PyBool>() {
         return Ok(Value::Flag(given.is_truthy()?));
     }
-    let is_array = given.hasattr("shape")? && given.hasattr("ndim")? && !given.getattr("ndim")?.eq(0)?;
+    let is_array =
+        given.hasattr("shape")? && given.hasattr("ndim")? && !given.getattr("ndim")?.eq(0)?;
     if is_array || given.is_instance_of::<PyList>() || given.is_instance_of::<PyTuple>() {
         let numbers: Vec<f64> = given.call_method0("tolist").unwrap_or(given.clone()).extract()?;
         return Ok(Value::Vector(numbers));
@@ -459,7 +478,8 @@ fn value(name: &Bound<'_, PyAny>, given: &Bound<'_, PyAny>) -> PyResult<Value> {
         return Ok(Value::Int(i));
     }
     given.extract::<f64>().map(Value::Float).map_err(|_| {
-        let detail = format!("expected None, a truth value, a number, a word or a vector, got {given}");
+        let detail =
+            format!("expected None, a truth value, a number, a word or a vector, got {given}");
         exception(given.py(), &Error::new(Kind::Parameter, &name.to_string(), detail))
     })
 }
@@ -468,7 +488,7 @@ fn value(name: &Bound<'_, PyAny>, given: &Bound<'_, PyAny>) -> PyResult<Value> {
 #[pyfunction]
 pub fn registry(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     let list = PyList::empty(py);
-    for spec in REGISTRY {
+    for spec in losses() {
         let inputs = PyList::empty(py);
         for input in spec.inputs {
             let row = PyDict::new(py);

@@ -3,7 +3,7 @@
 use crate::real::Real;
 use crate::simd::{self, Isa, Kernel};
 use numpy::{Element, PyArray1, PyArrayMethods};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 /// A named function over a slice; nothing if no function has the name.
@@ -53,16 +53,10 @@ fn map<'py, T: Real + Element>(
     name: &str,
     x: &Bound<'py, PyArray1<T>>,
 ) -> PyResult<Bound<'py, PyArray1<T>>> {
-    let level = simd::level().map_err(PyRuntimeError::new_err)?;
+    let level = simd::level().map_err(PyValueError::new_err)?;
     let borrowed = x.try_readonly()?;
-    let out = simd::dispatch(
-        level,
-        Map {
-            name,
-            x: borrowed.as_slice()?,
-        },
-    )
-    .ok_or_else(|| PyValueError::new_err(format!("name: no function is called {name:?}")))?;
+    let out = simd::dispatch(level, Map { name, x: borrowed.as_slice()? })
+        .ok_or_else(|| PyValueError::new_err(format!("name: no function is called {name:?}")))?;
     Ok(PyArray1::from_vec(x.py(), out))
 }
 
@@ -74,9 +68,7 @@ fn vector_math<'py>(name: &str, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Py
     } else if let Ok(x) = x.cast::<PyArray1<f64>>() {
         Ok(map(name, x)?.into_any())
     } else {
-        Err(PyTypeError::new_err(
-            "x: expected a one-dimensional float32 or float64 array",
-        ))
+        Err(PyTypeError::new_err("x: expected a one-dimensional float32 or float64 array"))
     }
 }
 

@@ -3,6 +3,7 @@
 mod array;
 mod error;
 mod loss;
+mod math;
 mod threads;
 
 use crate::simd::{self, Level};
@@ -28,5 +29,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<loss::PyLoss>()?;
     m.add_function(wrap_pyfunction!(loss::registry, m)?)?;
     m.add_function(wrap_pyfunction!(config, m)?)?;
+    math::register(m)?;
     threads::register(m)
 }

@@ -41,9 +41,9 @@ class Call:
     shape: tuple[int, ...]
     """Of the unreduced loss."""
     sample_axis: int | None
-    unit_axis: int = -1
-    spoil: Callable[[Any], None] = lambda off: None
+    spoil: Callable[[Any], None]
     """Put NaN and invalid labels where the unreduced loss has weight zero."""
+    unit_axis: int = -1
     named: dict[str, Any] = field(default_factory=dict)
 
 
@@ -65,14 +65,15 @@ class Draw:
 
     def between(self, low: float, high: float, shape: tuple[int, ...]) -> Any:
         if self.on_grid:
-            return self.random.integers(int(low * 8), int(high * 8) + 1, shape) / 8
-        return self.random.uniform(low, high, shape).astype(np.float32).astype(np.float64)
+            steps = self.random.integers(int(low * 8), int(high * 8) + 1, shape)
+            return np.asarray(steps / 8)
+        return np.asarray(self.random.uniform(low, high, shape), np.float32).astype(np.float64)
 
     def numbers(self, domain: str, shape: tuple[int, ...]) -> Any:
         if domain == "sign":
-            return 2.0 * self.random.integers(0, 2, shape) - 1
+            return np.asarray(2.0 * self.random.integers(0, 2, shape) - 1)
         if domain == "count":
-            return self.random.integers(0, 5, shape) + (self.smooth * 1.5)
+            return np.asarray(self.random.integers(0, 5, shape) + 1.5 * self.smooth)
         edge = 0.125 * self.smooth
         low, high = {
             "real": (-4, 4),
@@ -119,7 +120,7 @@ def elementwise(draw: Draw, name: str) -> Call:
     if shape:
         params["batch_axis"] = draw.axis(len(shape))
         sample_axis = params["batch_axis"] % len(shape)
-    return Call(params, inputs, shape, sample_axis, spoil=spoil)
+    return Call(params, inputs, shape, sample_axis, spoil)
 
 
 def softmax_cross_entropy(draw: Draw) -> Call:
@@ -130,9 +131,10 @@ def softmax_cross_entropy(draw: Draw) -> Call:
     }
     classes = draw.size(1, 5)
     ndim = draw.size(1, 4)
-    if ndim == 1:
-        shape, full, class_axis, sample_axis = (1,), (classes,), 0, 0
-    else:
+    shape: tuple[int, ...] = (1,)
+    full: tuple[int, ...] = (classes,)
+    class_axis = sample_axis = 0
+    if ndim > 1:
         params["axis"] = draw.axis(ndim)
         class_axis = params["axis"] % ndim
         params["batch_axis"] = draw.axis(ndim, but=class_axis)
@@ -172,7 +174,7 @@ def softmax_cross_entropy(draw: Draw) -> Call:
             inputs["label"].reshape(shape)[off] = BAD_CLASS
 
     unit_axis = 1 if ndim == 1 else class_axis
-    return Call(params, inputs, shape, sample_axis, unit_axis, spoil)
+    return Call(params, inputs, shape, sample_axis, spoil, unit_axis)
 
 
 def kl_divergence(draw: Draw) -> Call:
@@ -193,26 +195,23 @@ def kl_divergence(draw: Draw) -> Call:
             off = np.broadcast_to(off.all(axis=class_axis, keepdims=True), shape)
         pred[off] = np.nan
 
-    return Call(params, inputs, shape, params["batch_axis"] % ndim, spoil=spoil)
+    return Call(params, inputs, shape, params["batch_axis"] % ndim, spoil)
 
 
 def triplet(draw: Draw) -> Call:
     shape = tuple(draw.size() for _ in range(draw.size(0, 3)))
     params: dict[str, Any] = {"margin": draw.pick(0.0, 1.0, 8.0)}
-    samples = ()
+    samples: tuple[int, ...] = ()
     if shape:
         params["batch_axis"] = draw.axis(len(shape))
         samples = (shape[params["batch_axis"]],)
     inputs = {key: draw.numbers("real", shape) for key in ("pred", "positive", "negative")}
 
     def spoil(off: Any) -> None:
-        np.moveaxis(inputs["pred"], params["batch_axis"], 0)[off] = np.nan
+        if shape:
+            np.moveaxis(inputs["pred"], params["batch_axis"], 0)[off] = np.nan
 
-    return Call(params, inputs, samples, 0 if shape else None, spoil=spoil if shape else _nothing)
-
-
-def _nothing(off: Any) -> None:
-    del off
+    return Call(params, inputs, samples, 0 if shape else None, spoil)
 
 
 def cosine_embedding(draw: Draw) -> Call:
@@ -225,8 +224,8 @@ def cosine_embedding(draw: Draw) -> Call:
         params["batch_axis"] = draw.pick(*range(len(lead)), *range(-len(full), -1))
     inputs = {key: draw.numbers("real", full) for key in ("input1", "input2")}
     if not draw.smooth:
-        for key in inputs:
-            inputs[key][np.asarray(draw.random.random(lead) < 0.1)] = 0.0
+        for vectors in inputs.values():
+            vectors[np.asarray(draw.random.random(lead) < 0.1)] = 0.0
     label = draw.numbers("sign", shape)
     inputs["label"] = draw.label_shape(label.astype(draw.pick(np.int64, np.float32)))
 
@@ -234,26 +233,24 @@ def cosine_embedding(draw: Draw) -> Call:
         inputs["input1"].reshape(*shape, -1)[off] = np.nan
         inputs["label"].reshape(shape)[off] = BAD_CLASS
 
-    return Call(params, inputs, shape, params.get("batch_axis", 0) % len(full), spoil=spoil)
+    return Call(params, inputs, shape, params.get("batch_axis", 0) % len(full), spoil)
 
 
 def sdml(draw: Draw) -> Call:
-    samples, features = draw.pick(0, 2, 3, 4), draw.size(1)
+    samples, features = draw.pick(*(2, 3, 4) if draw.smooth else (0, 2, 3, 4)), draw.size(1)
     params: dict[str, Any] = {
         "smoothing_parameter": draw.pick(0.0, 0.25),
         "batch_axis": draw.axis(2),
     }
-    inputs = {key: draw.between(-1, 1, (samples, features)) for key in ("x1", "x2")}
+    x1, x2 = (draw.between(-1, 1, (samples, features)) for _ in range(2))
+    inputs = {"x1": x1, "x2": x2}
+    if params["batch_axis"] % 2 == 1:
+        inputs = {"x1": x1.T, "x2": x2.T}
 
     def spoil(off: Any) -> None:
-        inputs["x1"][off.all(axis=1)] = np.nan
+        x1[off.all(axis=1)] = np.nan
 
-    call = Call(params, inputs, (samples, samples), 0, spoil=spoil)
-    if params["batch_axis"] % 2 == 1:
-        for key in inputs:
-            inputs[key] = inputs[key].T
-        call.spoil = lambda off: inputs["x1"].T.__setitem__(off.all(axis=1), np.nan)
-    return call
+    return Call(params, inputs, (samples, samples), 0, spoil)
 
 
 def ctc(draw: Draw) -> Call:
@@ -265,7 +262,7 @@ def ctc(draw: Draw) -> Call:
         "label_layout": draw.pick("NT", "TN"),
         "blank": blank,
         "input": "logits" if draw.smooth else draw.pick("logits", "log_probs", "log_probs_torch"),
-        "infeasible": draw.pick("inf", "zero"),
+        "infeasible": "zero" if draw.smooth else draw.pick("inf", "zero"),
     }
     label = draw.random.integers(0, classes - 1, (samples, width)) + (blank != "last")
     logits = draw.numbers("real", (samples, frames, classes))
@@ -285,7 +282,7 @@ def ctc(draw: Draw) -> Call:
         logits[off] = np.nan
         label[off] = BAD_CLASS
 
-    return Call(params, inputs, (samples,), 0, spoil=spoil)
+    return Call(params, inputs, (samples,), 0, spoil)
 
 
 OTHERS: dict[str, Callable[[Draw], Call]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,10 @@ def softmax_terms(x: Array) -> tuple[Array, Array, Array]:
 
     A single +inf takes all the probability; a row of nothing but -inf has no softmax (NaN).
     """
+    if x.size == 0:
+        if math.prod(x.shape[:-1]) > 0:
+            raise ValueError("rows without classes")
+        return x, x, x
     top = x.max(axis=-1, keepdims=True)
     below = np.where(np.isposinf(top), np.where(x == top, 0.0, -np.inf), x - top)
     share = np.exp(below)
@@ -60,6 +65,9 @@ def softmax_cross_entropy(
         raise ValueError("axis and batch_axis are the same")
     x = np.moveaxis(logits, class_axis, -1)
     classes = x.shape[-1]
+    surprise, p, rest = softmax_terms(x)
+    if from_logits:
+        surprise = -x
     cost = np.ones(classes) if class_weight is None else array(class_weight)
 
     keep: NDArray[np.bool_] = np.ones(x.shape[:-1], dtype=bool)
@@ -79,10 +87,6 @@ def softmax_cross_entropy(
         y = np.moveaxis(match_shape(target, given.shape).reshape(logits.shape), class_axis, -1)
     row_cost = np.ones(x.shape[:-1]) if class_weight is None else times(y, cost).sum(axis=-1)
     mixed = ((1 - label_smoothing) * y + label_smoothing / classes) * cost
-
-    surprise, p, rest = softmax_terms(x)
-    if from_logits:
-        surprise = -x
 
     def backward(c: Array) -> dict[str, Array]:
         by_logits = -mixed if from_logits else through_softmax(mixed, p, rest)

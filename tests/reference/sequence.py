@@ -20,8 +20,8 @@ LAYOUTS = {"NTC": (0, 1, 2), "TNC": (1, 0, 2)}
 
 def log_softmax(x: Array) -> Array:
     """Logarithm of the softmax over the last axis; -inf stays impossible."""
-    total = np.logaddexp.reduce(x, axis=-1, keepdims=True)
-    return np.where(np.isneginf(x), -np.inf, x - total)
+    below = x - x.max(axis=-1, keepdims=True)
+    return np.where(np.isneginf(x), -np.inf, below - np.log(np.exp(below).sum(-1, keepdims=True)))
 
 
 def align(log_probs: Array, label: NDArray[np.int64], blank: int) -> tuple[float, Array]:

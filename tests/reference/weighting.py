@@ -114,11 +114,12 @@ def reduce(
         axes = ()
     elif reduction in PER_SAMPLE:
         axes = tuple(axis for axis in every if axis != sample_axis)
+    elements = math.prod(values.shape[axis] for axis in axes)
 
     if reduction in ("none", "sum", "sample_sum"):
         divisor = array(1.0)
     elif reduction in ("sample", "mean"):
-        divisor = array(math.prod(values.shape[axis] for axis in axes))
+        divisor = array(elements)
     elif reduction == "batch_mean":
         divisor = array(batch)
     elif reduction in WEIGHTED:
@@ -133,7 +134,10 @@ def reduce(
             raise ValueError("denominator replaces the divisor of 'mean' only")
         divisor = array(denominator)
 
-    nothing = 0.0 if reduction in WEIGHTED or empty == "zero" else math.nan
+    # elements that all weigh nothing have the weighted mean 0; no elements have the mean `empty`,
+    # weighted or not, so that without weights "weighted_mean" is "mean"
+    outweighed = reduction in WEIGHTED and elements > 0
+    nothing = 0.0 if outweighed or empty == "zero" else math.nan
     value = np.where(divisor == 0, nothing, weigh(multiplier, values).sum(axis=axes) / divisor)
     share = np.where(divisor == 0, 0.0, 1.0 / divisor)
     per_value = np.broadcast_to(array(grad_output) * share, value.shape)

@@ -1,203 +1,107 @@
 //! Losses that look at one element at a time.
-//!
-//! A loss is a few numbers (its parameters) and one function of one point that gives value and derivatives together.
-//! What a caller does not want costs nothing: every loop below keeps one or two of the results, and the compiler
-//! drops the rest.
 
-use crate::block::{self, BlockKernel, BlockOutputs, MAX_INPUTS, Outputs};
-use crate::error::{Error, Kind as Mistake, Result};
-use crate::losses::call::{Axes, Call, Loss, Plan, Results};
-use crate::real::Real;
-use crate::simd::{self, Isa, Kernel, Level};
-use crate::view::{Shape, View, ViewMut};
-use crate::weight::Weighting;
-use smallvec::SmallVec;
-
+pub mod hinge;
 pub mod huber;
+mod kernel;
 pub mod l1;
 pub mod l2;
+pub mod logistic;
+pub mod poisson_nll;
+pub mod sigmoid_bce;
+pub mod squared_hinge;
 
-/// A loss and its derivatives at one point.
-#[derive(Clone, Copy)]
-pub struct Point<T, const K: usize> {
-    /// The loss.
-    pub value: T,
-    /// Its derivative with respect to each input.
-    pub grad: [T; K],
-    /// Its second derivative with respect to the prediction, the first input.
-    pub hess: T,
-}
+pub use kernel::{Elementwise, Point, erased, plan, with_optional};
 
-/// A loss of `K` inputs: the prediction, the label, and whatever else it takes.
-pub trait Elementwise<const K: usize>: Copy + Send + Sync {
-    /// Rough time for value and gradient of one element, in nanoseconds.
-    const COST: f64 = 0.25;
+use super::spec::{
+    Bound, Default, Domain, Family, Gradient, Kind, SAMPLE_WEIGHT, Spec, flag, float, input, label,
+    optional, param, pred,
+};
 
-    /// Value and derivatives at one point: no branches, only selects.
-    fn point<S: Isa, T: Real>(self, x: [T; K]) -> Point<T, K>;
-}
+/// What most of them are like.
+const COMMON: Spec = Spec {
+    name: "",
+    family: Family::Elementwise,
+    inputs: &[pred(Domain::Real), label(Domain::Real), SAMPLE_WEIGHT],
+    params: &[],
+    hess: true,
+    kinks: "",
+    build: |_| Ok(erased(l1::L1)),
+};
 
-/// A loss of the registry.
-pub fn erased<L: Elementwise<K> + 'static, const K: usize>(loss: L) -> Box<dyn Loss> {
-    Box::new(Erased(loss))
-}
+/// The inputs of a loss whose label is a sign.
+const SIGNED: &[super::spec::Input] = &[pred(Domain::Real), label(Domain::Sign), SAMPLE_WEIGHT];
 
-/// A loss as the driver takes it.
-struct Erased<L, const K: usize>(L);
-
-impl<T: Real, L: Elementwise<K>, const K: usize> BlockKernel<T> for Erased<L, K> {
-    fn inputs(&self) -> usize {
-        K
-    }
-    fn cost(&self) -> f64 {
-        L::COST
-    }
-    fn run(&self, level: Level, inputs: &[&[T]], outputs: BlockOutputs<'_, T>, scale: T) {
-        let inputs = std::array::from_fn(|k| inputs[k]);
-        simd::dispatch(level, Run { loss: self.0, inputs, outputs, scale });
-    }
-}
-
-struct Run<'a, L, T, const K: usize> {
-    loss: L,
-    inputs: [&'a [T]; K],
-    outputs: BlockOutputs<'a, T>,
-    scale: T,
-}
-
-impl<T: Real, L: Elementwise<K>, const K: usize> Kernel for Run<'_, L, T, K> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Isa>(self) {
-        let Run { loss, inputs, outputs, scale } = self;
-        let n = inputs[0].len();
-        let inputs = inputs.map(|x| &x[..n]);
-        let at = |i: usize| loss.point::<S, T>(std::array::from_fn(|k| inputs[k][i]));
-        let BlockOutputs { mut value, mut grads, hess } = outputs;
-        if let (Some(value), [Some(grad), ..]) = (&mut value, &mut grads) {
-            let (value, grad) = (&mut value[..n], &mut grad[..n]);
-            for i in 0..n {
-                let point = at(i);
-                value[i] = point.value;
-                grad[i] = point.grad[0] * scale;
+/// The registry's rows.
+pub static LOSSES: &[Spec] = &[
+    Spec { name: "L1Loss", kinks: "pred == label", build: |_| Ok(erased(l1::L1)), ..COMMON },
+    Spec { name: "L2Loss", build: |_| Ok(erased(l2::L2)), ..COMMON },
+    Spec {
+        name: "HuberLoss",
+        params: &[float("rho", 1.0, Bound::Positive)],
+        kinks: "abs(pred - label) == rho",
+        build: |p| Ok(erased(huber::Huber { rho: p.float("rho") })),
+        ..COMMON
+    },
+    Spec {
+        name: "HingeLoss",
+        inputs: SIGNED,
+        params: &[float("margin", 1.0, Bound::Finite)],
+        kinks: "pred * label == margin",
+        build: |p| Ok(erased(hinge::Hinge { margin: p.float("margin") })),
+        ..COMMON
+    },
+    Spec {
+        name: "SquaredHingeLoss",
+        inputs: SIGNED,
+        params: &[float("margin", 1.0, Bound::Finite)],
+        kinks: "pred * label == margin",
+        build: |p| Ok(erased(squared_hinge::SquaredHinge { margin: p.float("margin") })),
+        ..COMMON
+    },
+    Spec {
+        name: "LogisticLoss",
+        inputs: SIGNED,
+        params: &[param(
+            "label_format",
+            Default::Text("signed"),
+            Kind::Choice(&["signed", "binary"]),
+        )],
+        build: |p| Ok(erased(logistic::Logistic { signed: p.text("label_format") == "signed" })),
+        ..COMMON
+    },
+    Spec {
+        name: "SigmoidBinaryCrossEntropyLoss",
+        inputs: &[
+            pred(Domain::Real),
+            label(Domain::Probability),
+            SAMPLE_WEIGHT,
+            optional("pos_weight", Domain::Weight, Gradient::OnRequest),
+        ],
+        params: &[flag("from_sigmoid", false), float("epsilon", 0.0, Bound::NonNegative)],
+        build: |p| {
+            use sigmoid_bce::{Bce, SigmoidBce};
+            let epsilon = p.float("epsilon");
+            if p.flag("from_sigmoid") {
+                return Ok(with_optional(Bce { epsilon }, Bce { epsilon }));
             }
-            grads[0] = None;
-        } else if let Some(value) = value {
-            fill(value, n, |i| at(i).value);
-        }
-        for k in 0..K.min(MAX_INPUTS) {
-            if let Some(grad) = grads[k].take() {
-                fill(grad, n, |i| at(i).grad[k] * scale);
-            }
-        }
-        if let Some(hess) = hess {
-            fill(hess, n, |i| at(i).hess * scale);
-        }
-    }
-}
-
-#[inline(always)]
-fn fill<T>(out: &mut [T], n: usize, at: impl Fn(usize) -> T) {
-    for (i, x) in out[..n].iter_mut().enumerate() {
-        *x = at(i);
-    }
-}
-
-impl<L: Elementwise<K> + 'static, const K: usize> Loss for Erased<L, K> {
-    fn plan<'a>(&'a self, call: Call<'a>) -> Result<Box<dyn Plan + 'a>> {
-        let pred = call.input(0);
-        let axes = Axes::elementwise(pred.shape(), call.options.batch_axis)?;
-        let mut inputs = SmallVec::new();
-        for (k, name) in ["pred", "label"].into_iter().enumerate() {
-            inputs.push(axes.line_up(call.input(k)).ok_or_else(|| {
-                let (pred, given) = (pred.shape(), call.input(k).shape());
-                let detail = format!(
-                    "expected pred's shape {pred:?}, the same up to axes of size 1, or one dimension with as many \
-                     elements, got shape {given:?}"
-                );
-                Error::new(Mistake::Shape, name, detail)
-            })?);
-        }
-        for position in 2..K {
-            let given = call.input(position);
-            inputs.push(axes.broadcast(given).ok_or_else(|| {
-                let (pred, given) = (pred.shape(), given.shape());
-                let detail = format!("expected a shape that broadcasts to {pred:?}, got shape {given:?}");
-                Error::new(Mistake::Shape, "pos_weight", detail)
-            })?);
-        }
-        let weighting = axes.weighting(&call)?;
-        Ok(Box::new(ElementwisePlan { loss: self, call, axes, inputs, weighting }))
-    }
-}
-
-/// A loss with a third input that a call may leave out: it has a cheaper form without.
-struct WithOptional<A, B> {
-    without: A,
-    with: B,
-}
-
-/// A loss of the registry whose third input is optional.
-pub fn with_optional<A: Elementwise<2> + 'static, B: Elementwise<3> + 'static>(
-    without: A,
-    with: B,
-) -> Box<dyn Loss> {
-    Box::new(WithOptional { without: Erased(without), with: Erased(with) })
-}
-
-impl<A: Loss, B: Loss> Loss for WithOptional<A, B> {
-    fn plan<'a>(&'a self, call: Call<'a>) -> Result<Box<dyn Plan + 'a>> {
-        if call.inputs[2].is_some() { self.with.plan(call) } else { self.without.plan(call) }
-    }
-}
-
-struct ElementwisePlan<'a, L, const K: usize> {
-    loss: &'a Erased<L, K>,
-    call: Call<'a>,
-    axes: Axes,
-    inputs: SmallVec<[View<'a>; MAX_INPUTS]>,
-    weighting: Weighting<'a>,
-}
-
-impl<L: Elementwise<K> + 'static, const K: usize> Plan for ElementwisePlan<'_, L, K> {
-    fn value_shape(&self) -> Shape {
-        self.axes.value_shape(self.weighting.reduction)
-    }
-    fn cost(&self) -> f64 {
-        L::COST * self.inputs[0].len() as f64
-    }
-    fn run(&self, results: Results<'_>) -> Result<()> {
-        if self.call.single() {
-            self.run_in::<f32>(results);
-        } else {
-            self.run_in::<f64>(results);
-        }
-        Ok(())
-    }
-}
-
-impl<L: Elementwise<K> + 'static, const K: usize> ElementwisePlan<'_, L, K> {
-    fn run_in<T: Real>(&self, results: Results<'_>) {
-        let shape = self.axes.batch_first();
-        // The gradient of an input that was broadcast is summed over the axes that it lacks.
-        let mut full: [Vec<T>; MAX_INPUTS] = std::array::from_fn(|_| Vec::new());
-        let mut summed = SmallVec::<[(usize, ViewMut<'_>); 1]>::new();
-        let mut grads = [const { None }; MAX_INPUTS];
-        for ((k, grad), buffer) in results.grads.into_iter().enumerate().zip(&mut full) {
-            grads[k] = grad.map(|grad| {
-                self.axes.line_up_mut(grad.clone()).unwrap_or_else(|| {
-                    summed.push((k, grad));
-                    buffer.resize(shape.iter().product(), T::ZERO);
-                    ViewMut::from_slice(buffer, &shape)
-                })
-            });
-        }
-        let value = results.value.and_then(|v| self.axes.value(v, self.weighting.reduction));
-        let hess = results.hess.and_then(|v| self.axes.line_up_mut(v));
-        let outputs = Outputs { value, grads, hess };
-        block::drive::<T>(self.loss, self.call.level, &shape, &self.inputs, outputs, &self.weighting);
-        for (k, grad) in summed {
-            self.axes.sum_to(&full[k], &grad);
-        }
-    }
-}
+            p.only_if(epsilon == 0.0, "epsilon", "from_sigmoid=True")?;
+            Ok(with_optional(SigmoidBce, SigmoidBce))
+        },
+        ..COMMON
+    },
+    Spec {
+        name: "PoissonNLLLoss",
+        inputs: &[
+            pred(Domain::Real),
+            input("target", Domain::NonNegative, Gradient::OnRequest),
+            SAMPLE_WEIGHT,
+            optional("epsilon", Domain::Scalar, Gradient::Never),
+        ],
+        params: &[
+            flag("from_logits", true),
+            param("compute_full", Default::Flag(false), Kind::FlagOr(&["stirling"])),
+        ],
+        build: |p| Ok(poisson_nll::build(p)),
+        ..COMMON
+    },
+];

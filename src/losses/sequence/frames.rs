@@ -120,18 +120,19 @@ impl<E: Element> Kernel for Survey<'_, E> {
 /// Completes `base` and `factor`, frame by frame side by side.
 #[inline(always)]
 fn finish<S: Isa>(input: Input, frames: &mut [Frame]) {
-    let mut lane = |frame: &mut Frame| match input {
+    match input {
         Input::Logits => {
-            let (above, other) = (frame.base, frame.factor);
-            frame.base = above + other.log1p::<S>();
-            frame.factor = (-above).exp_nonpositive::<S>() / (1.0 + other);
+            for frame in frames {
+                let (above, other) = (frame.base, frame.factor);
+                frame.base = above + other.log1p::<S>();
+                frame.factor = (-above).exp_nonpositive::<S>() / (1.0 + other);
+            }
         }
         Input::LogProbs => {}
-        Input::LogProbsTorch => frame.factor = frame.factor.exp::<S>(),
-    };
-    let (groups, rest) = frames.as_chunks_mut::<LANES>();
-    groups.iter_mut().for_each(|group| group.iter_mut().for_each(&mut lane));
-    rest.iter_mut().for_each(lane);
+        Input::LogProbsTorch => {
+            frames.iter_mut().for_each(|frame| frame.factor = Real::exp::<S>(frame.factor));
+        }
+    }
 }
 
 /// The inputs of the classes that occur.
@@ -202,14 +203,16 @@ fn softmax<S: Isa, E: Element>(
 #[inline(always)]
 fn softmax_real<S: Isa, R: Real>(x: &[R], out: Option<(&mut [R], f64)>) -> Mass {
     let max = largest(x);
+    if !(max > -R::INFINITY) {
+        if let Some((out, _)) = out {
+            out.fill(R::ZERO);
+        }
+        let possible = x.iter().all(|&x| x < R::INFINITY);
+        return Mass { max: max.to_f64(), other: if possible { 0.0 } else { f64::NAN } };
+    }
     let Some((out, scale)) = out else {
         return Mass { max: max.to_f64(), other: exponentials::<S, R, false>(x, max, &mut []) };
     };
-    if !(max > -R::INFINITY) {
-        out.fill(R::ZERO);
-        let other = if is_possible_real(x) { 0.0 } else { f64::NAN };
-        return Mass { max: max.to_f64(), other };
-    }
     let other = exponentials::<S, R, true>(x, max, out);
     let factor = R::from_f64(scale / (1.0 + other));
     for y in out {
@@ -242,38 +245,29 @@ fn largest<R: Real>(x: &[R]) -> R {
 fn exponentials<S: Isa, R: Real, const STORE: bool>(x: &[R], max: R, out: &mut [R]) -> f64 {
     let mut sums = [0.0; STEP];
     let mut ties = [R::ZERO; STEP];
-    let mut step = |x: &[R; STEP], sum: &mut [R; STEP]| {
-        let mut e = [R::ZERO; STEP];
-        for i in 0..STEP {
-            e[i] = (x[i] - max).exp_nonpositive::<S>();
-            let largest = x[i] == max;
-            sum[i] += if largest { R::ZERO } else { e[i] };
-            ties[i] += if largest { R::ONE } else { R::ZERO };
-        }
-        e
-    };
     let (whole, rest) = x.as_chunks::<STEP>();
     let (out, out_rest) = out.as_chunks_mut::<STEP>();
-    let mut begin = 0;
-    for block in whole.chunks(STEPS) {
+    // The rest is padded with numbers whose exponential is 0.
+    let mut last = [-R::INFINITY; STEP];
+    last[..rest.len()].copy_from_slice(rest);
+    let steps = whole.len() + usize::from(!rest.is_empty());
+    for block in (0..steps).step_by(STEPS) {
         let mut sum = [R::ZERO; STEP];
-        for (i, x) in block.iter().enumerate() {
-            let e = step(x, &mut sum);
-            if STORE {
-                out[begin + i] = e;
+        for k in block..steps.min(block + STEPS) {
+            let x = whole.get(k).unwrap_or(&last);
+            let mut e = [R::ZERO; STEP];
+            for i in 0..STEP {
+                e[i] = (x[i] - max).exp_nonpositive::<S>();
+                let largest = x[i] == max;
+                sum[i] += if largest { R::ZERO } else { e[i] };
+                ties[i] += if largest { R::ONE } else { R::ZERO };
             }
-        }
-        begin += block.len();
-        for i in 0..STEP {
-            sums[i] += sum[i].to_f64();
-        }
-    }
-    if !rest.is_empty() {
-        let (mut last, mut sum) = ([-R::INFINITY; STEP], [R::ZERO; STEP]);
-        last[..rest.len()].copy_from_slice(rest);
-        let e = step(&last, &mut sum);
-        if STORE {
-            out_rest.copy_from_slice(&e[..rest.len()]);
+            if STORE {
+                match out.get_mut(k) {
+                    Some(out) => *out = e,
+                    None => out_rest.copy_from_slice(&e[..rest.len()]),
+                }
+            }
         }
         for i in 0..STEP {
             sums[i] += sum[i].to_f64();
@@ -303,11 +297,6 @@ fn scaled_exp<S: Isa, E: Element>(
 #[inline(always)]
 fn is_possible<E: Element>(row: &[E]) -> bool {
     row.chunks(STEP).all(|part| part.iter().fold(true, |ok, x| ok & (x.to::<f64>() < f64::INFINITY)))
-}
-
-#[inline(always)]
-fn is_possible_real<R: Real>(x: &[R]) -> bool {
-    x.iter().all(|&x| x < R::INFINITY)
 }
 
 #[inline(always)]
@@ -396,8 +385,8 @@ fn wide<S: Isa>(x: f64) -> (f64, f64) {
     // Beyond, sums of a billion frames would overflow.
     const DEEPEST: f64 = -1e298;
     let k = (x * LOG2_E).round_ties_even().max(DEEPEST);
-    let r = k.mul_add::<S>(-LN2_LO, k.mul_add::<S>(-LN2_HI, x));
+    let r = Real::mul_add::<S>(k, -LN2_LO, Real::mul_add::<S>(k, -LN2_HI, x));
     // The remainder of a huge x is rounding error of any size.
-    let m = r.max(-1.0).min(1.0).exp::<S>();
+    let m = Real::exp::<S>(Real::max(-1.0, r).min(1.0));
     if x == f64::NEG_INFINITY { (0.0, 0.0) } else { (m, k) }
 }

@@ -108,10 +108,14 @@ impl Target {
         start as usize..end as usize
     }
 
-    /// The groups that hold the states in reach at any of some frames.
+    /// The groups that hold the states in reach at any of some frames, or at the one that `side` comes from.
     #[inline(always)]
-    pub fn groups_of(&self, frames: &Range<usize>) -> Range<usize> {
-        self.groups(frames.start).start..self.groups(frames.end - 1).end
+    pub fn groups_of(&self, side: Side, frames: &Range<usize>) -> Range<usize> {
+        let (first, last) = match side {
+            Side::Start => (frames.start.saturating_sub(1), frames.end - 1),
+            Side::End => (frames.start, frames.end.min(self.frames - 1)),
+        };
+        self.groups(first).start..self.groups(last).end
     }
 
     /// All elements of a row: two planes, and zeros behind them.
@@ -156,4 +160,15 @@ fn band(skip: &[f64], frames: usize) -> Vec<[u32; 2]> {
             [low / LANES, high / LANES + 1].map(|group| group as u32)
         })
         .collect()
+}
+
+impl Side {
+    /// The first frame of the other side's half.
+    pub(super) fn beyond_middle(self, target: &Target) -> usize {
+        let middle = target.half(Side::Start).end;
+        match self {
+            Side::Start => middle,
+            Side::End => middle - 1,
+        }
+    }
 }

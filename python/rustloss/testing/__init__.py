@@ -1,0 +1,24 @@
+"""Help for tests of losses, and of code that uses them.
+
+`arguments` draws valid calls of every loss for hypothesis (the extra ``testing``); `example` and
+`relayout` make input without it; `invalid_calls` lists calls that must fail; `check_gradient` and
+`ulp_diff` measure.
+"""
+
+from rustloss.testing._gradient import check_gradient
+from rustloss.testing._inputs import LAYOUTS, example, relayout
+from rustloss.testing._invalid import InvalidCall, invalid_calls
+from rustloss.testing._strategies import Arguments, arguments
+from rustloss.testing._ulp import ulp_diff
+
+__all__ = [
+    "LAYOUTS",
+    "Arguments",
+    "InvalidCall",
+    "arguments",
+    "check_gradient",
+    "example",
+    "invalid_calls",
+    "relayout",
+    "ulp_diff",
+]

@@ -1,0 +1,155 @@
+"""Derivatives by differences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rustloss._loss import Loss
+from rustloss.testing._registry import differentiable, geometry, spec_of
+
+Array = NDArray[np.float64]
+
+#: Relative to the derivative by differences.
+RTOL = 5e-6
+ATOL = 1e-10
+#: A power of two, so that steps are exact.
+STEP = 2.0**-10
+
+#: Weights of f(x - 2h), f(x - h), f(x + h), f(x + 2h) in 12 h f'(x).
+_STENCIL = ((-2, 1.0), (-1, -8.0), (1, 8.0), (2, -1.0))
+
+
+def check_gradient(
+    loss: Loss,
+    *args: Any,
+    wrt: str | tuple[str, ...] | None = None,
+    rtol: float = RTOL,
+    atol: float = ATOL,
+    **options: Any,
+) -> None:
+    """Check the gradient of a loss, and its second derivative, against differences of values.
+
+    The arrays are read as float64. A coordinate whose four points straddle a kink of the loss is
+    left out.
+
+    Parameters
+    ----------
+    loss : Loss
+        The loss.
+    *args, **options
+        What ``loss.value_and_grad`` takes but `out`, `grad_out` and `wrt`.
+    wrt : str or tuple of str, optional
+        The arguments to vary; by default all that have a gradient.
+    rtol, atol : float
+        ``abs(gradient - difference) <= atol + rtol * abs(difference)`` must hold.
+
+    Raises
+    ------
+    AssertionError
+        If a derivative is wrong; the text names the argument, the index and both numbers.
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> from rustloss.testing import check_gradient
+    >>> check_gradient(rl.SigmoidBCELoss(), [[0.5, -1.0]], [[0.0, 0.75]], wrt="label")
+    """
+    spec = spec_of(loss)
+    call = {i.name: a for i, a in zip(spec.inputs, args, strict=False) if a is not None} | options
+    extra = {k: call.pop(k) for k in ("grad_output", "denominator") if k in call}
+    slopes = differentiable(loss, call)
+    call |= {name: np.array(call[name], np.float64) for name in slopes}
+    names = slopes if wrt is None else (wrt,) if isinstance(wrt, str) else tuple(wrt)
+
+    _, grads = loss.value_and_grad(**call, **extra, wrt=names)
+    factor = np.asarray(extra.pop("grad_output", 1.0), np.float64)
+
+    def objective(changed: Mapping[str, Any]) -> Array:
+        return np.asarray(loss(**changed, **extra), np.float64)
+
+    for name, grad in zip(names, grads, strict=True):
+        for index, difference in _differences(loss, call, name, objective):
+            total = np.sum(factor * difference)
+            _compare(loss, f"d/d{name}", index, np.asarray(grad)[index], total, rtol, atol)
+
+    pred = spec.inputs[0].name
+    if not spec.hess or pred not in names:
+        return
+    extra["grad_output"] = factor
+    grad, hess = loss.grad_hess(**call, **extra)
+    assert np.array_equal(grad, grads[names.index(pred)]), f"{loss!r}: two gradients differ"
+
+    def slope(changed: Mapping[str, Any]) -> Array:
+        return np.asarray(loss.grad_hess(**changed, **extra)[0])
+
+    for index, difference in _differences(loss, call, pred, slope):
+        expected = difference[index]
+        _compare(loss, f"d2/d{pred}2", index, np.asarray(hess)[index], expected, rtol, atol)
+
+
+def _compare(
+    loss: Loss, what: str, index: tuple[int, ...], got: Any, expected: Any, rtol: float, atol: float
+) -> None:
+    if not abs(got - expected) <= atol + rtol * abs(expected):
+        at = list(map(int, index))
+        raise AssertionError(f"{loss!r}: {what}{at} is {got!r}, by differences {expected!r}")
+
+
+def _differences(
+    loss: Loss,
+    call: Mapping[str, Any],
+    name: str,
+    function: Callable[[Mapping[str, Any]], Array],
+) -> Iterator[tuple[tuple[int, ...], Array]]:
+    """Yield the derivative of `function` by every element of an argument, kinks left out."""
+    here = _sides_of_kinks(loss, call)
+    for index in np.ndindex(call[name].shape):
+        step = STEP * 2.0 ** np.ceil(np.log2(max(abs(call[name][index]), 1.0)))
+        total: Array = np.zeros(())
+        for places, weight in _STENCIL:
+            moved = call[name].copy()
+            moved[index] += places * step
+            changed = {**call, name: moved}
+            there = _sides_of_kinks(loss, changed)
+            if any(not np.array_equal(a, b) for a, b in zip(here, there, strict=True)):
+                break
+            total = total + weight * function(changed)
+        else:
+            yield index, total / (12 * step)
+
+
+def _sides_of_kinks(loss: Loss, call: Mapping[str, Any]) -> list[Array]:
+    """Return on which side of the kinks that the registry names the elements are."""
+    spec = spec_of(loss)
+    if not spec.kinks:
+        return []
+    names: dict[str, Any] = {"__builtins__": {}, **_FUNCTIONS, **loss._params}
+    first = np.asarray(call[spec.inputs[0].name], np.float64)
+    place = geometry(loss, first.shape)
+    others = tuple(a for a in range(first.ndim) if a != place.batch)
+    names["sum"] = lambda x: np.sum(x, axis=others)
+    for entry in spec.inputs:
+        given = call.get(entry.name)
+        if given is not None:
+            array = np.asarray(given, np.float64)
+            names[entry.name] = array.reshape(first.shape) if array.size == first.size else array
+    sides = []
+    with np.errstate(all="ignore"):
+        for kink in re.split(r"\bor\b", spec.kinks):
+            left, right = kink.split("==")
+            sides.append(np.sign(eval(f"({left.strip()}) - ({right.strip()})", names)))
+    return sides
+
+
+def _cosine(a: Array, b: Array) -> Any:
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return np.sum(a * b, axis=-1) / norms
+
+
+#: What the registry's words for kinks may use; `sum` is over all axes but that of the samples.
+_FUNCTIONS: Mapping[str, Any] = {"abs": np.abs, "max": np.maximum, "cosine": _cosine}

@@ -1,0 +1,279 @@
+"""Valid input of every loss, from a seed, and arrays of every layout."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import DTypeLike, NDArray
+
+from rustloss._loss import Loss
+from rustloss.testing._registry import Geometry, Input, domain_of, geometry, is_sparse, spec_of
+
+Array = NDArray[Any]
+
+#: The layouts that `relayout` makes.
+LAYOUTS = (
+    "C",
+    "F",
+    "strided",
+    "reversed",
+    "read-only",
+    "swapped",
+    "misaligned",
+    "broadcast",
+)
+#: Shapes of the first input that `example` chooses.
+_SHAPES = {"pairwise": (4, 3), "sequence": (2, 9, 5), "classes": (4, 5)}
+
+
+def relayout(array: Any, layout: str) -> Array:
+    """Return an array of the same numbers that lies in memory in another way.
+
+    Parameters
+    ----------
+    array : array_like
+        The numbers.
+    layout : str
+        ``"C"`` or ``"F"``, contiguous; ``"strided"``, every second element along the last axis of
+        a larger array; ``"reversed"``, a negative stride along each axis; ``"read-only"``;
+        ``"swapped"``, the other byte order; ``"misaligned"``, one byte off; ``"broadcast"``, the
+        first row of `array` for all rows, with a stride of 0.
+
+    Returns
+    -------
+    ndarray
+
+    Examples
+    --------
+    >>> from rustloss.testing import relayout
+    >>> relayout([1.0, 2.0, 3.0], "reversed").strides
+    (-8,)
+    """
+    array = np.array(array)
+    if layout == "C":
+        return array
+    if layout == "F":
+        return np.asfortranarray(array) if array.ndim else array
+    if layout == "strided":
+        wide = np.zeros((*array.shape, 2), array.dtype)
+        wide[..., 0] = array
+        return wide[..., 0]
+    if layout == "reversed":
+        flip = (slice(None, None, -1),) * array.ndim
+        return array[flip].copy()[flip]
+    if layout == "read-only":
+        array.flags.writeable = False
+        return array
+    if layout == "swapped":
+        return array.astype(array.dtype.newbyteorder("S")) if array.dtype.kind in "iuf" else array
+    if layout == "misaligned":
+        memory = np.zeros(array.nbytes + 1, np.uint8)
+        moved: Array = np.ndarray(array.shape, array.dtype, memory.data, offset=1)
+        moved[...] = array
+        return moved
+    if layout == "broadcast":
+        return np.broadcast_to(array[:1], array.shape) if array.ndim else array
+    raise ValueError(f"layout: expected one of {LAYOUTS}, got {layout!r}")
+
+
+def overlapping(dtype: DTypeLike, shape: tuple[int, ...]) -> Array:
+    """Return a writeable array all of whose elements are one and the same."""
+    return as_strided(np.zeros(1, dtype), shape, (0,) * len(shape))
+
+
+class Values:
+    """Numbers of a domain, from a seed.
+
+    `smooth` keeps away from the edges of domains, and `grid` to multiples of 1/8, where sums are
+    exact and kinks are hit.
+    """
+
+    def __init__(self, seed: int, *, smooth: bool = False, grid: bool = False) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.smooth = smooth
+        self.grid = grid
+
+    def _real(self, shape: tuple[int, ...]) -> Array:
+        x = self.rng.normal(size=shape)
+        if self.smooth:
+            # Vectors of almost no length bend too much for differences.
+            return np.copysign(0.3 + np.abs(x), x)
+        x *= self.rng.choice([0.25, 1.0, 8.0])
+        return np.round(8 * x) / 8 if self.grid else x
+
+    def _unit(self, shape: tuple[int, ...]) -> Array:
+        if self.smooth:
+            return self.rng.uniform(0.1, 0.9, shape)
+        x = self.rng.uniform(0.0, 1.0, shape)
+        x = np.round(8 * x) / 8 if self.grid else x
+        edge = self.rng.random(shape)
+        return np.where(edge < 0.1, 0.0, np.where(edge > 0.9, 1.0, x))
+
+    def _distribution(self, shape: tuple[int, ...], axis: int) -> Array:
+        x = self.rng.uniform(0.2, 1.0, shape)
+        if not self.smooth and shape[axis] > 1:
+            x *= self.rng.random(shape) > 0.2
+            x += x.sum(axis=axis, keepdims=True) == 0
+        return x / x.sum(axis=axis, keepdims=True)
+
+    def of(self, domain: str, shape: tuple[int, ...], axis: int | None = None) -> Array:
+        """Return numbers of a domain; distributions lie along `axis`."""
+        along = -1 if axis is None else axis
+        if domain == "Sign":
+            return np.where(self.rng.random(shape) < 0.5, -1.0, 1.0)
+        if domain == "Probability":
+            return self._unit(shape)
+        if domain in {"Distribution", "Classes"}:
+            return self._distribution(shape, along)
+        if domain == "LogDistribution":
+            x = self._real(shape)
+            return np.asarray(x - np.logaddexp.reduce(x, axis=along, keepdims=True))
+        if domain == "Scalar":
+            return np.asarray(self.rng.choice([1e-3, 0.125, 0.5]))
+        x = self._real(shape)
+        if domain in {"Positive", "NonNegative", "Weight"}:
+            x = np.abs(x)
+        if domain == "Positive":
+            x = x + 0.125
+        return np.asarray(x)
+
+
+def _classes(values: Values, loss: Loss, place: Geometry, entry: Input) -> Array:
+    assert place.classes is not None
+    if not is_sparse(loss, entry.domain):
+        return values.of(entry.domain, place.shape, place.classes)
+    shape = place.unreduced if len(place.shape) > 1 else ()
+    label = np.asarray(values.rng.integers(0, max(place.shape[place.classes], 1), shape))
+    ignored = loss._params.get("ignore_index")
+    if ignored is not None and not values.smooth:
+        label = np.where(values.rng.random(shape) < 0.3, ignored, label)
+    return label
+
+
+def _tokens(values: Values, loss: Loss, place: Geometry) -> dict[str, Array]:
+    assert place.classes is not None
+    n, frames = place.n, place.shape[loss.layout.index("T")]
+    classes = place.shape[place.classes]
+    blank = {"first": 0, "last": classes - 1}.get(loss.blank, loss.blank)
+    # Two frames for each token are enough for any repeats.
+    longest = max((frames - 1) // 2, 0)
+    lengths = values.rng.integers(0, longest + 1, n)
+    label = values.rng.integers(0, classes - 1, (n, longest))
+    label += label >= blank
+    label[np.arange(longest) >= lengths[:, None]] = -1
+    if place.batch is None:
+        label = label[0, : lengths[0]]
+    elif loss.label_layout == "TN":
+        label = label.T
+    pred_lengths = values.rng.integers(2 * longest + 1, frames + 1, n)
+    return {"label": label, "label_lengths": lengths, "pred_lengths": pred_lengths}
+
+
+def inputs_of(
+    loss: Loss,
+    shape: tuple[int, ...],
+    values: Values,
+    *,
+    optional: Collection[str] = (),
+    dtype: DTypeLike = np.float64,
+) -> dict[str, Array]:
+    """Return arrays for a call: what it must have, and of the rest what is named."""
+    spec, place = spec_of(loss), geometry(loss, shape)
+    tokens = _tokens(values, loss, place) if spec.rule == "sequence" else {}
+    inputs: dict[str, Array] = {}
+    for entry in spec.inputs:
+        if not entry.required and entry.name not in optional:
+            continue
+        domain = domain_of(loss, entry)
+        if entry.name in tokens:
+            inputs[entry.name] = tokens[entry.name]
+        elif entry.name == "sample_weight":
+            inputs[entry.name] = values.of(domain, (place.n,))
+        elif domain == "Classes":
+            inputs[entry.name] = _classes(values, loss, place, entry)
+        elif domain == "Sign" and spec.rule == "angle":
+            inputs[entry.name] = values.of(domain, place.unreduced)
+        elif domain == "Scalar":
+            inputs[entry.name] = values.of(domain, ())
+        else:
+            inputs[entry.name] = values.of(domain, shape, place.classes)
+        if entry.gradient == "Default":
+            inputs[entry.name] = inputs[entry.name].astype(dtype)
+    return inputs
+
+
+def example(
+    loss: Loss,
+    shape: tuple[int, ...] | None = None,
+    *,
+    dtype: DTypeLike = np.float64,
+    seed: int = 0,
+    optional: Collection[str] = (),
+) -> dict[str, Array]:
+    """Return valid input of a loss, the same for the same seed.
+
+    Parameters
+    ----------
+    loss : Loss
+        The loss; its parameters matter.
+    shape : tuple of int, optional
+        The shape of the first input; by default a few samples.
+    dtype : dtype_like, default float64
+        Of the predictions; whatever has a gradient by default counts as one.
+    seed : int, default 0
+        Of the random numbers.
+    optional : collection of str, optional
+        Names of optional inputs to give.
+
+    Returns
+    -------
+    dict
+        The arrays by argument name.
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> from rustloss.testing import example
+    >>> inputs = example(rl.HuberLoss(), (2, 3), optional=["sample_weight"])
+    >>> {name: array.shape for name, array in inputs.items()}
+    {'pred': (2, 3), 'label': (2, 3), 'sample_weight': (2,)}
+    >>> rl.HuberLoss()(**inputs).shape
+    (2,)
+    """
+    if shape is None:
+        shape = _SHAPES.get(spec_of(loss).rule, (3, 4))
+        if spec_of(loss).rule == "sequence":
+            sizes = dict(zip("NTC", shape, strict=True))
+            shape = tuple(sizes[axis] for axis in loss.layout)
+    return inputs_of(loss, shape, Values(seed), optional=optional, dtype=dtype)
+
+
+def weight_shapes(loss: Loss, place: Geometry) -> list[tuple[int, ...]]:
+    """Return shapes that `sample_weight` may have: for all, per sample, and up to one per element.
+
+    A loss of pairs has weights for rows alone.
+    """
+    rank = len(place.unreduced)
+    shapes: list[tuple[int, ...]] = [(), (place.n,)]
+    if spec_of(loss).rule == "pairwise":
+        return [*shapes, (place.n, 1)]
+    for kept in range(2**rank):
+        shape = tuple(n if kept >> axis & 1 else 1 for axis, n in enumerate(place.unreduced))
+        shapes += [shape, (*shape[: place.unit], 1, *shape[place.unit :])]
+    return shapes
+
+
+def broadcast_weight(weight: Any, place: Geometry) -> Array:
+    """Return a sample weight for every element of the unreduced loss."""
+    weight = np.asarray(weight, np.float64)
+    if place.unreduced and weight.shape == (place.n,):
+        along = [1] * len(place.unreduced)
+        along[place.samples or 0] = place.n
+        weight = weight.reshape(along)
+    elif weight.ndim > len(place.unreduced):
+        weight = weight.squeeze(min(place.unit, weight.ndim - 1))
+    return np.broadcast_to(weight, place.unreduced)
+

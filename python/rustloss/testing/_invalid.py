@@ -1,0 +1,367 @@
+"""Calls that must fail: every loss, argument and defect."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rustloss._loss import Loss
+from rustloss.testing._inputs import example, overlapping, relayout
+from rustloss.testing._registry import LossLike, Spec, is_sparse, spec_of
+
+INF, NAN = np.inf, np.nan
+
+#: What is not an array of real numbers, for an array `a` of the right shape.
+_NOT_NUMBERS: Mapping[str, Callable[[Any], Any]] = {
+    "objects": lambda a: a.astype(object),
+    "complex numbers": lambda a: a.astype(complex),
+    "strings": lambda a: a.astype(str),
+    "bytes": lambda a: a.astype("S8"),
+    "dates": lambda a: a.astype(np.int64).astype("M8[D]"),
+    "durations": lambda a: a.astype(np.int64).astype("m8[s]"),
+    "records": lambda a: np.zeros(a.shape, [("x", "f4"), ("y", "f4")]),
+    "raw bytes": lambda a: np.zeros(a.shape, "V4"),
+    "a masked array": np.ma.array,
+    "a word": lambda _: "spam",
+    "a byte string": lambda _: b"spam",
+    "a dictionary": lambda _: {"a": 1.0},
+    "a set": lambda _: {1.0, 2.0},
+    "a generator": lambda _: (x for x in (1.0, 2.0)),
+    "a function": lambda _: len,
+    "a class": lambda _: float,
+    "a ragged list": lambda _: [[1.0], [1.0, 2.0]],
+    "a list of words": lambda _: ["a", "b"],
+    "a list with None": lambda _: [1.0, None],
+    "a complex scalar": lambda _: 1j,
+}
+
+#: What is not a number, a truth value or a word that a parameter could mean.
+_NOT_PARAMETERS: Mapping[str, Any] = {
+    "an object": object(),
+    "bytes": b"spam",
+    "a complex number": 1j,
+    "a dictionary": {},
+    "a word of no meaning": "spam",
+    "a nested list": [[1.0, 2.0]],
+    "a list of words": ["a", "b"],
+}
+
+_OUT_OF_BOUNDS = {
+    "Finite": (),
+    "Positive": (0.0, -0.0, -1.0),
+    "NonNegative": (-1e-300, -1.0),
+    "Unit": (-1e-3, 1.001),
+}
+
+
+@dataclass(frozen=True)
+class InvalidCall:
+    """A call that must raise an error that names `argument`.
+
+    Calling the object makes the loss and calls it.
+
+    Attributes
+    ----------
+    loss : str
+        The class.
+    argument : str
+        Where the defect is.
+    defect : str
+        The defect in words.
+    params : dict
+        The constructor's arguments.
+    inputs : dict
+        The arguments of the call.
+    method : str
+        The method, or ``""`` if the constructor must fail.
+    element : bool
+        Whether one element is to blame: the error then has its index and value.
+    """
+
+    loss: str
+    argument: str
+    defect: str
+    params: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    method: str = "__call__"
+    element: bool = False
+
+    def __call__(self) -> Any:
+        loss = spec_of(self.loss).cls(**self.params)
+        return getattr(loss, self.method)(**self.inputs) if self.method else loss
+
+    def __str__(self) -> str:
+        params = ", ".join(f"{k}={v!r}" for k, v in self.params.items())
+        made = f"{self.loss}({params})"
+        return f"{made}.{self.method or '__new__'}, {self.argument}: {self.defect}"
+
+
+def invalid_calls(loss: LossLike) -> Iterator[InvalidCall]:
+    """Yield a call for every way in which a call of a loss can be wrong.
+
+    Each has fresh arrays.
+
+    Parameters
+    ----------
+    loss : Loss, type of Loss, or str
+        The loss.
+
+    Yields
+    ------
+    InvalidCall
+        To be called, and to fail with a `ValueError` or a `TypeError`.
+
+    Examples
+    --------
+    >>> from rustloss.testing import invalid_calls
+    >>> call = next(c for c in invalid_calls("HuberLoss") if c.argument == "rho")
+    >>> call()
+    Traceback (most recent call last):
+        ...
+    rustloss.errors.ParameterError: rho: expected a finite number > 0, got "spam"
+    """
+    spec = spec_of(loss)
+    yield from _parameters(spec)
+    for method in _methods(spec):
+        yield from _arrays(spec, method)
+        yield from _shapes(spec, method)
+        yield from _outputs(spec, method)
+    yield from _elements(spec)
+    yield from _options(spec)
+
+
+def _methods(spec: Spec) -> tuple[str, ...]:
+    return ("__call__", "value_and_grad", *(("grad_hess",) if spec.hess else ()))
+
+
+def _parameters(spec: Spec) -> Iterator[InvalidCall]:
+    def bad(name: str, defect: str, value: Any) -> InvalidCall:
+        return InvalidCall(spec.name, name, defect, {name: value}, method="")
+
+    shared = {
+        name: values
+        for name, values in {
+            "weight": (NAN, INF, -INF, True, (1.0, 2.0)),
+            "batch_axis": (0.5, None, NAN, True, 10**30, "0", (0,)),
+            "reduction": (None, 1, True, "SAMPLE", "", "average", *_foreign_reductions(spec)),
+            "empty": (None, 0.0, "inf", True),
+        }.items()
+        if name != "batch_axis" or name in inspect.signature(spec.cls.__new__).parameters
+    }
+    for name, values in shared.items():
+        for value in values:
+            yield bad(name, f"{value!r}", value)
+    for name, param in spec.params.items():
+        wrong: tuple[Any, ...] = {
+            "Flag": (2, 0.5, (True, False)),
+            "Int": (0.5, NAN, True, 10**30),
+            "Float": (NAN, INF, -INF, True, 10**400, (1.0,)),
+            "Choice": (1, 0.5, True),
+            "FlagOr": (2, 0.5),
+            "IndexOr": (-1, 0.5, NAN, True),
+            "Weights": (1.0, True, (), (-1.0, 1.0), (NAN, 1.0), (1.0, INF)),
+        }[param.kind]
+        if param.kind == "Float":
+            wrong += _OUT_OF_BOUNDS[param.detail]
+        if param.default is not None:
+            wrong += (None,)
+        for value in wrong:
+            yield bad(name, f"{value!r}", value)
+    for name in (*shared, *spec.params):
+        for defect, value in _NOT_PARAMETERS.items():
+            yield bad(name, defect, value)
+    for name in ("spam", "pred", "Weight", "out"):
+        yield bad(name, "no such parameter", 1.0)
+
+
+def _foreign_reductions(spec: Spec) -> tuple[str, ...]:
+    return () if "target_mean" in spec.reductions else ("target_mean",)
+
+
+def _base(spec: Spec, params: Mapping[str, Any] | None = None) -> tuple[Loss, dict[str, Any]]:
+    """Return a loss and a valid call with every optional input."""
+    loss = spec.cls(**(params or {}))
+    optional = [i.name for i in spec.inputs if i.domain != "Offsets"]
+    return loss, example(loss, optional=optional, dtype=np.float64)
+
+
+def _arrays(spec: Spec, method: str) -> Iterator[InvalidCall]:
+    loss, valid = _base(spec)
+    takes_grad_output = method != "__call__"
+    for name in (*valid, *(("grad_output",) if takes_grad_output else ())):
+        given = valid.get(name, np.ones(np.shape(loss(**valid))))
+        for defect, make in _NOT_NUMBERS.items():
+            inputs = {**_base(spec)[1], name: make(given)}
+            yield InvalidCall(spec.name, name, defect, inputs=inputs, method=method)
+    for entry in spec.inputs:
+        if entry.required:
+            inputs = {k: v for k, v in valid.items() if k != entry.name}
+            yield InvalidCall(spec.name, entry.name, "missing", inputs=inputs, method=method)
+            none = {**inputs, entry.name: None}
+            yield InvalidCall(spec.name, entry.name, "None", inputs=none, method=method)
+
+
+def _shapes(spec: Spec, method: str) -> Iterator[InvalidCall]:
+    loss, valid = _base(spec)
+    first = spec.inputs[0].name
+    value = np.asarray(loss(**valid))
+    others = {k: v for k, v in valid.items() if k != first}
+    if method != "__call__":
+        others["grad_output"] = np.ones(value.shape)
+    for name, given in others.items():
+        domain = next((i.domain for i in spec.inputs if i.name == name), "")
+        if domain == "Scalar":
+            wrong = {"two numbers": np.ones(2), "a matrix": np.ones((2, 2))}
+        else:
+            flat = given.reshape(-1)
+            wrong = {
+                "one element more": np.append(flat, flat[:1]),
+                "one element less": flat[:-1],
+                "no elements": flat[:0],
+                "another axis": np.stack([given, given]),
+                "too many axes": np.stack([given, given])[None, None, None],
+            }
+            if given.ndim == 2 and domain != "Weight" and domain != "Tokens":
+                wrong["transposed"] = given.T.copy()
+                wrong["one row more"] = np.concatenate([given, given[:1]])
+        for defect, array in wrong.items():
+            inputs = {**_base(spec)[1], **({} if name in valid else others), name: array}
+            yield InvalidCall(spec.name, name, defect, inputs=inputs, method=method)
+    for batch_axis in (2, -3, 10**9):
+        if "batch_axis" in inspect.signature(spec.cls.__new__).parameters:
+            yield InvalidCall(
+                spec.name,
+                "batch_axis",
+                "no such axis",
+                {"batch_axis": batch_axis},
+                _base(spec)[1],
+                method,
+            )
+    for axis in (2, -3):
+        if "axis" in spec.params:
+            yield InvalidCall(
+                spec.name, "axis", "no such axis", {"axis": axis}, _base(spec)[1], method
+            )
+
+
+def _elements(spec: Spec) -> Iterator[InvalidCall]:
+    """Yield calls with one element that must not be."""
+    for reduction in spec.reductions:
+        params = {"reduction": reduction}
+        loss, valid = _base(spec, params)
+        for entry in spec.inputs:
+            if entry.name not in valid:
+                continue
+            given = valid[entry.name]
+            if entry.domain == "Weight":
+                bad: tuple[float, ...] = (-1.0, -1e-300, NAN, INF, -INF)
+            elif entry.domain == "Classes" and is_sparse(loss, entry.domain):
+                bad = (-1, 5, 10**6, 2**62, -(2**63), 2.5, -0.5, NAN, INF, -INF, 1e300)
+            elif entry.domain == "Sign" and spec.rule == "angle":
+                bad = (0, 2, -2, 0.5, NAN, INF)
+            elif entry.domain == "Tokens":
+                bad = (4, 5, 10**6, 2**62, -(2**63), 2.5, INF)
+            elif entry.domain == "Lengths":
+                bad = (-1, 10**6, -(2**63), 2**62, 2.5, NAN, INF)
+            else:
+                continue
+            for value in bad:
+                changed = given.astype(np.result_type(given, np.asarray(value)))
+                if entry.domain == "Tokens":
+                    valid["label_lengths"] = np.full(len(given), given.shape[1])
+                    changed = np.zeros(given.shape, changed.dtype)
+                changed[(-1,) * changed.ndim] = value
+                yield InvalidCall(
+                    spec.name,
+                    entry.name,
+                    f"{value!r} as last element",
+                    params,
+                    {**_base(spec, params)[1], **valid, entry.name: changed},
+                    "value_and_grad",
+                    element=True,
+                )
+
+
+def _outputs(spec: Spec, method: str) -> Iterator[InvalidCall]:
+    loss, valid = _base(spec)
+    value = np.asarray(loss(**valid))
+    pred = valid[spec.inputs[0].name]
+    several = sum(i.gradient == "Default" for i in spec.inputs) > 1
+    shapes = {"__call__": {"out": value.shape}}
+    shapes["value_and_grad"] = {"out": value.shape, "grad_out": pred.shape}
+    shapes["grad_hess"] = {"grad_out": pred.shape, "hess_out": pred.shape}
+
+    def bad(name: str, defect: str, array: Any, inputs: dict[str, Any]) -> InvalidCall:
+        out = (array, *valid_grads[1:]) if several and name == "grad_out" else array
+        return InvalidCall(spec.name, name, defect, inputs={**inputs, name: out}, method=method)
+
+    valid_grads = tuple(np.empty(valid[i.name].shape) for i in spec.inputs if i.gradient == "Default")
+    for name, shape in shapes[method].items():
+        wrong = {
+            "float32": np.empty(shape, np.float32),
+            "integers": np.empty(shape, np.int64),
+            "objects": np.empty(shape, object),
+            "the other byte order": np.empty(shape, ">f8"),
+            "one axis more": np.empty((*shape, 1)),
+            "longer": np.empty(tuple(n + 1 for n in shape)),
+            "of another length": np.empty(int(np.prod(shape)) + 1),
+            "read-only": relayout(np.empty(shape), "read-only"),
+            "misaligned": relayout(np.empty(shape), "misaligned"),
+            "overlapping itself": overlapping(np.float64, shape),
+            "a list": np.zeros(shape).tolist(),
+            "a number": 1.0,
+            "a word": "spam",
+        }
+        for defect, array in wrong.items():
+            yield bad(name, defect, array, _base(spec)[1])
+        # The first input lies in the middle of a larger array, of which the output takes a part.
+        memory = np.zeros(3 * pred.size)
+        inputs = _base(spec)[1]
+        start = pred.size
+        inputs[spec.inputs[0].name] = memory[start : 2 * start].reshape(pred.shape)
+        inputs[spec.inputs[0].name][...] = pred
+        size = int(np.prod(shape))
+        for defect, at in {"start": start, "end": 2 * start - 1, "rim": start - size + 1}.items():
+            yield bad(
+                name,
+                f"overlapping the {defect} of {spec.inputs[0].name}",
+                memory[at : at + size].reshape(shape),
+                inputs,
+            )
+    if several and method == "value_and_grad":
+        for defect, array in {"not a tuple": valid_grads[0], "too few": valid_grads[:1]}.items():
+            inputs = {**_base(spec)[1], "grad_out": array}
+            yield InvalidCall(spec.name, "grad_out", defect, inputs=inputs, method=method)
+        shared = (valid_grads[0],) * len(valid_grads)
+        inputs = {**_base(spec)[1], "grad_out": shared}
+        yield InvalidCall(spec.name, "grad_out", "one array twice", inputs=inputs, method=method)
+    if method == "grad_hess":
+        both = np.empty(pred.shape)
+        inputs = {**_base(spec)[1], "grad_out": both, "hess_out": both}
+        yield InvalidCall(spec.name, "hess_out", "overlapping grad_out", inputs=inputs, method=method)
+
+
+def _options(spec: Spec) -> Iterator[InvalidCall]:
+    for value in (0.0, -1.0, NAN, INF, "2", [1.0], (1.0, 2.0), 1j, object()):
+        inputs = {**_base(spec)[1], "denominator": value}
+        params = {"reduction": "mean"}
+        yield InvalidCall(spec.name, "denominator", f"{value!r}", params, inputs)
+    for reduction in spec.reductions:
+        if reduction != "mean":
+            inputs = {**_base(spec)[1], "denominator": 2.0}
+            params = {"reduction": reduction}
+            yield InvalidCall(spec.name, "denominator", "without a mean", params, inputs)
+    first = spec.inputs[0].name
+    for wrt in ("spam", "", "sample_weight", ("spam",), (first, "spam"), (first, first), 1, {}, [1]):
+        inputs = {**_base(spec)[1], "wrt": wrt}
+        yield InvalidCall(
+            spec.name, "wrt", f"{wrt!r}", inputs=inputs, method="value_and_grad"
+        )
+    for method in _methods(spec):
+        for name in ("spam", "predd", "weight", "reduction"):
+            inputs = {**_base(spec)[1], name: 1.0}
+            yield InvalidCall(spec.name, name, "no such argument", inputs=inputs, method=method)

@@ -1,0 +1,61 @@
+"""Distances between floating-point numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+#: Bits of the significand, and the least and the greatest exponent of a normal number.
+_FORMATS = {
+    "float16": (11, -14, 15),
+    "bfloat16": (8, -126, 127),
+    "float32": (24, -126, 127),
+    "float64": (53, -1022, 1023),
+}
+
+
+def ulp_diff(actual: ArrayLike, expected: ArrayLike) -> NDArray[np.float64]:
+    """Return how far numbers are from what they should be, in units of the last place.
+
+    The unit is that of the type of `actual` at `expected`, which may have more digits. It is the
+    smallest subnormal number at 0 and among the subnormal numbers, so that an error there counts.
+
+    Parameters
+    ----------
+    actual : array_like
+        Numbers of type float16, bfloat16, float32 or float64.
+    expected : array_like
+        What they should be: real numbers of any type.
+
+    Returns
+    -------
+    ndarray of float64
+        0 where both are the same number, both NaN, or the same infinity (also by rounding); inf
+        where only one of them is NaN, or one is infinite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rustloss.testing import ulp_diff
+    >>> print(ulp_diff(np.float32([1, 0, np.nan]), [1 + 2.0**-24, 2.0**-149, 1]))
+    [0.5 1.  inf]
+    """
+    got = np.asarray(actual)
+    if got.dtype.name not in _FORMATS:
+        raise TypeError(f"actual: expected floating-point numbers, got dtype {got.dtype}")
+    bits, least, greatest = _FORMATS[got.dtype.name]
+    wanted: NDArray[Any] = np.asarray(expected)
+    wanted = wanted.astype(np.result_type(np.float64, wanted.dtype if wanted.dtype.kind == "f" else "f8"))
+    with np.errstate(all="ignore"):
+        # Compared in the type of `actual` as well, where what is too large is infinite.
+        same = got == wanted.astype(got.dtype)
+        wide = got.astype(wanted.dtype)
+        exponent = np.clip(np.frexp(wanted)[1] - 1, least, greatest) - (bits - 1)
+        distance = np.abs(np.ldexp(wide, -exponent) - np.ldexp(wanted, -exponent))
+        infinite = np.isinf(wide) | np.isinf(wanted)
+        distance = np.where(infinite, np.where(same, 0.0, np.inf), distance)
+        missing = np.isnan(wide) | np.isnan(wanted)
+        both = np.isnan(wide) & np.isnan(wanted)
+        return np.where(missing, np.where(both, 0.0, np.inf), distance).astype(np.float64)

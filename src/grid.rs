@@ -1,0 +1,386 @@
+//! Operands lined up as rows and columns, and the tiles that kernels compute on.
+//!
+//! A driver lines its operands up in a [`Grid`] and takes tile after tile: a plain slice where memory is already that,
+//! else a gathered and converted copy of the tile's size.
+
+use crate::real::Real;
+use crate::view::{Element, Shape, Strides, View, ViewMut};
+use smallvec::SmallVec;
+
+/// A rectangle of a grid.
+#[derive(Clone, Copy)]
+pub struct Tile {
+    /// The first row.
+    pub row: usize,
+    /// The number of rows.
+    pub rows: usize,
+    /// The first column.
+    pub col: usize,
+    /// The number of columns.
+    pub cols: usize,
+}
+
+impl Tile {
+    /// The first row alone, of `cols` columns.
+    pub fn row(cols: usize) -> Self {
+        Tile { row: 0, rows: 1, col: 0, cols }
+    }
+
+    /// The number of elements.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+}
+
+/// Operands of one shape lined up as rows (the first axes) and columns (the others), both flattened in C order. Axes
+/// that lie behind one another in every operand are merged.
+pub struct Grid {
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+    outer: Shape,
+    inner: Shape,
+    operands: SmallVec<[Steps; 6]>,
+}
+
+struct Steps {
+    outer: Strides,
+    inner: Strides,
+}
+
+impl Grid {
+    /// A grid for operands of shape `shape`, whose first `outer` axes are the rows.
+    pub fn new(shape: &[usize], outer: usize) -> Self {
+        let (outer, inner) = shape.split_at(outer);
+        Grid {
+            rows: outer.iter().product(),
+            cols: inner.iter().product(),
+            outer: outer.into(),
+            inner: inner.into(),
+            operands: SmallVec::new(),
+        }
+    }
+
+    /// A grid for one operand whose first axis is the rows.
+    pub fn single(shape: &[usize], strides: &Strides) -> Self {
+        let mut grid = Grid::new(shape, 1);
+        grid.add(strides);
+        grid.merge();
+        grid
+    }
+
+    /// Adds an operand and returns its number. Strides of trailing axes may be missing where those have size 1.
+    pub fn add(&mut self, strides: &Strides) -> usize {
+        let (outer, inner) = strides.split_at(self.outer.len());
+        let mut inner = Strides::from_slice(inner);
+        inner.resize(self.inner.len(), 0);
+        self.operands.push(Steps { outer: outer.into(), inner });
+        self.operands.len() - 1
+    }
+
+    /// Merges axes, once all operands are there.
+    pub fn merge(&mut self) {
+        merge(&mut self.outer, &mut self.operands, |o| &mut o.outer);
+        merge(&mut self.inner, &mut self.operands, |o| &mut o.inner);
+    }
+
+    /// Whether operand `k` is constant along its columns.
+    pub fn constant_in_row(&self, k: usize) -> bool {
+        self.operands[k].inner.iter().all(|&s| s == 0)
+    }
+
+    /// Whether all rows of operand `k` are the same.
+    pub fn constant_in_column(&self, k: usize) -> bool {
+        self.operands[k].outer.iter().all(|&s| s == 0)
+    }
+
+    /// Whether rows of operand `k` lie closer together than columns, so that gathering wants several rows at once.
+    pub fn prefers_rows(&self, k: usize) -> bool {
+        let o = &self.operands[k];
+        let column = o.inner.last().map_or(0, |s| s.unsigned_abs());
+        o.outer.last().is_some_and(|row| *row != 0 && row.unsigned_abs() < column)
+    }
+
+    /// Byte offset of a row.
+    fn row_offset(&self, k: usize, mut row: usize) -> isize {
+        let strides = &self.operands[k].outer;
+        if let [stride] = strides[..] {
+            return stride * row as isize;
+        }
+        let mut offset = 0;
+        for (&d, &s) in self.outer.iter().zip(strides).rev() {
+            offset += (row % d) as isize * s;
+            row /= d;
+        }
+        offset
+    }
+
+    /// Byte offset of a tile, if it is one dense run of elements of `size` bytes.
+    fn dense(&self, k: usize, size: usize, tile: Tile) -> Option<isize> {
+        let o = &self.operands[k];
+        let unit = size as isize;
+        let packed = match o.inner[..] {
+            [] => true,
+            [s] => s == unit,
+            _ => false,
+        };
+        let rows_packed =
+            tile.rows == 1 || matches!(o.outer[..], [s] if s == self.cols as isize * unit);
+        (packed && rows_packed).then(|| self.row_offset(k, tile.row) + unit * tile.col as isize)
+    }
+
+    /// A tile of operand `k`: borrowed where memory holds it as such, else gathered into `buffer`.
+    pub fn load<'s, T: Real>(
+        &self,
+        view: &'s View<'_>,
+        k: usize,
+        tile: Tile,
+        buffer: &'s mut [T],
+    ) -> &'s [T] {
+        if view.dtype() == T::DTYPE
+            && let Some(offset) = self.dense(k, size_of::<T>(), tile)
+        {
+            // SAFETY: a dense tile of elements of type T that the view may read.
+            return unsafe {
+                std::slice::from_raw_parts(view.ptr.offset(offset).cast(), tile.len())
+            };
+        }
+        self.read(view, k, tile, buffer);
+        buffer
+    }
+
+    /// A tile of operand `k`, copied row by row.
+    pub fn read<T: Real>(&self, view: &View<'_>, k: usize, tile: Tile, buffer: &mut [T]) {
+        with_element!(view.dtype(), E => self.each(k, tile, |r, c, offset| {
+            // SAFETY: `each` stays within the shape that the view may read.
+            let x = unsafe { *view.ptr.offset(offset).cast::<E>() };
+            buffer[r * tile.cols + c] = x.to();
+        }));
+    }
+
+    /// A tile of operand `k`, copied with its rows side by side: column c of row r goes to `buffer[c * lanes + r]`.
+    pub fn read_lanes<T: Real>(
+        &self,
+        view: &View<'_>,
+        k: usize,
+        tile: Tile,
+        lanes: usize,
+        buffer: &mut [T],
+    ) {
+        with_element!(view.dtype(), E => self.each(k, tile, |r, c, offset| {
+            // SAFETY: `each` stays within the shape that the view may read.
+            let x = unsafe { *view.ptr.offset(offset).cast::<E>() };
+            buffer[c * lanes + r] = x.to();
+        }));
+    }
+
+    /// Whether [`Grid::direct`] gives a slice for tiles of `rows` rows.
+    pub fn is_direct<T: Real>(&self, out: &ViewMut<'_>, k: usize, rows: usize) -> bool {
+        let tile = Tile { row: 0, rows, col: 0, cols: 0 };
+        out.dtype() == T::DTYPE && self.dense(k, size_of::<T>(), tile).is_some()
+    }
+
+    /// The memory of a tile of an output as a slice to write, if it is one.
+    ///
+    /// # Safety
+    /// No two live slices may overlap: every tile is taken by one thread at a time.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn direct<'s, T: Real>(
+        &self,
+        out: &'s ViewMut<'_>,
+        k: usize,
+        tile: Tile,
+    ) -> Option<&'s mut [T]> {
+        if out.dtype() != T::DTYPE {
+            return None;
+        }
+        let offset = self.dense(k, size_of::<T>(), tile)?;
+        let start = out.view.ptr.wrapping_offset(offset).cast::<T>().cast_mut();
+        // SAFETY: a dense tile of the view; exclusiveness is the caller's promise.
+        Some(unsafe { std::slice::from_raw_parts_mut(start, tile.len()) })
+    }
+
+    /// Writes a tile of operand `k` from `buffer`. Tiles of different threads must be disjoint.
+    pub fn scatter<T: Real>(&self, out: &ViewMut<'_>, k: usize, tile: Tile, buffer: &[T]) {
+        with_element!(out.dtype(), E => self.each(k, tile, |r, c, offset| {
+            let place = out.view.ptr.wrapping_offset(offset).cast::<E>().cast_mut();
+            // SAFETY: `each` stays within the shape that the view may write, and no other thread has this tile.
+            unsafe { *place = E::of(buffer[r * tile.cols + c]) };
+        }));
+    }
+
+    /// Writes a tile of operand `k` that [`Grid::read_lanes`] lays out.
+    pub fn scatter_lanes<T: Real>(
+        &self,
+        out: &ViewMut<'_>,
+        k: usize,
+        tile: Tile,
+        lanes: usize,
+        buffer: &[T],
+    ) {
+        with_element!(out.dtype(), E => self.each(k, tile, |r, c, offset| {
+            let place = out.view.ptr.wrapping_offset(offset).cast::<E>().cast_mut();
+            // SAFETY: `each` stays within the shape that the view may write, and no other thread has this tile.
+            unsafe { *place = E::of(buffer[c * lanes + r]) };
+        }));
+    }
+
+    /// Calls `f(byte offset, first column, length, byte step)` for each straight run of operand `k` in the columns
+    /// `col..col+cols`.
+    fn runs(
+        &self,
+        k: usize,
+        col: usize,
+        cols: usize,
+        mut f: impl FnMut(isize, usize, usize, isize),
+    ) {
+        let strides = &self.operands[k].inner;
+        let Some((&last, outer)) = self.inner.split_last() else {
+            return f(0, 0, cols, 0);
+        };
+        let step = strides[outer.len()];
+        let mut done = 0;
+        while done < cols {
+            let (mut index, within) = ((col + done) / last, (col + done) % last);
+            let mut offset = within as isize * step;
+            for (&d, &s) in outer.iter().zip(strides).rev() {
+                offset += (index % d) as isize * s;
+                index /= d;
+            }
+            let len = (last - within).min(cols - done);
+            f(offset, done, len, step);
+            done += len;
+        }
+    }
+
+    /// Calls `f(row, column, byte offset)` for every element of a tile, in the order of memory where that is clear.
+    #[inline(always)]
+    fn each(&self, k: usize, tile: Tile, mut f: impl FnMut(usize, usize, isize)) {
+        let rows = tile.row..tile.row + tile.rows;
+        let starts: SmallVec<[isize; 32]> = rows.map(|r| self.row_offset(k, r)).collect();
+        let down = self.prefers_rows(k);
+        self.runs(k, tile.col, tile.cols, |offset, c, len, step| {
+            visit(tile.rows, len, down, |r, i| f(r, c + i, offset + starts[r] + i as isize * step));
+        });
+    }
+}
+
+/// Merges neighbouring axes of `dims` that lie behind one another in every operand.
+fn merge(dims: &mut Shape, operands: &mut [Steps], strides: impl Fn(&mut Steps) -> &mut Strides) {
+    let mut kept = 0;
+    for axis in 0..dims.len() {
+        let d = dims[axis];
+        if d == 1 {
+            continue;
+        }
+        let mut behind = |o: &mut Steps| strides(o)[kept - 1] == strides(o)[axis] * d as isize;
+        if kept > 0 && operands.iter_mut().all(&mut behind) {
+            dims[kept - 1] *= d;
+        } else {
+            dims[kept] = d;
+            kept += 1;
+        }
+        for o in operands.iter_mut() {
+            let strides = strides(o);
+            strides[kept - 1] = strides[axis];
+        }
+    }
+    dims.truncate(kept);
+    for o in operands {
+        strides(o).truncate(kept);
+    }
+}
+
+/// Visits a rectangle row by row, or, where memory runs down the columns, in blocks of 8 x 8, so that neither side of
+/// the transposition touches more cache lines of one set than the cache has ways.
+#[inline(always)]
+fn visit(rows: usize, cols: usize, down: bool, mut f: impl FnMut(usize, usize)) {
+    const BLOCK: usize = 8;
+    if !down {
+        for r in 0..rows {
+            for c in 0..cols {
+                f(r, c);
+            }
+        }
+        return;
+    }
+    for r0 in (0..rows).step_by(BLOCK) {
+        for c0 in (0..cols).step_by(BLOCK) {
+            for c in c0..(c0 + BLOCK).min(cols) {
+                for r in r0..(r0 + BLOCK).min(rows) {
+                    f(r, c);
+                }
+            }
+        }
+    }
+}
+
+/// An array with its number in the grid.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand<'v, V> {
+    pub(crate) view: &'v V,
+    pub(crate) k: usize,
+}
+
+pub(crate) type Input<'v, 'a> = Operand<'v, View<'a>>;
+pub(crate) type Output<'v, 'a> = Operand<'v, ViewMut<'a>>;
+
+impl<'v, 'a> Output<'v, 'a> {
+    pub(crate) fn output(grid: &mut Grid, view: &'v ViewMut<'a>) -> Self {
+        Operand { k: grid.add(view.strides()), view }
+    }
+
+    /// The tile as memory to write: the view's own, else `buffer`, to be scattered later.
+    pub(crate) fn tile<'s, T: Real>(
+        &'s self,
+        grid: &Grid,
+        tile: Tile,
+        buffer: &'s mut Vec<T>,
+    ) -> &'s mut [T] {
+        // SAFETY: tiles are disjoint, and each is taken once.
+        let direct = unsafe { grid.direct(self.view, self.k, tile) };
+        direct.unwrap_or_else(|| sized(buffer, tile.len()))
+    }
+
+    /// Writes a tile that is not in place yet.
+    pub(crate) fn finish<T: Real>(&self, grid: &Grid, tile: Tile, buffer: &[T]) {
+        if !grid.is_direct::<T>(self.view, self.k, tile.rows) {
+            grid.scatter(self.view, self.k, tile, &buffer[..tile.len()]);
+        }
+    }
+}
+
+impl<'v, 'a> Input<'v, 'a> {
+    pub(crate) fn input(grid: &mut Grid, view: &'v View<'a>) -> Self {
+        Operand { k: grid.add(view.strides()), view }
+    }
+
+    /// The tile, to read.
+    pub(crate) fn tile<'s, T: Real>(
+        &'s self,
+        grid: &Grid,
+        tile: Tile,
+        buffer: &'s mut Vec<T>,
+    ) -> &'s [T] {
+        grid.load(self.view, self.k, tile, sized(buffer, tile.len()))
+    }
+
+    /// The factor of a whole row: 1 if it differs within rows.
+    pub(crate) fn of_row(&self, grid: &Grid, row: usize) -> f64 {
+        if grid.constant_in_row(self.k) {
+            grid.load(self.view, self.k, Tile { row, ..Tile::row(1) }, &mut [0.0])[0]
+        } else {
+            1.0
+        }
+    }
+}
+
+/// The first `len` elements of a buffer that grows as needed.
+pub(crate) fn sized<T: Real>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+    if buffer.len() < len {
+        buffer.resize(len, T::ZERO);
+    }
+    &mut buffer[..len]
+}

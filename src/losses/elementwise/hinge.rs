@@ -1,0 +1,28 @@
+//! Hinge loss of a signed label.
+//!
+//! `loss = max(0, margin - pred label)` for labels -1 and 1; other labels follow the formula. Where it is positive the
+//! slope is `-label`; at the margin and beyond it is 0. The second derivative is 0. Source: Apache MXNet Gluon,
+//! `HingeLoss`.
+
+use super::{Elementwise, Point};
+use crate::real::Real;
+use crate::simd::Isa;
+
+/// Hinge loss.
+#[derive(Clone, Copy)]
+pub struct Hinge {
+    /// Where the loss ends.
+    pub margin: f64,
+}
+
+impl Elementwise<2> for Hinge {
+    #[inline(always)]
+    fn point<S: Isa, T: Real>(self, [pred, label]: [T; 2]) -> Point<T, 2> {
+        let gap = T::from_f64(self.margin) - pred * label;
+        Point {
+            value: gap.where_positive(gap),
+            grad: [(-label).where_positive(gap), (-pred).where_positive(gap)],
+            hess: T::ZERO,
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! The driver of row by row work: tiles and threads, once for every loss of the family.
+//!
+//! A loss sees one row of each of its inputs and writes one row of each gradient, already multiplied by the row's scale;
+//! what it returns is the row's loss. Weights and reductions are the elementwise driver's, see [`Reduced`].
+
+use crate::block::{self, BlockKernel, Identity, Outputs};
+use crate::grid::{Grid, Input, Operand, Output, Tile, sized};
+use crate::losses::call::Axes;
+use crate::losses::rowwise::softmax::LANES;
+use crate::parallel;
+use crate::real::Real;
+use crate::simd::{self, Isa, Kernel, Level};
+use crate::view::{View, ViewMut};
+use crate::weight::Weighting;
+
+/// Work that a thread should take at least, in nanoseconds.
+const CHUNK_NS: f64 = 10_000.0;
+
+/// Rows that are gathered together where rows lie closer together than columns: a cache line of `f32`.
+const GATHER_ROWS: usize = 16;
+
+/// Columns up to which rows are worked on side by side.
+const SHORT: usize = 32;
+
+/// What a row writes; what is `None` is not wanted.
+pub struct RowOutputs<'a, T, const K: usize> {
+    /// The derivative with respect to each input, times the scale.
+    pub grads: [Option<&'a mut [T]>; K],
+    /// The second derivative with respect to the first input, times the scale.
+    pub hess: Option<&'a mut [T]>,
+    /// Scratch as long as the row.
+    pub scratch: [&'a mut [T]; 2],
+}
+
+/// Rows side by side, as [`crate::losses::rowwise::softmax::LaneSoftmax`] has them.
+pub struct Lanes<'a, T> {
+    /// The first row.
+    pub row: usize,
+    /// Element c of row `row + l` at `c * LANES + l`.
+    pub x: &'a [T],
+    /// The derivative; scratch if it is not wanted.
+    pub grad: &'a mut [T],
+    /// The second derivative.
+    pub hess: Option<&'a mut [T]>,
+    /// The scale of each row.
+    pub scale: &'a [f64],
+    /// The loss of each row.
+    pub value: &'a mut [T],
+    /// Whether the derivative is wanted.
+    pub wants_grad: bool,
+}
+
+/// A loss of rows of `K` inputs.
+pub trait RowKernel<T: Real, const K: usize>: Sync {
+    /// Rough time for one element of the first input, in nanoseconds.
+    const COST: f64;
+    /// Whether there is a form for several rows side by side.
+    const SIDE_BY_SIDE: bool = false;
+
+    /// One row: returns its loss.
+    fn row<S: Isa>(&self, row: usize, x: [&[T]; K], outputs: RowOutputs<'_, T, K>, scale: f64)
+    -> T;
+
+    /// Several rows side by side, with the same bits.
+    fn lanes<S: Isa>(&self, lanes: Lanes<'_, T>) {
+        let _ = lanes;
+    }
+}
+
+/// The arrays of a run, all of one shape.
+pub struct Rows<'a, T, const K: usize> {
+    /// The instruction set.
+    pub level: Level,
+    /// The shape: first the axes of the rows, then those within a row.
+    pub shape: &'a [usize],
+    /// How many axes are the rows'.
+    pub outer: usize,
+    /// The inputs.
+    pub inputs: [&'a View<'a>; K],
+    /// Their gradients.
+    pub grads: [Option<&'a ViewMut<'a>>; K],
+    /// The second derivative.
+    pub hess: Option<&'a ViewMut<'a>>,
+    /// The scale of each row; 1 if none.
+    pub scale: Option<&'a [f64]>,
+    /// The loss of each row, if wanted.
+    pub value: Option<&'a mut [T]>,
+}
+
+/// Runs `kernel` over all rows.
+pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(kernel: &L, rows: Rows<'_, T, K>) {
+    let mut grid = Grid::new(rows.shape, rows.outer);
+    let inputs = rows.inputs.map(|v| Operand::input(&mut grid, v));
+    let grads = rows.grads.map(|v| v.map(|v| Operand::output(&mut grid, v)));
+    let hess = rows.hess.map(|v| Operand::output(&mut grid, v));
+    grid.merge();
+    let values = rows.value.map(|v| {
+        let n = v.len();
+        ViewMut::from_slice(v, &[n])
+    });
+    let value_grid = values.as_ref().map(|v| Grid::single(v.shape(), v.strides()));
+    let outputs = grads.iter().flatten().chain(&hess).map(|o| o.k);
+    let gathers = inputs.iter().map(|o| o.k).chain(outputs).any(|k| grid.prefers_rows(k));
+    let side_by_side = L::SIDE_BY_SIDE && (gathers || grid.cols <= SHORT);
+    let step = match (side_by_side, gathers) {
+        (true, _) => LANES,
+        (false, true) => GATHER_ROWS,
+        (false, false) => 1,
+    };
+    let job = Job {
+        kernel,
+        grid: &grid,
+        inputs,
+        grads,
+        hess,
+        scale: rows.scale,
+        value: values.as_ref().zip(value_grid.as_ref()),
+        side_by_side,
+    };
+    let row_ns = L::COST * grid.cols as f64;
+    let chunk = ((CHUNK_NS / row_ns.max(1.0)) as usize).div_ceil(step).max(1) * step;
+    parallel::run(grid.rows.div_ceil(chunk), true, &|index| {
+        let mut scratch = Scratch::new();
+        let end = ((index + 1) * chunk).min(grid.rows);
+        for row in (index * chunk..end).step_by(step) {
+            let tile = Tile { row, rows: step.min(end - row), col: 0, cols: grid.cols };
+            simd::dispatch(rows.level, RunTile { job: &job, tile, scratch: &mut scratch });
+        }
+    });
+}
+
+struct Job<'a, L, const K: usize> {
+    kernel: &'a L,
+    grid: &'a Grid,
+    inputs: [Input<'a, 'a>; K],
+    grads: [Option<Output<'a, 'a>>; K],
+    hess: Option<Output<'a, 'a>>,
+    scale: Option<&'a [f64]>,
+    value: Option<(&'a ViewMut<'a>, &'a Grid)>,
+    side_by_side: bool,
+}
+
+struct Scratch<T, const K: usize> {
+    inputs: [Vec<T>; K],
+    grads: [Vec<T>; K],
+    hess: Vec<T>,
+    value: Vec<T>,
+    scale: Vec<f64>,
+    row: [Vec<T>; 2],
+}
+
+impl<T: Real, const K: usize> Scratch<T, K> {
+    fn new() -> Self {
+        Scratch {
+            inputs: [const { Vec::new() }; K],
+            grads: [const { Vec::new() }; K],
+            hess: Vec::new(),
+            value: Vec::new(),
+            scale: Vec::new(),
+            row: [const { Vec::new() }; 2],
+        }
+    }
+}
+
+struct RunTile<'a, 'b, L, T, const K: usize> {
+    job: &'a Job<'b, L, K>,
+    tile: Tile,
+    scratch: &'a mut Scratch<T, K>,
+}
+
+impl<T: Real, L: RowKernel<T, K>, const K: usize> Kernel for RunTile<'_, '_, L, T, K> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        let RunTile { job, tile, scratch } = self;
+        sized(&mut scratch.value, LANES);
+        if job.side_by_side {
+            job.lanes::<S, T>(tile, scratch);
+        } else {
+            job.rows::<S, T>(tile, scratch);
+        }
+        if let Some((view, grid)) = job.value {
+            grid.scatter(view, 0, Tile { cols: 1, ..tile }, &scratch.value[..tile.rows]);
+        }
+    }
+}
+
+impl<L, const K: usize> Job<'_, L, K> {
+    fn scale_of(&self, row: usize) -> f64 {
+        self.scale.map_or(1.0, |s| s[row])
+    }
+
+    #[inline(always)]
+    fn rows<S: Isa, T: Real>(&self, tile: Tile, scratch: &mut Scratch<T, K>)
+    where
+        L: RowKernel<T, K>,
+    {
+        let (grid, len) = (self.grid, tile.len());
+        let mut inputs = [&[][..]; K];
+        for ((x, o), buffer) in inputs.iter_mut().zip(&self.inputs).zip(&mut scratch.inputs) {
+            *x = o.tile(grid, tile, buffer);
+        }
+        let mut grads = [const { None }; K];
+        for ((grad, o), buffer) in grads.iter_mut().zip(&self.grads).zip(&mut scratch.grads) {
+            *grad = o.as_ref().map(|o| o.tile(grid, tile, buffer));
+        }
+        let mut hess = self.hess.as_ref().map(|o| o.tile(grid, tile, &mut scratch.hess));
+        let mut row_scratch = scratch.row.each_mut().map(|b| sized(b, tile.cols));
+        for r in 0..tile.rows {
+            let run = r * tile.cols..(r + 1) * tile.cols;
+            let scale = self.scale_of(tile.row + r);
+            let mut outputs = RowOutputs {
+                grads: grads.each_mut().map(|g| g.as_deref_mut().map(|g| &mut g[run.clone()])),
+                hess: hess.as_deref_mut().map(|h| &mut h[run.clone()]),
+                scratch: row_scratch.each_mut().map(|b| &mut **b),
+            };
+            if scale == 0.0 {
+                for out in outputs.grads.iter_mut().chain([&mut outputs.hess]) {
+                    if let Some(out) = out.take() {
+                        out.fill(T::ZERO);
+                    }
+                }
+            }
+            let x = inputs.map(|x| &x[run.clone()]);
+            scratch.value[r] = self.kernel.row::<S>(tile.row + r, x, outputs, scale);
+        }
+        for (o, buffer) in
+            self.grads.iter().zip(&scratch.grads).chain([(&self.hess, &scratch.hess)])
+        {
+            if let Some(o) = o {
+                o.finish(grid, tile, &buffer[..len.min(buffer.len())]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn lanes<S: Isa, T: Real>(&self, tile: Tile, scratch: &mut Scratch<T, K>)
+    where
+        L: RowKernel<T, K>,
+    {
+        let (grid, len) = (self.grid, tile.cols * LANES);
+        let x = sized(&mut scratch.inputs[0], len);
+        grid.read_lanes(self.inputs[0].view, self.inputs[0].k, tile, LANES, x);
+        scratch.scale.clear();
+        scratch.scale.extend((0..tile.rows).map(|r| self.scale_of(tile.row + r)));
+        scratch.scale.resize(LANES, 0.0);
+        let hess = self.hess.as_ref().map(|_| sized(&mut scratch.hess, len));
+        self.kernel.lanes::<S>(Lanes {
+            row: tile.row,
+            x,
+            grad: sized(&mut scratch.grads[0], len),
+            hess,
+            scale: &scratch.scale,
+            value: &mut scratch.value[..tile.rows],
+            wants_grad: self.grads[0].is_some(),
+        });
+        for (o, buffer) in [(&self.grads[0], &scratch.grads[0]), (&self.hess, &scratch.hess)] {
+            if let Some(o) = o {
+                grid.scatter_lanes(o.view, o.k, tile, LANES, buffer);
+            }
+        }
+    }
+}
+
+/// From E, one number for each row, to the result, by the elementwise driver.
+pub struct Reduced<'a> {
+    /// E's axes.
+    pub axes: &'a Axes,
+    /// Its weights.
+    pub weighting: &'a Weighting<'a>,
+    /// The instruction set.
+    pub level: Level,
+}
+
+impl Reduced<'_> {
+    /// The derivative of the result with respect to each element of E.
+    pub fn scale(&self) -> Vec<f64> {
+        let shape = self.axes.batch_first();
+        let mut scale = vec![0.0; shape.iter().product()];
+        let zero = [0.0];
+        let input = View::from_slice(&zero, &[]).broadcast_to(&shape);
+        let outputs = Outputs {
+            grads: [Some(ViewMut::from_slice(&mut scale, &shape)), None, None],
+            ..Outputs::default()
+        };
+        let identity: &dyn BlockKernel<f64> = &Identity;
+        block::drive(identity, self.level, &shape, input.as_slice(), &outputs, self.weighting);
+        scale
+    }
+
+    /// The value, from E with the batch axis first.
+    pub fn value<T: Real>(&self, unreduced: &[T], value: ViewMut<'_>) {
+        let shape = self.axes.batch_first();
+        let inputs = [View::from_slice(unreduced, &shape)];
+        let outputs = Outputs {
+            value: self.axes.value(value, self.weighting.reduction),
+            ..Outputs::default()
+        };
+        let identity: &dyn BlockKernel<T> = &Identity;
+        block::drive(identity, self.level, &shape, &inputs, &outputs, self.weighting);
+    }
+}

@@ -1,0 +1,264 @@
+//! Softmax of a row, in the one form that every loss on logits uses.
+//!
+//! With m the largest logit of the row, e = exp(x - m): the elements at the maximum count exactly 1, and what is summed
+//! is `others`, the rest. Then log(sum exp) = m + log1p(others), p = e / (1 + others), and 1 - p of the maximum is
+//! others / (1 + others): none of them cancels when one class has all the mass. Sums are in f64, in an order that is a
+//! function of the row's length alone, so that both forms below, one row along its elements and several rows side by
+//! side, give the same bits.
+
+use crate::real::Real;
+use crate::reduce::{BLOCK, sum_block, sum_pairwise};
+use crate::simd::{Isa, SUM_LANES};
+use smallvec::SmallVec;
+
+/// What a row's softmax comes from.
+#[derive(Clone, Copy)]
+pub struct Softmax<T> {
+    /// The largest logit.
+    pub max: T,
+    /// The sum of exp(x - max), the first maximum left out.
+    pub others: f64,
+}
+
+impl<T: Real> Softmax<T> {
+    /// Fills `exps` with exp(x - max), and 0 at every maximum.
+    #[inline(always)]
+    pub fn of<S: Isa>(x: &[T], exps: &mut [T]) -> Self {
+        let max = max(x);
+        let mut sums = SmallVec::<[f64; 32]>::new();
+        let mut maxima = 0;
+        for (x, exps) in x.chunks(BLOCK).zip(exps.chunks_mut(BLOCK)) {
+            maxima += shifted_exps::<S, T>(x, max, exps);
+            sums.push(sum_block::<S, T>(exps));
+        }
+        let rest = sum_pairwise(0..sums.len(), &|i| sums[i]);
+        Softmax { max, others: rest + (f64::from(maxima) - 1.0) }
+    }
+
+    /// log(sum exp(x)) - x, never negative.
+    #[inline(always)]
+    pub fn log_sum_minus<S: Isa>(&self, x: T) -> T {
+        self.gap(x) + T::from_f64(self.others).log1p::<S>()
+    }
+
+    /// max - x: 0 at a maximum that is infinite, and infinite for what is impossible.
+    #[inline(always)]
+    pub fn gap(&self, x: T) -> T {
+        let gap = self.max - x;
+        let gap = if x == self.max { T::ZERO } else { gap };
+        if x == -T::INFINITY { T::INFINITY } else { gap }
+    }
+
+    /// The diagonal of the second derivative of log(sum exp(x)), p (1 - p), times `scale`.
+    #[inline(always)]
+    pub fn curvature(&self, x: &[T], exps: &[T], out: &mut [T], scale: f64) {
+        let inverse = T::from_f64(self.inverse());
+        let at_max = T::from_f64(self.complement(self.max, T::ZERO) * self.inverse());
+        let scale = T::from_f64(scale);
+        for ((out, &x), &e) in out.iter_mut().zip(x).zip(exps) {
+            let p = e * inverse;
+            *out = if x == self.max { at_max } else { p * (T::ONE - p) } * scale;
+        }
+    }
+
+    /// 1 / (sum of exp(x - max)).
+    #[inline(always)]
+    pub fn inverse(&self) -> f64 {
+        1.0 / (1.0 + self.others)
+    }
+
+    /// 1 - p at a class whose exp(x - max) is `exp`, or at the maximum.
+    #[inline(always)]
+    pub fn complement(&self, x: T, exp: T) -> f64 {
+        let rest = if x == self.max { self.others } else { 1.0 + self.others - exp.to_f64() };
+        rest * self.inverse()
+    }
+}
+
+/// `exp` of [`Softmax::of`], with the 1 at a maximum that is left out there.
+#[inline(always)]
+pub fn exp_at<T: Real>(x: T, max: T, exp: T) -> T {
+    if x == max { T::ONE } else { exp }
+}
+
+/// The largest element; NaN may be lost, and comes back with the exponentials.
+#[inline(always)]
+pub fn max<T: Real>(x: &[T]) -> T {
+    const LANES: usize = 64;
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut lanes = [-T::INFINITY; LANES];
+    for chunk in chunks {
+        for l in 0..LANES {
+            lanes[l] = lanes[l].max(chunk[l]);
+        }
+    }
+    let mut half = LANES / 2;
+    while half > 0 {
+        let (low, high) = lanes.split_at_mut(half);
+        for (a, b) in low.iter_mut().zip(high) {
+            *a = a.max(*b);
+        }
+        half /= 2;
+    }
+    rest.iter().fold(lanes[0], |m, &v| m.max(v))
+}
+
+#[inline(always)]
+fn shifted_exps<S: Isa, T: Real>(x: &[T], max: T, exps: &mut [T]) -> u32 {
+    let mut maxima = 0;
+    for (e, &v) in exps.iter_mut().zip(x) {
+        maxima += u32::from(v == max);
+        let exp = (v - max).exp_nonpositive::<S>();
+        *e = if v == max { T::ZERO } else { exp };
+    }
+    maxima
+}
+
+/// Rows that are worked on side by side.
+pub const LANES: usize = 32;
+
+/// The softmax of [`LANES`] rows side by side: element c of row l stands at `c * LANES + l`.
+pub struct LaneSoftmax<T> {
+    /// The largest logits.
+    pub max: [T; LANES],
+    /// The sums of [`Softmax::others`].
+    pub others: [f64; LANES],
+}
+
+impl<T: Real> LaneSoftmax<T> {
+    /// As [`Softmax::of`], in place.
+    #[inline(always)]
+    pub fn of<S: Isa>(x: &[T], exps: &mut [T]) -> Self {
+        let (rows, _) = x.as_chunks::<LANES>();
+        let mut max = [-T::INFINITY; LANES];
+        for row in rows {
+            for l in 0..LANES {
+                max[l] = max[l].max(row[l]);
+            }
+        }
+        let mut sums = SmallVec::<[[f64; LANES]; 1]>::new();
+        let mut maxima = [T::ZERO; LANES];
+        for (x, exps) in x.chunks(BLOCK * LANES).zip(exps.chunks_mut(BLOCK * LANES)) {
+            sums.push(exp_and_sum::<S, T>(x, &max, exps, &mut maxima));
+        }
+        let others = std::array::from_fn(|l| {
+            let rest = sum_pairwise(0..sums.len(), &|i| sums[i][l]);
+            rest + (maxima[l].to_f64() - 1.0)
+        });
+        LaneSoftmax { max, others }
+    }
+
+    /// [`Softmax::log_sum_minus`] for an element of each row.
+    #[inline(always)]
+    pub fn log_sum_minus<S: Isa>(&self, x: &[T; LANES]) -> [T; LANES] {
+        let mut out = [T::ZERO; LANES];
+        for l in 0..LANES {
+            out[l] = self.lane(l).log_sum_minus::<S>(x[l]);
+        }
+        out
+    }
+
+    /// Turns exponentials into probabilities times `scale`.
+    #[inline(always)]
+    pub fn scale_exps(&self, x: &[T], exps: &mut [T], scale: &[f64]) {
+        let factor: [T; LANES] =
+            std::array::from_fn(|l| T::from_f64(self.lane(l).inverse().weighted(scale[l])));
+        let ((x, _), (exps, _)) = (x.as_chunks::<LANES>(), exps.as_chunks_mut::<LANES>());
+        for (x, exps) in x.iter().zip(exps) {
+            for l in 0..LANES {
+                exps[l] = exp_at(x[l], self.max[l], exps[l]).weighted(factor[l]);
+            }
+        }
+    }
+
+    /// [`Softmax::curvature`] for each row.
+    #[inline(always)]
+    pub fn curvature(&self, x: &[T], exps: &[T], out: &mut [T], scale: &[f64]) {
+        for l in 0..LANES {
+            let softmax = self.lane(l);
+            let inverse = T::from_f64(softmax.inverse());
+            let at_max = T::from_f64(softmax.complement(softmax.max, T::ZERO) * softmax.inverse());
+            let scale = T::from_f64(scale[l]);
+            for at in (l..x.len()).step_by(LANES) {
+                let p = exps[at] * inverse;
+                let curvature = if x[at] == softmax.max { at_max } else { p * (T::ONE - p) };
+                out[at] = curvature.weighted(scale);
+            }
+        }
+    }
+
+    /// The softmax of one row.
+    #[inline(always)]
+    pub fn lane(&self, l: usize) -> Softmax<T> {
+        Softmax { max: self.max[l], others: self.others[l] }
+    }
+}
+
+/// One block of [`sum_block`] for every lane: the same elements in the same order.
+#[inline(always)]
+fn exp_and_sum<S: Isa, T: Real>(
+    x: &[T],
+    max: &[T; LANES],
+    exps: &mut [T],
+    maxima: &mut [T; LANES],
+) -> [f64; LANES] {
+    let (x, _) = x.as_chunks::<LANES>();
+    let (exps, _) = exps.as_chunks_mut::<LANES>();
+    let few = x.len() <= SUM_LANES;
+    let mut sums = [[0.0; LANES]; SUM_LANES];
+    for (c, (x, exps)) in x.iter().zip(exps).enumerate() {
+        let sum = &mut sums[if few { 0 } else { c % SUM_LANES }];
+        for l in 0..LANES {
+            let at_max = x[l] == max[l];
+            let exp = (x[l] - max[l]).exp_nonpositive::<S>();
+            maxima[l] += if at_max { T::ONE } else { T::ZERO };
+            exps[l] = if at_max { T::ZERO } else { exp };
+            sum[l] += exps[l].to_f64();
+        }
+    }
+    let mut half = if few { 0 } else { SUM_LANES / 2 };
+    while half > 0 {
+        let (low, high) = sums[..2 * half].split_at_mut(half);
+        for (a, b) in low.iter_mut().zip(high) {
+            for l in 0..LANES {
+                a[l] += b[l];
+            }
+        }
+        half /= 2;
+    }
+    sums[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::Baseline;
+
+    #[test]
+    fn rows_and_lanes_agree_bit_for_bit() {
+        for n in [1, 2, 10, 31, 32, 33, 100, 1023, 1025, 3000] {
+            let x: Vec<f32> = (0..n * LANES).map(|i| ((i * 7919) % 997) as f32 * 0.03).collect();
+            let mut exps = vec![0.0; x.len()];
+            let lanes = LaneSoftmax::of::<Baseline>(&x, &mut exps);
+            for l in 0..LANES {
+                let row: Vec<f32> = (0..n).map(|c| x[c * LANES + l]).collect();
+                let mut row_exps = vec![0.0; n];
+                let softmax = Softmax::of::<Baseline>(&row, &mut row_exps);
+                assert_eq!(softmax.max, lanes.max[l]);
+                assert_eq!(softmax.others.to_bits(), lanes.others[l].to_bits(), "{n} classes");
+                assert!((0..n).all(|c| row_exps[c] == exps[c * LANES + l]));
+            }
+        }
+    }
+
+    #[test]
+    fn infinities() {
+        let inf = f64::INFINITY;
+        let of = |x: &[f64]| Softmax::of::<Baseline>(x, &mut vec![0.0; x.len()]);
+        assert_eq!(of(&[1.0, inf, -inf]).log_sum_minus::<Baseline>(inf), 0.0);
+        assert_eq!(of(&[1.0, inf, -inf]).log_sum_minus::<Baseline>(1.0), inf);
+        assert_eq!(of(&[1.0, -inf]).log_sum_minus::<Baseline>(-inf), inf);
+        assert!(of(&[1.0, f64::NAN]).log_sum_minus::<Baseline>(1.0).is_nan());
+        assert!(of(&[f64::NAN, 1.0]).log_sum_minus::<Baseline>(1.0).is_nan());
+    }
+}

@@ -1,0 +1,496 @@
+//! Softmax cross-entropy.
+//!
+//! For a row of logits x with p = softmax(x) and a label t, `loss = -log p[t]`; with a distribution y over the classes,
+//! `loss = -sum y log p`. The gradient is `p sum(y) - y`, the diagonal of the second derivative `sum(y) p (1 - p)`. What
+//! the sure and right model leaves of them is computed from the other classes' mass, see [`super::softmax`]. With
+//! `from_logits` the input already is log p: `loss = -sum y x`, of gradient `-y`.
+//!
+//! Label smoothing mixes y with the uniform distribution: `y (1 - s) + s / C`; class weights w multiply y then. A label
+//! that is a class index is the one-hot y.
+//!
+//! Source: Apache MXNet Gluon, `SoftmaxCrossEntropyLoss`; class weights and label smoothing as PyTorch has them.
+
+use super::kernel::{Lanes, Reduced, RowKernel, RowOutputs, Rows, drive};
+use super::softmax::{LANES, LaneSoftmax, Softmax, exp_at};
+use crate::error::{Error, Kind, Result};
+use crate::losses::call::{Axes, Call, Loss, Plan, Results};
+use crate::losses::spec::Params;
+use crate::real::Real;
+use crate::reduce::{BLOCK, sum_block, sum_pairwise};
+use crate::simd::{Isa, Level};
+use crate::view::{Shape, View, ViewMut};
+use crate::weight::Weighting;
+use smallvec::SmallVec;
+
+/// A label that is not looked at.
+const IGNORED: u32 = u32::MAX;
+
+/// Softmax cross-entropy with its parameters.
+pub struct SoftmaxCe {
+    axis: isize,
+    sparse: bool,
+    target: Target,
+    ignore_index: Option<i64>,
+    clip: bool,
+}
+
+/// How labels become a distribution, and what the input is.
+#[derive(Clone)]
+struct Target {
+    from_logits: bool,
+    smoothing: f64,
+    class_weight: Option<Vec<f64>>,
+}
+
+impl SoftmaxCe {
+    /// From the registry's parameters.
+    pub fn new(params: &Params) -> Result<Self> {
+        let sparse = params.flag("sparse_label");
+        let clip = params.text("out_of_range") == "clip";
+        params.only_if(sparse || !clip, "out_of_range", "sparse_label=True")?;
+        let ignore_index = params.int("ignore_index");
+        params.only_if(sparse || ignore_index.is_none(), "ignore_index", "sparse_label=True")?;
+        Ok(SoftmaxCe {
+            axis: params.int("axis").unwrap_or(-1) as isize,
+            sparse,
+            target: Target {
+                from_logits: params.flag("from_logits"),
+                smoothing: params.float("label_smoothing"),
+                class_weight: params.vector("class_weight").map(<[f64]>::to_vec),
+            },
+            ignore_index,
+            clip,
+        })
+    }
+}
+
+impl Loss for SoftmaxCe {
+    fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
+        let pred = call.input(0);
+        let (axes, class_axis) = Axes::rowwise(pred.shape(), self.axis, call.options.batch_axis)?;
+        let classes = pred.shape()[class_axis];
+        let rows: usize = axes.shape.iter().product();
+        if classes == 0 && rows > 0 {
+            let detail = format!("expected at least one class, got shape {:?}", pred.shape());
+            return Err(Error::new(Kind::Shape, "pred", detail));
+        }
+        if let Some(weights) = &self.target.class_weight
+            && weights.len() != classes
+        {
+            let detail =
+                format!("expected one weight for each of {classes} classes, got {}", weights.len());
+            return Err(Error::new(Kind::Shape, "class_weight", detail));
+        }
+        let mut weighting = axes.weighting(call)?;
+        let label = call.input(1);
+        let label_error = |expected: &str| {
+            let (pred, given) = (pred.shape(), label.shape());
+            let detail =
+                format!("expected {expected} (pred has shape {pred:?}), got shape {given:?}");
+            Error::new(Kind::Shape, call.names[1], detail)
+        };
+        let labels = if self.sparse {
+            let expected = "pred's shape without the class axis, or with it of size 1";
+            let lined_up = axes.line_up(label).ok_or_else(|| label_error(expected))?;
+            Labels::Sparse(self.sparse_labels(call, &axes, &lined_up, &mut weighting, classes)?)
+        } else {
+            let expected =
+                "pred's shape up to axes of size 1, or one dimension with as many elements";
+            let view = label.clone().reshape(pred.shape()).ok_or_else(|| label_error(expected))?;
+            Labels::Dense(axes.line_up_rows(view, class_axis))
+        };
+        let pred = axes.line_up_rows(pred.clone(), class_axis);
+        Ok(Box::new(SoftmaxPlan {
+            target: &self.target,
+            level: call.level,
+            single: call.single(),
+            axes,
+            class_axis,
+            pred_shape: call.input(0).shape().into(),
+            pred,
+            labels,
+            weighting,
+        }))
+    }
+}
+
+/// The labels of all rows, the batch axis first.
+enum Labels<'a> {
+    Sparse(Sparse),
+    Dense(View<'a>),
+}
+
+/// Class indices that were copied, then checked.
+struct Sparse {
+    labels: Vec<u32>,
+    /// The product of sample weight, class weight and not being ignored, if any of them differs from 1.
+    weight: Option<Vec<f64>>,
+    /// What weighted means divide by the sum of, where that is not `weight`.
+    divisor_weight: Option<Vec<f64>>,
+}
+
+impl SoftmaxCe {
+    fn sparse_labels(
+        &self,
+        call: &Call<'_>,
+        axes: &Axes,
+        label: &View<'_>,
+        weighting: &mut Weighting<'_>,
+        classes: usize,
+    ) -> Result<Sparse> {
+        let given = label.to_vec::<f64>();
+        let sample_weight = weighting.sample_weight.take().map(|w| w.to_vec::<f64>());
+        let class_weight = self.target.class_weight.as_deref();
+        let ignore_index = self.ignore_index.map(|i| i as f64);
+        let mut labels = Vec::with_capacity(given.len());
+        for (row, &value) in given.iter().enumerate() {
+            let weightless = sample_weight.as_ref().is_some_and(|w| w[row] == 0.0);
+            labels.push(if weightless || Some(value) == ignore_index {
+                IGNORED
+            } else if value.fract() == 0.0 && (0.0..classes as f64).contains(&value) {
+                value as u32
+            } else if self.clip && !value.is_nan() {
+                value.trunc().clamp(0.0, classes as f64 - 1.0) as u32
+            } else {
+                let index = axes.element(row, call.input(1).shape());
+                let allowed = format!("an integer with 0 <= {} < {classes}", call.names[1]);
+                return Err(Error::element(Kind::Label, call.names[1], &index, value, allowed));
+            });
+        }
+        let weigh = |by_class: Option<&[f64]>| -> Vec<f64> {
+            let rows = labels.iter().enumerate();
+            rows.map(|(row, &label)| {
+                if label == IGNORED {
+                    return 0.0;
+                }
+                by_class.map_or(1.0, |w| w[label as usize])
+                    * sample_weight.as_ref().map_or(1.0, |w| w[row])
+            })
+            .collect()
+        };
+        let plain = sample_weight.is_none() && !labels.contains(&IGNORED);
+        // With smoothing, class weights are part of the loss itself; weighted means count them all the same.
+        let inside = self.target.smoothing > 0.0;
+        let (weight, divisor_weight) = match (plain, class_weight) {
+            (true, None) => (None, None),
+            (true, Some(_)) if inside => (None, Some(weigh(class_weight))),
+            (false, Some(_)) if inside => (Some(weigh(None)), Some(weigh(class_weight))),
+            _ => (Some(weigh(class_weight)), None),
+        };
+        Ok(Sparse { labels, weight, divisor_weight })
+    }
+}
+
+struct SoftmaxPlan<'a> {
+    target: &'a Target,
+    level: Level,
+    single: bool,
+    axes: Axes,
+    class_axis: usize,
+    pred_shape: Shape,
+    pred: View<'a>,
+    labels: Labels<'a>,
+    weighting: Weighting<'a>,
+}
+
+impl Plan for SoftmaxPlan<'_> {
+    fn value_shape(&self) -> Shape {
+        self.axes.value_shape(self.weighting.reduction)
+    }
+    fn cost(&self) -> f64 {
+        COST * self.pred.len() as f64
+    }
+    fn run(&self, results: Results<'_>) -> Result<()> {
+        if self.single {
+            self.run_in::<f32>(results);
+        } else {
+            self.run_in::<f64>(results);
+        }
+        Ok(())
+    }
+}
+
+/// Rough time for value and gradient of one logit, in nanoseconds.
+const COST: f64 = 0.6;
+
+impl SoftmaxPlan<'_> {
+    fn line_up<'a>(&self, view: Option<ViewMut<'a>>) -> Option<ViewMut<'a>> {
+        self.axes.line_up_rows_mut(view?, &self.pred_shape, self.class_axis)
+    }
+
+    fn run_in<T: Real>(&self, results: Results<'_>) {
+        let shape = self.axes.batch_first();
+        let view = |w| View::from_slice(w, &shape);
+        let weighting = match &self.labels {
+            Labels::Sparse(sparse) => Weighting {
+                sample_weight: sparse.weight.as_deref().map(view),
+                divisor_weight: sparse.divisor_weight.as_deref().map(view),
+                ..self.weighting.clone()
+            },
+            Labels::Dense(_) => self.weighting.clone(),
+        };
+        let reduced = Reduced { axes: &self.axes, weighting: &weighting, level: self.level };
+        let [grad, label_grad, ..] = results.grads.map(|v| self.line_up(v));
+        let hess = self.line_up(results.hess);
+        let derives = grad.is_some() || label_grad.is_some() || hess.is_some();
+        let scale = if derives { Some(reduced.scale()) } else { None };
+        let mut unreduced =
+            vec![T::ZERO; if results.value.is_some() { shape.iter().product() } else { 0 }];
+        let (scale, grad) = (scale.as_deref(), grad.as_ref());
+        let value = results.value.is_some().then_some(&mut unreduced[..]);
+        let rows = Rows {
+            level: self.level,
+            shape: self.pred.shape(),
+            outer: shape.len(),
+            inputs: [&self.pred],
+            grads: [grad],
+            hess: hess.as_ref(),
+            scale,
+            value,
+        };
+        let target = RowTarget::<T>::new(self.target);
+        match &self.labels {
+            Labels::Sparse(Sparse { labels, .. }) if target.smoothing == T::ZERO => {
+                drive(&SparseRows { labels, from_logits: target.from_logits }, rows);
+            }
+            Labels::Sparse(Sparse { labels, .. }) => drive(&SmoothedRows { labels, target }, rows),
+            Labels::Dense(label) => {
+                let (inputs, grads) = ([&self.pred, label], [grad, label_grad.as_ref()]);
+                let Rows { level, shape, outer, hess, scale, value, .. } = rows;
+                drive(&target, Rows { level, shape, outer, inputs, grads, hess, scale, value });
+            }
+        }
+        if let Some(value) = results.value {
+            reduced.value(&unreduced, value);
+        }
+    }
+}
+
+/// Rows whose label is one class.
+struct SparseRows<'a> {
+    labels: &'a [u32],
+    from_logits: bool,
+}
+
+impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
+    const COST: f64 = COST;
+    const SIDE_BY_SIDE: bool = true;
+
+    #[inline(always)]
+    fn row<S: Isa>(&self, row: usize, [x]: [&[T]; 1], out: RowOutputs<'_, T, 1>, scale: f64) -> T {
+        let RowOutputs { grads: [mut grad], mut hess, scratch: [scratch, _] } = out;
+        let label = self.labels[row] as usize;
+        if label >= x.len() {
+            return T::ZERO;
+        }
+        if self.from_logits {
+            for out in [&mut grad, &mut hess].into_iter().flatten() {
+                out.fill(T::ZERO);
+            }
+            if let Some(grad) = grad {
+                grad[label] = T::from_f64(-scale);
+            }
+            return -x[label];
+        }
+        let exps = grad.as_deref_mut().unwrap_or(scratch);
+        let softmax = Softmax::of::<S>(x, exps);
+        let complement = softmax.complement(x[label], exps[label]);
+        if let Some(hess) = hess {
+            softmax.curvature(x, exps, hess, scale);
+        }
+        if let Some(grad) = grad {
+            let factor = T::from_f64(softmax.inverse() * scale);
+            for (g, &v) in grad.iter_mut().zip(x) {
+                *g = exp_at(v, softmax.max, *g) * factor;
+            }
+            grad[label] = T::from_f64(-complement * scale);
+        }
+        softmax.log_sum_minus::<S>(x[label])
+    }
+
+    #[inline(always)]
+    fn lanes<S: Isa>(&self, lanes: Lanes<'_, T>) {
+        let Lanes { row, x, grad, hess, scale, value, wants_grad } = lanes;
+        let classes = x.len() / LANES;
+        let labels = &self.labels[row..][..value.len()];
+        // A row without a label has scale 0 and weight 0; any class will do for it.
+        let at = |l: usize| (labels[l] as usize).min(classes - 1) * LANES + l;
+        let picked: [T; LANES] =
+            std::array::from_fn(|l| if l < labels.len() { x[at(l)] } else { x[l] });
+        if self.from_logits {
+            grad.fill(T::ZERO);
+            if let Some(hess) = hess {
+                hess.fill(T::ZERO);
+            }
+            for (l, value) in value.iter_mut().enumerate() {
+                *value = -picked[l];
+                grad[at(l)] = T::from_f64(-scale[l]);
+            }
+            return;
+        }
+        let softmax = LaneSoftmax::of::<S>(x, grad);
+        let losses = softmax.log_sum_minus::<S>(&picked);
+        value.copy_from_slice(&losses[..value.len()]);
+        if let Some(hess) = hess {
+            softmax.curvature(x, grad, hess, scale);
+        }
+        if wants_grad {
+            let complements: [f64; LANES] = std::array::from_fn(|l| {
+                if l < labels.len() {
+                    softmax.lane(l).complement(picked[l], grad[at(l)])
+                } else {
+                    0.0
+                }
+            });
+            softmax.scale_exps(x, grad, scale);
+            for l in 0..labels.len() {
+                grad[at(l)] = T::from_f64((-complements[l]).weighted(scale[l]));
+            }
+        }
+    }
+}
+
+/// Labels as a distribution y: how given ones become it, in the type of computation.
+struct RowTarget<T> {
+    from_logits: bool,
+    smoothing: T,
+    class_weight: Option<Vec<T>>,
+}
+
+impl<T: Real> RowTarget<T> {
+    fn new(target: &Target) -> Self {
+        let class_weight = target.class_weight.as_ref();
+        RowTarget {
+            from_logits: target.from_logits,
+            smoothing: T::from_f64(target.smoothing),
+            class_weight: class_weight.map(|w| w.iter().map(|&w| T::from_f64(w)).collect()),
+        }
+    }
+
+    /// y as it is used, from the label's row.
+    #[inline(always)]
+    fn mix(&self, y: &mut [T]) {
+        if self.smoothing != T::ZERO {
+            let uniform = self.smoothing / T::from_f64(y.len() as f64);
+            for y in y.iter_mut() {
+                *y = *y * (T::ONE - self.smoothing) + uniform;
+            }
+        }
+        if let Some(weights) = &self.class_weight {
+            for (y, &w) in y.iter_mut().zip(weights) {
+                *y *= w;
+            }
+        }
+    }
+
+    /// Loss, gradient and second derivative for a row and its y.
+    #[inline(always)]
+    fn dense<S: Isa>(
+        &self,
+        x: &[T],
+        y: &[T],
+        mut grad: Option<&mut [T]>,
+        label_grad: Option<&mut [T]>,
+        hess: Option<&mut [T]>,
+        scratch: &mut [T],
+        scale: f64,
+    ) -> T {
+        let scale_t = T::from_f64(scale);
+        if self.from_logits {
+            if let Some(hess) = hess {
+                hess.fill(T::ZERO);
+            }
+            if let Some(grad) = grad {
+                for (g, &y) in grad.iter_mut().zip(y) {
+                    *g = -y * scale_t;
+                }
+            }
+            if let Some(label_grad) = label_grad {
+                for (c, (g, &x)) in label_grad.iter_mut().zip(x).enumerate() {
+                    *g = (-x).weighted(self.label_slope(c)) * scale_t;
+                }
+            }
+            for ((s, &x), &y) in scratch.iter_mut().zip(x).zip(y) {
+                *s = (-x).weighted(y);
+            }
+            return T::from_f64(sum_row::<S, T>(scratch));
+        }
+        let exps = grad.as_deref_mut().unwrap_or(&mut *scratch);
+        let softmax = Softmax::of::<S>(x, exps);
+        let total = sum_row::<S, T>(y);
+        if let Some(hess) = hess {
+            softmax.curvature(x, exps, hess, total * scale);
+        }
+        if let Some(grad) = grad {
+            // p sum(y) - y, and at the maximum (sum(y) - y) - (1 - p) sum(y).
+            let factor = T::from_f64(softmax.inverse() * total);
+            let (total, rest) =
+                (T::from_f64(total), T::from_f64(softmax.complement(softmax.max, T::ZERO) * total));
+            for ((g, &x), &y) in grad.iter_mut().zip(x).zip(y) {
+                let at_max = (total - y) - rest;
+                let elsewhere = *g * factor - y;
+                *g = if x == softmax.max { at_max } else { elsewhere } * scale_t;
+            }
+        }
+        if let Some(label_grad) = label_grad {
+            for (c, (g, &x)) in label_grad.iter_mut().zip(x).enumerate() {
+                *g = softmax.log_sum_minus::<S>(x).weighted(self.label_slope(c)) * scale_t;
+            }
+        }
+        for ((s, &x), &y) in scratch.iter_mut().zip(x).zip(y) {
+            *s = softmax.gap(x).weighted(y);
+        }
+        let log_sum = T::from_f64(softmax.others).log1p::<S>();
+        T::from_f64(sum_row::<S, T>(scratch) + total * log_sum.to_f64())
+    }
+
+    /// The derivative of y with respect to the label.
+    #[inline(always)]
+    fn label_slope(&self, class: usize) -> T {
+        let weight = self.class_weight.as_ref().map_or(T::ONE, |w| w[class]);
+        weight * (T::ONE - self.smoothing)
+    }
+}
+
+/// The sum of a row of any length.
+#[inline(always)]
+fn sum_row<S: Isa, T: Real>(x: &[T]) -> f64 {
+    let sums: SmallVec<[f64; 32]> = x.chunks(BLOCK).map(sum_block::<S, T>).collect();
+    sum_pairwise(0..sums.len(), &|i| sums[i])
+}
+
+/// Rows whose label is a distribution.
+impl<T: Real> RowKernel<T, 2> for RowTarget<T> {
+    const COST: f64 = 2.0 * COST;
+
+    #[inline(always)]
+    fn row<S: Isa>(&self, _: usize, [x, y]: [&[T]; 2], out: RowOutputs<'_, T, 2>, scale: f64) -> T {
+        let RowOutputs { grads: [grad, label_grad], hess, scratch: [scratch, mixed] } = out;
+        mixed.copy_from_slice(y);
+        self.mix(mixed);
+        self.dense::<S>(x, mixed, grad, label_grad, hess, scratch, scale)
+    }
+}
+
+/// Rows whose label is one class, smoothed.
+struct SmoothedRows<'a, T> {
+    labels: &'a [u32],
+    target: RowTarget<T>,
+}
+
+impl<T: Real> RowKernel<T, 1> for SmoothedRows<'_, T> {
+    const COST: f64 = 2.0 * COST;
+
+    #[inline(always)]
+    fn row<S: Isa>(&self, row: usize, [x]: [&[T]; 1], out: RowOutputs<'_, T, 1>, scale: f64) -> T {
+        let RowOutputs { grads: [grad], hess, scratch: [scratch, mixed] } = out;
+        let label = self.labels[row] as usize;
+        if label >= x.len() {
+            return T::ZERO;
+        }
+        mixed.fill(T::ZERO);
+        mixed[label] = T::ONE;
+        self.target.mix(mixed);
+        self.target.dense::<S>(x, mixed, grad, None, hess, scratch, scale)
+    }
+}

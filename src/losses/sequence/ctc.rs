@@ -1,0 +1,448 @@
+//! Connectionist temporal classification of a batch: minus the logarithm of the probability of a label sequence.
+//!
+//! ```text
+//! loss = -log sum over paths pi of prod over t of p(t, pi(t))
+//! d loss / d logit(t, k) = p(t, k) - occupancy(t, k)
+//! ```
+//!
+//! where a path gives each frame a label or the blank, and becomes the label sequence when repetitions are merged and
+//! blanks removed; the occupancy is the probability, given the label sequence, that the path is at class k at frame t.
+//! A. Graves et al., "Connectionist temporal classification", ICML 2006.
+
+use super::frames::{Defect, Form, Frame, Inputs, Source, Survey};
+use super::linear::{self, DEEPEST, Linear};
+use super::rows::{Element, Rows, RowsMut};
+use super::sweep::{self, Lattice, Outcome, Sink, Storage, sized};
+use super::target::{Labels, Target};
+use super::wide::{self, Wide};
+use super::{Error, Input, LANES, Side};
+use crate::parallel;
+use crate::simd::{Isa, Kernel, Level, dispatch};
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+/// Elements of the frames that a task of the first pass takes, if one sample is shared out.
+const TASK: usize = 1 << 14;
+
+/// What a shared-out sample must save, in nanoseconds of the whole, to be worth waking threads for.
+const WORTHWHILE: f64 = 20_000.0;
+
+/// Rough times, in nanoseconds, for a state and for a class of a frame.
+const STATE_NS: f64 = 1.0;
+const CLASS_NS: f64 = 0.5;
+
+/// A batch of utterances.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a, E> {
+    /// A row of classes for each sample and frame.
+    pub frames: Rows<'a, E>,
+    /// What they hold.
+    pub input: Input,
+    /// The class that stands for no label.
+    pub blank: u32,
+    /// How many frames each sample has; those behind are never read.
+    pub lengths: &'a [usize],
+    /// The label sequences.
+    pub labels: &'a Labels,
+}
+
+/// Where the gradient goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Gradient<'a, E> {
+    /// Rows like those of the frames. Behind a sample's last frame, and where its loss is infinite, they become 0; where
+    /// it is NaN, NaN.
+    pub rows: &'a RowsMut<'a, E>,
+    /// What each sample's gradient is multiplied by; at 0 it is 0 in any case.
+    pub scale: &'a [f64],
+}
+
+/// What is wanted beside the loss.
+#[derive(Clone, Copy, Debug)]
+pub struct Outputs<'a, E> {
+    /// The gradient.
+    pub grad: Option<Gradient<'a, E>>,
+    /// The probability of each state at each frame, given the label sequence: blank 0, label 0, blank 1, …, zeros behind
+    /// the last one.
+    pub posteriors: Option<&'a RowsMut<'a, E>>,
+}
+
+impl<E> Default for Outputs<'_, E> {
+    fn default() -> Self {
+        Outputs { grad: None, posteriors: None }
+    }
+}
+
+/// How to compute.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The instruction set.
+    pub level: Level,
+    /// Whether several threads may take part.
+    pub parallel: bool,
+    /// Bytes of scratch that a thread may use.
+    pub memory_limit: usize,
+}
+
+/// The loss of every sample: infinite if its frames are too few for its labels or give them no probability, NaN if they
+/// hold NaN or +inf.
+///
+/// # Errors
+/// See [`Error`]. Nothing has been written unless memory was refused.
+pub fn ctc<E: Element>(
+    batch: &Batch<'_, E>,
+    outputs: &Outputs<'_, E>,
+    options: &Options,
+) -> Result<Vec<f64>, Error> {
+    let job = Job { batch, outputs, options };
+    job.check()?;
+    let samples = batch.labels.samples();
+    let losses: Vec<_> = (0..samples).map(|_| Mutex::new(Ok(0.0))).collect();
+    let storages = Mutex::new(Vec::new());
+    let lock = |n: usize, shared: bool| {
+        let pop = || storages.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut storage = pop().unwrap_or_default();
+        let loss = job.sample(n, shared, &mut storage);
+        *losses[n].lock().unwrap_or_else(PoisonError::into_inner) = loss;
+        storages.lock().unwrap_or_else(PoisonError::into_inner).push(storage);
+    };
+    let (shared, single) = job.schedule();
+    shared.iter().for_each(|&n| lock(n, true));
+    parallel::run(single.len(), options.parallel, &|i| lock(single[i], false));
+    losses.into_iter().map(|loss| loss.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
+}
+
+/// Memory that goes from sample to sample.
+#[derive(Default)]
+struct Scratch {
+    frames: Vec<Frame>,
+    table: Vec<f64>,
+    storage: Storage,
+}
+
+struct Job<'a, E> {
+    batch: &'a Batch<'a, E>,
+    outputs: &'a Outputs<'a, E>,
+    options: &'a Options,
+}
+
+impl<E: Element> Job<'_, E> {
+    fn check(&self) -> Result<(), Error> {
+        let Batch { frames, blank, lengths, labels, .. } = self.batch;
+        let [samples, count] = frames.counts();
+        let states = (0..labels.samples()).map(|n| 2 * labels.sample(n).len() + 1).max().unwrap_or(0);
+        let fits = |rows: &RowsMut<'_, E>, width: usize| {
+            rows.counts() == frames.counts() && rows.width() >= width
+        };
+        let valid = labels.samples() == samples
+            && lengths.len() == samples
+            && self.outputs.grad.is_none_or(|grad| {
+                fits(grad.rows, frames.width())
+                    && grad.rows.width() == frames.width()
+                    && grad.scale.len() == samples
+            })
+            && self.outputs.posteriors.is_none_or(|rows| fits(rows, states));
+        if !valid {
+            return Err(Error::Shape);
+        }
+        if samples > 0 && *blank as usize >= frames.width() {
+            return Err(Error::Blank);
+        }
+        for (n, &length) in lengths.iter().enumerate() {
+            if length > count {
+                return Err(Error::Length { sample: n, length });
+            }
+            labels.check(n, frames.width(), *blank)?;
+            let bytes = sweep::least_bytes(labels.sample(n).len(), length);
+            if bytes > self.options.memory_limit {
+                return Err(Error::MemoryLimit { sample: n, bytes });
+            }
+        }
+        Ok(())
+    }
+
+    /// The samples whose two directions run side by side, one sample after the other, and those that threads take whole;
+    /// the longest first. The results are the same in any case.
+    fn schedule(&self) -> (Vec<usize>, Vec<usize>) {
+        let Batch { frames, lengths, labels, .. } = self.batch;
+        let cost = |n: usize| {
+            let states = 2 * labels.sample(n).len() + 2;
+            lengths[n] as f64 * (states as f64 * STATE_NS + frames.width() as f64 * CLASS_NS)
+        };
+        let mut order: Vec<_> = (0..lengths.len()).map(|n| (cost(n), n)).collect();
+        order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let threads = if self.options.parallel { parallel::num_threads() } else { 1 };
+        // How long it takes if the first `shared` samples are shared out by two threads each.
+        let time = |shared: usize| {
+            let (first, rest) = order.split_at(shared);
+            let mut loads = vec![0.0; threads];
+            for (cost, _) in rest {
+                let least = loads.iter_mut().min_by(|a: &&mut f64, b| a.total_cmp(b));
+                least.into_iter().for_each(|load| *load += cost);
+            }
+            let halves: f64 = first.iter().map(|(cost, _)| cost / 2.0 + WORTHWHILE).sum();
+            halves + loads.into_iter().fold(0.0, f64::max)
+        };
+        let most = if threads > 1 { order.len().min(threads) } else { 0 };
+        let shared = (0..=most).min_by(|&a, &b| time(a).total_cmp(&time(b))).unwrap_or(0);
+        let mut order: Vec<_> = order.into_iter().map(|(_, n)| n).collect();
+        let single = order.split_off(shared);
+        (order, single)
+    }
+
+    /// The loss of a sample.
+    fn sample(&self, n: usize, shared: bool, scratch: &mut Scratch) -> Result<f64, Error> {
+        let Batch { lengths, labels, blank, input, frames: rows } = self.batch;
+        let Options { level, memory_limit, .. } = *self.options;
+        let (labels, frames) = (labels, lengths[n]);
+        self.fill(n, frames..rows.counts()[1], 0.0);
+        if labels.frames_needed(n) > frames {
+            self.fill(n, 0..frames, 0.0);
+            return Ok(f64::INFINITY);
+        }
+        if frames == 0 {
+            return Ok(0.0);
+        }
+        let target = Target::new(labels.sample(n), *blank, frames);
+        let budget = memory_limit.saturating_sub(sweep::fixed_bytes(target.len, frames));
+        let table_len = target.stride.saturating_mul(frames);
+        let keeps = table_len.saturating_mul(size_of::<f64>()) <= budget / 4;
+        let table = sized(&mut scratch.table, if keeps { table_len } else { 0 })?;
+        let frame_data = sized(&mut scratch.frames, frames)?;
+        let defect = self.survey(n, shared, &target, frame_data, keeps.then_some(&mut *table));
+        if defect.nan {
+            self.fill(n, 0..frames, f64::NAN);
+            return Ok(f64::NAN);
+        }
+        let impossible = || {
+            self.fill(n, 0..frames, 0.0);
+            Ok(f64::INFINITY)
+        };
+        if defect.impossible {
+            return impossible();
+        }
+        let table_bytes = if keeps { table_len * size_of::<f64>() } else { 0 };
+        let inputs = Inputs { level, rows, n, target: &target, frames: frame_data };
+        let table = keeps.then_some(&*table);
+        let lattice = Lattice {
+            level,
+            target: &target,
+            source: &inputs,
+            table,
+            budget: budget - table_bytes,
+            parallel: shared,
+        };
+        let scale = self.outputs.grad.map(|grad| grad.scale[n]).filter(|&scale| scale != 0.0);
+        let taker = Taker { job: self, n, scale, lattice: &lattice, frames: frame_data };
+        let wanted = scale.is_some() || self.outputs.posteriors.is_some();
+        let log_likelihood = lattice.solve(frame_data, &mut scratch.storage, wanted.then_some(&taker))?;
+        if log_likelihood == f64::NEG_INFINITY {
+            return impossible();
+        }
+        let base: f64 = frame_data.iter().map(|frame| frame.base).sum();
+        let loss = base - log_likelihood;
+        // Rounding may leave a sure model a hair above certainty.
+        Ok(if *input == Input::Logits && loss <= 0.0 { 0.0 } else { loss })
+    }
+
+    /// Sets the outputs of some frames to 0 or NaN.
+    fn fill(&self, n: usize, frames: Range<usize>, value: f64) {
+        for t in frames {
+            if let Some(Gradient { rows, scale }) = self.outputs.grad {
+                let value = if scale[n] == 0.0 { 0.0 } else { value };
+                // SAFETY: this thread alone works on the sample.
+                unsafe { rows.row(n, t) }.fill(E::of(value));
+            }
+            if let Some(rows) = self.outputs.posteriors {
+                // SAFETY: as above.
+                unsafe { rows.row(n, t) }.fill(E::of(value));
+            }
+        }
+    }
+
+    /// The first pass over the frames, by chunks that do not matter to the result.
+    fn survey(
+        &self,
+        n: usize,
+        shared: bool,
+        target: &Target,
+        frames: &mut [Frame],
+        mut table: Option<&mut [f64]>,
+    ) -> Defect {
+        let Batch { frames: rows, input, .. } = self.batch;
+        let chunk = if shared { (TASK / rows.width()).max(LANES) } else { frames.len() };
+        let grad = self.outputs.grad.map(|grad| (grad.rows, grad.scale[n]));
+        let chunks: Vec<_> = frames
+            .chunks_mut(chunk)
+            .enumerate()
+            .map(|(i, frames)| {
+                let len = frames.len() * target.stride;
+                let table = table.take().map(|rest| {
+                    let (part, rest) = rest.split_at_mut(len);
+                    table = Some(rest);
+                    part
+                });
+                Mutex::new((i * chunk, frames, table, Defect::default()))
+            })
+            .collect();
+        parallel::run(chunks.len(), shared, &|i| {
+            let mut chunk = chunks[i].lock().unwrap_or_else(PoisonError::into_inner);
+            let (first, frames, table, defect) = &mut *chunk;
+            let (first, table) = (*first, table.as_deref_mut());
+            let survey = Survey { rows, n, input: *input, target, first, frames, table, grad };
+            *defect = dispatch(self.options.level, survey);
+        });
+        chunks.into_iter().fold(Defect::default(), |all, chunk| {
+            let (.., defect) = chunk.into_inner().unwrap_or_else(PoisonError::into_inner);
+            Defect { nan: all.nan | defect.nan, impossible: all.impossible | defect.impossible }
+        })
+    }
+}
+
+impl Lattice<'_> {
+    /// The logarithm of the sum over all paths.
+    fn solve(
+        &self,
+        frames: &[Frame],
+        storage: &mut Storage,
+        sink: Option<&dyn Sink>,
+    ) -> Result<f64, Error> {
+        let halves = [Side::Start, Side::End];
+        if frames.iter().all(|frame| frame.bits <= DEEPEST) {
+            let blocks = || {
+                halves.map(|side| linear::blocks(side, self.target.half(side), |t| frames[t].bits))
+            };
+            let mut outcome = self.run::<Linear>(blocks(), storage, sink)?;
+            if !outcome.trusted && sink.is_none() {
+                // What was dropped can be weighed only when the directions have passed through each other.
+                outcome = self.run::<Linear>(blocks(), storage, Some(&Nobody))?;
+            }
+            if let Outcome { log_likelihood, trusted: true } = outcome {
+                return Ok(log_likelihood);
+            }
+        }
+        let blocks = halves.map(|side| wide::blocks(side, self.target.half(side)));
+        Ok(self.run::<Wide>(blocks, storage, sink)?.log_likelihood)
+    }
+}
+
+/// Takes the occupancies of those who want none.
+struct Nobody;
+
+impl Sink for Nobody {
+    fn take<'a>(
+        &self,
+        _: Range<usize>,
+        _: &dyn Fn(usize) -> &'a [f64],
+        _: &[f64],
+        _: &mut Vec<f64>,
+    ) {
+    }
+}
+
+/// Makes outputs of the occupancies of a sample.
+struct Taker<'a, 'b, E> {
+    job: &'a Job<'b, E>,
+    n: usize,
+    /// What the gradient is multiplied by, if it is wanted.
+    scale: Option<f64>,
+    lattice: &'a Lattice<'a>,
+    frames: &'a [Frame],
+}
+
+impl<E: Element> Sink for Taker<'_, '_, E> {
+    fn take<'a>(
+        &self,
+        frames: Range<usize>,
+        rows: &dyn Fn(usize) -> &'a [f64],
+        totals: &[f64],
+        scratch: &mut Vec<f64>,
+    ) {
+        let target = self.lattice.target;
+        if let Some(scale) = self.scale {
+            let stride = target.stride;
+            let count = frames.len();
+            scratch.resize((count + 1) * stride, 0.0);
+            let (sums, window) = scratch.split_at_mut(stride);
+            let e = match self.lattice.table {
+                Some(table) => &table[frames.start * stride..frames.end * stride],
+                None => {
+                    self.lattice.source.fill(Form::Linear, frames.clone(), window);
+                    window
+                }
+            };
+            let taker = self;
+            let frames = frames.clone();
+            dispatch(self.lattice.level, Take { taker, scale, frames, rows, totals, e, sums });
+        }
+        if let Some(posteriors) = self.job.outputs.posteriors {
+            for (i, t) in frames.enumerate() {
+                // SAFETY: this call alone has the frames.
+                let out = unsafe { posteriors.row(self.n, t) };
+                self.posteriors(rows(i), t, totals[i], out);
+            }
+        }
+    }
+}
+
+impl<E: Element> Taker<'_, '_, E> {
+    fn posteriors(&self, row: &[f64], t: usize, total: f64, out: &mut [E]) {
+        let target = self.lattice.target;
+        let (blank, label) = row.split_at(target.width);
+        let reach = target.groups(t);
+        let reach = reach.start * LANES..(reach.end * LANES).min(target.len + 1);
+        out.fill(E::of(0.0));
+        for u in reach {
+            out[2 * u] = E::of(blank[u] / total);
+            if u < target.len {
+                out[2 * u + 1] = E::of(label[u] / total);
+            }
+        }
+    }
+}
+
+struct Take<'a, 'b, 'c, 'd, E> {
+    taker: &'a Taker<'b, 'c, E>,
+    scale: f64,
+    frames: Range<usize>,
+    rows: &'a dyn Fn(usize) -> &'d [f64],
+    totals: &'a [f64],
+    e: &'a [f64],
+    /// One for each class that occurs.
+    sums: &'a mut [f64],
+}
+
+impl<E: Element> Kernel for Take<'_, '_, '_, '_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        let Take { taker, scale, frames, rows, totals, e, sums } = self;
+        let target = taker.lattice.target;
+        let grad = taker.job.outputs.grad.as_ref();
+        for (i, t) in frames.enumerate() {
+            let (blank, label) = rows(i).split_at(target.width);
+            let groups = target.groups(t);
+            let reach = groups.start * LANES..groups.end * LANES;
+            let e = &e[i * target.stride..][..target.classes.len()];
+            sums.fill(0.0);
+            let mut blanks = [0.0; LANES];
+            for group in linear::lanes(&blank[reach.start..], groups.len()) {
+                for i in 0..LANES {
+                    blanks[i] += group[i];
+                }
+            }
+            for (&slot, occupancy) in target.slots[reach.clone()].iter().zip(&label[reach]) {
+                sums[slot as usize] += occupancy;
+            }
+            sums[0] = linear::sum(blanks);
+            let factor = taker.frames[t].factor;
+            let inverse = 1.0 / totals[i];
+            // SAFETY: this call alone has the frames.
+            let Some(out) = grad.map(|grad| unsafe { grad.rows.row(taker.n, t) }) else { return };
+            for ((&class, &e), &sum) in target.classes.iter().zip(e).zip(&*sums) {
+                out[class as usize] = E::of(scale * (factor * e - sum * inverse));
+            }
+        }
+    }
+}
+

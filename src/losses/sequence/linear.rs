@@ -1,0 +1,686 @@
+//! The lattice in plain numbers with exponents kept apart.
+//!
+//! The sum over the paths that reach a state is `m * 2^k`. The exponent k belongs to the state and holds for a block of
+//! frames, so that a frame costs three multiplications and additions a state and nothing transcendental:
+//!
+//! ```text
+//! blank'[u] = (blank[u] + enter[u] label[u-1]) e(blank)
+//! label'[u] = (label[u] + leave[u] blank[u] + jump[u] label[u-1]) e(label u)
+//! ```
+//!
+//! where a weight is 2 to the difference of two exponents, and `jump` is 0 where two equal labels meet. (From the end of
+//! the utterance the arrows point the other way.) At the start of a block every mantissa is brought back to [1, 2), but
+//! no exponent may lie more than `growth` below that of a state that feeds it, lest a mantissa overflow before the block
+//! ends. A mantissa that this would push below `2^-floor` is dropped, and the caller told.
+//!
+//! A direction that meets stored rows of the other one takes over their exponents, mirrored: its mantissas become those
+//! by which the stored ones are to be multiplied to give occupancies. What underflows there is an occupancy of no
+//! weight, and any path through that state weighs no more. What a dropped mantissa may have cost is known exactly: the
+//! sum over paths is linear in it, so `2^-floor` times the other direction's mantissa.
+
+use super::frames::Form;
+use super::sweep::{Arithmetic, Block, Crossing, Work};
+use super::target::Target;
+use super::{LANES, Side};
+use crate::real::Real;
+use crate::simd::{Isa, Kernel, Level, dispatch};
+use std::ops::Range;
+
+/// Bits that mantissas may grow by in a block: their products with others of that size are finite.
+const GROWTH: f64 = 480.0;
+/// Bits that mantissas may fall by in a block of several frames.
+const FALL: f64 = 256.0;
+/// Frames of a block.
+pub(super) const FRAMES: usize = 16;
+/// Emissions may lie so many bits below 1.
+pub(super) const DEEPEST: f64 = 600.0;
+/// What mantissas keep above the smallest normal number.
+const MARGIN: f64 = 1000.0;
+/// In a block of one frame, where emissions may fall deeper, exponents stay closer together.
+const GROWTH_OF_ONE: f64 = 240.0;
+/// The lowest floor.
+const FLOOR: f64 = 700.0;
+/// The exponent of a state that nothing reaches, and one that is still above it after any number of labels.
+const DEAD: f64 = -1e15;
+const NEARLY_DEAD: f64 = -1e14;
+/// Where something was dropped, no mirrored mantissa may exceed this. A weight below the smallest normal number loses
+/// 2^-1022 of a mantissa of at most 2^506, and what a later frame of the block makes of that is at most 2^256 times
+/// what the start of the block shows: with this peak, 2^-110 of the whole. Dropped mantissas weigh less.
+const PEAK: f64 = (1_u128 << 100) as f64 * (1_u64 << 50) as f64;
+
+/// A vector step along the states.
+type Group = [f64; LANES];
+
+/// See the module.
+pub(super) struct Linear;
+
+/// Cuts the frames of a side into blocks, in the order of that side.
+pub(super) fn blocks(side: Side, frames: Range<usize>, bits: impl Fn(usize) -> f64) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut fall = f64::INFINITY;
+    for i in 0..frames.len() {
+        let t = side.nth(&frames, i);
+        fall += bits(t);
+        match blocks.last_mut() {
+            Some(block) if fall <= FALL && block.frames.len() < FRAMES => {
+                block.frames = block.frames.start.min(t)..block.frames.end.max(t + 1);
+                block.fall = fall;
+            }
+            _ => {
+                fall = bits(t);
+                blocks.push(Block { frames: t..t + 1, fall });
+            }
+        }
+    }
+    blocks
+}
+
+impl Block {
+    /// How far an exponent may lie below one that feeds it.
+    fn growth(&self) -> f64 {
+        let frames = self.frames.len() as f64;
+        if frames > 1.0 { (GROWTH / frames).floor() } else { GROWTH_OF_ONE }
+    }
+
+    /// Mantissas at the start are at least 2 to minus this, and therefore normal at the end.
+    fn floor(&self) -> f64 {
+        FLOOR.min(MARGIN - self.fall)
+    }
+}
+
+/// Rows and what belongs to them: two planes of mantissas, zeros, two planes of exponents.
+struct State<'a> {
+    row: &'a mut [f64],
+    power: &'a mut [f64],
+}
+
+impl<'a> State<'a> {
+    fn new(state: &'a mut [f64], target: &Target) -> Self {
+        let (row, power) = state.split_at_mut(target.row());
+        State { row, power: &mut power[..2 * target.width] }
+    }
+}
+
+/// What the arrows between states multiply by, in the order of the states they lead to when read from the start.
+pub(super) struct Weights {
+    enter: Vec<f64>,
+    leave: Vec<f64>,
+    jump: Vec<f64>,
+}
+
+impl Weights {
+    pub fn new(target: &Target) -> Self {
+        let zeros = || vec![0.0; target.width + LANES];
+        Weights { enter: zeros(), leave: zeros(), jump: zeros() }
+    }
+
+    /// From the exponents of states that `side` feeds. Whether one was too small for a number.
+    #[inline(always)]
+    fn set(&mut self, side: Side, target: &Target, power: &[f64], groups: Range<usize>) -> bool {
+        match side {
+            Side::Start => self.set_by(target, power, groups, |from, to| (from, to)),
+            Side::End => self.set_by(target, power, groups, |from, to| (to, from)),
+        }
+    }
+
+    #[inline(always)]
+    fn set_by(
+        &mut self,
+        target: &Target,
+        power: &[f64],
+        groups: Range<usize>,
+        order: impl Fn(f64, f64) -> (f64, f64),
+    ) -> bool {
+        let (start, end) = (groups.start * LANES, groups.end * LANES);
+        // Before the first label comes the padding of the blanks, which is dead.
+        let before = &power[target.width + start - 1..target.width + end - 1];
+        let blank = &power[start..end];
+        let label = &power[target.width + start..target.width + end];
+        let skip = &target.skip[start..end];
+        let enter = &mut self.enter[start..end];
+        let leave = &mut self.leave[start..end];
+        let jump = &mut self.jump[start..end];
+        let mut lost = 0.0;
+        for u in 0..end - start {
+            let arrows = [(before[u], blank[u]), (blank[u], label[u]), (before[u], label[u])];
+            let mut weights = [0.0; 3];
+            for (weight, (from, to)) in weights.iter_mut().zip(arrows) {
+                let (from, to) = order(from, to);
+                let bits = from - to;
+                lost += if from > NEARLY_DEAD && bits < -1022.0 { 1.0 } else { 0.0 };
+                *weight = power_of_two(bits);
+            }
+            enter[u] = weights[0];
+            leave[u] = weights[1];
+            jump[u] = skip[u] * weights[2];
+        }
+        lost > 0.0
+    }
+}
+
+/// `2^bits` for whole `bits`: 0 below, and 2^1023 above the range of normal numbers.
+#[inline(always)]
+pub(super) fn power_of_two(bits: f64) -> f64 {
+    const SHIFT: f64 = (1_u64 << 52) as f64;
+    let bits = bits.min(1023.0);
+    let power = f64::from_bits((bits.max(-1022.0) + (SHIFT + 1023.0)).to_bits() << 52);
+    if bits < -1022.0 { 0.0 } else { power }
+}
+
+/// `(m, k)` with `x = m * 2^k` and m in [1, 2), for a positive normal x.
+#[inline(always)]
+pub(super) fn split(x: f64) -> (f64, f64) {
+    const SHIFT: f64 = (1_u64 << 52) as f64;
+    const MANTISSA: u64 = (1 << 52) - 1;
+    let k = f64::from_bits((x.to_bits() >> 52) | SHIFT.to_bits()) - (SHIFT + 1023.0);
+    (f64::from_bits((x.to_bits() & MANTISSA) | 1.0_f64.to_bits()), k)
+}
+
+/// One step along the arrows: calls `each` with the number of a group and the sums for its blanks and labels.
+#[inline(always)]
+fn propagate<S: Isa>(
+    side: Side,
+    target: &Target,
+    row: &[f64],
+    weights: &Weights,
+    groups: &Range<usize>,
+    mut each: impl FnMut(usize, Group, Group),
+) {
+    let (start, end) = (groups.start * LANES, groups.end * LANES);
+    let labels = target.width;
+    let blank = &row[start..end];
+    let label = &row[labels + start..labels + end];
+    let Weights { enter, leave, jump } = weights;
+    // What feeds blank u; and through blanks, through labels, what feeds label u.
+    let (to_blank, by_blank, by_label) = match side {
+        Side::Start => {
+            let before = &row[labels + start - 1..labels + end - 1];
+            ((before, &enter[start..end]), (blank, &leave[start..end]), (before, &jump[start..end]))
+        }
+        Side::End => (
+            (label, &leave[start..end]),
+            (&row[start + 1..=end], &enter[start + 1..=end]),
+            (&row[labels + start + 1..=labels + end], &jump[start + 1..=end]),
+        ),
+    };
+    let n = groups.len();
+    let (blank, label) = (lanes(blank, n), lanes(label, n));
+    let [to_blank, by_blank, by_label] =
+        [to_blank, by_blank, by_label].map(|(x, weight)| (lanes(x, n), lanes(weight, n)));
+    for g in 0..n {
+        let blanks = mul_add::<S>(&to_blank.0[g], &to_blank.1[g], &blank[g]);
+        let labels = mul_add::<S>(&by_blank.0[g], &by_blank.1[g], &label[g]);
+        each(g, blanks, mul_add::<S>(&by_label.0[g], &by_label.1[g], &labels));
+    }
+}
+
+// Groups are computed whole before any is stored: a store between would hide from the compiler that the operands of
+// eight elements do not change, and it would compute them one by one.
+
+#[inline(always)]
+fn mul(a: &Group, b: &Group) -> Group {
+    std::array::from_fn(|i| a[i] * b[i])
+}
+
+#[inline(always)]
+fn add(a: &Group, b: &Group) -> Group {
+    std::array::from_fn(|i| a[i] + b[i])
+}
+
+#[inline(always)]
+fn mul_add<S: Isa>(a: &Group, b: &Group, c: &Group) -> Group {
+    std::array::from_fn(|i| Real::mul_add::<S>(a[i], b[i], c[i]))
+}
+
+/// The first `n` groups of a slice.
+#[inline(always)]
+pub(super) fn lanes(x: &[f64], n: usize) -> &[Group] {
+    &x.as_chunks().0[..n]
+}
+
+#[inline(always)]
+pub(super) fn lanes_mut(x: &mut [f64], n: usize) -> &mut [Group] {
+    &mut x.as_chunks_mut().0[..n]
+}
+
+/// The two planes of a row, cut to some groups.
+#[inline(always)]
+pub(super) fn planes_mut<'a>(
+    row: &'a mut [f64],
+    target: &Target,
+    groups: &Range<usize>,
+) -> [&'a mut [Group]; 2] {
+    let (blank, label) = row.split_at_mut(target.width);
+    [blank, label].map(|plane| lanes_mut(&mut plane[groups.start * LANES..], groups.len()))
+}
+
+/// Zeros around the groups of a row that were written: the next row may read one element further.
+#[inline(always)]
+pub(super) fn surround(row: &mut [f64], target: &Target, groups: &Range<usize>) {
+    let width = target.width;
+    for plane in [0, width] {
+        if groups.start > 0 {
+            row[plane + (groups.start - 1) * LANES..][..LANES].fill(0.0);
+        }
+        if groups.end * LANES < width {
+            row[plane + groups.end * LANES..][..LANES].fill(0.0);
+        }
+    }
+    row[2 * width..2 * width + LANES].fill(0.0);
+}
+
+/// Copies the groups of a row that are valid, and zeros elsewhere.
+pub(super) fn copy_row(from: &[f64], to: &mut [f64], target: &Target, groups: &Range<usize>) {
+    to[..target.row()].fill(0.0);
+    for plane in [0, target.width] {
+        let valid = plane + groups.start * LANES..plane + groups.end * LANES;
+        to[valid.clone()].copy_from_slice(&from[valid]);
+    }
+}
+
+/// The emissions of the label plane: in order already, or gathered.
+#[inline(always)]
+pub(super) fn emissions<'a>(
+    target: &Target,
+    e: &'a [f64],
+    groups: &Range<usize>,
+    gathered: &'a mut [f64],
+) -> &'a [Group] {
+    let (start, end) = (groups.start * LANES, groups.end * LANES);
+    if target.distinct {
+        return lanes(&e[1 + start..], groups.len());
+    }
+    let gathered = &mut gathered[start..end];
+    for (y, &slot) in gathered.iter_mut().zip(&target.slots[start..end]) {
+        *y = e[slot as usize];
+    }
+    lanes(gathered, groups.len())
+}
+
+/// Two different rows of a buffer, one to read and one to write.
+#[inline(always)]
+pub(super) fn two(rows: &mut [f64], len: usize, read: usize, write: usize) -> (&[f64], &mut [f64]) {
+    if read < write {
+        let (low, high) = rows.split_at_mut(write * len);
+        (&low[read * len..(read + 1) * len], &mut high[..len])
+    } else {
+        let (low, high) = rows.split_at_mut(read * len);
+        (&high[..len], &mut low[write * len..(write + 1) * len])
+    }
+}
+
+struct Advance<'a> {
+    side: Side,
+    target: &'a Target,
+    block: &'a Block,
+    e: &'a [f64],
+    state: State<'a>,
+    work: &'a mut Work,
+    store: Option<&'a mut [f64]>,
+}
+
+impl Kernel for Advance<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Isa>(mut self) -> bool {
+        let Advance { side, target, block, e, work, .. } = self;
+        let len = target.row();
+        let all = target.groups_of(side, &block.frames);
+        let mut dropped = refresh(side, target, block, &all, &mut self.state, &mut work.own);
+        dropped |= work.weights.set(side, target, self.state.power, all);
+        let stores = self.store.is_some();
+        let rows = match self.store {
+            Some(store) => {
+                let (head, rows) = store.split_at_mut(head(target));
+                head[..2 * target.width].copy_from_slice(self.state.power);
+                head[2 * target.width] = f64::from(u8::from(dropped));
+                rows
+            }
+            None => &mut work.rows,
+        };
+        let place = |i: usize| if stores { i } else { i % 2 };
+        let frames = block.frames.len();
+        for i in 0..frames {
+            let t = side.nth(&block.frames, i);
+            let groups = target.groups(t);
+            let e = &e[(t - block.frames.start) * target.stride..][..target.stride];
+            let label_e = emissions(target, e, &groups, &mut work.label_e);
+            let (from, to) = if i == 0 {
+                (&*self.state.row, &mut rows[..len])
+            } else {
+                two(rows, len, place(i - 1), place(i))
+            };
+            surround(to, target, &groups);
+            let [blank, label] = planes_mut(to, target, &groups);
+            let blank_e = e[0];
+            propagate::<S>(side, target, from, &work.weights, &groups, |g, blanks, labels| {
+                (blank[g], label[g]) = (mul(&blanks, &[blank_e; LANES]), mul(&labels, &label_e[g]));
+            });
+        }
+        let last = side.nth(&block.frames, frames - 1);
+        let row = &rows[place(frames - 1) * len..][..len];
+        copy_row(row, self.state.row, target, &target.groups(last));
+        dropped
+    }
+}
+
+/// Brings the mantissas to [1, 2) and sets the exponents for a block. Whether a mantissa was dropped.
+#[inline(always)]
+fn refresh(
+    side: Side,
+    target: &Target,
+    block: &Block,
+    groups: &Range<usize>,
+    state: &mut State<'_>,
+    own: &mut [f64],
+) -> bool {
+    let width = target.width;
+    let mut dropped = 0.0;
+    for plane in [0, width] {
+        let range = plane + groups.start * LANES..plane + groups.end * LANES;
+        let (row, power) = (&mut state.row[range.clone()], &state.power[range.clone()]);
+        for ((x, power), own) in row.iter_mut().zip(power).zip(&mut own[range]) {
+            let (m, k) = split(*x);
+            let normal = *x >= f64::MIN_POSITIVE;
+            dropped += if *x > 0.0 && !normal { 1.0 } else { 0.0 };
+            *own = if normal { power + k } else { DEAD };
+            *x = if normal { m } else { 0.0 };
+        }
+    }
+    let growth = block.growth();
+    {
+        let (blank_own, label_own) = own.split_at(width);
+        let (blank, label) = state.power.split_at_mut(width);
+        let mut fed = DEAD;
+        match side {
+            Side::Start => {
+                for u in groups.start * LANES..groups.end * LANES {
+                    let least = fed - growth;
+                    blank[u] = Real::max(blank_own[u], least);
+                    fed = Real::max(Real::max(label_own[u], blank_own[u] - growth), least);
+                    label[u] = fed;
+                }
+                blank[width - 1] = DEAD;
+            }
+            Side::End => {
+                let mut next = DEAD;
+                for u in (groups.start * LANES..groups.end * LANES).rev() {
+                    fed = Real::max(Real::max(label_own[u], next - growth), fed - growth);
+                    label[u] = fed;
+                    blank[u] = Real::max(blank_own[u], fed - growth);
+                    next = blank_own[u];
+                }
+            }
+        }
+    }
+    let floor = -block.floor();
+    for plane in [0, width] {
+        let range = plane + groups.start * LANES..plane + groups.end * LANES;
+        let (row, power) = (&mut state.row[range.clone()], &state.power[range.clone()]);
+        for ((x, power), own) in row.iter_mut().zip(power).zip(&own[range]) {
+            let kept = own - power >= floor;
+            dropped += if *x > 0.0 && !kept { 1.0 } else { 0.0 };
+            *x = if kept { *x * power_of_two(own - power) } else { 0.0 };
+        }
+    }
+    dropped > 0.0
+}
+
+/// What is stored of a block before its rows: exponents, and whether something was dropped.
+fn head(target: &Target) -> usize {
+    2 * target.width + LANES
+}
+
+struct Pass<'a> {
+    /// Where the passing direction comes from.
+    side: Side,
+    target: &'a Target,
+    block: &'a Block,
+    e: &'a [f64],
+    state: State<'a>,
+    work: &'a mut Work,
+    store: &'a mut [f64],
+    /// For each frame, the sum of its occupancies.
+    totals: &'a mut [f64],
+}
+
+impl Kernel for Pass<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Isa>(self) -> bool {
+        let Pass { side, target, block, e, state, work, store, totals } = self;
+        let (len, frames) = (target.row(), block.frames.len());
+        let (head, rows) = store.split_at_mut(head(target));
+        let power = &head[..2 * target.width];
+        let all = target.groups_of(side.other(), &block.frames);
+        work.weights.set(side.other(), target, power, all);
+        for i in 0..frames {
+            let t = side.nth(&block.frames, i);
+            let groups = target.groups(t);
+            let n = groups.len();
+            let at = t - block.frames.start;
+            let e = &e[at * target.stride..][..target.stride];
+            let label_e = emissions(target, e, &groups, &mut work.label_e);
+            let stored = &mut rows[(frames - 1 - i) * len..][..len];
+            let [blank_stored, label_stored] = planes_mut(stored, target, &groups);
+            let total = [0.0; LANES];
+            let (from, to) = if i == 0 {
+                adopt(target, &groups, state.row, state.power, power, [&mut *blank_stored, &mut *label_stored]);
+                (&*state.row, &mut work.rows[..len])
+            } else {
+                two(&mut work.rows, len, (i - 1) % 2, i % 2)
+            };
+            surround(to, target, &groups);
+            let [blank, label] = planes_mut(to, target, &groups);
+            let blank_e = e[0];
+            let mut meet = Meet { stored: [blank_stored, label_stored], out: [blank, label], total };
+            if i == 0 {
+                let start = groups.start * LANES;
+                let [blanks, labels] =
+                    [0, target.width].map(|plane| lanes(&from[plane + start..], n));
+                for g in 0..n {
+                    meet.group(g, &blanks[g], &labels[g], blank_e, &label_e[g]);
+                }
+            } else {
+                propagate::<S>(side, target, from, &work.weights, &groups, |g, blanks, labels| {
+                    meet.group(g, &blanks, &labels, blank_e, &label_e[g]);
+                });
+            }
+            let total = meet.total;
+            totals[at] = sum(total);
+        }
+        // What the frame beyond is to be multiplied by, still in the exponents of this block.
+        let last = side.nth(&block.frames, frames - 1);
+        let Some(next) = side.after(last, target.frames) else { return true };
+        let groups = target.groups(next);
+        let row = &work.rows[(frames - 1) % 2 * len..][..len];
+        let peak = step::<S>(side, target, row, &work.weights, &groups, state.row);
+        state.power.copy_from_slice(power);
+        head[2 * target.width] == 0.0 || peak <= PEAK
+    }
+}
+
+/// Where a passing direction meets a stored row.
+struct Meet<'a> {
+    stored: [&'a mut [Group]; 2],
+    out: [&'a mut [Group]; 2],
+    total: Group,
+}
+
+impl Meet<'_> {
+    #[inline(always)]
+    fn group(
+        &mut self,
+        g: usize,
+        blanks: &Group,
+        labels: &Group,
+        blank_e: f64,
+        label_e: &Group,
+    ) {
+        let [blank_stored, label_stored] = &mut self.stored;
+        let [blank, label] = &mut self.out;
+        let (by_blank, by_label) = (mul(&blank_stored[g], blanks), mul(&label_stored[g], labels));
+        let (blanks, labels) = (mul(blanks, &[blank_e; LANES]), mul(labels, label_e));
+        (blank_stored[g], label_stored[g]) = (by_blank, by_label);
+        (blank[g], label[g]) = (blanks, labels);
+        self.total = add(&self.total, &add(&by_blank, &by_label));
+    }
+}
+
+/// The sum of eight lanes, in an order that no instruction set changes.
+#[inline(always)]
+pub(super) fn sum(x: Group) -> f64 {
+    ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]))
+}
+
+/// One step without emissions, zeros around it. Returns the largest mantissa.
+#[inline(always)]
+fn step<S: Isa>(
+    side: Side,
+    target: &Target,
+    from: &[f64],
+    weights: &Weights,
+    groups: &Range<usize>,
+    to: &mut [f64],
+) -> f64 {
+    to.fill(0.0);
+    let mut peak = [0.0; LANES];
+    let [blank, label] = planes_mut(to, target, groups);
+    propagate::<S>(side, target, from, weights, groups, |g, blanks, labels| {
+        (blank[g], label[g]) = (blanks, labels);
+        for i in 0..LANES {
+            peak[i] = Real::max(peak[i], Real::max(blanks[i], labels[i]));
+        }
+    });
+    peak.into_iter().fold(0.0, Real::max)
+}
+
+/// Brings mantissas from the exponents `old` to `new`. Where the stored mantissa is 0 no path matters.
+#[inline(always)]
+fn adopt(
+    target: &Target,
+    groups: &Range<usize>,
+    row: &mut [f64],
+    old: &[f64],
+    new: &[f64],
+    stored: [&mut [Group]; 2],
+) {
+    let planes = planes_mut(row, target, groups);
+    for ((plane, stored), start) in planes.into_iter().zip(stored).zip([0, target.width]) {
+        let start = start + groups.start * LANES;
+        let (old, new) = (lanes(&old[start..], plane.len()), lanes(&new[start..], plane.len()));
+        for g in 0..plane.len() {
+            for i in 0..LANES {
+                let x = plane[g][i] * power_of_two(new[g][i] - old[g][i]);
+                plane[g][i] = if stored[g][i] == 0.0 { 0.0 } else { x };
+            }
+        }
+    }
+}
+
+struct Cross<'a> {
+    side: Side,
+    target: &'a Target,
+    over: &'a [f64],
+    state: State<'a>,
+    work: &'a mut Work,
+    scale: Option<f64>,
+}
+
+impl Kernel for Cross<'_> {
+    type Output = Crossing;
+
+    #[inline(always)]
+    fn run<S: Isa>(self) -> Crossing {
+        let Cross { side, target, over, state, work, scale } = self;
+        let (over, over_power) = over.split_at(target.row());
+        let over_power = &over_power[..2 * target.width];
+        let t = side.beyond_middle(target);
+        let groups = target.groups(t);
+        let all = 0..target.width / LANES;
+        work.weights.set(side, target, state.power, all);
+        step::<S>(side, target, state.row, &work.weights, &groups, &mut work.rows[..target.row()]);
+        state.row.copy_from_slice(&work.rows[..target.row()]);
+        let cells = || {
+            let valid = [0, target.width]
+                .map(|plane| plane + groups.start * LANES..plane + groups.end * LANES);
+            valid.into_iter().flatten()
+        };
+        let bits = |i: usize, row: &[f64], power: &[f64]| {
+            let ((m, k), (over_m, over_k)) = (split(row[i]), split(over[i]));
+            let meets = row[i] >= f64::MIN_POSITIVE && over[i] > 0.0;
+            let bits = power[i] + k + over_power[i] + over_k;
+            if meets { (m * over_m, bits) } else { (0.0, f64::NEG_INFINITY) }
+        };
+        let row = &*state.row;
+        let scale = scale.unwrap_or_else(|| {
+            cells().fold(f64::NEG_INFINITY, |max, i| max.max(bits(i, row, state.power).1))
+        });
+        let mut total = 0.0;
+        for i in cells() {
+            let (product, bits) = bits(i, state.row, state.power);
+            total += product * power_of_two(bits - scale);
+            let (m, k) = split(state.row[i]);
+            let mirrored = m * power_of_two(k + state.power[i] + over_power[i] - scale);
+            state.row[i] = if product > 0.0 { mirrored } else { 0.0 };
+        }
+        state.power.copy_from_slice(over_power);
+        Crossing { scale, total }
+    }
+}
+
+impl Arithmetic for Linear {
+    const FORM: Form = Form::Linear;
+
+    fn store_len(target: &Target, frames: usize) -> usize {
+        head(target) + frames * target.row()
+    }
+
+    fn occupancies<'a>(target: &Target, store: &'a [f64], i: usize) -> &'a [f64] {
+        &store[head(target) + i * target.row()..][..2 * target.width]
+    }
+
+    fn start(state: &mut [f64], first: usize) {
+        state.fill(0.0);
+        state[first] = 1.0;
+    }
+
+    fn advance(
+        level: Level,
+        (side, target): (Side, &Target),
+        (block, e): (&Block, &[f64]),
+        state: &mut [f64],
+        work: &mut Work,
+        store: Option<&mut [f64]>,
+    ) -> bool {
+        let state = State::new(state, target);
+        dispatch(level, Advance { side, target, block, e, state, work, store })
+    }
+
+    fn cross(
+        level: Level,
+        (side, target): (Side, &Target),
+        over: &[f64],
+        state: &mut [f64],
+        work: &mut Work,
+        scale: Option<f64>,
+    ) -> Crossing {
+        let state = State::new(state, target);
+        dispatch(level, Cross { side, target, over, state, work, scale })
+    }
+
+    fn pass(
+        level: Level,
+        (side, target): (Side, &Target),
+        (block, e): (&Block, &[f64]),
+        (state, _): (&mut [f64], f64),
+        work: &mut Work,
+        store: &mut [f64],
+        totals: &mut [f64],
+    ) -> bool {
+        let state = State::new(state, target);
+        dispatch(level, Pass { side, target, block, e, state, work, store, totals })
+    }
+}

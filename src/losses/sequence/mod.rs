@@ -1,0 +1,130 @@
+//! Losses over label sequences: connectionist temporal classification, its posteriors and its best path.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | [`rows`] | frames of a strided array, read and written |
+//! | `target` | the states of a label sequence and their reach |
+//! | `frames` | softmax of every frame, emissions of the classes that occur |
+//! | `linear`, `wide` | sums over paths: fast with exponents shared by frames, robust with one for each number |
+//! | `sweep` | the two directions, their meeting, checkpoints |
+//! | `ctc` | a batch: validation, schedule, gradient |
+//! | `viterbi` | the best path |
+
+mod ctc;
+mod frames;
+mod linear;
+pub mod rows;
+mod sweep;
+mod target;
+mod wide;
+
+pub use ctc::{Batch, Gradient, Options, Outputs, ctc};
+pub use target::Labels;
+
+use std::fmt;
+use std::ops::Range;
+
+/// Elements of a vector step along the states.
+const LANES: usize = 8;
+
+/// What the frames hold, and what the gradient is the derivative by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Numbers of any size; the softmax is part of the loss.
+    Logits,
+    /// Logarithms of probabilities, which need not add up to 1. The gradient is the derivative by them.
+    LogProbs,
+    /// The same, with the gradient by the logits of a softmax that is taken to have made them.
+    LogProbsTorch,
+}
+
+/// Why a batch cannot be computed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// A label is no class, or is the blank.
+    Label {
+        /// The sample.
+        sample: usize,
+        /// Its place in the label sequence.
+        position: usize,
+        /// The label.
+        label: u32,
+    },
+    /// A sample has more frames than there are.
+    Length {
+        /// The sample.
+        sample: usize,
+        /// How many frames it is said to have.
+        length: usize,
+    },
+    /// The blank is no class.
+    Blank,
+    /// Lengths, labels or outputs are not those of the frames.
+    Shape,
+    /// A sample does not fit into [`Options::memory_limit`].
+    MemoryLimit {
+        /// The sample.
+        sample: usize,
+        /// The lowest limit, in bytes, that would do.
+        bytes: usize,
+    },
+    /// The system refuses memory.
+    OutOfMemory {
+        /// How many bytes were asked for.
+        bytes: usize,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Label { sample, position, label } => {
+                write!(f, "label {position} of sample {sample} is {label}: no class, or the blank")
+            }
+            Error::Length { sample, length } => {
+                write!(f, "sample {sample} is said to have {length} frames, more than there are")
+            }
+            Error::Blank => f.write_str("the blank is no class"),
+            Error::Shape => f.write_str("lengths, labels or outputs do not fit the frames"),
+            Error::MemoryLimit { sample, bytes } => {
+                write!(f, "sample {sample} needs a memory limit of at least {bytes} bytes")
+            }
+            Error::OutOfMemory { bytes } => write!(f, "no memory for {bytes} bytes"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The end of an utterance that a direction comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Start,
+    End,
+}
+
+impl Side {
+    fn other(self) -> Self {
+        match self {
+            Side::Start => Side::End,
+            Side::End => Side::Start,
+        }
+    }
+
+    /// The frame that comes i-th in this direction.
+    #[inline(always)]
+    fn nth(self, frames: &Range<usize>, i: usize) -> usize {
+        match self {
+            Side::Start => frames.start + i,
+            Side::End => frames.end - 1 - i,
+        }
+    }
+
+    /// The frame after t in this direction, if there is one.
+    fn after(self, t: usize, frames: usize) -> Option<usize> {
+        match self {
+            Side::Start => Some(t + 1).filter(|&t| t < frames),
+            Side::End => t.checked_sub(1),
+        }
+    }
+}

@@ -1,0 +1,510 @@
+//! The two directions of a lattice: they meet in the middle, then each passes through what the other one has stored.
+//!
+//! The first half of the frames is stored from the start, the second half from the end, both at once. Then the direction
+//! that comes from the end goes through the first half and turns the stored rows into occupancies, and the other one
+//! does the same with the second half. That is the work and the memory of a full forward pass and a backward one, on two
+//! threads where there are two. The middle depends on the number of frames alone, and so does every bit of the result.
+//!
+//! Where the rows of a half do not fit, only checkpoints are stored, and the rows between two of them are computed again
+//! when they are needed: once where the square root of the frames fits, more often where it does not.
+
+use super::frames::{Form, Frame, Source};
+use super::linear::{FRAMES, Weights};
+use super::target::Target;
+use super::{Error, Side};
+use crate::parallel;
+use crate::simd::Level;
+use std::f64::consts::LN_2;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+/// How much the likelihood may differ from frame to frame. Rounding leaves a hundred-thousandth of it at a million frames.
+const TOLERANCE: f64 = 1e-6;
+
+/// Consecutive frames that are computed in one go.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Block {
+    pub frames: Range<usize>,
+    /// How far, in bits, emissions can make a mantissa fall over all its frames.
+    pub fall: f64,
+}
+
+/// Buffers of one direction.
+pub(super) struct Work {
+    pub own: Vec<f64>,
+    pub rows: Vec<f64>,
+    pub weights: Weights,
+    pub label_e: Vec<f64>,
+    window: Vec<f64>,
+    totals: Vec<f64>,
+}
+
+impl Work {
+    fn new(target: &Target) -> Self {
+        Work {
+            own: vec![0.0; 2 * target.width],
+            rows: vec![0.0; 2 * state_len(target)],
+            weights: Weights::new(target),
+            label_e: vec![0.0; 2 * target.width],
+            window: Vec::new(),
+            totals: Vec::new(),
+        }
+    }
+
+    fn bytes(labels: usize) -> usize {
+        (labels + 10) * 18 * size_of::<f64>()
+    }
+}
+
+/// Elements of a direction's state at some frame: a row of mantissas and the exponents that belong to it.
+pub(super) fn state_len(target: &Target) -> usize {
+    2 * target.row()
+}
+
+/// Two directions at the same frame.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Crossing {
+    /// The likelihood is `total * 2^scale`.
+    pub scale: f64,
+    pub total: f64,
+}
+
+impl Crossing {
+    fn log(self) -> f64 {
+        self.total.ln() + self.scale * LN_2
+    }
+}
+
+/// How sums over paths are represented.
+pub(super) trait Arithmetic {
+    /// The form of the emissions.
+    const FORM: Form;
+
+    /// Elements that a block of so many frames takes when its rows are stored.
+    fn store_len(target: &Target, frames: usize) -> usize;
+    /// The two planes of occupancies of a stored block's frame i, in the order in which its frames were stored.
+    fn occupancies<'a>(target: &Target, store: &'a [f64], i: usize) -> &'a [f64];
+    /// The state before any frame: all of it in one state.
+    fn start(state: &mut [f64], first: usize);
+    /// Goes through the frames of a block, storing them. Whether something was dropped.
+    fn advance(
+        level: Level,
+        at: (Side, &Target),
+        block: (&Block, &[f64]),
+        state: &mut [f64],
+        work: &mut Work,
+        store: Option<&mut [f64]>,
+    ) -> bool;
+    /// Steps from the middle over to the state `over` of the other direction, and makes `state` one for [`pass`].
+    fn cross(
+        level: Level,
+        at: (Side, &Target),
+        over: &[f64],
+        state: &mut [f64],
+        work: &mut Work,
+        scale: Option<f64>,
+    ) -> Crossing;
+    /// Goes through a block that the other direction has stored, and turns its rows into occupancies, whose sums over
+    /// the states of a frame are `totals` times `2^scale`. Whether the result can be trusted.
+    fn pass(
+        level: Level,
+        at: (Side, &Target),
+        block: (&Block, &[f64]),
+        state: (&mut [f64], f64),
+        work: &mut Work,
+        store: &mut [f64],
+        totals: &mut [f64],
+    ) -> bool;
+}
+
+/// Takes the occupancies of a block.
+pub(super) trait Sink: Sync {
+    /// `rows(i)` are those of frame `frames.start + i`, to be divided by `totals[i]`.
+    fn take<'a>(
+        &self,
+        frames: Range<usize>,
+        rows: &dyn Fn(usize) -> &'a [f64],
+        totals: &[f64],
+        scratch: &mut Vec<f64>,
+    );
+}
+
+/// The lattice of a sample.
+pub(super) struct Lattice<'a> {
+    pub level: Level,
+    pub target: &'a Target,
+    pub source: &'a dyn Source,
+    /// All emission rows in the form [`Form::Linear`], if they are kept.
+    pub table: Option<&'a [f64]>,
+    /// Bytes that the stored rows may take.
+    pub budget: usize,
+    pub parallel: bool,
+}
+
+/// What a lattice gives.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outcome {
+    /// The logarithm of the sum over all paths.
+    pub log_likelihood: f64,
+    /// Whether nothing of weight was lost. If there is no sink, whether nothing at all was dropped.
+    pub trusted: bool,
+}
+
+/// Memory that is kept from sample to sample.
+#[derive(Default)]
+pub(super) struct Storage {
+    stores: [Vec<f64>; 2],
+    checkpoints: [Vec<f64>; 2],
+}
+
+impl Lattice<'_> {
+    /// Runs both directions. `blocks` are those of the two sides, in the order of each.
+    pub fn run<A: Arithmetic>(
+        &self,
+        blocks: [Vec<Block>; 2],
+        storage: &mut Storage,
+        sink: Option<&dyn Sink>,
+    ) -> Result<Outcome, Error> {
+        let target = self.target;
+        let Storage { stores: [store, end_store], checkpoints: [saved, end_saved] } = storage;
+        let [blocks, end_blocks] = blocks;
+        let mut start = Half::new::<A>(self, Side::Start, blocks, (store, saved), sink.is_some())?;
+        let mut end =
+            Half::new::<A>(self, Side::End, end_blocks, (end_store, end_saved), sink.is_some())?;
+        self.both([&mut start, &mut end], |half| half.climb::<A>(self, sink.is_some()));
+
+        let dropped = start.dropped || end.dropped;
+        let (mut from_end, mut from_start) = (end.state.clone(), start.state.clone());
+        let crossing = A::cross(
+            self.level,
+            (Side::End, target),
+            &start.state,
+            &mut from_end,
+            &mut end.work,
+            None,
+        );
+        let log_likelihood = crossing.log();
+        let Some(sink) = sink else {
+            return Ok(Outcome { log_likelihood, trusted: !dropped && log_likelihood < f64::INFINITY });
+        };
+        if crossing.total == 0.0 {
+            return Ok(Outcome { log_likelihood, trusted: !dropped });
+        }
+        let scale = crossing.scale;
+        if !end.blocks.is_empty() {
+            let over = (Side::Start, target);
+            A::cross(self.level, over, &end.state, &mut from_start, &mut start.work, Some(scale));
+        }
+        let mut start = Meeting::new(target, start, from_end, crossing);
+        let mut end = Meeting::new(target, end, from_start, crossing);
+        self.both([&mut start, &mut end], |meeting| {
+            let blocks = 0..meeting.half.blocks.len();
+            meeting.descend::<A>(self, 0, blocks, sink);
+        });
+        Ok(Outcome { log_likelihood, trusted: start.trusted && end.trusted })
+    }
+
+    fn both<T: Send>(&self, sides: [&mut T; 2], work: impl Fn(&mut T) + Sync) {
+        let sides = sides.map(Mutex::new);
+        parallel::run(2, self.parallel, &|i| {
+            work(&mut sides[i].lock().unwrap_or_else(PoisonError::into_inner));
+        });
+    }
+
+    /// The emission rows of a block.
+    fn emissions<'s>(&'s self, form: Form, block: &Block, window: &'s mut Vec<f64>) -> &'s [f64] {
+        let Range { start, end } = block.frames;
+        let stride = self.target.stride;
+        match self.table {
+            Some(table) if form == Form::Linear => &table[start * stride..end * stride],
+            _ => {
+                let parts = if form == Form::Wide { 2 } else { 1 };
+                window.resize((end - start) * parts * stride, 0.0);
+                self.source.fill(form, block.frames.clone(), window);
+                window
+            }
+        }
+    }
+}
+
+/// One direction on its half of the frames.
+struct Half<'a> {
+    side: Side,
+    blocks: Vec<Block>,
+    state: Vec<f64>,
+    work: Work,
+    plan: Plan,
+    /// Where each block's rows begin in `store`, if all are stored.
+    store: &'a mut [f64],
+    checkpoints: &'a mut [f64],
+    dropped: bool,
+}
+
+impl<'a> Half<'a> {
+    fn new<A: Arithmetic>(
+        lattice: &Lattice<'_>,
+        side: Side,
+        blocks: Vec<Block>,
+        (store, checkpoints): (&'a mut Vec<f64>, &'a mut Vec<f64>),
+        keep: bool,
+    ) -> Result<Self, Error> {
+        let target = lattice.target;
+        let mut state = vec![0.0; state_len(target)];
+        A::start(&mut state, if side == Side::Start { 0 } else { target.len });
+        let plan = if keep {
+            Plan::new::<A>(target, &blocks, lattice.budget / 2)
+        } else {
+            Plan::NOTHING
+        };
+        let store_len = Sizes::of::<A>(target, &blocks).store(plan);
+        Ok(Half {
+            side,
+            work: Work::new(target),
+            store: sized(store, store_len)?,
+            checkpoints: sized(checkpoints, plan.levels * plan.fan * state.len())?,
+            state,
+            blocks,
+            plan,
+            dropped: false,
+        })
+    }
+
+    /// Goes from the end of the utterance to the middle.
+    fn climb<A: Arithmetic>(&mut self, lattice: &Lattice<'_>, keep: bool) {
+        let all = 0..self.blocks.len();
+        if !keep {
+            self.skip::<A>(lattice, all);
+        } else if self.plan.levels == 0 {
+            self.store::<A>(lattice, all);
+        } else {
+            let pieces = self.plan.pieces(&all);
+            for (i, piece) in pieces.enumerate() {
+                self.save(0, i);
+                self.skip::<A>(lattice, piece);
+            }
+        }
+    }
+
+    fn checkpoint(&self, level: usize, i: usize) -> Range<usize> {
+        let start = (level * self.plan.fan + i) * self.state.len();
+        start..start + self.state.len()
+    }
+
+    fn save(&mut self, level: usize, i: usize) {
+        let place = self.checkpoint(level, i);
+        self.checkpoints[place].copy_from_slice(&self.state);
+    }
+
+    fn restore(&mut self, level: usize, i: usize) {
+        let place = self.checkpoint(level, i);
+        self.state.copy_from_slice(&self.checkpoints[place]);
+    }
+
+    /// Goes through some blocks.
+    fn skip<A: Arithmetic>(&mut self, lattice: &Lattice<'_>, blocks: Range<usize>) {
+        for block in &self.blocks[blocks] {
+            let mut window = std::mem::take(&mut self.work.window);
+            let e = lattice.emissions(A::FORM, block, &mut window);
+            let at = (self.side, lattice.target);
+            self.dropped |=
+                A::advance(lattice.level, at, (block, e), &mut self.state, &mut self.work, None);
+            self.work.window = window;
+        }
+    }
+
+    /// Goes through some blocks and stores their rows.
+    fn store<A: Arithmetic>(&mut self, lattice: &Lattice<'_>, blocks: Range<usize>) {
+        let mut begin = 0;
+        for block in &self.blocks[blocks] {
+            let len = A::store_len(lattice.target, block.frames.len());
+            let store = &mut self.store[begin..begin + len];
+            begin += len;
+            let mut window = std::mem::take(&mut self.work.window);
+            let e = lattice.emissions(A::FORM, block, &mut window);
+            let at = (self.side, lattice.target);
+            let (state, work) = (&mut self.state, &mut self.work);
+            self.dropped |= A::advance(lattice.level, at, (block, e), state, work, Some(store));
+            self.work.window = window;
+        }
+    }
+}
+
+/// A half, and the other direction on its way through it.
+struct Meeting<'a> {
+    half: Half<'a>,
+    state: Vec<f64>,
+    work: Work,
+    crossing: Crossing,
+    trusted: bool,
+}
+
+impl<'a> Meeting<'a> {
+    fn new(target: &Target, half: Half<'a>, state: Vec<f64>, crossing: Crossing) -> Self {
+        Meeting { half, state, work: Work::new(target), crossing, trusted: true }
+    }
+
+    /// Goes back through some blocks, whose rows are stored or which begin at the half's checkpoints of `level`.
+    fn descend<A: Arithmetic>(
+        &mut self,
+        lattice: &Lattice<'_>,
+        level: usize,
+        blocks: Range<usize>,
+        sink: &dyn Sink,
+    ) {
+        if level == self.half.plan.levels {
+            if level > 0 {
+                self.half.store::<A>(lattice, blocks.clone());
+            }
+            return self.pass::<A>(lattice, blocks, sink);
+        }
+        let pieces: Vec<_> = self.half.plan.pieces(&blocks).collect();
+        // The first level was saved on the way to the middle.
+        if level > 0 {
+            for (i, piece) in pieces.iter().enumerate() {
+                self.half.save(level, i);
+                if i + 1 < pieces.len() {
+                    self.half.skip::<A>(lattice, piece.clone());
+                }
+            }
+        }
+        for (i, piece) in pieces.into_iter().enumerate().rev() {
+            self.half.restore(level, i);
+            self.descend::<A>(lattice, level + 1, piece, sink);
+        }
+    }
+
+    /// Goes back through stored blocks.
+    fn pass<A: Arithmetic>(
+        &mut self,
+        lattice: &Lattice<'_>,
+        blocks: Range<usize>,
+        sink: &dyn Sink,
+    ) {
+        let target = lattice.target;
+        let lens = |block: &Block| A::store_len(target, block.frames.len());
+        let mut end: usize = self.half.blocks[blocks.clone()].iter().map(lens).sum();
+        let (owner, side) = (self.half.side, self.half.side.other());
+        let mut window = std::mem::take(&mut self.work.window);
+        let mut totals = std::mem::take(&mut self.work.totals);
+        for block in self.half.blocks[blocks].iter().rev() {
+            let begin = end - lens(block);
+            let store = &mut self.half.store[begin..end];
+            end = begin;
+            totals.resize(block.frames.len(), 0.0);
+            let e = lattice.emissions(A::FORM, block, &mut window);
+            let state = (&mut self.state[..], self.crossing.scale);
+            let (at, work) = ((side, target), &mut self.work);
+            self.trusted &=
+                A::pass(lattice.level, at, (block, e), state, work, store, &mut totals);
+            let error = |total: &f64| (total / self.crossing.total - 1.0).abs();
+            self.trusted &= totals.iter().all(|total| error(total) <= TOLERANCE);
+            let last = block.frames.len() - 1;
+            let rows = |i| {
+                let i = if owner == Side::Start { i } else { last - i };
+                A::occupancies(target, store, i)
+            };
+            sink.take(block.frames.clone(), &rows, &totals, &mut self.work.own);
+        }
+        (self.work.window, self.work.totals) = (window, totals);
+    }
+}
+
+/// How much of a half is stored, and how often it is cut into pieces before its rows are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Plan {
+    levels: usize,
+    /// Pieces of a level.
+    fan: usize,
+    /// Whether there is anything to store.
+    stores: bool,
+}
+
+impl Plan {
+    const NOTHING: Plan = Plan { levels: 0, fan: 1, stores: false };
+
+    /// The fewest levels whose rows and checkpoints fit in `budget` bytes, or if none do, those that take the least.
+    fn new<A: Arithmetic>(target: &Target, blocks: &[Block], budget: usize) -> Self {
+        let sizes = Sizes::of::<A>(target, blocks);
+        let mut best = (usize::MAX, Plan::NOTHING);
+        for levels in 0..=sizes.blocks.max(2).ilog2() as usize + 1 {
+            for fan in 2..=sizes.blocks.max(2) {
+                let plan = Plan { levels, fan, stores: true };
+                best = best.min((sizes.bytes(plan), plan));
+                if levels == 0 || plan.leaf(sizes.blocks) <= 1 {
+                    break;
+                }
+            }
+            if best.0 <= budget {
+                break;
+            }
+        }
+        best.1
+    }
+
+    /// Blocks of a piece of the last level.
+    fn leaf(&self, blocks: usize) -> usize {
+        (0..self.levels).fold(blocks, |blocks, _| blocks.div_ceil(self.fan))
+    }
+
+    fn pieces(self, blocks: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let Range { start, end } = *blocks;
+        let piece = (end - start).div_ceil(self.fan).max(1);
+        (start..end).step_by(piece).map(move |begin| begin..end.min(begin + piece))
+    }
+}
+
+/// Elements that the parts of a half take.
+struct Sizes {
+    state: usize,
+    all_rows: usize,
+    largest_block: usize,
+    blocks: usize,
+}
+
+impl Sizes {
+    fn of<A: Arithmetic>(target: &Target, blocks: &[Block]) -> Self {
+        let sizes = || blocks.iter().map(|block| A::store_len(target, block.frames.len()));
+        Sizes {
+            state: state_len(target),
+            all_rows: sizes().sum(),
+            largest_block: sizes().max().unwrap_or(0),
+            blocks: blocks.len(),
+        }
+    }
+
+    fn store(&self, plan: Plan) -> usize {
+        match plan.levels {
+            _ if !plan.stores => 0,
+            0 => self.all_rows,
+            _ => self.largest_block.saturating_mul(plan.leaf(self.blocks)),
+        }
+    }
+
+    fn bytes(&self, plan: Plan) -> usize {
+        let checkpoints = (plan.levels * plan.fan).saturating_mul(self.state);
+        self.store(plan).saturating_add(checkpoints).saturating_mul(size_of::<f64>())
+    }
+}
+
+/// The first `len` elements of a buffer that grows as needed.
+pub(super) fn sized<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> Result<&mut [T], Error> {
+    if let Some(missing) = len.checked_sub(buffer.len()) {
+        let refused = |_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) };
+        buffer.try_reserve_exact(missing).map_err(refused)?;
+        buffer.resize(len, T::default());
+    }
+    Ok(&mut buffer[..len])
+}
+
+/// Bytes that a sample takes beside its stored rows and emissions.
+pub(super) fn fixed_bytes(labels: usize, frames: usize) -> usize {
+    let states = 4 * 2 * (2 * labels + 40) * size_of::<f64>();
+    frames * size_of::<Frame>() + Target::bytes(labels, frames) + 4 * Work::bytes(labels) + states
+}
+
+/// The lowest memory limit, in bytes, for a sample.
+pub(super) fn least_bytes(labels: usize, frames: usize) -> usize {
+    let state = 2 * (2 * labels + 40) * size_of::<f64>();
+    let levels = frames.max(2).ilog2() as usize + 1;
+    fixed_bytes(labels, frames) + 2 * (FRAMES + 2 * levels) * state
+}

@@ -1,0 +1,395 @@
+//! The lattice in plain numbers, each with an exponent of its own.
+//!
+//! Nothing overflows, underflows or has to be trusted, whatever the inputs: every term of a sum is brought to the
+//! exponent of the largest one, and what vanishes there weighs less than rounding does. Relative precision is that of
+//! the type; sums of logarithms, which would serve the same purpose, lose digits as the logarithm grows, and take a
+//! logarithm and exponentials a state. It is some three times slower than [`Linear`](super::linear::Linear) and only
+//! used where that one fails: for emissions that lie hundreds of bits apart.
+
+use super::frames::Form;
+use super::linear::{self, copy_row, emissions, lanes, planes_mut, power_of_two, split, sum, surround, two};
+use super::sweep::{Arithmetic, Block, Crossing, Work, state_len};
+use super::target::Target;
+use super::{LANES, Side};
+use crate::simd::{Isa, Kernel, Level, dispatch};
+use std::ops::Range;
+
+/// The exponent of 0.
+const DEAD: f64 = -1e306;
+
+/// See the module.
+pub(super) struct Wide;
+
+type Group = [f64; LANES];
+
+/// Numbers `m * 2^k`.
+#[derive(Clone, Copy)]
+struct Numbers {
+    m: Group,
+    k: Group,
+}
+
+impl Numbers {
+    /// The elements of a plane, its mantissas at `m` and its exponents at `k`; a 0 has no exponent.
+    #[inline(always)]
+    fn at(m: &Group, k: &Group) -> Self {
+        let mut out = Numbers { m: *m, k: *k };
+        for i in 0..LANES {
+            out.k[i] = if m[i] > 0.0 { k[i] } else { DEAD };
+        }
+        out
+    }
+
+    /// Without the elements where `keep` is 0.
+    #[inline(always)]
+    fn only(mut self, keep: &Group) -> Self {
+        for i in 0..LANES {
+            self.m[i] *= keep[i];
+            self.k[i] = if keep[i] > 0.0 { self.k[i] } else { DEAD };
+        }
+        self
+    }
+
+    /// The sum of several, with mantissas in [1, 2) or 0.
+    #[inline(always)]
+    fn sum<const N: usize>(terms: [Numbers; N]) -> Self {
+        let mut out = Numbers { m: [0.0; LANES], k: [0.0; LANES] };
+        for i in 0..LANES {
+            let top = terms.iter().fold(DEAD, |top, term| if term.k[i] > top { term.k[i] } else { top });
+            let total =
+                terms.iter().fold(0.0, |sum, term| sum + term.m[i] * power_of_two(term.k[i] - top));
+            let (m, k) = split(total);
+            out.m[i] = if total > 0.0 { m } else { 0.0 };
+            out.k[i] = if total > 0.0 { top + k } else { DEAD };
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn times(mut self, m: &Group, k: &Group) -> Self {
+        for i in 0..LANES {
+            self.m[i] *= m[i];
+            self.k[i] += k[i];
+        }
+        self
+    }
+}
+
+/// The places of numbers in a state, from element `from` of the rows.
+#[inline(always)]
+fn numbers<'a>(state: &'a [f64], target: &Target, from: usize, n: usize) -> impl Fn(usize) -> Numbers + use<'a> {
+    let (m, k) = (lanes(&state[from..], n), lanes(&state[target.row() + from..], n));
+    move |g| Numbers::at(&m[g], &k[g])
+}
+
+/// One step along the arrows: calls `each` with the number of a group and the sums for its blanks and labels.
+#[inline(always)]
+fn propagate(
+    side: Side,
+    target: &Target,
+    state: &[f64],
+    groups: &Range<usize>,
+    mut each: impl FnMut(usize, [Numbers; 2]),
+) {
+    let (start, n) = (groups.start * LANES, groups.len());
+    let at = |from: usize| numbers(state, target, from, n);
+    let (blank, label) = (at(start), at(target.width + start));
+    // What feeds blank u; and through a blank, or through a label, label u.
+    let (to_blank, by_blank, by_label, skip) = match side {
+        Side::Start => {
+            let before = target.width + start - 1;
+            (at(before), at(start), at(before), start)
+        }
+        Side::End => {
+            let label = target.width + start;
+            (at(label), at(start + 1), at(label + 1), start + 1)
+        }
+    };
+    let skip = lanes(&target.skip[skip..], n);
+    for g in 0..n {
+        let blanks = Numbers::sum([blank(g), to_blank(g)]);
+        let labels = Numbers::sum([label(g), by_blank(g), by_label(g).only(&skip[g])]);
+        each(g, [blanks, labels]);
+    }
+}
+
+/// A state's four planes, cut to some groups: mantissas and exponents of the blanks, and of the labels.
+#[inline(always)]
+fn planes<'a>(
+    state: &'a mut [f64],
+    target: &Target,
+    groups: &Range<usize>,
+) -> [[&'a mut [Group]; 2]; 2] {
+    let (row, power) = state.split_at_mut(target.row());
+    let [blank, label] = planes_mut(row, target, groups);
+    let [blank_power, label_power] = planes_mut(power, target, groups);
+    [[blank, blank_power], [label, label_power]]
+}
+
+/// The emissions of the label plane.
+#[inline(always)]
+fn label_emissions<'a>(
+    target: &Target,
+    e: &'a [f64],
+    groups: &Range<usize>,
+    gathered: &'a mut [f64],
+) -> [&'a [Group]; 2] {
+    let (mantissas, exponents) = e.split_at(target.stride);
+    let (low, high) = gathered.split_at_mut(target.width);
+    [emissions(target, mantissas, groups, low), emissions(target, exponents, groups, high)]
+}
+
+#[inline(always)]
+fn emit(sums: [Numbers; 2], blank: &[Group; 2], label: [&[Group]; 2], g: usize) -> [Numbers; 2] {
+    [sums[0].times(&blank[0], &blank[1]), sums[1].times(&label[0][g], &label[1][g])]
+}
+
+#[inline(always)]
+fn put(planes: &mut [[&mut [Group]; 2]; 2], g: usize, values: [Numbers; 2]) {
+    for ([m, k], value) in planes.iter_mut().zip(values) {
+        (m[g], k[g]) = (value.m, value.k);
+    }
+}
+
+/// Copies the groups of a state that are valid, and zeros elsewhere.
+fn copy_state(from: &[f64], to: &mut [f64], target: &Target, groups: &Range<usize>) {
+    let ((from, from_power), (to, to_power)) =
+        (from.split_at(target.row()), to.split_at_mut(target.row()));
+    copy_row(from, to, target, groups);
+    copy_row(from_power, to_power, target, groups);
+}
+
+/// The row of a frame of a block.
+#[inline(always)]
+fn frame_e<'a>(target: &Target, block: &Block, e: &'a [f64], t: usize) -> &'a [f64] {
+    &e[(t - block.frames.start) * 2 * target.stride..][..2 * target.stride]
+}
+
+struct Advance<'a> {
+    side: Side,
+    target: &'a Target,
+    block: &'a Block,
+    e: &'a [f64],
+    state: &'a mut [f64],
+    work: &'a mut Work,
+    store: Option<&'a mut [f64]>,
+}
+
+impl Kernel for Advance<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        let Advance { side, target, block, e, state, work, store } = self;
+        let len = state_len(target);
+        let stores = store.is_some();
+        let rows = store.unwrap_or(&mut work.rows);
+        let place = |i: usize| if stores { i } else { i % 2 };
+        let frames = block.frames.len();
+        for i in 0..frames {
+            let t = side.nth(&block.frames, i);
+            let groups = target.groups(t);
+            let e = frame_e(target, block, e, t);
+            let label_e = label_emissions(target, e, &groups, &mut work.label_e);
+            let blank_e = [[e[0]; LANES], [e[target.stride]; LANES]];
+            let (from, to) = if i == 0 {
+                (&*state, &mut rows[..len])
+            } else {
+                two(rows, len, place(i - 1), place(i))
+            };
+            surround(to, target, &groups);
+            let mut planes = planes(to, target, &groups);
+            propagate(side, target, from, &groups, |g, sums| {
+                put(&mut planes, g, emit(sums, &blank_e, label_e, g));
+            });
+        }
+        let last = side.nth(&block.frames, frames - 1);
+        let row = &rows[place(frames - 1) * len..][..len];
+        copy_state(row, state, target, &target.groups(last));
+    }
+}
+
+struct Pass<'a> {
+    /// Where the passing direction comes from.
+    side: Side,
+    target: &'a Target,
+    block: &'a Block,
+    e: &'a [f64],
+    state: &'a mut [f64],
+    scale: f64,
+    work: &'a mut Work,
+    store: &'a mut [f64],
+    totals: &'a mut [f64],
+}
+
+impl Kernel for Pass<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        let Pass { side, target, block, e, state, scale, work, store, totals } = self;
+        let (len, frames) = (state_len(target), block.frames.len());
+        for i in 0..frames {
+            let t = side.nth(&block.frames, i);
+            let groups = target.groups(t);
+            let e = frame_e(target, block, e, t);
+            let label_e = label_emissions(target, e, &groups, &mut work.label_e);
+            let blank_e = [[e[0]; LANES], [e[target.stride]; LANES]];
+            let stored = &mut store[(frames - 1 - i) * len..][..len];
+            let stored = planes(stored, target, &groups);
+            let (from, to) = if i == 0 {
+                (&*state, &mut work.rows[..len])
+            } else {
+                two(&mut work.rows, len, (i - 1) % 2, i % 2)
+            };
+            surround(to, target, &groups);
+            let planes = planes(to, target, &groups);
+            let mut meet = Meet { stored, out: planes, scale, total: [0.0; LANES] };
+            if i == 0 {
+                let start = groups.start * LANES;
+                let [blank, label] = [start, target.width + start]
+                    .map(|at| numbers(from, target, at, groups.len()));
+                for g in 0..groups.len() {
+                    meet.group(g, [blank(g), label(g)], &blank_e, label_e);
+                }
+            } else {
+                propagate(side, target, from, &groups, |g, sums| {
+                    meet.group(g, sums, &blank_e, label_e);
+                });
+            }
+            let total = meet.total;
+            totals[t - block.frames.start] = sum(total);
+        }
+        let last = side.nth(&block.frames, frames - 1);
+        if let Some(next) = side.after(last, target.frames) {
+            let row = &work.rows[(frames - 1) % 2 * len..][..len];
+            step(side, target, row, &target.groups(next), state);
+        }
+    }
+}
+
+/// Where a passing direction meets a stored row.
+struct Meet<'a> {
+    stored: [[&'a mut [Group]; 2]; 2],
+    out: [[&'a mut [Group]; 2]; 2],
+    scale: f64,
+    total: Group,
+}
+
+impl Meet<'_> {
+    #[inline(always)]
+    fn group(&mut self, g: usize, sums: [Numbers; 2], blank: &[Group; 2], label: [&[Group]; 2]) {
+        for ([m, k], sum) in self.stored.iter_mut().zip(&sums) {
+            let product = Numbers::at(&m[g], &k[g]).times(&sum.m, &sum.k);
+            for i in 0..LANES {
+                m[g][i] = product.m[i] * power_of_two(product.k[i] - self.scale);
+                self.total[i] += m[g][i];
+            }
+        }
+        put(&mut self.out, g, emit(sums, blank, label, g));
+    }
+}
+
+/// One step without emissions, zeros around it.
+#[inline(always)]
+fn step(side: Side, target: &Target, from: &[f64], groups: &Range<usize>, to: &mut [f64]) {
+    to.fill(0.0);
+    let mut planes = planes(to, target, groups);
+    propagate(side, target, from, groups, |g, sums| put(&mut planes, g, sums));
+}
+
+struct Cross<'a> {
+    side: Side,
+    target: &'a Target,
+    over: &'a [f64],
+    state: &'a mut [f64],
+    work: &'a mut Work,
+    scale: Option<f64>,
+}
+
+impl Kernel for Cross<'_> {
+    type Output = Crossing;
+
+    #[inline(always)]
+    fn run<S: Isa>(self) -> Crossing {
+        let Cross { side, target, over, state, work, scale } = self;
+        let groups = target.groups(side.beyond_middle(target));
+        let to = &mut work.rows[..state_len(target)];
+        step(side, target, state, &groups, to);
+        state.copy_from_slice(to);
+        let state = &*state;
+        let products = || {
+            let starts = [groups.start * LANES, target.width + groups.start * LANES];
+            starts.into_iter().flat_map(|from| {
+                let [here, there] = [state, over].map(|s| numbers(s, target, from, groups.len()));
+                (0..groups.len()).flat_map(move |g| {
+                    let Numbers { m, k } = there(g);
+                    let Numbers { m, k } = here(g).times(&m, &k);
+                    (0..LANES).map(move |i| (m[i], k[i]))
+                })
+            })
+        };
+        let top = |max: f64, (m, k): (f64, f64)| if m > 0.0 { max.max(k) } else { max };
+        let scale = scale.unwrap_or_else(|| products().fold(2.0 * DEAD, top));
+        let total = products().map(|(m, k)| m * power_of_two(k - scale)).sum();
+        Crossing { scale, total }
+    }
+}
+
+impl Arithmetic for Wide {
+    const FORM: Form = Form::Wide;
+
+    fn store_len(target: &Target, frames: usize) -> usize {
+        frames * state_len(target)
+    }
+
+    fn occupancies<'a>(target: &Target, store: &'a [f64], i: usize) -> &'a [f64] {
+        &store[i * state_len(target)..][..2 * target.width]
+    }
+
+    fn start(state: &mut [f64], first: usize) {
+        state.fill(0.0);
+        state[first] = 1.0;
+    }
+
+    fn advance(
+        level: Level,
+        (side, target): (Side, &Target),
+        (block, e): (&Block, &[f64]),
+        state: &mut [f64],
+        work: &mut Work,
+        store: Option<&mut [f64]>,
+    ) -> bool {
+        dispatch(level, Advance { side, target, block, e, state, work, store });
+        false
+    }
+
+    fn cross(
+        level: Level,
+        (side, target): (Side, &Target),
+        over: &[f64],
+        state: &mut [f64],
+        work: &mut Work,
+        scale: Option<f64>,
+    ) -> Crossing {
+        dispatch(level, Cross { side, target, over, state, work, scale })
+    }
+
+    fn pass(
+        level: Level,
+        (side, target): (Side, &Target),
+        (block, e): (&Block, &[f64]),
+        (state, scale): (&mut [f64], f64),
+        work: &mut Work,
+        store: &mut [f64],
+        totals: &mut [f64],
+    ) -> bool {
+        dispatch(level, Pass { side, target, block, e, state, scale, work, store, totals });
+        true
+    }
+}
+
+/// Cuts the frames of a side into blocks, in the order of that side.
+pub(super) fn blocks(side: Side, frames: Range<usize>) -> Vec<Block> {
+    linear::blocks(side, frames, |_| 0.0)
+}
