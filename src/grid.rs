@@ -153,11 +153,7 @@ impl Grid {
 
     /// A tile of operand `k`, copied row by row.
     pub fn read<T: Real>(&self, view: &View<'_>, k: usize, tile: Tile, buffer: &mut [T]) {
-        with_element!(view.dtype(), E => self.each(k, tile, |r, c, offset| {
-            // SAFETY: `each` stays within the shape that the view may read.
-            let x = unsafe { *view.ptr.offset(offset).cast::<E>() };
-            buffer[r * tile.cols + c] = x.to();
-        }));
+        self.read_to(view, k, tile, (tile.cols, 1), buffer);
     }
 
     /// A tile of operand `k`, copied with its rows side by side: column c of row r goes to `buffer[c * lanes + r]`.
@@ -169,10 +165,38 @@ impl Grid {
         lanes: usize,
         buffer: &mut [T],
     ) {
-        with_element!(view.dtype(), E => self.each(k, tile, |r, c, offset| {
-            // SAFETY: `each` stays within the shape that the view may read.
-            let x = unsafe { *view.ptr.offset(offset).cast::<E>() };
-            buffer[c * lanes + r] = x.to();
+        self.read_to(view, k, tile, (1, lanes), buffer);
+    }
+
+    fn read_to<T: Real>(
+        &self,
+        view: &View<'_>,
+        k: usize,
+        tile: Tile,
+        places: (usize, usize),
+        buffer: &mut [T],
+    ) {
+        with_element!(view.dtype(), E => self.lines(k, tile, places, |line| {
+            let start = view.ptr.wrapping_offset(line.offset).cast::<E>();
+            let places = &mut buffer[line.place..];
+            if line.step == size_of::<E>() as isize {
+                // SAFETY: a dense line within the shape that the view may read.
+                let dense = unsafe { std::slice::from_raw_parts(start, line.len) };
+                if line.place_step == 1 {
+                    for (place, x) in places.iter_mut().zip(dense) {
+                        *place = x.to();
+                    }
+                } else {
+                    for (place, x) in places.iter_mut().step_by(line.place_step).zip(dense) {
+                        *place = x.to();
+                    }
+                }
+                return;
+            }
+            for (i, place) in places.iter_mut().step_by(line.place_step).take(line.len).enumerate() {
+                // SAFETY: `lines` stays within the shape that the view may read.
+                *place = unsafe { *start.byte_offset(i as isize * line.step) }.to();
+            }
         }));
     }
 
@@ -204,11 +228,7 @@ impl Grid {
 
     /// Writes a tile of operand `k` from `buffer`. Tiles of different threads must be disjoint.
     pub fn scatter<T: Real>(&self, out: &ViewMut<'_>, k: usize, tile: Tile, buffer: &[T]) {
-        with_element!(out.dtype(), E => self.each(k, tile, |r, c, offset| {
-            let place = out.view.ptr.wrapping_offset(offset).cast::<E>().cast_mut();
-            // SAFETY: `each` stays within the shape that the view may write, and no other thread has this tile.
-            unsafe { *place = E::of(buffer[r * tile.cols + c]) };
-        }));
+        self.write_from(out, k, tile, (tile.cols, 1), buffer);
     }
 
     /// Writes a tile of operand `k` that [`Grid::read_lanes`] lays out.
@@ -220,10 +240,32 @@ impl Grid {
         lanes: usize,
         buffer: &[T],
     ) {
-        with_element!(out.dtype(), E => self.each(k, tile, |r, c, offset| {
-            let place = out.view.ptr.wrapping_offset(offset).cast::<E>().cast_mut();
-            // SAFETY: `each` stays within the shape that the view may write, and no other thread has this tile.
-            unsafe { *place = E::of(buffer[c * lanes + r]) };
+        self.write_from(out, k, tile, (1, lanes), buffer);
+    }
+
+    fn write_from<T: Real>(
+        &self,
+        out: &ViewMut<'_>,
+        k: usize,
+        tile: Tile,
+        places: (usize, usize),
+        buffer: &[T],
+    ) {
+        with_element!(out.dtype(), E => self.lines(k, tile, places, |line| {
+            let start = out.view.ptr.wrapping_offset(line.offset).cast::<E>().cast_mut();
+            let places = &buffer[line.place..];
+            if line.step == size_of::<E>() as isize && line.place_step == 1 {
+                // SAFETY: a dense line within the shape that the view may write; no other thread has this tile.
+                let dense = unsafe { std::slice::from_raw_parts_mut(start, line.len) };
+                for (x, place) in dense.iter_mut().zip(places) {
+                    *x = E::of(*place);
+                }
+                return;
+            }
+            for (i, place) in places.iter().step_by(line.place_step).take(line.len).enumerate() {
+                // SAFETY: as above, element by element.
+                unsafe { *start.byte_offset(i as isize * line.step) = E::of(*place) };
+            }
         }));
     }
 
@@ -255,16 +297,69 @@ impl Grid {
         }
     }
 
-    /// Calls `f(row, column, byte offset)` for every element of a tile, in the order of memory where that is clear.
+    /// Cuts a tile into straight lines along which memory moves in the smaller steps. `places` says how far apart in the
+    /// buffer neighbouring rows and columns lie.
+    ///
+    /// Where memory runs along rows and the buffer along columns, 8 rows are taken at a time: neither side of the
+    /// transposition then touches more cache lines of one set at once than a cache has ways.
     #[inline(always)]
-    fn each(&self, k: usize, tile: Tile, mut f: impl FnMut(usize, usize, isize)) {
-        let rows = tile.row..tile.row + tile.rows;
-        let starts: SmallVec<[isize; 32]> = rows.map(|r| self.row_offset(k, r)).collect();
+    fn lines(&self, k: usize, tile: Tile, places: (usize, usize), mut f: impl FnMut(Line)) {
+        const BLOCK: usize = 8;
         let down = self.prefers_rows(k);
-        self.runs(k, tile.col, tile.cols, |offset, c, len, step| {
-            visit(tile.rows, len, down, |r, i| f(r, c + i, offset + starts[r] + i as isize * step));
-        });
+        let block = if places.0 == 1 { tile.rows } else { BLOCK };
+        let mut row = 0;
+        while row < tile.rows {
+            let (start, row_step, rows) = self.row_run(k, tile.row + row, tile.rows - row);
+            self.runs(k, tile.col, tile.cols, |offset, col, cols, col_step| {
+                let at = |r: usize, c: usize| {
+                    start + offset + r as isize * row_step + c as isize * col_step
+                };
+                let place = |r: usize, c: usize| (row + r) * places.0 + (col + c) * places.1;
+                if !down {
+                    for r in 0..rows {
+                        f(Line {
+                            offset: at(r, 0),
+                            step: col_step,
+                            place: place(r, 0),
+                            place_step: places.1,
+                            len: cols,
+                        });
+                    }
+                    return;
+                }
+                for r in (0..rows).step_by(block) {
+                    for c in 0..cols {
+                        f(Line {
+                            offset: at(r, c),
+                            step: row_step,
+                            place: place(r, c),
+                            place_step: places.0,
+                            len: block.min(rows - r),
+                        });
+                    }
+                }
+            });
+            row += rows;
+        }
     }
+
+    /// Offset of a row, the step from it to the next, and how many of `wanted` rows follow in that step.
+    fn row_run(&self, k: usize, row: usize, wanted: usize) -> (isize, isize, usize) {
+        let strides = &self.operands[k].outer;
+        let (Some(&last), Some(&step)) = (self.outer.last(), strides.last()) else {
+            return (0, 0, wanted);
+        };
+        (self.row_offset(k, row), step, wanted.min(last - row % last))
+    }
+}
+
+/// Elements that lie in equal steps both in memory and in a buffer.
+struct Line {
+    offset: isize,
+    step: isize,
+    place: usize,
+    place_step: usize,
+    len: usize,
 }
 
 /// Merges neighbouring axes of `dims` that lie behind one another in every operand.
@@ -290,30 +385,6 @@ fn merge(dims: &mut Shape, operands: &mut [Steps], strides: impl Fn(&mut Steps) 
     dims.truncate(kept);
     for o in operands {
         strides(o).truncate(kept);
-    }
-}
-
-/// Visits a rectangle row by row, or, where memory runs down the columns, in blocks of 8 x 8, so that neither side of
-/// the transposition touches more cache lines of one set than the cache has ways.
-#[inline(always)]
-fn visit(rows: usize, cols: usize, down: bool, mut f: impl FnMut(usize, usize)) {
-    const BLOCK: usize = 8;
-    if !down {
-        for r in 0..rows {
-            for c in 0..cols {
-                f(r, c);
-            }
-        }
-        return;
-    }
-    for r0 in (0..rows).step_by(BLOCK) {
-        for c0 in (0..cols).step_by(BLOCK) {
-            for c in c0..(c0 + BLOCK).min(cols) {
-                for r in r0..(r0 + BLOCK).min(rows) {
-                    f(r, c);
-                }
-            }
-        }
     }
 }
 

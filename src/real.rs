@@ -29,6 +29,9 @@ pub trait Real:
     + MulAssign
     + 'static
 {
+    /// The type of [`Real::key`].
+    type Key: Ord + Copy;
+
     /// 0.
     const ZERO: Self;
     /// 1.
@@ -56,6 +59,10 @@ pub trait Real:
     fn from_i64(x: i64) -> Self;
     /// Rounded to nearest.
     fn from_u64(x: u64) -> Self;
+    /// An integer that orders as the number does, with -0 below 0 and every NaN beyond the infinity of its sign.
+    fn key(self) -> Self::Key;
+    /// The number of a key.
+    fn from_key(key: Self::Key) -> Self;
     /// `|self|`.
     fn abs(self) -> Self;
     /// Square root, correctly rounded.
@@ -139,8 +146,10 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($t:ident, $sum_lanes:ident) => {
+    ($t:ident, $key:ident, $sum_lanes:ident) => {
         impl Real for $t {
+            type Key = $key;
+
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
             const HALF: Self = 0.5;
@@ -176,6 +185,15 @@ macro_rules! real {
             #[inline(always)]
             fn from_u64(x: u64) -> Self {
                 x as $t
+            }
+            #[inline(always)]
+            fn key(self) -> $key {
+                let bits = self.to_bits() as $key;
+                bits ^ ((bits >> ($key::BITS - 1)) & $key::MAX)
+            }
+            #[inline(always)]
+            fn from_key(key: $key) -> Self {
+                $t::from_bits((key ^ ((key >> ($key::BITS - 1)) & $key::MAX)) as _)
             }
             #[inline(always)]
             fn abs(self) -> Self {
@@ -233,5 +251,5 @@ macro_rules! real {
     };
 }
 
-real!(f32, sum_lanes_f32);
-real!(f64, sum_lanes_f64);
+real!(f32, i32, sum_lanes_f32);
+real!(f64, i64, sum_lanes_f64);

@@ -90,6 +90,11 @@ def samples(loss: rl.Loss, inputs: dict[str, Any], chosen: slice) -> dict[str, A
     return parts
 
 
+def by_sample(x: Any, place: Any) -> Any:
+    """Return what has the shape of the unreduced loss as a matrix with a row for each sample."""
+    return np.moveaxis(x, place.samples, 0).reshape(place.n, -1) if x.ndim else x.reshape(1, 1)
+
+
 def losses_of(name: str) -> list[rl.Loss]:
     """Return a loss with its defaults, and one for each other value of its switches."""
     spec, found = spec_of(name), [spec_of(name).cls()]
@@ -163,6 +168,12 @@ def test_results_have_the_predictions_type(name, data):
 # Weights
 
 
+def assert_scaled(found: Any, plain: Any, factor: Any) -> None:
+    """Check a product with powers of two, in which 0 removes what it meets."""
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(found, np.where(factor == 0, 0, plain * factor))
+
+
 def powers_of_two(data: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     """Return weights that multiply exactly."""
     least = -2 if np.dtype(dtype).kind == "f" else 0
@@ -185,21 +196,19 @@ def test_weights_multiply(name, data):
     found = everything(remade(loss, weight=factor), inputs)
 
     of_element = broadcast_weight(weight, place) * (1.0 if factor is None else factor)
-    same = np.where(of_element == 0, 0, plain["value"] * of_element)
-    np.testing.assert_array_equal(found["value"], same)
-    by_sample = np.moveaxis(of_element, place.samples or 0, 0).reshape(place.n, -1)
+    assert_scaled(found["value"], plain["value"], of_element)
+    rows = by_sample(of_element, place)
     spec = spec_of(loss)
     if spec.rule == "elementwise":
         of_input = of_element
-    elif not spec.row_coupled and (by_sample == by_sample[:, :1]).all():
+    elif not spec.row_coupled and (rows == rows[:, :1]).all():
         along = [1] * len(place.shape)
         along[place.batch or 0] = place.n
-        of_input = by_sample[:, 0].reshape(along if place.batch is not None else ())
+        of_input = rows[:, 0].reshape(along if place.batch is not None else ())
     else:
         return
     for key in [*default_grads(loss), *(["hess"] if spec.hess else [])]:
-        same = np.where(of_input == 0, 0, plain[key] * of_input)
-        np.testing.assert_array_equal(found[key], same, key)
+        assert_scaled(found[key], plain[key], of_input)
 
 
 @over_losses
@@ -276,11 +285,7 @@ def test_reductions_are_those_of_numpy(name, data):
     eps = float(np.finfo(unreduced.dtype).eps)
     terms = np.where(weight == 0, 0.0, unreduced.astype(float) * weight)
     weight = weight * class_weights(loss, inputs, place)
-
-    def by_sample(x):
-        return np.moveaxis(x, place.samples or 0, 0).reshape(place.n, -1)
-
-    rows, row_weights = by_sample(terms), by_sample(weight)
+    rows, row_weights = by_sample(terms, place), by_sample(weight, place)
     if loss.reduction == "none":
         parts = [(term, 1.0) for term in terms.reshape(-1, 1)]
     elif loss.reduction == "sample":
@@ -323,19 +328,23 @@ def test_grad_output_scales_the_gradient(name, data):
     place = place_of(loss, inputs)
     plain = everything(loss, inputs)
     kind = data.draw(st.sampled_from([float, int, np.float16, np.float32, list]))
-    for number in (2.0, 4, -1.0):
-        given_as = np.asarray(number, kind if kind is not list else float)
-        found = everything(loss, inputs, grad_output=given_as)
-        expected = {k: v if k == "value" else v * type(v)(number) if v.shape == () else v * v.dtype.type(number) for k, v in plain.items()}
-        assert_same_bits(found, expected)
-    if place.batch is None or spec_of(loss).row_coupled or loss.reduction not in ("sample", "sample_sum"):
-        return
-    factor = 2.0 ** np.arange(place.n)
-    found = everything(loss, inputs, grad_output=factor.tolist() if kind is list else factor.astype(kind))
-    along = [1] * len(place.shape)
-    along[place.batch] = place.n
-    for key in default_grads(loss):
-        np.testing.assert_array_equal(found[key], plain[key] * factor.reshape(along))
+
+    def given_as(factor):
+        return np.asarray(factor).tolist() if kind is list else np.asarray(factor, kind)
+
+    for number in (2.0, 4.0, -1.0):
+        found = everything(loss, inputs, grad_output=given_as(number))
+        assert_same_bits({"value": found.pop("value")}, {"value": plain["value"]})
+        for key, array in found.items():
+            np.testing.assert_array_equal(array, plain[key] * array.dtype.type(number), key)
+    per_sample = loss.reduction in ("sample", "sample_sum") and not spec_of(loss).row_coupled
+    if per_sample and place.batch is not None:
+        factor = 2.0 ** np.arange(place.n)
+        found = everything(loss, inputs, grad_output=given_as(factor))
+        along = [1] * len(place.shape)
+        along[place.batch] = place.n
+        for key in default_grads(loss):
+            np.testing.assert_array_equal(found[key], plain[key] * factor.reshape(along), key)
 
 
 @pytest.mark.parametrize("empty", ["nan", "zero"])
@@ -548,9 +557,11 @@ def test_label_may_lack_or_have_axes_of_size_one(name, data):
             if spec.rule == "divergence" and form.ndim == 1 and form.size != np.size(inputs[key]):
                 continue
             found = everything(loss, {**inputs, key: form})
-            if key in found:
-                found[key] = found[key].reshape(expected[key].shape)
-            assert_same_bits(found, expected)
+            slope = found.pop(key, None)
+            assert_same_bits(found, {k: expected[k] for k in found})
+            if slope is not None:
+                back = np.reshape(slope, expected[key].shape)
+                assert_same_bits({key: back}, {key: np.asarray(expected[key])})
 
 
 # Samples
@@ -569,8 +580,7 @@ def test_bad_numbers_stay_in_their_sample(name, data):
     poison = data.draw(st.sampled_from([np.nan, np.inf, -np.inf]))
     key = data.draw(st.sampled_from(default_grads(loss)))
     array = inputs[key] = np.array(inputs[key])
-    row = np.moveaxis(array, place.batch, 0)[sample]
-    row[(0,) * row.ndim] = poison
+    array[tuple(sample if axis == place.batch else 0 for axis in range(array.ndim))] = poison
     found = everything(loss, inputs)
     for key, array in found.items():
         if key == "pos_weight":
@@ -635,14 +645,14 @@ def test_rows_of_any_length_may_be_computed_apart(name, dtype, width):
 def big_shape(name: str) -> tuple[int, ...]:
     """Return a shape that is worth several threads."""
     sizes = {"pairwise": (150, 40), "sequence": (12, 120, 30)}
-    return sizes.get(spec_of(name).rule, (601, 701))
+    return sizes.get(spec_of(name).rule, (557, 563))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @over_losses
 def test_number_of_threads_does_not_matter(name, dtype):
     spec = spec_of(name)
-    for reduction in spec.reductions:
+    for reduction in spec.reductions if dtype == np.float32 else ["sample"]:
         loss = spec.cls(reduction=reduction)
         inputs = example(loss, big_shape(name), dtype=dtype, optional=["sample_weight"])
         with rl.num_threads(1):

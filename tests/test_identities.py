@@ -104,8 +104,10 @@ def test_logistic_is_binary_cross_entropy(dtype: Any, data: st.DataObject) -> No
     both = ("pred", "label")
     bce = rl.SigmoidBinaryCrossEntropyLoss()
     value, (by_pred, by_label) = bce.value_and_grad(pred, target, wrt=both)
-    for label_format, label, scale in (("binary", target, 1), ("signed", 2 * target - 1, 2)):
-        loss = rl.LogisticLoss(label_format=label_format)
+    for loss, label, scale in (
+        (rl.LogisticLoss(label_format="binary"), target, 1),
+        (rl.LogisticLoss(), 2 * target - 1, 2),
+    ):
         ours, (grad, label_grad) = loss.value_and_grad(pred, label, wrt=both)
         assert_same(ours, value, dtype)
         assert_same(grad, by_pred, dtype)

@@ -167,7 +167,7 @@ EXTREMES = {
     "poisson full": ("PoissonNLLLoss", {"compute_full": True}, ENDS, 3.0),
     "poisson rate": (
         "PoissonNLLLoss",
-        {"from_logits": False, "epsilon": 0.0},
+        {"from_logits": False},
         np.array([0.0, 1.0, INF]),
         0.0,
     ),

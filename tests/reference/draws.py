@@ -98,7 +98,9 @@ class Draw:
 
 def elementwise(draw: Draw, name: str) -> Call:
     loss = ELEMENTWISE[name]
-    params = {key: draw.pick(*choices) for key, choices in loss.choices.items()}
+    params: dict[str, Any] = {}
+    for key, choices in loss.choices.items():
+        params[key] = draw.pick(*(choices if isinstance(choices, tuple) else choices(params)))
     shape = tuple(draw.size() for _ in range(draw.size(0, 3)))
     names = list(loss.domains)
     inputs, arrays = {}, {}
@@ -120,7 +122,8 @@ def elementwise(draw: Draw, name: str) -> Call:
     if shape:
         params["batch_axis"] = draw.axis(len(shape))
         sample_axis = params["batch_axis"] % len(shape)
-    return Call(params, inputs, shape, sample_axis, spoil)
+    named = {key: params.pop(key) for key in loss.in_call}
+    return Call(params, inputs, shape, sample_axis, spoil, named=named)
 
 
 def softmax_cross_entropy(draw: Draw) -> Call:

@@ -26,6 +26,7 @@ Point = tuple[Array, dict[str, Array], Array]
 Formula = Callable[..., Point]
 Domain = str | Callable[[dict[str, Any]], str]
 """real, sign (-1 or 1), unit (0 to 1), count or positive; it may depend on the parameters."""
+Choices = tuple[Any, ...] | Callable[[dict[str, Any]], tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -33,28 +34,32 @@ class Elementwise:
     """What random tests need to know of a loss: its inputs' domains, its parameters' choices."""
 
     domains: dict[str, Domain]
-    choices: dict[str, tuple[Any, ...]]
+    choices: dict[str, Choices]
+    in_call: tuple[str, ...]
 
 
 ELEMENTWISE: dict[str, Elementwise] = {}
 
 
 def elementwise(
-    name: str, domains: dict[str, Domain] | None = None, **choices: tuple[Any, ...]
+    name: str,
+    domains: dict[str, Domain] | None = None,
+    in_call: tuple[str, ...] = (),
+    **choices: Choices,
 ) -> Callable[[Formula], Formula]:
     """Make an oracle of a formula for single elements.
 
     Its positional arguments are the inputs, the first two of one shape (prediction and label), the
     others broadcast to it; its keyword-only arguments are parameters. Inputs are real unless
-    `domains` narrows them; tests draw parameters from `choices`.
+    `domains` narrows them; tests draw parameters from `choices`, which may depend on those before,
+    and give the ones `in_call` to the call.
     """
 
     def register(formula: Formula) -> Formula:
         signature = inspect.signature(formula).parameters.values()
         names = [p.name for p in signature if p.kind is p.POSITIONAL_OR_KEYWORD]
-        ELEMENTWISE[name] = Elementwise(
-            {**dict.fromkeys(names, "real"), **(domains or {})}, choices
-        )
+        every: dict[str, Domain] = {**dict.fromkeys(names, "real"), **(domains or {})}
+        ELEMENTWISE[name] = Elementwise(every, choices, in_call)
 
         @oracle(name)
         def unreduced(*inputs: ArrayLike | None, batch_axis: int = 0, **options: Any) -> Unreduced:
@@ -154,7 +159,7 @@ def logistic(pred: Array, label: Array, *, label_format: str = "signed") -> Poin
         "pos_weight": "positive",
     },
     from_sigmoid=(False, True),
-    epsilon=(0.0, 1e-12),
+    epsilon=lambda p: (0.0, 1e-12) if p["from_sigmoid"] else (0.0,),
 )
 def binary_cross_entropy(
     pred: Array,
@@ -192,9 +197,10 @@ def binary_cross_entropy(
 @elementwise(
     "PoissonNLLLoss",
     {"pred": lambda p: "real" if p["from_logits"] else "positive", "target": "count"},
+    in_call=("epsilon",),
     from_logits=(True, False),
     compute_full=(False, True, "stirling"),
-    epsilon=(1e-8, 0.125),
+    epsilon=(None, 0.125),
 )
 def poisson(
     pred: Array,

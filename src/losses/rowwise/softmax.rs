@@ -81,35 +81,26 @@ pub fn exp_at<T: Real>(x: T, max: T, exp: T) -> T {
     if x == max { T::ONE } else { exp }
 }
 
-/// The largest element; NaN may be lost, and comes back with the exponentials.
+/// The largest element, in the order of [`Real::key`]. Integers, unlike floats, have a maximum that vectorises.
 #[inline(always)]
 pub fn max<T: Real>(x: &[T]) -> T {
-    const LANES: usize = 64;
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    let mut lanes = [-T::INFINITY; LANES];
-    for chunk in chunks {
-        for l in 0..LANES {
-            lanes[l] = lanes[l].max(chunk[l]);
-        }
+    let mut key = (-T::INFINITY).key();
+    for v in x {
+        key = key.max(v.key());
     }
-    let mut half = LANES / 2;
-    while half > 0 {
-        let (low, high) = lanes.split_at_mut(half);
-        for (a, b) in low.iter_mut().zip(high) {
-            *a = a.max(*b);
-        }
-        half /= 2;
-    }
-    rest.iter().fold(lanes[0], |m, &v| m.max(v))
+    T::from_key(key)
 }
 
 #[inline(always)]
 fn shifted_exps<S: Isa, T: Real>(x: &[T], max: T, exps: &mut [T]) -> u32 {
-    let mut maxima = 0;
     for (e, &v) in exps.iter_mut().zip(x) {
-        maxima += u32::from(v == max);
         let exp = (v - max).exp_nonpositive::<S>();
         *e = if v == max { T::ZERO } else { exp };
+    }
+    let mut maxima = 0;
+    for &v in x {
+        // A checked addition would keep the loop from being vectorised; there are fewer elements than that.
+        maxima = u32::wrapping_add(maxima, u32::from(v == max));
     }
     maxima
 }
@@ -130,12 +121,13 @@ impl<T: Real> LaneSoftmax<T> {
     #[inline(always)]
     pub fn of<S: Isa>(x: &[T], exps: &mut [T]) -> Self {
         let (rows, _) = x.as_chunks::<LANES>();
-        let mut max = [-T::INFINITY; LANES];
+        let mut keys = [(-T::INFINITY).key(); LANES];
         for row in rows {
             for l in 0..LANES {
-                max[l] = max[l].max(row[l]);
+                keys[l] = keys[l].max(row[l].key());
             }
         }
+        let max = keys.map(T::from_key);
         let mut sums = SmallVec::<[[f64; LANES]; 1]>::new();
         let mut maxima = [T::ZERO; LANES];
         for (x, exps) in x.chunks(BLOCK * LANES).zip(exps.chunks_mut(BLOCK * LANES)) {
@@ -209,11 +201,14 @@ fn exp_and_sum<S: Isa, T: Real>(
     for (c, (x, exps)) in x.iter().zip(exps).enumerate() {
         let sum = &mut sums[if few { 0 } else { c % SUM_LANES }];
         for l in 0..LANES {
-            let at_max = x[l] == max[l];
             let exp = (x[l] - max[l]).exp_nonpositive::<S>();
-            maxima[l] += if at_max { T::ONE } else { T::ZERO };
-            exps[l] = if at_max { T::ZERO } else { exp };
+            exps[l] = if x[l] == max[l] { T::ZERO } else { exp };
+        }
+        for l in 0..LANES {
             sum[l] += exps[l].to_f64();
+        }
+        for l in 0..LANES {
+            maxima[l] += if x[l] == max[l] { T::ONE } else { T::ZERO };
         }
     }
     let mut half = if few { 0 } else { SUM_LANES / 2 };

@@ -333,7 +333,7 @@ impl Sink for Nobody {
         &self,
         _: Range<usize>,
         _: &dyn Fn(usize) -> &'a [f64],
-        _: &[f64],
+        _: &[[f64; 2]],
         _: &mut Vec<f64>,
     ) {
     }
@@ -354,7 +354,7 @@ impl<E: Element> Sink for Taker<'_, '_, E> {
         &self,
         frames: Range<usize>,
         rows: &dyn Fn(usize) -> &'a [f64],
-        totals: &[f64],
+        totals: &[[f64; 2]],
         scratch: &mut Vec<f64>,
     ) {
         let target = self.lattice.target;
@@ -378,7 +378,7 @@ impl<E: Element> Sink for Taker<'_, '_, E> {
             for (i, t) in frames.enumerate() {
                 // SAFETY: this call alone has the frames.
                 let out = unsafe { posteriors.row(self.n, t) };
-                self.posteriors(rows(i), t, totals[i], out);
+                self.posteriors(rows(i), t, totals[i][0] + totals[i][1], out);
             }
         }
     }
@@ -405,7 +405,7 @@ struct Take<'a, 'b, 'c, 'd, E> {
     scale: f64,
     frames: Range<usize>,
     rows: &'a dyn Fn(usize) -> &'d [f64],
-    totals: &'a [f64],
+    totals: &'a [[f64; 2]],
     e: &'a [f64],
     /// One for each class that occurs.
     sums: &'a mut [f64],
@@ -420,23 +420,17 @@ impl<E: Element> Kernel for Take<'_, '_, '_, '_, E> {
         let target = taker.lattice.target;
         let grad = taker.job.outputs.grad.as_ref();
         for (i, t) in frames.enumerate() {
-            let (blank, label) = rows(i).split_at(target.width);
+            let label = &rows(i)[target.width..];
             let groups = target.groups(t);
             let reach = groups.start * LANES..groups.end * LANES;
             let e = &e[i * target.stride..][..target.classes.len()];
             sums.fill(0.0);
-            let mut blanks = [0.0; LANES];
-            for group in linear::lanes(&blank[reach.start..], groups.len()) {
-                for i in 0..LANES {
-                    blanks[i] += group[i];
-                }
-            }
             for (&slot, occupancy) in target.slots[reach.clone()].iter().zip(&label[reach]) {
                 sums[slot as usize] += occupancy;
             }
-            sums[0] = linear::sum(blanks);
+            sums[0] = totals[i][0];
             let factor = taker.frames[t].factor;
-            let inverse = 1.0 / totals[i];
+            let inverse = 1.0 / (totals[i][0] + totals[i][1]);
             // SAFETY: this call alone has the frames.
             let Some(out) = grad.map(|grad| unsafe { grad.rows.row(taker.n, t) }) else { return };
             for ((&class, &e), &sum) in target.classes.iter().zip(e).zip(&*sums) {

@@ -140,21 +140,21 @@ impl Weights {
         let enter = &mut self.enter[start..end];
         let leave = &mut self.leave[start..end];
         let jump = &mut self.jump[start..end];
-        let mut lost = 0.0;
+        let mut lost = false;
         for u in 0..end - start {
             let arrows = [(before[u], blank[u]), (blank[u], label[u]), (before[u], label[u])];
             let mut weights = [0.0; 3];
             for (weight, (from, to)) in weights.iter_mut().zip(arrows) {
                 let (from, to) = order(from, to);
                 let bits = from - to;
-                lost += if from > NEARLY_DEAD && bits < -1022.0 { 1.0 } else { 0.0 };
+                lost |= (from > NEARLY_DEAD) & (bits < -1022.0);
                 *weight = power_of_two(bits);
             }
             enter[u] = weights[0];
             leave[u] = weights[1];
             jump[u] = skip[u] * weights[2];
         }
-        lost > 0.0
+        lost
     }
 }
 
@@ -176,7 +176,10 @@ pub(super) fn split(x: f64) -> (f64, f64) {
     (f64::from_bits((x.to_bits() & MANTISSA) | 1.0_f64.to_bits()), k)
 }
 
-/// One step along the arrows: calls `each` with the number of a group and the sums for its blanks and labels.
+/// One step along the arrows: writes to `out` what `each_blank` and `each_label` make of a group's number and its sums.
+///
+/// One loop for each arrow. No loop reads a plane at two offsets: the compiler would load every element once and put the
+/// vectors together piece by piece.
 #[inline(always)]
 fn propagate<S: Isa>(
     side: Side,
@@ -184,33 +187,39 @@ fn propagate<S: Isa>(
     row: &[f64],
     weights: &Weights,
     groups: &Range<usize>,
-    mut each: impl FnMut(usize, Group, Group),
+    out: [&mut [Group]; 2],
+    mut each_blank: impl FnMut(usize, Group) -> Group,
+    mut each_label: impl FnMut(usize, Group) -> Group,
 ) {
-    let (start, end) = (groups.start * LANES, groups.end * LANES);
-    let labels = target.width;
-    let blank = &row[start..end];
-    let label = &row[labels + start..labels + end];
+    let (n, start) = (groups.len(), groups.start * LANES);
+    let labels = target.width + start;
+    let at = |from: usize| lanes(&row[from..], n);
     let Weights { enter, leave, jump } = weights;
     // What feeds blank u; and through blanks, through labels, what feeds label u.
     let (to_blank, by_blank, by_label) = match side {
         Side::Start => {
-            let before = &row[labels + start - 1..labels + end - 1];
-            ((before, &enter[start..end]), (blank, &leave[start..end]), (before, &jump[start..end]))
+            let before = at(labels - 1);
+            ((before, &enter[start..]), (at(start), &leave[start..]), (before, &jump[start..]))
         }
         Side::End => (
-            (label, &leave[start..end]),
-            (&row[start + 1..=end], &enter[start + 1..=end]),
-            (&row[labels + start + 1..=labels + end], &jump[start + 1..=end]),
+            (at(labels), &leave[start..]),
+            (at(start + 1), &enter[start + 1..]),
+            (at(labels + 1), &jump[start + 1..]),
         ),
     };
-    let n = groups.len();
-    let (blank, label) = (lanes(blank, n), lanes(label, n));
-    let [to_blank, by_blank, by_label] =
-        [to_blank, by_blank, by_label].map(|(x, weight)| (lanes(x, n), lanes(weight, n)));
+    let (blank, label) = (at(start), at(labels));
+    let [blank_out, label_out] = out.map(|plane| &mut plane[..n]);
+    let weights = lanes(to_blank.1, n);
     for g in 0..n {
-        let blanks = mul_add::<S>(&to_blank.0[g], &to_blank.1[g], &blank[g]);
-        let labels = mul_add::<S>(&by_blank.0[g], &by_blank.1[g], &label[g]);
-        each(g, blanks, mul_add::<S>(&by_label.0[g], &by_label.1[g], &labels));
+        blank_out[g] = each_blank(g, mul_add::<S>(&to_blank.0[g], &weights[g], &blank[g]));
+    }
+    let weights = lanes(by_blank.1, n);
+    for g in 0..n {
+        label_out[g] = mul_add::<S>(&by_blank.0[g], &weights[g], &label[g]);
+    }
+    let weights = lanes(by_label.1, n);
+    for g in 0..n {
+        label_out[g] = each_label(g, mul_add::<S>(&by_label.0[g], &weights[g], &label_out[g]));
     }
 }
 
@@ -352,11 +361,18 @@ impl Kernel for Advance<'_> {
                 two(rows, len, place(i - 1), place(i))
             };
             surround(to, target, &groups);
-            let [blank, label] = planes_mut(to, target, &groups);
-            let blank_e = e[0];
-            propagate::<S>(side, target, from, &work.weights, &groups, |g, blanks, labels| {
-                (blank[g], label[g]) = (mul(&blanks, &[blank_e; LANES]), mul(&labels, &label_e[g]));
-            });
+            let out = planes_mut(to, target, &groups);
+            let blank_e = [e[0]; LANES];
+            propagate::<S>(
+                side,
+                target,
+                from,
+                &work.weights,
+                &groups,
+                out,
+                |_, sums| mul(&sums, &blank_e),
+                |g, sums| mul(&sums, &label_e[g]),
+            );
         }
         let last = side.nth(&block.frames, frames - 1);
         let row = &rows[place(frames - 1) * len..][..len];
@@ -376,14 +392,14 @@ fn refresh(
     own: &mut [f64],
 ) -> bool {
     let width = target.width;
-    let mut dropped = 0.0;
+    let mut dropped = false;
     for plane in [0, width] {
         let range = plane + groups.start * LANES..plane + groups.end * LANES;
         let (row, power) = (&mut state.row[range.clone()], &state.power[range.clone()]);
         for ((x, power), own) in row.iter_mut().zip(power).zip(&mut own[range]) {
             let (m, k) = split(*x);
             let normal = *x >= f64::MIN_POSITIVE;
-            dropped += if *x > 0.0 && !normal { 1.0 } else { 0.0 };
+            dropped |= (*x > 0.0) & !normal;
             *own = if normal { power + k } else { DEAD };
             *x = if normal { m } else { 0.0 };
         }
@@ -420,11 +436,11 @@ fn refresh(
         let (row, power) = (&mut state.row[range.clone()], &state.power[range.clone()]);
         for ((x, power), own) in row.iter_mut().zip(power).zip(&own[range]) {
             let kept = own - power >= floor;
-            dropped += if *x > 0.0 && !kept { 1.0 } else { 0.0 };
+            dropped |= (*x > 0.0) & !kept;
             *x = if kept { *x * power_of_two(own - power) } else { 0.0 };
         }
     }
-    dropped > 0.0
+    dropped
 }
 
 /// What is stored of a block before its rows: exponents, and whether something was dropped.
@@ -441,8 +457,8 @@ struct Pass<'a> {
     state: State<'a>,
     work: &'a mut Work,
     store: &'a mut [f64],
-    /// For each frame, the sum of its occupancies.
-    totals: &'a mut [f64],
+    /// For each frame, the sums of its occupancies over blanks and over labels.
+    totals: &'a mut [[f64; 2]],
 }
 
 impl Kernel for Pass<'_> {
@@ -465,7 +481,6 @@ impl Kernel for Pass<'_> {
             let label_e = emissions(target, e, &groups, &mut work.label_e);
             let stored = &mut rows[(frames - 1 - i) * len..][..len];
             let [blank_stored, label_stored] = planes_mut(stored, target, &groups);
-            let total = [0.0; LANES];
             let (from, to) = if i == 0 {
                 adopt(target, &groups, state.row, state.power, power, [&mut *blank_stored, &mut *label_stored]);
                 (&*state.row, &mut work.rows[..len])
@@ -473,60 +488,44 @@ impl Kernel for Pass<'_> {
                 two(&mut work.rows, len, (i - 1) % 2, i % 2)
             };
             surround(to, target, &groups);
-            let [blank, label] = planes_mut(to, target, &groups);
-            let blank_e = e[0];
-            let mut meet = Meet { stored: [blank_stored, label_stored], out: [blank, label], total };
+            let out = planes_mut(to, target, &groups);
+            let blank_e = [e[0]; LANES];
             if i == 0 {
                 let start = groups.start * LANES;
-                let [blanks, labels] =
-                    [0, target.width].map(|plane| lanes(&from[plane + start..], n));
-                for g in 0..n {
-                    meet.group(g, &blanks[g], &labels[g], blank_e, &label_e[g]);
+                for (out, start) in out.into_iter().zip([start, target.width + start]) {
+                    out.copy_from_slice(lanes(&from[start..], n));
                 }
             } else {
-                propagate::<S>(side, target, from, &work.weights, &groups, |g, blanks, labels| {
-                    meet.group(g, &blanks, &labels, blank_e, &label_e[g]);
-                });
+                let weights = &work.weights;
+                propagate::<S>(side, target, from, weights, &groups, out, |_, sums| sums, |_, sums| sums);
             }
-            let total = meet.total;
-            totals[at] = sum(total);
+            let [blank, label] = planes_mut(to, target, &groups);
+            totals[at] = [meet(blank_stored, blank), meet(label_stored, label)];
+            for g in 0..n {
+                blank[g] = mul(&blank[g], &blank_e);
+            }
+            for g in 0..n {
+                label[g] = mul(&label[g], &label_e[g]);
+            }
         }
         // What the frame beyond is to be multiplied by, still in the exponents of this block.
         let last = side.nth(&block.frames, frames - 1);
         let Some(next) = side.after(last, target.frames) else { return true };
         let groups = target.groups(next);
         let row = &work.rows[(frames - 1) % 2 * len..][..len];
-        let peak = step::<S>(side, target, row, &work.weights, &groups, state.row);
+        step::<S>(side, target, row, &work.weights, &groups, state.row);
         state.power.copy_from_slice(power);
-        head[2 * target.width] == 0.0 || peak <= PEAK
+        head[2 * target.width] == 0.0 || state.row.iter().all(|&x| x <= PEAK)
     }
 }
 
-/// Where a passing direction meets a stored row.
-struct Meet<'a> {
-    stored: [&'a mut [Group]; 2],
-    out: [&'a mut [Group]; 2],
-    total: Group,
-}
-
-impl Meet<'_> {
-    #[inline(always)]
-    fn group(
-        &mut self,
-        g: usize,
-        blanks: &Group,
-        labels: &Group,
-        blank_e: f64,
-        label_e: &Group,
-    ) {
-        let [blank_stored, label_stored] = &mut self.stored;
-        let [blank, label] = &mut self.out;
-        let (by_blank, by_label) = (mul(&blank_stored[g], blanks), mul(&label_stored[g], labels));
-        let (blanks, labels) = (mul(blanks, &[blank_e; LANES]), mul(labels, label_e));
-        (blank_stored[g], label_stored[g]) = (by_blank, by_label);
-        (blank[g], label[g]) = (blanks, labels);
-        self.total = add(&self.total, &add(&by_blank, &by_label));
+/// Makes occupancies of a stored plane and what comes the other way. Returns their sum.
+#[inline(always)]
+fn meet(stored: &mut [Group], passing: &[Group]) -> f64 {
+    for (stored, passing) in stored.iter_mut().zip(passing) {
+        *stored = mul(stored, passing);
     }
+    sum(stored.iter().fold([0.0; LANES], |sum, group| add(&sum, group)))
 }
 
 /// The sum of eight lanes, in an order that no instruction set changes.
@@ -535,7 +534,7 @@ pub(super) fn sum(x: Group) -> f64 {
     ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]))
 }
 
-/// One step without emissions, zeros around it. Returns the largest mantissa.
+/// One step without emissions, zeros around it.
 #[inline(always)]
 fn step<S: Isa>(
     side: Side,
@@ -544,17 +543,10 @@ fn step<S: Isa>(
     weights: &Weights,
     groups: &Range<usize>,
     to: &mut [f64],
-) -> f64 {
+) {
     to.fill(0.0);
-    let mut peak = [0.0; LANES];
-    let [blank, label] = planes_mut(to, target, groups);
-    propagate::<S>(side, target, from, weights, groups, |g, blanks, labels| {
-        (blank[g], label[g]) = (blanks, labels);
-        for i in 0..LANES {
-            peak[i] = Real::max(peak[i], Real::max(blanks[i], labels[i]));
-        }
-    });
-    peak.into_iter().fold(0.0, Real::max)
+    let out = planes_mut(to, target, groups);
+    propagate::<S>(side, target, from, weights, groups, out, |_, sums| sums, |_, sums| sums);
 }
 
 /// Brings mantissas from the exponents `old` to `new`. Where the stored mantissa is 0 no path matters.
@@ -678,7 +670,7 @@ impl Arithmetic for Linear {
         (state, _): (&mut [f64], f64),
         work: &mut Work,
         store: &mut [f64],
-        totals: &mut [f64],
+        totals: &mut [[f64; 2]],
     ) -> bool {
         let state = State::new(state, target);
         dispatch(level, Pass { side, target, block, e, state, work, store, totals })

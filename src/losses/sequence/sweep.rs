@@ -36,7 +36,7 @@ pub(super) struct Work {
     pub weights: Weights,
     pub label_e: Vec<f64>,
     window: Vec<f64>,
-    totals: Vec<f64>,
+    totals: Vec<[f64; 2]>,
 }
 
 impl Work {
@@ -105,7 +105,7 @@ pub(super) trait Arithmetic {
         scale: Option<f64>,
     ) -> Crossing;
     /// Goes through a block that the other direction has stored, and turns its rows into occupancies, whose sums over
-    /// the states of a frame are `totals` times `2^scale`. Whether the result can be trusted.
+    /// the blanks and the labels of a frame are `totals` times `2^scale`. Whether the result can be trusted.
     fn pass(
         level: Level,
         at: (Side, &Target),
@@ -113,18 +113,18 @@ pub(super) trait Arithmetic {
         state: (&mut [f64], f64),
         work: &mut Work,
         store: &mut [f64],
-        totals: &mut [f64],
+        totals: &mut [[f64; 2]],
     ) -> bool;
 }
 
 /// Takes the occupancies of a block.
 pub(super) trait Sink: Sync {
-    /// `rows(i)` are those of frame `frames.start + i`, to be divided by `totals[i]`.
+    /// `rows(i)` are those of frame `frames.start + i`, and `totals[i]` their sums over blanks and labels.
     fn take<'a>(
         &self,
         frames: Range<usize>,
         rows: &dyn Fn(usize) -> &'a [f64],
-        totals: &[f64],
+        totals: &[[f64; 2]],
         scratch: &mut Vec<f64>,
     );
 }
@@ -390,13 +390,13 @@ impl<'a> Meeting<'a> {
             let begin = end - lens(block);
             let store = &mut self.half.store[begin..end];
             end = begin;
-            totals.resize(block.frames.len(), 0.0);
+            totals.resize(block.frames.len(), [0.0; 2]);
             let e = lattice.emissions(A::FORM, block, &mut window);
             let state = (&mut self.state[..], self.crossing.scale);
             let (at, work) = ((side, target), &mut self.work);
             self.trusted &=
                 A::pass(lattice.level, at, (block, e), state, work, store, &mut totals);
-            let error = |total: &f64| (total / self.crossing.total - 1.0).abs();
+            let error = |[a, b]: &[f64; 2]| ((a + b) / self.crossing.total - 1.0).abs();
             self.trusted &= totals.iter().all(|total| error(total) <= TOLERANCE);
             let last = block.frames.len() - 1;
             let rows = |i| {

@@ -219,7 +219,7 @@ struct Pass<'a> {
     scale: f64,
     work: &'a mut Work,
     store: &'a mut [f64],
-    totals: &'a mut [f64],
+    totals: &'a mut [[f64; 2]],
 }
 
 impl Kernel for Pass<'_> {
@@ -244,7 +244,7 @@ impl Kernel for Pass<'_> {
             };
             surround(to, target, &groups);
             let planes = planes(to, target, &groups);
-            let mut meet = Meet { stored, out: planes, scale, total: [0.0; LANES] };
+            let mut meet = Meet { stored, out: planes, scale, totals: [[0.0; LANES]; 2] };
             if i == 0 {
                 let start = groups.start * LANES;
                 let [blank, label] = [start, target.width + start]
@@ -257,8 +257,8 @@ impl Kernel for Pass<'_> {
                     meet.group(g, sums, &blank_e, label_e);
                 });
             }
-            let total = meet.total;
-            totals[t - block.frames.start] = sum(total);
+            let sums = meet.totals.map(sum);
+            totals[t - block.frames.start] = sums;
         }
         let last = side.nth(&block.frames, frames - 1);
         if let Some(next) = side.after(last, target.frames) {
@@ -273,17 +273,17 @@ struct Meet<'a> {
     stored: [[&'a mut [Group]; 2]; 2],
     out: [[&'a mut [Group]; 2]; 2],
     scale: f64,
-    total: Group,
+    totals: [Group; 2],
 }
 
 impl Meet<'_> {
     #[inline(always)]
     fn group(&mut self, g: usize, sums: [Numbers; 2], blank: &[Group; 2], label: [&[Group]; 2]) {
-        for ([m, k], sum) in self.stored.iter_mut().zip(&sums) {
+        for (([m, k], sum), total) in self.stored.iter_mut().zip(&sums).zip(&mut self.totals) {
             let product = Numbers::at(&m[g], &k[g]).times(&sum.m, &sum.k);
             for i in 0..LANES {
                 m[g][i] = product.m[i] * power_of_two(product.k[i] - self.scale);
-                self.total[i] += m[g][i];
+                total[i] += m[g][i];
             }
         }
         put(&mut self.out, g, emit(sums, blank, label, g));
@@ -382,7 +382,7 @@ impl Arithmetic for Wide {
         (state, scale): (&mut [f64], f64),
         work: &mut Work,
         store: &mut [f64],
-        totals: &mut [f64],
+        totals: &mut [[f64; 2]],
     ) -> bool {
         dispatch(level, Pass { side, target, block, e, state, scale, work, store, totals });
         true
