@@ -165,6 +165,13 @@ impl Grid {
         lanes: usize,
         buffer: &mut [T],
     ) {
+        let dense = self.dense(k, size_of::<T>(), tile).filter(|_| view.dtype() == T::DTYPE);
+        if let Some(offset) = dense {
+            // SAFETY: a dense tile of elements of type T that the view may read.
+            let x =
+                unsafe { std::slice::from_raw_parts(view.ptr.offset(offset).cast(), tile.len()) };
+            return transpose(x, tile.cols, buffer, lanes, tile.rows, tile.cols);
+        }
         self.read_to(view, k, tile, (1, lanes), buffer);
     }
 
@@ -240,6 +247,10 @@ impl Grid {
         lanes: usize,
         buffer: &[T],
     ) {
+        // SAFETY: no other thread has this tile.
+        if let Some(x) = unsafe { self.direct(out, k, tile) } {
+            return transpose(buffer, lanes, x, tile.cols, tile.cols, tile.rows);
+        }
         self.write_from(out, k, tile, (1, lanes), buffer);
     }
 
@@ -350,6 +361,37 @@ impl Grid {
             return (0, 0, wanted);
         };
         (self.row_offset(k, row), step, wanted.min(last - row % last))
+    }
+}
+
+/// Copies element (r, c) of rows that are `from_step` apart to (c, r) of rows that are `to_step` apart, in blocks that
+/// the compiler turns into shuffles of registers.
+fn transpose<T: Copy>(
+    from: &[T],
+    from_step: usize,
+    to: &mut [T],
+    to_step: usize,
+    rows: usize,
+    cols: usize,
+) {
+    const BLOCK: usize = 4;
+    for r in (0..rows).step_by(BLOCK) {
+        for c in (0..cols).step_by(BLOCK) {
+            if r + BLOCK > rows || c + BLOCK > cols {
+                for r in r..(r + BLOCK).min(rows) {
+                    for c in c..(c + BLOCK).min(cols) {
+                        to[c * to_step + r] = from[r * from_step + c];
+                    }
+                }
+                continue;
+            }
+            let block: [&[T]; BLOCK] =
+                std::array::from_fn(|i| &from[(r + i) * from_step + c..][..BLOCK]);
+            for i in 0..BLOCK {
+                let column: [T; BLOCK] = std::array::from_fn(|j| block[j][i]);
+                to[(c + i) * to_step + r..][..BLOCK].copy_from_slice(&column);
+            }
+        }
     }
 }
 

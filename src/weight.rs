@@ -60,6 +60,16 @@ impl Weighting<'_> {
         })
     }
 
+    /// The derivative of the result with respect to E where it is the same for all of E for want of weights.
+    pub(crate) fn uniform_scale(&self, shape: &[usize]) -> Option<f64> {
+        match self.divisor(shape) {
+            Divisor::All(divisor) if self.sample_weight.is_none() && self.grad_output.is_none() => {
+                Some(self.weight / divisor)
+            }
+            _ => None,
+        }
+    }
+
     /// The sum of the weights of every row.
     fn row_weights(&self, shape: &[usize]) -> Vec<f64> {
         let (rows, cols) = (shape[0], shape[1..].iter().product::<usize>());

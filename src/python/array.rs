@@ -141,7 +141,7 @@ pub struct Out<'py> {
     /// The array.
     pub object: Bound<'py, PyUntypedArray>,
     dtype: DType,
-    _borrow: Option<Box<dyn Borrow + 'py>>,
+    borrow: Option<Box<dyn Borrow + 'py>>,
 }
 
 impl<'py> Out<'py> {
@@ -160,7 +160,7 @@ impl<'py> Out<'py> {
             );
             Bound::from_owned_ptr_or_err(py, array)?
         };
-        Ok(Out { object: object.cast_into()?, dtype, _borrow: None })
+        Ok(Out { object: object.cast_into()?, dtype, borrow: None })
     }
 
     /// The caller's own array, which must be exactly what the result needs.
@@ -196,7 +196,7 @@ impl<'py> Out<'py> {
             let typed = array.cast::<PyArrayDyn<E>>()?.try_readwrite();
             typed.map(|guard| Box::new(guard) as _).map_err(|_| wrong("another call is using this array".into()))?
         });
-        Ok(Out { object: array.clone(), dtype, _borrow: Some(borrow) })
+        Ok(Out { object: array.clone(), dtype, borrow: Some(borrow) })
     }
 
     /// The memory, to write.
@@ -207,10 +207,10 @@ impl<'py> Out<'py> {
         unsafe { ViewMut::from_raw_parts(ptr, self.dtype, shape, strides) }
     }
 
-    /// The result as NumPy returns it: arrays as they are, numbers as scalars.
+    /// The result as NumPy returns it: arrays as they are, new numbers as scalars.
     pub fn into_result(self) -> PyResult<Bound<'py, PyAny>> {
         let py = self.object.py();
-        if self.object.ndim() > 0 {
+        if self.object.ndim() > 0 || self.borrow.is_some() {
             return Ok(self.object.into_any());
         }
         // SAFETY: `PyArray_Return` takes the reference over and returns a new one, or null with an exception set.

@@ -6,7 +6,7 @@ use super::threads::warn_once;
 use crate::error::{Error, Kind};
 use crate::losses::call::{Call, Loss, MAX_ARGUMENTS, Options, Plan, Results};
 use crate::losses::registry as losses;
-use crate::losses::spec::{Gradient, Params, Spec, Value};
+use crate::losses::spec::{Family, Gradient, Params, Spec, Value};
 use crate::reduce::Reduction;
 use crate::simd;
 use crate::view::{DType, View};
@@ -41,6 +41,10 @@ impl PyLoss {
             let spec =
                 spec.ok_or_else(|| PyTypeError::new_err(format!("there is no loss {name:?}")))?;
             let (options, mut shown) = options(&params)?;
+            if options.reduction == Reduction::TargetMean && spec.family != Family::Sequence {
+                let detail = "\"target_mean\" is for losses of target sequences";
+                return Err(exception(py, &Error::new(Kind::Parameter, "reduction", detail)));
+            }
             let own = params.iter().map(|(k, v)| Ok((k.extract::<String>()?, value(&k, &v)?)));
             let own = own.collect::<PyResult<Vec<_>>>()?;
             let params = Params::new(spec, own).map_err(|e| exception(py, &e))?;
@@ -456,6 +460,11 @@ fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>>
 
 /// A parameter as a value of the registry's kinds.
 fn value(name: &Bound<'_, PyAny>, given: &Bound<'_, PyAny>) -> PyResult<Value> {
+    let wrong = || {
+        let expected = "None, a truth value, a number, a word or a vector of numbers";
+        let detail = format!("expected {expected}, got {given}");
+        exception(given.py(), &Error::new(Kind::Parameter, &name.to_string(), detail))
+    };
     if given.is_none() {
         return Ok(Value::None);
     }
@@ -468,8 +477,8 @@ fn value(name: &Bound<'_, PyAny>, given: &Bound<'_, PyAny>) -> PyResult<Value> {
     let is_array =
         given.hasattr("shape")? && given.hasattr("ndim")? && !given.getattr("ndim")?.eq(0)?;
     if is_array || given.is_instance_of::<PyList>() || given.is_instance_of::<PyTuple>() {
-        let numbers: Vec<f64> = given.call_method0("tolist").unwrap_or(given.clone()).extract()?;
-        return Ok(Value::Vector(numbers));
+        let list = given.call_method0("tolist").unwrap_or_else(|_| given.clone());
+        return list.extract().map(Value::Vector).map_err(|_| wrong());
     }
     if let Ok(flag) = given.extract::<bool>() {
         return Ok(Value::Flag(flag));
@@ -477,11 +486,7 @@ fn value(name: &Bound<'_, PyAny>, given: &Bound<'_, PyAny>) -> PyResult<Value> {
     if let Ok(i) = given.extract::<i64>() {
         return Ok(Value::Int(i));
     }
-    given.extract::<f64>().map(Value::Float).map_err(|_| {
-        let detail =
-            format!("expected None, a truth value, a number, a word or a vector, got {given}");
-        exception(given.py(), &Error::new(Kind::Parameter, &name.to_string(), detail))
-    })
+    given.extract::<f64>().map(Value::Float).map_err(|_| wrong())
 }
 
 /// The registry as Python data: one dictionary for each loss.

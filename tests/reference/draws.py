@@ -185,7 +185,7 @@ def kl_divergence(draw: Draw) -> Call:
     params: dict[str, Any] = {"from_logits": draw.pick(True, False), "axis": draw.axis(ndim)}
     class_axis = params["axis"] % ndim
     params["batch_axis"] = draw.axis(ndim, but=class_axis)
-    params["epsilon"] = draw.pick(0.0, 1e-12)
+    params["epsilon"] = draw.pick(0.0, 0.0625)
     shape = tuple(draw.size(1) if axis == class_axis else draw.size() for axis in range(ndim))
     pred, label = draw.numbers("real", shape), draw.numbers("unit", shape)
     inputs = {"pred": pred, "label": draw.label_shape(label)}

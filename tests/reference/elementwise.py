@@ -159,7 +159,7 @@ def logistic(pred: Array, label: Array, *, label_format: str = "signed") -> Poin
         "pos_weight": "positive",
     },
     from_sigmoid=(False, True),
-    epsilon=lambda p: (0.0, 1e-12) if p["from_sigmoid"] else (0.0,),
+    epsilon=lambda p: (0.0, 0.0625) if p["from_sigmoid"] else (0.0,),
 )
 def binary_cross_entropy(
     pred: Array,

@@ -29,18 +29,18 @@ LAYOUTS = (
 _SHAPES = {"pairwise": (4, 3), "sequence": (2, 9, 5), "classes": (4, 5)}
 
 
-def relayout(array: Any, layout: str) -> Array:
+def relayout(numbers: Any, layout: str) -> Array:
     """Return an array of the same numbers that lies in memory in another way.
 
     Parameters
     ----------
-    array : array_like
+    numbers : array_like
         The numbers.
     layout : str
         ``"C"`` or ``"F"``, contiguous; ``"strided"``, every second element along the last axis of
         a larger array; ``"reversed"``, a negative stride along each axis; ``"read-only"``;
         ``"swapped"``, the other byte order; ``"misaligned"``, one byte off; ``"broadcast"``, the
-        first row of `array` for all rows, with a stride of 0.
+        first row of `numbers` for all rows, with a stride of 0.
 
     Returns
     -------
@@ -52,13 +52,13 @@ def relayout(array: Any, layout: str) -> Array:
     >>> relayout([1.0, 2.0, 3.0], "reversed").strides
     (-8,)
     """
-    array = np.array(array)
+    array: Array = np.array(numbers)
     if layout == "C":
         return array
     if layout == "F":
         return np.asfortranarray(array) if array.ndim else array
     if layout == "strided":
-        wide = np.zeros((*array.shape, 2), array.dtype)
+        wide: Array = np.zeros((*array.shape, 2), array.dtype)
         wide[..., 0] = array
         return wide[..., 0]
     if layout == "reversed":
@@ -117,7 +117,7 @@ class Values:
         if not self.smooth and shape[axis] > 1:
             x *= self.rng.random(shape) > 0.2
             x += x.sum(axis=axis, keepdims=True) == 0
-        return x / x.sum(axis=axis, keepdims=True)
+        return np.asarray(x / x.sum(axis=axis, keepdims=True))
 
     def of(self, domain: str, shape: tuple[int, ...], axis: int | None = None) -> Array:
         """Return numbers of a domain; distributions lie along `axis`."""
@@ -276,4 +276,3 @@ def broadcast_weight(weight: Any, place: Geometry) -> Array:
     elif weight.ndim > len(place.unreduced):
         weight = weight.squeeze(min(place.unit, weight.ndim - 1))
     return np.broadcast_to(weight, place.unreduced)
-

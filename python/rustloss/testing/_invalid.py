@@ -118,11 +118,11 @@ def invalid_calls(loss: LossLike) -> Iterator[InvalidCall]:
     Examples
     --------
     >>> from rustloss.testing import invalid_calls
-    >>> call = next(c for c in invalid_calls("HuberLoss") if c.argument == "rho")
-    >>> call()
+    >>> calls = {str(call): call for call in invalid_calls("HuberLoss")}
+    >>> calls["HuberLoss(rho=0.0).__new__, rho: 0.0"]()
     Traceback (most recent call last):
         ...
-    rustloss.errors.ParameterError: rho: expected a finite number > 0, got "spam"
+    rustloss.errors.ParameterError: rho: expected a finite number > 0, got 0
     """
     spec = spec_of(loss)
     yield from _parameters(spec)
@@ -225,7 +225,7 @@ def _shapes(spec: Spec, method: str) -> Iterator[InvalidCall]:
                 "another axis": np.stack([given, given]),
                 "too many axes": np.stack([given, given])[None, None, None],
             }
-            if given.ndim == 2 and domain != "Weight" and domain != "Tokens":
+            if given.ndim == 2 and domain not in {"Weight", "Tokens"}:
                 wrong["transposed"] = given.T.copy()
                 wrong["one row more"] = np.concatenate([given, given[:1]])
         for defect, array in wrong.items():
@@ -299,7 +299,9 @@ def _outputs(spec: Spec, method: str) -> Iterator[InvalidCall]:
         out = (array, *valid_grads[1:]) if several and name == "grad_out" else array
         return InvalidCall(spec.name, name, defect, inputs={**inputs, name: out}, method=method)
 
-    valid_grads = tuple(np.empty(valid[i.name].shape) for i in spec.inputs if i.gradient == "Default")
+    valid_grads = tuple(
+        np.empty(valid[i.name].shape) for i in spec.inputs if i.gradient == "Default"
+    )
     for name, shape in shapes[method].items():
         wrong = {
             "float32": np.empty(shape, np.float32),
@@ -342,7 +344,9 @@ def _outputs(spec: Spec, method: str) -> Iterator[InvalidCall]:
     if method == "grad_hess":
         both = np.empty(pred.shape)
         inputs = {**_base(spec)[1], "grad_out": both, "hess_out": both}
-        yield InvalidCall(spec.name, "hess_out", "overlapping grad_out", inputs=inputs, method=method)
+        yield InvalidCall(
+            spec.name, "hess_out", "overlapping grad_out", inputs=inputs, method=method
+        )
 
 
 def _options(spec: Spec) -> Iterator[InvalidCall]:
@@ -356,11 +360,10 @@ def _options(spec: Spec) -> Iterator[InvalidCall]:
             params = {"reduction": reduction}
             yield InvalidCall(spec.name, "denominator", "without a mean", params, inputs)
     first = spec.inputs[0].name
-    for wrt in ("spam", "", "sample_weight", ("spam",), (first, "spam"), (first, first), 1, {}, [1]):
+    wrong: tuple[Any, ...] = ("spam", "", "sample_weight", ("spam",), (first, "spam"), 1, {}, [1])
+    for wrt in (*wrong, (first, first)):
         inputs = {**_base(spec)[1], "wrt": wrt}
-        yield InvalidCall(
-            spec.name, "wrt", f"{wrt!r}", inputs=inputs, method="value_and_grad"
-        )
+        yield InvalidCall(spec.name, "wrt", f"{wrt!r}", inputs=inputs, method="value_and_grad")
     for method in _methods(spec):
         for name in ("spam", "predd", "weight", "reduction"):
             inputs = {**_base(spec)[1], name: 1.0}

@@ -61,8 +61,8 @@ class Spec:
     kinks: str
 
     @property
-    def cls(self) -> type[Loss]:
-        """The class of this name."""
+    def cls(self) -> type[Any]:
+        """The class of this name; what its constructor takes is its own."""
         cls: type[Loss] = getattr(rustloss, self.name)
         return cls
 
@@ -81,7 +81,9 @@ class Spec:
     @property
     def reductions(self) -> tuple[str, ...]:
         """The reductions that the loss has."""
-        return tuple(r for r in REDUCTIONS if OPTIONAL_REDUCTIONS.get(r, self.family) == self.family)
+        return tuple(
+            r for r in REDUCTIONS if OPTIONAL_REDUCTIONS.get(r, self.family) == self.family
+        )
 
     @property
     def row_coupled(self) -> bool:

@@ -17,7 +17,6 @@ from rustloss.testing._registry import (
     LossLike,
     Param,
     Spec,
-    differentiable,
     geometry,
     is_sparse,
     spec_of,
@@ -113,6 +112,7 @@ def arguments(
     ...     assert (loss(**inputs) >= 0).all()
     >>> test_never_negative()
     """
+    spec_of(loss)
     strategies = _hypothesis()
 
     @strategies.composite  # type: ignore[untyped-decorator, unused-ignore]
@@ -121,7 +121,9 @@ def arguments(
         made, sides = drawn.loss(loss, shape, options)
         inputs = drawn.inputs(made, sides, dtype, weighted=weighted)
         if layouts:
-            inputs = {k: relayout(v, draw(strategies.sampled_from(LAYOUTS))) for k, v in inputs.items()}
+            inputs = {
+                k: relayout(v, draw(strategies.sampled_from(LAYOUTS))) for k, v in inputs.items()
+            }
         return Arguments(made, inputs)
 
     strategy: SearchStrategy[Arguments] = calls()
@@ -222,12 +224,14 @@ class _Drawn:
     def _construct(self, spec: Spec, params: dict[str, Any]) -> Loss:
         """Make the loss; a parameter that has no meaning without another goes."""
         try:
-            return spec.cls(**params)
+            made: Loss = spec.cls(**params)
         except ParameterError as error:
-            if error.argument not in spec.params or " needs " not in str(error):
+            name = error.argument
+            if name is None or name not in spec.params or " needs " not in str(error):
                 raise
-            del params[error.argument]
+            del params[name]
             return self._construct(spec, params)
+        return made
 
     def inputs(
         self, loss: Loss, sides: tuple[int, ...], dtype: DTypeLike | None, *, weighted: bool | None
@@ -259,8 +263,3 @@ class _Drawn:
                 weight = weight * (values.rng.random(weight.shape) > 0.2)
             inputs["sample_weight"] = np.asarray(weight)
         return inputs
-
-
-def with_slopes(call: Arguments) -> tuple[str, ...]:
-    """Return the names of the arguments of a call that have a gradient."""
-    return differentiable(call.loss, call.inputs)

@@ -47,12 +47,15 @@ def ulp_diff(actual: ArrayLike, expected: ArrayLike) -> NDArray[np.float64]:
         raise TypeError(f"actual: expected floating-point numbers, got dtype {got.dtype}")
     bits, least, greatest = _FORMATS[got.dtype.name]
     wanted: NDArray[Any] = np.asarray(expected)
-    wanted = wanted.astype(np.result_type(np.float64, wanted.dtype if wanted.dtype.kind == "f" else "f8"))
+    wanted = wanted.astype(
+        np.result_type(np.float64, wanted.dtype if wanted.dtype.kind == "f" else "f8")
+    )
     with np.errstate(all="ignore"):
         # Compared in the type of `actual` as well, where what is too large is infinite.
         same = got == wanted.astype(got.dtype)
         wide = got.astype(wanted.dtype)
-        exponent = np.clip(np.frexp(wanted)[1] - 1, least, greatest) - (bits - 1)
+        exponent = np.where(wanted == 0, least, np.frexp(wanted)[1] - 1)
+        exponent = np.clip(exponent, least, greatest) - (bits - 1)
         distance = np.abs(np.ldexp(wide, -exponent) - np.ldexp(wanted, -exponent))
         infinite = np.isinf(wide) | np.isinf(wanted)
         distance = np.where(infinite, np.where(same, 0.0, np.inf), distance)

@@ -101,6 +101,7 @@ pub static LOSSES: &[Spec] = &[
             flag("from_logits", true),
             param("compute_full", Default::Flag(false), Kind::FlagOr(&["stirling"])),
         ],
+        kinks: "target == 1",
         build: |p| Ok(poisson_nll::build(p)),
         ..COMMON
     },

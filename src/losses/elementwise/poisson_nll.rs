@@ -70,11 +70,10 @@ impl<C: Constant> Elementwise<2> for FromLogits<C> {
     fn point<S: Isa, T: Real>(self, [pred, target]: [T; 2]) -> Point<T, 2> {
         let (full, full_slope) = C::at::<S, T>(target);
         let rate = pred.exp::<S>();
-        Point {
-            value: rate - pred.weighted(target) + full,
-            grad: [rate - target, full_slope - pred],
-            hess: rate,
-        }
+        let linear = pred.weighted(target);
+        // Where the rate is infinite, so is the loss: the exponential outgrows the linear term.
+        let linear = if rate == T::INFINITY { T::ZERO } else { linear };
+        Point { value: rate - linear + full, grad: [rate - target, full_slope - pred], hess: rate }
     }
 }
 

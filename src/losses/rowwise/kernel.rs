@@ -81,10 +81,28 @@ pub struct Rows<'a, T, const K: usize> {
     pub grads: [Option<&'a ViewMut<'a>>; K],
     /// The second derivative.
     pub hess: Option<&'a ViewMut<'a>>,
-    /// The scale of each row; 1 if none.
-    pub scale: Option<&'a [f64]>,
+    /// What the derivatives of each row are multiplied by.
+    pub scale: &'a Scale,
     /// The loss of each row, if wanted.
     pub value: Option<&'a mut [T]>,
+}
+
+/// A factor of all rows, or of each.
+pub enum Scale {
+    /// One for all.
+    All(f64),
+    /// One for each.
+    Each(Vec<f64>),
+}
+
+impl Scale {
+    /// The factor of a row.
+    pub fn of(&self, row: usize) -> f64 {
+        match self {
+            Scale::All(scale) => *scale,
+            Scale::Each(scales) => scales[row],
+        }
+    }
 }
 
 /// Runs `kernel` over all rows.
@@ -135,7 +153,7 @@ struct Job<'a, L, const K: usize> {
     inputs: [Input<'a, 'a>; K],
     grads: [Option<Output<'a, 'a>>; K],
     hess: Option<Output<'a, 'a>>,
-    scale: Option<&'a [f64]>,
+    scale: &'a Scale,
     value: Option<(&'a ViewMut<'a>, &'a Grid)>,
     side_by_side: bool,
 }
@@ -186,10 +204,6 @@ impl<T: Real, L: RowKernel<T, K>, const K: usize> Kernel for RunTile<'_, '_, L, 
 }
 
 impl<L, const K: usize> Job<'_, L, K> {
-    fn scale_of(&self, row: usize) -> f64 {
-        self.scale.map_or(1.0, |s| s[row])
-    }
-
     #[inline(always)]
     fn rows<S: Isa, T: Real>(&self, tile: Tile, scratch: &mut Scratch<T, K>)
     where
@@ -208,7 +222,7 @@ impl<L, const K: usize> Job<'_, L, K> {
         let mut row_scratch = scratch.row.each_mut().map(|b| sized(b, tile.cols));
         for r in 0..tile.rows {
             let run = r * tile.cols..(r + 1) * tile.cols;
-            let scale = self.scale_of(tile.row + r);
+            let scale = self.scale.of(tile.row + r);
             let mut outputs = RowOutputs {
                 grads: grads.each_mut().map(|g| g.as_deref_mut().map(|g| &mut g[run.clone()])),
                 hess: hess.as_deref_mut().map(|h| &mut h[run.clone()]),
@@ -242,7 +256,7 @@ impl<L, const K: usize> Job<'_, L, K> {
         let x = sized(&mut scratch.inputs[0], len);
         grid.read_lanes(self.inputs[0].view, self.inputs[0].k, tile, LANES, x);
         scratch.scale.clear();
-        scratch.scale.extend((0..tile.rows).map(|r| self.scale_of(tile.row + r)));
+        scratch.scale.extend((0..tile.rows).map(|r| self.scale.of(tile.row + r)));
         scratch.scale.resize(LANES, 0.0);
         let hess = self.hess.as_ref().map(|_| sized(&mut scratch.hess, len));
         self.kernel.lanes::<S>(Lanes {
@@ -274,8 +288,11 @@ pub struct Reduced<'a> {
 
 impl Reduced<'_> {
     /// The derivative of the result with respect to each element of E.
-    pub fn scale(&self) -> Vec<f64> {
+    pub fn scale(&self) -> Scale {
         let shape = self.axes.batch_first();
+        if let Some(scale) = self.weighting.uniform_scale(&shape) {
+            return Scale::All(scale);
+        }
         let mut scale = vec![0.0; shape.iter().product()];
         let zero = [0.0];
         let input = View::from_slice(&zero, &[]).broadcast_to(&shape);
@@ -285,7 +302,7 @@ impl Reduced<'_> {
         };
         let identity: &dyn BlockKernel<f64> = &Identity;
         block::drive(identity, self.level, &shape, input.as_slice(), &outputs, self.weighting);
-        scale
+        Scale::Each(scale)
     }
 
     /// The value, from E with the batch axis first.

@@ -194,34 +194,45 @@ fn exp_and_sum<S: Isa, T: Real>(
     exps: &mut [T],
     maxima: &mut [T; LANES],
 ) -> [f64; LANES] {
-    let (x, _) = x.as_chunks::<LANES>();
-    let (exps, _) = exps.as_chunks_mut::<LANES>();
-    let few = x.len() <= SUM_LANES;
-    let mut sums = [[0.0; LANES]; SUM_LANES];
-    for (c, (x, exps)) in x.iter().zip(exps).enumerate() {
-        let sum = &mut sums[if few { 0 } else { c % SUM_LANES }];
-        for l in 0..LANES {
-            let exp = (x[l] - max[l]).exp_nonpositive::<S>();
-            exps[l] = if x[l] == max[l] { T::ZERO } else { exp };
-        }
-        for l in 0..LANES {
-            sum[l] += exps[l].to_f64();
-        }
+    for (x, exps) in x.as_chunks().0.iter().zip(exps.as_chunks_mut().0) {
+        exp_lanes::<S, T>(x, max, exps);
         for l in 0..LANES {
             maxima[l] += if x[l] == max[l] { T::ONE } else { T::ZERO };
         }
     }
-    let mut half = if few { 0 } else { SUM_LANES / 2 };
-    while half > 0 {
-        let (low, high) = sums[..2 * half].split_at_mut(half);
-        for (a, b) in low.iter_mut().zip(high) {
-            for l in 0..LANES {
-                a[l] += b[l];
-            }
+    let mut sums = [[0.0; LANES]; SUM_LANES];
+    if x.len() <= SUM_LANES * LANES {
+        for exps in exps.as_chunks::<LANES>().0 {
+            add_to(&mut sums[0], exps);
         }
+        return sums[0];
+    }
+    // Class c goes to sum c mod SUM_LANES.
+    for exps in exps.chunks(SUM_LANES * LANES) {
+        add_to(sums.as_flattened_mut(), exps);
+    }
+    let mut half = SUM_LANES / 2;
+    while half > 0 {
+        let (low, high) = sums.as_flattened_mut()[..2 * half * LANES].split_at_mut(half * LANES);
+        add_to(low, high);
         half /= 2;
     }
     sums[0]
+}
+
+#[inline(always)]
+fn exp_lanes<S: Isa, T: Real>(x: &[T; LANES], max: &[T; LANES], exps: &mut [T; LANES]) {
+    for l in 0..LANES {
+        let exp = (x[l] - max[l]).exp_nonpositive::<S>();
+        exps[l] = if x[l] == max[l] { T::ZERO } else { exp };
+    }
+}
+
+#[inline(always)]
+fn add_to<T: Real>(sums: &mut [f64], x: &[T]) {
+    for (sum, x) in sums.iter_mut().zip(x) {
+        *sum += x.to_f64();
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 //!
 //! Source: Apache MXNet Gluon, `SoftmaxCrossEntropyLoss`; class weights and label smoothing as PyTorch has them.
 
-use super::kernel::{Lanes, Reduced, RowKernel, RowOutputs, Rows, drive};
+use super::kernel::{Lanes, Reduced, RowKernel, RowOutputs, Rows, Scale, drive};
 use super::softmax::{LANES, LaneSoftmax, Softmax, exp_at};
 use crate::error::{Error, Kind, Result};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
@@ -145,10 +145,12 @@ impl SoftmaxCe {
         let mut labels = Vec::with_capacity(given.len());
         for (row, &value) in given.iter().enumerate() {
             let weightless = sample_weight.as_ref().is_some_and(|w| w[row] == 0.0);
+            // The conversion saturates, so that only a whole number in range survives the way back.
+            let class = value as u32;
             labels.push(if weightless || Some(value) == ignore_index {
                 IGNORED
-            } else if value.fract() == 0.0 && (0.0..classes as f64).contains(&value) {
-                value as u32
+            } else if f64::from(class) == value && (class as usize) < classes {
+                class
             } else if self.clip && !value.is_nan() {
                 value.trunc().clamp(0.0, classes as f64 - 1.0) as u32
             } else {
@@ -233,10 +235,10 @@ impl SoftmaxPlan<'_> {
         let [grad, label_grad, ..] = results.grads.map(|v| self.line_up(v));
         let hess = self.line_up(results.hess);
         let derives = grad.is_some() || label_grad.is_some() || hess.is_some();
-        let scale = if derives { Some(reduced.scale()) } else { None };
+        let scale = if derives { reduced.scale() } else { Scale::All(1.0) };
         let mut unreduced =
             vec![T::ZERO; if results.value.is_some() { shape.iter().product() } else { 0 }];
-        let (scale, grad) = (scale.as_deref(), grad.as_ref());
+        let grad = grad.as_ref();
         let value = results.value.is_some().then_some(&mut unreduced[..]);
         let rows = Rows {
             level: self.level,
@@ -245,7 +247,7 @@ impl SoftmaxPlan<'_> {
             inputs: [&self.pred],
             grads: [grad],
             hess: hess.as_ref(),
-            scale,
+            scale: &scale,
             value,
         };
         let target = RowTarget::<T>::new(self.target);

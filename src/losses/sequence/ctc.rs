@@ -202,7 +202,7 @@ impl<E: Element> Job<'_, E> {
         if frames == 0 {
             return Ok(0.0);
         }
-        let target = Target::new(labels.sample(n), *blank, frames);
+        let target = Target::new(labels.sample(n), rows.width(), *blank, frames);
         let budget = memory_limit.saturating_sub(sweep::fixed_bytes(target.len, frames));
         let table_len = target.stride.saturating_mul(frames);
         let keeps = table_len.saturating_mul(size_of::<f64>()) <= budget / 4;
@@ -231,7 +231,11 @@ impl<E: Element> Job<'_, E> {
             budget: budget - table_bytes,
             parallel: shared,
         };
-        let scale = self.outputs.grad.map(|grad| grad.scale[n]).filter(|&scale| scale != 0.0);
+        let scale = self.outputs.grad.map(|grad| grad.scale[n]);
+        if scale == Some(0.0) {
+            self.fill(n, 0..frames, 0.0);
+        }
+        let scale = scale.filter(|&scale| scale != 0.0);
         let taker = Taker { job: self, n, scale, lattice: &lattice, frames: frame_data };
         let wanted = scale.is_some() || self.outputs.posteriors.is_some();
         let log_likelihood = lattice.solve(frame_data, &mut scratch.storage, wanted.then_some(&taker))?;
@@ -271,6 +275,7 @@ impl<E: Element> Job<'_, E> {
         let Batch { frames: rows, input, .. } = self.batch;
         let chunk = if shared { (TASK / rows.width()).max(LANES) } else { frames.len() };
         let grad = self.outputs.grad.map(|grad| (grad.rows, grad.scale[n]));
+        let grad = grad.filter(|&(_, scale)| scale != 0.0);
         let chunks: Vec<_> = frames
             .chunks_mut(chunk)
             .enumerate()
@@ -428,13 +433,19 @@ impl<E: Element> Kernel for Take<'_, '_, '_, '_, E> {
             for (&slot, occupancy) in target.slots[reach.clone()].iter().zip(&label[reach]) {
                 sums[slot as usize] += occupancy;
             }
-            sums[0] = totals[i][0];
+            sums[target.blank] = totals[i][0];
             let factor = taker.frames[t].factor;
             let inverse = 1.0 / (totals[i][0] + totals[i][1]);
             // SAFETY: this call alone has the frames.
             let Some(out) = grad.map(|grad| unsafe { grad.rows.row(taker.n, t) }) else { return };
-            for ((&class, &e), &sum) in target.classes.iter().zip(e).zip(&*sums) {
-                out[class as usize] = E::of(scale * (factor * e - sum * inverse));
+            let slope = |(&e, &sum): (&f64, &f64)| E::of(scale * (factor * e - sum * inverse));
+            let slopes = e.iter().zip(&*sums).map(slope);
+            if target.dense {
+                out.iter_mut().zip(slopes).for_each(|(out, slope)| *out = slope);
+            } else {
+                for (&class, slope) in target.classes.iter().zip(slopes) {
+                    out[class as usize] = slope;
+                }
             }
         }
     }

@@ -4,18 +4,19 @@
 //! them is 1. What that leaves out of the loss is the frame's `base`, kept outside the lattice. For logits it is
 //! `log(sum of exp(x)) - shift`, computed from the mass of all classes but the largest: nothing is lost when that mass
 //! is tiny.
+//!
+//! If few of many classes occur, the softmax goes to the gradient here, in the type of the row, and the classes that occur
+//! are written over once their occupancies are known. If many do, emissions are computed for all of them, which is all
+//! that their softmax needs, too.
 
 use super::rows::{Element, Rows, RowsMut};
 use super::target::Target;
 use super::{Input, LANES};
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
+use std::array;
 use std::f64::consts::LOG2_E;
-use std::ops::Range;
-
-/// With at most so many classes, the many paths of a long label can cancel nearly all of the loss, and rounding at the
-/// size of `f32` would show: rows are computed in `f64`.
-const FEW_CLASSES: usize = 16;
+use std::ops::{Add, Range};
 
 /// Elements of a vector step along the classes.
 const STEP: usize = 16;
@@ -26,7 +27,7 @@ const STEPS: usize = 16;
 /// What a frame adds to the loss and to the gradient beside its emissions.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Frame {
-    /// The largest input of a class that occurs.
+    /// The largest input of a class that has a place in the emission rows.
     pub shift: f64,
     /// The frame's part of the loss with all emissions 1.
     pub base: f64,
@@ -65,31 +66,34 @@ impl<E: Element> Kernel for Survey<'_, E> {
 
     #[inline(always)]
     fn run<S: Isa>(mut self) -> Defect {
-        let classes = self.rows.width();
-        let mut x = vec![f64::NEG_INFINITY; self.target.stride];
-        let mut scratch = Scratch::new(classes);
+        let (target, stride) = (self.target, self.target.stride);
+        let mut x = vec![f64::NEG_INFINITY; stride];
+        let mut e = vec![0.0; if self.table.is_some() { 0 } else { stride }];
+        let many = if target.dense { 0 } else { self.rows.width() };
+        let mut scratch = [(); 2].map(|()| vec![E::Real::ZERO; many]);
         let mut defect = Defect::default();
         for i in 0..self.frames.len() {
             let t = self.first + i;
             let row = self.rows.row(self.n, t);
-            gather(row, &self.target.classes, &mut x);
-            let (max, min) = extremes(&x);
+            gather(row, target, &mut x);
+            let Extremes { max, min } = Extremes::of(&x);
             // With all of them -inf there is nothing to be relative to.
             let shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
             defect.impossible |= max == f64::NEG_INFINITY;
-            if let Some(table) = &mut self.table {
-                let out = &mut table[i * x.len()..(i + 1) * x.len()];
-                for (e, &x) in out.iter_mut().zip(&x) {
-                    *e = (x - shift).exp_nonpositive::<S>();
-                }
-            }
+            let e = match &mut self.table {
+                Some(table) => &mut table[i * stride..(i + 1) * stride],
+                None => &mut e,
+            };
+            emit::<S>(&x, shift, e);
             // SAFETY: this is the only survey of this sample, and its frames are not in another range.
             let out = self.grad.map(|(rows, scale)| (unsafe { rows.row(self.n, t) }, scale));
+            let out = out.filter(|_| !target.dense);
             let frame = &mut self.frames[i];
             frame.shift = shift;
             frame.bits = if min < max { (max - min) * LOG2_E } else { 0.0 };
             // For logits `base` and `factor` hold the parts that `finish` makes them from.
             (frame.base, frame.factor) = match self.input {
+                Input::Logits if target.dense => (0.0, other(&x, shift, e)),
                 Input::Logits => {
                     let Mass { max, other } = softmax::<S, E>(row, out, &mut scratch);
                     defect.impossible |= max == f64::NEG_INFINITY;
@@ -135,40 +139,68 @@ fn finish<S: Isa>(input: Input, frames: &mut [Frame]) {
     }
 }
 
-/// The inputs of the classes that occur.
+/// The inputs of the classes that have a place in the emission rows.
 #[inline(always)]
-fn gather<E: Element>(row: &[E], classes: &[u32], x: &mut [f64]) {
-    for (x, &class) in x.iter_mut().zip(classes) {
-        *x = row[class as usize].to();
+fn gather<E: Element>(row: &[E], target: &Target, x: &mut [f64]) {
+    if target.dense {
+        x.iter_mut().zip(row).for_each(|(x, value)| *x = value.to());
+    } else {
+        for (x, &class) in x.iter_mut().zip(&target.classes) {
+            *x = row[class as usize].to();
+        }
+    }
+}
+
+#[inline(always)]
+fn emit<S: Isa>(x: &[f64], shift: f64, e: &mut [f64]) {
+    for (e, &x) in e.iter_mut().zip(x) {
+        *e = (x - shift).exp_nonpositive::<S>();
     }
 }
 
 /// The largest element and the smallest finite one.
-#[inline(always)]
-fn extremes(x: &[f64]) -> (f64, f64) {
-    let mut max = [f64::NEG_INFINITY; LANES];
-    let mut min = [f64::INFINITY; LANES];
-    for group in x.as_chunks::<LANES>().0 {
-        for i in 0..LANES {
-            let low = if group[i] > f64::NEG_INFINITY { group[i] } else { f64::INFINITY };
-            max[i] = Real::max(group[i], max[i]);
-            min[i] = Real::min(low, min[i]);
+struct Extremes {
+    max: f64,
+    min: f64,
+}
+
+impl Extremes {
+    #[inline(always)]
+    fn of(x: &[f64]) -> Self {
+        let mut max = [f64::NEG_INFINITY; LANES];
+        let mut min = [f64::INFINITY; LANES];
+        for group in x.as_chunks::<LANES>().0 {
+            max = array::from_fn(|i| Real::max(group[i], max[i]));
+            min = array::from_fn(|i| {
+                Real::min(if group[i] > f64::NEG_INFINITY { group[i] } else { f64::INFINITY }, min[i])
+            });
         }
+        Extremes { max: fold(max, Real::max), min: fold(min, Real::min) }
     }
-    (max.into_iter().fold(max[0], Real::max), min.into_iter().fold(min[0], Real::min))
 }
 
-/// Rows of the types that rows are computed in.
-struct Scratch<R> {
-    few: [[f64; FEW_CLASSES]; 2],
-    many: [Vec<R>; 2],
+/// The sum of emissions but one that is the largest.
+#[inline(always)]
+fn other(x: &[f64], max: f64, e: &[f64]) -> f64 {
+    let (mut sums, mut ties) = ([0.0; LANES], [0.0; LANES]);
+    for (x, e) in x.as_chunks::<LANES>().0.iter().zip(e.as_chunks::<LANES>().0) {
+        sums = array::from_fn(|i| sums[i] + if x[i] == max { 0.0 } else { e[i] });
+        ties = array::from_fn(|i| ties[i] + if x[i] == max { 1.0 } else { 0.0 });
+    }
+    fold(sums, Add::add) + (fold(ties, Add::add) - 1.0)
 }
 
-impl<R: Real> Scratch<R> {
-    fn new(classes: usize) -> Self {
-        let many = [(); 2].map(|()| vec![R::ZERO; classes]);
-        Scratch { few: [[0.0; FEW_CLASSES]; 2], many }
+/// All elements of a vector in one, halves by halves.
+#[inline(always)]
+fn fold<T: Copy, const N: usize>(mut x: [T; N], f: impl Fn(T, T) -> T) -> T {
+    let mut n = N / 2;
+    while n > 0 {
+        for i in 0..n {
+            x[i] = f(x[i], x[i + n]);
+        }
+        n /= 2;
     }
+    x[0]
 }
 
 /// `log(sum of exp(x)) = max + log(1 + other)`.
@@ -181,18 +213,8 @@ struct Mass {
 fn softmax<S: Isa, E: Element>(
     row: &[E],
     out: Option<(&mut [E], f64)>,
-    scratch: &mut Scratch<E::Real>,
+    [x, y]: &mut [Vec<E::Real>; 2],
 ) -> Mass {
-    if row.len() <= FEW_CLASSES {
-        let [x, y] = scratch.few.each_mut().map(|few| &mut few[..row.len()]);
-        widen(row, x);
-        let mass = softmax_real::<S, f64>(x, out.as_ref().map(|(_, scale)| (&mut *y, *scale)));
-        if let Some((out, _)) = out {
-            narrow(y, out);
-        }
-        return mass;
-    }
-    let [x, y] = &mut scratch.many;
     let x = E::load(row, x);
     let Some((out, scale)) = out else { return softmax_real::<S, _>(x, None) };
     let mass = softmax_real::<S, _>(x, Some((E::buffer(out, y), scale)));
@@ -237,7 +259,7 @@ fn largest<R: Real>(x: &[R]) -> R {
             max[i] = step[i].max(max[i]);
         }
     }
-    rest.iter().chain(&max).fold(-R::INFINITY, |max, &x| x.max(max))
+    rest.iter().fold(fold(max, Real::max), |max, &x| x.max(max))
 }
 
 /// The sum of `exp(x - max)` over all elements but one that is the largest. Stores them all if `STORE`.
@@ -273,8 +295,7 @@ fn exponentials<S: Isa, R: Real, const STORE: bool>(x: &[R], max: R, out: &mut [
             sums[i] += sum[i].to_f64();
         }
     }
-    let ties: f64 = ties.iter().map(|ties| ties.to_f64()).sum();
-    sums.iter().sum::<f64>() + (ties - 1.0)
+    fold(sums, Add::add) + (fold(ties, Add::add).to_f64() - 1.0)
 }
 
 #[inline(always)]
@@ -282,9 +303,8 @@ fn scaled_exp<S: Isa, E: Element>(
     row: &[E],
     out: &mut [E],
     scale: f64,
-    scratch: &mut Scratch<E::Real>,
+    [x, y]: &mut [Vec<E::Real>; 2],
 ) {
-    let [x, y] = &mut scratch.many;
     let x = E::load(row, x);
     let scale = E::Real::from_f64(scale);
     for (y, &x) in E::buffer(out, y).iter_mut().zip(x) {
@@ -297,16 +317,6 @@ fn scaled_exp<S: Isa, E: Element>(
 #[inline(always)]
 fn is_possible<E: Element>(row: &[E]) -> bool {
     row.chunks(STEP).all(|part| part.iter().fold(true, |ok, x| ok & (x.to::<f64>() < f64::INFINITY)))
-}
-
-#[inline(always)]
-fn widen<E: Element>(row: &[E], out: &mut [f64]) {
-    out.iter_mut().zip(row).for_each(|(y, x)| *y = x.to());
-}
-
-#[inline(always)]
-fn narrow<E: Element>(x: &[f64], out: &mut [E]) {
-    out.iter_mut().zip(x).for_each(|(y, &x)| *y = E::of(x));
 }
 
 /// A form of emission rows.
@@ -357,14 +367,10 @@ impl<E: Element> Kernel for Fill<'_, '_, E> {
         let mut x = vec![f64::NEG_INFINITY; target.stride];
         let parts = if self.form == Form::Wide { 2 } else { 1 };
         for (t, out) in self.frames.zip(self.out.chunks_exact_mut(parts * x.len())) {
-            gather(rows.row(n, t), &target.classes, &mut x);
+            gather(rows.row(n, t), target, &mut x);
             let shift = frames[t].shift;
             match self.form {
-                Form::Linear => {
-                    for (e, &x) in out.iter_mut().zip(&x) {
-                        *e = (x - shift).exp_nonpositive::<S>();
-                    }
-                }
+                Form::Linear => emit::<S>(&x, shift, out),
                 Form::Wide => {
                     let (mantissas, exponents) = out.split_at_mut(x.len());
                     for ((m, k), &x) in mantissas.iter_mut().zip(exponents).zip(&x) {

@@ -179,7 +179,8 @@ pub(super) fn split(x: f64) -> (f64, f64) {
 /// One step along the arrows: writes to `out` what `each_blank` and `each_label` make of a group's number and its sums.
 ///
 /// One loop for each arrow. No loop reads a plane at two offsets: the compiler would load every element once and put the
-/// vectors together piece by piece.
+/// vectors together piece by piece. And the slices keep their lengths: where it can prove that all groups are there, it
+/// makes vectors across groups, and gathers and scatters their elements.
 #[inline(always)]
 fn propagate<S: Isa>(
     side: Side,
@@ -193,7 +194,7 @@ fn propagate<S: Isa>(
 ) {
     let (n, start) = (groups.len(), groups.start * LANES);
     let labels = target.width + start;
-    let at = |from: usize| lanes(&row[from..], n);
+    let at = |from: usize| lanes(&row[from..]);
     let Weights { enter, leave, jump } = weights;
     // What feeds blank u; and through blanks, through labels, what feeds label u.
     let (to_blank, by_blank, by_label) = match side {
@@ -208,16 +209,16 @@ fn propagate<S: Isa>(
         ),
     };
     let (blank, label) = (at(start), at(labels));
-    let [blank_out, label_out] = out.map(|plane| &mut plane[..n]);
-    let weights = lanes(to_blank.1, n);
+    let [blank_out, label_out] = out;
+    let weights = lanes(to_blank.1);
     for g in 0..n {
         blank_out[g] = each_blank(g, mul_add::<S>(&to_blank.0[g], &weights[g], &blank[g]));
     }
-    let weights = lanes(by_blank.1, n);
+    let weights = lanes(by_blank.1);
     for g in 0..n {
         label_out[g] = mul_add::<S>(&by_blank.0[g], &weights[g], &label[g]);
     }
-    let weights = lanes(by_label.1, n);
+    let weights = lanes(by_label.1);
     for g in 0..n {
         label_out[g] = each_label(g, mul_add::<S>(&by_label.0[g], &weights[g], &label_out[g]));
     }
@@ -241,18 +242,13 @@ fn mul_add<S: Isa>(a: &Group, b: &Group, c: &Group) -> Group {
     std::array::from_fn(|i| Real::mul_add::<S>(a[i], b[i], c[i]))
 }
 
-/// The first `n` groups of a slice.
+/// The groups of a slice.
 #[inline(always)]
-pub(super) fn lanes(x: &[f64], n: usize) -> &[Group] {
-    &x.as_chunks().0[..n]
+pub(super) fn lanes(x: &[f64]) -> &[Group] {
+    x.as_chunks().0
 }
 
-#[inline(always)]
-pub(super) fn lanes_mut(x: &mut [f64], n: usize) -> &mut [Group] {
-    &mut x.as_chunks_mut().0[..n]
-}
-
-/// The two planes of a row, cut to some groups.
+/// The two planes of a row, from a group on.
 #[inline(always)]
 pub(super) fn planes_mut<'a>(
     row: &'a mut [f64],
@@ -260,7 +256,7 @@ pub(super) fn planes_mut<'a>(
     groups: &Range<usize>,
 ) -> [&'a mut [Group]; 2] {
     let (blank, label) = row.split_at_mut(target.width);
-    [blank, label].map(|plane| lanes_mut(&mut plane[groups.start * LANES..], groups.len()))
+    [blank, label].map(|plane| plane[groups.start * LANES..].as_chunks_mut().0)
 }
 
 /// Zeros around the groups of a row that were written: the next row may read one element further.
@@ -296,14 +292,14 @@ pub(super) fn emissions<'a>(
     gathered: &'a mut [f64],
 ) -> &'a [Group] {
     let (start, end) = (groups.start * LANES, groups.end * LANES);
-    if target.distinct {
-        return lanes(&e[1 + start..], groups.len());
+    if target.ordered {
+        return lanes(&e[1 + start..]);
     }
     let gathered = &mut gathered[start..end];
     for (y, &slot) in gathered.iter_mut().zip(&target.slots[start..end]) {
         *y = e[slot as usize];
     }
-    lanes(gathered, groups.len())
+    lanes(gathered)
 }
 
 /// Two different rows of a buffer, one to read and one to write.
@@ -362,7 +358,7 @@ impl Kernel for Advance<'_> {
             };
             surround(to, target, &groups);
             let out = planes_mut(to, target, &groups);
-            let blank_e = [e[0]; LANES];
+            let blank_e = [e[target.blank]; LANES];
             propagate::<S>(
                 side,
                 target,
@@ -489,18 +485,18 @@ impl Kernel for Pass<'_> {
             };
             surround(to, target, &groups);
             let out = planes_mut(to, target, &groups);
-            let blank_e = [e[0]; LANES];
+            let blank_e = [e[target.blank]; LANES];
             if i == 0 {
                 let start = groups.start * LANES;
                 for (out, start) in out.into_iter().zip([start, target.width + start]) {
-                    out.copy_from_slice(lanes(&from[start..], n));
+                    out[..n].copy_from_slice(&lanes(&from[start..])[..n]);
                 }
             } else {
                 let weights = &work.weights;
                 propagate::<S>(side, target, from, weights, &groups, out, |_, sums| sums, |_, sums| sums);
             }
             let [blank, label] = planes_mut(to, target, &groups);
-            totals[at] = [meet(blank_stored, blank), meet(label_stored, label)];
+            totals[at] = [meet(n, blank_stored, blank), meet(n, label_stored, label)];
             for g in 0..n {
                 blank[g] = mul(&blank[g], &blank_e);
             }
@@ -521,11 +517,15 @@ impl Kernel for Pass<'_> {
 
 /// Makes occupancies of a stored plane and what comes the other way. Returns their sum.
 #[inline(always)]
-fn meet(stored: &mut [Group], passing: &[Group]) -> f64 {
-    for (stored, passing) in stored.iter_mut().zip(passing) {
-        *stored = mul(stored, passing);
+fn meet(n: usize, stored: &mut [Group], passing: &[Group]) -> f64 {
+    for g in 0..n {
+        stored[g] = mul(&stored[g], &passing[g]);
     }
-    sum(stored.iter().fold([0.0; LANES], |sum, group| add(&sum, group)))
+    let mut total = [0.0; LANES];
+    for g in 0..n {
+        total = add(&total, &stored[g]);
+    }
+    sum(total)
 }
 
 /// The sum of eight lanes, in an order that no instruction set changes.
@@ -559,15 +559,12 @@ fn adopt(
     new: &[f64],
     stored: [&mut [Group]; 2],
 ) {
-    let planes = planes_mut(row, target, groups);
-    for ((plane, stored), start) in planes.into_iter().zip(stored).zip([0, target.width]) {
-        let start = start + groups.start * LANES;
-        let (old, new) = (lanes(&old[start..], plane.len()), lanes(&new[start..], plane.len()));
-        for g in 0..plane.len() {
-            for i in 0..LANES {
-                let x = plane[g][i] * power_of_two(new[g][i] - old[g][i]);
-                plane[g][i] = if stored[g][i] == 0.0 { 0.0 } else { x };
-            }
+    for (stored, plane) in stored.into_iter().zip([0, target.width]) {
+        let range = plane + groups.start * LANES..plane + groups.end * LANES;
+        let cells = row[range.clone()].iter_mut().zip(stored.as_flattened());
+        for (((x, stored), old), new) in cells.zip(&old[range.clone()]).zip(&new[range]) {
+            let moved = *x * power_of_two(new - old);
+            *x = if *stored == 0.0 { 0.0 } else { moved };
         }
     }
 }

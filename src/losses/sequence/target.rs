@@ -3,6 +3,12 @@
 use super::{Error, LANES, Side};
 use std::ops::Range;
 
+/// Emissions of all classes are computed when so few classes exist, because the many paths of a long label can then cancel
+/// nearly all of the loss, and rounding at the size of `f32` would show;
+const FEW_CLASSES: usize = 16;
+/// and when at least one class in so many occurs.
+const DENSE: usize = 2;
+
 /// The label sequences of a batch, one after another: those of sample n are `flat[offsets[n]..offsets[n + 1]]`.
 #[derive(Clone, Debug, Default)]
 pub struct Labels {
@@ -57,14 +63,18 @@ pub(super) struct Target {
     pub width: usize,
     /// How many frames.
     pub frames: usize,
-    /// The classes that occur, each once: the blank first.
+    /// The classes of an emission row.
     pub classes: Vec<u32>,
+    /// Whether these are all classes; else those that occur, each once, the blank first.
+    pub dense: bool,
+    /// Whether they are the blank and the labels in order, because few occur and none twice.
+    pub ordered: bool,
     /// Elements of an emission row, a multiple of [`LANES`]: one for each of `classes`, then zeros.
     pub stride: usize,
+    /// The place of the blank in an emission row.
+    pub blank: usize,
     /// For each element of the label plane, its place in an emission row.
     pub slots: Vec<u32>,
-    /// Whether no label occurs twice; then an emission row holds them in order.
-    pub distinct: bool,
     /// For each label 1 if it may follow the label before it directly, else 0; `LANES` zeros behind.
     pub skip: Vec<f64>,
     /// For each frame the groups of `LANES` elements that hold the states in reach of both ends.
@@ -72,33 +82,39 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// For `frames` frames, which must be as many as the labels need.
-    pub fn new(labels: &[u32], blank: u32, frames: usize) -> Self {
+    /// For `frames` frames of `classes` classes; they must be as many as the labels need.
+    pub fn new(labels: &[u32], classes: usize, blank: u32, frames: usize) -> Self {
         let len = labels.len();
         let width = (len + 2).next_multiple_of(LANES);
         let mut sorted = labels.to_vec();
         sorted.sort_unstable();
         sorted.dedup();
-        let distinct = sorted.len() == len;
+        let dense = classes <= FEW_CLASSES.max(DENSE * (sorted.len() + 1));
+        let ordered = !dense && sorted.len() == len;
         let mut slots = vec![0; width];
-        let mut classes = vec![blank];
-        if distinct {
-            classes.extend_from_slice(labels);
+        let (classes, blank) = if dense {
+            slots[..len].copy_from_slice(labels);
+            ((0..classes as u32).collect(), blank as usize)
+        } else if ordered {
             slots.iter_mut().zip(1..).for_each(|(slot, place)| *slot = place);
+            ([&[blank], labels].concat(), 0)
         } else {
             for (slot, label) in slots.iter_mut().zip(labels) {
                 *slot = sorted.partition_point(|other| other < label) as u32 + 1;
             }
-            classes.append(&mut sorted);
+            ([&[blank], &sorted[..]].concat(), 0)
+        };
+        // The padding of the label plane finds a zero behind the classes.
+        let stride = if ordered { width + LANES } else { (classes.len() + 1).next_multiple_of(LANES) };
+        if !ordered {
             slots[len..].fill(classes.len() as u32);
         }
-        let stride = if distinct { width + LANES } else { (classes.len() + 1).next_multiple_of(LANES) };
         let mut skip = vec![0.0; width + LANES];
         for (skip, pair) in skip[1..].iter_mut().zip(labels.windows(2)) {
             *skip = f64::from(u8::from(pair[0] != pair[1]));
         }
         let band = band(&skip[..len], frames);
-        Target { len, width, frames, classes, stride, slots, distinct, skip, band }
+        Target { len, width, frames, classes, dense, ordered, stride, blank, slots, skip, band }
     }
 
     /// The groups that hold the states in reach at frame t.

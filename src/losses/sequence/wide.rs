@@ -77,8 +77,8 @@ impl Numbers {
 
 /// The places of numbers in a state, from element `from` of the rows.
 #[inline(always)]
-fn numbers<'a>(state: &'a [f64], target: &Target, from: usize, n: usize) -> impl Fn(usize) -> Numbers + use<'a> {
-    let (m, k) = (lanes(&state[from..], n), lanes(&state[target.row() + from..], n));
+fn numbers<'a>(state: &'a [f64], target: &Target, from: usize) -> impl Fn(usize) -> Numbers + use<'a> {
+    let (m, k) = (lanes(&state[from..]), lanes(&state[target.row() + from..]));
     move |g| Numbers::at(&m[g], &k[g])
 }
 
@@ -92,7 +92,7 @@ fn propagate(
     mut each: impl FnMut(usize, [Numbers; 2]),
 ) {
     let (start, n) = (groups.start * LANES, groups.len());
-    let at = |from: usize| numbers(state, target, from, n);
+    let at = |from: usize| numbers(state, target, from);
     let (blank, label) = (at(start), at(target.width + start));
     // What feeds blank u; and through a blank, or through a label, label u.
     let (to_blank, by_blank, by_label, skip) = match side {
@@ -105,7 +105,7 @@ fn propagate(
             (at(label), at(start + 1), at(label + 1), start + 1)
         }
     };
-    let skip = lanes(&target.skip[skip..], n);
+    let skip = lanes(&target.skip[skip..]);
     for g in 0..n {
         let blanks = Numbers::sum([blank(g), to_blank(g)]);
         let labels = Numbers::sum([label(g), by_blank(g), by_label(g).only(&skip[g])]);
@@ -191,7 +191,7 @@ impl Kernel for Advance<'_> {
             let groups = target.groups(t);
             let e = frame_e(target, block, e, t);
             let label_e = label_emissions(target, e, &groups, &mut work.label_e);
-            let blank_e = [[e[0]; LANES], [e[target.stride]; LANES]];
+            let blank_e = [target.blank, target.stride + target.blank].map(|at| [e[at]; LANES]);
             let (from, to) = if i == 0 {
                 (&*state, &mut rows[..len])
             } else {
@@ -234,7 +234,7 @@ impl Kernel for Pass<'_> {
             let groups = target.groups(t);
             let e = frame_e(target, block, e, t);
             let label_e = label_emissions(target, e, &groups, &mut work.label_e);
-            let blank_e = [[e[0]; LANES], [e[target.stride]; LANES]];
+            let blank_e = [target.blank, target.stride + target.blank].map(|at| [e[at]; LANES]);
             let stored = &mut store[(frames - 1 - i) * len..][..len];
             let stored = planes(stored, target, &groups);
             let (from, to) = if i == 0 {
@@ -248,7 +248,7 @@ impl Kernel for Pass<'_> {
             if i == 0 {
                 let start = groups.start * LANES;
                 let [blank, label] = [start, target.width + start]
-                    .map(|at| numbers(from, target, at, groups.len()));
+                    .map(|at| numbers(from, target, at));
                 for g in 0..groups.len() {
                     meet.group(g, [blank(g), label(g)], &blank_e, label_e);
                 }
@@ -321,7 +321,7 @@ impl Kernel for Cross<'_> {
         let products = || {
             let starts = [groups.start * LANES, target.width + groups.start * LANES];
             starts.into_iter().flat_map(|from| {
-                let [here, there] = [state, over].map(|s| numbers(s, target, from, groups.len()));
+                let [here, there] = [state, over].map(|s| numbers(s, target, from));
                 (0..groups.len()).flat_map(move |g| {
                     let Numbers { m, k } = there(g);
                     let Numbers { m, k } = here(g).times(&m, &k);

@@ -1,0 +1,285 @@
+"""Bad input raises an error that names the argument, and changes nothing."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import rustloss as rl
+from rustloss import errors
+from rustloss.testing import InvalidCall, example, invalid_calls, relayout
+from rustloss.testing._registry import is_sparse, specs
+
+LEAST_CASES = 1000
+LONGEST_CASE = 1.0
+"""Seconds."""
+INF, NAN = np.inf, np.nan
+L2, HUBER, BCE = rl.L2Loss(), rl.HuberLoss(), rl.SigmoidBCELoss()
+
+over_losses = pytest.mark.parametrize("name", list(specs()))
+
+
+def arrays_of(call: InvalidCall) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield the arrays of a call with the memory that they lie in."""
+    given = list(call.inputs.values())
+    while given:
+        array = given.pop()
+        if isinstance(array, tuple):
+            given += array
+        elif isinstance(array, np.ndarray):
+            yield array
+            if isinstance(array.base, np.ndarray):
+                given.append(array.base)
+
+
+def fault_of(call: InvalidCall) -> str | None:
+    """Return what is wrong with how a call fails, None if nothing is."""
+    before = [(a, a.tobytes()) for a in arrays_of(call)]
+    start = time.perf_counter()
+    try:
+        result = call()
+    except (ValueError, TypeError) as error:
+        fault = fault_of_error(call, error)
+    except BaseException as error:  # noqa: BLE001 (a panic or an exit is a fault as any other)
+        fault = f"raises {error!r}"
+    else:
+        fault = f"returns {result!r}"
+    if fault is None and time.perf_counter() - start > LONGEST_CASE:
+        fault = "takes too long"
+    if fault is None and any(a.tobytes() != bits for a, bits in before):
+        fault = "changes an array"
+    return fault and f"{call}: {fault}"
+
+
+def fault_of_error(call: InvalidCall, error: Exception) -> str | None:
+    if call.argument not in str(error):
+        return f"raises {error!r}, which does not name it"
+    if isinstance(error, errors.ArgumentError) and error.argument != call.argument:
+        return f"blames {error.argument}"
+    if not call.element:
+        return None
+    kinds = (errors.LabelError, errors.LengthError, errors.WeightError)
+    if not isinstance(error, kinds) or error.index is None or error.value is None:
+        return f"raises {error!r} without index and value"
+    found = np.asarray(call.inputs[call.argument])[error.index]
+    if not (float(found) == error.value or (np.isnan(found) and np.isnan(error.value))):
+        return f"finds {error.value} at {error.index}, where {found} is"
+    return None
+
+
+@over_losses
+def test_every_invalid_call_fails_by_name(name):
+    faults = [fault for call in invalid_calls(name) if (fault := fault_of(call))]
+    assert not faults, "\n".join(faults)
+
+
+def test_there_are_enough_invalid_calls():
+    assert sum(1 for name in specs() for _ in invalid_calls(name)) >= LEAST_CASES
+
+
+# In words
+
+# A class whose constructor may be asked for anything.
+ANY: type[Any] = rl.L2Loss
+PRED, LABEL = np.ones((2, 3)), np.zeros((2, 3))
+DATES, RECORDS = np.ones(2, "M8[s]"), np.ones(2, "f4,f4")
+LONG, MASKED = np.ones(2, np.longdouble), np.ma.array(PRED)
+READ_ONLY = relayout(np.ones(2), "read-only")
+MEAN = rl.L2Loss(reduction="mean")
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: rl.HuberLoss(rho=0), r"ParameterError: rho: expected a finite number > 0, got 0"),
+        (lambda: rl.HuberLoss(rho=NAN), r"ParameterError: rho: .* > 0, got NaN"),
+        (lambda: ANY(weight=INF), r"ParameterError: weight: .* finite number, got inf"),
+        (lambda: ANY(weight="1"), r'ParameterError: weight: .* got "1"'),
+        (lambda: ANY(batch_axis=0.5), r"ParameterError: batch_axis: .* integer, got 0\.5"),
+        (lambda: ANY(reduction="avg"), r'ParameterError: reduction: .*"mean".* got "avg"'),
+        (lambda: ANY(reduction=None), r"ParameterError: reduction: .* got None"),
+        (lambda: ANY(empty="inf"), r'ParameterError: empty: .*"nan", "zero".* got "inf"'),
+        (lambda: ANY(rho=1.0), r"ParameterError: rho: L2Loss has no parameter"),
+        (lambda: rl.SigmoidBCELoss(epsilon=1e-9), r"ParameterError: epsilon: it needs from_sigm"),
+        (lambda: ANY(1.0, 0, "none"), r"TypeError: .*positional argument"),
+        (lambda: L2(PRED), r'TypeError: L2Loss: argument "label" is missing'),
+        (lambda: L2(None, LABEL), r'TypeError: L2Loss: argument "pred" is missing or None'),
+        (lambda: L2(PRED, LABEL, label=LABEL), r'TypeError: .*several values for argument "label"'),
+        (lambda: L2(PRED, LABEL, None, 1), r"TypeError: .*at most 3 arguments \(pred, .*got 4"),
+        (lambda: L2(PRED, LABEL, wrt="pred"), r'TypeError: .*unexpected argument "wrt"; it takes'),
+        (lambda: L2(PRED, LABEL.T), r"ShapeError: label: .*\[2, 3\].* got shape \[3, 2\]"),
+        (lambda: L2(PRED, LABEL[:, :2]), r"ShapeError: label: .* got shape \[2, 2\]"),
+        (lambda: L2(PRED, 0.0), r"ShapeError: label: .* got shape \[\]"),
+        (lambda: ANY(batch_axis=2)(PRED, LABEL), r"ParameterError: batch_axis: .*-2 to 1, got 2"),
+        (lambda: L2(PRED * 1j, LABEL), r"DTypeError: pred: .* real numbers, got dtype complex128"),
+        (lambda: L2(PRED, LABEL.astype(object)), r"DTypeError: label: .* got dtype object"),
+        (lambda: L2(PRED, [["a", "b"]]), r"DTypeError: label: .*real numbers, got dtype <U1"),
+        (lambda: L2("spam", LABEL), r"DTypeError: pred: expected real numbers, got 'spam'"),
+        (lambda: L2([[1.0], [1.0, 2.0]], LABEL), r"DTypeError: pred: expected an array of real"),
+        (lambda: L2(MASKED, LABEL), r"DTypeError: pred: .*masked array; .* as sample_weight"),
+        (lambda: L2(DATES, LABEL), r"DTypeError: pred: .* got dtype datetime64\[s\]"),
+        (lambda: L2(RECORDS, LABEL), r"DTypeError: pred: .* got dtype \["),
+        (lambda: L2(LONG, LABEL), r"DTypeError: pred: .* 64-bit .* got dtype (longdou|float128)"),
+        (lambda: L2(PRED, LABEL, [1, 2, 3]), r"ShapeError: sample_weight: .*\[2\].* shape \[3\]"),
+        (lambda: L2(PRED, LABEL, [1, -2]), r"WeightError: sample_weight\[1\]: .* >= 0, got -2"),
+        (lambda: L2(PRED, LABEL, [[1, 1, NAN]]), r"WeightError: sample_weight\[0, 2\]: .* got NaN"),
+        (lambda: BCE(PRED, LABEL, None, [1, 1, INF]), r"WeightError: pos_weight\[2\]: .* got inf"),
+        (lambda: BCE(PRED, LABEL, None, [1, 1]), r"ShapeError: pos_weight: .* got shape \[2\]"),
+        (
+            lambda: L2.value_and_grad(PRED, LABEL, wrt="sample_weight"),
+            r'ParameterError: wrt: .*"pred", "label".* got "sample_weight"',
+        ),
+        (
+            lambda: BCE.value_and_grad(PRED, LABEL, wrt="pos_weight"),
+            r'ParameterError: wrt: .*"pos_weight" was not given',
+        ),
+        (
+            lambda: L2.value_and_grad(PRED, LABEL, grad_output=[1, 2, 3]),
+            r"ShapeError: grad_output: .*\[2\], got shape \[3\]",
+        ),
+        (lambda: L2(PRED, LABEL, denominator=2), r'ParameterError: denominator: .*"mean"'),
+        (lambda: MEAN(PRED, LABEL, denominator=0), r"ParameterError: denominator: .* > 0, got 0"),
+        (lambda: L2(PRED, LABEL, out=np.ones(3)), r"OutputError: out: .*\[2\], got shape \[3\]"),
+        (lambda: L2(PRED, LABEL, out=np.ones(2, "f4")), r"OutputError: out: .* got float32"),
+        (lambda: L2(PRED, LABEL, out=[0.0, 0.0]), r"OutputError: out: .* array, got list"),
+        (lambda: L2(PRED, LABEL, out=READ_ONLY), r"OutputError: out: .*read-only"),
+        (
+            lambda: L2.value_and_grad(PRED, LABEL, grad_out=PRED),
+            r"OutputError: grad_out: it overlaps pred",
+        ),
+        (
+            lambda: L2.value_and_grad(PRED, LABEL, grad_out=LABEL),
+            r"OutputError: grad_out: it overlaps label",
+        ),
+    ],
+)
+def test_texts(make, text):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        make()
+    assert re.match(text, f"{type(caught.value).__name__}: {caught.value}"), caught.value
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (2, 3), (3, 4, 4), (2, 2)])
+def test_transposed_label_is_not_taken_silently(shape):
+    pred, label = np.zeros(shape), np.swapaxes(np.ones(shape), -1, -2)
+    if label.shape == shape:
+        L2(pred, label)
+    else:
+        with pytest.raises(errors.ShapeError, match="label"):
+            L2(pred, label)
+
+
+# Buffers
+
+
+def test_interleaved_buffers_do_not_overlap():
+    memory = np.arange(12.0)
+    pred, grad = memory[::2], memory[1::2]
+    expected = HUBER.value_and_grad(pred.copy(), np.zeros(6))[1]
+    assert HUBER.value_and_grad(pred, np.zeros(6), grad_out=grad)[1] is grad
+    assert_array_equal(grad, expected)
+    assert_array_equal(pred, np.arange(0.0, 12.0, 2.0))
+
+
+def test_buffers_may_be_next_to_each_other():
+    memory = np.arange(12.0)
+    HUBER.value_and_grad(memory[:4], np.zeros(4), out=memory[4:8], grad_out=memory[8:])
+    assert_array_equal(memory[:4], np.arange(4.0))
+
+
+def test_outputs_must_not_overlap_each_other():
+    memory = np.zeros(5)
+    with pytest.raises(errors.OutputError, match="grad_out: it overlaps out"):
+        HUBER.value_and_grad(np.ones(3), np.zeros(3), out=memory[:3], grad_out=memory[2:])
+    assert not memory.any()
+
+
+def test_failure_in_the_last_check_leaves_buffers_alone():
+    out, grad_out = np.full(2, 7.0), np.full((2, 3), 7.0)
+    with pytest.raises(errors.WeightError):
+        L2.value_and_grad(PRED, LABEL, [1, -1], out=out, grad_out=grad_out)
+    with pytest.raises(errors.OutputError):
+        L2.value_and_grad(PRED, LABEL, out=out, grad_out=grad_out.T)
+    assert (out == 7).all()
+    assert (grad_out == 7).all()
+
+
+# Another thread
+
+
+@over_losses
+def test_labels_that_change_during_the_call(name):
+    loss = specs()[name].cls()
+    label = {i.name: i.domain for i in specs()[name].inputs}.get("label")
+    if label is None or not is_sparse(loss, label):
+        pytest.skip("has no class labels")
+    inputs = example(loss)
+    good = inputs["label"].copy()
+    # Whatever mixture of the two a call sees, it is one of these.
+    bad, stop = np.full_like(good, 10**6), threading.Event()
+
+    def change():
+        while not stop.is_set():
+            inputs["label"][...] = bad
+            inputs["label"][...] = good
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        expected = loss.value_and_grad(**{**inputs, "label": good})
+        for _ in range(300):
+            try:
+                value, grad = loss.value_and_grad(**inputs)
+            except errors.LabelError as error:
+                assert error.value == 10**6  # noqa: PT017 (both outcomes are right)
+            else:
+                assert_array_equal(value, expected[0])
+                assert_array_equal(grad, expected[1])
+    finally:
+        stop.set()
+        thread.join()
+
+
+# Classes
+
+
+def test_classes_are_value_or_type_errors():
+    for name in errors.__all__:
+        cls = getattr(errors, name)
+        if cls is errors.InternalError:
+            assert issubclass(cls, RuntimeError)
+            assert not issubclass(cls, errors.ArgumentError)
+        elif cls is not errors.ArgumentError:
+            assert issubclass(cls, errors.ArgumentError)
+            assert issubclass(cls, ValueError) != issubclass(cls, TypeError)
+        assert issubclass(cls, Exception)
+
+
+@pytest.mark.parametrize("name", [n for n in errors.__all__ if n != "InternalError"])
+def test_errors_are_picklable(name):
+    error = getattr(errors, name)("label[3, 1]: no", "label", (3, 1), 99.0)
+    same = pickle.loads(pickle.dumps(error))
+    assert type(same) is type(error)
+    assert str(same) == str(error) == "label[3, 1]: no"
+    assert (same.argument, same.index, same.value) == ("label", (3, 1), 99.0)
+
+
+def test_raised_errors_are_picklable():
+    with pytest.raises(errors.WeightError) as caught:
+        L2(PRED, LABEL, [[1, 1, 1], [1, 1, -3]])
+    same = pickle.loads(pickle.dumps(caught.value))
+    assert (same.argument, same.index, same.value) == ("sample_weight", (1, 2), -3.0)
+
+
+def test_bugs_can_be_caught():
+    with pytest.raises(Exception, match="report"):
+        raise errors.InternalError("please report it")
+    assert str(pickle.loads(pickle.dumps(errors.InternalError("text")))) == "text"

@@ -1,0 +1,256 @@
+"""The helpers for tests see what they should see."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import rustloss as rl
+from rustloss.testing import LAYOUTS, arguments, check_gradient, example, relayout, ulp_diff
+from rustloss.testing._gradient import _sides_of_kinks
+from rustloss.testing._registry import NDIMS, geometry, specs
+
+INF, NAN = np.inf, np.nan
+PRED, LABEL = np.array([0.5, -1.5, 3.0]), np.array([0.25, 0.5, 0.75])
+
+over_losses = pytest.mark.parametrize("name", list(specs()))
+
+
+# Distances
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tiny", "eps"),
+    [
+        (np.float16, 2.0**-24, 2.0**-10),
+        (ml_dtypes.bfloat16, 2.0**-133, 2.0**-7),
+        (np.float32, 2.0**-149, 2.0**-23),
+        (np.float64, 2.0**-1074, 2.0**-52),
+    ],
+)
+def test_ulp_diff(dtype, tiny, eps):
+    cases = [
+        (1.0, 1.0, 0),
+        (0.0, -0.0, 0),
+        (1 + eps, 1.0, 1),
+        (1 - eps / 2, 1.0, 0.5),
+        (-1 - 3 * eps, -1.0, 3),
+        (tiny, 0.0, 1),
+        (0.0, tiny, 1),
+        (-tiny, tiny, 2),
+        (5 * tiny, 2 * tiny, 3),
+        (2.0, 0.0, 2 / tiny),
+        (NAN, NAN, 0),
+        (NAN, 1.0, INF),
+        (1.0, NAN, INF),
+        (INF, INF, 0),
+        (INF, -INF, INF),
+        (INF, 1.0, INF),
+        (1.0, INF, INF),
+        (NAN, INF, INF),
+    ]
+    actual, expected, distance = np.array(cases).T
+    with np.errstate(over="ignore"):
+        far = ulp_diff(actual.astype(dtype), expected)
+    np.testing.assert_array_equal(far, distance)
+    assert ulp_diff(dtype(1), 1).shape == ()
+
+
+def test_ulp_diff_of_more_digits():
+    assert ulp_diff(np.float32(1), 1 + 2.0**-24) == 0.5
+    assert ulp_diff(np.float64(1), np.longdouble(1) + np.longdouble(2) ** -53) == 0.5
+    assert ulp_diff(np.float32(INF), 1e39) == 0
+    assert ulp_diff(np.finfo(np.float32).max, 2.0**128) == 1
+    assert ulp_diff(np.float32(0), 2.0**-150) == 0.5
+    with pytest.raises(TypeError, match="actual: expected floating-point numbers, got dtype int64"):
+        ulp_diff(1, 1)
+
+
+# Gradients
+
+
+class WrongGradient(rl.L2Loss):
+    """A loss whose gradient is off by a hundred-thousandth, in one element."""
+
+    __slots__ = ()
+
+    def value_and_grad(self, *args: Any, **kwargs: Any) -> Any:
+        value, grads = super().value_and_grad(*args, **kwargs)
+        for grad in grads:
+            grad.flat[-1] *= 1 + 1e-5
+        return value, grads
+
+
+class WrongHessian(rl.L2Loss):
+    __slots__ = ()
+
+    def grad_hess(self, *args: Any, **kwargs: Any) -> Any:
+        grad, hess = super().grad_hess(*args, **kwargs)
+        return grad, hess * (1 + 1e-5)
+
+
+def test_check_gradient_finds_mistakes():
+    check_gradient(rl.L2Loss(), PRED, LABEL)
+    with pytest.raises(AssertionError, match=r"WrongGradient\(\): d/dpred\[2\] is .*2\.250"):
+        check_gradient(WrongGradient(), PRED, LABEL)
+    with pytest.raises(AssertionError, match=r"WrongGradient\(\): d/dlabel\[2\]"):
+        check_gradient(WrongGradient(), PRED, LABEL, wrt="label")
+    check_gradient(WrongGradient(), PRED, LABEL, wrt="label", rtol=1e-4)
+    with pytest.raises(AssertionError, match=r"WrongHessian\(\): d2/dpred2\[0\] is .*1\.00001"):
+        check_gradient(WrongHessian(), PRED, LABEL)
+
+
+def test_check_gradient_leaves_out_kinks_alone():
+    here = _sides_of_kinks(rl.HuberLoss(), {"pred": PRED, "label": LABEL})
+    np.testing.assert_array_equal(here, [[-1, 1, 1]])
+    check_gradient(rl.L1Loss(), [1.0, 2.0], [1.0, 3.0])
+    check_gradient(rl.HuberLoss(rho=0.5), [[1.0, 1.5]], [[1.5, 1.5]])
+    with pytest.raises(AssertionError, match=r"d/dpred\[1\]"):
+        check_gradient(rl.L1Loss(), [1.0, 2.0], [1.0, 3.0], atol=-1.0)
+
+
+def test_check_gradient_takes_all_of_a_call():
+    check_gradient(
+        rl.SigmoidBCELoss(reduction="mean"),
+        PRED.astype(np.float16),
+        LABEL,
+        sample_weight=[1, 0, 2],
+        pos_weight=[2.0],
+        grad_output=-3.0,
+        denominator=7.0,
+    )
+    check_gradient(rl.L2Loss(), PRED[:, None], LABEL, None, grad_output=[1.0, 0.0, 2.0])
+    check_gradient(rl.L2Loss(), 1.0, 2.0)
+
+
+# Input
+
+
+@over_losses
+def test_examples_are_valid_and_repeatable(name):
+    loss = specs()[name].cls()
+    optional = [i.name for i in specs()[name].inputs]
+    first, second, other = (example(loss, seed=s, optional=optional) for s in (0, 0, 1))
+    assert np.isfinite(loss(**first)).all()
+    assert all(np.array_equal(first[key], second[key]) for key in first)
+    assert any(not np.array_equal(first[key], other[key]) for key in first)
+    required = [i.name for i in specs()[name].inputs if i.required]
+    assert list(example(loss)) == required
+    for key in required:
+        if next(i for i in specs()[name].inputs if i.name == key).gradient == "Default":
+            assert example(loss, dtype=np.float16)[key].dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64, np.int64]
+)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_are_what_they_say(layout, dtype):
+    array = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    moved = relayout(array, layout)
+    assert moved.shape == array.shape
+    np.testing.assert_array_equal(moved, array[[0, 0]] if layout == "broadcast" else array)
+    assert not np.shares_memory(moved, array) or layout == "broadcast"
+    flags = moved.flags
+    assert flags.c_contiguous == (layout in ("C", "read-only", "swapped", "misaligned"))
+    assert flags.f_contiguous == (layout == "F")
+    assert flags.aligned == (layout != "misaligned")
+    assert flags.writeable == (layout not in ("read-only", "broadcast"))
+    if dtype != ml_dtypes.bfloat16:
+        assert moved.dtype.isnative == (layout != "swapped")
+    assert (min(moved.strides) < 0) == (layout == "reversed")
+    assert (0 in moved.strides) == (layout == "broadcast")
+    assert relayout(1.0, layout) == 1.0
+
+
+def test_unknown_layout():
+    with pytest.raises(ValueError, match=r"layout: expected one of .* got 'spam'"):
+        relayout([1.0], "spam")
+
+
+def drawn(strategy: Any, n: int = 200) -> list[Any]:
+    found: list[Any] = []
+
+    @settings(max_examples=n)
+    @given(strategy)
+    def collect(call: Any) -> None:
+        found.append(call)
+
+    collect()
+    return found
+
+
+@over_losses
+def test_draws_reach_everything(name):
+    spec, calls = specs()[name], drawn(arguments(name, layouts=True))
+    first = spec.inputs[0].name
+    arrays = [inputs[first] for _, inputs in calls]
+    least, most = NDIMS[spec.rule]
+    if spec.rule != "sequence":
+        assert {a.ndim for a in arrays} == set(range(least, most + 1))
+    assert {loss.reduction for loss, _ in calls} == set(spec.reductions)
+    assert {a.dtype.newbyteorder("=") for a in arrays} == {np.dtype("f4"), np.dtype("f8")}
+    assert any(not a.flags.aligned for a in arrays)
+    assert any(not a.flags.writeable for a in arrays)
+    for entry in spec.inputs:
+        if entry.domain != "Offsets":
+            given = {entry.name in inputs for _, inputs in calls}
+            assert given == ({True} if entry.required else {True, False}), entry.name
+    for key, param in spec.params.items():
+        words = {"Flag": [True, False], "FlagOr": [True, False]}.get(param.kind, [])
+        words = [*words, *(param.detail if param.kind in ("Choice", "FlagOr") else ())]
+        assert {loss._params[key] for loss, _ in calls} >= set(words), key
+
+
+@over_losses
+def test_smooth_draws_stay_away_from_kinks(name):
+    for loss, inputs in drawn(arguments(name, smooth=True), 50):
+        assert inputs[specs()[name].inputs[0].name].dtype == np.float64
+        for side in _sides_of_kinks(loss, inputs):
+            assert (side != 0).all()
+
+
+@over_losses
+def test_draws_keep_what_is_given(name):
+    made = specs()[name].cls(reduction="sum", weight=3.0)
+    for loss, inputs in drawn(arguments(made, weighted=True, dtype=np.float16), 10):
+        assert loss is made
+        assert "sample_weight" in inputs
+        assert inputs[specs()[name].inputs[0].name].dtype == np.float16
+    for loss, _ in drawn(arguments(type(made), reduction="none", weight=0.5), 10):
+        assert (loss.reduction, loss.weight) == ("none", 0.5)
+    shape = {"pairwise": (3, 2), "sequence": (2, 7, 3)}.get(specs()[name].rule, (2, 1, 3))
+    for loss, inputs in drawn(arguments(name, shape=shape), 10):
+        assert inputs[specs()[name].inputs[0].name].shape == shape
+        assert np.shape(loss(**inputs)) in {
+            (),
+            (geometry(loss, shape).n,),
+            geometry(loss, shape).unreduced,
+        }
+
+
+def test_not_a_loss():
+    with pytest.raises(TypeError, match="expected a loss of this library"):
+        arguments(dict)  # type: ignore[arg-type]
+
+
+def test_hypothesis_is_asked_for_only_when_needed():
+    code = (
+        "import sys; sys.modules['hypothesis'] = None\n"
+        "import rustloss as rl; from rustloss import testing\n"
+        "testing.check_gradient(rl.L2Loss(), [1.0], [2.0])\n"
+        "try: testing.arguments(rl.L2Loss)\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'rustloss[testing]'" in done.stdout
+
+
+def test_strategies_are_deterministic_here():
+    assert settings().derandomize
