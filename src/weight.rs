@@ -50,13 +50,12 @@ impl Weighting<'_> {
                 let sums = self.row_weights(shape);
                 Divisor::of_weight(sum_pairwise(0..sums.len(), &|i| sums[i]))
             }
-            Reduction::WeightedMean => 0.0,
             Reduction::SampleWeightedMean if d > 0.0 => {
                 return Divisor::Rows(
                     self.row_weights(shape).into_iter().map(Divisor::of_weight).collect(),
                 );
             }
-            Reduction::SampleWeightedMean => 0.0,
+            Reduction::WeightedMean | Reduction::SampleWeightedMean => 0.0,
         })
     }
 

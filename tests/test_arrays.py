@@ -93,7 +93,8 @@ def test_layout_of_memory_does_not_matter(name, dtype, layout):
                 inputs = {k: relayout(a, layout) for k, a in inputs.items()}
                 before = {k: np.array(a) for k, a in inputs.items()}
                 plain = {k: a.astype(a.dtype.newbyteorder("=")) for k, a in before.items()}
-                factor = relayout(np.arange(1.0, 1 + np.size(loss(**plain))), layout)
+                value = np.asarray(loss(**plain))
+                factor = relayout(np.arange(1.0, 1 + value.size).reshape(value.shape), layout)
                 options = {option: factor} if option else {}
                 plain_options = {option: np.array(factor, np.float64)} if option else {}
                 found = everything(loss, inputs, **options)

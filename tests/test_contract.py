@@ -152,9 +152,8 @@ def test_weights_multiply(name, data):
     if spec.rule == "elementwise":
         of_input = of_element
     elif not spec.row_coupled and (rows == rows[:, :1]).all():
-        along = [1] * len(place.shape)
-        along[place.batch or 0] = place.n
-        of_input = rows[:, 0].reshape(along if place.batch is not None else ())
+        along = [place.n if axis == place.batch else 1 for axis in range(len(place.shape))]
+        of_input = rows[:, 0].reshape(along)
     else:
         return
     for key in [*default_grads(loss), *(["hess"] if spec.hess else [])]:

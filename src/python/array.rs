@@ -272,7 +272,7 @@ fn overlaps_itself(array: &Bound<'_, PyUntypedArray>) -> bool {
     let mut reach = array.dtype().itemsize();
     axes.iter().any(|&(stride, d)| {
         let within = stride < reach;
-        reach = stride * (d - 1) + reach;
+        reach += stride * (d - 1);
         within
     })
 }

@@ -66,7 +66,7 @@ impl PyLoss {
     ) -> PyResult<Bound<'py, PyAny>> {
         guard(args.py(), || {
             let bound = Bind::new(self.spec, args, kwargs, &["out", "denominator"])?;
-            let (value, _, _) = self.run(&bound, Wanted { value: true, ..Wanted::default() })?;
+            let (value, _, _) = self.run(&bound, &Wanted { value: true, ..Wanted::default() })?;
             value.into_iter().next().ok_or_else(no_result)?.into_result()
         })
     }
@@ -84,7 +84,7 @@ impl PyLoss {
             let bound = Bind::new(self.spec, args, kwargs, OPTIONS)?;
             let (grads, single) = wrt(self.spec, &bound)?;
             let wanted = Wanted { value: true, grads, hess: false };
-            let (value, grads, _) = self.run(&bound, wanted)?;
+            let (value, grads, _) = self.run(&bound, &wanted)?;
             let value = value.ok_or_else(no_result)?.into_result()?;
             let mut grads = grads.into_iter().map(Out::into_result);
             let grads = if single {
@@ -112,7 +112,7 @@ impl PyLoss {
             }
             let bound = Bind::new(self.spec, args, kwargs, OPTIONS)?;
             let wanted = Wanted { value: false, grads: smallvec::smallvec![0], hess: true };
-            let (_, grads, hess) = self.run(&bound, wanted)?;
+            let (_, grads, hess) = self.run(&bound, &wanted)?;
             let results = grads.into_iter().chain(hess).map(Out::into_result);
             PyTuple::new(py, results.collect::<PyResult<Vec<_>>>()?)
         })
@@ -130,7 +130,7 @@ struct Wanted {
 type Computed<'py> = (Option<Out<'py>>, SmallVec<[Out<'py>; MAX_ARGUMENTS]>, Option<Out<'py>>);
 
 impl PyLoss {
-    fn run<'py>(&self, bound: &Bind<'py>, wanted: Wanted) -> PyResult<Computed<'py>> {
+    fn run<'py>(&self, bound: &Bind<'py>, wanted: &Wanted) -> PyResult<Computed<'py>> {
         let py = bound.py;
         let raise = |e: Error| exception(py, &e);
         let spec = self.spec;
@@ -149,9 +149,9 @@ impl PyLoss {
                 .map_err(|e| raise(Error::new(Kind::Parameter, "RUSTLOSS_ISA", e)))?,
             dtype,
             names: spec.arguments().map(|i| i.map_or("", |i| spec.inputs[i].name)),
-            inputs: spec.arguments().map(|i| i.and_then(|i| view(&arrays[i]))),
-            sample_weight: spec.sample_weight().and_then(|i| view(&arrays[i])),
-            grad_output: view(&grad_output),
+            inputs: spec.arguments().map(|i| i.and_then(|i| view(arrays[i].as_ref()))),
+            sample_weight: spec.sample_weight().and_then(|i| view(arrays[i].as_ref())),
+            grad_output: view(grad_output.as_ref()),
             denominator: bound.option("denominator").map(denominator).transpose()?,
         };
         let plan = self.loss.plan(&call).map_err(raise)?;
@@ -185,7 +185,12 @@ impl PyLoss {
             .then(|| output("hess_out", bound.option("hess_out"), &descr, dtype, pred_shape))
             .transpose()?;
         if ["out", "grad_out", "hess_out"].iter().any(|name| bound.option(name).is_some()) {
-            check_outputs(&value, &grads, &hess, arrays.iter().flatten().chain(&grad_output))?;
+            check_outputs(
+                value.as_ref(),
+                &grads,
+                hess.as_ref(),
+                arrays.iter().flatten().chain(&grad_output),
+            )?;
         }
 
         let grad_of =
@@ -214,8 +219,8 @@ impl PyLoss {
     }
 }
 
-fn view<'a>(array: &'a Option<Array<'_>>) -> Option<View<'a>> {
-    array.as_ref().map(Array::view)
+fn view<'a>(array: Option<&'a Array<'_>>) -> Option<View<'a>> {
+    array.map(Array::view)
 }
 
 /// The arguments of a call by their names.
@@ -269,7 +274,7 @@ impl<'py> Bind<'py> {
             }
         }
         for (input, slot) in spec.inputs.iter().zip(&mut bind.inputs) {
-            if slot.as_ref().is_some_and(|o| o.is_none()) {
+            if slot.as_ref().is_some_and(PyAnyMethods::is_none) {
                 *slot = None;
             }
             if slot.is_none() && input.required {
@@ -347,16 +352,16 @@ fn grad_outs<'py>(bound: &Bind<'py>, n: usize) -> PyResult<Vec<Option<Bound<'py,
 
 /// Outputs must share memory neither with inputs nor with each other.
 fn check_outputs<'a, 'py: 'a>(
-    value: &Option<Out<'py>>,
+    value: Option<&Out<'py>>,
     grads: &[Out<'py>],
-    hess: &Option<Out<'py>>,
+    hess: Option<&Out<'py>>,
     inputs: impl Iterator<Item = &'a Array<'py>>,
 ) -> PyResult<()> {
     let mut others: Vec<_> = inputs.map(|a| (a.name, &a.object)).collect();
-    let named = value.iter().map(|o| ("out", o));
+    let named = value.into_iter().map(|o| ("out", o));
     let named = named
         .chain(grads.iter().map(|o| ("grad_out", o)))
-        .chain(hess.iter().map(|o| ("hess_out", o)));
+        .chain(hess.into_iter().map(|o| ("hess_out", o)));
     for (name, out) in named {
         for &other in &others {
             check_disjoint((name, &out.object), other)?;

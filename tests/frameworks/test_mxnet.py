@@ -377,7 +377,8 @@ def ctc(draw: Draw) -> Pair:
         label = label.T.copy()
     weight, upstream_weight = weights(draw, (samples,), 0)
     call = Call(dict(params), {"pred": pred, "label": label, **own}, ("pred",))
-    call.sample_weight, call.grad_output = weight, head(draw, samples)
+    # A label is not checked where the weight is 0.
+    call.sample_weight, call.grad_output = None if raises else weight, head(draw, samples)
     mask = infeasible.reshape((-1, 1, 1) if layout == "NTC" else (1, -1, 1))
     call.skip = {"value": infeasible, "pred": np.broadcast_to(mask, pred.shape)}
     inputs = [pred, label, own.get("pred_lengths"), own.get("label_lengths"), upstream_weight]

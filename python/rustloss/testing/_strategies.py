@@ -193,7 +193,8 @@ class _Drawn:
         else:
             taken = ndim - 1 if spec.rule == "angle" else None
         if "batch_axis" in signature and "batch_axis" not in params:
-            free = [a for a in range(-ndim, ndim) if ndim == 1 or a % ndim != taken]
+            free = [axis for axis in range(-ndim, ndim) if axis % ndim != taken]
+            # One vector is one row, of which there is no other axis.
             params["batch_axis"] = self.pick(*free) if free else 0
         params.setdefault("reduction", self.pick(*spec.reductions))
         params.setdefault("empty", self.pick("nan", "zero"))

@@ -18,13 +18,13 @@
 //! weight, and any path through that state weighs no more. What a dropped mantissa may have cost is known exactly: the
 //! sum over paths is linear in it, so `2^-floor` times the other direction's mantissa.
 
-use super::frames::Form;
+use super::frames::{Form, fold};
 use super::sweep::{Arithmetic, Block, Crossing, Work};
 use super::target::Target;
 use super::{LANES, Side};
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
-use std::ops::Range;
+use std::ops::{Add, Range};
 
 /// Bits that mantissas may grow by in a block: their products with others of that size are finite.
 const GROWTH: f64 = 480.0;
@@ -525,13 +525,7 @@ fn meet(n: usize, stored: &mut [Group], passing: &[Group]) -> f64 {
     for g in 0..n {
         total = add(&total, &stored[g]);
     }
-    sum(total)
-}
-
-/// The sum of eight lanes, in an order that no instruction set changes.
-#[inline(always)]
-pub(super) fn sum(x: Group) -> f64 {
-    ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]))
+    fold(total, Add::add)
 }
 
 /// One step without emissions, zeros around it.

@@ -6,13 +6,13 @@
 //! logarithm and exponentials a state. It is some three times slower than [`Linear`](super::linear::Linear) and only
 //! used where that one fails: for emissions that lie hundreds of bits apart.
 
-use super::frames::Form;
-use super::linear::{self, copy_row, emissions, lanes, planes_mut, power_of_two, split, sum, surround, two};
+use super::frames::{Form, fold};
+use super::linear::{self, copy_row, emissions, lanes, planes_mut, power_of_two, split, surround, two};
 use super::sweep::{Arithmetic, Block, Crossing, Work, state_len};
 use super::target::Target;
 use super::{LANES, Side};
 use crate::simd::{Isa, Kernel, Level, dispatch};
-use std::ops::Range;
+use std::ops::{Add, Range};
 
 /// The exponent of 0.
 const DEAD: f64 = -1e306;
@@ -257,7 +257,7 @@ impl Kernel for Pass<'_> {
                     meet.group(g, sums, &blank_e, label_e);
                 });
             }
-            let sums = meet.totals.map(sum);
+            let sums = meet.totals.map(|total| fold(total, Add::add));
             totals[t - block.frames.start] = sums;
         }
         let last = side.nth(&block.frames, frames - 1);
