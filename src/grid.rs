@@ -57,8 +57,8 @@ impl Grid {
         Grid {
             rows: outer.iter().product(),
             cols: inner.iter().product(),
-            outer: outer.into(),
-            inner: inner.into(),
+            outer: Shape::from_slice(outer),
+            inner: Shape::from_slice(inner),
             operands: SmallVec::new(),
         }
     }
@@ -76,7 +76,7 @@ impl Grid {
         let (outer, inner) = strides.split_at(self.outer.len());
         let mut inner = Strides::from_slice(inner);
         inner.resize(self.inner.len(), 0);
-        self.operands.push(Steps { outer: outer.into(), inner });
+        self.operands.push(Steps { outer: Strides::from_slice(outer), inner });
         self.operands.len() - 1
     }
 

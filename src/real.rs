@@ -106,8 +106,8 @@ pub trait Real:
     fn log_sigmoid<S: Isa>(self) -> Self {
         -(-self).softplus::<S>()
     }
-    /// Element l + i `SUM_LANES` of all chunks added up in lane l, in f64 and in order.
-    fn sum_lanes<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> [f64; SUM_LANES];
+    /// Sum of all chunks in f64: lane by lane, then the upper half of the lanes added to the lower until one is left.
+    fn sum_chunks<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> f64;
 
     /// Whether `self` is NaN.
     #[inline(always)]
@@ -146,7 +146,7 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($t:ident, $key:ident, $sum_lanes:ident) => {
+    ($t:ident, $key:ident, $sum:ident) => {
         impl Real for $t {
             type Key = $key;
 
@@ -159,8 +159,8 @@ macro_rules! real {
             const NAN: Self = $t::NAN;
 
             #[inline(always)]
-            fn sum_lanes<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> [f64; SUM_LANES] {
-                S::$sum_lanes(chunks)
+            fn sum_chunks<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> f64 {
+                S::$sum(chunks)
             }
             #[inline(always)]
             fn from_f64(x: f64) -> Self {
@@ -251,5 +251,5 @@ macro_rules! real {
     };
 }
 
-real!(f32, i32, sum_lanes_f32);
-real!(f64, i64, sum_lanes_f64);
+real!(f32, i32, sum_f32);
+real!(f64, i64, sum_f64);

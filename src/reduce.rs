@@ -1,7 +1,7 @@
 //! From the unreduced loss to what the caller sees: reductions, their divisors, and sums.
 
 use crate::real::Real;
-use crate::simd::{self, Isa};
+use crate::simd::Isa;
 use std::ops::Range;
 
 /// How the unreduced loss E, of shape (N, ...), becomes the result.
@@ -60,23 +60,9 @@ pub const BLOCK: usize = 1024;
 /// Sum of at most [`BLOCK`] numbers, in f64. The order is a function of the length alone.
 #[inline(always)]
 pub fn sum_block<S: Isa, T: Real>(x: &[T]) -> f64 {
-    if x.len() <= simd::SUM_LANES {
-        return x.iter().fold(0.0, |sum, v| sum + v.to_f64());
-    }
     let (chunks, rest) = x.as_chunks();
-    let mut lanes = T::sum_lanes::<S>(chunks);
-    for (lane, v) in lanes.iter_mut().zip(rest) {
-        *lane += v.to_f64();
-    }
-    let mut half = lanes.len() / 2;
-    while half > 0 {
-        let (low, high) = lanes[..2 * half].split_at_mut(half);
-        for (a, b) in low.iter_mut().zip(high) {
-            *a += *b;
-        }
-        half /= 2;
-    }
-    lanes[0]
+    let rest = rest.iter().fold(0.0, |sum, v| sum + v.to_f64());
+    if chunks.is_empty() { rest } else { T::sum_chunks::<S>(chunks) + rest }
 }
 
 /// Pairwise sum of `x(i)` over a range.
@@ -99,7 +85,10 @@ mod tests {
     fn sums() {
         for n in [0, 1, 5, 31, 32, 33, 65, 1000, BLOCK] {
             let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
-            assert_eq!(sum_block::<simd::Baseline, _>(&x), (n * n.saturating_sub(1) / 2) as f64);
+            assert_eq!(
+                sum_block::<crate::simd::Baseline, _>(&x),
+                (n * n.saturating_sub(1) / 2) as f64
+            );
             let x: Vec<f64> = x.iter().map(|&v| v.into()).collect();
             assert_eq!(sum_pairwise(0..n, &|i| x[i]), (n * n.saturating_sub(1) / 2) as f64);
         }

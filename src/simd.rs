@@ -12,16 +12,16 @@ pub trait Isa: Copy + Send + Sync + 'static {
     /// Whether `mul_add` is one instruction (and rounds once).
     const FMA: bool;
 
-    /// Lane sums; see [`crate::real::Real::sum_lanes`]. A level overrides them where the compiler keeps a running sum in
-    /// registers narrower than the level has; the order is the same everywhere.
+    /// Sum of all chunks; see [`crate::real::Real::sum_chunks`]. A level overrides it where the compiler keeps a running
+    /// sum in registers narrower than the level has; the order is the same everywhere.
     #[inline(always)]
-    fn sum_lanes_f32(chunks: &[[f32; SUM_LANES]]) -> [f64; SUM_LANES] {
-        add_chunks(chunks)
+    fn sum_f32(chunks: &[[f32; SUM_LANES]]) -> f64 {
+        sum_chunks(chunks)
     }
-    /// As [`Isa::sum_lanes_f32`].
+    /// As [`Isa::sum_f32`].
     #[inline(always)]
-    fn sum_lanes_f64(chunks: &[[f64; SUM_LANES]]) -> [f64; SUM_LANES] {
-        add_chunks(chunks)
+    fn sum_f64(chunks: &[[f64; SUM_LANES]]) -> f64 {
+        sum_chunks(chunks)
     }
 }
 
@@ -29,14 +29,21 @@ pub trait Isa: Copy + Send + Sync + 'static {
 pub const SUM_LANES: usize = 32;
 
 #[inline(always)]
-fn add_chunks<T: Copy + Into<f64>>(chunks: &[[T; SUM_LANES]]) -> [f64; SUM_LANES] {
+fn sum_chunks<T: Copy + Into<f64>>(chunks: &[[T; SUM_LANES]]) -> f64 {
     let mut lanes = [0.0; SUM_LANES];
     for chunk in chunks {
         for (lane, &x) in lanes.iter_mut().zip(chunk) {
             *lane += x.into();
         }
     }
-    lanes
+    let mut half = SUM_LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] += lanes[l + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 /// A level as a value.
@@ -169,19 +176,19 @@ mod x86 {
         };
     }
 
-    /// The lane sums of a level whose registers hold `$width` f64.
-    macro_rules! lane_sums {
+    /// The sums of a level whose registers hold `$width` f64, the last register added up by `$last`.
+    macro_rules! sums {
         (
-            $features:literal, $width:literal, $zero:ident, $add:ident, $store:ident;
+            $features:literal, $width:literal, $zero:ident, $add:ident, $last:ident;
             $($trait_name:ident, $name:ident, $t:ty, $load:expr;)*
         ) => {
             const FMA: bool = true;
 
             $(
                 #[inline(always)]
-                fn $trait_name(chunks: &[[$t; SUM_LANES]]) -> [f64; SUM_LANES] {
+                fn $trait_name(chunks: &[[$t; SUM_LANES]]) -> f64 {
                     #[target_feature(enable = $features)]
-                    fn $name(chunks: &[[$t; SUM_LANES]]) -> [f64; SUM_LANES] {
+                    fn $name(chunks: &[[$t; SUM_LANES]]) -> f64 {
                         let mut sums = [arch::$zero(); SUM_LANES / $width];
                         for chunk in chunks {
                             for (i, sum) in sums.iter_mut().enumerate() {
@@ -190,12 +197,14 @@ mod x86 {
                                 *sum = arch::$add(*sum, x);
                             }
                         }
-                        let mut lanes = [0.0; SUM_LANES];
-                        for (i, sum) in sums.into_iter().enumerate() {
-                            // SAFETY: there are `$width` lanes from i * `$width` on.
-                            unsafe { arch::$store(lanes.as_mut_ptr().add(i * $width), sum) };
+                        let mut half = sums.len() / 2;
+                        while half > 0 {
+                            for i in 0..half {
+                                sums[i] = arch::$add(sums[i], sums[i + half]);
+                            }
+                            half /= 2;
                         }
-                        lanes
+                        $last(sums[0])
                     }
                     // SAFETY: code that names this level runs in its shell only, where the features are there.
                     unsafe { $name(chunks) }
@@ -204,15 +213,32 @@ mod x86 {
         };
     }
 
+    #[target_feature(enable = "avx2")]
+    fn last_avx2(sum: arch::__m256d) -> f64 {
+        let pair = arch::_mm_add_pd(
+            arch::_mm256_castpd256_pd128(sum),
+            arch::_mm256_extractf128_pd::<1>(sum),
+        );
+        arch::_mm_cvtsd_f64(arch::_mm_add_sd(pair, arch::_mm_unpackhi_pd(pair, pair)))
+    }
+
+    #[target_feature(enable = "avx512f,avx2")]
+    fn last_avx512(sum: arch::__m512d) -> f64 {
+        last_avx2(arch::_mm256_add_pd(
+            arch::_mm512_castpd512_pd256(sum),
+            arch::_mm512_extractf64x4_pd::<1>(sum),
+        ))
+    }
+
     level!(Sse42, "[`super::Level::Sse42`].", sse42, "sse4.2,popcnt", {
         const FMA: bool = false;
     });
 
     level!(Avx2, "[`super::Level::Avx2`].", avx2, "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt", {
-        lane_sums! {
-            "avx2", 4, _mm256_setzero_pd, _mm256_add_pd, _mm256_storeu_pd;
-            sum_lanes_f32, f32_avx2, f32, |p| arch::_mm256_cvtps_pd(arch::_mm_loadu_ps(p));
-            sum_lanes_f64, f64_avx2, f64, |p| arch::_mm256_loadu_pd(p);
+        sums! {
+            "avx2", 4, _mm256_setzero_pd, _mm256_add_pd, last_avx2;
+            sum_f32, f32_avx2, f32, |p| arch::_mm256_cvtps_pd(arch::_mm_loadu_ps(p));
+            sum_f64, f64_avx2, f64, |p| arch::_mm256_loadu_pd(p);
         }
     });
 
@@ -222,10 +248,10 @@ mod x86 {
         avx512,
         "avx512f,avx512vl,avx512bw,avx512dq,avx512cd,avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt",
         {
-            lane_sums! {
-                "avx512f", 8, _mm512_setzero_pd, _mm512_add_pd, _mm512_storeu_pd;
-                sum_lanes_f32, f32_avx512, f32, |p| arch::_mm512_cvtps_pd(arch::_mm256_loadu_ps(p));
-                sum_lanes_f64, f64_avx512, f64, |p| arch::_mm512_loadu_pd(p);
+            sums! {
+                "avx512f,avx2", 8, _mm512_setzero_pd, _mm512_add_pd, last_avx512;
+                sum_f32, f32_avx512, f32, |p| arch::_mm512_cvtps_pd(arch::_mm256_loadu_ps(p));
+                sum_f64, f64_avx512, f64, |p| arch::_mm512_loadu_pd(p);
             }
         }
     );

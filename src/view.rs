@@ -116,7 +116,7 @@ impl<'a> View<'a> {
         View {
             ptr: data.as_ptr().cast(),
             dtype: E::DTYPE,
-            shape: shape.into(),
+            shape: Shape::from_slice(shape),
             strides: c_strides(shape, size_of::<E>() as isize),
             life: PhantomData,
         }
@@ -170,7 +170,7 @@ impl<'a> View<'a> {
                 _ => return None,
             }
         }
-        (self.shape, self.strides) = (shape.into(), strides);
+        (self.shape, self.strides) = (Shape::from_slice(shape), strides);
         Some(self)
     }
 
@@ -195,7 +195,7 @@ impl<'a> View<'a> {
             }
             self.strides = strides;
         }
-        self.shape = shape.into();
+        self.shape = Shape::from_slice(shape);
         Some(self)
     }
 
@@ -206,7 +206,7 @@ impl<'a> View<'a> {
         }
         let mut strides: Strides = smallvec::smallvec![0; shape.len()];
         strides[axis] = self.strides[0];
-        (self.shape, self.strides) = (shape.into(), strides);
+        (self.shape, self.strides) = (Shape::from_slice(shape), strides);
         Some(self)
     }
 
@@ -265,7 +265,7 @@ impl<'a> ViewMut<'a> {
             Self::from_raw_parts(
                 data.as_mut_ptr().cast(),
                 E::DTYPE,
-                shape.into(),
+                Shape::from_slice(shape),
                 c_strides(shape, size_of::<E>() as isize),
             )
         }

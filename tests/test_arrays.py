@@ -31,6 +31,7 @@ from contract import (
     samples,
 )
 from rustloss.testing import LAYOUTS, arguments, example, relayout
+from rustloss.testing._inputs import layout_for
 from rustloss.testing._registry import spec_of, specs
 
 THREADS = [2, 3, 8]
@@ -90,7 +91,7 @@ def test_layout_of_memory_does_not_matter(name, dtype, layout):
         for shape in shapes_for(name):
             for option in (None, "grad_output"):
                 inputs = example(loss, shape, dtype=dtype, optional=optional)
-                inputs = {k: relayout(a, layout) for k, a in inputs.items()}
+                inputs = {k: relayout(a, layout_for(loss, k, layout)) for k, a in inputs.items()}
                 before = {k: np.array(a) for k, a in inputs.items()}
                 plain = {k: a.astype(a.dtype.newbyteorder("=")) for k, a in before.items()}
                 value = np.asarray(loss(**plain))
@@ -349,6 +350,7 @@ def test_calls_leave_nothing_behind(name, calls):
     tracemalloc.start()
     try:
         call(50)
+        traced(0)
         before = [traced(domain) for domain in (np.lib.tracemalloc_domain, 0)]
         call(calls)
         after = [traced(domain) for domain in (np.lib.tracemalloc_domain, 0)]

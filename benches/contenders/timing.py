@@ -73,7 +73,7 @@ def copying(case: Case, threads: int) -> Contender:
 
 
 def adding(case: Case) -> Contender:
-    """Return ``numpy.add`` of two arrays like the first input: the least that a NumPy call costs."""
+    """Return ``numpy.add`` of arrays like the first input: the least that a NumPy call costs."""
     first, second = case.inputs()[0], case.inputs()[0]
     return Contender("numpy.add", lambda: np.add(first, second), lambda result: (result, ()))
 

@@ -103,7 +103,7 @@ impl Axes {
     /// Axes of a loss that has one element for each of the prediction's.
     pub fn elementwise(pred: &[usize], batch_axis: isize) -> Result<Self> {
         let scalar = pred.is_empty();
-        let shape = if scalar { smallvec::smallvec![1] } else { Shape::from(pred) };
+        let shape = if scalar { smallvec::smallvec![1] } else { Shape::from_slice(pred) };
         let batch = if scalar { 0 } else { axis("batch_axis", batch_axis, pred)? };
         Ok(Axes { unit: shape.len(), shape, batch, scalar })
     }
@@ -131,7 +131,7 @@ impl Axes {
                 format!("expected another axis than the class axis {class}, got {batch_axis}");
             return Err(Error::new(Kind::Parameter, "batch_axis", detail));
         }
-        let mut shape = Shape::from(pred);
+        let mut shape = Shape::from_slice(pred);
         shape.remove(class);
         let batch = batch - usize::from(batch > class);
         Ok((Axes { shape, batch, unit: class, scalar: false }, class))

@@ -41,19 +41,18 @@ pub(crate) fn exp<T: Float, S: Isa>(x: T) -> T {
 /// saves a tenth of the time with AVX-512 and a quarter with AVX2.
 #[inline(always)]
 pub(crate) fn exp_nonpositive<T: Float, S: Isa>(x: T) -> T {
-    let Reduced { n, r, .. } = reduce::<T, S>(T::EXP_MIN.max(x));
-    let y = (r * r).mul_add::<S>(r.exp_tail::<S>(), r) + T::ONE;
-    y * n.pow2(T::HALF_RANGE) * T::MAGIC.pow2(-T::HALF_RANGE)
+    exp_nonpositive_pair::<T, S>(x).0
 }
 
-/// `exp(x)` for `x <= 0` or NaN as a sum of two, the second far smaller, within 0.6 ulp.
+/// `exp(x)` for `x <= 0` or NaN, and what it lost to its last rounding.
 #[inline(always)]
 pub(super) fn exp_nonpositive_pair<T: Float, S: Isa>(x: T) -> (T, T) {
     let Reduced { n, r, .. } = reduce::<T, S>(T::EXP_MIN.max(x));
     let w = (r * r).mul_add::<S>(r.exp_tail::<S>(), r);
-    let y = w + T::ONE;
+    // 2^n, subnormal where the result is.
     let scale = n.pow2(T::HALF_RANGE) * T::MAGIC.pow2(-T::HALF_RANGE);
-    (y * scale, (w - (y - T::ONE)) * scale)
+    let y = scale.mul_add::<S>(w, scale);
+    (y, scale.mul_add::<S>(w, scale - y))
 }
 
 /// `exp(x) - 1`, within 2 ulp; the sign of a zero is kept.

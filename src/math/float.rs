@@ -17,14 +17,20 @@ macro_rules! horner {
 
 pub(super) use horner;
 
+/// The same with the even and the odd powers apart: one more product, and half as many operations in a row.
+macro_rules! even_odd {
+    ($s:ident, $x:expr, [$($even:expr),+], [$($odd:expr),+]) => {{
+        let square = $x * $x;
+        Real::mul_add::<$s>($x, horner!($s, square, $($odd),+), horner!($s, square, $($even),+))
+    }};
+}
+
 /// A binary interchange format.
 pub(crate) trait Float: Real {
     /// Adding it to a small `x` leaves `round(x)` in the low bits of the sum.
     const MAGIC: Self;
     /// `log2(e)`.
     const LOG2_E: Self;
-    /// `sqrt(2)`.
-    const SQRT_2: Self;
     /// `log(2)`, short enough that its product with any exponent is exact.
     const LN2_HI: Self;
     /// `log(2) - LN2_HI`.
@@ -49,12 +55,12 @@ pub(crate) trait Float: Real {
     /// `(m, -k, 2^-k)` where `self = 2^k m`, with `m` between `sqrt(1/2)` and `sqrt(2)`, for a positive
     /// normal `self`. The exponent is negated so that it is `+0`, and its product with `-LN2_HI` `-0`, at `k = 0`.
     fn binade(self) -> (Self, Self, Self);
-    /// The leading half of the significand: products of two such halves are exact.
-    fn high_half(self) -> Self;
     /// `(exp(r) - 1 - r) / r^2` for `|r| <= log(2)/2`.
     fn exp_tail<S: Isa>(self) -> Self;
     /// `log(1 + f) - f` for `1 + f` between `sqrt(1/2)` and `sqrt(2)`.
     fn log_tail<S: Isa>(self) -> Self;
+    /// `(l / sinh(l) - 1) / 2v` for `v = 2 cosh(l) - 2` and `l` from 0 to `log(2)`.
+    fn sinh_tail<S: Isa>(self) -> Self;
 }
 
 macro_rules! format {
@@ -63,11 +69,11 @@ macro_rules! format {
         { $($name:ident = $value:expr,)* }
         exp_tail($s:ident, $r:ident) = $exp_tail:expr,
         log_tail($f:ident) = $log_tail:expr,
+        sinh_tail($v:ident) = $sinh_tail:expr,
     ) => {
         impl Float for $t {
             const MAGIC: Self = 1.5 * (1_u64 << ($t::MANTISSA_DIGITS - 1)) as $t;
             const LOG2_E: Self = std::$t::consts::LOG2_E;
-            const SQRT_2: Self = std::$t::consts::SQRT_2;
             const ONE_IS_LOST: Self = (1_u64 << ($t::MANTISSA_DIGITS + 1)) as $t;
             const NORMALIZE: (Self, Self) =
                 ((1_u64 << $t::MANTISSA_DIGITS) as $t, $t::MANTISSA_DIGITS as $t);
@@ -97,10 +103,6 @@ macro_rules! format {
                 ($t::from_bits(m), (SHIFT + LIFT as $t) - k, $t::from_bits(inverse))
             }
             #[inline(always)]
-            fn high_half(self) -> Self {
-                $t::from_bits(self.to_bits() & ($u::MAX << $t::MANTISSA_DIGITS.div_ceil(2)))
-            }
-            #[inline(always)]
             fn exp_tail<$s: Isa>(self) -> Self {
                 let $r = self;
                 $exp_tail
@@ -109,6 +111,11 @@ macro_rules! format {
             fn log_tail<$s: Isa>(self) -> Self {
                 let $f = self;
                 $log_tail
+            }
+            #[inline(always)]
+            fn sinh_tail<$s: Isa>(self) -> Self {
+                let $v = self;
+                $sinh_tail
             }
         }
     };
@@ -123,8 +130,8 @@ format! {
     EXPM1_MIN = -18.0,
     EXPM1_TINY = 1e-8,
     }
-    exp_tail(S, r) = horner!(
-        S, r, 0.499_999_94, 0.166_665_15, 0.041_668_456, 0.008_369_419, 0.001_381_315_2
+    exp_tail(S, r) = even_odd!(
+        S, r, [0.499_999_94, 0.041_668_456, 0.001_381_315_2], [0.166_665_15, 0.008_369_419]
     ),
     // A division would save four terms, and costs more than they do.
     log_tail(f) = {
@@ -134,6 +141,9 @@ format! {
         );
         f * f * Real::mul_add::<S>(f, p, -0.5)
     },
+    sinh_tail(v) = horner!(
+        S, v, -0.083_333_306, 0.016_665_988, -0.003_565_109, 0.000_767_623_66, -0.000_129_906_46
+    ),
 }
 
 format! {
@@ -145,11 +155,16 @@ format! {
     EXPM1_MIN = -38.0,
     EXPM1_TINY = 1e-17,
     }
-    exp_tail(S, r) = horner!(
-        S, r, 0.500_000_000_000_001_2, 0.166_666_666_666_663_85, 0.041_666_666_666_519_15,
-        0.008_333_333_333_507_659, 0.001_388_888_894_691_982, 0.000_198_412_694_861_674_27,
-        2.480_148_935_239_485e-5, 2.755_759_718_090_046_5e-6, 2.763_168_730_647_032_7e-7,
-        2.499_899_463_513_257_8e-8
+    exp_tail(S, r) = even_odd!(
+        S, r,
+        [
+            0.500_000_000_000_001_2, 0.041_666_666_666_519_15, 0.001_388_888_894_691_982,
+            2.480_148_935_239_485e-5, 2.763_168_730_647_032_7e-7
+        ],
+        [
+            0.166_666_666_666_663_85, 0.008_333_333_333_507_659, 0.000_198_412_694_861_674_27,
+            2.755_759_718_090_046_5e-6, 2.499_899_463_513_257_8e-8
+        ]
     ),
     // log(1 + f) = 2 atanh(s), s = f / (2 + f): an odd series, and s f = 2 s - ... folds the
     // leading terms into f - f^2/2, which are nearly exact.
@@ -164,4 +179,15 @@ format! {
         let half_square = 0.5 * f * f;
         Real::mul_add::<S>(s, half_square + r, -half_square)
     },
+    sinh_tail(v) = even_odd!(
+        S, v,
+        [
+            -0.083_333_333_333_331_98, -0.003_571_428_567_047_968_7, -0.000_180_374_480_041_859_58,
+            -9.696_469_114_905_565e-6, -4.779_078_305_815_887e-7
+        ],
+        [
+            0.016_666_666_666_536_153, 0.000_793_650_720_690_779_1, 4.162_086_488_277_419e-5,
+            2.245_324_874_797_655_7e-6, 6.853_894_321_397_558e-8
+        ]
+    ),
 }

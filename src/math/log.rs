@@ -3,15 +3,13 @@
 use super::float::Float;
 use crate::simd::Isa;
 
-/// `log(1 + f) + low + k log(2)`, for `1 + f` between `sqrt(1/2)` and `sqrt(2)`, a `low` that is tiny beside `f`, and
-/// an integer `k` given negated. A `low` of -0, the identity of addition, is none at all.
+/// `log(1 + f) + k log(2)`, for `1 + f` between `sqrt(1/2)` and `sqrt(2)` and an integer `k` given negated.
 #[inline(always)]
-pub(super) fn log_sum<T: Float, S: Isa>(f: T, low: T, minus_k: T) -> T {
+fn log_sum<T: Float, S: Isa>(f: T, minus_k: T) -> T {
     // Two-sum: k log(2) is 0 or exceeds f. Where all is 0 each term has the sign of f, hence `minus_k`.
     let sum = minus_k.mul_add::<S>(-T::LN2_HI, f);
     let lost = f - minus_k.mul_add::<S>(T::LN2_HI, sum);
-    let low = minus_k.mul_add::<S>(-T::LN2_LO, low);
-    sum + (lost + (f.log_tail::<S>() + low))
+    sum + (lost + minus_k.mul_add::<S>(-T::LN2_LO, f.log_tail::<S>()))
 }
 
 /// `log(x)`, within 2 ulp; -inf at either zero, NaN below.
@@ -21,7 +19,7 @@ pub(crate) fn log<T: Float, S: Isa>(x: T) -> T {
     let (scale, shift) = T::NORMALIZE;
     let (m, minus_k, _) = (if subnormal { x * scale } else { x }).binade();
     let minus_k = minus_k + if subnormal { shift } else { T::ZERO };
-    limits(x, x, log_sum::<T, S>(m - T::ONE, -T::ZERO, minus_k))
+    limits(x, x, log_sum::<T, S>(m - T::ONE, minus_k))
 }
 
 /// `log(1 + x)`, within 2 ulp; -inf at -1, NaN below; the sign of a zero is kept.
@@ -33,7 +31,7 @@ pub(crate) fn log1p<T: Float, S: Isa>(x: T) -> T {
     // doubly negated -0 keeps the sign of x = -0. Where the 1 is lost the power of two may be out of range.
     let f = x.mul_add::<S>(inverse, -(T::ONE - inverse));
     let f = if x > T::ONE_IS_LOST { m - T::ONE } else { f };
-    limits(x, u, log_sum::<T, S>(f, -T::ZERO, minus_k))
+    limits(x, u, log_sum::<T, S>(f, minus_k))
 }
 
 /// `y = log(u)`, or its limit where `u` is not a positive number. `x` is NaN or infinite with `u`.

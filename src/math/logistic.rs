@@ -2,61 +2,47 @@
 
 use super::exp::exp_nonpositive_pair;
 use super::float::Float;
-use super::log::log_sum;
 use crate::simd::Isa;
 
 /// What a loss of a logit `x` needs, from one exponential and one division; a field that is not read is not
-/// computed.
-///
-/// Binary cross-entropy with label `z` is the sum of three terms of one sign,
-/// `softplus_neg_abs + (1 - z) max(x, 0) + z max(-x, 0)`, and its gradient `(1 - z) sigmoid - z sigmoid_neg`.
-/// Neither cancels, however sure the prediction is. Every field is within 2 ulp.
+/// computed. Every field is within 2 ulp.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Logistic<T> {
     /// `1 / (1 + exp(-x))`.
     pub sigmoid: T,
-    /// `sigmoid(-x) = 1 - sigmoid(x)`, without the subtraction.
+    /// `sigmoid(-x) = 1 - sigmoid(x)`, small values too.
     pub sigmoid_neg: T,
+    /// `sigmoid(-|x|)`, the smaller of the two.
+    pub sigmoid_neg_abs: T,
     /// `softplus(-|x|) = log(1 + exp(-|x|))`.
     pub softplus_neg_abs: T,
 }
 
 /// All of [`Logistic`].
+///
+/// With `t = exp(-|x|)`, `l = log(1 + t)` and `q = t / (1 + t) = sigmoid(-|x|)`, `t + q` is `2 sinh(l)`, and
+/// `v = t q = t - q` is `2 cosh(l) - 2`. So `l` is half of `t + q = 2t - v` times `l / sinh(l)`, an even function of `l`
+/// and hence a function of `v`, whose polynomial needs half the degree of one in `t`.
 #[inline(always)]
 pub(crate) fn logistic<T: Float, S: Isa>(x: T) -> Logistic<T> {
     let (t, t_low) = exp_nonpositive_pair::<T, S>(-x.abs());
-
-    // 1 / (1 + t + t_low) = inverse + inverse_low, where 1 + t = sum + lost.
-    let sum = t + T::ONE;
-    let lost = t - (sum - T::ONE) + t_low;
-    let inverse = T::ONE / sum;
-    let residual = one_minus_product::<T, S>(inverse, sum);
-    let inverse_low = inverse * (-inverse).mul_add::<S>(lost, residual);
-    let large = inverse + inverse_low;
-    let small = t.mul_add::<S>(inverse, t_low.mul_add::<S>(inverse, t * inverse_low));
+    let q = t / (T::ONE + t);
+    let v = t * q;
+    let small = t - v; // q again, with the rounding errors of q scaled down
+    let large = T::ONE - small;
+    let (sum, tail) = (t + small, v.sinh_tail::<S>());
+    let softplus = if S::FMA {
+        v.mul_add::<S>(sum.mul_add::<S>(tail, -T::HALF), t)
+    } else {
+        // The products round too: a smaller one, and what t lost.
+        small + (v * (sum * tail + T::HALF) + (t_low - t_low * q))
+    };
     let negative = x < T::ZERO;
-
-    // log1p(t): t is below sqrt(2) - 1, or (1 + t)/2 is above sqrt(1/2).
-    let upper = t > T::SQRT_2 - T::ONE;
-    let f = if upper { t.mul_add::<S>(T::HALF, -T::HALF) } else { t };
-    let f_low = if upper { t_low * T::HALF } else { t_low };
-    let minus_k = if upper { -T::ONE } else { T::ZERO };
     Logistic {
         sigmoid: if negative { small } else { large },
         sigmoid_neg: if negative { large } else { small },
-        softplus_neg_abs: log_sum::<T, S>(f, f_low - f_low * f, minus_k),
-    }
-}
-
-/// `1 - a b`, exact where `a b` is close to 1.
-#[inline(always)]
-fn one_minus_product<T: Float, S: Isa>(a: T, b: T) -> T {
-    if S::FMA {
-        (-a).mul_add::<S>(b, T::ONE)
-    } else {
-        let (a_high, b_high) = (a.high_half(), b.high_half());
-        let (a_low, b_low) = (a - a_high, b - b_high);
-        T::ONE - a_high * b_high - a_high * b_low - a_low * b_high - a_low * b_low
+        sigmoid_neg_abs: small,
+        softplus_neg_abs: softplus,
     }
 }
 

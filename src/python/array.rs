@@ -256,7 +256,7 @@ fn parts(array: &Bound<'_, PyUntypedArray>) -> (*mut u8, Shape, Strides) {
     // SAFETY: a live array object.
     let data = unsafe { (*array.as_array_ptr()).fields.data };
     let data = if data.is_null() { ptr::dangling_mut::<f64>().cast() } else { data };
-    (data.cast(), array.shape().into(), array.strides().into())
+    (data.cast(), Shape::from_slice(array.shape()), Strides::from_slice(array.strides()))
 }
 
 /// Whether two elements of an array may share memory: true unless each axis steps over all that lies within it.

@@ -53,10 +53,10 @@ def relayout(numbers: Any, layout: str) -> Array:
     (-8,)
     """
     array: Array = np.array(numbers)
-    if layout == "C":
+    if layout == "C" or (layout in {"F", "reversed", "broadcast"} and array.ndim == 0):
         return array
     if layout == "F":
-        return np.asfortranarray(array) if array.ndim else array
+        return np.asfortranarray(array)
     if layout == "strided":
         wide: Array = np.zeros((*array.shape, 2), array.dtype)
         wide[..., 0] = array
@@ -75,7 +75,7 @@ def relayout(numbers: Any, layout: str) -> Array:
         moved[...] = array
         return moved
     if layout == "broadcast":
-        return np.broadcast_to(array[:1], array.shape) if array.ndim else array
+        return np.broadcast_to(array[:1], array.shape)
     raise ValueError(f"layout: expected one of {LAYOUTS}, got {layout!r}")
 
 
@@ -249,6 +249,14 @@ def example(
             sizes = dict(zip("NTC", shape, strict=True))
             shape = tuple(sizes[axis] for axis in loss.layout)
     return inputs_of(loss, shape, Values(seed), optional=optional, dtype=dtype)
+
+
+def layout_for(loss: Loss, name: str, layout: str) -> str:
+    """Return the layout, or ``"C"`` if it would change numbers that others must fit."""
+    fits = layout != "broadcast" or all(
+        i.may_repeat for i in spec_of(loss).inputs if i.name == name
+    )
+    return layout if fits else "C"
 
 
 def weight_shapes(loss: Loss, place: Geometry) -> list[tuple[int, ...]]:

@@ -39,6 +39,11 @@ class Input:
     required: bool
     gradient: str
 
+    @property
+    def may_repeat(self) -> bool:
+        """Whether one row may stand for all, whatever the other arguments hold."""
+        return self.domain not in {"Tokens", "Lengths"}
+
 
 @dataclass(frozen=True)
 class Param:

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from rustloss._loss import Loss
 from rustloss.errors import ParameterError
-from rustloss.testing._inputs import LAYOUTS, Values, inputs_of, relayout, weight_shapes
+from rustloss.testing._inputs import LAYOUTS, Values, inputs_of, layout_for, relayout, weight_shapes
 from rustloss.testing._registry import (
     NDIMS,
     LossLike,
@@ -121,9 +121,9 @@ def arguments(
         made, sides = drawn.loss(loss, shape, options)
         inputs = drawn.inputs(made, sides, dtype, weighted=weighted)
         if layouts:
-            inputs = {
-                k: relayout(v, draw(strategies.sampled_from(LAYOUTS))) for k, v in inputs.items()
-            }
+            for name, array in inputs.items():
+                layout = draw(strategies.sampled_from(LAYOUTS))
+                inputs[name] = relayout(array, layout_for(made, name, layout))
         return Arguments(made, inputs)
 
     strategy: SearchStrategy[Arguments] = calls()

@@ -200,15 +200,17 @@ fn exp_and_sum<S: Isa, T: Real>(
             maxima[l] += if x[l] == max[l] { T::ONE } else { T::ZERO };
         }
     }
-    let mut sums = [[0.0; LANES]; SUM_LANES];
-    if x.len() <= SUM_LANES * LANES {
-        for exps in exps.as_chunks::<LANES>().0 {
-            add_to(&mut sums[0], exps);
-        }
-        return sums[0];
+    let chunks = exps.chunks_exact(SUM_LANES * LANES);
+    let mut rest = [0.0; LANES];
+    for exps in chunks.remainder().as_chunks::<LANES>().0 {
+        add_to(&mut rest, exps);
+    }
+    if chunks.len() == 0 {
+        return rest;
     }
     // Class c goes to sum c mod SUM_LANES.
-    for exps in exps.chunks(SUM_LANES * LANES) {
+    let mut sums = [[0.0; LANES]; SUM_LANES];
+    for exps in chunks {
         add_to(sums.as_flattened_mut(), exps);
     }
     let mut half = SUM_LANES / 2;
@@ -217,6 +219,7 @@ fn exp_and_sum<S: Isa, T: Real>(
         add_to(low, high);
         half /= 2;
     }
+    add_to(&mut sums[0], &rest);
     sums[0]
 }
 

@@ -106,7 +106,7 @@ impl Loss for SoftmaxCe {
             single: call.single(),
             axes,
             class_axis,
-            pred_shape: call.input(0).shape().into(),
+            pred_shape: Shape::from_slice(call.input(0).shape()),
             pred,
             labels,
             weighting,

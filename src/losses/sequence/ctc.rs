@@ -15,7 +15,7 @@ use super::rows::{Element, Rows, RowsMut};
 use super::sweep::{self, Lattice, Outcome, Sink, Storage, sized};
 use super::target::{Labels, Target};
 use super::wide::{self, Wide};
-use super::{Error, Input, LANES, Side};
+use super::{Error, Input, LANES, Side, viterbi};
 use crate::parallel;
 use crate::simd::{Isa, Kernel, Level, dispatch};
 use std::ops::Range;
@@ -64,11 +64,28 @@ pub struct Outputs<'a, E> {
     /// The probability of each state at each frame, given the label sequence: blank 0, label 0, blank 1, …, zeros behind
     /// the last one.
     pub posteriors: Option<&'a RowsMut<'a, E>>,
+    /// The most probable path.
+    pub alignment: Option<&'a Alignment<'a>>,
 }
+
+/// The most probable path: rows of one element for each sample and frame.
+#[derive(Debug)]
+pub struct Alignment<'a> {
+    /// The state: twice the number of labels before it, and one more if it is a label. [`NO_STATE`] behind a sample's last
+    /// frame and where there is no path.
+    pub states: RowsMut<'a, u32>,
+    /// The logarithm of the probability of its class at that frame: 0 behind the last frame, -inf where there is no path.
+    pub log_probs: RowsMut<'a, f64>,
+    /// The probability of the state, given the label sequence: 0 where there is none.
+    pub posteriors: RowsMut<'a, f64>,
+}
+
+/// The state of frames that have none.
+pub const NO_STATE: u32 = u32::MAX;
 
 impl<E> Default for Outputs<'_, E> {
     fn default() -> Self {
-        Outputs { grad: None, posteriors: None }
+        Outputs { grad: None, posteriors: None, alignment: None }
     }
 }
 
@@ -119,6 +136,19 @@ struct Scratch {
     storage: Storage,
 }
 
+/// What the outputs of frames are set to when no lattice decides.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Filling {
+    /// Behind the last frame.
+    Padding,
+    /// No path has any probability.
+    Impossible,
+    /// Some input was NaN or +inf.
+    Nan,
+    /// The gradient, and nothing else, is 0.
+    NoGradient,
+}
+
 struct Job<'a, E> {
     batch: &'a Batch<'a, E>,
     outputs: &'a Outputs<'a, E>,
@@ -140,7 +170,13 @@ impl<E: Element> Job<'_, E> {
                     && grad.rows.width() == frames.width()
                     && grad.scale.len() == samples
             })
-            && self.outputs.posteriors.is_none_or(|rows| fits(rows, states));
+            && self.outputs.posteriors.is_none_or(|rows| fits(rows, states))
+            && self.outputs.alignment.is_none_or(|path| {
+                let counts =
+                    [path.states.counts(), path.log_probs.counts(), path.posteriors.counts()];
+                let widths = [path.states.width(), path.log_probs.width(), path.posteriors.width()];
+                counts == [frames.counts(); 3] && widths == [1; 3]
+            });
         if !valid {
             return Err(Error::Shape);
         }
@@ -152,7 +188,9 @@ impl<E: Element> Job<'_, E> {
                 return Err(Error::Length { sample: n, length });
             }
             labels.check(n, frames.width(), *blank)?;
-            let bytes = sweep::least_bytes(labels.sample(n).len(), length);
+            let count = labels.sample(n).len();
+            let search = self.outputs.alignment.map_or(0, |_| viterbi::least_bytes(count, length));
+            let bytes = sweep::least_bytes(count, length).saturating_add(search);
             if bytes > self.options.memory_limit {
                 return Err(Error::MemoryLimit { sample: n, bytes });
             }
@@ -194,9 +232,9 @@ impl<E: Element> Job<'_, E> {
         let Batch { lengths, labels, blank, input, frames: rows } = self.batch;
         let Options { level, memory_limit, .. } = *self.options;
         let (labels, frames) = (labels, lengths[n]);
-        self.fill(n, frames..rows.counts()[1], 0.0);
+        self.fill(n, frames..rows.counts()[1], Filling::Padding);
         if labels.frames_needed(n) > frames {
-            self.fill(n, 0..frames, 0.0);
+            self.fill(n, 0..frames, Filling::Impossible);
             return Ok(f64::INFINITY);
         }
         if frames == 0 {
@@ -210,11 +248,11 @@ impl<E: Element> Job<'_, E> {
         let frame_data = sized(&mut scratch.frames, frames)?;
         let defect = self.survey(n, shared, &target, frame_data, keeps.then_some(&mut *table));
         if defect.nan {
-            self.fill(n, 0..frames, f64::NAN);
+            self.fill(n, 0..frames, Filling::Nan);
             return Ok(f64::NAN);
         }
         let impossible = || {
-            self.fill(n, 0..frames, 0.0);
+            self.fill(n, 0..frames, Filling::Impossible);
             Ok(f64::INFINITY)
         };
         if defect.impossible {
@@ -231,13 +269,18 @@ impl<E: Element> Job<'_, E> {
             budget: budget - table_bytes,
             parallel: shared,
         };
-        let scale = self.outputs.grad.map(|grad| grad.scale[n]);
-        if scale == Some(0.0) {
-            self.fill(n, 0..frames, 0.0);
+        let grad = self.outputs.grad.filter(|grad| grad.scale[n] != 0.0);
+        if grad.is_none() {
+            self.fill(n, 0..frames, Filling::NoGradient);
         }
-        let scale = scale.filter(|&scale| scale != 0.0);
-        let taker = Taker { job: self, n, scale, lattice: &lattice, frames: frame_data };
-        let wanted = scale.is_some() || self.outputs.posteriors.is_some();
+        if let Some(alignment) = self.outputs.alignment
+            && !self.align(n, &lattice, frame_data, alignment)?
+        {
+            return impossible();
+        }
+        let taker = Taker { job: self, n, grad, lattice: &lattice, frames: frame_data };
+        let Outputs { posteriors, alignment, .. } = self.outputs;
+        let wanted = grad.is_some() || posteriors.is_some() || alignment.is_some();
         let log_likelihood = lattice.solve(frame_data, &mut scratch.storage, wanted.then_some(&taker))?;
         if log_likelihood == f64::NEG_INFINITY {
             return impossible();
@@ -248,19 +291,62 @@ impl<E: Element> Job<'_, E> {
         Ok(if *input == Input::Logits && loss <= 0.0 { 0.0 } else { loss })
     }
 
-    /// Sets the outputs of some frames to 0 or NaN.
-    fn fill(&self, n: usize, frames: Range<usize>, value: f64) {
+    /// Sets the outputs of some frames.
+    fn fill(&self, n: usize, frames: Range<usize>, filling: Filling) {
+        let value = if filling == Filling::Nan { f64::NAN } else { 0.0 };
         for t in frames {
             if let Some(Gradient { rows, scale }) = self.outputs.grad {
                 let value = if scale[n] == 0.0 { 0.0 } else { value };
                 // SAFETY: this thread alone works on the sample.
                 unsafe { rows.row(n, t) }.fill(E::of(value));
             }
+            if filling == Filling::NoGradient {
+                continue;
+            }
             if let Some(rows) = self.outputs.posteriors {
                 // SAFETY: as above.
                 unsafe { rows.row(n, t) }.fill(E::of(value));
             }
+            if let Some(path) = self.outputs.alignment {
+                let impossible = filling == Filling::Impossible;
+                // SAFETY: as above.
+                let rows = unsafe {
+                    (path.states.row(n, t), path.log_probs.row(n, t), path.posteriors.row(n, t))
+                };
+                rows.0[0] = NO_STATE;
+                rows.1[0] = if impossible { f64::NEG_INFINITY } else { value };
+                rows.2[0] = value;
+            }
         }
+    }
+
+    /// The most probable path and its probabilities. False if there is none.
+    fn align(
+        &self,
+        n: usize,
+        lattice: &Lattice<'_>,
+        frames: &[Frame],
+        alignment: &Alignment<'_>,
+    ) -> Result<bool, Error> {
+        let Batch { frames: rows, labels, blank, input, .. } = self.batch;
+        let Lattice { level, target, source, budget, .. } = *lattice;
+        let mut states = vec![0; frames.len()];
+        let found = viterbi::best_path(level, target, source, budget, &mut states)?;
+        if found {
+            let labels = labels.sample(n);
+            for (t, (&state, frame)) in states.iter().zip(frames).enumerate() {
+                let class = if state % 2 == 1 { labels[state as usize / 2] } else { *blank };
+                let x: f64 = rows.row(n, t)[class as usize].to();
+                let log_prob =
+                    if *input == Input::Logits { (x - frame.shift) - frame.base } else { x };
+                // SAFETY: this thread alone works on the sample.
+                unsafe {
+                    alignment.states.row(n, t)[0] = state;
+                    alignment.log_probs.row(n, t)[0] = log_prob;
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// The first pass over the frames, by chunks that do not matter to the result.
@@ -348,8 +434,7 @@ impl Sink for Nobody {
 struct Taker<'a, 'b, E> {
     job: &'a Job<'b, E>,
     n: usize,
-    /// What the gradient is multiplied by, if it is wanted.
-    scale: Option<f64>,
+    grad: Option<Gradient<'b, E>>,
     lattice: &'a Lattice<'a>,
     frames: &'a [Frame],
 }
@@ -363,7 +448,7 @@ impl<E: Element> Sink for Taker<'_, '_, E> {
         scratch: &mut Vec<f64>,
     ) {
         let target = self.lattice.target;
-        if let Some(scale) = self.scale {
+        if let Some(grad) = &self.grad {
             let stride = target.stride;
             let count = frames.len();
             scratch.resize((count + 1) * stride, 0.0);
@@ -377,7 +462,16 @@ impl<E: Element> Sink for Taker<'_, '_, E> {
             };
             let taker = self;
             let frames = frames.clone();
-            dispatch(self.lattice.level, Take { taker, scale, frames, rows, totals, e, sums });
+            dispatch(self.lattice.level, Take { taker, grad, frames, rows, totals, e, sums });
+        }
+        if let Some(path) = self.job.outputs.alignment {
+            for (i, t) in frames.clone().enumerate() {
+                // SAFETY: this call alone has the frames, and nobody writes states any more.
+                let (state, out) =
+                    unsafe { (path.states.row(self.n, t)[0], path.posteriors.row(self.n, t)) };
+                let plane = if state % 2 == 1 { target.width } else { 0 };
+                out[0] = rows(i)[plane + state as usize / 2] / totals[i].iter().sum::<f64>();
+            }
         }
         if let Some(posteriors) = self.job.outputs.posteriors {
             for (i, t) in frames.enumerate() {
@@ -407,7 +501,7 @@ impl<E: Element> Taker<'_, '_, E> {
 
 struct Take<'a, 'b, 'c, 'd, E> {
     taker: &'a Taker<'b, 'c, E>,
-    scale: f64,
+    grad: &'a Gradient<'c, E>,
     frames: Range<usize>,
     rows: &'a dyn Fn(usize) -> &'d [f64],
     totals: &'a [[f64; 2]],
@@ -421,9 +515,9 @@ impl<E: Element> Kernel for Take<'_, '_, '_, '_, E> {
 
     #[inline(always)]
     fn run<S: Isa>(self) {
-        let Take { taker, scale, frames, rows, totals, e, sums } = self;
+        let Take { taker, grad, frames, rows, totals, e, sums } = self;
         let target = taker.lattice.target;
-        let grad = taker.job.outputs.grad.as_ref();
+        let scale = grad.scale[taker.n];
         for (i, t) in frames.enumerate() {
             let label = &rows(i)[target.width..];
             let groups = target.groups(t);
@@ -437,7 +531,7 @@ impl<E: Element> Kernel for Take<'_, '_, '_, '_, E> {
             let factor = taker.frames[t].factor;
             let inverse = 1.0 / (totals[i][0] + totals[i][1]);
             // SAFETY: this call alone has the frames.
-            let Some(out) = grad.map(|grad| unsafe { grad.rows.row(taker.n, t) }) else { return };
+            let out = unsafe { grad.rows.row(taker.n, t) };
             let slope = |(&e, &sum): (&f64, &f64)| E::of(scale * (factor * e - sum * inverse));
             let slopes = e.iter().zip(&*sums).map(slope);
             if target.dense {

@@ -9,13 +9,11 @@
 //! are written over once their occupancies are known. If many do, emissions are computed for all of them, which is all
 //! that their softmax needs, too.
 
-use super::rows::{Element, Rows, RowsMut};
+use super::rows::{Element, Ordered, Rows, RowsMut};
 use super::target::Target;
 use super::{Input, LANES};
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
-use std::array;
-use std::hint;
 use std::f64::consts::LOG2_E;
 use std::ops::{Add, Range};
 
@@ -77,7 +75,7 @@ impl<E: Element> Kernel for Survey<'_, E> {
             let t = self.first + i;
             let row = self.rows.row(self.n, t);
             gather(row, target, &mut x);
-            let Extremes { max, min } = Extremes::of(&x);
+            let max = largest(&x);
             // With all of them -inf there is nothing to be relative to.
             let shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
             defect.impossible |= max == f64::NEG_INFINITY;
@@ -85,16 +83,21 @@ impl<E: Element> Kernel for Survey<'_, E> {
                 Some(table) => &mut table[i * stride..(i + 1) * stride],
                 None => &mut e,
             };
-            emit::<S>(&x, shift, e);
+            let other = if target.dense {
+                exponentials::<S, f64, true>(&x, shift, e)
+            } else {
+                emit::<S>(&x, shift, e);
+                0.0
+            };
             // SAFETY: this is the only survey of this sample, and its frames are not in another range.
             let out = self.grad.map(|(rows, scale)| (unsafe { rows.row(self.n, t) }, scale));
             let out = out.filter(|_| !target.dense);
             let frame = &mut self.frames[i];
             frame.shift = shift;
-            frame.bits = if min < max { (max - min) * LOG2_E } else { 0.0 };
+            frame.bits = depth(&x, e);
             // For logits `base` and `factor` hold the parts that `finish` makes them from.
             (frame.base, frame.factor) = match self.input {
-                Input::Logits if target.dense => (0.0, other(&x, shift, e)),
+                Input::Logits if target.dense => (0.0, other),
                 Input::Logits => {
                     let Mass { max, other } = softmax::<S, E>(row, out, &mut scratch);
                     defect.impossible |= max == f64::NEG_INFINITY;
@@ -127,10 +130,20 @@ impl<E: Element> Kernel for Survey<'_, E> {
 fn finish<S: Isa>(input: Input, frames: &mut [Frame]) {
     match input {
         Input::Logits => {
-            for frame in frames {
-                let (above, other) = (frame.base, frame.factor);
-                frame.base = above + other.log1p::<S>();
-                frame.factor = (-above).exp_nonpositive::<S>() / (1.0 + other);
+            for group in frames.chunks_mut(LANES) {
+                let mut parts = [[0.0; LANES]; 2];
+                for (i, frame) in group.iter().enumerate() {
+                    (parts[0][i], parts[1][i]) = (frame.base, frame.factor);
+                }
+                let [mut base, mut factor] = parts;
+                for i in 0..LANES {
+                    let (above, other) = (base[i], factor[i]);
+                    base[i] = above + other.log1p::<S>();
+                    factor[i] = (-above).exp_nonpositive::<S>() / (1.0 + other);
+                }
+                for (i, frame) in group.iter_mut().enumerate() {
+                    (frame.base, frame.factor) = (base[i], factor[i]);
+                }
             }
         }
         Input::LogProbs => {}
@@ -159,43 +172,24 @@ fn emit<S: Isa>(x: &[f64], shift: f64, e: &mut [f64]) {
     }
 }
 
-/// The largest element and the smallest finite one.
-struct Extremes {
-    max: f64,
-    min: f64,
-}
-
-impl Extremes {
-    #[inline(always)]
-    fn of(x: &[f64]) -> Self {
-        let mut max = [f64::NEG_INFINITY; LANES];
-        let mut min = [f64::INFINITY; LANES];
-        for group in x.as_chunks::<LANES>().0 {
-            max = array::from_fn(|i| Real::max(group[i], max[i]));
-            min = array::from_fn(|i| {
-                Real::min(if group[i] > f64::NEG_INFINITY { group[i] } else { f64::INFINITY }, min[i])
-            });
-        }
-        Extremes { max: fold(max, Real::max), min: fold(min, Real::min) }
-    }
-}
-
-/// The sum of emissions but one that is the largest.
+/// How far, in bits and rounded up, the smallest emission that is not 0 lies below 1; infinite if one is 0 only because it
+/// is too small for a normal number.
 #[inline(always)]
-fn other(x: &[f64], max: f64, e: &[f64]) -> f64 {
-    let (mut sums, mut ties) = ([0.0; LANES], [0.0; LANES]);
-    for (x, e) in x.as_chunks::<LANES>().0.iter().zip(e.as_chunks::<LANES>().0) {
-        sums = array::from_fn(|i| sums[i] + if x[i] == max { 0.0 } else { e[i] });
-        ties = array::from_fn(|i| ties[i] + if x[i] == max { 1.0 } else { 0.0 });
+fn depth(x: &[f64], e: &[f64]) -> f64 {
+    let mut least = u64::MAX;
+    let mut vanished = false;
+    for (x, e) in x.iter().zip(e) {
+        // The bits of positive numbers are in their order; a 0 becomes the largest number of all.
+        least = least.min(e.to_bits().wrapping_sub(1));
+        vanished |= (*x > f64::NEG_INFINITY) & (*e < f64::MIN_POSITIVE);
     }
-    fold(sums, Add::add) + (fold(ties, Add::add) - 1.0)
+    let bits = if least == u64::MAX { 0 } else { 1023 - (least >> 52) as i64 };
+    if vanished { f64::INFINITY } else { bits as f64 }
 }
 
 /// All elements of a vector in one, halves by halves.
 #[inline(always)]
-pub(super) fn fold<T: Copy, const N: usize>(x: [T; N], f: impl Fn(T, T) -> T) -> T {
-    // Seen through, the halves would be vectors of their own in the loop that made x.
-    let mut x = hint::black_box(x);
+pub(super) fn fold<T: Copy, const N: usize>(mut x: [T; N], f: impl Fn(T, T) -> T) -> T {
     let mut n = N / 2;
     while n > 0 {
         for i in 0..n {
@@ -226,7 +220,7 @@ fn softmax<S: Isa, E: Element>(
 }
 
 #[inline(always)]
-fn softmax_real<S: Isa, R: Real>(x: &[R], out: Option<(&mut [R], f64)>) -> Mass {
+fn softmax_real<S: Isa, R: Ordered>(x: &[R], out: Option<(&mut [R], f64)>) -> Mass {
     let max = largest(x);
     if !(max > -R::INFINITY) {
         if let Some((out, _)) = out {
@@ -246,30 +240,16 @@ fn softmax_real<S: Isa, R: Real>(x: &[R], out: Option<(&mut [R], f64)>) -> Mass 
     Mass { max: max.to_f64(), other }
 }
 
+/// The largest element. As whole numbers, because the order in which those are compared is the compiler's to choose.
 #[inline(always)]
-fn largest<R: Real>(x: &[R]) -> R {
-    let mut wide = [-R::INFINITY; 4 * STEP];
-    let (groups, rest) = x.as_chunks::<{ 4 * STEP }>();
-    for group in groups {
-        for i in 0..4 * STEP {
-            wide[i] = group[i].max(wide[i]);
-        }
-    }
-    let mut max = [-R::INFINITY; STEP];
-    let (steps, rest) = rest.as_chunks::<STEP>();
-    for step in wide.as_chunks::<STEP>().0.iter().chain(steps) {
-        for i in 0..STEP {
-            max[i] = step[i].max(max[i]);
-        }
-    }
-    rest.iter().fold(fold(max, Real::max), |max, &x| x.max(max))
+fn largest<R: Ordered>(x: &[R]) -> R {
+    R::of_key(x.iter().map(|x| x.key()).max().unwrap_or(R::LEAST))
 }
 
 /// The sum of `exp(x - max)` over all elements but one that is the largest. Stores them all if `STORE`.
 #[inline(always)]
 fn exponentials<S: Isa, R: Real, const STORE: bool>(x: &[R], max: R, out: &mut [R]) -> f64 {
     let mut sums = [0.0; STEP];
-    let mut ties = [R::ZERO; STEP];
     let (whole, rest) = x.as_chunks::<STEP>();
     let (out, out_rest) = out.as_chunks_mut::<STEP>();
     // The rest is padded with numbers whose exponential is 0.
@@ -277,9 +257,9 @@ fn exponentials<S: Isa, R: Real, const STORE: bool>(x: &[R], max: R, out: &mut [
     last[..rest.len()].copy_from_slice(rest);
     let steps = whole.len() + usize::from(!rest.is_empty());
     for block in (0..steps).step_by(STEPS) {
-        let mut sum = [R::ZERO; STEP];
+        let (mut sum, mut ties) = ([R::ZERO; STEP], [R::ZERO; STEP]);
         for k in block..steps.min(block + STEPS) {
-            let x = whole.get(k).unwrap_or(&last);
+            let x = *whole.get(k).unwrap_or(&last);
             let mut e = [R::ZERO; STEP];
             for i in 0..STEP {
                 e[i] = (x[i] - max).exp_nonpositive::<S>();
@@ -295,10 +275,10 @@ fn exponentials<S: Isa, R: Real, const STORE: bool>(x: &[R], max: R, out: &mut [
             }
         }
         for i in 0..STEP {
-            sums[i] += sum[i].to_f64();
+            sums[i] += sum[i].to_f64() + ties[i].to_f64();
         }
     }
-    fold(sums, Add::add) + (fold(ties, Add::add).to_f64() - 1.0)
+    fold(sums, Add::add) - 1.0
 }
 
 #[inline(always)]

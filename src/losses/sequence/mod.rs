@@ -16,9 +16,10 @@ mod linear;
 pub mod rows;
 mod sweep;
 mod target;
+mod viterbi;
 mod wide;
 
-pub use ctc::{Batch, Gradient, Options, Outputs, ctc};
+pub use ctc::{Alignment, Batch, Gradient, NO_STATE, Options, Outputs, ctc};
 pub use target::Labels;
 
 use std::fmt;

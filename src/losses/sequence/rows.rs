@@ -7,10 +7,43 @@ use half::{bf16, f16};
 use std::marker::PhantomData;
 use std::slice;
 
+/// Numbers whose bits can be put in order.
+pub trait Ordered: Real {
+    /// Bits as a whole number.
+    type Key: Ord;
+    /// The key of -inf.
+    const LEAST: Self::Key;
+    /// A number that is larger for larger numbers; NaN lies beyond the infinities.
+    fn key(self) -> Self::Key;
+    /// The number of a key.
+    fn of_key(key: Self::Key) -> Self;
+}
+
+macro_rules! ordered {
+    ($t:ident, $i:ident) => {
+        impl Ordered for $t {
+            type Key = $i;
+            const LEAST: $i = $t::NEG_INFINITY.to_bits() as $i ^ $i::MAX;
+            #[inline(always)]
+            fn key(self) -> $i {
+                let bits = self.to_bits() as $i;
+                bits ^ ((bits >> ($i::BITS - 1)) & $i::MAX)
+            }
+            #[inline(always)]
+            fn of_key(key: $i) -> $t {
+                $t::from_bits((key ^ ((key >> ($i::BITS - 1)) & $i::MAX)) as _)
+            }
+        }
+    };
+}
+
+ordered!(f32, i32);
+ordered!(f64, i64);
+
 /// A floating-point type that frames are stored in.
 pub trait Element: view::Element + Send + Sync {
     /// The type that rows of many classes are computed in.
-    type Real: Real;
+    type Real: Ordered;
 
     /// A row as numbers to compute with: itself, or converted into `scratch` of the same length.
     fn load<'a>(row: &'a [Self], scratch: &'a mut [Self::Real]) -> &'a [Self::Real];

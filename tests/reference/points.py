@@ -1,0 +1,417 @@
+"""Where accuracy is measured, and the bound that the documentation promises there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .exact import Truth, truth, ulp_error
+
+Array = NDArray[Any]
+Rng = np.random.Generator
+Inputs = dict[str, Array]
+Draw = Callable[[Rng, str], Inputs]
+
+
+class Bound(NamedTuple):
+    """A bound in ulp, and what each unit between the largest and the smallest logit adds to it."""
+
+    base: float
+    spread: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.base:g} + S/{1 / self.spread:g}" if self.spread else f"{self.base:g}"
+
+
+L1 = HINGE = Bound(1)
+L2 = SQUARED_HINGE = Bound(2)
+HUBER = LOGISTIC = Bound(3)
+TERMS = Bound(4)
+"""Of the sum of the absolute terms, as all bounds are; the others' terms have one sign."""
+SDML = Bound(8)
+SOFTMAX = Bound(4, 1 / 2)
+
+DTYPES = ["float32", "float64"]
+POINTS = 1500
+
+
+@dataclass(frozen=True)
+class Case:
+    """One loss with some kind of inputs."""
+
+    title: str
+    loss: str
+    draw: Draw
+    bounds: Mapping[str, Bound]
+    """Of the value, and of the gradient with respect to the inputs named."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def wrt(self) -> tuple[str, ...]:
+        """Return the inputs whose gradient is asked for."""
+        return tuple(name for name in self.bounds if name != "value")
+
+    def inputs(self, dtype: str, seed: int) -> Inputs:
+        """Return the same points on every call."""
+        return self.draw(np.random.default_rng([seed, *self.title.encode()]), dtype)
+
+    def truth(self, inputs: Inputs) -> dict[str, Truth]:
+        """Return the exact value and gradients."""
+        return truth(self.loss, self.params, inputs, self.wrt)
+
+    def errors(
+        self, inputs: Inputs, exact: Mapping[str, Truth], results: Mapping[str, Array]
+    ) -> dict[str, tuple[Array, Array]]:
+        """Return the errors of every result in ulp, and as shares of the bound."""
+        found = {}
+        first = next(iter(inputs.values())).astype(np.float64)
+        for name, y in results.items():
+            limit: Any = self.bounds[name].base
+            if self.bounds[name].spread:
+                spread = np.ptp(first, axis=-1, keepdims=y.ndim > 1)
+                limit = limit + self.bounds[name].spread * spread
+            error = ulp_error(y, exact[name]).reshape(y.shape)
+            found[name] = error, error / limit
+        return found
+
+
+def run(job: tuple[str, dict[str, Any], Inputs, tuple[str, ...]]) -> dict[str, Array]:
+    """Let the library compute the unreduced value and the gradients."""
+    import rustloss
+
+    name, params, inputs, wrt = job
+    loss = getattr(rustloss, name)(**params, reduction="none")
+    value, grads = loss.value_and_grad(**inputs, wrt=wrt)
+    return {"value": value, **dict(zip(wrt, grads, strict=True))}
+
+
+def uniform_bits(rng: Rng, dtype: str, n: int, low: int, high: int) -> Array:
+    """Return numbers of either sign with exponents from `low` up to below `high`."""
+    return np.ldexp(rng.uniform(1, 2, n) * signs(rng, n), rng.integers(low, high, n)).astype(dtype)
+
+
+def signs(rng: Rng, n: int) -> Array:
+    return rng.choice([-1.0, 1.0], n)
+
+
+def reals(rng: Rng, dtype: str, n: int) -> Array:
+    """Return numbers of all kinds: usual, saturated, of any scale, subnormal, 0."""
+    info = np.finfo(dtype)
+    parts = [
+        rng.standard_normal(n),
+        10 * rng.standard_normal(n),
+        signs(rng, n) * rng.uniform(20, 1000, n),
+        uniform_bits(rng, dtype, n, info.minexp, info.maxexp),
+        uniform_bits(rng, dtype, n, -30, 30),
+        signs(rng, n) * rng.integers(0, 2**info.nmant, n) * float(info.smallest_subnormal),
+        np.zeros(n),
+    ]
+    return one_of(rng, parts, [6, 4, 4, 3, 4, 1, 1]).astype(dtype)
+
+
+def one_of(rng: Rng, parts: list[Any], shares: list[int]) -> Array:
+    """Pick for every element one of the parts."""
+    picked = rng.choice(len(parts), len(parts[0]), p=np.array(shares) / sum(shares))
+    mixed: Array = np.choose(picked, parts)
+    return mixed
+
+
+def around(rng: Rng, x: Array, steps: int = 2) -> Array:
+    """Move numbers by a few ulp."""
+    with np.errstate(over="ignore"):
+        moved = x + rng.integers(-steps, steps, x.shape, endpoint=True) * np.spacing(x)
+    return np.where(np.isfinite(moved), moved, x).astype(x.dtype)
+
+
+def regression(rho: float = 0.0) -> Draw:
+    """Draw labels of any distance, near the prediction, and at distance `rho`."""
+
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        label = reals(rng, dtype, POINTS)
+        near = around(rng, label)
+        off = (label + signs(rng, POINTS) * rng.choice([1, 1e-3, 1e-6], POINTS)).astype(dtype)
+        kink = around(rng, (label + rho * signs(rng, POINTS)).astype(dtype))
+        pred = one_of(rng, [reals(rng, dtype, POINTS), near, off, kink], [5, 1, 1, 2])
+        return {"pred": pred, "label": label}
+
+    return draw
+
+
+def signed(margin: float) -> Draw:
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        label = signs(rng, POINTS).astype(dtype)
+        kink = around(rng, margin * label)
+        return {"pred": one_of(rng, [reals(rng, dtype, POINTS), kink], [4, 1]), "label": label}
+
+    return draw
+
+
+def logits(rng: Rng, dtype: str, side: Array) -> Array:
+    """Draw numbers of all kinds, among them sure ones of a given side."""
+    sure = side * rng.uniform(20, 80, len(side))
+    usual = side * rng.uniform(-3, 20, len(side))
+    return one_of(rng, [reals(rng, dtype, len(side)), sure, usual], [2, 1, 1]).astype(dtype)
+
+
+def binary(low: float) -> Draw:
+    """Draw labels `low` and 1."""
+
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        side = signs(rng, POINTS)
+        label = np.where(side < 0, low, 1.0).astype(dtype)
+        return {"pred": logits(rng, dtype, side), "label": label}
+
+    return draw
+
+
+def soft(low: float) -> Draw:
+    """Draw labels between `low` and 1, many near the ends."""
+
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        z = rng.uniform(0, 1, POINTS)
+        tiny = np.ldexp(z, rng.integers(-60, 0, POINTS))
+        z = one_of(rng, [z, tiny, 1 - tiny, np.full(POINTS, 0.5), z.round()], [4, 2, 2, 1, 1])
+        label = (low + (1 - low) * z).astype(dtype)
+        pred = logits(rng, dtype, np.sign(z - 0.5))
+        # Where the label is what the model says, the gradient is all cancellation.
+        with np.errstate(divide="ignore"):
+            match = np.clip(np.log(z) - np.log1p(-z), -700, 700).astype(dtype)
+        return {"pred": one_of(rng, [pred, around(rng, match)], [3, 1]), "label": label}
+
+    return draw
+
+
+def counts(*, rates: bool = False) -> Draw:
+    """Draw Poisson targets, and rates or their logarithms."""
+
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        most = 85.0 if dtype == "float32" else 700.0
+        poisson = rng.poisson(np.exp(rng.uniform(-2, 8, POINTS))).astype(np.float64)
+        fractions = np.exp(rng.uniform(-20, 8, POINTS))
+        target = one_of(rng, [poisson, fractions, np.zeros(POINTS)], [4, 2, 1]).astype(dtype)
+        usual, any_scale = rng.normal(0, 2, POINTS), rng.uniform(-most, most, POINTS)
+        match = np.log(np.maximum(target, 1e-3))
+        log = one_of(rng, [usual, any_scale, match, np.zeros(POINTS)], [3, 2, 2, 1]).astype(dtype)
+        pred = around(rng, np.exp(log) if rates else log)
+        return {"pred": pred, "target": target}
+
+    return draw
+
+
+def rows(rng: Rng, dtype: str, n: int, classes: int) -> Array:
+    """Draw rows of logits: of several scales, sure, with near ties and ties, shifted, subnormal."""
+    info = np.finfo(dtype)
+    x = rng.standard_normal((n, classes)).astype(dtype)
+    for i, row in enumerate(x):
+        top = row.argmax()
+        match i % 8:
+            case 0:
+                row *= rng.choice([0.1, 1.0, 3.0])
+            case 1:
+                row *= rng.choice([10.0, 30.0])
+            case 2 | 3:
+                row[top] += rng.uniform(20, 80)
+            case 4:
+                others = rng.integers(0, classes, 1 + classes // 4)
+                row[others] = around(rng, row[others] * 0 + row[top])
+            case 5:
+                row[rng.integers(0, classes, 1 + classes // 4)] = row[top]
+            case 6:
+                row += rng.choice([-1000, 100, 1e4])
+            case 7:
+                row *= np.float64(info.tiny) if i % 16 == 7 else 300
+    return x
+
+
+def sparse(n: int, classes: int) -> Draw:
+    """Draw class labels, every other one the most likely class."""
+
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        x = rows(rng, dtype, n, classes)
+        picked = rng.random(n) < 0.5
+        label = np.where(picked, x.argmax(1), rng.integers(0, classes, n))
+        return {"pred": x, "label": label}
+
+    return draw
+
+
+def distributions(rng: Rng, dtype: str, x: Array) -> Array:
+    """Draw distributions: smooth, peaked, one-hot, that of the logits, unnormalised, with zeros."""
+    y = np.empty(x.shape)
+    for i in range(len(x)):
+        z = rng.standard_normal(x.shape[1:])
+        match (i // 8) % 6:
+            case 0:
+                pass
+            case 1:
+                z *= 8
+            case 2:
+                z[x[i].argmax() if i % 2 else 0] += 1000
+            case 3:
+                z = x[i].astype(np.float64)
+            case 4:
+                z *= 3
+            case 5:
+                z[z < 0] = -1000
+        y[i] = np.exp(z - z.max())
+        y[i] /= y[i].sum() * (1 if (i // 8) % 6 != 4 else 0.3)
+    return y.astype(dtype)
+
+
+def dense(n: int, classes: int) -> Draw:
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        x = rows(rng, dtype, n, classes)
+        return {"pred": x, "label": distributions(rng, dtype, x)}
+
+    return draw
+
+
+def log_probabilities(n: int, classes: int) -> Draw:
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        x = rows(rng, dtype, n, classes).astype(np.float64)
+        y = distributions(rng, dtype, x)
+        x -= x.max(1, keepdims=True)
+        return {"pred": (x - np.log(np.exp(x).sum(1, keepdims=True))).astype(dtype), "label": y}
+
+    return draw
+
+
+def vectors(rng: Rng, dtype: str, n: int, width: int, *, any_scale: bool) -> Array:
+    scale = np.ldexp(1.0, rng.integers(-20, 20, (n, 1)) * (rng.random((n, 1)) < 0.3 * any_scale))
+    return (rng.standard_normal((n, width)) * scale).astype(dtype)
+
+
+def triplets(n: int, width: int) -> Draw:
+    """Draw triplets, half of them with a positive near the anchor."""
+
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        x, p, q = (vectors(rng, dtype, n, width, any_scale=True) for _ in range(3))
+        near = (x + 1e-3 * p).astype(dtype)
+        p = np.where(rng.random((n, 1)) < 0.5, near, p)
+        q = np.where(rng.random((n, 1)) < 0.3, around(rng, p), q)
+        return {"pred": x, "positive": p, "negative": q}
+
+    return draw
+
+
+def pairs(n: int, width: int) -> Draw:
+    """Draw pairs at any angle, (nearly) parallel, opposite and at a right angle; of any length."""
+
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        info = np.finfo(dtype)
+        u, v = (rng.standard_normal((n, width)) for _ in range(2))
+        for i in range(n):
+            match i % 6:
+                case 1:
+                    v[i] = rng.uniform(0.1, 10) * u[i]
+                case 2:
+                    v[i] = u[i] + v[i] * rng.choice([1e-2, 1e-4, 1e-7])
+                case 3:
+                    v[i] = -u[i] + v[i] * 1e-3
+                case 4:
+                    v[i] -= u[i] * (u[i] @ v[i]) / (u[i] @ u[i])
+        low, high = info.minexp - info.nmant // 2, info.maxexp - 10
+        scales = np.ldexp(1.0, rng.integers(low, high, (2, n, 1)) // rng.choice([1, 64], (2, n, 1)))
+        label = rng.choice([-1, 1], n)
+        return {
+            "input1": (u * scales[0]).astype(dtype),
+            "input2": (v * scales[1]).astype(dtype),
+            "label": label.astype(dtype),
+        }
+
+    return draw
+
+
+def neighbours(n: int, width: int) -> Draw:
+    """Draw two batches of the same things, distances of order 1."""
+
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        scale = rng.choice([0.3, 1.0, 2.0]) / width**0.5
+        x1 = scale * rng.standard_normal((n, width))
+        x2 = x1 + rng.choice([0.1, 1.0]) * scale * rng.standard_normal((n, width))
+        return {"x1": x1.astype(dtype), "x2": x2.astype(dtype)}
+
+    return draw
+
+
+RHO = float(np.float32(0.3))
+BCE = "SigmoidBinaryCrossEntropyLoss"
+CE = "SoftmaxCrossEntropyLoss"
+SHAPES = [(480, 2), (192, 10), (8, 1000)]
+"""Rows and classes."""
+
+
+def bounds(bound: Bound, *inputs: str, value: Bound | None = None) -> dict[str, Bound]:
+    """Return one bound for the value, unless it has another, and all gradients."""
+    return {"value": value or bound, **dict.fromkeys(inputs or ["pred"], bound)}
+
+
+SOFT_LABELS = bounds(TERMS, "pred", "label", value=LOGISTIC)
+# The derivative by a label is the loss of that class.
+DENSE = {"value": SOFTMAX, "pred": TERMS, "label": SOFTMAX}
+DIVERGENCE = bounds(TERMS, "pred", "label")
+POISSON = bounds(TERMS, "pred", "target")
+TRIPLET = bounds(TERMS, "pred", "positive", "negative")
+COSINE = bounds(TERMS, "input1", "input2")
+
+
+def poisson(title: str, draw: Draw, **params: Any) -> Case:
+    return Case(f"PoissonNLL{title}", "PoissonNLLLoss", draw, POISSON, params)
+
+
+def kl(title: str, draw: Draw, **params: Any) -> Case:
+    return Case(f"KLDiv{title} classes", "KLDivLoss", draw, DIVERGENCE, params)
+
+
+def cosine(n: int, width: int, margin: float) -> Case:
+    title, params = f"CosineEmbedding, {width} features", {"margin": margin}
+    return Case(title, "CosineEmbeddingLoss", pairs(n, width), COSINE, params)
+
+
+def sdml(n: int, width: int) -> Case:
+    params = {"smoothing_parameter": 0.25}
+    return Case(
+        f"SDML, {n} x {width}", "SDMLLoss", neighbours(n, width), bounds(SDML, "x1", "x2"), params
+    )
+
+
+CASES = [
+    Case("L1", "L1Loss", regression(), bounds(L1)),
+    Case("L2", "L2Loss", regression(), bounds(L2)),
+    Case("Huber", "HuberLoss", regression(1.0), bounds(HUBER), {"rho": 1.0}),
+    Case("Huber, rho = 0.3", "HuberLoss", regression(RHO), bounds(HUBER), {"rho": RHO}),
+    Case("Hinge", "HingeLoss", signed(1.0), bounds(HINGE), {"margin": 1.0}),
+    Case("SquaredHinge", "SquaredHingeLoss", signed(1.0), bounds(SQUARED_HINGE), {"margin": 1.0}),
+    Case("Logistic", "LogisticLoss", binary(-1.0), bounds(LOGISTIC)),
+    Case("Logistic, soft labels", "LogisticLoss", soft(-1.0), SOFT_LABELS),
+    Case("SigmoidBCE", BCE, binary(0.0), bounds(LOGISTIC)),
+    Case("SigmoidBCE, soft labels", BCE, soft(0.0), SOFT_LABELS),
+    poisson("", counts()),
+    poisson(" of rates", counts(rates=True), from_logits=False),
+    poisson(", full", counts(), compute_full=True),
+    poisson(", full by Stirling", counts(), compute_full="stirling"),
+    *(
+        Case(f"SoftmaxCE, {c} classes", CE, sparse(n, c), bounds(SOFTMAX))
+        for n, c in [*SHAPES, (2, 32_000)]
+    ),
+    *(
+        Case(
+            f"SoftmaxCE, soft labels, {c} classes", CE, dense(n, c), DENSE, {"sparse_label": False}
+        )
+        for n, c in SHAPES
+    ),
+    *(kl(f", {c}", log_probabilities(n, c)) for n, c in SHAPES),
+    *(kl(f" from logits, {c}", dense(n, c), from_logits=False) for n, c in SHAPES),
+    *(
+        Case(f"Triplet, {d} features", "TripletLoss", triplets(n, d), TRIPLET, {"margin": 1.0})
+        for n, d in [(300, 2), (40, 100), (3, 2000)]
+    ),
+    cosine(300, 2, 0.0),
+    cosine(60, 100, 0.5),
+    cosine(6, 1000, 0.0),
+    *(sdml(n, d) for n, d in [(2, 3), (8, 8), (16, 50)]),
+]

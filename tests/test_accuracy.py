@@ -1,0 +1,182 @@
+"""The accuracy that the documentation promises, against mpmath, at every level of this CPU."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import mpmath
+import numpy as np
+import pytest
+
+import rustloss as rl
+from reference.exact import Truth, split, ulp_error
+from reference.math_mpmath import PRECISION
+from reference.points import CASES, DTYPES, Case, run
+from rustloss import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SUM = 2.0
+"""The bound of sums in ulp of the sum of the absolute terms."""
+
+LEVELS: list[str] = _core.config()["isa_available"]
+DENSER = 100
+SUMMANDS, MANY_SUMMANDS = 300_000, 10_000_000
+UNJUDGED = 0.2
+"""The most gradients that may lie too near a kink, of the cases that draw many there."""
+
+DTYPE = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def set_level(level: str) -> None:
+    os.environ["RUSTLOSS_ISA"] = level
+
+
+@pytest.fixture(scope="module")
+def at_level() -> Iterator[dict[str, ProcessPoolExecutor]]:
+    """Give a process for each level: it is chosen when the library is loaded."""
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        yield {
+            level: stack.enter_context(
+                ProcessPoolExecutor(1, context, initializer=set_level, initargs=(level,))
+            )
+            for level in LEVELS
+        }
+
+
+def worst(shares: Any, inputs: dict[str, Any], level: str, name: str) -> str:
+    """Describe the point of the largest error."""
+    at = np.unravel_index(shares.argmax(), shares.shape)
+    near = {}
+    for key, x in inputs.items():
+        point = x[at] if x.shape == shares.shape else x[at[0]]
+        near[key] = point.tolist() if point.size <= 16 else f"{point.size} numbers"
+    count = int((shares > 1).sum())
+    return f"{level}, {name}: {count} of {shares.size} beyond the bound, worst at {at}: {near}"
+
+
+def check(case: Case, dtype: str, seed: int, at_level: dict[str, ProcessPoolExecutor]) -> None:
+    inputs = case.inputs(dtype, seed)
+    job = case.loss, dict(case.params), inputs, case.wrt
+    running = {level: process.submit(run, job) for level, process in at_level.items()}
+    exact = case.truth(inputs)
+    for name, numbers in exact.items():
+        assert np.isnan(numbers.high).mean() <= UNJUDGED, name
+    for level, results in running.items():
+        for name, (error, shares) in case.errors(inputs, exact, results.result()).items():
+            assert results.result()[name].dtype == dtype
+            print(f"{level} {dtype} {name}: {error.max():.2f} ulp, {shares.max():.2f} of the bound")
+            assert shares.max() <= 1, worst(shares, inputs, level, name)
+
+
+@DTYPE
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
+def test_error_is_bounded(case, dtype, at_level):
+    check(case, dtype, 0, at_level)
+
+
+@pytest.mark.slow
+@DTYPE
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
+def test_error_is_bounded_at_many_points(case, dtype, at_level):
+    for seed in range(1, DENSER + 1):
+        check(case, dtype, seed, at_level)
+
+
+def summands(kind: str, dtype: str, count: int) -> np.ndarray[Any, Any]:
+    rng = np.random.default_rng([count, *kind.encode()])
+    x = {
+        "uniform": lambda: rng.uniform(0, 1, count),
+        "constant": lambda: np.full(count, 0.1),
+        "of any scale": lambda: np.ldexp(rng.uniform(-1, 1, count), rng.integers(-40, 0, count)),
+        "falling": lambda: 1 / np.arange(1, count + 1),
+        "cancelling": lambda: rng.standard_normal(count) + 1e3 * (-1.0) ** np.arange(count),
+    }[kind]()
+    return x.astype(dtype)
+
+
+def check_sum(kind: str, dtype: str, count: int) -> None:
+    x = summands(kind, dtype, count)
+    # Of one class that is its own log-probability, minus the loss is the summand itself.
+    labels = np.zeros(count, np.int64)
+    rows = x.reshape(2, -1, 1), labels.reshape(2, -1)
+    flat = x.reshape(-1, 1), labels
+    zero = np.zeros_like(x)
+    sums = [
+        (-rl.SoftmaxCELoss(from_logits=True, reduction="sum")(*flat), [x]),
+        (
+            -rl.SoftmaxCELoss(from_logits=True, axis=2, reduction="sample_sum")(*rows),
+            np.split(x, 2),
+        ),
+        (rl.L1Loss(reduction="sum")(x, zero), [abs(x)]),
+        (rl.L1Loss(reduction="sample_sum")(x.reshape(2, -1), zero), np.split(abs(x), 2)),
+    ]
+    for results, parts in sums:
+        for result, part in zip(np.atleast_1d(results), parts, strict=True):
+            numbers = part.tolist()
+            total, size = math.fsum(numbers), math.fsum(map(abs, numbers))
+            unit = np.spacing(np.array(size, dtype)).astype(np.float64)
+            # fsum is right to half an ulp of its result, which is what it is compared in.
+            error = abs(float(result) - total) / unit
+            print(f"{dtype}, {kind}: {error:.2f} ulp of the sum of {count} sizes")
+            assert error <= SUM
+
+
+KIND = pytest.mark.parametrize(
+    "kind", ["uniform", "constant", "of any scale", "falling", "cancelling"]
+)
+
+
+@DTYPE
+@KIND
+def test_sums_are_as_good_as_their_terms(kind, dtype):
+    check_sum(kind, dtype, SUMMANDS)
+
+
+@pytest.mark.slow
+@DTYPE
+@KIND
+def test_long_sums_are_as_good_as_their_terms(kind, dtype):
+    check_sum(kind, dtype, MANY_SUMMANDS)
+
+
+@DTYPE
+def test_ulp_error_is_not_lenient(dtype):
+    info = np.finfo(dtype)
+    eps, smallest, largest = float(info.eps), float(info.smallest_subnormal), float(info.max)
+    mpf = mpmath.mpf
+    with mpmath.workprec(PRECISION):
+        cases = [
+            ([1.0], 1 + eps, 1.0),
+            ([1.0], 1 - eps / 2, 0.5),
+            ([mpf(1) + mpf(eps) / 8], 1.0, 0.125),
+            ([1.0, -1.0], eps, 0.5),
+            ([3.0, -1.0, -2.0], 4 * eps, 1.0),
+            ([1e10, -1e10], 1e5, 1e5 / np.spacing(np.array(2e10, dtype)).astype(float)),
+            ([0.0], smallest, 1.0),
+            (
+                [0.0],
+                1.0,
+                math.ldexp(1, info.nmant - info.minexp) if dtype == "float32" else math.inf,
+            ),
+            ([mpf(smallest) / 3], 0.0, 1 / 3),
+            ([mpf(10) ** -400], 0.0, 0.0),
+            ([mpf(10) ** 400], math.inf, 0.0),
+            ([mpf(10) ** 400], largest, 1.0),
+            ([mpf(10) ** 400], -math.inf, 2.0 ** (info.nmant + 2)),
+            ([1.0], math.nan, math.inf),
+            ([], 7.0, 0.0),
+        ]
+        exact = [
+            Truth(*map(np.array, zip(split(tuple(map(mpf, c[0]))), strict=True))) for c in cases
+        ]
+    for (terms, y, expected), numbers in zip(cases, exact, strict=True):
+        error = ulp_error(np.array([y], dtype), numbers)
+        assert error[0] == pytest.approx(expected, rel=1e-6, abs=1e-6), (terms, y)
