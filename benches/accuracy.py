@@ -1,26 +1,24 @@
 """Measure the worst error of the vector math and of every loss, beside PyTorch's where it is.
 
-Errors are in ulp of the sum of the absolute terms against mpmath, over the points of the accuracy
-tests. S is the largest minus the smallest logit of a row.
+Errors are in ulp of the sum of the absolute terms, value and gradient, against mpmath and over the
+points of the accuracy tests. S is the largest logit of a row minus the smallest.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.metadata
 import importlib.util
 import platform
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-import rustloss
 from rustloss import _core
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -28,60 +26,197 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from reference import math_mpmath
 from reference.points import CASES, DTYPES, Case, run
 
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+if HAS_TORCH:
+    import torch
+    import torch.nn.functional as F
+
+    torch.set_num_threads(1)
+
 Array = npt.NDArray[Any]
+
 FUNCTION_POINTS = 4000
 FUNCTION_BOUNDS = dict.fromkeys(math_mpmath.FUNCTIONS, 2) | {"lgamma": 4, "log_factorial": 4}
-COLUMNS = [
-    "",
-    "bound, value",
-    "bound, gradient",
-    *(
-        f"{library}{dtype} {what}"
-        for library in ("", "torch ")
-        for dtype in ("f32", "f64")
-        for what in ("value", "gradient")
+
+COLUMNS = ["", "bound", *DTYPES, *(f"torch {dtype}" for dtype in DTYPES), "of the bound"]
+WIDTHS = [36, 15, *[16] * 2, *[20] * 2, 12]
+
+
+def _torch_bce(_: Any, x: Any, z: Any) -> Any:
+    return F.binary_cross_entropy_with_logits(x, z, reduction="none")
+
+
+def _torch_poisson(params: Any, x: Any, t: Any) -> Any:
+    full, log = params.get("compute_full", False), params.get("from_logits", True)
+    stirling = full == "stirling"
+    value = F.poisson_nll_loss(x, t, log_input=log, full=stirling, reduction="none")
+    return value + torch.lgamma(t + 1) if full is True else value
+
+
+def _torch_kl(params: Any, x: Any, y: Any) -> Any:
+    log_prob = x if params.get("from_logits", True) else F.log_softmax(x, 1)
+    return F.kl_div(log_prob, y, reduction="none")
+
+
+def _torch_triplet(params: Any, x: Any, p: Any, n: Any) -> Any:
+    return F.relu(params["margin"] + ((p - x).square() - (n - x).square()).sum(1))
+
+
+def _torch_sdml(params: Any, x1: Any, x2: Any) -> Any:
+    n, smoothing = len(x1), params["smoothing_parameter"]
+    target = torch.full((n, n), smoothing / (n - 1), dtype=x1.dtype).fill_diagonal_(1 - smoothing)
+    distances = (x1[:, None] - x2[None]).square().sum(2)
+    return F.kl_div(F.log_softmax(-distances, 1), target, reduction="none")
+
+
+TORCH: dict[str, Callable[..., Any]] = {
+    "L1Loss": lambda _, x, y: F.l1_loss(x, y, reduction="none"),
+    "L2Loss": lambda _, x, y: 0.5 * F.mse_loss(x, y, reduction="none"),
+    "HuberLoss": lambda p, x, y: F.smooth_l1_loss(x, y, beta=p["rho"], reduction="none"),
+    "HingeLoss": lambda p, x, y: F.relu(p["margin"] - x * y),
+    "SquaredHingeLoss": lambda p, x, y: F.relu(p["margin"] - x * y).square(),
+    "LogisticLoss": lambda p, x, y: _torch_bce(p, x, (y + 1) / 2),
+    "SigmoidBinaryCrossEntropyLoss": _torch_bce,
+    "PoissonNLLLoss": _torch_poisson,
+    "SoftmaxCrossEntropyLoss": lambda _, x, y: F.cross_entropy(x, y, reduction="none"),
+    "KLDivLoss": _torch_kl,
+    "TripletLoss": _torch_triplet,
+    "CosineEmbeddingLoss": lambda p, u, v, y: F.cosine_embedding_loss(
+        u, v, y, margin=p["margin"], reduction="none"
     ),
-    "of the bound",
-]
-WIDTHS = [36, 12, 15, *[18] * 8, 12]
+    "SDMLLoss": _torch_sdml,
+}
+"""The unreduced losses: PyTorch's own where it has one, else as its users write them."""
+
+TORCH_FUNCTIONS: dict[str, Callable[[Any], Any]] = (
+    {name: getattr(torch, name) for name in ("exp", "expm1", "log", "log1p", "sigmoid", "lgamma")}
+    | {"softplus": F.softplus, "log_sigmoid": F.logsigmoid}
+    if HAS_TORCH
+    else {}
+)
 
 
-class Torch:
-    """The same losses in PyTorch: its own where it has one, else as its users write them."""
+def torch_run(case: Case, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Let PyTorch compute the unreduced value and the gradients."""
+    tensors = {name: torch.tensor(x) for name, x in inputs.items()}
+    wanted = [tensors[name].requires_grad_() for name in case.wrt]
+    value = TORCH[case.loss](case.params, *tensors.values())
+    grads = torch.autograd.grad(value.sum(), wanted, materialize_grads=True)
+    results = {"value": value, **dict(zip(case.wrt, grads, strict=True))}
+    return {name: x.detach().numpy() for name, x in results.items()}
 
-    def __init__(self) -> None:
-        self.torch = importlib.import_module("torch")
-        self.functions = importlib.import_module("torch.nn.functional")
-        self.torch.set_num_threads(1)
 
-    def run(self, case: Case, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Compute the unreduced value and the gradients."""
-        tensors = {name: self.torch.from_numpy(x) for name, x in inputs.items()}
-        for name in case.wrt:
-            tensors[name].requires_grad_()
-        value = getattr(self, case.loss)(case.params, *tensors.values())
-        wanted = [tensors[name] for name in case.wrt]
-        grads = self.torch.autograd.grad(value.sum(), wanted, materialize_grads=True)
-        results = {"value": value, **dict(zip(case.wrt, grads, strict=True))}
-        return {name: x.detach().numpy() for name, x in results.items()}
+def number(error: float) -> str:
+    return f"{error:.2f}" if error < 100 else f"{error:.1e}"
 
-    def math(self, name: str, x: Array) -> Array | None:
-        """Compute a function, if PyTorch has it."""
-        functions: dict[str, Callable[[Any], Any]] = {
-            name: getattr(self.torch, name)
-            for name in ("exp", "expm1", "log", "log1p", "sigmoid", "lgamma")
-        }
-        functions |= {
-            "softplus": self.functions.softplus,
-            "log_sigmoid": self.functions.logsigmoid,
-        }
-        if name not in functions:
-            return None
-        y: Array = functions[name](self.torch.from_numpy(x)).numpy()
-        return y
 
-    def L1Loss(self, _: Any, x: Any, y: Any) -> Any:
-        return self.functions.l1_loss(x, y, reduction="none")
+def worst(errors: Mapping[str, tuple[Array, Array]]) -> str:
+    """Return the largest error of the value, and of all gradients."""
+    largest = {name: float(error.max()) for name, (error, _) in errors.items()}
+    value = largest.pop("value")
+    return f"{number(value)} / {number(max(largest.values()))}"
 
-    def L2Loss(self, _: Any, x: Any, y: Any) -> Any:
-        return 0.5 * self.functions.mse_loss(x, y, reduction="none")
+
+def loss_row(case: Case) -> list[str]:
+    """Return the cells of one loss."""
+    cells, torch_cells, share = [], [], 0.0
+    for dtype in DTYPES:
+        inputs = case.inputs(dtype, 0)
+        exact = case.truth(inputs)
+        errors = case.errors(inputs, exact, run((case.loss, dict(case.params), inputs, case.wrt)))
+        cells.append(worst(errors))
+        share = max(share, *(float(shares.max()) for _, shares in errors.values()))
+        torch_cells.append(
+            worst(case.errors(inputs, exact, torch_run(case, inputs))) if HAS_TORCH else "missing"
+        )
+    gradient = next(bound for name, bound in case.bounds.items() if name != "value")
+    bound = f"{case.bounds['value']} / {gradient}"
+    return [case.title, bound, *cells, *torch_cells, f"{share:.2f}"]
+
+
+def arguments(name: str, dtype: str) -> Array:
+    """Return numbers of a function's domain: usual, large, around 1, of any size."""
+    rng = np.random.default_rng([FUNCTION_POINTS, *name.encode()])
+    info = np.finfo(dtype)
+    n = FUNCTION_POINTS
+    exponents = rng.integers(info.minexp, info.maxexp, n)
+    x = np.concatenate(
+        [
+            3 * rng.standard_normal(n),
+            rng.uniform(-100, 100, n),
+            1 + 0.1 * rng.standard_normal(n),
+            np.ldexp(rng.uniform(-1, 1, n), exponents),
+        ]
+    ).astype(dtype)
+    match name:
+        case "exp_nonpositive":
+            x = -abs(x)
+        case "log" | "lgamma" | "log_factorial":
+            x = abs(x[x != 0])
+        case "log1p":
+            x = x[x > -1]
+    return x
+
+
+def function_row(name: str) -> list[str]:
+    """Return the cells of one function of the vector math."""
+    cells, torch_cells, share = [], [], 0.0
+    for dtype in DTYPES:
+        x = arguments(name, dtype)
+        exact = math_mpmath.exact(name, x)
+        error = float(math_mpmath.ulp_error(_core.vector_math(name, x), exact).max())
+        cells.append(number(error))
+        share = max(share, error / FUNCTION_BOUNDS[name])
+        torch_cells.append("missing")
+        if name in TORCH_FUNCTIONS:
+            y = TORCH_FUNCTIONS[name](torch.tensor(x)).numpy()
+            torch_cells[-1] = number(float(math_mpmath.ulp_error(y, exact).max()))
+    return [name, str(FUNCTION_BOUNDS[name]), *cells, *torch_cells, f"{share:.2f}"]
+
+
+def table(pattern: str) -> Iterator[list[str]]:
+    """Yield every row as it is done."""
+    for name in math_mpmath.FUNCTIONS:
+        if re.search(pattern, name):
+            yield function_row(name)
+    for case in CASES:
+        if re.search(pattern, case.title):
+            yield loss_row(case)
+
+
+def line(cells: list[str], *, markdown: bool) -> str:
+    """Return one line of the table."""
+    if markdown:
+        return f"| {' | '.join(cells)} |"
+    padded = [cell.rjust(width) for cell, width in zip(cells[1:], WIDTHS[1:], strict=True)]
+    return " ".join([cells[0].ljust(WIDTHS[0]), *padded])
+
+
+def versions() -> str:
+    """Return what took part."""
+    found = [f"Python {platform.python_version()}"]
+    for name in ("rustloss", "numpy", "mpmath", "torch"):
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{name} missing")
+    return f"{', '.join(found)}; instruction set {_core.config()['isa']}"
+
+
+def main() -> None:
+    """Parse the command line and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", default="", metavar="PATTERN", help="regular expression")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    options = parser.parse_args()
+    print(versions())
+    print("Worst error in ulp of the sum of the absolute terms: value / gradient.\n")
+    print(line(COLUMNS, markdown=options.markdown))
+    if options.markdown:
+        print(line(["---", *["---:"] * (len(COLUMNS) - 1)], markdown=True))
+    for cells in table(options.cases):
+        print(line(cells, markdown=options.markdown), flush=True)
+
+
+if __name__ == "__main__":
+    main()

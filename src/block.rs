@@ -8,7 +8,7 @@
 use crate::grid::{Grid, Input, Operand, Output, Tile, sized};
 use crate::parallel;
 use crate::real::Real;
-use crate::reduce::{BLOCK, Reduction, sum_block, sum_pairwise};
+use crate::reduce::{BLOCK, Reduction, sum_block_exactly, sum_pairwise};
 use crate::simd::{self, Isa, Kernel, Level};
 use crate::view::{View, ViewMut};
 use crate::weight::{Divisor, Weighting};
@@ -326,10 +326,12 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
                     self.sample_weight.as_ref().is_some_and(|o| self.grid.constant_in_row(o.k));
                 let sum = if varies {
                     let rows = block.chunks_exact(tile.cols).enumerate();
-                    rows.map(|(r, run)| sum_block::<S, T>(run).weighted(self.row_weight(first + r)))
-                        .sum()
+                    rows.map(|(r, run)| {
+                        sum_block_exactly::<S, T>(run).weighted(self.row_weight(first + r))
+                    })
+                    .sum()
                 } else {
-                    sum_block::<S, T>(block)
+                    sum_block_exactly::<S, T>(block)
                 };
                 store(first / self.block_rows, sum);
             }
@@ -341,7 +343,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             for (b, block) in run.chunks(BLOCK).enumerate() {
                 store(
                     row * blocks + tile.col / BLOCK + b,
-                    sum_block::<S, T>(block).weighted(weight),
+                    sum_block_exactly::<S, T>(block).weighted(weight),
                 );
             }
         }

@@ -76,6 +76,8 @@ pub trait Real:
     fn exp<S: Isa>(self) -> Self;
     /// `exp(self)` for `self <= 0` or NaN, within 2 ulp, and faster.
     fn exp_nonpositive<S: Isa>(self) -> Self;
+    /// `exp(self - max)` for `self <= max`, within 2 ulp of the exact difference.
+    fn exp_difference<S: Isa>(self, max: Self) -> Self;
     /// `exp(self) - 1`, within 2 ulp.
     fn expm1<S: Isa>(self) -> Self;
     /// Natural logarithm, within 2 ulp.
@@ -88,8 +90,8 @@ pub trait Real:
     fn lgamma<S: Isa>(self) -> Self;
     /// `log(self!) = lgamma(self + 1)` for `self >= 0`, within 4 ulp, small `self` too.
     fn log_factorial<S: Isa>(self) -> Self;
-    /// The derivative of `lgamma` at `self >= 1`, within 4 ulp away from its zero.
-    fn digamma<S: Isa>(self) -> Self;
+    /// The derivative of `log_factorial` at `self >= 0`, within 4 ulp of its two parts, H(self) and -gamma.
+    fn log_factorial_slope<S: Isa>(self) -> Self;
 
     /// `1 / (1 + exp(-self))`, within 2 ulp.
     #[inline(always)]
@@ -108,6 +110,8 @@ pub trait Real:
     }
     /// Sum of all chunks in f64: lane by lane, then the upper half of the lanes added to the lower until one is left.
     fn sum_chunks<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> f64;
+    /// The same, and what the sum has lost to rounding where that can be seen: 0 for `f32`, whose sums have room.
+    fn sum_chunks_and_lost<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> (f64, f64);
 
     /// Whether `self` is NaN.
     #[inline(always)]
@@ -146,7 +150,7 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($t:ident, $key:ident, $sum:ident) => {
+    ($t:ident, $key:ident, $sum:ident, $sum_and_lost:ident) => {
         impl Real for $t {
             type Key = $key;
 
@@ -158,6 +162,10 @@ macro_rules! real {
             const MIN_POSITIVE: Self = $t::MIN_POSITIVE;
             const NAN: Self = $t::NAN;
 
+            #[inline(always)]
+            fn sum_chunks_and_lost<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> (f64, f64) {
+                S::$sum_and_lost(chunks)
+            }
             #[inline(always)]
             fn sum_chunks<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> f64 {
                 S::$sum(chunks)
@@ -220,6 +228,10 @@ macro_rules! real {
                 math::exp_nonpositive::<Self, S>(self)
             }
             #[inline(always)]
+            fn exp_difference<S: Isa>(self, max: Self) -> Self {
+                math::exp_difference::<$t, S>(self, max)
+            }
+            #[inline(always)]
             fn expm1<S: Isa>(self) -> Self {
                 math::expm1::<Self, S>(self)
             }
@@ -244,12 +256,12 @@ macro_rules! real {
                 math::log_factorial::<S>(self as f64) as $t
             }
             #[inline(always)]
-            fn digamma<S: Isa>(self) -> Self {
-                math::digamma::digamma::<S>(self as f64) as $t
+            fn log_factorial_slope<S: Isa>(self) -> Self {
+                math::digamma::log_factorial_slope::<S>(self as f64) as $t
             }
         }
     };
 }
 
-real!(f32, i32, sum_f32);
-real!(f64, i64, sum_f64);
+real!(f32, i32, sum_f32, sum_f32_and_lost);
+real!(f64, i64, sum_f64, sum_f64_and_lost);

@@ -65,6 +65,23 @@ pub fn sum_block<S: Isa, T: Real>(x: &[T]) -> f64 {
     if chunks.is_empty() { rest } else { T::sum_chunks::<S>(chunks) + rest }
 }
 
+/// [`sum_block`] with what its additions round off put back, so that equal numbers, which all round the same way, do
+/// not drift.
+#[inline(always)]
+pub fn sum_block_exactly<S: Isa, T: Real>(x: &[T]) -> f64 {
+    let (chunks, rest) = x.as_chunks();
+    let (mut sum, mut lost) = T::sum_chunks_and_lost::<S>(chunks);
+    for x in rest {
+        let x = x.to_f64();
+        let new = sum + x;
+        let added = new - sum;
+        lost += (sum - (new - added)) + (x - added);
+        sum = new;
+    }
+    // Infinities leave a NaN there.
+    if lost.is_nan() { sum } else { sum + lost }
+}
+
 /// Pairwise sum of `x(i)` over a range.
 pub fn sum_pairwise(range: Range<usize>, x: &impl Fn(usize) -> f64) -> f64 {
     match range.len() {

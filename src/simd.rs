@@ -18,10 +18,29 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn sum_f32(chunks: &[[f32; SUM_LANES]]) -> f64 {
         sum_chunks(chunks)
     }
+    /// As [`Isa::sum_f32`]; sums of `f32` in f64 lose nothing to speak of.
+    #[inline(always)]
+    fn sum_f32_and_lost(chunks: &[[f32; SUM_LANES]]) -> (f64, f64) {
+        (Self::sum_f32(chunks), 0.0)
+    }
     /// As [`Isa::sum_f32`].
     #[inline(always)]
     fn sum_f64(chunks: &[[f64; SUM_LANES]]) -> f64 {
         sum_chunks(chunks)
+    }
+    /// As [`Isa::sum_f64`], and what its additions rounded off.
+    #[inline(always)]
+    fn sum_f64_and_lost(chunks: &[[f64; SUM_LANES]]) -> (f64, f64) {
+        let (mut lanes, mut lost) = ([0.0; SUM_LANES], [0.0; SUM_LANES]);
+        for chunk in chunks {
+            for l in 0..SUM_LANES {
+                let sum = lanes[l] + chunk[l];
+                let added = sum - lanes[l];
+                lost[l] += (lanes[l] - (sum - added)) + (chunk[l] - added);
+                lanes[l] = sum;
+            }
+        }
+        (add_lanes(lanes), add_lanes(lost))
     }
 }
 
@@ -36,6 +55,11 @@ fn sum_chunks<T: Copy + Into<f64>>(chunks: &[[T; SUM_LANES]]) -> f64 {
             *lane += x.into();
         }
     }
+    add_lanes(lanes)
+}
+
+#[inline(always)]
+fn add_lanes(mut lanes: [f64; SUM_LANES]) -> f64 {
     let mut half = SUM_LANES / 2;
     while half > 0 {
         for l in 0..half {
@@ -176,41 +200,70 @@ mod x86 {
         };
     }
 
-    /// The sums of a level whose registers hold `$width` f64, the last register added up by `$last`.
+    /// The sums of a level whose registers hold `$width` f64: `$load` and `$load_f64` fill one, `$last` adds one up.
     macro_rules! sums {
-        (
-            $features:literal, $width:literal, $zero:ident, $add:ident, $last:ident;
-            $($trait_name:ident, $name:ident, $t:ty, $load:expr;)*
-        ) => {
+        ($features:literal, $width:literal, $zero:ident, $add:ident, $sub:ident, $last:ident, $load:expr, $load_f64:expr) => {
             const FMA: bool = true;
 
-            $(
-                #[inline(always)]
-                fn $trait_name(chunks: &[[$t; SUM_LANES]]) -> f64 {
-                    #[target_feature(enable = $features)]
-                    fn $name(chunks: &[[$t; SUM_LANES]]) -> f64 {
-                        let mut sums = [arch::$zero(); SUM_LANES / $width];
-                        for chunk in chunks {
-                            for (i, sum) in sums.iter_mut().enumerate() {
-                                // SAFETY: the chunk has `$width` elements from i * `$width` on.
-                                let x = unsafe { $load(chunk.as_ptr().add(i * $width)) };
-                                *sum = arch::$add(*sum, x);
-                            }
+            #[inline(always)]
+            fn sum_f32(chunks: &[[f32; SUM_LANES]]) -> f64 {
+                sums!(@plain $features, $width, $zero, $add, $last, f32, $load, chunks)
+            }
+
+            #[inline(always)]
+            fn sum_f64(chunks: &[[f64; SUM_LANES]]) -> f64 {
+                sums!(@plain $features, $width, $zero, $add, $last, f64, $load_f64, chunks)
+            }
+
+            #[inline(always)]
+            fn sum_f64_and_lost(chunks: &[[f64; SUM_LANES]]) -> (f64, f64) {
+                #[target_feature(enable = $features)]
+                fn sum(chunks: &[[f64; SUM_LANES]]) -> (f64, f64) {
+                    let mut sums = [arch::$zero(); SUM_LANES / $width];
+                    let mut lost = sums;
+                    for chunk in chunks {
+                        for i in 0..sums.len() {
+                            // SAFETY: the chunk has `$width` elements from i * `$width` on.
+                            let x = unsafe { $load_f64(chunk.as_ptr().add(i * $width)) };
+                            let sum = arch::$add(sums[i], x);
+                            let added = arch::$sub(sum, sums[i]);
+                            let old = arch::$sub(sums[i], arch::$sub(sum, added));
+                            lost[i] = arch::$add(lost[i], arch::$add(old, arch::$sub(x, added)));
+                            sums[i] = sum;
                         }
-                        let mut half = sums.len() / 2;
-                        while half > 0 {
-                            for i in 0..half {
-                                sums[i] = arch::$add(sums[i], sums[i + half]);
-                            }
-                            half /= 2;
-                        }
-                        $last(sums[0])
                     }
-                    // SAFETY: code that names this level runs in its shell only, where the features are there.
-                    unsafe { $name(chunks) }
+                    (sums!(@lanes $add, $last, sums), sums!(@lanes $add, $last, lost))
                 }
-            )*
+                // SAFETY: code that names this level runs in its shell only, where the features are there.
+                unsafe { sum(chunks) }
+            }
         };
+        (@plain $features:literal, $width:literal, $zero:ident, $add:ident, $last:ident, $t:ty, $load:expr, $chunks:ident) => {{
+            #[target_feature(enable = $features)]
+            fn sum(chunks: &[[$t; SUM_LANES]]) -> f64 {
+                let mut sums = [arch::$zero(); SUM_LANES / $width];
+                for chunk in chunks {
+                    for (i, sum) in sums.iter_mut().enumerate() {
+                        // SAFETY: the chunk has `$width` elements from i * `$width` on.
+                        let x = unsafe { $load(chunk.as_ptr().add(i * $width)) };
+                        *sum = arch::$add(*sum, x);
+                    }
+                }
+                sums!(@lanes $add, $last, sums)
+            }
+            // SAFETY: code that names this level runs in its shell only, where the features are there.
+            unsafe { sum($chunks) }
+        }};
+        (@lanes $add:ident, $last:ident, $sums:ident) => {{
+            let mut half = $sums.len() / 2;
+            while half > 0 {
+                for i in 0..half {
+                    $sums[i] = arch::$add($sums[i], $sums[i + half]);
+                }
+                half /= 2;
+            }
+            $last($sums[0])
+        }};
     }
 
     #[target_feature(enable = "avx2")]
@@ -235,11 +288,16 @@ mod x86 {
     });
 
     level!(Avx2, "[`super::Level::Avx2`].", avx2, "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt", {
-        sums! {
-            "avx2", 4, _mm256_setzero_pd, _mm256_add_pd, last_avx2;
-            sum_f32, f32_avx2, f32, |p| arch::_mm256_cvtps_pd(arch::_mm_loadu_ps(p));
-            sum_f64, f64_avx2, f64, |p| arch::_mm256_loadu_pd(p);
-        }
+        sums!(
+            "avx2",
+            4,
+            _mm256_setzero_pd,
+            _mm256_add_pd,
+            _mm256_sub_pd,
+            last_avx2,
+            |p| arch::_mm256_cvtps_pd(arch::_mm_loadu_ps(p)),
+            |p| arch::_mm256_loadu_pd(p)
+        );
     });
 
     level!(
@@ -248,11 +306,16 @@ mod x86 {
         avx512,
         "avx512f,avx512vl,avx512bw,avx512dq,avx512cd,avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt",
         {
-            sums! {
-                "avx512f,avx2", 8, _mm512_setzero_pd, _mm512_add_pd, last_avx512;
-                sum_f32, f32_avx512, f32, |p| arch::_mm512_cvtps_pd(arch::_mm256_loadu_ps(p));
-                sum_f64, f64_avx512, f64, |p| arch::_mm512_loadu_pd(p);
-            }
+            sums!(
+                "avx512f,avx2",
+                8,
+                _mm512_setzero_pd,
+                _mm512_add_pd,
+                _mm512_sub_pd,
+                last_avx512,
+                |p| arch::_mm512_cvtps_pd(arch::_mm256_loadu_ps(p)),
+                |p| arch::_mm512_loadu_pd(p)
+            );
         }
     );
 }

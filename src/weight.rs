@@ -1,7 +1,7 @@
 //! Weights: scalar, per sample, per element, and the gradient that arrives from outside.
 
 use crate::grid::{Grid, Tile};
-use crate::reduce::{BLOCK, Reduction, sum_block, sum_pairwise};
+use crate::reduce::{BLOCK, Reduction, sum_block_exactly, sum_pairwise};
 use crate::simd::Baseline;
 use crate::view::View;
 
@@ -87,7 +87,12 @@ impl Weighting<'_> {
                     .step_by(BLOCK)
                     .map(|col| {
                         let tile = Tile { row, rows: 1, col, cols: (cols - col).min(BLOCK) };
-                        sum_block::<Baseline, _>(grid.load(view, 0, tile, &mut buffer[..tile.cols]))
+                        sum_block_exactly::<Baseline, _>(grid.load(
+                            view,
+                            0,
+                            tile,
+                            &mut buffer[..tile.cols],
+                        ))
                     })
                     .collect();
                 sum_pairwise(0..parts.len(), &|i| parts[i])

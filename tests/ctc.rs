@@ -2,7 +2,9 @@
 
 use half::{bf16, f16};
 use rustloss::losses::sequence::rows::{Element, Layout, Rows, RowsMut};
-use rustloss::losses::sequence::{Batch, Error, Gradient, Input, Labels, Options, Outputs, ctc};
+use rustloss::losses::sequence::{
+    Alignment, Batch, Error, Gradient, Input, Labels, NO_STATE, Options, Outputs, ctc,
+};
 use rustloss::parallel::with_num_threads;
 use rustloss::simd;
 use std::collections::HashMap;
@@ -210,7 +212,8 @@ fn textbook(rows: &[Vec<f64>], labels: &[u32], blank: u32) -> (f64, Vec<Vec<f64>
     let mut grad: Vec<Vec<_>> =
         log_probs.iter().map(|row| row.iter().map(|x| x.exp()).collect()).collect();
     for t in 0..frames {
-        let own = (0..size).fold(f64::NEG_INFINITY, |sum, s| log_add(sum, ahead[t][s] + behind[t][s]));
+        let own =
+            (0..size).fold(f64::NEG_INFINITY, |sum, s| log_add(sum, ahead[t][s] + behind[t][s]));
         for s in 0..size {
             grad[t][states[s] as usize] -= (ahead[t][s] + behind[t][s] - own).exp();
         }
@@ -297,7 +300,13 @@ fn very_long_utterances_match_the_textbook() {
 }
 
 /// The rows of an idea of what is said at every frame, of height `peak` over noise.
-fn peaked(random: &mut Random, frames: usize, labels: &[u32], classes: usize, peak: f64) -> Vec<Vec<f64>> {
+fn peaked(
+    random: &mut Random,
+    frames: usize,
+    labels: &[u32],
+    classes: usize,
+    peak: f64,
+) -> Vec<Vec<f64>> {
     let mut rows = vec![vec![0.0; classes]; frames];
     for (t, row) in rows.iter_mut().enumerate() {
         row.iter_mut().for_each(|x| *x = random.normal());
@@ -329,7 +338,8 @@ fn enumerate(probs: &[Vec<f64>], blank: u32) -> HashMap<Vec<u32>, (f64, Vec<Vec<
     let classes = probs[0].len();
     let mut sums = HashMap::new();
     for code in 0..classes.pow(probs.len() as u32) {
-        let path: Vec<_> = (0..probs.len()).map(|t| code / classes.pow(t as u32) % classes).collect();
+        let path: Vec<_> =
+            (0..probs.len()).map(|t| code / classes.pow(t as u32) % classes).collect();
         let p: f64 = path.iter().zip(probs).map(|(&k, row)| row[k]).product();
         let mut labels = path.clone();
         labels.dedup();
@@ -349,23 +359,34 @@ fn every_short_label_sequence_matches_all_its_paths() {
     let mut cases = 0;
     for classes in 2..=4 {
         for frames in 1..=5 {
-            let rows: Vec<Vec<f64>> =
-                (0..frames).map(|_| (0..classes).map(|_| 2.0 * random.normal()).collect()).collect();
+            let rows: Vec<Vec<f64>> = (0..frames)
+                .map(|_| (0..classes).map(|_| 2.0 * random.normal()).collect())
+                .collect();
             let blank = random.below(classes) as u32;
             let log_probs: Vec<_> = rows.iter().map(|row| log_softmax(row)).collect();
             let probs: Vec<Vec<f64>> =
                 log_probs.iter().map(|row| row.iter().map(|x| x.exp()).collect()).collect();
+            let sums = enumerate(&probs, blank);
             let mut everything = 0.0;
-            for (labels, (p, joint)) in enumerate(&probs, blank) {
+            let mut sequences = vec![vec![]];
+            while let Some(labels) = sequences.pop() {
+                cases += 1;
+                if labels.len() < frames {
+                    let others = (0..classes as u32).filter(|&label| label != blank);
+                    sequences.extend(others.map(|label| [&labels[..], &[label]].concat()));
+                }
                 let answer = one(&rows, &labels, blank, Input::Logits).run();
-                close(answer.loss[0], -p.ln(), LOSS * -p.ln().min(-1.0), "loss");
+                let Some((p, joint)) = sums.get(&labels) else {
+                    assert_eq!(answer.loss[0], f64::INFINITY);
+                    continue;
+                };
+                close(answer.loss[0], -p.ln(), LOSS * (-p.ln()).max(1.0), "loss");
                 everything += (-answer.loss[0]).exp();
                 let given = one(&log_probs, &labels, blank, Input::LogProbs).run();
                 for (i, joint) in joint.concat().into_iter().enumerate() {
                     close(answer.grad[i], probs.concat()[i] - joint / p, GRADIENT, "by logits");
                     close(given.grad[i], -joint / p, GRADIENT, "by log-probabilities");
                 }
-                cases += 1;
             }
             close(everything, 1.0, LOSS, "all label sequences together");
         }
@@ -501,7 +522,9 @@ fn precision<E: Element>(case: &Case, loss: f64, gradient: f64) {
 #[test]
 fn narrow_types_lose_no_more_than_their_own_rounding() {
     let mut random = Random(12);
-    for (counts, len) in [([2, 300, 64], 50), ([2, 60, 2000], 20), ([1, 2000, 2], 300), ([2, 50, 40], 5)] {
+    for (counts, len) in
+        [([2, 300, 64], 50), ([2, 60, 2000], 20), ([1, 2000, 2], 300), ([2, 50, 40], 5)]
+    {
         for scale in [1.0, 5.0] {
             let case = Case::random(&mut random, counts, len, scale);
             precision::<f32>(&case, LOSS_F32, GRADIENT_F32);
@@ -544,12 +567,23 @@ fn infeasible_samples_are_infinite_with_gradient_0() {
 
 #[test]
 fn no_frames_and_no_labels() {
-    let none = Case { counts: [2, 0, 3], lengths: vec![0, 0], labels: vec![vec![], vec![1]], ..one(&[], &[], 0, Input::Logits) };
+    let none = Case {
+        counts: [2, 0, 3],
+        lengths: vec![0, 0],
+        labels: vec![vec![], vec![1]],
+        ..one(&[], &[], 0, Input::Logits)
+    };
     assert_eq!(none.run().loss, [0.0, f64::INFINITY]);
     let rows = vec![vec![0.0; 3]; 2];
     let answer = one(&rows, &[], 2, Input::Logits).run();
     close(answer.loss[0], 2.0 * 3.0_f64.ln(), LOSS, "two blanks of three classes");
-    let empty = Case { counts: [0, 4, 3], frames: vec![], lengths: vec![], labels: vec![], ..one(&[], &[], 0, Input::Logits) };
+    let empty = Case {
+        counts: [0, 4, 3],
+        frames: vec![],
+        lengths: vec![],
+        labels: vec![],
+        ..one(&[], &[], 0, Input::Logits)
+    };
     assert_eq!(empty.run().loss, [0.0; 0]);
 }
 
@@ -558,8 +592,10 @@ fn impossible_classes_are_left_out() {
     let mut rows = vec![vec![0.3, -0.2, 1.0, 0.5]; 4];
     let without: Vec<_> = rows.iter().map(|row| row[..3].to_vec()).collect();
     rows.iter_mut().for_each(|row| row[3] = f64::NEG_INFINITY);
-    let (with, without) =
-        (one(&rows, &[1, 2], 0, Input::Logits).run(), one(&without, &[1, 2], 0, Input::Logits).run());
+    let (with, without) = (
+        one(&rows, &[1, 2], 0, Input::Logits).run(),
+        one(&without, &[1, 2], 0, Input::Logits).run(),
+    );
     close(with.loss[0], without.loss[0], LOSS, "loss");
     for (with, without) in with.grad.chunks(4).zip(without.grad.chunks(3)) {
         assert_eq!(with[3], 0.0);
@@ -588,7 +624,7 @@ fn nan_and_infinity_stay_in_their_sample() {
                 let good = if input == Input::Logits { good.clone() } else { case.run() };
                 case.frames[(20 + 7) * classes + class] = bad;
                 let answer = case.run();
-                assert!(answer.loss[1].is_nan());
+                assert!(answer.loss[1].is_nan(), "{bad} at class {class}, {input:?}");
                 let size = 20 * classes;
                 assert!(answer.grad[size..2 * size].iter().all(|x| x.is_nan()));
                 for n in [0, 2] {
@@ -670,7 +706,8 @@ fn any_strides_give_the_same() {
     };
     let mut data = vec![f64::NAN; samples * frames * gap];
     let mut grad = vec![9.0; data.len()];
-    let place = |n, t| (layout.origin as isize + n * layout.strides[0] + t * layout.strides[1]) as usize;
+    let place =
+        |n, t| (layout.origin as isize + n * layout.strides[0] + t * layout.strides[1]) as usize;
     for n in 0..samples {
         for t in 0..frames {
             let row = &case.frames[(n * frames + t) * classes..][..classes];
@@ -687,7 +724,8 @@ fn any_strides_give_the_same() {
     };
     let rows = RowsMut::new(&mut grad, layout).unwrap();
     let scale = [1.0; 3];
-    let outputs = Outputs { grad: Some(Gradient { rows: &rows, scale: &scale }), ..Outputs::default() };
+    let outputs =
+        Outputs { grad: Some(Gradient { rows: &rows, scale: &scale }), ..Outputs::default() };
     let loss = ctc(&batch, &outputs, &options(LIMIT)).unwrap();
     assert_eq!(loss, expected.loss);
     for n in 0..samples {
@@ -734,4 +772,144 @@ fn wrong_labels_and_lengths_are_named() {
     assert!(Labels::new(vec![1, 2], vec![0, 2, 1]).is_none());
     assert!(Labels::new(vec![1, 2], vec![0, 1]).is_none());
     assert!(Labels::new(vec![1, 2], vec![]).is_none());
+}
+
+/// The path that was found for each frame of a batch, with its logarithms and posteriors.
+fn align(case: &Case, memory_limit: usize) -> Result<(Vec<u32>, Vec<f64>, Vec<f64>), Error> {
+    let [samples, frames, classes] = case.counts;
+    let layout = Layout::contiguous(samples, frames, 1);
+    let count = samples * frames;
+    let (mut states, mut log_probs, mut posteriors) = (vec![7; count], vec![7.0; count], vec![7.0; count]);
+    let alignment = Alignment {
+        states: RowsMut::new(&mut states, layout).unwrap(),
+        log_probs: RowsMut::new(&mut log_probs, layout).unwrap(),
+        posteriors: RowsMut::new(&mut posteriors, layout).unwrap(),
+    };
+    let labels = case.labels();
+    let batch = Batch {
+        frames: Rows::new(&case.frames, Layout::contiguous(samples, frames, classes)).unwrap(),
+        input: case.input,
+        blank: case.blank,
+        lengths: &case.lengths,
+        labels: &labels,
+    };
+    let outputs = Outputs { alignment: Some(&alignment), ..Outputs::default() };
+    ctc(&batch, &outputs, &options(memory_limit))?;
+    Ok((states, log_probs, posteriors))
+}
+
+/// Every path of states from `state` on, frame by frame.
+fn paths(labels: &[u32], frames: usize, path: &mut Vec<usize>, found: &mut Vec<Vec<usize>>) {
+    let end = 2 * labels.len();
+    if path.len() == frames {
+        if path.last().is_some_and(|&state| state + 1 >= end) {
+            found.push(path.clone());
+        }
+        return;
+    }
+    let next: Vec<usize> = match path.last() {
+        None => vec![0, 1],
+        Some(&s) if s % 2 == 1 && s + 2 < end && labels[s / 2] != labels[s / 2 + 1] => vec![s, s + 1, s + 2],
+        Some(&s) => vec![s, s + 1],
+    };
+    for state in next.into_iter().filter(|&state| state <= end) {
+        path.push(state);
+        paths(labels, frames, path, found);
+        path.pop();
+    }
+}
+
+#[test]
+fn alignment_is_the_best_of_all_paths() {
+    let mut random = Random(20);
+    for _ in 0..60 {
+        let frames = 1 + random.below(7);
+        let len = random.below(frames.min(4) + 1);
+        let mut case = Case::random(&mut random, [1, frames, 4], len, 2.0);
+        case.input = Input::LogProbs;
+        let mut found = Vec::new();
+        paths(&case.labels[0], frames, &mut Vec::new(), &mut found);
+        let class = |s: usize| if s % 2 == 1 { case.labels[0][s / 2] } else { case.blank } as usize;
+        let score = |path: &Vec<usize>| -> f64 {
+            path.iter().enumerate().map(|(t, &s)| case.frames[t * 4 + class(s)]).sum()
+        };
+        let best = found.into_iter().max_by(|a, b| score(a).total_cmp(&score(b)));
+        let (states, log_probs, posteriors) = align(&case, LIMIT).unwrap();
+        let Some(best) = best else {
+            assert_eq!(states, vec![NO_STATE; frames]);
+            assert_eq!(log_probs, vec![f64::NEG_INFINITY; frames]);
+            assert_eq!(posteriors, vec![0.0; frames]);
+            continue;
+        };
+        assert_eq!(states.iter().map(|&s| s as usize).collect::<Vec<_>>(), best);
+        let all = case.run().posteriors;
+        for (t, &s) in best.iter().enumerate() {
+            assert_eq!(log_probs[t], case.frames[t * 4 + class(s)]);
+            assert_eq!(posteriors[t], all[t * (2 * len + 1) + s]);
+        }
+    }
+}
+
+#[test]
+fn long_alignments_reach_the_best_score() {
+    let mut random = Random(21);
+    for scale in [1.0, 30.0, 1e4] {
+        let mut case = Case::random(&mut random, [2, 500, 12], 60, scale);
+        case.lengths[1] = 400;
+        let whole = align(&case, LIMIT).unwrap();
+        let Err(Error::MemoryLimit { bytes, .. }) = align(&case, 0) else { panic!("no memory") };
+        assert_eq!(align(&case, bytes).unwrap(), whole, "with checkpoints");
+        for n in 0..2 {
+            let (rows, labels) = (case.rows(n), &case.labels[n]);
+            let log_probs: Vec<_> = rows.iter().map(|row| log_softmax(row)).collect();
+            let mut best = vec![f64::NEG_INFINITY; 121];
+            for (t, row) in log_probs.iter().enumerate() {
+                let old = best.clone();
+                for s in 0..121 {
+                    let class = if s % 2 == 1 { labels[s / 2] } else { case.blank };
+                    let skips = s % 2 == 1 && s > 1 && labels[s / 2] != labels[s / 2 - 1];
+                    let from = if t == 0 {
+                        if s < 2 { 0.0 } else { f64::NEG_INFINITY }
+                    } else {
+                        let one = if s > 0 { old[s - 1] } else { f64::NEG_INFINITY };
+                        let two = if skips { old[s - 2] } else { f64::NEG_INFINITY };
+                        old[s].max(one).max(two)
+                    };
+                    best[s] = from + row[class as usize];
+                }
+            }
+            let frames = n * 500..n * 500 + rows.len();
+            let mut path = whole.0[frames.clone()].to_vec();
+            let score: f64 = whole.1[frames.clone()].iter().sum();
+            let expected = best[119].max(best[120]);
+            close(score, expected, LOSS * expected.abs(), "score");
+            for (t, &s) in path.iter().enumerate() {
+                let class = if s % 2 == 1 { labels[s as usize / 2] } else { case.blank };
+                let own = log_probs[t][class as usize];
+                close(whole.1[n * 500 + t], own, LOSS * own.abs().max(1.0), "logarithm");
+            }
+            path.dedup();
+            path.retain(|s| s % 2 == 1);
+            assert_eq!(path, (0..60).map(|u| 2 * u + 1).collect::<Vec<_>>());
+            let rest = frames.end..(n + 1) * 500;
+            assert!(whole.0[rest.clone()].iter().all(|&s| s == NO_STATE));
+            assert!(whole.1[rest.clone()].iter().chain(&whole.2[rest]).all(|&x| x == 0.0));
+        }
+    }
+}
+
+#[test]
+fn ties_stay_before_they_advance_before_they_skip() {
+    let flat = |labels: &[u32], frames: usize| {
+        let case = one(&vec![vec![0.0; 4]; frames], labels, 0, Input::LogProbs);
+        align(&case, LIMIT).unwrap().0
+    };
+    // From the last label backwards: staying as long as there is something to stay in.
+    assert_eq!(flat(&[1, 2], 4), [1, 3, 3, 3]);
+    assert_eq!(flat(&[1, 1], 4), [1, 2, 3, 3]);
+    assert_eq!(flat(&[], 2), [0, 0]);
+    // Advancing and skipping alike lead to the second label of the last frame.
+    let rows = vec![vec![0.0, 0.0, -9.0], vec![0.0, 0.0, -9.0], vec![0.0; 3]];
+    let case = one(&rows, &[1, 2], 0, Input::LogProbs);
+    assert_eq!(align(&case, LIMIT).unwrap().0, [1, 2, 3]);
 }

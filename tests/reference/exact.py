@@ -68,14 +68,14 @@ def huber(params: Any, x: Any, y: Any) -> Quantities:
 
 @formula("HingeLoss")
 def hinge(params: Any, x: Any, y: Any) -> Quantities:
-    gap = max(params["margin"] - x * y, 0)
+    gap = max(params["margin"] - x * y, mpmath.mpf(0))
     active = gap > 0
     return elementwise((gap,), pred=(-y * active,), label=(-x * active,))
 
 
 @formula("SquaredHingeLoss")
 def squared_hinge(params: Any, x: Any, y: Any) -> Quantities:
-    gap = max(params["margin"] - x * y, 0)
+    gap = max(params["margin"] - x * y, mpmath.mpf(0))
     return elementwise((gap**2,), pred=(-2 * gap * y,), label=(-2 * gap * x,))
 
 
@@ -99,12 +99,10 @@ def poisson_nll(params: Any, x: Any, t: Any) -> Quantities:
     by_target: Terms
     if params.get("from_logits", True):
         value, by_pred, by_target = (mpmath.exp(x), -t * x), (mpmath.exp(x), -t), (-x,)
-    elif t:
+    else:
         shifted = x + mpmath.mpf(1e-8)
         log = mpmath.log(shifted)
         value, by_pred, by_target = (x, -t * log), (mpmath.mpf(1), -t / shifted), (-log,)
-    else:
-        value, by_pred, by_target = (x,), (mpmath.mpf(1),), ()
     if params.get("compute_full") == "stirling" and t > 1:
         log = mpmath.log(t)
         value += (t * log, -t, mpmath.log(2 * mpmath.pi * t) / 2)

@@ -203,37 +203,39 @@ def counts(*, rates: bool = False) -> Draw:
 
 
 def rows(rng: Rng, dtype: str, n: int, classes: int) -> Array:
-    """Draw rows of logits: of several scales, sure, with near ties and ties, shifted, subnormal."""
-    info = np.finfo(dtype)
+    """Draw rows of logits: sure, of several scales, with ties and near ties, shifted, subnormal."""
     x = rng.standard_normal((n, classes)).astype(dtype)
-    for i, row in enumerate(x):
+    kinds = 8
+    # Where there are few rows, another call has the other kinds.
+    first = 0 if n >= kinds else 2 * rng.integers(kinds // 2)
+    for i, row in enumerate(x, int(first)):
         top = row.argmax()
-        match i % 8:
-            case 0:
-                row *= rng.choice([0.1, 1.0, 3.0])
+        some = rng.integers(0, classes, 1 + classes // 4)
+        match i % kinds:
+            case 0 | 2:
+                row[top] += rng.uniform(20, 80)
             case 1:
                 row *= rng.choice([10.0, 30.0])
-            case 2 | 3:
-                row[top] += rng.uniform(20, 80)
+            case 3:
+                row *= rng.choice([0.1, 1.0, 3.0])
             case 4:
-                others = rng.integers(0, classes, 1 + classes // 4)
-                row[others] = around(rng, row[others] * 0 + row[top])
+                row[some] = around(rng, np.full(len(some), row[top]))
             case 5:
-                row[rng.integers(0, classes, 1 + classes // 4)] = row[top]
+                row[some] = row[top]
             case 6:
                 row += rng.choice([-1000, 100, 1e4])
             case 7:
-                row *= np.float64(info.tiny) if i % 16 == 7 else 300
+                row *= float(np.finfo(dtype).tiny) if i % (2 * kinds) == 7 else 300
     return x
 
 
 def sparse(n: int, classes: int) -> Draw:
-    """Draw class labels, every other one the most likely class."""
+    """Draw class labels, two of three the most likely class."""
 
     def draw(rng: Rng, dtype: str) -> Inputs:
         x = rows(rng, dtype, n, classes)
-        picked = rng.random(n) < 0.5
-        label = np.where(picked, x.argmax(1), rng.integers(0, classes, n))
+        right = np.arange(n) % 3 != 2
+        label = np.where(right, x.argmax(1), rng.integers(0, classes, n))
         return {"pred": x, "label": label}
 
     return draw

@@ -40,7 +40,7 @@ pub struct Exact;
 impl Constant for Exact {
     #[inline(always)]
     fn at<S: Isa, T: Real>(target: T) -> (T, T) {
-        (target.log_factorial::<S>(), (target + T::ONE).digamma::<S>())
+        (target.log_factorial::<S>(), target.log_factorial_slope::<S>())
     }
 }
 
@@ -90,8 +90,13 @@ impl<C: Constant> Elementwise<2> for FromRate<C> {
     #[inline(always)]
     fn point<S: Isa, T: Real>(self, [pred, target]: [T; 2]) -> Point<T, 2> {
         let (full, full_slope) = C::at::<S, T>(target);
-        let shifted = pred + T::from_f64(self.epsilon);
-        let log = shifted.log::<S>();
+        let epsilon = T::from_f64(self.epsilon);
+        let shifted = pred + epsilon;
+        // What the sum rounds off: next to 1 the logarithm is not larger than that.
+        let added = shifted - pred;
+        let lost = (pred - (shifted - added)) + (epsilon - added);
+        let correction = lost / shifted;
+        let log = shifted.log::<S>() + if correction.is_nan() { T::ZERO } else { correction };
         let over = |x: T| if target == T::ZERO { T::ZERO } else { x / shifted };
         let ratio = over(target);
         Point {

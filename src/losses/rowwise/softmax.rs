@@ -94,7 +94,7 @@ pub fn max<T: Real>(x: &[T]) -> T {
 #[inline(always)]
 fn shifted_exps<S: Isa, T: Real>(x: &[T], max: T, exps: &mut [T]) -> u32 {
     for (e, &v) in exps.iter_mut().zip(x) {
-        let exp = (v - max).exp_nonpositive::<S>();
+        let exp = v.exp_difference::<S>(max);
         *e = if v == max { T::ZERO } else { exp };
     }
     let mut maxima = 0;
@@ -226,7 +226,7 @@ fn exp_and_sum<S: Isa, T: Real>(
 #[inline(always)]
 fn exp_lanes<S: Isa, T: Real>(x: &[T; LANES], max: &[T; LANES], exps: &mut [T; LANES]) {
     for l in 0..LANES {
-        let exp = (x[l] - max[l]).exp_nonpositive::<S>();
+        let exp = x[l].exp_difference::<S>(max[l]);
         exps[l] = if x[l] == max[l] { T::ZERO } else { exp };
     }
 }

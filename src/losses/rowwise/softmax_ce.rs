@@ -424,12 +424,12 @@ impl<T: Real> RowTarget<T> {
             softmax.curvature(x, exps, hess, total * scale);
         }
         if let Some(grad) = grad {
-            // p sum(y) - y, and at the maximum (sum(y) - y) - (1 - p) sum(y).
-            let factor = T::from_f64(softmax.inverse() * total);
-            let (total, rest) =
-                (T::from_f64(total), T::from_f64(softmax.complement(softmax.max, T::ZERO) * total));
+            // p sum(y) - y; at the maximum, where p may be close to 1, p (sum(y) - y) - (1 - p) y.
+            let (p, rest) = (softmax.inverse(), softmax.complement(softmax.max, T::ZERO));
+            let factor = T::from_f64(p * total);
+            let (p, rest, total) = (T::from_f64(p), T::from_f64(rest), T::from_f64(total));
             for ((g, &x), &y) in grad.iter_mut().zip(x).zip(y) {
-                let at_max = (total - y) - rest;
+                let at_max = p * (total - y) - rest * y;
                 let elsewhere = *g * factor - y;
                 *g = if x == softmax.max { at_max } else { elsewhere } * scale_t;
             }

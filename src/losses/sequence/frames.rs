@@ -97,9 +97,13 @@ impl<E: Element> Kernel for Survey<'_, E> {
             frame.bits = depth(&x, e);
             // For logits `base` and `factor` hold the parts that `finish` makes them from.
             (frame.base, frame.factor) = match self.input {
-                Input::Logits if target.dense => (0.0, other),
+                Input::Logits if target.dense => {
+                    defect.nan |= max == f64::INFINITY;
+                    (0.0, other)
+                }
                 Input::Logits => {
                     let Mass { max, other } = softmax::<S, E>(row, out, &mut scratch);
+                    defect.nan |= max == f64::INFINITY;
                     defect.impossible |= max == f64::NEG_INFINITY;
                     (max - shift, other)
                 }

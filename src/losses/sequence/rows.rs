@@ -142,6 +142,9 @@ impl Layout {
 
     /// Whether no two rows share an element: the rows of one axis fit between two steps of the other.
     fn is_disjoint(&self) -> bool {
+        if self.counts.contains(&0) {
+            return true;
+        }
         let mut axes = [0, 1].map(|i| (self.strides[i].unsigned_abs() as u128, self.counts[i] as u128));
         axes.sort_unstable();
         let mut reach = self.width as u128;
