@@ -327,11 +327,11 @@ def ulp_error(y: NDArray[Any], exact: Truth) -> NDArray[np.float64]:
     high, low, exponent, against = (part.copy() for part in exact)
     beyond = exponent >= info.maxexp
     high[beyond], low[beyond], exponent[beyond] = np.sign(high[beyond]), 0, info.maxexp
-    unit = np.clip(against, info.minexp, info.maxexp - 1) - info.nmant
+    unit = np.where(beyond, info.maxexp - 1, np.maximum(against, info.minexp)) - info.nmant
     # A truth far below the unit is 0; seen from the others' exponent, differences are exact.
     nothing = exponent < unit - 2 * BITS
     high[nothing], low[nothing] = 0, 0
-    exponent = np.where((high == 0), unit, exponent)
+    exponent = np.where(high == 0, unit, exponent)
     wide = y.astype(np.float64).reshape(high.shape)
     with np.errstate(over="ignore", invalid="ignore"):
         scaled = np.ldexp(wide, -exponent)

@@ -141,6 +141,13 @@ def regression(rho: float = 0.0) -> Draw:
     return draw
 
 
+def badly_rounded(rng: Rng, dtype: str) -> Inputs:
+    """Draw distances whose square makes the most of a relative error, on an ulp of its own."""
+    distance = np.ldexp(rng.uniform(1.38, 1.4142, POINTS), rng.integers(-6, 0, POINTS))
+    label = rng.uniform(-1, 1, POINTS).astype(dtype)
+    return {"pred": (label + distance).astype(dtype), "label": label}
+
+
 def signed(margin: float) -> Draw:
     def draw(rng: Rng, dtype: str) -> Inputs:
         label = signs(rng, POINTS).astype(dtype)
@@ -341,6 +348,8 @@ def neighbours(n: int, width: int) -> Draw:
 
 
 RHO = float(np.float32(0.3))
+BAD_RHO = float.fromhex("0x1.ffe018p-1")
+"""Its reciprocal has the largest error that rounding makes, in either dtype."""
 BCE = "SigmoidBinaryCrossEntropyLoss"
 CE = "SoftmaxCrossEntropyLoss"
 SHAPES = [(480, 2), (192, 10), (8, 1000)]
@@ -386,6 +395,7 @@ CASES = [
     Case("L2", "L2Loss", regression(), bounds(L2)),
     Case("Huber", "HuberLoss", regression(1.0), bounds(HUBER), {"rho": 1.0}),
     Case("Huber, rho = 0.3", "HuberLoss", regression(RHO), bounds(HUBER), {"rho": RHO}),
+    Case("Huber, rho = 0.99976", "HuberLoss", badly_rounded, bounds(HUBER), {"rho": BAD_RHO}),
     Case("Hinge", "HingeLoss", signed(1.0), bounds(HINGE), {"margin": 1.0}),
     Case("SquaredHinge", "SquaredHingeLoss", signed(1.0), bounds(SQUARED_HINGE), {"margin": 1.0}),
     Case("Logistic", "LogisticLoss", binary(-1.0), bounds(LOGISTIC)),

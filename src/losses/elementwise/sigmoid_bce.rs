@@ -84,11 +84,14 @@ impl Elementwise<3> for Bce {
     #[inline(always)]
     fn point<S: Isa, T: Real>(self, [pred, label, pos_weight]: [T; 3]) -> Point<T, 3> {
         let epsilon = T::from_f64(self.epsilon);
-        let (yes, no) = (pred + epsilon, T::ONE - pred + epsilon);
-        let (log_yes, log_no) = (yes.log::<S>(), (epsilon - pred).log1p::<S>());
-        let (positive, negative) = (pos_weight * label, T::ONE - label);
         // 0 / 0 is 0 here: the term is not there.
         let over = |weight: T, x: T| if weight == T::ZERO { T::ZERO } else { weight / x };
+        let (yes, rest) = (pred + epsilon, T::ONE - pred);
+        let no = rest + epsilon;
+        // What `no` lost to rounding, which is all there is of a tiny `pred`.
+        let lost = (T::ONE - rest - pred) + (epsilon - (no - rest));
+        let (log_yes, log_no) = (yes.log::<S>(), no.log::<S>() + over(lost, no));
+        let (positive, negative) = (pos_weight * label, T::ONE - label);
         Point {
             value: -(log_yes.weighted(positive) + log_no.weighted(negative)),
             grad: [

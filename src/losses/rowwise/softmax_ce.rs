@@ -147,7 +147,7 @@ impl SoftmaxCe {
             let weightless = sample_weight.as_ref().is_some_and(|w| w[row] == 0.0);
             // The conversion saturates, so that only a whole number in range survives the way back.
             let class = value as u32;
-            labels.push(if weightless || Some(value) == ignore_index {
+            let label = if weightless || Some(value) == ignore_index {
                 IGNORED
             } else if f64::from(class) == value && (class as usize) < classes {
                 class
@@ -157,7 +157,9 @@ impl SoftmaxCe {
                 let index = axes.element(row, call.input(1).shape());
                 let allowed = format!("an integer with 0 <= {} < {classes}", call.names[1]);
                 return Err(Error::element(Kind::Label, call.names[1], &index, value, allowed));
-            });
+            };
+            let without = class_weight.is_some_and(|w| w.get(label as usize) == Some(&0.0));
+            labels.push(if without { IGNORED } else { label });
         }
         let weigh = |by_class: Option<&[f64]>| -> Vec<f64> {
             let rows = labels.iter().enumerate();
