@@ -194,13 +194,14 @@ def line(cells: list[str], *, markdown: bool) -> str:
 
 def versions() -> str:
     """Return what took part."""
-    found = [f"Python {platform.python_version()}"]
-    for name in ("rustloss", "numpy", "mpmath", "torch"):
+    config = _core.config()
+    found = [f"Python {platform.python_version()}", f"rustloss {config['version']}"]
+    for name in ("numpy", "mpmath", "torch"):
         try:
             found.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             found.append(f"{name} missing")
-    return f"{', '.join(found)}; instruction set {_core.config()['isa']}"
+    return f"{', '.join(found)}; instruction set {config['isa']}"
 
 
 def main() -> None:

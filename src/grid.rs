@@ -126,8 +126,9 @@ impl Grid {
             [s] => s == unit,
             _ => false,
         };
-        let rows_packed =
-            tile.rows == 1 || matches!(o.outer[..], [s] if s == self.cols as isize * unit);
+        let rows_packed = tile.rows == 1
+            || tile.cols == self.cols
+                && matches!(o.outer[..], [s] if s == self.cols as isize * unit);
         (packed && rows_packed).then(|| self.row_offset(k, tile.row) + unit * tile.col as isize)
     }
 
@@ -207,9 +208,8 @@ impl Grid {
         }));
     }
 
-    /// Whether [`Grid::direct`] gives a slice for tiles of `rows` rows.
-    pub fn is_direct<T: Real>(&self, out: &ViewMut<'_>, k: usize, rows: usize) -> bool {
-        let tile = Tile { row: 0, rows, col: 0, cols: 0 };
+    /// Whether [`Grid::direct`] gives a slice for a tile.
+    pub fn is_direct<T: Real>(&self, out: &ViewMut<'_>, k: usize, tile: Tile) -> bool {
         out.dtype() == T::DTYPE && self.dense(k, size_of::<T>(), tile).is_some()
     }
 
@@ -459,7 +459,7 @@ impl<'v, 'a> Output<'v, 'a> {
 
     /// Writes a tile that is not in place yet.
     pub(crate) fn finish<T: Real>(&self, grid: &Grid, tile: Tile, buffer: &[T]) {
-        if !grid.is_direct::<T>(self.view, self.k, tile.rows) {
+        if !grid.is_direct::<T>(self.view, self.k, tile) {
             grid.scatter(self.view, self.k, tile, &buffer[..tile.len()]);
         }
     }

@@ -234,6 +234,17 @@ impl<'a> View<'a> {
         self
     }
 
+    /// All elements as they lie in memory, if nothing else lies between them, and the place of the first one.
+    pub fn dense<E: Element>(&self) -> Option<(&'a [E], usize)> {
+        let (low, high) = extent(self.ptr as usize, size_of::<E>(), &self.shape, &self.strides);
+        let dense = self.dtype == E::DTYPE && high - low == self.len() * size_of::<E>();
+        let first = (self.ptr as usize - low) / size_of::<E>();
+        // SAFETY: the bytes from `low` to `high` are the view's elements, each once.
+        dense.then(|| unsafe {
+            (std::slice::from_raw_parts(self.ptr.cast::<E>().sub(first), self.len()), first)
+        })
+    }
+
     /// All elements in C order, copied.
     pub fn to_vec<T: Real>(&self) -> Vec<T> {
         let n = self.len();
@@ -309,6 +320,18 @@ impl<'a> ViewMut<'a> {
     /// Bytes of all elements.
     pub fn bytes(&self) -> usize {
         self.view.len() * self.view.dtype.size()
+    }
+
+    /// As [`View::dense`], to write.
+    ///
+    /// # Safety
+    /// While the slice lives nobody else may touch the view's elements.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn dense_mut<E: Element>(&self) -> Option<(&'a mut [E], usize)> {
+        let (slice, first) = self.view.dense::<E>()?;
+        let start = slice.as_ptr().cast_mut();
+        // SAFETY: the elements may be written, and exclusiveness is the caller's promise.
+        Some((unsafe { std::slice::from_raw_parts_mut(start, slice.len()) }, first))
     }
 
     /// Writes element i of a view of `n` elements in one dimension, or of one element in none.

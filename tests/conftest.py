@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile(
     "fast",
-    max_examples=20,
+    max_examples=30,
     deadline=None,
     derandomize=True,
     database=None,

@@ -677,7 +677,7 @@ fn sure_and_right_keeps_its_digits() {
     let answer = one(&rows, &[1], 0, Input::Logits).run();
     close(answer.loss[0], (-40.0_f64).exp(), SURE, "one frame");
     let answer = one(&vec![vec![0.0, 200.0]; 3], &[1], 0, Input::Logits).run();
-    assert_eq!(answer.loss[0], 0.0);
+    assert!((0.0..SURE).contains(&answer.loss[0]));
     answer.grad.iter().for_each(|&x| close(x, 0.0, SURE, "gradient"));
 }
 
@@ -779,7 +779,8 @@ fn align(case: &Case, memory_limit: usize) -> Result<(Vec<u32>, Vec<f64>, Vec<f6
     let [samples, frames, classes] = case.counts;
     let layout = Layout::contiguous(samples, frames, 1);
     let count = samples * frames;
-    let (mut states, mut log_probs, mut posteriors) = (vec![7; count], vec![7.0; count], vec![7.0; count]);
+    let (mut states, mut log_probs, mut posteriors) =
+        (vec![7; count], vec![7.0; count], vec![7.0; count]);
     let alignment = Alignment {
         states: RowsMut::new(&mut states, layout).unwrap(),
         log_probs: RowsMut::new(&mut log_probs, layout).unwrap(),
@@ -809,7 +810,9 @@ fn paths(labels: &[u32], frames: usize, path: &mut Vec<usize>, found: &mut Vec<V
     }
     let next: Vec<usize> = match path.last() {
         None => vec![0, 1],
-        Some(&s) if s % 2 == 1 && s + 2 < end && labels[s / 2] != labels[s / 2 + 1] => vec![s, s + 1, s + 2],
+        Some(&s) if s % 2 == 1 && s + 2 < end && labels[s / 2] != labels[s / 2 + 1] => {
+            vec![s, s + 1, s + 2]
+        }
         Some(&s) => vec![s, s + 1],
     };
     for state in next.into_iter().filter(|&state| state <= end) {

@@ -187,6 +187,48 @@ def test_batch_axis_is_where_the_samples_are(name, data):
         assert_same_bits({key: array}, {key: expected})
 
 
+@pytest.mark.parametrize("width", [63, 1024, 1025, 2050])
+@over_rowwise
+def test_batch_axis_of_wide_samples_is_where_the_samples_are(name, width):
+    spec = spec_of(name)
+    if spec.rule == "sequence":
+        pytest.skip("has no batch axis")
+    # The samples lie side by side: one in each column.
+    shape = {"classes": (3, width, 5), "divergence": (3, width, 5), "angle": (width, 5, 3)}
+    batch_axis = 1 if spec.rule == "angle" else -1
+    axis, axis_moved = ({"axis": 0}, {"axis": 1}) if "axis" in spec.params else ({}, {})
+    for reduction in PER_SAMPLE:
+        loss = spec.cls(batch_axis=batch_axis, reduction=reduction, **axis)
+        inputs = example(loss, shape.get(spec.rule, (width, 5)))
+        moved = {
+            k: np.moveaxis(a, batch_axis_of(loss, inputs, k) or 0, 0).copy()
+            for k, a in inputs.items()
+        }
+        found = everything(loss, inputs)
+        first = everything(remade(loss, batch_axis=0, **axis_moved), moved)
+        for key, array in found.items():
+            along = batch_axis_of_result(loss, inputs, key) or 0
+            assert_same_bits({key: array}, {key: np.moveaxis(first[key], 0, along)})
+
+
+@pytest.mark.parametrize("shape", [(5, 1025), (19, 2050), (3, 5, 410)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@over_rowwise
+def test_layouts_of_wide_arrays_may_differ(name, dtype, shape):
+    if spec_of(name).rule == "sequence":
+        pytest.skip("has frames instead")
+    loss = spec_of(name).cls(reduction="none")
+    inputs = example(loss, shape, dtype=dtype, optional=["sample_weight"])
+    expected = everything(loss, inputs)
+    for key, array in inputs.items():
+        for layout in ("F", "strided", "reversed"):
+            mixed = {**inputs, key: relayout(array, layout)}
+            assert_same_bits(everything(loss, mixed), expected)
+            out = relayout(np.zeros_like(expected["value"]), layout)
+            loss(**inputs, out=out)
+            assert_same_bits({"value": out}, {"value": expected["value"]})
+
+
 def label_forms(label: Any) -> list[Any]:
     """Return a label in other shapes that mean the same."""
     forms = [label.reshape(-1), np.squeeze(label)]
@@ -239,7 +281,9 @@ def test_bad_numbers_stay_in_their_sample(name, data):
         if axis is not None:
             others = [np.delete(x, sample, axis) for x in (array, clean[key])]
             assert_same_bits({key: others[0]}, {key: others[1]})
-    if np.isnan(poison) and "sample_weight" not in inputs and spec_of(loss).rule == "elementwise":
+    # A weight of the positive term may leave nothing of the element.
+    weights = {"sample_weight", "pos_weight"} & inputs.keys()
+    if np.isnan(poison) and not weights and spec_of(loss).rule == "elementwise":
         axis = place.samples if reduction == "none" else 0
         assert np.isnan(np.take(found["value"], sample, axis)).any()
 

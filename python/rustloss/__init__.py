@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rustloss import _core, elementwise, errors, rowwise
+from rustloss import _core, elementwise, errors, plot, rowwise, sequence
 from rustloss._loss import Loss
 from rustloss.elementwise import *  # noqa: F403
 from rustloss.rowwise import *  # noqa: F403
+from rustloss.sequence import *  # noqa: F403
 from rustloss.threads import get_num_threads, num_threads, set_num_threads
 
 __version__: str = _core.config()["version"]
@@ -17,11 +18,13 @@ __all__ = [
     "errors",
     "get_num_threads",
     "num_threads",
+    "plot",
     "set_num_threads",
     "show_config",
 ]
 __all__ += elementwise.__all__
 __all__ += rowwise.__all__
+__all__ += sequence.__all__
 
 
 def show_config() -> dict[str, Any]:

@@ -1,6 +1,19 @@
 from collections.abc import Mapping
 from typing import Any, Self
 
+from typing_extensions import disjoint_base
+
+__all__ = [
+    "Loss",
+    "config",
+    "exchange_num_threads",
+    "get_num_threads",
+    "registry",
+    "set_num_threads",
+    "vector_math",
+]
+
+@disjoint_base
 class Loss:
     def __new__(cls, name: str, **params: Any) -> Self: ...
     @property

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rustloss.errors import DTypeError
+from rustloss.errors import DTypeError, ShapeError
 
 #: Kinds of NumPy's types that hold real numbers.
 _REAL_KINDS = "biuf"
@@ -46,3 +46,29 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
         text = f"{name}: expected at most 64-bit numbers, got dtype {array.dtype}"
         raise DTypeError(text, name)
     return np.require(np.asarray(array, dtype=dtype), requirements=["ALIGNED"])
+
+
+def tokens(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return label sequences as one array and, if they are ragged, the offsets in it.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for errors.
+    value : array_like, sequence of array_like, or Arrow list array
+        Padded labels, or one sequence of labels for each sample.
+    """
+    if hasattr(value, "offsets") and hasattr(value, "values"):  # an Arrow list array, not copied
+        offsets = np.asarray(value.offsets)
+        flat = np.asarray(value.values)[offsets[0] : offsets[-1]]
+        return as_array(name, flat), offsets - offsets[0]
+    if not isinstance(value, (list, tuple)) or len({np.shape(item) for item in value}) <= 1:
+        return as_array(name, value), None
+    rows = [as_array(f"{name}[{i}]", item) for i, item in enumerate(value)]
+    for i, row in enumerate(rows):
+        if row.ndim != 1:
+            text = f"{name}[{i}]: expected one dimension, got shape {row.shape}"
+            raise ShapeError(text, name, (i,))
+    offsets = np.cumsum([0, *map(len, rows)])
+    flat = np.concatenate([row for row in rows if len(row)] or [np.empty(0, np.int64)])
+    return flat, offsets

@@ -8,7 +8,7 @@ use crate::view::{DType, Shape, View, ViewMut};
 use crate::weight::Weighting;
 
 /// The most arrays that a loss takes, `sample_weight` aside.
-pub const MAX_ARGUMENTS: usize = 4;
+pub const MAX_ARGUMENTS: usize = 5;
 
 /// What every constructor takes.
 #[derive(Clone, Debug)]
@@ -164,6 +164,11 @@ impl Axes {
         index.insert(self.batch, n);
         let flat = index.iter().zip(&self.shape).fold(0, |flat, (i, d)| flat * d + i);
         unravel(flat, given)
+    }
+
+    /// Axes of a loss that has one element for each of `n` samples.
+    pub fn samples(n: usize) -> Self {
+        Axes { shape: smallvec::smallvec![n], batch: 0, unit: 1, scalar: false }
     }
 
     /// Axes of one sample alone, whose loss is a number.

@@ -3,11 +3,12 @@
 pub mod call;
 pub mod elementwise;
 pub mod rowwise;
+pub mod sequence;
 pub mod spec;
 
 use spec::Spec;
 
 /// Every loss.
 pub fn registry() -> impl Iterator<Item = &'static Spec> {
-    elementwise::LOSSES.iter().chain(rowwise::LOSSES)
+    elementwise::LOSSES.iter().chain(rowwise::LOSSES).chain(sequence::LOSSES)
 }

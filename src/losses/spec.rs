@@ -96,6 +96,8 @@ pub enum Domain {
     Tokens,
     /// Lengths of sequences.
     Lengths,
+    /// Where sequences that stand one behind another begin; given by name only.
+    Offsets,
     /// Weights: finite and >= 0.
     Weight,
     /// One number for the whole call.

@@ -102,6 +102,22 @@ impl<'py> Array<'py> {
         })
     }
 
+    /// Label sequences: an array as it is, or sequences of any lengths as one flat array and the offsets in it.
+    pub fn extract_tokens(
+        name: &'static str,
+        object: &Bound<'py, PyAny>,
+    ) -> PyResult<(Self, Option<Self>)> {
+        if let Some(array) = Self::plain(name, object) {
+            return Ok((array, None));
+        }
+        let tokens = object.py().import("rustloss._interop")?.getattr("tokens")?;
+        let (flat, offsets): (Bound<'py, PyAny>, Bound<'py, PyAny>) =
+            tokens.call1((name, object))?.extract()?;
+        let offsets =
+            if offsets.is_none() { None } else { Some(Self::extract("label_offsets", &offsets)?) };
+        Ok((Self::extract(name, &flat)?, offsets))
+    }
+
     /// The object itself, if it needs no conversion.
     fn plain(name: &'static str, object: &Bound<'py, PyAny>) -> Option<Self> {
         // SAFETY: any live object may be asked for its type.
@@ -141,7 +157,8 @@ pub struct Out<'py> {
     /// The array.
     pub object: Bound<'py, PyUntypedArray>,
     dtype: DType,
-    borrow: Option<Box<dyn Borrow + 'py>>,
+    /// Whether it is the caller's.
+    given: bool,
 }
 
 impl<'py> Out<'py> {
@@ -160,7 +177,7 @@ impl<'py> Out<'py> {
             );
             Bound::from_owned_ptr_or_err(py, array)?
         };
-        Ok(Out { object: object.cast_into()?, dtype, borrow: None })
+        Ok(Out { object: object.cast_into()?, dtype, given: false })
     }
 
     /// The caller's own array, which must be exactly what the result needs.
@@ -192,11 +209,21 @@ impl<'py> Out<'py> {
             let detail = "expected an aligned array whose elements lie apart in memory";
             return Err(wrong(detail.into()));
         }
-        let borrow = with_numpy_element!(dtype, E => {
-            let typed = array.cast::<PyArrayDyn<E>>()?.try_readwrite();
-            typed.map(|guard| Box::new(guard) as _).map_err(|_| wrong("another call is using this array".into()))?
-        });
-        Ok(Out { object: array.clone(), dtype, borrow: Some(borrow) })
+        Ok(Out { object: array.clone(), dtype, given: true })
+    }
+
+    /// Marks the array as being written. One of our own is known to nobody else.
+    pub fn borrow(&self, name: &str) -> PyResult<Option<Box<dyn Borrow + 'py>>> {
+        if !self.given {
+            return Ok(None);
+        }
+        with_numpy_element!(self.dtype, E => {
+            let typed = self.object.cast::<PyArrayDyn<E>>()?.try_readwrite();
+            typed.map(|guard| Some(Box::new(guard) as _)).map_err(|_| {
+                let detail = "another call is using this array";
+                exception(self.object.py(), &Error::new(Kind::Output, name, detail))
+            })
+        })
     }
 
     /// The memory, to write.
@@ -210,7 +237,7 @@ impl<'py> Out<'py> {
     /// The result as NumPy returns it: arrays as they are, new numbers as scalars.
     pub fn into_result(self) -> PyResult<Bound<'py, PyAny>> {
         let py = self.object.py();
-        if self.object.ndim() > 0 || self.borrow.is_some() {
+        if self.object.ndim() > 0 || self.given {
             return Ok(self.object.into_any());
         }
         // SAFETY: `PyArray_Return` takes the reference over and returns a new one, or null with an exception set.

@@ -6,7 +6,7 @@ use super::threads::warn_once;
 use crate::error::{Error, Kind};
 use crate::losses::call::{Call, Loss, MAX_ARGUMENTS, Options, Plan, Results};
 use crate::losses::registry as losses;
-use crate::losses::spec::{Family, Gradient, Params, Spec, Value};
+use crate::losses::spec::{Domain, Family, Gradient, Params, Spec, Value};
 use crate::reduce::Reduction;
 use crate::simd;
 use crate::view::{DType, View};
@@ -135,8 +135,22 @@ impl PyLoss {
         let raise = |e: Error| exception(py, &e);
         let spec = self.spec;
         let mut arrays = SmallVec::<[Option<Array<'py>>; MAX_ARGUMENTS + 1]>::new();
+        let mut ragged = None;
         for (input, given) in spec.inputs.iter().zip(&bound.inputs) {
-            arrays.push(given.as_ref().map(|o| Array::extract(input.name, o)).transpose()?);
+            arrays.push(match given {
+                Some(object) if input.domain == Domain::Tokens => {
+                    let (tokens, offsets) = Array::extract_tokens(input.name, object)?;
+                    ragged = offsets;
+                    Some(tokens)
+                }
+                Some(object) => Some(Array::extract(input.name, object)?),
+                None if input.domain == Domain::Offsets => ragged.take(),
+                None => None,
+            });
+        }
+        if let Some(offsets) = ragged {
+            let detail = "expected none beside a list of label sequences, which says it all";
+            return Err(raise(Error::new(Kind::Parameter, offsets.name, detail)));
         }
         let grad_output = bound.option("grad_output");
         let grad_output = grad_output.map(|o| Array::extract("grad_output", o)).transpose()?;
@@ -238,8 +252,9 @@ impl<'py> Bind<'py> {
         options: &[&'static str],
     ) -> PyResult<Self> {
         let names = || spec.inputs.iter().map(|i| i.name).collect::<Vec<_>>().join(", ");
-        if args.len() > spec.inputs.len() {
-            let (most, got) = (spec.inputs.len(), args.len());
+        let positional = spec.inputs.iter().filter(|i| i.domain != Domain::Offsets).count();
+        if args.len() > positional {
+            let (most, got) = (positional, args.len());
             let text = format!(
                 "{}: expected at most {most} arguments ({}), got {got}",
                 spec.name,

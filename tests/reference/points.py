@@ -212,13 +212,12 @@ def counts(*, rates: bool = False) -> Draw:
 def rows(rng: Rng, dtype: str, n: int, classes: int) -> Array:
     """Draw rows of logits: sure, of several scales, with ties and near ties, shifted, subnormal."""
     x = rng.standard_normal((n, classes)).astype(dtype)
-    kinds = 8
-    # Where there are few rows, another call has the other kinds.
-    first = 0 if n >= kinds else 2 * rng.integers(kinds // 2)
-    for i, row in enumerate(x, int(first)):
+    # Where there are few rows, other seeds have the other kinds.
+    kinds = np.arange(n) % 8 if n >= 8 else np.append(0, rng.integers(1, 8, n - 1))
+    for i, (row, kind) in enumerate(zip(x, kinds, strict=True)):
         top = row.argmax()
         some = rng.integers(0, classes, 1 + classes // 4)
-        match i % kinds:
+        match kind:
             case 0 | 2:
                 row[top] += rng.uniform(20, 80)
             case 1:
@@ -232,7 +231,7 @@ def rows(rng: Rng, dtype: str, n: int, classes: int) -> Array:
             case 6:
                 row += rng.choice([-1000, 100, 1e4])
             case 7:
-                row *= float(np.finfo(dtype).tiny) if i % (2 * kinds) == 7 else 300
+                row *= float(np.finfo(dtype).tiny) if i % 16 == 7 else 300
     return x
 
 
@@ -295,14 +294,15 @@ def vectors(rng: Rng, dtype: str, n: int, width: int, *, any_scale: bool) -> Arr
 
 
 def triplets(n: int, width: int) -> Draw:
-    """Draw triplets, half of them with a positive near the anchor."""
+    """Draw triplets, some with the positive or negative near the anchor, some near each other."""
 
     def draw(rng: Rng, dtype: str) -> Inputs:
         x, p, q = (vectors(rng, dtype, n, width, any_scale=True) for _ in range(3))
-        near = (x + 1e-3 * p).astype(dtype)
-        p = np.where(rng.random((n, 1)) < 0.5, near, p)
-        q = np.where(rng.random((n, 1)) < 0.3, around(rng, p), q)
-        return {"pred": x, "positive": p, "negative": q}
+        kind = np.arange(n)[:, None] % 4
+        positive = np.where(kind == 1, x + 1e-3 * p, p).astype(dtype)
+        negative = np.where(kind == 0, x + 1e-3 * q, q).astype(dtype)
+        negative = np.where(kind == 2, around(rng, positive), negative)
+        return {"pred": x, "positive": positive, "negative": negative}
 
     return draw
 
@@ -335,14 +335,14 @@ def pairs(n: int, width: int) -> Draw:
     return draw
 
 
-def neighbours(n: int, width: int) -> Draw:
-    """Draw two batches of the same things, distances of order 1."""
+def neighbours(n: int, width: int, apart: float) -> Draw:
+    """Draw two batches of the same things, or two narrow ones at a distance from each other."""
 
     def draw(rng: Rng, dtype: str) -> Inputs:
-        scale = rng.choice([0.3, 1.0, 2.0]) / width**0.5
+        scale = (0.5 / apart if apart else rng.choice([0.3, 1.0, 3.0])) / width**0.5
         x1 = scale * rng.standard_normal((n, width))
         x2 = x1 + rng.choice([0.1, 1.0]) * scale * rng.standard_normal((n, width))
-        return {"x1": x1.astype(dtype), "x2": x2.astype(dtype)}
+        return {"x1": x1.astype(dtype), "x2": (x2 + apart / width**0.5).astype(dtype)}
 
     return draw
 
@@ -383,11 +383,10 @@ def cosine(n: int, width: int, margin: float) -> Case:
     return Case(title, "CosineEmbeddingLoss", pairs(n, width), COSINE, params)
 
 
-def sdml(n: int, width: int) -> Case:
+def sdml(n: int, width: int, apart: float = 0.0) -> Case:
+    title = f"SDML, {n} x {width}" + (f", {apart:g} apart" if apart else "")
     params = {"smoothing_parameter": 0.25}
-    return Case(
-        f"SDML, {n} x {width}", "SDMLLoss", neighbours(n, width), bounds(SDML, "x1", "x2"), params
-    )
+    return Case(title, "SDMLLoss", neighbours(n, width, apart), bounds(SDML, "x1", "x2"), params)
 
 
 CASES = [
@@ -420,10 +419,11 @@ CASES = [
     *(kl(f" from logits, {c}", dense(n, c), from_logits=False) for n, c in SHAPES),
     *(
         Case(f"Triplet, {d} features", "TripletLoss", triplets(n, d), TRIPLET, {"margin": 1.0})
-        for n, d in [(300, 2), (40, 100), (3, 2000)]
+        for n, d in [(300, 2), (40, 100), (4, 2000)]
     ),
     cosine(300, 2, 0.0),
     cosine(60, 100, 0.5),
     cosine(6, 1000, 0.0),
     *(sdml(n, d) for n, d in [(2, 3), (8, 8), (16, 50)]),
+    sdml(8, 8, apart=10.0),
 ]

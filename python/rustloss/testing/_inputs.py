@@ -26,7 +26,7 @@ LAYOUTS = (
     "broadcast",
 )
 #: Shapes of the first input that `example` chooses.
-_SHAPES = {"pairwise": (4, 3), "sequence": (2, 9, 5), "classes": (4, 5)}
+_SHAPES = {"pairwise": (4, 3), "sequence": (3, 9, 5), "classes": (4, 5)}
 
 
 def relayout(numbers: Any, layout: str) -> Array:

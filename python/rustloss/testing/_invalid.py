@@ -271,16 +271,19 @@ def _elements(spec: Spec) -> Iterator[InvalidCall]:
                 continue
             for value in bad:
                 changed = given.astype(np.result_type(given, np.asarray(value)))
+                inputs = _base(spec, params)[1]
                 if entry.domain == "Tokens":
-                    valid["label_lengths"] = np.full(len(given), given.shape[1])
-                    changed = np.zeros(given.shape, changed.dtype)
+                    # No padding, so that the last token counts.
+                    changed[...] = 0
+                    inputs["label_lengths"] = np.full(len(given), given.shape[1])
                 changed[(-1,) * changed.ndim] = value
+                inputs[entry.name] = changed
                 yield InvalidCall(
                     spec.name,
                     entry.name,
                     f"{value!r} as last element",
                     params,
-                    {**_base(spec, params)[1], **valid, entry.name: changed},
+                    inputs,
                     "value_and_grad",
                     element=True,
                 )

@@ -1,6 +1,6 @@
 //! Losses that look at one vector at a time.
 
-mod kernel;
+pub(crate) mod kernel;
 pub mod softmax;
 pub mod softmax_ce;
 

@@ -9,7 +9,7 @@
 //! blanks removed; the occupancy is the probability, given the label sequence, that the path is at class k at frame t.
 //! A. Graves et al., "Connectionist temporal classification", ICML 2006.
 
-use super::frames::{Defect, Form, Frame, Inputs, Source, Survey};
+use super::frames::{Defect, Form, Frame, Inputs, Survey};
 use super::linear::{self, DEEPEST, Linear};
 use super::rows::{Element, Rows, RowsMut};
 use super::sweep::{self, Lattice, Outcome, Sink, Storage, sized};
@@ -125,7 +125,10 @@ pub fn ctc<E: Element>(
     let (shared, single) = job.schedule();
     shared.iter().for_each(|&n| lock(n, true));
     parallel::run(single.len(), options.parallel, &|i| lock(single[i], false));
-    losses.into_iter().map(|loss| loss.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
+    losses
+        .into_iter()
+        .map(|loss| loss.into_inner().unwrap_or_else(PoisonError::into_inner))
+        .collect()
 }
 
 /// Memory that goes from sample to sample.
@@ -159,7 +162,8 @@ impl<E: Element> Job<'_, E> {
     fn check(&self) -> Result<(), Error> {
         let Batch { frames, blank, lengths, labels, .. } = self.batch;
         let [samples, count] = frames.counts();
-        let states = (0..labels.samples()).map(|n| 2 * labels.sample(n).len() + 1).max().unwrap_or(0);
+        let states =
+            (0..labels.samples()).map(|n| 2 * labels.sample(n).len() + 1).max().unwrap_or(0);
         let fits = |rows: &RowsMut<'_, E>, width: usize| {
             rows.counts() == frames.counts() && rows.width() >= width
         };
@@ -281,7 +285,8 @@ impl<E: Element> Job<'_, E> {
         let taker = Taker { job: self, n, grad, lattice: &lattice, frames: frame_data };
         let Outputs { posteriors, alignment, .. } = self.outputs;
         let wanted = grad.is_some() || posteriors.is_some() || alignment.is_some();
-        let log_likelihood = lattice.solve(frame_data, &mut scratch.storage, wanted.then_some(&taker))?;
+        let log_likelihood =
+            lattice.solve(frame_data, &mut scratch.storage, wanted.then_some(&taker))?;
         if log_likelihood == f64::NEG_INFINITY {
             return impossible();
         }
@@ -524,7 +529,7 @@ impl<E: Element> Kernel for Take<'_, '_, '_, '_, E> {
             let reach = groups.start * LANES..groups.end * LANES;
             let e = &e[i * target.stride..][..target.classes.len()];
             sums.fill(0.0);
-            for (&slot, occupancy) in target.slots[reach.clone()].iter().zip(&label[reach]) {
+            for (&slot, occupancy) in target.slots[reach.start..].iter().zip(&label[reach]) {
                 sums[slot as usize] += occupancy;
             }
             sums[target.blank] = totals[i][0];
@@ -544,4 +549,3 @@ impl<E: Element> Kernel for Take<'_, '_, '_, '_, E> {
         }
     }
 }
-

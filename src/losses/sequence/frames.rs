@@ -9,11 +9,13 @@
 //! are written over once their occupancies are known. If many do, emissions are computed for all of them, which is all
 //! that their softmax needs, too.
 
-use super::rows::{Element, Ordered, Rows, RowsMut};
+use super::rows::{Element, Rows, RowsMut};
 use super::target::Target;
 use super::{Input, LANES};
+use crate::losses::rowwise::softmax;
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
+use std::array;
 use std::f64::consts::LOG2_E;
 use std::ops::{Add, Range};
 
@@ -22,6 +24,9 @@ const STEP: usize = 16;
 
 /// Vector steps whose sums are kept in the type of the row.
 const STEPS: usize = 16;
+
+/// Frames that are gathered before their exponentials are taken, to keep the pipeline full.
+const BATCH: usize = 16;
 
 /// What a frame adds to the loss and to the gradient beside its emissions.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,67 +70,95 @@ impl<E: Element> Kernel for Survey<'_, E> {
 
     #[inline(always)]
     fn run<S: Isa>(mut self) -> Defect {
-        let (target, stride) = (self.target, self.target.stride);
-        let mut x = vec![f64::NEG_INFINITY; stride];
-        let mut e = vec![0.0; if self.table.is_some() { 0 } else { stride }];
-        let many = if target.dense { 0 } else { self.rows.width() };
-        let mut scratch = [(); 2].map(|()| vec![E::Real::ZERO; many]);
+        let stride = self.target.stride;
+        let many = if self.target.dense { 0 } else { self.rows.width() };
+        let mut scratch = Scratch {
+            x: vec![f64::NEG_INFINITY; BATCH * stride],
+            e: vec![0.0; if self.table.is_some() { stride } else { (BATCH + 1) * stride }],
+            rows: [(); 2].map(|()| vec![E::Real::ZERO; many]),
+        };
         let mut defect = Defect::default();
-        for i in 0..self.frames.len() {
-            let t = self.first + i;
-            let row = self.rows.row(self.n, t);
-            gather(row, target, &mut x);
-            let max = largest(&x);
+        for begin in (0..self.frames.len()).step_by(BATCH) {
+            let end = self.frames.len().min(begin + BATCH);
+            self.batch::<S>(begin..end, &mut scratch, &mut defect);
+        }
+        defect.nan |= self.frames.iter().any(|frame| frame.base.is_nan());
+        defect
+    }
+}
+
+/// Rows of a batch of frames.
+struct Scratch<R> {
+    /// Inputs of the classes that have a place in the emission rows, relative to the largest.
+    x: Vec<f64>,
+    /// One row to work with, and the emission rows if they are not kept.
+    e: Vec<f64>,
+    /// A row of all classes, to read and to write.
+    rows: [Vec<R>; 2],
+}
+
+impl<E: Element> Survey<'_, E> {
+    #[inline(always)]
+    fn batch<S: Isa>(
+        &mut self,
+        frames: Range<usize>,
+        scratch: &mut Scratch<E::Real>,
+        defect: &mut Defect,
+    ) {
+        let (target, stride) = (self.target, self.target.stride);
+        let size = frames.len() * stride;
+        let x = &mut scratch.x[..size];
+        for (t, x) in frames.clone().zip(x.chunks_exact_mut(stride)) {
+            gather(self.rows.row(self.n, self.first + t), target, x);
+            let max = softmax::max(x);
             // With all of them -inf there is nothing to be relative to.
             let shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
+            x.iter_mut().for_each(|x| *x -= shift);
+            defect.nan |= max == f64::INFINITY;
             defect.impossible |= max == f64::NEG_INFINITY;
-            let e = match &mut self.table {
-                Some(table) => &mut table[i * stride..(i + 1) * stride],
-                None => &mut e,
-            };
-            let other = if target.dense {
-                exponentials::<S, f64, true>(&x, shift, e)
-            } else {
-                emit::<S>(&x, shift, e);
-                0.0
-            };
+            self.frames[t].shift = shift;
+        }
+        let (work, e) = scratch.e.split_at_mut(stride);
+        let e = match &mut self.table {
+            Some(table) => &mut table[frames.start * stride..frames.end * stride],
+            None => &mut e[..size],
+        };
+        emit::<S>(x, e);
+        let rows = x.chunks_exact(stride).zip(e.chunks_exact(stride));
+        for (t, (x, e)) in frames.clone().zip(rows) {
+            let row = self.rows.row(self.n, self.first + t);
             // SAFETY: this is the only survey of this sample, and its frames are not in another range.
-            let out = self.grad.map(|(rows, scale)| (unsafe { rows.row(self.n, t) }, scale));
+            let out =
+                self.grad.map(|(rows, scale)| (unsafe { rows.row(self.n, self.first + t) }, scale));
             let out = out.filter(|_| !target.dense);
-            let frame = &mut self.frames[i];
-            frame.shift = shift;
-            frame.bits = depth(&x, e);
+            let frame = &mut self.frames[t];
+            frame.bits = depth(x, e);
             // For logits `base` and `factor` hold the parts that `finish` makes them from.
             (frame.base, frame.factor) = match self.input {
-                Input::Logits if target.dense => {
-                    defect.nan |= max == f64::INFINITY;
-                    (0.0, other)
-                }
+                Input::Logits if target.dense => (0.0, other(e, work)),
                 Input::Logits => {
-                    let Mass { max, other } = softmax::<S, E>(row, out, &mut scratch);
+                    let Mass { max, other } = softmax::<S, E>(row, out, &mut scratch.rows);
                     defect.nan |= max == f64::INFINITY;
                     defect.impossible |= max == f64::NEG_INFINITY;
-                    (max - shift, other)
+                    (max - frame.shift, other)
                 }
                 Input::LogProbs => {
                     defect.nan |= !is_possible(row);
                     if let Some((out, _)) = out {
                         out.fill(E::of(0.0));
                     }
-                    (-shift, 0.0)
+                    (-frame.shift, 0.0)
                 }
                 Input::LogProbsTorch => {
                     defect.nan |= !is_possible(row);
                     if let Some((out, scale)) = out {
-                        scaled_exp::<S, E>(row, out, scale, &mut scratch);
+                        scaled_exp::<S, E>(row, out, scale, &mut scratch.rows);
                     }
-                    (-shift, shift)
+                    (-frame.shift, frame.shift)
                 }
             };
         }
-        finish::<S>(self.input, self.frames);
-        defect.nan |= self.frames.iter().any(|frame| frame.base.is_nan());
-        defect
+        finish::<S>(self.input, &mut self.frames[frames]);
     }
 }
 
@@ -170,10 +203,26 @@ fn gather<E: Element>(row: &[E], target: &Target, x: &mut [f64]) {
 }
 
 #[inline(always)]
-fn emit<S: Isa>(x: &[f64], shift: f64, e: &mut [f64]) {
+fn emit<S: Isa>(x: &[f64], e: &mut [f64]) {
     for (e, &x) in e.iter_mut().zip(x) {
-        *e = (x - shift).exp_nonpositive::<S>();
+        *e = x.exp_nonpositive::<S>();
     }
+}
+
+/// The sum of emissions but one that is 1.
+#[inline(always)]
+fn other(e: &[f64], work: &mut [f64]) -> f64 {
+    let mut ones = 0_u64;
+    for (w, &e) in work.iter_mut().zip(e) {
+        *w = if e == 1.0 { 0.0 } else { e };
+        // A checked addition would keep the loop from being vectorised.
+        ones = ones.wrapping_add(u64::from(e == 1.0));
+    }
+    let mut sums = [0.0; LANES];
+    for group in work.as_chunks::<LANES>().0 {
+        sums = array::from_fn(|i| sums[i] + group[i]);
+    }
+    fold(sums, Add::add) + (ones as f64 - 1.0)
 }
 
 /// How far, in bits and rounded up, the smallest emission that is not 0 lies below 1; infinite if one is 0 only because it
@@ -224,8 +273,8 @@ fn softmax<S: Isa, E: Element>(
 }
 
 #[inline(always)]
-fn softmax_real<S: Isa, R: Ordered>(x: &[R], out: Option<(&mut [R], f64)>) -> Mass {
-    let max = largest(x);
+fn softmax_real<S: Isa, R: Real>(x: &[R], out: Option<(&mut [R], f64)>) -> Mass {
+    let max = softmax::max(x);
     if !(max > -R::INFINITY) {
         if let Some((out, _)) = out {
             out.fill(R::ZERO);
@@ -244,12 +293,6 @@ fn softmax_real<S: Isa, R: Ordered>(x: &[R], out: Option<(&mut [R], f64)>) -> Ma
     Mass { max: max.to_f64(), other }
 }
 
-/// The largest element. As whole numbers, because the order in which those are compared is the compiler's to choose.
-#[inline(always)]
-fn largest<R: Ordered>(x: &[R]) -> R {
-    R::of_key(x.iter().map(|x| x.key()).max().unwrap_or(R::LEAST))
-}
-
 /// The sum of `exp(x - max)` over all elements but one that is the largest. Stores them all if `STORE`.
 #[inline(always)]
 fn exponentials<S: Isa, R: Real, const STORE: bool>(x: &[R], max: R, out: &mut [R]) -> f64 {
@@ -258,7 +301,9 @@ fn exponentials<S: Isa, R: Real, const STORE: bool>(x: &[R], max: R, out: &mut [
     let (out, out_rest) = out.as_chunks_mut::<STEP>();
     // The rest is padded with numbers whose exponential is 0.
     let mut last = [-R::INFINITY; STEP];
-    last[..rest.len()].copy_from_slice(rest);
+    if !rest.is_empty() {
+        last[..rest.len()].copy_from_slice(rest);
+    }
     let steps = whole.len() + usize::from(!rest.is_empty());
     for block in (0..steps).step_by(STEPS) {
         let (mut sum, mut ties) = ([R::ZERO; STEP], [R::ZERO; STEP]);
@@ -303,7 +348,8 @@ fn scaled_exp<S: Isa, E: Element>(
 /// Whether all elements are below +inf and none is NaN.
 #[inline(always)]
 fn is_possible<E: Element>(row: &[E]) -> bool {
-    row.chunks(STEP).all(|part| part.iter().fold(true, |ok, x| ok & (x.to::<f64>() < f64::INFINITY)))
+    row.chunks(STEP)
+        .all(|part| part.iter().fold(true, |ok, x| ok & (x.to::<f64>() < f64::INFINITY)))
 }
 
 /// A form of emission rows.
@@ -357,7 +403,10 @@ impl<E: Element> Kernel for Fill<'_, '_, E> {
             gather(rows.row(n, t), target, &mut x);
             let shift = frames[t].shift;
             match self.form {
-                Form::Linear => emit::<S>(&x, shift, out),
+                Form::Linear => {
+                    x.iter_mut().for_each(|x| *x -= shift);
+                    emit::<S>(&x, out);
+                }
                 Form::Wide => {
                     let (mantissas, exponents) = out.split_at_mut(x.len());
                     for ((m, k), &x) in mantissas.iter_mut().zip(exponents).zip(&x) {

@@ -283,23 +283,20 @@ pub(super) fn copy_row(from: &[f64], to: &mut [f64], target: &Target, groups: &R
     }
 }
 
-/// The emissions of the label plane: in order already, or gathered.
+/// The emissions of the label plane. `gathered` has the padding behind the labels already.
 #[inline(always)]
 pub(super) fn emissions<'a>(
     target: &Target,
-    e: &'a [f64],
+    e: &[f64],
     groups: &Range<usize>,
     gathered: &'a mut [f64],
 ) -> &'a [Group] {
     let (start, end) = (groups.start * LANES, groups.end * LANES);
-    if target.ordered {
-        return lanes(&e[1 + start..]);
-    }
-    let gathered = &mut gathered[start..end];
-    for (y, &slot) in gathered.iter_mut().zip(&target.slots[start..end]) {
+    let labels = start..end.min(target.len).max(start);
+    for (y, &slot) in gathered[labels.clone()].iter_mut().zip(&target.slots[labels]) {
         *y = e[slot as usize];
     }
-    lanes(gathered)
+    lanes(&gathered[start..end])
 }
 
 /// Two different rows of a buffer, one to read and one to write.
@@ -478,7 +475,14 @@ impl Kernel for Pass<'_> {
             let stored = &mut rows[(frames - 1 - i) * len..][..len];
             let [blank_stored, label_stored] = planes_mut(stored, target, &groups);
             let (from, to) = if i == 0 {
-                adopt(target, &groups, state.row, state.power, power, [&mut *blank_stored, &mut *label_stored]);
+                adopt(
+                    target,
+                    &groups,
+                    state.row,
+                    state.power,
+                    power,
+                    [&mut *blank_stored, &mut *label_stored],
+                );
                 (&*state.row, &mut work.rows[..len])
             } else {
                 two(&mut work.rows, len, (i - 1) % 2, i % 2)
@@ -493,7 +497,16 @@ impl Kernel for Pass<'_> {
                 }
             } else {
                 let weights = &work.weights;
-                propagate::<S>(side, target, from, weights, &groups, out, |_, sums| sums, |_, sums| sums);
+                propagate::<S>(
+                    side,
+                    target,
+                    from,
+                    weights,
+                    &groups,
+                    out,
+                    |_, sums| sums,
+                    |_, sums| sums,
+                );
             }
             let [blank, label] = planes_mut(to, target, &groups);
             totals[at] = [meet(n, blank_stored, blank), meet(n, label_stored, label)];

@@ -7,43 +7,10 @@ use half::{bf16, f16};
 use std::marker::PhantomData;
 use std::slice;
 
-/// Numbers whose bits can be put in order.
-pub trait Ordered: Real {
-    /// Bits as a whole number.
-    type Key: Ord;
-    /// The key of -inf.
-    const LEAST: Self::Key;
-    /// A number that is larger for larger numbers; NaN lies beyond the infinities.
-    fn key(self) -> Self::Key;
-    /// The number of a key.
-    fn of_key(key: Self::Key) -> Self;
-}
-
-macro_rules! ordered {
-    ($t:ident, $i:ident) => {
-        impl Ordered for $t {
-            type Key = $i;
-            const LEAST: $i = $t::NEG_INFINITY.to_bits() as $i ^ $i::MAX;
-            #[inline(always)]
-            fn key(self) -> $i {
-                let bits = self.to_bits() as $i;
-                bits ^ ((bits >> ($i::BITS - 1)) & $i::MAX)
-            }
-            #[inline(always)]
-            fn of_key(key: $i) -> $t {
-                $t::from_bits((key ^ ((key >> ($i::BITS - 1)) & $i::MAX)) as _)
-            }
-        }
-    };
-}
-
-ordered!(f32, i32);
-ordered!(f64, i64);
-
 /// A floating-point type that frames are stored in.
 pub trait Element: view::Element + Send + Sync {
     /// The type that rows of many classes are computed in.
-    type Real: Ordered;
+    type Real: Real;
 
     /// A row as numbers to compute with: itself, or converted into `scratch` of the same length.
     fn load<'a>(row: &'a [Self], scratch: &'a mut [Self::Real]) -> &'a [Self::Real];
@@ -145,7 +112,8 @@ impl Layout {
         if self.counts.contains(&0) {
             return true;
         }
-        let mut axes = [0, 1].map(|i| (self.strides[i].unsigned_abs() as u128, self.counts[i] as u128));
+        let mut axes =
+            [0, 1].map(|i| (self.strides[i].unsigned_abs() as u128, self.counts[i] as u128));
         axes.sort_unstable();
         let mut reach = self.width as u128;
         for (stride, count) in axes.into_iter().filter(|axis| axis.1 > 1) {
@@ -231,6 +199,8 @@ impl<'a, E> RowsMut<'a, E> {
     pub unsafe fn row(&self, n: usize, t: usize) -> &mut [E] {
         assert!(n < self.layout.counts[0] && t < self.layout.counts[1], "no row ({n}, {t})");
         // SAFETY: `new` has checked that all rows lie inside the slice and are disjoint; the caller sees to the rest.
-        unsafe { slice::from_raw_parts_mut(self.data.add(self.layout.position(n, t)), self.layout.width) }
+        unsafe {
+            slice::from_raw_parts_mut(self.data.add(self.layout.position(n, t)), self.layout.width)
+        }
     }
 }

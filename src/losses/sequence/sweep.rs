@@ -185,7 +185,10 @@ impl Lattice<'_> {
         );
         let log_likelihood = crossing.log();
         let Some(sink) = sink else {
-            return Ok(Outcome { log_likelihood, trusted: !dropped && log_likelihood < f64::INFINITY });
+            return Ok(Outcome {
+                log_likelihood,
+                trusted: !dropped && log_likelihood < f64::INFINITY,
+            });
         };
         if crossing.total == 0.0 {
             return Ok(Outcome { log_likelihood, trusted: !dropped });
@@ -251,11 +254,8 @@ impl<'a> Half<'a> {
         let target = lattice.target;
         let mut state = vec![0.0; state_len(target)];
         A::start(&mut state, if side == Side::Start { 0 } else { target.len });
-        let plan = if keep {
-            Plan::new::<A>(target, &blocks, lattice.budget / 2)
-        } else {
-            Plan::NOTHING
-        };
+        let plan =
+            if keep { Plan::new::<A>(target, &blocks, lattice.budget / 2) } else { Plan::NOTHING };
         let store_len = Sizes::of::<A>(target, &blocks).store(plan);
         Ok(Half {
             side,
@@ -394,8 +394,7 @@ impl<'a> Meeting<'a> {
             let e = lattice.emissions(A::FORM, block, &mut window);
             let state = (&mut self.state[..], self.crossing.scale);
             let (at, work) = ((side, target), &mut self.work);
-            self.trusted &=
-                A::pass(lattice.level, at, (block, e), state, work, store, &mut totals);
+            self.trusted &= A::pass(lattice.level, at, (block, e), state, work, store, &mut totals);
             let error = |[a, b]: &[f64; 2]| ((a + b) / self.crossing.total - 1.0).abs();
             self.trusted &= totals.iter().all(|total| error(total) <= TOLERANCE);
             let last = block.frames.len() - 1;

@@ -67,13 +67,11 @@ pub(super) struct Target {
     pub classes: Vec<u32>,
     /// Whether these are all classes; else those that occur, each once, the blank first.
     pub dense: bool,
-    /// Whether they are the blank and the labels in order, because few occur and none twice.
-    pub ordered: bool,
     /// Elements of an emission row, a multiple of [`LANES`]: one for each of `classes`, then zeros.
     pub stride: usize,
     /// The place of the blank in an emission row.
     pub blank: usize,
-    /// For each element of the label plane, its place in an emission row.
+    /// For each label, its place in an emission row.
     pub slots: Vec<u32>,
     /// For each label 1 if it may follow the label before it directly, else 0; `LANES` zeros behind.
     pub skip: Vec<f64>,
@@ -90,31 +88,20 @@ impl Target {
         sorted.sort_unstable();
         sorted.dedup();
         let dense = classes <= FEW_CLASSES.max(DENSE * (sorted.len() + 1));
-        let ordered = !dense && sorted.len() == len;
-        let mut slots = vec![0; width];
-        let (classes, blank) = if dense {
-            slots[..len].copy_from_slice(labels);
-            ((0..classes as u32).collect(), blank as usize)
-        } else if ordered {
-            slots.iter_mut().zip(1..).for_each(|(slot, place)| *slot = place);
-            ([&[blank], labels].concat(), 0)
+        let (classes, blank, slots) = if dense {
+            ((0..classes as u32).collect(), blank as usize, labels.to_vec())
         } else {
-            for (slot, label) in slots.iter_mut().zip(labels) {
-                *slot = sorted.partition_point(|other| other < label) as u32 + 1;
-            }
-            ([&[blank], &sorted[..]].concat(), 0)
+            let place = |label| sorted.partition_point(|other| other < label) as u32 + 1;
+            let slots = labels.iter().map(place).collect();
+            ([&[blank], &sorted[..]].concat(), 0, slots)
         };
-        // The padding of the label plane finds a zero behind the classes.
-        let stride = if ordered { width + LANES } else { (classes.len() + 1).next_multiple_of(LANES) };
-        if !ordered {
-            slots[len..].fill(classes.len() as u32);
-        }
+        let stride = classes.len().next_multiple_of(LANES);
         let mut skip = vec![0.0; width + LANES];
         for (skip, pair) in skip[1..].iter_mut().zip(labels.windows(2)) {
             *skip = f64::from(u8::from(pair[0] != pair[1]));
         }
         let band = band(&skip[..len], frames);
-        Target { len, width, frames, classes, dense, ordered, stride, blank, slots, skip, band }
+        Target { len, width, frames, classes, dense, stride, blank, slots, skip, band }
     }
 
     /// The groups that hold the states in reach at frame t.

@@ -41,7 +41,7 @@ pub(super) fn best_path(
         source,
         row: vec![f64::NEG_INFINITY; len],
         next: vec![f64::NEG_INFINITY; len],
-        gathered: vec![0.0; target.width],
+        gathered: vec![f64::NEG_INFINITY; target.width],
         window: vec![0.0; FRAMES * target.stride],
     };
     search.row[0] = 0.0;
@@ -55,7 +55,9 @@ pub(super) fn best_path(
     let (blank, label) = search.row.split_at(target.width);
     let at_label = target.len > 0 && label[target.len - 1] >= blank[target.len];
     let mut state = 2 * target.len - usize::from(at_label);
-    if search.row[if at_label { target.width + target.len - 1 } else { target.len }] == f64::NEG_INFINITY {
+    if search.row[if at_label { target.width + target.len - 1 } else { target.len }]
+        == f64::NEG_INFINITY
+    {
         return Ok(false);
     }
     for (i, (row, first)) in pieces.iter().enumerate().rev() {

@@ -7,7 +7,9 @@
 //! used where that one fails: for emissions that lie hundreds of bits apart.
 
 use super::frames::{Form, fold};
-use super::linear::{self, copy_row, emissions, lanes, planes_mut, power_of_two, split, surround, two};
+use super::linear::{
+    self, copy_row, emissions, lanes, planes_mut, power_of_two, split, surround, two,
+};
 use super::sweep::{Arithmetic, Block, Crossing, Work, state_len};
 use super::target::Target;
 use super::{LANES, Side};
@@ -55,7 +57,8 @@ impl Numbers {
     fn sum<const N: usize>(terms: [Numbers; N]) -> Self {
         let mut out = Numbers { m: [0.0; LANES], k: [0.0; LANES] };
         for i in 0..LANES {
-            let top = terms.iter().fold(DEAD, |top, term| if term.k[i] > top { term.k[i] } else { top });
+            let top =
+                terms.iter().fold(DEAD, |top, term| if term.k[i] > top { term.k[i] } else { top });
             let total =
                 terms.iter().fold(0.0, |sum, term| sum + term.m[i] * power_of_two(term.k[i] - top));
             let (m, k) = split(total);
@@ -77,7 +80,11 @@ impl Numbers {
 
 /// The places of numbers in a state, from element `from` of the rows.
 #[inline(always)]
-fn numbers<'a>(state: &'a [f64], target: &Target, from: usize) -> impl Fn(usize) -> Numbers + use<'a> {
+fn numbers<'a>(
+    state: &'a [f64],
+    target: &Target,
+    from: usize,
+) -> impl Fn(usize) -> Numbers + use<'a> {
     let (m, k) = (lanes(&state[from..]), lanes(&state[target.row() + from..]));
     move |g| Numbers::at(&m[g], &k[g])
 }
@@ -130,7 +137,7 @@ fn planes<'a>(
 #[inline(always)]
 fn label_emissions<'a>(
     target: &Target,
-    e: &'a [f64],
+    e: &[f64],
     groups: &Range<usize>,
     gathered: &'a mut [f64],
 ) -> [&'a [Group]; 2] {
@@ -247,8 +254,8 @@ impl Kernel for Pass<'_> {
             let mut meet = Meet { stored, out: planes, scale, totals: [[0.0; LANES]; 2] };
             if i == 0 {
                 let start = groups.start * LANES;
-                let [blank, label] = [start, target.width + start]
-                    .map(|at| numbers(from, target, at));
+                let [blank, label] =
+                    [start, target.width + start].map(|at| numbers(from, target, at));
                 for g in 0..groups.len() {
                     meet.group(g, [blank(g), label(g)], &blank_e, label_e);
                 }

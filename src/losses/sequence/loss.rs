@@ -1,0 +1,469 @@
+//! Connectionist temporal classification as a loss of the registry: layouts, labels and lengths in, checked.
+
+use super::rows::{Element, Layout, Rows, RowsMut};
+use super::{Batch, Gradient, Input, Labels, Options, Outputs, ctc};
+use crate::error::{Error, Kind, Result};
+use crate::losses::call::{Axes, Call, Loss, Plan, Results};
+use crate::losses::rowwise::kernel::{Reduced, Scale};
+use crate::losses::spec::Params;
+use crate::reduce::Reduction;
+use crate::simd::Level;
+use crate::view::{DType, Shape, View, ViewMut};
+use crate::weight::Weighting;
+use half::{bf16, f16};
+
+/// Rough times, in nanoseconds, for a state and for a class of a frame.
+const STATE_NS: f64 = 4.0;
+const CLASS_NS: f64 = 0.6;
+
+/// Where the arguments stand.
+const PRED_LENGTHS: usize = 2;
+const LABEL_LENGTHS: usize = 3;
+const LABEL_OFFSETS: usize = 4;
+
+/// Connectionist temporal classification with its parameters.
+pub struct Ctc {
+    /// The axes of samples and frames; none for samples if there is one alone.
+    layout: (Option<usize>, usize),
+    labels_first: bool,
+    blank: Blank,
+    input: Input,
+    infeasible: Infeasible,
+    memory_limit: usize,
+}
+
+enum Blank {
+    First,
+    Last,
+    Index(usize),
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Infeasible {
+    Infinite,
+    Zero,
+    Raise,
+}
+
+impl Ctc {
+    /// From the registry's parameters.
+    pub fn new(params: &Params) -> Self {
+        Ctc {
+            layout: match params.text("layout") {
+                "NTC" => (Some(0), 1),
+                "TNC" => (Some(1), 0),
+                _ => (None, 0),
+            },
+            labels_first: params.text("label_layout") == "TN",
+            blank: match (params.text("blank"), params.int("blank")) {
+                (_, Some(index)) => Blank::Index(index as usize),
+                ("first", None) => Blank::First,
+                _ => Blank::Last,
+            },
+            input: match params.text("input") {
+                "log_probs" => Input::LogProbs,
+                "log_probs_torch" => Input::LogProbsTorch,
+                _ => Input::Logits,
+            },
+            infeasible: match params.text("infeasible") {
+                "zero" => Infeasible::Zero,
+                "raise" => Infeasible::Raise,
+                _ => Infeasible::Infinite,
+            },
+            memory_limit: params.int("memory_limit").map_or(usize::MAX, |bytes| bytes as usize),
+        }
+    }
+
+    fn axes_of(&self, pred: &[usize]) -> Result<(Axes, [usize; 2])> {
+        let (samples, frames) = self.layout;
+        let rank = 2 + usize::from(samples.is_some());
+        if pred.len() != rank {
+            let detail = format!("expected {rank} dimensions by the layout, got shape {pred:?}");
+            return Err(Error::new(Kind::Shape, "pred", detail));
+        }
+        let n = samples.map_or(1, |axis| pred[axis]);
+        let axes = match samples {
+            Some(_) => Axes::samples(n),
+            None => Axes::single(),
+        };
+        Ok((axes, [n, pred[frames]]))
+    }
+
+    fn blank(&self, classes: usize) -> Result<u32> {
+        let blank = match self.blank {
+            Blank::First => 0,
+            Blank::Last => classes.saturating_sub(1),
+            Blank::Index(index) => index,
+        };
+        if blank >= classes {
+            let detail = format!("expected a class of pred, below {classes}, got {blank}");
+            return Err(Error::new(Kind::Parameter, "blank", detail));
+        }
+        Ok(blank as u32)
+    }
+}
+
+impl Loss for Ctc {
+    fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
+        let pred = call.input(0);
+        let (axes, [samples, count]) = self.axes_of(pred.shape())?;
+        let classes = pred.shape()[pred.shape().len() - 1];
+        let blank = if samples > 0 { self.blank(classes)? } else { 0 };
+        let mut weighting = axes.weighting(call)?;
+        let weight = weighting.sample_weight.take().map(|w| w.to_vec::<f64>());
+        let weightless = |n: usize| weight.as_ref().is_some_and(|w| w[n] == 0.0);
+
+        let mut lengths =
+            lengths(call, PRED_LENGTHS, samples, count)?.unwrap_or(vec![count; samples]);
+        let given = GivenLabels::new(self, call, samples)?;
+        let (mut flat, mut offsets) = (Vec::new(), vec![0]);
+        for n in 0..samples {
+            // A sample of weight 0 is not looked at: it becomes an empty one.
+            if weightless(n) {
+                lengths[n] = 0;
+            } else {
+                given.push(n, classes, blank, &mut flat)?;
+            }
+            offsets.push(flat.len());
+        }
+        let Some(labels) = Labels::new(flat, offsets) else {
+            return Err(Error::new(
+                Kind::Shape,
+                call.names[1],
+                "expected sequences one behind another",
+            ));
+        };
+        let raises = self.infeasible == Infeasible::Raise;
+        if let Some(n) = (0..samples).find(|&n| raises && labels.frames_needed(n) > lengths[n]) {
+            let allowed = format!(
+                "at least {} frames for the {} labels of sample {n}",
+                labels.frames_needed(n),
+                labels.sample(n).len()
+            );
+            let (name, value) = (call.names[PRED_LENGTHS], lengths[n] as f64);
+            return Err(Error::element(Kind::Length, name, &[n], value, allowed));
+        }
+        let by_target = call.options.reduction == Reduction::TargetMean;
+        let weight = if by_target {
+            let weigh = |n: usize| {
+                weight.as_ref().map_or(1.0, |w| w[n]) / labels.sample(n).len().max(1) as f64
+            };
+            Some((0..samples).map(weigh).collect())
+        } else {
+            weight
+        };
+        let pred = match self.layout.0 {
+            Some(axis) => pred.clone().move_axis(axis, 0),
+            None => pred.clone().insert_axis(0),
+        };
+        let dtype = call.dtype;
+        Ok(Box::new(CtcPlan {
+            loss: self,
+            level: call.level,
+            dtype,
+            axes,
+            pred,
+            blank,
+            lengths,
+            labels,
+            weight,
+            weighting,
+        }))
+    }
+}
+
+/// Lengths of all samples: whole numbers up to `most`.
+fn lengths(
+    call: &Call<'_>,
+    position: usize,
+    samples: usize,
+    most: usize,
+) -> Result<Option<Vec<usize>>> {
+    let Some(view) = &call.inputs[position] else { return Ok(None) };
+    let name = call.names[position];
+    if view.len() != samples || view.shape().len() > 1 {
+        let detail = format!("expected shape [{samples}], got shape {:?}", view.shape());
+        return Err(Error::new(Kind::Shape, name, detail));
+    }
+    let whole = |(n, x): (usize, f64)| {
+        let length = x as usize;
+        if length as f64 == x && length <= most {
+            return Ok(length);
+        }
+        let index = if view.shape().is_empty() { vec![] } else { vec![n] };
+        let allowed = format!("an integer from 0 to {most}");
+        Err(Error::element(Kind::Length, name, &index, x, allowed))
+    };
+    view.to_vec::<f64>().into_iter().enumerate().map(whole).collect::<Result<_>>().map(Some)
+}
+
+/// Labels as they were given, copied.
+struct GivenLabels<'a> {
+    name: &'a str,
+    labels: Vec<f64>,
+    /// Per sample: the place of the first label, the step from one to the next, and how many there are.
+    runs: Vec<(usize, usize, usize)>,
+    /// Whether a -1 ends a sequence.
+    ends: bool,
+    shape: Shape,
+}
+
+impl<'a> GivenLabels<'a> {
+    fn new(loss: &Ctc, call: &Call<'a>, samples: usize) -> Result<Self> {
+        let view = call.input(1);
+        let (name, shape) = (call.names[1], view.shape());
+        let single = loss.layout.0.is_none();
+        let wrong = |expected: String| {
+            Error::new(Kind::Shape, name, format!("expected {expected}, got shape {shape:?}"))
+        };
+        let lengths_up_to = |most: usize| lengths(call, LABEL_LENGTHS, samples, most);
+        let mut ends = false;
+        let runs = match (shape.len(), &call.inputs[LABEL_OFFSETS]) {
+            (1, Some(offsets)) => {
+                if call.inputs[LABEL_LENGTHS].is_some() {
+                    let detail = "expected either lengths or offsets, got both";
+                    return Err(Error::new(Kind::Parameter, call.names[LABEL_OFFSETS], detail));
+                }
+                let places = lengths_of_offsets(call, offsets, samples, shape[0])?;
+                (0..samples).map(|n| (places[n], 1, places[n + 1] - places[n])).collect()
+            }
+            (1, None) if single => {
+                let given = lengths_up_to(shape[0])?;
+                ends = given.is_none();
+                vec![(0, 1, given.map_or(shape[0], |lengths| lengths[0]))]
+            }
+            (1, None) => {
+                let Some(lengths) = lengths_up_to(shape[0])? else {
+                    return Err(wrong(
+                        "two dimensions, or label_lengths or label_offsets for one".into(),
+                    ));
+                };
+                let total: usize = lengths.iter().sum();
+                if total != shape[0] {
+                    return Err(wrong(format!(
+                        "as many labels as label_lengths add up to, {total}"
+                    )));
+                }
+                let starts = lengths.iter().scan(0, |next, length| {
+                    *next += length;
+                    Some(*next - length)
+                });
+                starts.zip(&lengths).map(|(start, &length)| (start, 1, length)).collect()
+            }
+            (2, None) if !single => {
+                let (n, width) =
+                    if loss.labels_first { (shape[1], shape[0]) } else { (shape[0], shape[1]) };
+                if n != samples {
+                    return Err(wrong(format!("labels of {samples} samples")));
+                }
+                let given = lengths_up_to(width)?;
+                ends = given.is_none();
+                let length = |n: usize| given.as_ref().map_or(width, |lengths| lengths[n]);
+                let (step, between) = if loss.labels_first { (samples, 1) } else { (1, width) };
+                (0..n).map(|n| (n * between, step, length(n))).collect()
+            }
+            _ => return Err(wrong("padded labels of all samples, or one dimension".into())),
+        };
+        let labels = view.to_vec::<f64>();
+        Ok(GivenLabels { name, labels, runs, ends, shape: Shape::from_slice(shape) })
+    }
+
+    /// Checks the labels of a sample and appends them.
+    fn push(&self, n: usize, classes: usize, blank: u32, flat: &mut Vec<u32>) -> Result<()> {
+        let (start, step, count) = self.runs[n];
+        for i in 0..count {
+            let place = start + i * step;
+            let value = self.labels[place];
+            if self.ends && value == -1.0 {
+                break;
+            }
+            let label = value as u32;
+            if f64::from(label) != value || label as usize >= classes || label == blank {
+                let index = crate::losses::call::unravel(place, &self.shape);
+                let allowed = format!(
+                    "an integer with 0 <= {} < {classes} that is not the blank, {blank}",
+                    self.name
+                );
+                return Err(Error::element(Kind::Label, self.name, &index, value, allowed));
+            }
+            flat.push(label);
+        }
+        Ok(())
+    }
+}
+
+/// Offsets that ascend from 0 to the number of labels.
+fn lengths_of_offsets(
+    call: &Call<'_>,
+    offsets: &View<'_>,
+    samples: usize,
+    labels: usize,
+) -> Result<Vec<usize>> {
+    let name = call.names[LABEL_OFFSETS];
+    if *offsets.shape() != [samples + 1] {
+        let detail = format!("expected shape [{}], got shape {:?}", samples + 1, offsets.shape());
+        return Err(Error::new(Kind::Shape, name, detail));
+    }
+    let mut places: Vec<usize> = Vec::with_capacity(samples + 1);
+    for (i, x) in offsets.to_vec::<f64>().into_iter().enumerate() {
+        let least = places.last().copied().unwrap_or(0);
+        let most = if i == 0 { 0 } else { labels };
+        let least = if i == samples { labels } else { least };
+        let place = x as usize;
+        if place as f64 != x || place < least || place > most {
+            let allowed = format!("an integer from {least} to {most}");
+            return Err(Error::element(Kind::Length, name, &[i], x, allowed));
+        }
+        places.push(place);
+    }
+    Ok(places)
+}
+
+struct CtcPlan<'a> {
+    loss: &'a Ctc,
+    level: Level,
+    dtype: DType,
+    axes: Axes,
+    /// Samples, frames, classes.
+    pred: View<'a>,
+    blank: u32,
+    lengths: Vec<usize>,
+    labels: Labels,
+    /// The weights of the samples, and for the mean by targets their inverse lengths.
+    weight: Option<Vec<f64>>,
+    weighting: Weighting<'a>,
+}
+
+impl Plan for CtcPlan<'_> {
+    fn value_shape(&self) -> Shape {
+        self.axes.value_shape(self.weighting.reduction)
+    }
+
+    fn cost(&self) -> f64 {
+        let classes = self.pred.shape()[2] as f64;
+        let frames = self.lengths.iter().enumerate();
+        frames
+            .map(|(n, &frames)| {
+                let states = 2.0 * self.labels.sample(n).len() as f64 + 1.0;
+                frames as f64 * (STATE_NS * states + CLASS_NS * classes)
+            })
+            .sum()
+    }
+
+    fn run(&self, results: Results<'_>) -> Result<()> {
+        match self.dtype {
+            DType::F16 => self.run_in::<f16>(results),
+            DType::BF16 => self.run_in::<bf16>(results),
+            DType::F32 => self.run_in::<f32>(results),
+            _ => self.run_in::<f64>(results),
+        }
+    }
+}
+
+impl CtcPlan<'_> {
+    fn run_in<E: Element + Default>(&self, results: Results<'_>) -> Result<()> {
+        let shape = self.axes.batch_first();
+        let weighting = Weighting {
+            sample_weight: self.weight.as_deref().map(|w| View::from_slice(w, &shape)),
+            ..self.weighting.clone()
+        };
+        let reduced = Reduced { axes: &self.axes, weighting: &weighting, level: self.level };
+        let mut copy = Vec::new();
+        let frames = rows(&self.pred, &mut copy)?;
+        let [grad, ..] = results.grads;
+        let grad = grad.map(|grad| match self.loss.layout.0 {
+            Some(axis) => grad.map(|v| v.move_axis(axis, 0)),
+            None => grad.map(|v| v.insert_axis(0)),
+        });
+        let scale: Vec<f64> = match (&grad, reduced.scale()) {
+            (None, _) => Vec::new(),
+            (_, Scale::All(scale)) => vec![scale; self.lengths.len()],
+            (_, Scale::Each(scales)) => scales,
+        };
+        let mut grad_copy = Vec::new();
+        let grad_rows =
+            grad.as_ref().map(|grad| rows_mut::<E>(grad, &mut grad_copy)).transpose()?;
+        let outputs = Outputs {
+            grad: grad_rows.as_ref().map(|rows| Gradient { rows, scale: &scale }),
+            ..Outputs::default()
+        };
+        let mut losses = self.compute(frames, &outputs)?;
+        drop(grad_rows);
+        if let (Some(grad), false) = (&grad, grad_copy.is_empty()) {
+            let computed: Vec<f64> = grad_copy.iter().map(|&x| E::to::<f64>(x)).collect();
+            grad.copy_from(&computed);
+        }
+        if self.loss.infeasible == Infeasible::Zero {
+            losses.iter_mut().filter(|loss| **loss == f64::INFINITY).for_each(|loss| *loss = 0.0);
+        }
+        if let Some(value) = results.value {
+            reduced.value(&losses, value);
+        }
+        Ok(())
+    }
+
+    fn compute<E: Element>(
+        &self,
+        frames: Rows<'_, E>,
+        outputs: &Outputs<'_, E>,
+    ) -> Result<Vec<f64>> {
+        let batch = Batch {
+            frames,
+            input: self.loss.input,
+            blank: self.blank,
+            lengths: &self.lengths,
+            labels: &self.labels,
+        };
+        let options =
+            Options { level: self.level, parallel: true, memory_limit: self.loss.memory_limit };
+        ctc(&batch, outputs, &options)
+            .map_err(|error| Error::new(Kind::Memory, "memory_limit", error.to_string()))
+    }
+}
+
+/// Rows of an array of samples, frames and classes; its elements are copied if classes do not lie side by side.
+fn rows<'a, E: Element + Default>(view: &View<'a>, copy: &'a mut Vec<E>) -> Result<Rows<'a, E>> {
+    let layout = |first, strides: &[isize]| layout_of::<E>(view.shape(), first, strides);
+    let (data, layout) = match view.dense::<E>() {
+        Some((data, first)) if side_by_side::<E>(view) => (data, layout(first, view.strides())),
+        _ => {
+            copy.extend(view.to_vec::<f64>().into_iter().map(E::of::<f64>));
+            (&copy[..], Layout::contiguous(view.shape()[0], view.shape()[1], view.shape()[2]))
+        }
+    };
+    Rows::new(data, layout).ok_or_else(|| Error::new(Kind::Shape, "pred", "unexpected layout"))
+}
+
+/// As [`rows`], to write: to `copy` if classes do not lie side by side.
+fn rows_mut<'a, E: Element + Default>(
+    view: &'a ViewMut<'a>,
+    copy: &'a mut Vec<E>,
+) -> Result<RowsMut<'a, E>> {
+    let shape = view.shape();
+    // SAFETY: the results of a call are its own, and these rows are the only way to them while they live.
+    let (data, layout) = match unsafe { view.dense_mut::<E>() } {
+        Some((data, first)) if side_by_side::<E>(&view.view) => {
+            (data, layout_of::<E>(shape, first, view.strides()))
+        }
+        _ => {
+            copy.resize(shape.iter().product(), E::default());
+            (&mut copy[..], Layout::contiguous(shape[0], shape[1], shape[2]))
+        }
+    };
+    RowsMut::new(data, layout)
+        .ok_or_else(|| Error::new(Kind::Output, "grad_out", "unexpected layout"))
+}
+
+fn side_by_side<E>(view: &View<'_>) -> bool {
+    view.shape()[2] <= 1 || view.strides()[2] == size_of::<E>() as isize
+}
+
+fn layout_of<E>(shape: &[usize], origin: usize, strides: &[isize]) -> Layout {
+    let unit = size_of::<E>() as isize;
+    Layout {
+        origin,
+        strides: [strides[0] / unit, strides[1] / unit],
+        counts: [shape[0], shape[1]],
+        width: shape[2],
+    }
+}
