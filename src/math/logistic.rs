@@ -21,8 +21,8 @@ pub struct Logistic<T> {
 /// All of [`Logistic`].
 ///
 /// With `t = exp(-|x|)`, `l = log(1 + t)` and `q = t / (1 + t) = sigmoid(-|x|)`, `t + q` is `2 sinh(l)`, and
-/// `v = t q = t - q` is `2 cosh(l) - 2`. So `l` is half of `t + q = 2t - v` times `l / sinh(l)`, an even function of `l`
-/// and hence a function of `v`, whose polynomial needs half the degree of one in `t`.
+/// `v = t q = t - q` is `2 cosh(l) - 2`. So `l` is half of `t + q = 2t - v` times `l / sinh(l)`, an even function
+/// of `l` and hence a function of `v`, whose polynomial needs half the degree of one in `t`.
 #[inline(always)]
 pub(crate) fn logistic<T: Float, S: Isa>(x: T) -> Logistic<T> {
     let (t, t_low) = exp_nonpositive_pair::<T, S>(-x.abs());

@@ -207,6 +207,11 @@ impl PyLoss {
             )?;
         }
 
+        let mut written = Vec::new();
+        let named = value.iter().map(|o| ("out", o)).chain(hess.iter().map(|o| ("hess_out", o)));
+        for (name, out) in named.chain(grads.iter().map(|o| ("grad_out", o))) {
+            written.extend(out.borrow(name)?);
+        }
         let grad_of =
             |i: usize| wanted.grads.iter().position(|&w| w == i).map(|at| grads[at].view());
         let results = Results {

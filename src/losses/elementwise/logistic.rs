@@ -21,9 +21,13 @@ impl Elementwise<2> for Logistic {
 
     #[inline(always)]
     fn point<S: Isa, T: Real>(self, [pred, label]: [T; 2]) -> Point<T, 2> {
-        let (z, step) =
-            if self.signed { (T::HALF * (label + T::ONE), T::HALF) } else { (label, T::ONE) };
-        let Point { value, grad: [slope, to_z], hess } = SigmoidBce.point::<S, T>([pred, z]);
-        Point { value, grad: [slope, step * to_z], hess }
+        // The label less the one that the logit speaks for, before it is halved: z itself would be rounded.
+        let sign = T::ONE.copysign(pred);
+        let (spoken_for, half) =
+            if self.signed { (sign, T::HALF) } else { (T::HALF + T::HALF * sign, T::ONE) };
+        let against = half * (spoken_for - label);
+        let logistic = pred.logistic::<S>();
+        let [value, slope, hess] = SigmoidBce::weighted::<S, T>(pred, logistic, against, T::ONE);
+        Point { value, grad: [slope, -half * pred], hess }
     }
 }

@@ -24,10 +24,15 @@ use crate::simd::Isa;
 pub struct SigmoidBce;
 
 impl SigmoidBce {
-    /// Value, slope and second derivative. `against` is the weight of the class that `pred` speaks against, with the sign
-    /// of `pred`; `total` is the weight of both.
+    /// Value, slope and second derivative. `against` is the weight of the class that `pred` speaks against, with the
+    /// sign of `pred`; `total` is the weight of both.
     #[inline(always)]
-    fn weighted<S: Isa, T: Real>(pred: T, logistic: Logistic<T>, against: T, total: T) -> [T; 3] {
+    pub(super) fn weighted<S: Isa, T: Real>(
+        pred: T,
+        logistic: Logistic<T>,
+        against: T,
+        total: T,
+    ) -> [T; 3] {
         let small = logistic.sigmoid_neg_abs;
         // 0 times infinity is 0 here.
         let opposed = if against == T::ZERO { T::ZERO } else { pred };

@@ -428,7 +428,7 @@ impl<T: Real> RowTarget<T> {
         if let Some(grad) = grad {
             // p sum(y) - y; at the maximum, where p may be close to 1, p (sum(y) - y) - (1 - p) y.
             let (p, rest) = (softmax.inverse(), softmax.complement(softmax.max, T::ZERO));
-            let factor = T::from_f64(p * total);
+            let factor = T::from_f64(total / (1.0 + softmax.others));
             let (p, rest, total) = (T::from_f64(p), T::from_f64(rest), T::from_f64(total));
             for ((g, &x), &y) in grad.iter_mut().zip(x).zip(y) {
                 let at_max = p * (total - y) - rest * y;
