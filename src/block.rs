@@ -162,7 +162,7 @@ struct Job<'v, 'a, T> {
     /// Whether a sum may span rows.
     per_block: bool,
     /// Partial sums: one for each block of columns of each row, or of each group of `block_rows` rows.
-    sums: Vec<AtomicU64>,
+    sums: SmallVec<[AtomicU64; 16]>,
     block_rows: usize,
     divisor: Divisor,
     weight: f64,

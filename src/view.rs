@@ -92,13 +92,21 @@ pub trait Element: Copy + 'static {
 }
 
 /// A read-only strided array. Every element is aligned for its type and in native byte order.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct View<'a> {
     pub(crate) ptr: *const u8,
     dtype: DType,
     shape: Shape,
     strides: Strides,
     life: PhantomData<&'a [u8]>,
+}
+
+impl Clone for View<'_> {
+    fn clone(&self) -> Self {
+        // `SmallVec::clone` goes element by element.
+        let (shape, strides) = (Shape::from_slice(&self.shape), Strides::from_slice(&self.strides));
+        View { shape, strides, ..*self }
+    }
 }
 
 // SAFETY: a view only reads memory that is borrowed for its lifetime.

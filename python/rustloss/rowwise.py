@@ -1,4 +1,4 @@
-"""Losses that look at one vector at a time; see `rustloss.Loss` for options, weights, reductions."""
+"""Losses that look at one vector at a time; see `rustloss.Loss` for options and reductions."""
 
 from __future__ import annotations
 

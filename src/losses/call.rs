@@ -178,9 +178,8 @@ impl Axes {
 
     /// E's shape with the batch axis first, as the drivers want it.
     pub fn batch_first(&self) -> Shape {
-        let mut shape = self.shape.clone();
-        let n = shape.remove(self.batch);
-        shape.insert(0, n);
+        let mut shape = Shape::from_slice(&self.shape);
+        shape[..=self.batch].rotate_right(1);
         shape
     }
 
@@ -214,7 +213,7 @@ impl Axes {
     pub fn value_shape(&self, reduction: Reduction) -> Shape {
         match reduction {
             _ if self.scalar => Shape::new(),
-            Reduction::None => self.shape.clone(),
+            Reduction::None => Shape::from_slice(&self.shape),
             r if r.is_total() => Shape::new(),
             _ => smallvec::smallvec![self.shape[self.batch]],
         }

@@ -24,6 +24,7 @@ use super::target::Target;
 use super::{LANES, Side};
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
+use std::hint;
 use std::ops::{Add, Range};
 
 /// Bits that mantissas may grow by in a block: their products with others of that size are finite.
@@ -179,8 +180,7 @@ pub(super) fn split(x: f64) -> (f64, f64) {
 /// One step along the arrows: writes to `out` what `each_blank` and `each_label` make of a group's number and its sums.
 ///
 /// One loop for each arrow. No loop reads a plane at two offsets: the compiler would load every element once and put the
-/// vectors together piece by piece. And the slices keep their lengths: where it can prove that all groups are there, it
-/// makes vectors across groups, and gathers and scatters their elements.
+/// vectors together piece by piece.
 #[inline(always)]
 fn propagate<S: Isa>(
     side: Side,
@@ -211,15 +211,15 @@ fn propagate<S: Isa>(
     let (blank, label) = (at(start), at(labels));
     let [blank_out, label_out] = out;
     let weights = lanes(to_blank.1);
-    for g in 0..n {
+    for g in groups_below(n) {
         blank_out[g] = each_blank(g, mul_add::<S>(&to_blank.0[g], &weights[g], &blank[g]));
     }
     let weights = lanes(by_blank.1);
-    for g in 0..n {
+    for g in groups_below(n) {
         label_out[g] = mul_add::<S>(&by_blank.0[g], &weights[g], &label[g]);
     }
     let weights = lanes(by_label.1);
-    for g in 0..n {
+    for g in groups_below(n) {
         label_out[g] = each_label(g, mul_add::<S>(&by_label.0[g], &weights[g], &label_out[g]));
     }
 }
@@ -240,6 +240,13 @@ fn add(a: &Group, b: &Group) -> Group {
 #[inline(always)]
 fn mul_add<S: Isa>(a: &Group, b: &Group, c: &Group) -> Group {
     std::array::from_fn(|i| Real::mul_add::<S>(a[i], b[i], c[i]))
+}
+
+/// The numbers of groups. The compiler must not see a loop that it could make vectors of across groups, gathering and
+/// scattering their elements: each group is a vector already.
+#[inline(always)]
+fn groups_below(n: usize) -> impl Iterator<Item = usize> {
+    (0..n).inspect(|_| hint::black_box(()))
 }
 
 /// The groups of a slice.
@@ -509,13 +516,10 @@ impl Kernel for Pass<'_> {
                 );
             }
             let [blank, label] = planes_mut(to, target, &groups);
-            totals[at] = [meet(n, blank_stored, blank), meet(n, label_stored, label)];
-            for g in 0..n {
-                blank[g] = mul(&blank[g], &blank_e);
-            }
-            for g in 0..n {
-                label[g] = mul(&label[g], &label_e[g]);
-            }
+            totals[at] = [
+                meet(n, blank_stored, blank, |_| &blank_e),
+                meet(n, label_stored, label, |g| &label_e[g]),
+            ];
         }
         // What the frame beyond is to be multiplied by, still in the exponents of this block.
         let last = side.nth(&block.frames, frames - 1);
@@ -528,14 +532,21 @@ impl Kernel for Pass<'_> {
     }
 }
 
-/// Makes occupancies of a stored plane and what comes the other way. Returns their sum.
+/// Makes occupancies of a stored plane and what comes the other way, and sends that on with the emissions. Returns the
+/// sum of the occupancies.
 #[inline(always)]
-fn meet(n: usize, stored: &mut [Group], passing: &[Group]) -> f64 {
-    for g in 0..n {
-        stored[g] = mul(&stored[g], &passing[g]);
+fn meet<'a>(
+    n: usize,
+    stored: &mut [Group],
+    passing: &mut [Group],
+    e: impl Fn(usize) -> &'a Group,
+) -> f64 {
+    for g in groups_below(n) {
+        let (occupancies, onward) = (mul(&stored[g], &passing[g]), mul(&passing[g], e(g)));
+        (stored[g], passing[g]) = (occupancies, onward);
     }
     let mut total = [0.0; LANES];
-    for g in 0..n {
+    for g in groups_below(n) {
         total = add(&total, &stored[g]);
     }
     fold(total, Add::add)

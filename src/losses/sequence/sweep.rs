@@ -51,6 +51,17 @@ impl Work {
         }
     }
 
+    /// One that is there already, if it has the size.
+    fn reuse(works: &mut Vec<Work>, target: &Target) -> Self {
+        match works.pop() {
+            Some(mut work) if work.own.len() == 2 * target.width => {
+                work.label_e.fill(0.0);
+                work
+            }
+            _ => Work::new(target),
+        }
+    }
+
     fn bytes(labels: usize) -> usize {
         (labels + 10) * 18 * size_of::<f64>()
     }
@@ -155,6 +166,7 @@ pub(super) struct Outcome {
 pub(super) struct Storage {
     stores: [Vec<f64>; 2],
     checkpoints: [Vec<f64>; 2],
+    works: Vec<Work>,
 }
 
 impl Lattice<'_> {
@@ -166,12 +178,17 @@ impl Lattice<'_> {
         sink: Option<&dyn Sink>,
     ) -> Result<Outcome, Error> {
         let target = self.target;
-        let Storage { stores: [store, end_store], checkpoints: [saved, end_saved] } = storage;
+        let Storage { stores, checkpoints, works } = storage;
+        let [store, end_store] = stores;
+        let [saved, end_saved] = checkpoints;
         let [blocks, end_blocks] = blocks;
-        let mut start = Half::new::<A>(self, Side::Start, blocks, (store, saved), sink.is_some())?;
+        let keep = sink.is_some();
+        let work = Work::reuse(works, target);
+        let mut start = Half::new::<A>(self, Side::Start, blocks, work, (store, saved), keep)?;
+        let work = Work::reuse(works, target);
         let mut end =
-            Half::new::<A>(self, Side::End, end_blocks, (end_store, end_saved), sink.is_some())?;
-        self.both([&mut start, &mut end], |half| half.climb::<A>(self, sink.is_some()));
+            Half::new::<A>(self, Side::End, end_blocks, work, (end_store, end_saved), keep)?;
+        self.both([&mut start, &mut end], |half| half.climb::<A>(self, keep));
 
         let dropped = start.dropped || end.dropped;
         let (mut from_end, mut from_start) = (end.state.clone(), start.state.clone());
@@ -198,12 +215,19 @@ impl Lattice<'_> {
             let over = (Side::Start, target);
             A::cross(self.level, over, &end.state, &mut from_start, &mut start.work, Some(scale));
         }
-        let mut start = Meeting::new(target, start, from_end, crossing);
-        let mut end = Meeting::new(target, end, from_start, crossing);
+        let mut meet = |half, state| Meeting {
+            half,
+            state,
+            work: Work::reuse(works, target),
+            crossing,
+            trusted: true,
+        };
+        let (mut start, mut end) = (meet(start, from_end), meet(end, from_start));
         self.both([&mut start, &mut end], |meeting| {
             let blocks = 0..meeting.half.blocks.len();
             meeting.descend::<A>(self, 0, blocks, sink);
         });
+        works.extend([start.half.work, start.work, end.half.work, end.work]);
         Ok(Outcome { log_likelihood, trusted: start.trusted && end.trusted })
     }
 
@@ -248,6 +272,7 @@ impl<'a> Half<'a> {
         lattice: &Lattice<'_>,
         side: Side,
         blocks: Vec<Block>,
+        work: Work,
         (store, checkpoints): (&'a mut Vec<f64>, &'a mut Vec<f64>),
         keep: bool,
     ) -> Result<Self, Error> {
@@ -259,7 +284,7 @@ impl<'a> Half<'a> {
         let store_len = Sizes::of::<A>(target, &blocks).store(plan);
         Ok(Half {
             side,
-            work: Work::new(target),
+            work,
             store: sized(store, store_len)?,
             checkpoints: sized(checkpoints, plan.levels * plan.fan * state.len())?,
             state,
@@ -338,11 +363,7 @@ struct Meeting<'a> {
     trusted: bool,
 }
 
-impl<'a> Meeting<'a> {
-    fn new(target: &Target, half: Half<'a>, state: Vec<f64>, crossing: Crossing) -> Self {
-        Meeting { half, state, work: Work::new(target), crossing, trusted: true }
-    }
-
+impl Meeting<'_> {
     /// Goes back through some blocks, whose rows are stored or which begin at the half's checkpoints of `level`.
     fn descend<A: Arithmetic>(
         &mut self,
