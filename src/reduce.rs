@@ -2,6 +2,7 @@
 
 use crate::real::Real;
 use crate::simd::Isa;
+use smallvec::SmallVec;
 use std::ops::Range;
 
 /// How the unreduced loss E, of shape (N, ...), becomes the result.
@@ -80,6 +81,16 @@ pub fn sum_block_exactly<S: Isa, T: Real>(x: &[T]) -> f64 {
     }
     // Infinities leave a NaN there.
     if lost.is_nan() { sum } else { sum + lost }
+}
+
+/// Sum of any number of numbers: blocks, then pairwise.
+#[inline(always)]
+pub fn sum<S: Isa, T: Real>(x: &[T]) -> f64 {
+    let mut sums = SmallVec::<[f64; 32]>::new();
+    for block in x.chunks(BLOCK) {
+        sums.push(sum_block::<S, T>(block));
+    }
+    sum_pairwise(0..sums.len(), &|i| sums[i])
 }
 
 /// Pairwise sum of `x(i)` over a range.

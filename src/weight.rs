@@ -24,7 +24,7 @@ pub struct Weighting<'a> {
     pub empty: f64,
 }
 
-impl Weighting<'_> {
+impl<'a> Weighting<'a> {
     /// No weights at all.
     pub fn new(reduction: Reduction) -> Self {
         Weighting {
@@ -36,6 +36,28 @@ impl Weighting<'_> {
             denominator: None,
             empty: f64::NAN,
         }
+    }
+
+    /// The weighting of the sums of E over one of its other axes, of `len` elements, if no weight differs along it.
+    pub(crate) fn of_sums(&self, axis: usize, len: usize) -> Option<Self> {
+        let without = |view: &Option<View<'a>>| match view {
+            None => Some(None),
+            Some(v) if len > 1 && v.strides()[axis] != 0 => None,
+            Some(v) => Some(Some(v.clone().remove_axis(axis))),
+        };
+        let by_element = match self.reduction {
+            Reduction::None => return None,
+            Reduction::Mean => self.denominator.is_none(),
+            Reduction::Sample | Reduction::WeightedMean | Reduction::SampleWeightedMean => true,
+            _ => false,
+        };
+        Some(Weighting {
+            weight: if by_element { self.weight / len as f64 } else { self.weight },
+            sample_weight: without(&self.sample_weight)?,
+            divisor_weight: without(&self.divisor_weight)?,
+            grad_output: without(&self.grad_output)?,
+            ..self.clone()
+        })
     }
 
     /// What each row's sum of w E is divided by.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rustloss import _core, elementwise, errors, plot, rowwise, sequence
+from rustloss import _core, elementwise, errors, pairwise, plot, rowwise, sequence
 from rustloss._loss import Loss
 from rustloss.elementwise import *  # noqa: F403
+from rustloss.pairwise import *  # noqa: F403
 from rustloss.rowwise import *  # noqa: F403
 from rustloss.sequence import *  # noqa: F403
 from rustloss.threads import get_num_threads, num_threads, set_num_threads
@@ -23,6 +24,7 @@ __all__ = [
     "show_config",
 ]
 __all__ += elementwise.__all__
+__all__ += pairwise.__all__
 __all__ += rowwise.__all__
 __all__ += sequence.__all__
 

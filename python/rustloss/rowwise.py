@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 
 from rustloss._loss import Loss, Options
 
-__all__ = ["SoftmaxCELoss", "SoftmaxCrossEntropyLoss"]
+__all__ = [
+    "CosineEmbeddingLoss",
+    "KLDivLoss",
+    "SoftmaxCELoss",
+    "SoftmaxCrossEntropyLoss",
+    "TripletLoss",
+]
 
 
 class SoftmaxCrossEntropyLoss(Loss):
@@ -99,3 +105,165 @@ class SoftmaxCrossEntropyLoss(Loss):
 
 
 SoftmaxCELoss = SoftmaxCrossEntropyLoss
+
+
+class KLDivLoss(Loss):
+    """Kullback-Leibler divergence of a prediction from a distribution: ``y (log y - log p)``.
+
+    y is the label and pred is ``log p`` (Gluon's meaning of `from_logits`), or logits of which p is
+    the softmax along `axis`. The gradient is ``-y``, of logits ``p sum(y) - y`` along `axis` for one
+    weight, and ``log y - log p + 1`` with respect to the label. Where y is 0 the loss is 0, whatever
+    p; where it is negative the loss is NaN. The unreduced loss has pred's shape, so the default is
+    the mean over all elements of a sample; ``reduction="sample_sum"`` gives the divergence itself.
+
+    Call: ``(pred, label, sample_weight=None)``. One distribution for the whole batch may be given
+    as label, of shape (C,) or (1, C). `wrt` takes label.
+
+    Parameters
+    ----------
+    from_logits : bool, default True
+        Whether pred already is ``log p``.
+    axis : int, default -1
+        The class axis; it must not be the batch axis.
+    weight, batch_axis, **options
+        See `Loss`.
+    epsilon : float, default 0.0
+        Added inside the logarithm of y; Gluon has 1e-12. Without it the derivative with respect to
+        a label of 0 is -inf.
+
+    References
+    ----------
+    Apache MXNet Gluon, ``KLDivLoss``, with the mean of version 2.0.
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> import numpy as np
+    >>> loss = rl.KLDivLoss(reduction="sample_sum")
+    >>> value, grad = loss.value_and_grad(np.log([[0.5, 0.25, 0.25]]), [[0.5, 0.5, 0.0]])
+    >>> print(value, grad)
+    [0.34657359] [[-0.5 -0.5 -0. ]]
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        from_logits: bool = True,
+        axis: int = -1,
+        weight: float | None = None,
+        batch_axis: int = 0,
+        *,
+        epsilon: float = 0.0,
+        **options: Unpack[Options],
+    ) -> Self:
+        return super().__new__(
+            cls,
+            "KLDivLoss",
+            from_logits=from_logits,
+            axis=axis,
+            weight=weight,
+            batch_axis=batch_axis,
+            epsilon=epsilon,
+            **options,
+        )
+
+
+class TripletLoss(Loss):
+    """Triplet loss: the anchor is to be nearer to the positive than to the negative.
+
+    With the squared distances d of a sample, summed over all its axes:
+    ``max(0, margin + d(positive, pred) - d(negative, pred))``. Where it is positive the gradients
+    with respect to pred, positive and negative are ``2 (negative - positive)``,
+    ``2 (positive - pred)`` and ``-2 (negative - pred)``; elsewhere, at 0 too, they are 0. The
+    unreduced loss has shape (N,). Of an input of one dimension every element is a sample.
+
+    Call: ``(pred, positive, negative, sample_weight=None)``; the gradient is a tuple of three.
+
+    Parameters
+    ----------
+    margin : float, default 1
+        How much nearer.
+    weight, batch_axis, **options
+        See `Loss`.
+
+    References
+    ----------
+    Apache MXNet Gluon, ``TripletLoss``.
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> loss = rl.TripletLoss(margin=10)
+    >>> value, grads = loss.value_and_grad([[1.0, 2.0]], [[1.0, 1.0]], [[0.0, 0.0]])
+    >>> print(value, *grads)
+    [6.] [[-2. -2.]] [[ 0. -2.]] [[2. 4.]]
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        margin: float = 1,
+        weight: float | None = None,
+        batch_axis: int = 0,
+        **options: Unpack[Options],
+    ) -> Self:
+        return super().__new__(
+            cls, "TripletLoss", margin=margin, weight=weight, batch_axis=batch_axis, **options
+        )
+
+
+class CosineEmbeddingLoss(Loss):
+    """Cosine embedding loss: vectors that are to be alike, label 1, or not, label -1.
+
+    With the cosine c of the vectors along the last axis: ``1 - c`` for label 1 and
+    ``max(0, c - margin)`` for label -1, of slope 0 at the margin. A vector that is exactly zero has
+    cosine 0 and gradient 0; no other is too short or too long. The unreduced loss has the shape of
+    the leading axes; inputs of one dimension are one pair of vectors.
+
+    Call: ``(input1, input2, label, sample_weight=None)``, with one label for each pair; the
+    gradient is a tuple of two.
+
+    Parameters
+    ----------
+    weight, batch_axis, **options
+        See `Loss`.
+    margin : float, default 0
+        The cosine up to which vectors count as different.
+
+    Raises
+    ------
+    rustloss.errors.LabelError
+        If a label whose weight is not 0 is neither 1 nor -1.
+
+    References
+    ----------
+    Apache MXNet Gluon, ``CosineEmbeddingLoss``, with the shape of version 2.0.
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> loss = rl.CosineEmbeddingLoss()
+    >>> value, grads = loss.value_and_grad([[3.0, 4.0]], [[4.0, 3.0]], [-1])
+    >>> print(value, *grads)
+    [0.96] [[ 0.0448 -0.0336]] [[-0.0336  0.0448]]
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        weight: float | None = None,
+        batch_axis: int = 0,
+        margin: float = 0,
+        **options: Unpack[Options],
+    ) -> Self:
+        return super().__new__(
+            cls,
+            "CosineEmbeddingLoss",
+            weight=weight,
+            batch_axis=batch_axis,
+            margin=margin,
+            **options,
+        )

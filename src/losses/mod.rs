@@ -2,6 +2,7 @@
 
 pub mod call;
 pub mod elementwise;
+pub mod pairwise;
 pub mod rowwise;
 pub mod sequence;
 pub mod spec;
@@ -10,5 +11,9 @@ use spec::Spec;
 
 /// Every loss.
 pub fn registry() -> impl Iterator<Item = &'static Spec> {
-    elementwise::LOSSES.iter().chain(rowwise::LOSSES).chain(sequence::LOSSES)
+    elementwise::LOSSES
+        .iter()
+        .chain(rowwise::LOSSES)
+        .chain(pairwise::LOSSES)
+        .chain(sequence::LOSSES)
 }

@@ -19,6 +19,9 @@ const CHUNK_NS: f64 = 10_000.0;
 /// Rows that are gathered together where rows lie closer together than columns: a cache line of `f32`.
 const GATHER_ROWS: usize = 16;
 
+/// Elements of a tile of several rows.
+const TILE: usize = 2048;
+
 /// Columns up to which rows are worked on side by side.
 const SHORT: usize = 32;
 
@@ -123,7 +126,7 @@ pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(kernel: &L, rows: Rows
     let step = match (side_by_side, gathers) {
         (true, _) => LANES,
         (false, true) => GATHER_ROWS,
-        (false, false) => 1,
+        (false, false) => (TILE / grid.cols.max(1)).clamp(1, LANES),
     };
     let job = Job {
         kernel,

@@ -61,6 +61,20 @@ impl<T: Real> Softmax<T> {
         }
     }
 
+    /// Turns exponentials into the gradient of sum(-t log p), `total` p - t with `total` = sum(t), times `scale`.
+    #[inline(always)]
+    pub fn pull(&self, x: &[T], t: &[T], total: f64, exps: &mut [T], scale: f64) {
+        // At the maximum, where p may be close to 1, it is p (total - t) - (1 - p) t.
+        let (p, rest) = (self.inverse(), self.complement(self.max, T::ZERO));
+        let factor = T::from_f64(total / (1.0 + self.others));
+        let [p, rest, total, scale] = [p, rest, total, scale].map(T::from_f64);
+        for ((e, &x), &t) in exps.iter_mut().zip(x).zip(t) {
+            let at_max = p * (total - t) - rest * t;
+            let elsewhere = *e * factor - t;
+            *e = if x == self.max { at_max } else { elsewhere } * scale;
+        }
+    }
+
     /// 1 / (sum of exp(x - max)).
     #[inline(always)]
     pub fn inverse(&self) -> f64 {

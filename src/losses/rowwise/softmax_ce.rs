@@ -16,11 +16,10 @@ use crate::error::{Error, Kind, Result};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::spec::Params;
 use crate::real::Real;
-use crate::reduce::{BLOCK, sum_block, sum_pairwise};
+use crate::reduce::sum;
 use crate::simd::{Isa, Level};
 use crate::view::{Shape, View, ViewMut};
 use crate::weight::Weighting;
-use smallvec::SmallVec;
 
 /// A label that is not looked at.
 const IGNORED: u32 = u32::MAX;
@@ -417,24 +416,16 @@ impl<T: Real> RowTarget<T> {
             for ((s, &x), &y) in scratch.iter_mut().zip(x).zip(y) {
                 *s = (-x).weighted(y);
             }
-            return T::from_f64(sum_row::<S, T>(scratch));
+            return T::from_f64(sum::<S, T>(scratch));
         }
         let exps = grad.as_deref_mut().unwrap_or(&mut *scratch);
         let softmax = Softmax::of::<S>(x, exps);
-        let total = sum_row::<S, T>(y);
+        let total = sum::<S, T>(y);
         if let Some(hess) = hess {
             softmax.curvature(x, exps, hess, total * scale);
         }
         if let Some(grad) = grad {
-            // p sum(y) - y; at the maximum, where p may be close to 1, p (sum(y) - y) - (1 - p) y.
-            let (p, rest) = (softmax.inverse(), softmax.complement(softmax.max, T::ZERO));
-            let factor = T::from_f64(total / (1.0 + softmax.others));
-            let (p, rest, total) = (T::from_f64(p), T::from_f64(rest), T::from_f64(total));
-            for ((g, &x), &y) in grad.iter_mut().zip(x).zip(y) {
-                let at_max = p * (total - y) - rest * y;
-                let elsewhere = *g * factor - y;
-                *g = if x == softmax.max { at_max } else { elsewhere } * scale_t;
-            }
+            softmax.pull(x, y, total, grad, scale);
         }
         if let Some(label_grad) = label_grad {
             for (c, (g, &x)) in label_grad.iter_mut().zip(x).enumerate() {
@@ -445,7 +436,7 @@ impl<T: Real> RowTarget<T> {
             *s = softmax.gap(x).weighted(y);
         }
         let log_sum = T::from_f64(softmax.others).log1p::<S>();
-        T::from_f64(sum_row::<S, T>(scratch) + total * log_sum.to_f64())
+        T::from_f64(sum::<S, T>(scratch) + total * log_sum.to_f64())
     }
 
     /// The derivative of y with respect to the label.
@@ -454,13 +445,6 @@ impl<T: Real> RowTarget<T> {
         let weight = self.class_weight.as_ref().map_or(T::ONE, |w| w[class]);
         weight * (T::ONE - self.smoothing)
     }
-}
-
-/// The sum of a row of any length.
-#[inline(always)]
-fn sum_row<S: Isa, T: Real>(x: &[T]) -> f64 {
-    let sums: SmallVec<[f64; 32]> = x.chunks(BLOCK).map(sum_block::<S, T>).collect();
-    sum_pairwise(0..sums.len(), &|i| sums[i])
 }
 
 /// Rows whose label is a distribution.

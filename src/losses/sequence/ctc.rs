@@ -9,15 +9,17 @@
 //! blanks removed; the occupancy is the probability, given the label sequence, that the path is at class k at frame t.
 //! A. Graves et al., "Connectionist temporal classification", ICML 2006.
 
-use super::frames::{Defect, Form, Frame, Inputs, Survey};
+use super::checkpoints;
+use super::frames::{Defect, Frame, Inputs, Survey};
 use super::linear::{self, DEEPEST, Linear};
+use super::results::{Nobody, Taker};
 use super::rows::{Element, Rows, RowsMut};
-use super::sweep::{self, Lattice, Outcome, Sink, Storage, sized};
+use super::sweep::{Lattice, Outcome, Sink, Storage, sized};
 use super::target::{Labels, Target};
 use super::wide::{self, Wide};
 use super::{Error, Input, LANES, Side, viterbi};
 use crate::parallel;
-use crate::simd::{Isa, Kernel, Level, dispatch};
+use crate::simd::{Level, dispatch};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -123,7 +125,9 @@ pub fn ctc<E: Element>(
         storages.lock().unwrap_or_else(PoisonError::into_inner).push(storage);
     };
     let (shared, single) = job.schedule();
-    shared.iter().for_each(|&n| lock(n, true));
+    for &n in &shared {
+        lock(n, true);
+    }
     parallel::run(single.len(), options.parallel, &|i| lock(single[i], false));
     losses
         .into_iter()
@@ -194,7 +198,7 @@ impl<E: Element> Job<'_, E> {
             labels.check(n, frames.width(), *blank)?;
             let count = labels.sample(n).len();
             let search = self.outputs.alignment.map_or(0, |_| viterbi::least_bytes(count, length));
-            let bytes = sweep::least_bytes(count, length).saturating_add(search);
+            let bytes = checkpoints::least_bytes(count, length).saturating_add(search);
             if bytes > self.options.memory_limit {
                 return Err(Error::MemoryLimit { sample: n, bytes });
             }
@@ -218,8 +222,9 @@ impl<E: Element> Job<'_, E> {
             let (first, rest) = order.split_at(shared);
             let mut loads = vec![0.0; threads];
             for (cost, _) in rest {
-                let least = loads.iter_mut().min_by(|a: &&mut f64, b| a.total_cmp(b));
-                least.into_iter().for_each(|load| *load += cost);
+                if let Some(load) = loads.iter_mut().min_by(|a: &&mut f64, b| a.total_cmp(b)) {
+                    *load += cost;
+                }
             }
             let halves: f64 = first.iter().map(|(cost, _)| cost / 2.0 + WORTHWHILE).sum();
             halves + loads.into_iter().fold(0.0, f64::max)
@@ -245,7 +250,7 @@ impl<E: Element> Job<'_, E> {
             return Ok(0.0);
         }
         let target = Target::new(labels.sample(n), rows.width(), *blank, frames);
-        let budget = memory_limit.saturating_sub(sweep::fixed_bytes(target.len, frames));
+        let budget = memory_limit.saturating_sub(checkpoints::fixed_bytes(target.len, frames));
         let table_len = target.stride.saturating_mul(frames);
         let keeps = table_len.saturating_mul(size_of::<f64>()) <= budget / 4;
         let table = sized(&mut scratch.table, if keeps { table_len } else { 0 })?;
@@ -282,7 +287,7 @@ impl<E: Element> Job<'_, E> {
         {
             return impossible();
         }
-        let taker = Taker { job: self, n, grad, lattice: &lattice, frames: frame_data };
+        let taker = Taker { n, grad, outputs: self.outputs, lattice: &lattice, frames: frame_data };
         let Outputs { posteriors, alignment, .. } = self.outputs;
         let wanted = grad.is_some() || posteriors.is_some() || alignment.is_some();
         let log_likelihood =
@@ -418,134 +423,5 @@ impl Lattice<'_> {
         }
         let blocks = halves.map(|side| wide::blocks(side, self.target.half(side)));
         Ok(self.run::<Wide>(blocks, storage, sink)?.log_likelihood)
-    }
-}
-
-/// Takes the occupancies of those who want none.
-struct Nobody;
-
-impl Sink for Nobody {
-    fn take<'a>(
-        &self,
-        _: Range<usize>,
-        _: &dyn Fn(usize) -> &'a [f64],
-        _: &[[f64; 2]],
-        _: &mut Vec<f64>,
-    ) {
-    }
-}
-
-/// Makes outputs of the occupancies of a sample.
-struct Taker<'a, 'b, E> {
-    job: &'a Job<'b, E>,
-    n: usize,
-    grad: Option<Gradient<'b, E>>,
-    lattice: &'a Lattice<'a>,
-    frames: &'a [Frame],
-}
-
-impl<E: Element> Sink for Taker<'_, '_, E> {
-    fn take<'a>(
-        &self,
-        frames: Range<usize>,
-        rows: &dyn Fn(usize) -> &'a [f64],
-        totals: &[[f64; 2]],
-        scratch: &mut Vec<f64>,
-    ) {
-        let target = self.lattice.target;
-        if let Some(grad) = &self.grad {
-            let stride = target.stride;
-            let count = frames.len();
-            scratch.resize((count + 1) * stride, 0.0);
-            let (sums, window) = scratch.split_at_mut(stride);
-            let e = match self.lattice.table {
-                Some(table) => &table[frames.start * stride..frames.end * stride],
-                None => {
-                    self.lattice.source.fill(Form::Linear, frames.clone(), window);
-                    window
-                }
-            };
-            let taker = self;
-            let frames = frames.clone();
-            dispatch(self.lattice.level, Take { taker, grad, frames, rows, totals, e, sums });
-        }
-        if let Some(path) = self.job.outputs.alignment {
-            for (i, t) in frames.clone().enumerate() {
-                // SAFETY: this call alone has the frames, and nobody writes states any more.
-                let (state, out) =
-                    unsafe { (path.states.row(self.n, t)[0], path.posteriors.row(self.n, t)) };
-                let plane = if state % 2 == 1 { target.width } else { 0 };
-                out[0] = rows(i)[plane + state as usize / 2] / totals[i].iter().sum::<f64>();
-            }
-        }
-        if let Some(posteriors) = self.job.outputs.posteriors {
-            for (i, t) in frames.enumerate() {
-                // SAFETY: this call alone has the frames.
-                let out = unsafe { posteriors.row(self.n, t) };
-                self.posteriors(rows(i), t, totals[i][0] + totals[i][1], out);
-            }
-        }
-    }
-}
-
-impl<E: Element> Taker<'_, '_, E> {
-    fn posteriors(&self, row: &[f64], t: usize, total: f64, out: &mut [E]) {
-        let target = self.lattice.target;
-        let (blank, label) = row.split_at(target.width);
-        let reach = target.groups(t);
-        let reach = reach.start * LANES..(reach.end * LANES).min(target.len + 1);
-        out.fill(E::of(0.0));
-        for u in reach {
-            out[2 * u] = E::of(blank[u] / total);
-            if u < target.len {
-                out[2 * u + 1] = E::of(label[u] / total);
-            }
-        }
-    }
-}
-
-struct Take<'a, 'b, 'c, 'd, E> {
-    taker: &'a Taker<'b, 'c, E>,
-    grad: &'a Gradient<'c, E>,
-    frames: Range<usize>,
-    rows: &'a dyn Fn(usize) -> &'d [f64],
-    totals: &'a [[f64; 2]],
-    e: &'a [f64],
-    /// One for each class that occurs.
-    sums: &'a mut [f64],
-}
-
-impl<E: Element> Kernel for Take<'_, '_, '_, '_, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Isa>(self) {
-        let Take { taker, grad, frames, rows, totals, e, sums } = self;
-        let target = taker.lattice.target;
-        let scale = grad.scale[taker.n];
-        for (i, t) in frames.enumerate() {
-            let label = &rows(i)[target.width..];
-            let groups = target.groups(t);
-            let reach = groups.start * LANES..groups.end * LANES;
-            let e = &e[i * target.stride..][..target.classes.len()];
-            sums.fill(0.0);
-            for (&slot, occupancy) in target.slots[reach.start..].iter().zip(&label[reach]) {
-                sums[slot as usize] += occupancy;
-            }
-            sums[target.blank] = totals[i][0];
-            let factor = taker.frames[t].factor;
-            let inverse = 1.0 / (totals[i][0] + totals[i][1]);
-            // SAFETY: this call alone has the frames.
-            let out = unsafe { grad.rows.row(taker.n, t) };
-            let slope = |(&e, &sum): (&f64, &f64)| E::of(scale * (factor * e - sum * inverse));
-            let slopes = e.iter().zip(&*sums).map(slope);
-            if target.dense {
-                out.iter_mut().zip(slopes).for_each(|(out, slope)| *out = slope);
-            } else {
-                for (&class, slope) in target.classes.iter().zip(slopes) {
-                    out[class as usize] = slope;
-                }
-            }
-        }
     }
 }

@@ -9,6 +9,7 @@
 //! are written over once their occupancies are known. If many do, emissions are computed for all of them, which is all
 //! that their softmax needs, too.
 
+use super::planes::fold;
 use super::rows::{Element, Rows, RowsMut};
 use super::target::Target;
 use super::{Input, LANES};
@@ -113,7 +114,7 @@ impl<E: Element> Survey<'_, E> {
             let max = softmax::max(x);
             // With all of them -inf there is nothing to be relative to.
             let shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
-            x.iter_mut().for_each(|x| *x -= shift);
+            subtract(x, shift);
             defect.nan |= max == f64::INFINITY;
             defect.impossible |= max == f64::NEG_INFINITY;
             self.frames[t].shift = shift;
@@ -185,7 +186,9 @@ fn finish<S: Isa>(input: Input, frames: &mut [Frame]) {
         }
         Input::LogProbs => {}
         Input::LogProbsTorch => {
-            frames.iter_mut().for_each(|frame| frame.factor = Real::exp::<S>(frame.factor));
+            for frame in frames {
+                frame.factor = Real::exp::<S>(frame.factor);
+            }
         }
     }
 }
@@ -199,6 +202,13 @@ fn gather<E: Element>(row: &[E], target: &Target, x: &mut [f64]) {
         for (x, &class) in x.iter_mut().zip(&target.classes) {
             *x = row[class as usize].to();
         }
+    }
+}
+
+#[inline(always)]
+fn subtract(x: &mut [f64], shift: f64) {
+    for x in x {
+        *x -= shift;
     }
 }
 
@@ -234,23 +244,11 @@ fn depth(x: &[f64], e: &[f64]) -> f64 {
     for (x, e) in x.iter().zip(e) {
         // The bits of positive numbers are in their order; a 0 becomes the largest number of all.
         least = least.min(e.to_bits().wrapping_sub(1));
-        vanished |= (*x > f64::NEG_INFINITY) & (*e < f64::MIN_POSITIVE);
+        let impossible = *x == f64::NEG_INFINITY;
+        vanished |= !impossible && *e < f64::MIN_POSITIVE;
     }
     let bits = if least == u64::MAX { 0 } else { 1023 - (least >> 52) as i64 };
     if vanished { f64::INFINITY } else { bits as f64 }
-}
-
-/// All elements of a vector in one, halves by halves.
-#[inline(always)]
-pub(super) fn fold<T: Copy, const N: usize>(mut x: [T; N], f: impl Fn(T, T) -> T) -> T {
-    let mut n = N / 2;
-    while n > 0 {
-        for i in 0..n {
-            x[i] = f(x[i], x[i + n]);
-        }
-        n /= 2;
-    }
-    x[0]
 }
 
 /// `log(sum of exp(x)) = max + log(1 + other)`.
@@ -275,7 +273,8 @@ fn softmax<S: Isa, E: Element>(
 #[inline(always)]
 fn softmax_real<S: Isa, R: Real>(x: &[R], out: Option<(&mut [R], f64)>) -> Mass {
     let max = softmax::max(x);
-    if !(max > -R::INFINITY) {
+    // Nothing to be relative to, unless there is a NaN.
+    if max == -R::INFINITY {
         if let Some((out, _)) = out {
             out.fill(R::ZERO);
         }
@@ -404,7 +403,7 @@ impl<E: Element> Kernel for Fill<'_, '_, E> {
             let shift = frames[t].shift;
             match self.form {
                 Form::Linear => {
-                    x.iter_mut().for_each(|x| *x -= shift);
+                    subtract(&mut x, shift);
                     emit::<S>(&x, out);
                 }
                 Form::Wide => {

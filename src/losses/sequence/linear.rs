@@ -18,13 +18,17 @@
 //! weight, and any path through that state weighs no more. What a dropped mantissa may have cost is known exactly: the
 //! sum over paths is linear in it, so `2^-floor` times the other direction's mantissa.
 
-use super::frames::{Form, fold};
+use super::frames::Form;
+use super::planes::{
+    Group, add, copy_row, emissions, fold, groups_below, lanes, mul, planes_mut, power_of_two,
+    split, surround, two,
+};
 use super::sweep::{Arithmetic, Block, Crossing, Work};
 use super::target::Target;
+use super::weights::{Weights, propagate};
 use super::{LANES, Side};
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
-use std::hint;
 use std::ops::{Add, Range};
 
 /// Bits that mantissas may grow by in a block: their products with others of that size are finite.
@@ -43,14 +47,11 @@ const GROWTH_OF_ONE: f64 = 240.0;
 const FLOOR: f64 = 700.0;
 /// The exponent of a state that nothing reaches, and one that is still above it after any number of labels.
 const DEAD: f64 = -1e15;
-const NEARLY_DEAD: f64 = -1e14;
+pub(super) const NEARLY_DEAD: f64 = -1e14;
 /// Where something was dropped, no mirrored mantissa may exceed this. A weight below the smallest normal number loses
 /// 2^-1022 of a mantissa of at most 2^506, and what a later frame of the block makes of that is at most 2^256 times
 /// what the start of the block shows: with this peak, 2^-110 of the whole. Dropped mantissas weigh less.
 const PEAK: f64 = (1_u128 << 100) as f64 * (1_u64 << 50) as f64;
-
-/// A vector step along the states.
-type Group = [f64; LANES];
 
 /// See the module.
 pub(super) struct Linear;
@@ -99,222 +100,6 @@ impl<'a> State<'a> {
     fn new(state: &'a mut [f64], target: &Target) -> Self {
         let (row, power) = state.split_at_mut(target.row());
         State { row, power: &mut power[..2 * target.width] }
-    }
-}
-
-/// What the arrows between states multiply by, in the order of the states they lead to when read from the start.
-pub(super) struct Weights {
-    enter: Vec<f64>,
-    leave: Vec<f64>,
-    jump: Vec<f64>,
-}
-
-impl Weights {
-    pub fn new(target: &Target) -> Self {
-        let zeros = || vec![0.0; target.width + LANES];
-        Weights { enter: zeros(), leave: zeros(), jump: zeros() }
-    }
-
-    /// From the exponents of states that `side` feeds. Whether one was too small for a number.
-    #[inline(always)]
-    fn set(&mut self, side: Side, target: &Target, power: &[f64], groups: Range<usize>) -> bool {
-        match side {
-            Side::Start => self.set_by(target, power, groups, |from, to| (from, to)),
-            Side::End => self.set_by(target, power, groups, |from, to| (to, from)),
-        }
-    }
-
-    #[inline(always)]
-    fn set_by(
-        &mut self,
-        target: &Target,
-        power: &[f64],
-        groups: Range<usize>,
-        order: impl Fn(f64, f64) -> (f64, f64),
-    ) -> bool {
-        let (start, end) = (groups.start * LANES, groups.end * LANES);
-        // Before the first label comes the padding of the blanks, which is dead.
-        let before = &power[target.width + start - 1..target.width + end - 1];
-        let blank = &power[start..end];
-        let label = &power[target.width + start..target.width + end];
-        let skip = &target.skip[start..end];
-        let enter = &mut self.enter[start..end];
-        let leave = &mut self.leave[start..end];
-        let jump = &mut self.jump[start..end];
-        let mut lost = false;
-        for u in 0..end - start {
-            let arrows = [(before[u], blank[u]), (blank[u], label[u]), (before[u], label[u])];
-            let mut weights = [0.0; 3];
-            for (weight, (from, to)) in weights.iter_mut().zip(arrows) {
-                let (from, to) = order(from, to);
-                let bits = from - to;
-                lost |= (from > NEARLY_DEAD) & (bits < -1022.0);
-                *weight = power_of_two(bits);
-            }
-            enter[u] = weights[0];
-            leave[u] = weights[1];
-            jump[u] = skip[u] * weights[2];
-        }
-        lost
-    }
-}
-
-/// `2^bits` for whole `bits`: 0 below, and 2^1023 above the range of normal numbers.
-#[inline(always)]
-pub(super) fn power_of_two(bits: f64) -> f64 {
-    const SHIFT: f64 = (1_u64 << 52) as f64;
-    let bits = bits.min(1023.0);
-    let power = f64::from_bits((bits.max(-1022.0) + (SHIFT + 1023.0)).to_bits() << 52);
-    if bits < -1022.0 { 0.0 } else { power }
-}
-
-/// `(m, k)` with `x = m * 2^k` and m in [1, 2), for a positive normal x.
-#[inline(always)]
-pub(super) fn split(x: f64) -> (f64, f64) {
-    const SHIFT: f64 = (1_u64 << 52) as f64;
-    const MANTISSA: u64 = (1 << 52) - 1;
-    let k = f64::from_bits((x.to_bits() >> 52) | SHIFT.to_bits()) - (SHIFT + 1023.0);
-    (f64::from_bits((x.to_bits() & MANTISSA) | 1.0_f64.to_bits()), k)
-}
-
-/// One step along the arrows: writes to `out` what `each_blank` and `each_label` make of a group's number and its sums.
-///
-/// One loop for each arrow. No loop reads a plane at two offsets: the compiler would load every element once and put the
-/// vectors together piece by piece.
-#[inline(always)]
-fn propagate<S: Isa>(
-    side: Side,
-    target: &Target,
-    row: &[f64],
-    weights: &Weights,
-    groups: &Range<usize>,
-    out: [&mut [Group]; 2],
-    mut each_blank: impl FnMut(usize, Group) -> Group,
-    mut each_label: impl FnMut(usize, Group) -> Group,
-) {
-    let (n, start) = (groups.len(), groups.start * LANES);
-    let labels = target.width + start;
-    let at = |from: usize| lanes(&row[from..]);
-    let Weights { enter, leave, jump } = weights;
-    // What feeds blank u; and through blanks, through labels, what feeds label u.
-    let (to_blank, by_blank, by_label) = match side {
-        Side::Start => {
-            let before = at(labels - 1);
-            ((before, &enter[start..]), (at(start), &leave[start..]), (before, &jump[start..]))
-        }
-        Side::End => (
-            (at(labels), &leave[start..]),
-            (at(start + 1), &enter[start + 1..]),
-            (at(labels + 1), &jump[start + 1..]),
-        ),
-    };
-    let (blank, label) = (at(start), at(labels));
-    let [blank_out, label_out] = out;
-    let weights = lanes(to_blank.1);
-    for g in groups_below(n) {
-        blank_out[g] = each_blank(g, mul_add::<S>(&to_blank.0[g], &weights[g], &blank[g]));
-    }
-    let weights = lanes(by_blank.1);
-    for g in groups_below(n) {
-        label_out[g] = mul_add::<S>(&by_blank.0[g], &weights[g], &label[g]);
-    }
-    let weights = lanes(by_label.1);
-    for g in groups_below(n) {
-        label_out[g] = each_label(g, mul_add::<S>(&by_label.0[g], &weights[g], &label_out[g]));
-    }
-}
-
-// Groups are computed whole before any is stored: a store between would hide from the compiler that the operands of
-// eight elements do not change, and it would compute them one by one.
-
-#[inline(always)]
-fn mul(a: &Group, b: &Group) -> Group {
-    std::array::from_fn(|i| a[i] * b[i])
-}
-
-#[inline(always)]
-fn add(a: &Group, b: &Group) -> Group {
-    std::array::from_fn(|i| a[i] + b[i])
-}
-
-#[inline(always)]
-fn mul_add<S: Isa>(a: &Group, b: &Group, c: &Group) -> Group {
-    std::array::from_fn(|i| Real::mul_add::<S>(a[i], b[i], c[i]))
-}
-
-/// The numbers of groups. The compiler must not see a loop that it could make vectors of across groups, gathering and
-/// scattering their elements: each group is a vector already.
-#[inline(always)]
-fn groups_below(n: usize) -> impl Iterator<Item = usize> {
-    (0..n).inspect(|_| hint::black_box(()))
-}
-
-/// The groups of a slice.
-#[inline(always)]
-pub(super) fn lanes(x: &[f64]) -> &[Group] {
-    x.as_chunks().0
-}
-
-/// The two planes of a row, from a group on.
-#[inline(always)]
-pub(super) fn planes_mut<'a>(
-    row: &'a mut [f64],
-    target: &Target,
-    groups: &Range<usize>,
-) -> [&'a mut [Group]; 2] {
-    let (blank, label) = row.split_at_mut(target.width);
-    [blank, label].map(|plane| plane[groups.start * LANES..].as_chunks_mut().0)
-}
-
-/// Zeros around the groups of a row that were written: the next row may read one element further.
-#[inline(always)]
-pub(super) fn surround(row: &mut [f64], target: &Target, groups: &Range<usize>) {
-    let width = target.width;
-    for plane in [0, width] {
-        if groups.start > 0 {
-            row[plane + (groups.start - 1) * LANES..][..LANES].fill(0.0);
-        }
-        if groups.end * LANES < width {
-            row[plane + groups.end * LANES..][..LANES].fill(0.0);
-        }
-    }
-    row[2 * width..2 * width + LANES].fill(0.0);
-}
-
-/// Copies the groups of a row that are valid, and zeros elsewhere.
-pub(super) fn copy_row(from: &[f64], to: &mut [f64], target: &Target, groups: &Range<usize>) {
-    to[..target.row()].fill(0.0);
-    for plane in [0, target.width] {
-        let valid = plane + groups.start * LANES..plane + groups.end * LANES;
-        to[valid.clone()].copy_from_slice(&from[valid]);
-    }
-}
-
-/// The emissions of the label plane. `gathered` has the padding behind the labels already.
-#[inline(always)]
-pub(super) fn emissions<'a>(
-    target: &Target,
-    e: &[f64],
-    groups: &Range<usize>,
-    gathered: &'a mut [f64],
-) -> &'a [Group] {
-    let (start, end) = (groups.start * LANES, groups.end * LANES);
-    let labels = start..end.min(target.len).max(start);
-    for (y, &slot) in gathered[labels.clone()].iter_mut().zip(&target.slots[labels]) {
-        *y = e[slot as usize];
-    }
-    lanes(&gathered[start..end])
-}
-
-/// Two different rows of a buffer, one to read and one to write.
-#[inline(always)]
-pub(super) fn two(rows: &mut [f64], len: usize, read: usize, write: usize) -> (&[f64], &mut [f64]) {
-    if read < write {
-        let (low, high) = rows.split_at_mut(write * len);
-        (&low[read * len..(read + 1) * len], &mut high[..len])
-    } else {
-        let (low, high) = rows.split_at_mut(read * len);
-        (&high[..len], &mut low[write * len..(write + 1) * len])
     }
 }
 
@@ -399,7 +184,7 @@ fn refresh(
         for ((x, power), own) in row.iter_mut().zip(power).zip(&mut own[range]) {
             let (m, k) = split(*x);
             let normal = *x >= f64::MIN_POSITIVE;
-            dropped |= (*x > 0.0) & !normal;
+            dropped |= *x > 0.0 && !normal;
             *own = if normal { power + k } else { DEAD };
             *x = if normal { m } else { 0.0 };
         }
@@ -436,7 +221,7 @@ fn refresh(
         let (row, power) = (&mut state.row[range.clone()], &state.power[range.clone()]);
         for ((x, power), own) in row.iter_mut().zip(power).zip(&own[range]) {
             let kept = own - power >= floor;
-            dropped |= (*x > 0.0) & !kept;
+            dropped |= *x > 0.0 && !kept;
             *x = if kept { *x * power_of_two(own - power) } else { 0.0 };
         }
     }

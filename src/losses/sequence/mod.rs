@@ -6,18 +6,23 @@
 //! | `target` | the states of a label sequence and their reach |
 //! | `frames` | softmax of every frame, emissions of the classes that occur |
 //! | `linear`, `wide` | sums over paths: fast with exponents shared by frames, robust with one for each number |
-//! | `sweep` | the two directions, their meeting, checkpoints |
-//! | `ctc` | a batch: validation, schedule, gradient |
+//! | `planes`, `weights` | rows of states, and the arrows between them |
+//! | `sweep`, `checkpoints` | the two directions, their meeting, what is stored |
+//! | `ctc`, `results` | a batch: validation, schedule, gradient |
 //! | `viterbi` | the best path |
 
+mod checkpoints;
 mod ctc;
 mod frames;
 mod linear;
 mod loss;
+mod planes;
+mod results;
 pub mod rows;
 mod sweep;
 mod target;
 mod viterbi;
+mod weights;
 mod wide;
 
 pub use ctc::{Alignment, Batch, Gradient, NO_STATE, Options, Outputs, ctc};

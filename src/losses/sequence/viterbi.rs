@@ -8,7 +8,8 @@
 //! the scores at every so many frames are kept, and the bytes between two of them are computed again on the way back.
 
 use super::frames::{Form, Source};
-use super::linear::{FRAMES, emissions};
+use super::linear::FRAMES;
+use super::planes::emissions;
 use super::sweep::sized;
 use super::target::Target;
 use super::{Error, LANES};

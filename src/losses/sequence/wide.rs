@@ -6,9 +6,10 @@
 //! logarithm and exponentials a state. It is some three times slower than [`Linear`](super::linear::Linear) and only
 //! used where that one fails: for emissions that lie hundreds of bits apart.
 
-use super::frames::{Form, fold};
-use super::linear::{
-    self, copy_row, emissions, lanes, planes_mut, power_of_two, split, surround, two,
+use super::frames::Form;
+use super::linear;
+use super::planes::{
+    Group, copy_row, emissions, fold, lanes, planes_mut, power_of_two, split, surround, two,
 };
 use super::sweep::{Arithmetic, Block, Crossing, Work, state_len};
 use super::target::Target;
@@ -21,8 +22,6 @@ const DEAD: f64 = -1e306;
 
 /// See the module.
 pub(super) struct Wide;
-
-type Group = [f64; LANES];
 
 /// Numbers `m * 2^k`.
 #[derive(Clone, Copy)]

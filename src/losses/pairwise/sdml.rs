@@ -1,0 +1,212 @@
+//! Smoothed deep metric learning: each vector of one batch is to be nearest to its partner in the other.
+//!
+//! With the squared distances `d_ij` of `x1_i` and `x2_j`, log p the log-softmax of -d along j, and targets `q_ii = 1 - s`
+//! and `q_ij = s / (N - 1)` elsewhere: `loss_ij = q_ij (log q_ij - log p_ij)`, where a q of 0 gives 0. With w the derivative
+//! of the result with respect to each element of the loss and t = w q, the derivative with respect to `d_ij` is
+//! `g_ij = t_ij - p_ij sum_k t_ik`, and the gradients are `2 sum_j g_ij (x1_i - x2_j)` and `2 sum_i g_ij (x2_j - x1_i)`.
+//!
+//! Source: Apache MXNet Gluon, `SDMLLoss`.
+
+use super::kernel::{Outputs, PairKernel, Pairs, RowOutputs};
+use crate::error::{Error, Kind, Result};
+use crate::losses::call::{Axes, Call, Loss, Plan, Results, axis};
+use crate::losses::rowwise::kernel::{Reduced, Scale};
+use crate::losses::rowwise::softmax::Softmax;
+use crate::real::Real;
+use crate::reduce::sum;
+use crate::simd::{Isa, Level};
+use crate::view::{Shape, View};
+use crate::weight::Weighting;
+
+/// The loss with its parameters.
+pub struct Sdml {
+    /// The part of the target that is spread over the others.
+    pub smoothing: f64,
+}
+
+impl Loss for Sdml {
+    fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
+        let [first, second] = [call.input(0), call.input(1)];
+        let error = |argument: usize, expected: &str| {
+            let detail =
+                format!("expected {expected}, got shape {:?}", call.input(argument).shape());
+            Error::new(Kind::Shape, call.names[argument], detail)
+        };
+        if first.shape().len() != 2 {
+            return Err(error(0, "two dimensions"));
+        }
+        if second.shape() != first.shape() {
+            return Err(error(1, &format!("{}'s shape {:?}", call.names[0], first.shape())));
+        }
+        let batch = axis("batch_axis", call.options.batch_axis, first.shape())?;
+        let n = first.shape()[batch];
+        if n == 1 {
+            return Err(error(0, "at least two samples to tell from each other"));
+        }
+        let axes = Axes::elementwise(&[n, n], 0)?;
+        let weighting = axes.weighting(call)?;
+        let of_rows = weighting.of_sums(1, n);
+        let by_row = of_rows.is_some();
+        let axes = if by_row { Axes::elementwise(&[n], 0)? } else { axes };
+        Ok(Box::new(SdmlPlan {
+            smoothing: self.smoothing,
+            level: call.level,
+            single: call.single(),
+            batch,
+            batches: [first, second].map(|v| v.clone().move_axis(batch, 0)),
+            axes,
+            weighting: of_rows.unwrap_or(weighting),
+            by_row,
+        }))
+    }
+}
+
+struct SdmlPlan<'a> {
+    smoothing: f64,
+    level: Level,
+    single: bool,
+    batch: usize,
+    /// Both with the batch axis first.
+    batches: [View<'a>; 2],
+    /// Those of E, or of the sums of its rows where these are enough.
+    axes: Axes,
+    weighting: Weighting<'a>,
+    by_row: bool,
+}
+
+impl SdmlPlan<'_> {
+    fn pairs(&self) -> Pairs<'_> {
+        Pairs { level: self.level, batches: &self.batches }
+    }
+
+    fn run_in<T: Real>(&self, results: Results<'_>) {
+        let SdmlPlan { axes, weighting, level, .. } = self;
+        let reduced = Reduced { axes, weighting, level: *level };
+        let n = self.batches[0].shape()[0];
+        let [first, second, ..] = results.grads;
+        let derives = first.is_some() || second.is_some();
+        let len = axes.shape.iter().product();
+        let mut unreduced = vec![T::ZERO; if results.value.is_some() { len } else { 0 }];
+        let mut slopes = vec![T::ZERO; if derives { n * n } else { 0 }];
+        let value = results.value.is_some().then_some(&mut unreduced[..]);
+        let (value, sums) = if self.by_row { (None, value) } else { (value, None) };
+        let others = (n as f64 - 1.0).max(1.0);
+        let kernel = Rows {
+            target: [1.0 - self.smoothing, self.smoothing / others].map(Target::<T>::new),
+            scale: if derives { reduced.scale() } else { Scale::All(1.0) },
+            by_row: self.by_row,
+        };
+        let slopes_out = derives.then_some(&mut slopes[..]);
+        self.pairs().rows(&kernel, Outputs { value, sums, slopes: slopes_out });
+        for (of, grad) in [first, second].into_iter().enumerate() {
+            if let Some(grad) = grad {
+                let grad = grad.map(|v| v.move_axis(self.batch, 0));
+                self.pairs().gradient(&slopes, of, &grad);
+            }
+        }
+        if let Some(value) = results.value {
+            reduced.value(&unreduced, value);
+        }
+    }
+}
+
+impl Plan for SdmlPlan<'_> {
+    fn value_shape(&self) -> Shape {
+        self.axes.value_shape(self.weighting.reduction)
+    }
+    fn cost(&self) -> f64 {
+        self.pairs().cost()
+    }
+    fn run(&self, results: Results<'_>) -> Result<()> {
+        if self.single {
+            self.run_in::<f32>(results);
+        } else {
+            self.run_in::<f64>(results);
+        }
+        Ok(())
+    }
+}
+
+/// A target and its logarithm.
+#[derive(Clone, Copy)]
+struct Target<T> {
+    q: T,
+    log: T,
+}
+
+impl<T: Real> Target<T> {
+    fn new(q: f64) -> Self {
+        Target { q: T::from_f64(q), log: T::from_f64(q.ln()) }
+    }
+
+    /// q (log q + surprise), with the surprise -log p.
+    #[inline(always)]
+    fn loss(self, surprise: T) -> T {
+        let nothing = self.q == T::ZERO && !surprise.is_nan();
+        let loss = self.q * (self.log + surprise);
+        if nothing { T::ZERO } else { loss }
+    }
+}
+
+struct Rows<T> {
+    /// Of the partner and of the others.
+    target: [Target<T>; 2],
+    /// Of each row, or of each element of E.
+    scale: Scale,
+    by_row: bool,
+}
+
+impl<T: Real> PairKernel<T> for Rows<T> {
+    #[inline(always)]
+    fn row<S: Isa>(&self, row: usize, distances: &[f64], outputs: RowOutputs<'_, T>) -> T {
+        let RowOutputs { value, slopes, scratch: [z, exps, terms] } = outputs;
+        let [partner, other] = self.target;
+        // Relative to the nearest the rounding is that of the differences.
+        let nearest = least(distances);
+        for (z, &distance) in z.iter_mut().zip(distances) {
+            *z = T::from_f64(nearest - distance);
+        }
+        let softmax = Softmax::of::<S>(z, exps);
+        let log_sum = T::from_f64(softmax.others).log1p::<S>();
+        let value = value.unwrap_or(&mut *terms);
+        for (value, &z) in value.iter_mut().zip(&*z) {
+            *value = other.loss(softmax.gap(z) + log_sum);
+        }
+        value[row] = partner.loss(softmax.gap(z[row]) + log_sum);
+        let loss = T::from_f64(sum::<S, T>(value));
+        let Some(slopes) = slopes else { return loss };
+
+        let (scale, t) = if self.by_row { (self.scale.of(row), terms) } else { (1.0, terms) };
+        t.fill(other.q);
+        t[row] = partner.q;
+        let mut counts = scale != 0.0;
+        if !self.by_row {
+            counts = false;
+            for (col, t) in t.iter_mut().enumerate() {
+                let weight = T::from_f64(self.scale.of(row * distances.len() + col));
+                *t = t.weighted(weight);
+                counts |= weight != T::ZERO;
+            }
+        }
+        if counts {
+            slopes.copy_from_slice(exps);
+            softmax.pull(z, t, sum::<S, T>(t), slopes, -scale);
+        } else {
+            slopes.fill(T::ZERO);
+        }
+        loss
+    }
+}
+
+/// The least of some numbers >= 0; NaN is passed over.
+#[inline(always)]
+fn least(x: &[f64]) -> f64 {
+    let (chunks, rest) = x.as_chunks::<16>();
+    let mut lanes = [f64::INFINITY; 16];
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = if x < *lane { x } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).fold(f64::INFINITY, |least, &x| if x < least { x } else { least })
+}

@@ -1,0 +1,68 @@
+//! Triplet loss: the anchor x, nearer to p than to n.
+//!
+//! `loss = max(0, margin + sum((p - x)^2 - (n - x)^2))`, the sum over everything of one sample. Where it is positive the
+//! gradients with respect to x, p and n are `2 (n - p)`, `2 (p - x)` and `-2 (n - x)`; elsewhere, at 0 too, they are 0.
+//! There is no diagonal second derivative to give: it is 0 for the anchor. Source: Apache MXNet Gluon, `TripletLoss`.
+
+use super::kernel::{RowKernel, RowOutputs};
+use super::plan::{Layout, RowPlan};
+use crate::error::Result;
+use crate::losses::call::{Axes, Call, Loss, Plan};
+use crate::real::Real;
+use crate::reduce::sum;
+use crate::simd::Isa;
+
+/// The triplet loss with its parameters.
+#[derive(Clone, Copy)]
+pub struct Triplet {
+    /// How much nearer p should be.
+    pub margin: f64,
+}
+
+impl Loss for Triplet {
+    fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
+        let full = Axes::elementwise(call.input(0).shape(), call.options.batch_axis)?;
+        let layout = Layout::new(&full.shape, full.batch, None);
+        let axes = if call.input(0).shape().is_empty() {
+            Axes::single()
+        } else {
+            Axes::elementwise(&[full.shape[full.batch]], 0)?
+        };
+        let weighting = axes.weighting(call)?;
+        let inputs = [layout.input(call, 0)?, layout.input(call, 1)?, layout.input(call, 2)?];
+        let (level, single) = (call.level, call.single());
+        Ok(Box::new(RowPlan { kernel: *self, level, single, axes, layout, inputs, weighting }))
+    }
+}
+
+impl<T: Real> RowKernel<T, 3> for Triplet {
+    const COST: f64 = 0.4;
+
+    #[inline(always)]
+    fn row<S: Isa>(
+        &self,
+        _: usize,
+        [x, p, n]: [&[T]; 3],
+        outputs: RowOutputs<'_, T, 3>,
+        scale: f64,
+    ) -> T {
+        let RowOutputs { grads, scratch: [terms, _], .. } = outputs;
+        for (((term, &x), &p), &n) in terms.iter_mut().zip(x).zip(p).zip(n) {
+            // a^2 - b^2 as (a - b)(a + b): nothing overflows that the difference does not need.
+            *term = (p - n) * ((p - x) + (n - x));
+        }
+        let loss = self.margin + sum::<S, T>(terms);
+        let slope = T::from_f64(2.0 * scale);
+        for (grad, (to, from)) in grads.into_iter().zip([(n, p), (p, x), (x, n)]) {
+            let Some(grad) = grad else { continue };
+            if loss <= 0.0 {
+                grad.fill(T::ZERO);
+                continue;
+            }
+            for ((g, &to), &from) in grad.iter_mut().zip(to).zip(from) {
+                *g = (to - from) * slope;
+            }
+        }
+        T::from_f64(loss.where_positive(loss))
+    }
+}

@@ -1,0 +1,136 @@
+//! Rows of a lattice: planes of numbers, and vector steps along them.
+
+use super::LANES;
+use super::target::Target;
+use crate::real::Real;
+use crate::simd::Isa;
+use std::ops::Range;
+use std::{array, hint};
+
+/// A vector step along the states.
+pub(super) type Group = [f64; LANES];
+
+/// `2^bits` for whole `bits`: 0 below, and 2^1023 above the range of normal numbers.
+#[inline(always)]
+pub(super) fn power_of_two(bits: f64) -> f64 {
+    const SHIFT: f64 = (1_u64 << 52) as f64;
+    let bits = bits.min(1023.0);
+    let power = f64::from_bits((bits.max(-1022.0) + (SHIFT + 1023.0)).to_bits() << 52);
+    if bits < -1022.0 { 0.0 } else { power }
+}
+
+/// `(m, k)` with `x = m * 2^k` and m in [1, 2), for a positive normal x.
+#[inline(always)]
+pub(super) fn split(x: f64) -> (f64, f64) {
+    const SHIFT: f64 = (1_u64 << 52) as f64;
+    const MANTISSA: u64 = (1 << 52) - 1;
+    let k = f64::from_bits((x.to_bits() >> 52) | SHIFT.to_bits()) - (SHIFT + 1023.0);
+    (f64::from_bits((x.to_bits() & MANTISSA) | 1.0_f64.to_bits()), k)
+}
+
+/// All elements of a vector in one, halves by halves.
+#[inline(always)]
+pub(super) fn fold<T: Copy, const N: usize>(mut x: [T; N], f: impl Fn(T, T) -> T) -> T {
+    let mut n = N / 2;
+    while n > 0 {
+        for i in 0..n {
+            x[i] = f(x[i], x[i + n]);
+        }
+        n /= 2;
+    }
+    x[0]
+}
+
+// Groups are computed whole before any is stored: a store between would hide from the compiler that the operands of
+// eight elements do not change, and it would compute them one by one.
+
+#[inline(always)]
+pub(super) fn mul(a: &Group, b: &Group) -> Group {
+    array::from_fn(|i| a[i] * b[i])
+}
+
+#[inline(always)]
+pub(super) fn add(a: &Group, b: &Group) -> Group {
+    array::from_fn(|i| a[i] + b[i])
+}
+
+#[inline(always)]
+pub(super) fn mul_add<S: Isa>(a: &Group, b: &Group, c: &Group) -> Group {
+    array::from_fn(|i| Real::mul_add::<S>(a[i], b[i], c[i]))
+}
+
+/// The numbers of groups. The compiler must not see a loop that it could make vectors of across groups, gathering and
+/// scattering their elements: each group is a vector already.
+#[inline(always)]
+pub(super) fn groups_below(n: usize) -> impl Iterator<Item = usize> {
+    (0..n).inspect(|_| hint::black_box(()))
+}
+
+/// The groups of a slice.
+#[inline(always)]
+pub(super) fn lanes(x: &[f64]) -> &[Group] {
+    x.as_chunks().0
+}
+
+/// The two planes of a row, from a group on.
+#[inline(always)]
+pub(super) fn planes_mut<'a>(
+    row: &'a mut [f64],
+    target: &Target,
+    groups: &Range<usize>,
+) -> [&'a mut [Group]; 2] {
+    let (blank, label) = row.split_at_mut(target.width);
+    [blank, label].map(|plane| plane[groups.start * LANES..].as_chunks_mut().0)
+}
+
+/// Zeros around the groups of a row that were written: the next row may read one element further.
+#[inline(always)]
+pub(super) fn surround(row: &mut [f64], target: &Target, groups: &Range<usize>) {
+    let width = target.width;
+    for plane in [0, width] {
+        if groups.start > 0 {
+            row[plane + (groups.start - 1) * LANES..][..LANES].fill(0.0);
+        }
+        if groups.end * LANES < width {
+            row[plane + groups.end * LANES..][..LANES].fill(0.0);
+        }
+    }
+    row[2 * width..2 * width + LANES].fill(0.0);
+}
+
+/// Copies the groups of a row that are valid, and zeros elsewhere.
+pub(super) fn copy_row(from: &[f64], to: &mut [f64], target: &Target, groups: &Range<usize>) {
+    to[..target.row()].fill(0.0);
+    for plane in [0, target.width] {
+        let valid = plane + groups.start * LANES..plane + groups.end * LANES;
+        to[valid.clone()].copy_from_slice(&from[valid]);
+    }
+}
+
+/// The emissions of the label plane. `gathered` has the padding behind the labels already.
+#[inline(always)]
+pub(super) fn emissions<'a>(
+    target: &Target,
+    e: &[f64],
+    groups: &Range<usize>,
+    gathered: &'a mut [f64],
+) -> &'a [Group] {
+    let (start, end) = (groups.start * LANES, groups.end * LANES);
+    let labels = start..end.min(target.len).max(start);
+    for (y, &slot) in gathered[labels.clone()].iter_mut().zip(&target.slots[labels]) {
+        *y = e[slot as usize];
+    }
+    lanes(&gathered[start..end])
+}
+
+/// Two different rows of a buffer, one to read and one to write.
+#[inline(always)]
+pub(super) fn two(rows: &mut [f64], len: usize, read: usize, write: usize) -> (&[f64], &mut [f64]) {
+    if read < write {
+        let (low, high) = rows.split_at_mut(write * len);
+        (&low[read * len..(read + 1) * len], &mut high[..len])
+    } else {
+        let (low, high) = rows.split_at_mut(read * len);
+        (&high[..len], &mut low[write * len..(write + 1) * len])
+    }
+}

@@ -1,0 +1,137 @@
+//! What becomes of occupancies: gradient, posteriors.
+
+use super::LANES;
+use super::ctc::{Gradient, Outputs};
+use super::frames::{Form, Frame};
+use super::rows::Element;
+use super::sweep::{Lattice, Sink};
+use crate::simd::{Isa, Kernel, dispatch};
+use std::ops::Range;
+
+/// Takes the occupancies of those who want none.
+pub(super) struct Nobody;
+
+impl Sink for Nobody {
+    fn take<'a>(
+        &self,
+        _: Range<usize>,
+        _: &dyn Fn(usize) -> &'a [f64],
+        _: &[[f64; 2]],
+        _: &mut Vec<f64>,
+    ) {
+    }
+}
+
+/// Makes outputs of the occupancies of a sample.
+pub(super) struct Taker<'a, E> {
+    pub n: usize,
+    pub grad: Option<Gradient<'a, E>>,
+    pub outputs: &'a Outputs<'a, E>,
+    pub lattice: &'a Lattice<'a>,
+    pub frames: &'a [Frame],
+}
+
+impl<E: Element> Sink for Taker<'_, E> {
+    fn take<'a>(
+        &self,
+        frames: Range<usize>,
+        rows: &dyn Fn(usize) -> &'a [f64],
+        totals: &[[f64; 2]],
+        scratch: &mut Vec<f64>,
+    ) {
+        let target = self.lattice.target;
+        if let Some(grad) = &self.grad {
+            let stride = target.stride;
+            let count = frames.len();
+            scratch.resize((count + 1) * stride, 0.0);
+            let (sums, window) = scratch.split_at_mut(stride);
+            let e = if let Some(table) = self.lattice.table {
+                &table[frames.start * stride..frames.end * stride]
+            } else {
+                self.lattice.source.fill(Form::Linear, frames.clone(), window);
+                window
+            };
+            let taker = self;
+            let frames = frames.clone();
+            dispatch(self.lattice.level, Take { taker, grad, frames, rows, totals, e, sums });
+        }
+        if let Some(path) = self.outputs.alignment {
+            for (i, t) in frames.clone().enumerate() {
+                // SAFETY: this call alone has the frames, and nobody writes states any more.
+                let (state, out) =
+                    unsafe { (path.states.row(self.n, t)[0], path.posteriors.row(self.n, t)) };
+                let plane = if state % 2 == 1 { target.width } else { 0 };
+                out[0] = rows(i)[plane + state as usize / 2] / totals[i].iter().sum::<f64>();
+            }
+        }
+        if let Some(posteriors) = self.outputs.posteriors {
+            for (i, t) in frames.enumerate() {
+                // SAFETY: this call alone has the frames.
+                let out = unsafe { posteriors.row(self.n, t) };
+                self.posteriors(rows(i), t, totals[i][0] + totals[i][1], out);
+            }
+        }
+    }
+}
+
+impl<E: Element> Taker<'_, E> {
+    fn posteriors(&self, row: &[f64], t: usize, total: f64, out: &mut [E]) {
+        let target = self.lattice.target;
+        let (blank, label) = row.split_at(target.width);
+        let reach = target.groups(t);
+        let reach = reach.start * LANES..(reach.end * LANES).min(target.len + 1);
+        out.fill(E::of(0.0));
+        for u in reach {
+            out[2 * u] = E::of(blank[u] / total);
+            if u < target.len {
+                out[2 * u + 1] = E::of(label[u] / total);
+            }
+        }
+    }
+}
+
+struct Take<'a, 'b, 'c, E> {
+    taker: &'a Taker<'b, E>,
+    grad: &'a Gradient<'b, E>,
+    frames: Range<usize>,
+    rows: &'a dyn Fn(usize) -> &'c [f64],
+    totals: &'a [[f64; 2]],
+    e: &'a [f64],
+    /// One for each class that occurs.
+    sums: &'a mut [f64],
+}
+
+impl<E: Element> Kernel for Take<'_, '_, '_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        let Take { taker, grad, frames, rows, totals, e, sums } = self;
+        let target = taker.lattice.target;
+        let scale = grad.scale[taker.n];
+        for (i, t) in frames.enumerate() {
+            let label = &rows(i)[target.width..];
+            let groups = target.groups(t);
+            let reach = groups.start * LANES..groups.end * LANES;
+            let e = &e[i * target.stride..][..target.classes.len()];
+            sums.fill(0.0);
+            for (&slot, occupancy) in target.slots[reach.start..].iter().zip(&label[reach]) {
+                sums[slot as usize] += occupancy;
+            }
+            sums[target.blank] = totals[i][0];
+            let factor = taker.frames[t].factor;
+            let inverse = 1.0 / (totals[i][0] + totals[i][1]);
+            // SAFETY: this call alone has the frames.
+            let out = unsafe { grad.rows.row(taker.n, t) };
+            let slope = |(&e, &sum): (&f64, &f64)| E::of(scale * (factor * e - sum * inverse));
+            let slopes = e.iter().zip(&*sums).map(slope);
+            if target.dense {
+                out.iter_mut().zip(slopes).for_each(|(out, slope)| *out = slope);
+            } else {
+                for (&class, slope) in target.classes.iter().zip(slopes) {
+                    out[class as usize] = slope;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! CTC against definitions that share no code with it.
+
+mod alignment;
+mod case;
+mod edges;
+mod exact;
+mod same;
