@@ -30,7 +30,7 @@ class Options(TypedDict, total=False):
     params: object
 
 
-_DEFAULTS = {"reduction": "sample", "empty": "nan"}
+_DEFAULTS = {"batch_axis": 0, "reduction": "sample", "empty": "nan"}
 
 
 class Loss(_core.Loss):

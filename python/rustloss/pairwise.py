@@ -34,8 +34,8 @@ class SDMLLoss(Loss):
 
     References
     ----------
-    Apache MXNet Gluon, ``SDMLLoss``, with the mean of version 2.0. Distances are summed differences,
-    which do not cancel where all vectors are close together.
+    Apache MXNet Gluon, ``SDMLLoss``, with the mean of version 2.0. Distances are summed
+    differences, which do not cancel where all vectors are close together.
 
     Examples
     --------

@@ -111,9 +111,10 @@ class KLDivLoss(Loss):
     """Kullback-Leibler divergence of a prediction from a distribution: ``y (log y - log p)``.
 
     y is the label and pred is ``log p`` (Gluon's meaning of `from_logits`), or logits of which p is
-    the softmax along `axis`. The gradient is ``-y``, of logits ``p sum(y) - y`` along `axis` for one
-    weight, and ``log y - log p + 1`` with respect to the label. Where y is 0 the loss is 0, whatever
-    p; where it is negative the loss is NaN. The unreduced loss has pred's shape, so the default is
+    the softmax along `axis`. The gradient is ``-y``, of logits ``p sum(y) - y`` along `axis` for
+    one weight, and ``log y - log p + 1`` with respect to the label. Where y is 0 the loss is 0,
+    whatever p; where it is negative the loss is NaN. The unreduced loss has pred's shape, so the
+    default is
     the mean over all elements of a sample; ``reduction="sample_sum"`` gives the divergence itself.
 
     Call: ``(pred, label, sample_weight=None)``. One distribution for the whole batch may be given

@@ -245,7 +245,9 @@ def sdml(params: Any, a: list[list[Any]], b: list[list[Any]]) -> Quantities:
             # The gap is a difference of distances.
             value.append((q * mpmath.log(q), q * (gap + nearest), -q * nearest, q * log_sum))
             for k, v in enumerate(between[j]):
-                pull = (2 * q * v, -2 * p[j] * v)
+                # log p is a difference of distances, whose rounding is the relative error of p.
+                exponent = 2 * p[j] * v * (distances[j] + nearest)
+                pull = (2 * q * v, -2 * p[j] * v, exponent, -exponent)
                 by_first[i][k] += pull
                 by_second[j][k] += (-t for t in pull)
     flat = [[tuple(terms) for row in rows for terms in row] for rows in (by_first, by_second)]

@@ -210,7 +210,9 @@ class _Drawn:
         if param.kind == "Flag":
             return self.flag()
         if param.kind == "Float":
-            return self.pick(*_NUMBERS[param.detail])
+            number = self.pick(*_NUMBERS[param.detail])
+            # No cosine of vectors of one element, which is 1 or -1, equals such a margin.
+            return number * 1.0625 if self.smooth and param.detail == "Finite" else number
         if param.kind == "Weights":
             weights = tuple(self.pick(0.0, 0.5, 1.0, 3.0) for _ in range(classes))
             return weights if self.flag() else None

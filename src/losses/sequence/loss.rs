@@ -16,6 +16,9 @@ use half::{bf16, f16};
 const STATE_NS: f64 = 4.0;
 const CLASS_NS: f64 = 0.6;
 
+/// A length beyond all labels, and still exact as a float.
+const LONGEST: usize = 1 << 53;
+
 /// Where the arguments stand.
 const PRED_LENGTHS: usize = 2;
 const LABEL_LENGTHS: usize = 3;
@@ -233,12 +236,12 @@ impl<'a> GivenLabels<'a> {
                 vec![(0, 1, given.map_or(shape[0], |lengths| lengths[0]))]
             }
             (1, None) => {
-                let Some(lengths) = lengths_up_to(shape[0])? else {
+                let Some(lengths) = lengths_up_to(LONGEST)? else {
                     return Err(wrong(
                         "two dimensions, or label_lengths or label_offsets for one".into(),
                     ));
                 };
-                let total: usize = lengths.iter().sum();
+                let total = lengths.iter().fold(0usize, |sum, &l| sum.saturating_add(l));
                 if total != shape[0] {
                     return Err(wrong(format!(
                         "as many labels as label_lengths add up to, {total}"
@@ -301,8 +304,13 @@ fn lengths_of_offsets(
 ) -> Result<Vec<usize>> {
     let name = call.names[LABEL_OFFSETS];
     if *offsets.shape() != [samples + 1] {
-        let detail = format!("expected shape [{}], got shape {:?}", samples + 1, offsets.shape());
-        return Err(Error::new(Kind::Shape, name, detail));
+        // A list of sequences comes as offsets too.
+        let detail = format!(
+            "expected {samples} sequences, so label_offsets of shape [{}], got shape {:?}",
+            samples + 1,
+            offsets.shape()
+        );
+        return Err(Error::new(Kind::Shape, call.names[1], detail));
     }
     let mut places: Vec<usize> = Vec::with_capacity(samples + 1);
     for (i, x) in offsets.to_vec::<f64>().into_iter().enumerate() {
