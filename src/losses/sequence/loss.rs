@@ -396,7 +396,6 @@ impl CtcPlan<'_> {
             ..Outputs::default()
         };
         let mut losses = self.compute(frames, &outputs)?;
-        drop(grad_rows);
         if let (Some(grad), false) = (&grad, grad_copy.is_empty()) {
             let computed: Vec<f64> = grad_copy.iter().map(|&x| E::to::<f64>(x)).collect();
             grad.copy_from(&computed);
