@@ -154,10 +154,11 @@ impl Grid {
 
     /// A tile of operand `k`, copied row by row.
     pub fn read<T: Real>(&self, view: &View<'_>, k: usize, tile: Tile, buffer: &mut [T]) {
-        self.read_to(view, k, tile, (tile.cols, 1), buffer);
+        self.read_to(view, k, tile, Places::rows(tile), buffer);
     }
 
-    /// A tile of operand `k`, copied with its rows side by side: column c of row r goes to `buffer[c * lanes + r]`.
+    /// A tile of operand `k`, copied with `lanes` rows at a time side by side: column c of row r goes to
+    /// `buffer[c * lanes + r]`, and the next rows behind all columns of these.
     pub fn read_lanes<T: Real>(
         &self,
         view: &View<'_>,
@@ -171,9 +172,13 @@ impl Grid {
             // SAFETY: a dense tile of elements of type T that the view may read.
             let x =
                 unsafe { std::slice::from_raw_parts(view.ptr.offset(offset).cast(), tile.len()) };
-            return transpose(x, tile.cols, buffer, lanes, tile.rows, tile.cols);
+            for (x, buffer) in x.chunks(lanes * tile.cols).zip(buffer.chunks_mut(lanes * tile.cols))
+            {
+                transpose(x, tile.cols, buffer, lanes, x.len() / tile.cols, tile.cols);
+            }
+            return;
         }
-        self.read_to(view, k, tile, (1, lanes), buffer);
+        self.read_to(view, k, tile, Places::lanes(tile, lanes), buffer);
     }
 
     fn read_to<T: Real>(
@@ -181,7 +186,7 @@ impl Grid {
         view: &View<'_>,
         k: usize,
         tile: Tile,
-        places: (usize, usize),
+        places: Places,
         buffer: &mut [T],
     ) {
         with_element!(view.dtype(), E => self.lines(k, tile, places, |line| {
@@ -235,7 +240,7 @@ impl Grid {
 
     /// Writes a tile of operand `k` from `buffer`. Tiles of different threads must be disjoint.
     pub fn scatter<T: Real>(&self, out: &ViewMut<'_>, k: usize, tile: Tile, buffer: &[T]) {
-        self.write_from(out, k, tile, (tile.cols, 1), buffer);
+        self.write_from(out, k, tile, Places::rows(tile), buffer);
     }
 
     /// Writes a tile of operand `k` that [`Grid::read_lanes`] lays out.
@@ -249,9 +254,14 @@ impl Grid {
     ) {
         // SAFETY: no other thread has this tile.
         if let Some(x) = unsafe { self.direct(out, k, tile) } {
-            return transpose(buffer, lanes, x, tile.cols, tile.cols, tile.rows);
+            for (x, buffer) in x.chunks_mut(lanes * tile.cols).zip(buffer.chunks(lanes * tile.cols))
+            {
+                let rows = x.len() / tile.cols;
+                transpose(buffer, lanes, x, tile.cols, tile.cols, rows);
+            }
+            return;
         }
-        self.write_from(out, k, tile, (1, lanes), buffer);
+        self.write_from(out, k, tile, Places::lanes(tile, lanes), buffer);
     }
 
     fn write_from<T: Real>(
@@ -259,7 +269,7 @@ impl Grid {
         out: &ViewMut<'_>,
         k: usize,
         tile: Tile,
-        places: (usize, usize),
+        places: Places,
         buffer: &[T],
     ) {
         with_element!(out.dtype(), E => self.lines(k, tile, places, |line| {
@@ -308,45 +318,42 @@ impl Grid {
         }
     }
 
-    /// Cuts a tile into straight lines along which memory moves in the smaller steps. `places` says how far apart in the
-    /// buffer neighbouring rows and columns lie.
+    /// Cuts a tile into straight lines along which memory moves in the smaller steps.
     ///
     /// Where memory runs along rows and the buffer along columns, 8 rows are taken at a time: neither side of the
     /// transposition then touches more cache lines of one set at once than a cache has ways.
     #[inline(always)]
-    fn lines(&self, k: usize, tile: Tile, places: (usize, usize), mut f: impl FnMut(Line)) {
+    fn lines(&self, k: usize, tile: Tile, places: Places, mut f: impl FnMut(Line)) {
         const BLOCK: usize = 8;
         let down = self.prefers_rows(k);
-        let block = if places.0 == 1 { tile.rows } else { BLOCK };
         let mut row = 0;
         while row < tile.rows {
             let (start, row_step, rows) = self.row_run(k, tile.row + row, tile.rows - row);
             self.runs(k, tile.col, tile.cols, |offset, col, cols, col_step| {
-                let at = |r: usize, c: usize| {
-                    start + offset + r as isize * row_step + c as isize * col_step
+                let mut line = |r: usize, c: usize, along_rows: bool, len: usize| {
+                    let at = r as isize * row_step + c as isize * col_step;
+                    f(Line {
+                        offset: start + offset + at,
+                        step: if along_rows { row_step } else { col_step },
+                        place: places.of(row + r, col + c),
+                        place_step: if along_rows { places.row } else { places.col },
+                        len,
+                    });
                 };
-                let place = |r: usize, c: usize| (row + r) * places.0 + (col + c) * places.1;
                 if !down {
-                    for r in 0..rows {
-                        f(Line {
-                            offset: at(r, 0),
-                            step: col_step,
-                            place: place(r, 0),
-                            place_step: places.1,
-                            len: cols,
-                        });
-                    }
-                    return;
-                }
-                for r in (0..rows).step_by(block) {
+                    (0..rows).for_each(|r| line(r, 0, false, cols));
+                } else if places.row == 1 {
                     for c in 0..cols {
-                        f(Line {
-                            offset: at(r, c),
-                            step: row_step,
-                            place: place(r, c),
-                            place_step: places.0,
-                            len: block.min(rows - r),
-                        });
+                        let mut r = 0;
+                        while r < rows {
+                            let len = (places.group - (row + r) % places.group).min(rows - r);
+                            line(r, c, true, len);
+                            r += len;
+                        }
+                    }
+                } else {
+                    for r in (0..rows).step_by(BLOCK) {
+                        (0..cols).for_each(|c| line(r, c, true, BLOCK.min(rows - r)));
                     }
                 }
             });
@@ -392,6 +399,36 @@ fn transpose<T: Copy>(
                 to[(c + i) * to_step + r..][..BLOCK].copy_from_slice(&column);
             }
         }
+    }
+}
+
+/// Where the elements of a tile stand in a buffer.
+#[derive(Clone, Copy)]
+struct Places {
+    /// The step from a row to the next of its group.
+    row: usize,
+    /// The step from a column to the next.
+    col: usize,
+    /// Rows of a group; the next group stands behind all columns of this one.
+    group: usize,
+    /// The step from a group to the next.
+    group_step: usize,
+}
+
+impl Places {
+    /// Row by row.
+    fn rows(tile: Tile) -> Self {
+        Places { row: tile.cols, col: 1, group: tile.rows, group_step: 0 }
+    }
+
+    /// `lanes` rows at a time side by side.
+    fn lanes(tile: Tile, lanes: usize) -> Self {
+        Places { row: 1, col: lanes, group: lanes, group_step: lanes * tile.cols }
+    }
+
+    #[inline(always)]
+    fn of(&self, row: usize, col: usize) -> usize {
+        row / self.group * self.group_step + row % self.group * self.row + col * self.col
     }
 }
 

@@ -84,8 +84,9 @@ def curve(
 
     Examples
     --------
+    >>> import matplotlib.pyplot as plt
     >>> import rustloss as rl
-    >>> ax = rl.plot.curve(rl.HuberLoss(rho=2), label=0)
+    >>> ax = rl.plot.curve(rl.HuberLoss(rho=2), label=0, ax=plt.figure().add_subplot())
     >>> [line.get_label() for line in ax.lines]
     ['value', 'gradient', 'second derivative']
     """

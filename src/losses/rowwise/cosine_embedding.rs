@@ -82,40 +82,42 @@ impl<T: Real> RowKernel<T, 2> for Rows {
         outputs: RowOutputs<'_, T, 2>,
         scale: f64,
     ) -> T {
-        let Pair { cos, u: from_u, v: from_v } = Pair::of::<S, T>(u, v);
+        let pair = Pair::of::<S, T>(u, v);
         let (loss, slope) = if self.labels[row] {
-            (1.0 - cos, -scale)
+            (1.0 - pair.cos, -scale)
         } else {
-            let excess = cos - self.margin;
+            let excess = pair.cos - self.margin;
             (excess.where_positive(excess), scale.where_positive(excess))
         };
+        // c's derivative is v / (|u| |v|) - u c / |u|^2, of a zero vector 0.
+        let over = |x: f64, y: f64| if y == 0.0 { 0.0 } else { x / y };
+        let toward = over(slope, pair.norms);
         let [by_u, by_v] = outputs.grads;
-        for (grad, x, y, x_is, y_is) in [(by_u, u, v, from_u, from_v), (by_v, v, u, from_v, from_u)]
-        {
+        let [scale_u, scale_v] = pair.scales;
+        let ways =
+            [(by_u, u, scale_u, pair.uu, v, scale_v), (by_v, v, scale_v, pair.vv, u, scale_u)];
+        for (grad, x, scale_x, square, y, scale_y) in ways {
             let Some(grad) = grad else { continue };
-            let outward = slope * x_is.inverse;
+            let back = over(slope * pair.cos, square);
             for ((g, &x), &y) in grad.iter_mut().zip(x).zip(y) {
-                let along = x.to_f64() * x_is.scale * x_is.inverse;
-                let other = y.to_f64() * y_is.scale * y_is.inverse;
-                *g = T::from_f64((other - along * cos) * x_is.scale * outward);
+                let (x, y) = (x.to_f64() * scale_x, y.to_f64() * scale_y);
+                *g = T::from_f64((y * toward - x * back) * scale_x);
             }
         }
         T::from_f64(loss)
     }
 }
 
-/// The cosine of two vectors, and their lengths. Everything is in f64, where products of f32 are exact.
+/// Two vectors: their cosine and what its gradient needs. Everything is in f64, where products of f32 are exact.
 struct Pair {
     cos: f64,
-    u: Length,
-    v: Length,
-}
-
-/// A vector's length: times `scale`, a power of two that keeps squares in range, it is 1 / `inverse`; 0 for a zero vector.
-#[derive(Clone, Copy)]
-struct Length {
-    scale: f64,
-    inverse: f64,
+    /// Powers of two that bring the vectors into range. The rest is of the scaled vectors.
+    scales: [f64; 2],
+    /// The product of the lengths.
+    norms: f64,
+    /// The squared lengths.
+    uu: f64,
+    vv: f64,
 }
 
 impl Pair {
@@ -127,16 +129,12 @@ impl Pair {
             products = Products::of::<S, T>(u, v, scales);
         }
         let Products { uv, uu, vv } = products;
-        // Of equal vectors the cosine is exactly 1.
-        let norms = if uu == vv { uu } else { uu.sqrt() * vv.sqrt() };
+        // Where it is in range, the root of the product: of equal vectors the cosine is exactly 1.
+        let norms = if (uu * vv).is_normal() { (uu * vv).sqrt() } else { uu.sqrt() * vv.sqrt() };
         let cos = if norms == 0.0 { uv } else { uv / norms };
         let cos = if cos > 1.0 { 1.0 } else { cos };
         let cos = if cos < -1.0 { -1.0 } else { cos };
-        let length = |scale, square: f64| {
-            let inverse = if square == 0.0 { 0.0 } else { 1.0 / square.sqrt() };
-            Length { scale, inverse }
-        };
-        Pair { cos, u: length(scales[0], uu), v: length(scales[1], vv) }
+        Pair { cos, scales, norms, uu, vv }
     }
 }
 

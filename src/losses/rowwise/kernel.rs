@@ -22,6 +22,9 @@ const GATHER_ROWS: usize = 16;
 /// Elements of a tile of several rows.
 const TILE: usize = 2048;
 
+/// Groups of rows side by side that are gathered together: with several cache lines at a time memory keeps up.
+const GROUPS: usize = 4;
+
 /// Columns up to which rows are worked on side by side.
 const SHORT: usize = 32;
 
@@ -124,7 +127,8 @@ pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(kernel: &L, rows: Rows
     let gathers = inputs.iter().map(|o| o.k).chain(outputs).any(|k| grid.prefers_rows(k));
     let side_by_side = L::SIDE_BY_SIDE && (gathers || grid.cols <= SHORT);
     let step = match (side_by_side, gathers) {
-        (true, _) => LANES,
+        (true, true) => GROUPS * LANES,
+        (true, false) => LANES,
         (false, true) => GATHER_ROWS,
         (false, false) => (TILE / grid.cols.max(1)).clamp(1, LANES),
     };
@@ -194,7 +198,7 @@ impl<T: Real, L: RowKernel<T, K>, const K: usize> Kernel for RunTile<'_, '_, L, 
     #[inline(always)]
     fn run<S: Isa>(self) {
         let RunTile { job, tile, scratch } = self;
-        sized(&mut scratch.value, LANES);
+        sized(&mut scratch.value, GROUPS * LANES);
         if job.side_by_side {
             job.lanes::<S, T>(tile, scratch);
         } else {
@@ -255,22 +259,27 @@ impl<L, const K: usize> Job<'_, L, K> {
     where
         L: RowKernel<T, K>,
     {
-        let (grid, len) = (self.grid, tile.cols * LANES);
+        let (grid, group) = (self.grid, tile.cols * LANES);
+        let len = tile.rows.div_ceil(LANES) * group;
         let x = sized(&mut scratch.inputs[0], len);
         grid.read_lanes(self.inputs[0].view, self.inputs[0].k, tile, LANES, x);
-        scratch.scale.clear();
-        scratch.scale.extend((0..tile.rows).map(|r| self.scale.of(tile.row + r)));
-        scratch.scale.resize(LANES, 0.0);
-        let hess = self.hess.as_ref().map(|_| sized(&mut scratch.hess, len));
-        self.kernel.lanes::<S>(Lanes {
-            row: tile.row,
-            x,
-            grad: sized(&mut scratch.grads[0], len),
-            hess,
-            scale: &scratch.scale,
-            value: &mut scratch.value[..tile.rows],
-            wants_grad: self.grads[0].is_some(),
-        });
+        let grad = sized(&mut scratch.grads[0], len);
+        let mut hess = self.hess.as_ref().map(|_| sized(&mut scratch.hess, len));
+        for (g, value) in scratch.value[..tile.rows].chunks_mut(LANES).enumerate() {
+            let (row, run) = (tile.row + g * LANES, g * group..(g + 1) * group);
+            scratch.scale.clear();
+            scratch.scale.extend((0..value.len()).map(|r| self.scale.of(row + r)));
+            scratch.scale.resize(LANES, 0.0);
+            self.kernel.lanes::<S>(Lanes {
+                row,
+                x: &x[run.clone()],
+                grad: &mut grad[run.clone()],
+                hess: hess.as_deref_mut().map(|hess| &mut hess[run]),
+                scale: &scratch.scale,
+                value,
+                wants_grad: self.grads[0].is_some(),
+            });
+        }
         for (o, buffer) in [(&self.grads[0], &scratch.grads[0]), (&self.hess, &scratch.hess)] {
             if let Some(o) = o {
                 grid.scatter_lanes(o.view, o.k, tile, LANES, buffer);

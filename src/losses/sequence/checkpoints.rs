@@ -86,7 +86,10 @@ impl Sizes {
 /// Bytes that a sample takes beside its stored rows and emissions.
 pub(super) fn fixed_bytes(labels: usize, frames: usize) -> usize {
     let states = 4 * 2 * (2 * labels + 40) * size_of::<f64>();
-    frames * size_of::<Frame>() + Target::bytes(labels, frames) + 4 * Work::bytes(labels) + states
+    frames * size_of::<Frame>()
+        + Target::bytes(labels, frames)
+        + 4 * Work::expected_bytes(labels)
+        + states
 }
 
 /// The lowest memory limit, in bytes, for a sample.

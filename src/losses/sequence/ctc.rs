@@ -116,31 +116,60 @@ pub fn ctc<E: Element>(
     job.check()?;
     let samples = batch.labels.samples();
     let losses: Vec<_> = (0..samples).map(|_| Mutex::new(Ok(0.0))).collect();
-    let storages = Mutex::new(Vec::new());
-    let lock = |n: usize, shared: bool| {
-        let pop = || storages.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut storage = pop().unwrap_or_default();
-        let loss = job.sample(n, shared, &mut storage);
+    let scratches = Mutex::new(Scratch::kept());
+    let run = |n: usize, shared: bool| {
+        let pop = || scratches.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut scratch = pop().unwrap_or_default();
+        let loss = job.sample(n, shared, &mut scratch);
         *losses[n].lock().unwrap_or_else(PoisonError::into_inner) = loss;
-        storages.lock().unwrap_or_else(PoisonError::into_inner).push(storage);
+        scratches.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
     };
     let (shared, single) = job.schedule();
     for &n in &shared {
-        lock(n, true);
+        run(n, true);
     }
-    parallel::run(single.len(), options.parallel, &|i| lock(single[i], false));
+    parallel::run(single.len(), options.parallel, &|i| run(single[i], false));
+    Scratch::keep(scratches.into_inner().unwrap_or_else(PoisonError::into_inner));
     losses
         .into_iter()
         .map(|loss| loss.into_inner().unwrap_or_else(PoisonError::into_inner))
         .collect()
 }
 
-/// Memory that goes from sample to sample.
+/// Memory that goes from sample to sample, and from call to call if there is little of it: to get it from the system anew
+/// takes a tenth of the time of a call.
 #[derive(Default)]
 struct Scratch {
     frames: Vec<Frame>,
     table: Vec<f64>,
     storage: Storage,
+}
+
+/// What calls have left for the next one.
+static KEPT: Mutex<Vec<Scratch>> = Mutex::new(Vec::new());
+
+impl Scratch {
+    /// The most bytes that are kept for each thread.
+    const KEPT_BYTES: usize = 8 << 20;
+
+    /// What there is. Nobody waits for it: a forked child may find the lock taken for ever.
+    fn kept() -> Vec<Scratch> {
+        KEPT.try_lock().map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default()
+    }
+
+    fn keep(scratches: Vec<Scratch>) {
+        if let Ok(mut kept) = KEPT.try_lock() {
+            kept.extend(
+                scratches.into_iter().filter(|scratch| scratch.bytes() <= Self::KEPT_BYTES),
+            );
+            kept.truncate(parallel::num_threads());
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let frames = self.frames.capacity() * size_of::<Frame>();
+        frames + self.table.capacity() * size_of::<f64>() + self.storage.bytes()
+    }
 }
 
 /// What the outputs of frames are set to when no lattice decides.

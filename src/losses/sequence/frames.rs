@@ -244,8 +244,8 @@ fn depth(x: &[f64], e: &[f64]) -> f64 {
     for (x, e) in x.iter().zip(e) {
         // The bits of positive numbers are in their order; a 0 becomes the largest number of all.
         least = least.min(e.to_bits().wrapping_sub(1));
-        let impossible = *x == f64::NEG_INFINITY;
-        vanished |= !impossible && *e < f64::MIN_POSITIVE;
+        let possible = if *x == f64::NEG_INFINITY { 1.0 } else { *e };
+        vanished |= possible < f64::MIN_POSITIVE;
     }
     let bits = if least == u64::MAX { 0 } else { 1023 - (least >> 52) as i64 };
     if vanished { f64::INFINITY } else { bits as f64 }

@@ -167,6 +167,8 @@ impl Kernel for Advance<'_> {
 }
 
 /// Brings the mantissas to [1, 2) and sets the exponents for a block. Whether a mantissa was dropped.
+// A lazy operator is a branch, which would keep the loops from being vectorised.
+#[allow(clippy::needless_bitwise_bool)]
 #[inline(always)]
 fn refresh(
     side: Side,
@@ -184,7 +186,7 @@ fn refresh(
         for ((x, power), own) in row.iter_mut().zip(power).zip(&mut own[range]) {
             let (m, k) = split(*x);
             let normal = *x >= f64::MIN_POSITIVE;
-            dropped |= *x > 0.0 && !normal;
+            dropped |= (*x > 0.0) & !normal;
             *own = if normal { power + k } else { DEAD };
             *x = if normal { m } else { 0.0 };
         }
@@ -202,7 +204,6 @@ fn refresh(
                     fed = Real::max(Real::max(label_own[u], blank_own[u] - growth), least);
                     label[u] = fed;
                 }
-                blank[width - 1] = DEAD;
             }
             Side::End => {
                 let mut next = DEAD;
@@ -215,13 +216,15 @@ fn refresh(
             }
         }
     }
+    // No arrow crosses the lower end of the groups: below it is a label out of reach, or the padding of the blanks.
+    state.power[width + groups.start * LANES - 1] = DEAD;
     let floor = -block.floor();
     for plane in [0, width] {
         let range = plane + groups.start * LANES..plane + groups.end * LANES;
         let (row, power) = (&mut state.row[range.clone()], &state.power[range.clone()]);
         for ((x, power), own) in row.iter_mut().zip(power).zip(&own[range]) {
             let kept = own - power >= floor;
-            dropped |= *x > 0.0 && !kept;
+            dropped |= (*x > 0.0) & !kept;
             *x = if kept { *x * power_of_two(own - power) } else { 0.0 };
         }
     }

@@ -224,8 +224,8 @@ impl<'a> GivenLabels<'a> {
         let runs = match (shape.len(), &call.inputs[LABEL_OFFSETS]) {
             (1, Some(offsets)) => {
                 if call.inputs[LABEL_LENGTHS].is_some() {
-                    let detail = "expected either lengths or offsets, got both";
-                    return Err(Error::new(Kind::Parameter, call.names[LABEL_OFFSETS], detail));
+                    let detail = "expected either label_lengths or label_offsets, which a list of sequences brings";
+                    return Err(Error::new(Kind::Parameter, call.names[1], detail));
                 }
                 let places = lengths_of_offsets(call, offsets, samples, shape[0])?;
                 (0..samples).map(|n| (places[n], 1, places[n + 1] - places[n])).collect()

@@ -38,6 +38,7 @@ pub(super) struct Work {
     pub label_e: Vec<f64>,
     window: Vec<f64>,
     totals: Vec<[f64; 2]>,
+    sink: Vec<f64>,
 }
 
 impl Work {
@@ -49,6 +50,7 @@ impl Work {
             label_e: vec![0.0; 2 * target.width],
             window: Vec::new(),
             totals: Vec::new(),
+            sink: Vec::new(),
         }
     }
 
@@ -63,8 +65,14 @@ impl Work {
         }
     }
 
-    /// Roughly what it takes.
-    pub fn bytes(labels: usize) -> usize {
+    fn bytes(&self) -> usize {
+        let sizes =
+            [&self.own, &self.rows, &self.label_e, &self.window, &self.sink].map(Vec::capacity);
+        sizes.into_iter().sum::<usize>() * size_of::<f64>() + self.weights.bytes()
+    }
+
+    /// Roughly what it takes for so many labels.
+    pub fn expected_bytes(labels: usize) -> usize {
         (labels + 10) * 18 * size_of::<f64>()
     }
 }
@@ -169,6 +177,15 @@ pub(super) struct Storage {
     stores: [Vec<f64>; 2],
     checkpoints: [Vec<f64>; 2],
     works: Vec<Work>,
+}
+
+impl Storage {
+    /// What it takes.
+    pub fn bytes(&self) -> usize {
+        let buffers = self.stores.iter().chain(&self.checkpoints);
+        let numbers: usize = buffers.map(Vec::capacity).sum();
+        numbers * size_of::<f64>() + self.works.iter().map(Work::bytes).sum::<usize>()
+    }
 }
 
 impl Lattice<'_> {
@@ -425,7 +442,7 @@ impl Meeting<'_> {
                 let i = if owner == Side::Start { i } else { last - i };
                 A::occupancies(target, store, i)
             };
-            sink.take(block.frames.clone(), &rows, &totals, &mut self.work.own);
+            sink.take(block.frames.clone(), &rows, &totals, &mut self.work.sink);
         }
         (self.work.window, self.work.totals) = (window, totals);
     }

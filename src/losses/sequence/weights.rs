@@ -20,6 +20,10 @@ impl Weights {
         Weights { enter: zeros(), leave: zeros(), jump: zeros() }
     }
 
+    pub fn bytes(&self) -> usize {
+        3 * self.enter.capacity() * size_of::<f64>()
+    }
+
     /// From the exponents of states that `side` feeds. Whether one was too small for a number.
     #[inline(always)]
     pub fn set(
@@ -44,7 +48,6 @@ impl Weights {
         order: impl Fn(f64, f64) -> (f64, f64),
     ) -> bool {
         let (start, end) = (groups.start * LANES, groups.end * LANES);
-        // Before the first label comes the padding of the blanks, which is dead.
         let before = &power[target.width + start - 1..target.width + end - 1];
         let blank = &power[start..end];
         let label = &power[target.width + start..target.width + end];
@@ -59,7 +62,8 @@ impl Weights {
             for (weight, (from, to)) in weights.iter_mut().zip(arrows) {
                 let (from, to) = order(from, to);
                 let bits = from - to;
-                lost |= from > NEARLY_DEAD && bits < -1022.0;
+                let lossy = if from > NEARLY_DEAD { bits } else { 0.0 };
+                lost |= lossy < -1022.0;
                 *weight = power_of_two(bits);
             }
             enter[u] = weights[0];
