@@ -23,10 +23,10 @@ use super::planes::{
     Group, add, copy_row, emissions, fold, groups_below, lanes, mul, planes_mut, power_of_two,
     split, surround, two,
 };
-use super::sweep::{Arithmetic, Block, Crossing, Work};
+use super::sweep::{Arithmetic, Block, Crossing, Work, state_len};
 use super::target::Target;
 use super::weights::{Weights, propagate};
-use super::{LANES, Side};
+use super::{LANES, Side, wide};
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
 use std::ops::{Add, Range};
@@ -379,7 +379,7 @@ struct Cross<'a> {
     side: Side,
     target: &'a Target,
     over: &'a [f64],
-    state: State<'a>,
+    state: &'a mut [f64],
     work: &'a mut Work,
     scale: Option<f64>,
 }
@@ -391,38 +391,51 @@ impl Kernel for Cross<'_> {
     fn run<S: Isa>(self) -> Crossing {
         let Cross { side, target, over, state, work, scale } = self;
         let (over, over_power) = over.split_at(target.row());
-        let over_power = &over_power[..2 * target.width];
-        let t = side.beyond_middle(target);
-        let groups = target.groups(t);
-        let all = 0..target.width / LANES;
-        work.weights.set(side, target, state.power, all);
-        step::<S>(side, target, state.row, &work.weights, &groups, &mut work.rows[..target.row()]);
-        state.row.copy_from_slice(&work.rows[..target.row()]);
+        let groups = target.groups(side.beyond_middle(target));
+        normalize(target, state);
+        let next = &mut work.rows[..state_len(target)];
+        wide::step(side, target, state, &groups, next);
+        let (next, next_power) = next.split_at(target.row());
         let cells = || {
-            let valid = [0, target.width]
+            let planes = [0, target.width]
                 .map(|plane| plane + groups.start * LANES..plane + groups.end * LANES);
-            valid.into_iter().flatten()
+            planes.into_iter().flatten()
         };
-        let bits = |i: usize, row: &[f64], power: &[f64]| {
-            let ((m, k), (over_m, over_k)) = (split(row[i]), split(over[i]));
-            let meets = row[i] >= f64::MIN_POSITIVE && over[i] > 0.0;
-            let bits = power[i] + k + over_power[i] + over_k;
-            if meets { (m * over_m, bits) } else { (0.0, f64::NEG_INFINITY) }
+        // Products as m * 2^bits.
+        let product = |i: usize| {
+            let (m, k) = split(over[i]);
+            let bits = next_power[i] + over_power[i] + k;
+            if next[i] > 0.0 && over[i] > 0.0 {
+                (next[i] * m, bits)
+            } else {
+                (0.0, f64::NEG_INFINITY)
+            }
         };
-        let row = &*state.row;
-        let scale = scale.unwrap_or_else(|| {
-            cells().fold(f64::NEG_INFINITY, |max, i| max.max(bits(i, row, state.power).1))
-        });
+        let scale = scale
+            .unwrap_or_else(|| cells().fold(f64::NEG_INFINITY, |max, i| max.max(product(i).1)));
+        let (row, power) = state.split_at_mut(target.row());
+        row.fill(0.0);
         let mut total = 0.0;
         for i in cells() {
-            let (product, bits) = bits(i, state.row, state.power);
-            total += product * power_of_two(bits - scale);
-            let (m, k) = split(state.row[i]);
-            let mirrored = m * power_of_two(k + state.power[i] + over_power[i] - scale);
-            state.row[i] = if product > 0.0 { mirrored } else { 0.0 };
+            let (m, bits) = product(i);
+            if m > 0.0 {
+                total += m * power_of_two(bits - scale);
+                row[i] = next[i] * power_of_two(next_power[i] + over_power[i] - scale);
+            }
         }
-        state.power.copy_from_slice(over_power);
+        power.copy_from_slice(over_power);
         Crossing { scale, total }
+    }
+}
+
+/// Brings all mantissas to [1, 2), each by its own exponent.
+#[inline(always)]
+fn normalize(target: &Target, state: &mut [f64]) {
+    let (row, power) = state.split_at_mut(target.row());
+    for (x, power) in row.iter_mut().zip(power) {
+        let (m, k) = split(*x);
+        *power += if *x > 0.0 { k } else { 0.0 };
+        *x = if *x > 0.0 { m } else { 0.0 };
     }
 }
 
@@ -462,7 +475,6 @@ impl Arithmetic for Linear {
         work: &mut Work,
         scale: Option<f64>,
     ) -> Crossing {
-        let state = State::new(state, target);
         dispatch(level, Cross { side, target, over, state, work, scale })
     }
 

@@ -11,6 +11,8 @@
 //! | `ctc`, `results` | a batch: validation, schedule, gradient |
 //! | `viterbi` | the best path |
 
+#[cfg(test)]
+mod agreement;
 mod checkpoints;
 mod ctc;
 mod frames;

@@ -95,6 +95,11 @@ pub(super) fn surround(row: &mut [f64], target: &Target, groups: &Range<usize>) 
             row[plane + groups.end * LANES..][..LANES].fill(0.0);
         }
     }
+    // The planes touch: what comes before the first label is the end of the blanks, and behind these comes a label.
+    row[width - 1] = 0.0;
+    if groups.start > 0 {
+        row[width] = 0.0;
+    }
     row[2 * width..2 * width + LANES].fill(0.0);
 }
 

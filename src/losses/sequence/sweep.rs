@@ -59,6 +59,8 @@ impl Work {
         match works.pop() {
             Some(mut work) if work.own.len() == 2 * target.width => {
                 work.label_e.fill(0.0);
+                work.rows.fill(1.5);
+                work.own.fill(1.5);
                 work
             }
             _ => Work::new(target),
@@ -209,30 +211,21 @@ impl Lattice<'_> {
             Half::new::<A>(self, Side::End, end_blocks, work, (end_store, end_saved), keep)?;
         self.both([&mut start, &mut end], |half| half.climb::<A>(self, keep));
 
-        let dropped = start.dropped || end.dropped;
         let (mut from_end, mut from_start) = (end.state.clone(), start.state.clone());
-        let crossing = A::cross(
-            self.level,
-            (Side::End, target),
-            &start.state,
-            &mut from_end,
-            &mut end.work,
-            None,
-        );
-        let log_likelihood = crossing.log();
-        let Some(sink) = sink else {
-            return Ok(Outcome {
-                log_likelihood,
-                trusted: !dropped && log_likelihood < f64::INFINITY,
-            });
+        let cross = |side, over: &[f64], state: &mut [f64], work: &mut Work, scale| {
+            A::cross(self.level, (side, target), over, state, work, scale)
         };
-        if crossing.total == 0.0 {
-            return Ok(Outcome { log_likelihood, trusted: !dropped });
-        }
-        let scale = crossing.scale;
+        let crossing = cross(Side::End, &start.state, &mut from_end, &mut end.work, None);
+        let log_likelihood = crossing.log();
+        let Some(sink) = sink.filter(|_| crossing.total != 0.0) else {
+            let dropped = start.dropped || end.dropped;
+            works.extend([start.work, end.work]);
+            let trusted = !dropped && log_likelihood < f64::INFINITY;
+            return Ok(Outcome { log_likelihood, trusted });
+        };
         if !end.blocks.is_empty() {
-            let over = (Side::Start, target);
-            A::cross(self.level, over, &end.state, &mut from_start, &mut start.work, Some(scale));
+            let scale = Some(crossing.scale);
+            cross(Side::Start, &end.state, &mut from_start, &mut start.work, scale);
         }
         let mut meet = |half, state| Meeting {
             half,
@@ -304,7 +297,11 @@ impl<'a> Half<'a> {
         Ok(Half {
             side,
             work,
-            store: sized(store, store_len)?,
+            store: {
+                let b = sized(store, store_len)?;
+                b.fill(1.5);
+                b
+            },
             checkpoints: sized(checkpoints, plan.levels * plan.fan * state.len())?,
             state,
             blocks,

@@ -298,7 +298,13 @@ impl Meet<'_> {
 
 /// One step without emissions, zeros around it.
 #[inline(always)]
-fn step(side: Side, target: &Target, from: &[f64], groups: &Range<usize>, to: &mut [f64]) {
+pub(super) fn step(
+    side: Side,
+    target: &Target,
+    from: &[f64],
+    groups: &Range<usize>,
+    to: &mut [f64],
+) {
     to.fill(0.0);
     let mut planes = planes(to, target, groups);
     propagate(side, target, from, groups, |g, sums| put(&mut planes, g, sums));

@@ -1,0 +1,156 @@
+//! The two arithmetics give the same, wherever the fast one says that it can be trusted.
+
+use super::frames::{Form, Source};
+use super::linear::{self, DEEPEST, Linear};
+use super::sweep::{Arithmetic, Lattice, Outcome, Sink, Storage};
+use super::target::Target;
+use super::wide::{self, Wide};
+use super::{LANES, Side};
+use crate::simd;
+use std::f64::consts::{LN_2, LOG2_E};
+use std::ops::Range;
+use std::sync::Mutex;
+
+/// Of the logarithm, relative, and of the occupancies, absolute.
+const LOSS: f64 = 1e-12;
+const OCCUPANCY: f64 = 1e-11;
+
+/// Logarithms of emissions, none above 0.
+struct Logs(Vec<f64>, usize);
+
+impl Source for Logs {
+    fn fill(&self, form: Form, frames: Range<usize>, out: &mut [f64]) {
+        let stride = self.1;
+        for (i, t) in frames.enumerate() {
+            for (k, &x) in self.0[t * stride..(t + 1) * stride].iter().enumerate() {
+                match form {
+                    Form::Linear => out[i * stride + k] = x.exp(),
+                    Form::Wide => {
+                        let bits = (x * LOG2_E).round().max(-1e9);
+                        let m = if x == f64::NEG_INFINITY { 0.0 } else { (x - bits * LN_2).exp() };
+                        (out[2 * i * stride + k], out[(2 * i + 1) * stride + k]) = (m, bits);
+                    }
+                    Form::Log => out[i * stride + k] = x,
+                }
+            }
+        }
+    }
+}
+
+/// Keeps the occupancies of all frames.
+struct Keep<'a>(&'a Target, Mutex<Vec<f64>>);
+
+impl Sink for Keep<'_> {
+    fn take<'a>(
+        &self,
+        frames: Range<usize>,
+        rows: &dyn Fn(usize) -> &'a [f64],
+        totals: &[[f64; 2]],
+        _: &mut Vec<f64>,
+    ) {
+        let Keep(target, kept) = self;
+        for (i, t) in frames.enumerate() {
+            let reach = target.groups(t);
+            let (start, end) = (reach.start * LANES, reach.end * LANES);
+            let total: f64 = totals[i].iter().sum();
+            for plane in [0, target.width] {
+                let from = &rows(i)[plane + start..plane + end];
+                let to = 2 * t * target.width + plane;
+                let to = &mut kept.lock().unwrap()[to + start..to + end];
+                to.iter_mut().zip(from).for_each(|(to, from)| *to = from / total);
+            }
+        }
+    }
+}
+
+fn run<A: Arithmetic>(
+    target: &Target,
+    logs: &Logs,
+    bits: &[f64],
+    budget: usize,
+) -> (Outcome, Vec<f64>) {
+    let level = simd::level().unwrap();
+    let lattice = Lattice { level, target, source: logs, table: None, budget, parallel: true };
+    let blocks = || {
+        [Side::Start, Side::End].map(|side| match A::FORM {
+            Form::Linear => linear::blocks(side, target.half(side), |t| bits[t]),
+            _ => wide::blocks(side, target.half(side)),
+        })
+    };
+    let keep = Keep(target, Mutex::new(vec![0.0; 2 * target.width * target.frames]));
+    let mut storage = Storage::default();
+    let outcome = lattice.run::<A>(blocks(), &mut storage, Some(&keep)).unwrap();
+    let alone = lattice.run::<A>(blocks(), &mut storage, None).unwrap();
+    assert_eq!(alone.log_likelihood.to_bits(), outcome.log_likelihood.to_bits());
+    assert!(!alone.trusted || outcome.trusted);
+    (outcome, keep.1.into_inner().unwrap())
+}
+
+/// How many of the tries at some spread of the logits were trusted; all those agree.
+fn tries(count: u64, spread: f64, peak: f64) -> u64 {
+    let mut seed = 7;
+    let mut uniform = || {
+        seed = u64::wrapping_add(
+            u64::wrapping_mul(seed, 6_364_136_223_846_793_005),
+            1_442_695_040_888_963_407,
+        );
+        (seed >> 11) as f64 / (1_u64 << 53) as f64
+    };
+    let mut trusted = 0;
+    for _ in 0..count {
+        let frames = 1 + (uniform() * 300.0) as usize;
+        let len = (uniform() * (frames as f64 / 2.0)) as usize;
+        let labels: Vec<u32> = (0..len).map(|_| 1 + (uniform() * 20.0) as u32).collect();
+        let target = Target::new(&labels, 21, 0, frames);
+        let (stride, places) = (target.stride, target.classes.len());
+        let mut logs = vec![f64::NEG_INFINITY; frames * stride];
+        let mut bits = vec![0.0; frames];
+        for (t, row) in logs.chunks_exact_mut(stride).enumerate() {
+            for x in &mut row[..places] {
+                *x = spread * (uniform() + uniform() + uniform() - 1.5);
+            }
+            if len > 0 {
+                row[target.slots[t * len / frames] as usize] += peak;
+            }
+            let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            for x in row.iter_mut() {
+                *x -= max;
+            }
+            let min = row[..places].iter().copied().fold(0.0, f64::min);
+            bits[t] = (-min * LOG2_E).ceil();
+        }
+        let logs = Logs(logs, stride);
+        let (exact, occupancies) = run::<Wide>(&target, &logs, &bits, 1 << 28);
+        assert!(exact.trusted);
+        if bits.iter().any(|&bits| bits > DEEPEST) {
+            continue;
+        }
+        for budget in [1 << 28, 0] {
+            let (fast, own) = run::<Linear>(&target, &logs, &bits, budget);
+            if !fast.trusted {
+                continue;
+            }
+            trusted += u64::from(budget > 0);
+            let (a, b) = (fast.log_likelihood, exact.log_likelihood);
+            assert!((a - b).abs() <= LOSS * b.abs().max(1.0), "{a} against {b}");
+            for (a, b) in own.iter().zip(&occupancies) {
+                assert!((a - b).abs() <= OCCUPANCY, "{a} against {b}");
+            }
+        }
+    }
+    trusted
+}
+
+#[test]
+fn ordinary_inputs_are_trusted() {
+    for (spread, peak) in [(0.0, 0.0), (4.0, 0.0), (20.0, 0.0), (4.0, 30.0), (100.0, 0.0)] {
+        assert_eq!(tries(20, spread, peak), 20, "spread {spread}, peak {peak}");
+    }
+}
+
+#[test]
+fn extreme_inputs_agree_where_they_are_trusted() {
+    let trusted: u64 = [200.0, 280.0].into_iter().map(|spread| tries(20, spread, 0.0)).sum();
+    assert!(trusted > 0, "none of 40 was trusted");
+    assert_eq!(tries(10, 2000.0, 0.0), 0, "emissions further apart than the fast arithmetic takes");
+}
