@@ -59,8 +59,9 @@ impl Work {
         match works.pop() {
             Some(mut work) if work.own.len() == 2 * target.width => {
                 work.label_e.fill(0.0);
-                work.rows.fill(1.5);
-                work.own.fill(1.5);
+                // Memory of another sample counts as new: cells out of reach are read as 0.
+                work.rows.fill(0.0);
+                work.own.fill(0.0);
                 work
             }
             _ => Work::new(target),
@@ -297,11 +298,7 @@ impl<'a> Half<'a> {
         Ok(Half {
             side,
             work,
-            store: {
-                let b = sized(store, store_len)?;
-                b.fill(1.5);
-                b
-            },
+            store: zeroed(store, store_len)?,
             checkpoints: sized(checkpoints, plan.levels * plan.fan * state.len())?,
             state,
             blocks,
@@ -453,4 +450,11 @@ pub(super) fn sized<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> Resul
         buffer.resize(len, T::default());
     }
     Ok(&mut buffer[..len])
+}
+
+/// As [`sized`], with every element 0.
+fn zeroed(buffer: &mut Vec<f64>, len: usize) -> Result<&mut [f64], Error> {
+    let buffer = sized(buffer, len)?;
+    buffer.fill(0.0);
+    Ok(buffer)
 }
