@@ -325,10 +325,6 @@ impl<'a> ViewMut<'a> {
     pub fn reshape(self, shape: &[usize]) -> Option<Self> {
         Some(ViewMut { view: self.view.reshape(shape)?, life: PhantomData })
     }
-    /// Bytes of all elements.
-    pub fn bytes(&self) -> usize {
-        self.view.len() * self.view.dtype.size()
-    }
 
     /// As [`View::dense`], to write.
     ///
