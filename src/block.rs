@@ -24,9 +24,6 @@ const TILE: usize = 2 * BLOCK;
 /// Rows of a tile when some operand has its rows side by side in memory: a cache line of `f32`.
 const GATHER_ROWS: usize = 16;
 
-/// Work that a thread should take at least, in nanoseconds; with less than twice that there is one thread.
-const CHUNK_NS: f64 = 10_000.0;
-
 /// Where a kernel writes; what is `None` is not wanted.
 pub struct BlockOutputs<'a, T> {
     /// The loss.
@@ -191,9 +188,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         let (down, across) = (grid.rows.div_ceil(rows), grid.cols.div_ceil(cols));
         let tiles = down * across;
         let tile_ns = self.kernel.cost() * (rows * cols) as f64;
-        let chunk = ((CHUNK_NS / tile_ns) as usize).clamp(1, tiles);
-        let chunks = tiles.div_ceil(chunk);
-        let work = |index: usize| {
+        let work = |tasks: parallel::Tasks<'_>| {
             let mut scratch = Scratch {
                 inputs: Default::default(),
                 grads: Default::default(),
@@ -201,7 +196,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
                 value: Vec::new(),
                 factor: Vec::new(),
             };
-            for t in index * chunk..((index + 1) * chunk).min(tiles) {
+            for t in tasks {
                 let (row, col) = (t / across * rows, t % across * cols);
                 let tile = Tile {
                     row,
@@ -212,7 +207,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
                 simd::dispatch(self.level, RunTile { job: self, tile, scratch: &mut scratch });
             }
         };
-        parallel::run(chunks, true, &work);
+        parallel::run(tiles, tile_ns, &work);
     }
 
     /// Outputs of E's shape.

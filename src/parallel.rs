@@ -8,34 +8,77 @@
 //! therefore raises a generation number, and the child builds a pool of its own and leaks the inherited one, whose
 //! locks a thread that no longer exists may be holding.
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::any::Any;
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::num::NonZero;
+use std::ops::Range;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
-use std::{hint, mem, ptr};
+use std::time::{Duration, Instant};
+use std::{hint, iter, mem, ptr};
 
-/// Runs `work(0)`, …, `work(tasks - 1)`, each exactly once, and returns when all are done.
+/// Work that pays to share with workers that are awake, and work that pays to wake one for, in nanoseconds.
+const SHARED_NS: f64 = 4_000.0;
+const WAKING_NS: f64 = 20_000.0;
+
+/// What a thread takes at a time, at least, in nanoseconds, and the most often that threads take something.
+const GRIP_NS: f64 = 1_000.0;
+const GRIPS: usize = 256;
+
+/// The tasks that fall to one thread: some at a time, while others take theirs.
+pub struct Tasks<'a> {
+    /// The lowest task not yet taken.
+    next: &'a AtomicUsize,
+    count: usize,
+    grip: usize,
+    taken: Range<usize>,
+}
+
+impl<'a> Tasks<'a> {
+    fn new(next: &'a AtomicUsize, count: usize, grip: usize) -> Self {
+        Tasks { next, count, grip, taken: 0..0 }
+    }
+}
+
+impl Iterator for Tasks<'_> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        if self.taken.is_empty() {
+            let start = self.next.fetch_add(self.grip, Ordering::Relaxed).min(self.count);
+            self.taken = start..(start + self.grip).min(self.count);
+        }
+        self.taken.next()
+    }
+}
+
+/// What a thread does with its tasks.
+pub type Work<'a> = dyn Fn(Tasks<'_>) + Sync + 'a;
+
+/// Calls `work` on as many threads as are of use, and returns when all tasks, 0 to `tasks` - 1, were given out once each
+/// and every thread is done with its own. A task takes about `ns` nanoseconds.
 ///
-/// The caller takes part, and as many idle workers of the pool as are of use and as [`num_threads`] allows; each
-/// takes the lowest task not yet taken. Everything runs on the caller, in order, if `parallel` is false or there is
-/// nothing to share: one task, one thread, no idle worker, or a call from inside a task.
+/// The caller takes part, and as many idle workers of the pool as there are tasks for and as [`num_threads`] allows.
+/// The caller gets all tasks, in order, if there is nothing to share: little work, one task, one thread, no idle
+/// worker, or a call from inside `work`.
 ///
 /// # Panics
-/// If a task panics: with the payload of the first one, once nobody is inside a task any more. Tasks not yet taken
-/// at that moment never run.
-pub fn run(tasks: usize, parallel: bool, work: &(dyn Fn(usize) + Sync)) {
-    if parallel
+/// If `work` panics: with the payload of the first one, once nobody is inside any more. Tasks not yet taken at that
+/// moment never run.
+pub fn run(tasks: usize, ns: f64, work: &Work<'_>) {
+    let total = ns * tasks as f64;
+    if total >= SHARED_NS
         && tasks > 1
         && !INSIDE_TASK.get()
-        && let Some((pool, crew)) = hire(tasks.min(num_threads()) - 1)
+        && let Some((pool, crew)) = hire(tasks.min(num_threads()) - 1, total < WAKING_NS)
     {
-        share(&pool, crew, tasks, work);
+        let grip = ((GRIP_NS / ns) as usize).max(tasks / GRIPS).max(1);
+        share(&pool, crew, (tasks, grip), work);
     } else {
-        (0..tasks).for_each(work);
+        work(Tasks::new(&AtomicUsize::new(0), tasks, tasks));
     }
 }
 
@@ -187,10 +230,30 @@ struct Choice {
     asked: usize,
 }
 
+/// Threads that wait for jobs.
 struct Pool {
-    workers: ThreadPool,
+    board: Arc<Board>,
     size: usize,
     idle: AtomicUsize,
+}
+
+/// Where jobs are posted.
+struct Board {
+    /// How many jobs there are, for those who look without a lock.
+    posted: AtomicUsize,
+    notes: Mutex<Notes>,
+    changed: Condvar,
+    /// When a job was last wanted, in nanoseconds since `made`.
+    wanted: AtomicU64,
+    made: Instant,
+}
+
+#[derive(Default)]
+struct Notes {
+    jobs: VecDeque<Arc<Job>>,
+    asleep: usize,
+    ended: bool,
+    seats: Seats,
 }
 
 impl Process {
@@ -225,25 +288,175 @@ impl Process {
 
 impl Pool {
     /// A pool of `size` workers, or of as many as the system grants.
-    fn new(mut size: usize) -> Option<Self> {
-        while size > 0 {
-            let builder =
-                ThreadPoolBuilder::new().num_threads(size).thread_name(|i| format!("rustloss-{i}"));
-            if let Ok(workers) = builder.build() {
-                return Some(Self { workers, size, idle: AtomicUsize::new(size) });
-            }
-            size /= 2;
-        }
-        None
+    fn new(size: usize) -> Option<Self> {
+        let board = Arc::new(Board::new());
+        // The caller has a CPU, too.
+        let spare = thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1);
+        let start = |&i: &usize| {
+            let board = Arc::clone(&board);
+            let thread = thread::Builder::new().name(format!("rustloss-{i}"));
+            thread.spawn(move || board.work(i < spare)).is_ok()
+        };
+        let size = (0..size).take_while(start).count();
+        (size > 0).then(|| Self { board, size, idle: AtomicUsize::new(size) })
     }
 }
 
-/// Takes at most `wanted` workers of the pool out of its idle ones, for one call to [`share`].
-fn hire(wanted: usize) -> Option<(Arc<Pool>, usize)> {
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.board.notes().ended = true;
+        self.board.changed.notify_all();
+    }
+}
+
+impl Board {
+    /// How long a worker that is out of work looks for more before it sleeps. To wake it takes up to a millisecond where the
+    /// system is virtual, several times what a million elements need; and training calls again soon.
+    const PATIENCE: Duration = Duration::from_micros(200);
+
+    fn new() -> Self {
+        Board {
+            posted: AtomicUsize::new(0),
+            notes: Mutex::default(),
+            changed: Condvar::new(),
+            wanted: AtomicU64::new(0),
+            made: Instant::now(),
+        }
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a worker does all its life; one that has a CPU of its own stays awake between jobs that come quickly.
+    fn work(&self, patient: bool) {
+        self.notes().seats.enter();
+        while let Some(job) = self.take() {
+            job.help();
+            if patient {
+                let start = Instant::now();
+                while self.posted.load(Ordering::Relaxed) == 0 && start.elapsed() < Self::PATIENCE {
+                    // Whoever else wants this CPU shall have it.
+                    thread::yield_now();
+                }
+            }
+        }
+    }
+
+    /// Waits for a job. None if there will be no more.
+    fn take(&self) -> Option<Arc<Job>> {
+        let mut notes = self.notes();
+        loop {
+            if let Some(job) = notes.jobs.pop_front() {
+                self.posted.store(notes.jobs.len(), Ordering::Relaxed);
+                return Some(job);
+            }
+            if notes.ended {
+                return None;
+            }
+            notes.asleep += 1;
+            notes = self.changed.wait(notes).unwrap_or_else(PoisonError::into_inner);
+            notes.asleep -= 1;
+        }
+    }
+
+    /// Whether it pays to post a small job: somebody is awake, or will be for the next one, as they come quickly.
+    fn is_watched(&self) -> bool {
+        let now = self.made.elapsed();
+        let before =
+            Duration::from_nanos(self.wanted.swap(now.as_nanos() as u64, Ordering::Relaxed));
+        now.saturating_sub(before) < Self::PATIENCE
+    }
+
+    /// Calls `crew` workers to a job.
+    fn post(&self, job: &Arc<Job>, crew: usize) {
+        let mut notes = self.notes();
+        notes.jobs.extend(iter::repeat_n(job, crew).cloned());
+        self.posted.store(notes.jobs.len(), Ordering::Relaxed);
+        let sleepers = notes.asleep.min(crew);
+        notes.seats.keep_off_the_caller();
+        drop(notes);
+        for _ in 0..sleepers {
+            // Waking a worker takes microseconds: those awake may be through before the last one is called.
+            if job.next.load(Ordering::Relaxed) >= job.tasks {
+                break;
+            }
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// The CPUs that workers may run on: all but the caller's. A system that is a guest of another one may take a CPU at rest
+/// for one that is taken from it, and then queues the worker behind the caller, for as long as the call lasts.
+#[cfg(target_os = "linux")]
+#[derive(Default)]
+struct Seats {
+    workers: Vec<libc::pid_t>,
+    /// The CPUs of the thread that made the first worker.
+    all: Option<libc::cpu_set_t>,
+    caller: Option<usize>,
+}
+
+#[cfg(target_os = "linux")]
+impl Seats {
+    /// Makes the calling thread known as a worker.
+    fn enter(&mut self) {
+        // SAFETY: all bits 0 is an empty set, and the call writes no more than a set.
+        unsafe {
+            self.workers.push(libc::gettid());
+            if self.all.is_none() {
+                let mut all = mem::zeroed();
+                let error = libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut all);
+                self.all = (error == 0).then_some(all);
+            }
+        }
+        self.caller = None;
+    }
+
+    fn keep_off_the_caller(&mut self) {
+        // SAFETY: has no conditions.
+        let caller = usize::try_from(unsafe { libc::sched_getcpu() }).ok();
+        let (Some(cpu), Some(mut others), true) = (caller, self.all, caller != self.caller) else {
+            return;
+        };
+        self.caller = caller;
+        // SAFETY: the number is that of a CPU, and the set is one. A worker that is no more is an error, which is ignored.
+        unsafe {
+            libc::CPU_CLR(cpu, &mut others);
+            if libc::CPU_COUNT(&others) > 0 {
+                for &worker in &self.workers {
+                    libc::sched_setaffinity(
+                        worker,
+                        size_of::<libc::cpu_set_t>(),
+                        &raw const others,
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+#[derive(Default)]
+struct Seats;
+
+#[cfg(not(target_os = "linux"))]
+impl Seats {
+    fn enter(&mut self) {}
+
+    fn keep_off_the_caller(&mut self) {}
+}
+
+/// Takes at most `wanted` workers of the pool out of its idle ones, for one call to [`share`]. None for a small job that
+/// somebody would have to wake up for.
+fn hire(wanted: usize, small: bool) -> Option<(Arc<Pool>, usize)> {
     if wanted == 0 || !watch_forks() {
         return None;
     }
     let pool = Process::current().pool(wanted)?;
+    if !pool.board.is_watched() && small {
+        return None;
+    }
     let mut crew = 0;
     let take = |idle: usize| {
         crew = wanted.min(idle);
@@ -254,28 +467,21 @@ fn hire(wanted: usize) -> Option<(Arc<Pool>, usize)> {
 }
 
 /// Runs all tasks on the caller and on `crew` workers hired from `pool`.
-fn share(pool: &Pool, crew: usize, tasks: usize, work: &(dyn Fn(usize) + Sync)) {
+fn share(pool: &Pool, crew: usize, (tasks, grip): (usize, usize), work: &Work<'_>) {
     // SAFETY: only the lifetime changes. `work` is called by those alone who are inside the job; dropping its
     // `Entrance`, before this function returns or unwinds, lets no one in any more and waits until all are out.
-    let work =
-        unsafe { mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(work) };
+    let work = unsafe { mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
     let job = Arc::new(Job {
         work,
         tasks,
+        grip,
         next: AtomicUsize::new(0),
         inside: AtomicUsize::new(0),
         panic: Mutex::new(None),
         caller: thread::current(),
     });
     let entrance = Entrance(&job);
-    for _ in 0..crew {
-        // Waking a worker takes microseconds: those awake may be through before the last one is called.
-        if job.next.load(Ordering::Relaxed) >= tasks {
-            break;
-        }
-        let job = Arc::clone(&job);
-        pool.workers.spawn(move || job.help());
-    }
+    pool.board.post(&job, crew);
     job.take_part();
     drop(entrance);
     // Whoever is still on the way here is idle, too.
@@ -287,11 +493,12 @@ fn share(pool: &Pool, crew: usize, tasks: usize, work: &(dyn Fn(usize) + Sync)) 
 }
 
 /// One call to [`run`], as its workers see it. A worker that wakes up too late finds it closed and goes: the caller
-/// waits for those at work only. Waiting for all, as a rayon scope does, costs a wake-up where the tasks are short
+/// waits for those at work only. Waiting for all, as a scope of threads does, costs a wake-up where the tasks are short
 /// and, where the CPUs are busy, milliseconds.
 struct Job {
-    work: &'static (dyn Fn(usize) + Sync),
+    work: &'static Work<'static>,
     tasks: usize,
+    grip: usize,
     /// The lowest task not yet taken.
     next: AtomicUsize,
     /// The number of workers inside, plus `CLOSED` once no more may enter.
@@ -320,16 +527,8 @@ impl Job {
     /// Takes tasks until none is left. A panic ends that for all.
     fn take_part(&self) {
         INSIDE_TASK.set(true);
-        let tasks = || {
-            loop {
-                let task = self.next.fetch_add(1, Ordering::Relaxed);
-                if task >= self.tasks {
-                    break;
-                }
-                (self.work)(task);
-            }
-        };
-        let outcome = panic::catch_unwind(AssertUnwindSafe(tasks));
+        let tasks = Tasks::new(&self.next, self.tasks, self.grip);
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| (self.work)(tasks)));
         INSIDE_TASK.set(false);
         if let Err(payload) = outcome {
             self.next.store(self.tasks, Ordering::Relaxed);
@@ -401,8 +600,8 @@ mod tests {
         let pool = Pool::new(2).unwrap();
         for panics in [false, true, false] {
             pool.idle.fetch_sub(2, Ordering::Relaxed);
-            let work = |task: usize| assert!(task < 2 || !panics);
-            let outcome = panic::catch_unwind(AssertUnwindSafe(|| share(&pool, 2, 3, &work)));
+            let work = |tasks: Tasks<'_>| tasks.for_each(|task| assert!(task < 2 || !panics));
+            let outcome = panic::catch_unwind(AssertUnwindSafe(|| share(&pool, 2, (3, 1), &work)));
             assert_eq!(outcome.is_err(), panics);
             assert_eq!(pool.idle.load(Ordering::Relaxed), 2);
         }

@@ -1,6 +1,6 @@
 //! The promises of `parallel::run`, seen from outside.
 
-use rustloss::parallel::{num_threads, run, set_num_threads, with_num_threads};
+use rustloss::parallel::{num_threads, set_num_threads, with_num_threads};
 use std::collections::HashSet;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,19 +19,29 @@ fn count(n: usize) -> NonZero<usize> {
     NonZero::new(n).unwrap()
 }
 
+/// Calls `work` for every task.
+fn run(tasks: usize, ns: f64, work: &(dyn Fn(usize) + Sync)) {
+    rustloss::parallel::run(tasks, ns, &|tasks| tasks.for_each(work));
+}
+
+/// A task that is worth a thread's while, one of those that are worth it if the thread is awake, and one that is not.
+const LARGE: f64 = 1e6;
+const MEDIUM: f64 = 5e3;
+const SMALL: f64 = 1e2;
+
 /// How often each task ran.
-fn runs(tasks: usize, parallel: bool) -> Vec<usize> {
+fn runs(tasks: usize, ns: f64) -> Vec<usize> {
     let counts: Vec<_> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
-    run(tasks, parallel, &|task| {
+    run(tasks, ns, &|task| {
         counts[task].fetch_add(1, Ordering::Relaxed);
     });
     counts.into_iter().map(AtomicUsize::into_inner).collect()
 }
 
 /// The threads that took part in `tasks` tasks of a millisecond.
-fn threads(tasks: usize, parallel: bool) -> HashSet<ThreadId> {
+fn threads(tasks: usize, ns: f64) -> HashSet<ThreadId> {
     let seen = Mutex::new(HashSet::new());
-    run(tasks, parallel, &|_| {
+    run(tasks, ns, &|_| {
         thread::sleep(Duration::from_millis(1));
         seen.lock().unwrap().insert(thread::current().id());
     });
@@ -44,8 +54,8 @@ fn every_task_runs_once() {
     for n in [1, 2, 3, 8] {
         with_num_threads(count(n), || {
             for tasks in [0, 1, 2, 3, 7, 100, 10_000] {
-                for parallel in [false, true] {
-                    assert_eq!(runs(tasks, parallel), vec![1; tasks], "{n} threads, {parallel}");
+                for ns in [SMALL, MEDIUM, LARGE] {
+                    assert_eq!(runs(tasks, ns), vec![1; tasks], "{n} threads, {ns} ns");
                 }
             }
         });
@@ -57,7 +67,7 @@ fn short_jobs_in_a_row_lose_no_task() {
     let _turn = turn();
     with_num_threads(count(3), || {
         for round in 0..20_000 {
-            assert_eq!(runs(3, true), [1; 3], "round {round}");
+            assert_eq!(runs(3, MEDIUM), [1; 3], "round {round}");
         }
     });
 }
@@ -68,15 +78,31 @@ fn threads_are_used_and_limited() {
     let caller = HashSet::from([thread::current().id()]);
     for n in [2, 3, 8] {
         with_num_threads(count(n), || {
-            let seen = threads(64, true);
+            let seen = threads(64, LARGE);
             assert!(seen.len() > 1 && seen.len() <= n, "{} of {n} threads", seen.len());
             assert!(seen.is_superset(&caller));
-            assert_eq!(threads(3, false), caller);
-            assert_eq!(threads(1, true), caller);
-            assert!(threads(2, true).len() <= 2);
+            assert_eq!(threads(3, SMALL), caller);
+            assert_eq!(threads(1, LARGE), caller);
+            assert!(threads(2, LARGE).len() <= 2);
         });
     }
-    assert_eq!(with_num_threads(count(1), || threads(8, true)), caller);
+    assert_eq!(with_num_threads(count(1), || threads(8, LARGE)), caller);
+}
+
+#[test]
+fn medium_work_wakes_nobody_unless_it_comes_again_soon() {
+    let _turn = turn();
+    with_num_threads(count(2), || {
+        threads(2, LARGE);
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(threads(2, MEDIUM).len(), 1);
+        let soon = || {
+            runs(2, MEDIUM);
+            threads(2, MEDIUM).len() == 2
+        };
+        // A busy system may keep this thread from calling soon enough.
+        assert!((0..100).any(|_| soon()));
+    });
 }
 
 #[test]
@@ -84,10 +110,10 @@ fn a_run_inside_a_task_stays_on_its_thread() {
     let _turn = turn();
     let sum = AtomicUsize::new(0);
     with_num_threads(count(3), || {
-        run(8, true, &|_| {
+        run(8, LARGE, &|_| {
             let own = HashSet::from([thread::current().id()]);
-            assert_eq!(threads(4, true), own);
-            run(10, true, &|task| {
+            assert_eq!(threads(4, LARGE), own);
+            run(10, LARGE, &|task| {
                 sum.fetch_add(task, Ordering::Relaxed);
             });
         });
@@ -98,7 +124,7 @@ fn a_run_inside_a_task_stays_on_its_thread() {
 #[test]
 fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
     let _turn = turn();
-    for (n, parallel) in [(1, true), (2, false), (2, true), (8, true)] {
+    for (n, ns) in [(1, LARGE), (2, SMALL), (2, LARGE), (8, LARGE)] {
         with_num_threads(count(n), || {
             for guilty in [0, 1, 63] {
                 let inside = AtomicUsize::new(0);
@@ -108,16 +134,15 @@ fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
                     inside.fetch_sub(1, Ordering::Relaxed);
                     assert!(task != guilty, "task {task} is guilty");
                 };
-                let payload =
-                    catch_unwind(AssertUnwindSafe(|| run(64, parallel, &work))).unwrap_err();
+                let payload = catch_unwind(AssertUnwindSafe(|| run(64, ns, &work))).unwrap_err();
                 assert_eq!(inside.into_inner(), 0, "someone was still at work");
                 let text = payload.downcast_ref::<String>().unwrap();
                 assert_eq!(*text, format!("task {guilty} is guilty"));
-                assert_eq!(runs(64, parallel), [1; 64]);
+                assert_eq!(runs(64, ns), [1; 64]);
             }
         });
     }
-    assert!(with_num_threads(count(2), || threads(64, true)).len() > 1);
+    assert!(with_num_threads(count(2), || threads(64, LARGE)).len() > 1);
 }
 
 #[test]
@@ -129,7 +154,7 @@ fn a_panic_ends_the_job() {
         thread::sleep(Duration::from_millis(1));
         done.fetch_add(1, Ordering::Relaxed);
     };
-    let job = || with_num_threads(count(2), || run(1000, true, &work));
+    let job = || with_num_threads(count(2), || run(1000, LARGE, &work));
     let outcome = catch_unwind(AssertUnwindSafe(job));
     assert!(outcome.is_err());
     assert!(done.into_inner() < 999);
@@ -143,7 +168,7 @@ fn callers_on_several_threads_do_not_disturb_each_other() {
             scope.spawn(move || {
                 with_num_threads(count(2 + caller % 3), || {
                     for tasks in (1..200).chain(1..200) {
-                        assert_eq!(runs(tasks, true), vec![1; tasks]);
+                        assert_eq!(runs(tasks, LARGE), vec![1; tasks]);
                     }
                 });
             });
@@ -158,7 +183,7 @@ fn nobody_waits_for_a_worker_that_is_busy_elsewhere() {
     thread::scope(|scope| {
         let busy = scope.spawn(|| {
             with_num_threads(count(2), || {
-                run(2, true, &|_| {
+                run(2, LARGE, &|_| {
                     started.fetch_add(1, Ordering::Relaxed);
                     thread::sleep(Duration::from_secs(1));
                 });
@@ -167,7 +192,7 @@ fn nobody_waits_for_a_worker_that_is_busy_elsewhere() {
         while started.load(Ordering::Relaxed) == 0 {
             thread::yield_now();
         }
-        assert_eq!(with_num_threads(count(2), || runs(100, true)), [1; 100]);
+        assert_eq!(with_num_threads(count(2), || runs(100, LARGE)), [1; 100]);
         assert!(!busy.is_finished());
     });
 }
@@ -220,18 +245,18 @@ fn fork(child: impl FnOnce() -> bool) {
 fn a_forked_child_has_threads_of_its_own() {
     let _turn = turn();
     with_num_threads(count(3), || {
-        assert!(threads(64, true).len() > 1);
+        assert!(threads(64, LARGE).len() > 1);
         for _ in 0..20 {
-            fork(|| runs(1000, true) == [1; 1000] && threads(64, true).len() > 1);
+            fork(|| runs(1000, LARGE) == [1; 1000] && threads(64, LARGE).len() > 1);
         }
         // And the child's child, after either has used its pool or not.
         fork(|| {
-            fork(|| threads(64, true).len() > 1);
-            let used = threads(64, true).len() > 1;
-            fork(|| threads(64, true).len() > 1);
+            fork(|| threads(64, LARGE).len() > 1);
+            let used = threads(64, LARGE).len() > 1;
+            fork(|| threads(64, LARGE).len() > 1);
             used
         });
-        assert!(threads(64, true).len() > 1);
+        assert!(threads(64, LARGE).len() > 1);
     });
 }
 
@@ -246,7 +271,7 @@ fn fork_while_other_threads_are_inside_a_job() {
             scope.spawn(move || {
                 with_num_threads(count(n), || {
                     while stop.load(Ordering::Relaxed) == 0 {
-                        runs(50, true);
+                        runs(50, LARGE);
                     }
                 });
             });
@@ -255,7 +280,7 @@ fn fork_while_other_threads_are_inside_a_job() {
             for _ in 0..20 {
                 fork(|| {
                     with_num_threads(count(3), || {
-                        runs(1000, true) == [1; 1000] && threads(64, true).len() > 1
+                        runs(1000, LARGE) == [1; 1000] && threads(64, LARGE).len() > 1
                     })
                 });
             }

@@ -31,8 +31,6 @@ const PULL_TILE: (usize, usize) = (64, 128);
 const TOGETHER: usize = 4;
 /// Rough time for value and gradient of one element of one pair, in nanoseconds.
 const COST: f64 = 0.12;
-/// Work below which there is one thread, in nanoseconds.
-const SHARED_NS: f64 = 20_000.0;
 
 /// A loss of the squared distances of a vector of the first batch to all of the second.
 pub trait PairKernel<T: Real>: Sync {
@@ -107,9 +105,12 @@ impl Pairs<'_> {
             n,
             d,
         };
-        parallel::run(n.div_ceil(TILE), self.cost() > SHARED_NS, &|task| {
-            let tile = Tile { row: task * TILE, rows: TILE.min(n - task * TILE), col: 0, cols: n };
-            simd::dispatch(self.level, RowTile { job: &job, tile, of: PhantomData::<T> });
+        let tiles = n.div_ceil(TILE);
+        parallel::run(tiles, self.cost() / tiles as f64, &|tasks| {
+            for row in tasks.map(|task| task * TILE) {
+                let tile = Tile { row, rows: TILE.min(n - row), col: 0, cols: n };
+                simd::dispatch(self.level, RowTile { job: &job, tile, of: PhantomData::<T> });
+            }
         });
     }
 
@@ -126,10 +127,13 @@ impl Pairs<'_> {
         };
         let (rows, cols) = PULL_TILE;
         let across = d.div_ceil(cols);
-        parallel::run(n.div_ceil(rows) * across, self.cost() > SHARED_NS, &|task| {
-            let (row, col) = (task / across * rows, task % across * cols);
-            let tile = Tile { row, rows: rows.min(n - row), col, cols: cols.min(d - col) };
-            simd::dispatch(self.level, PullTile { job: &job, tile });
+        let tiles = n.div_ceil(rows) * across;
+        parallel::run(tiles, self.cost() / tiles as f64, &|tasks| {
+            for task in tasks {
+                let (row, col) = (task / across * rows, task % across * cols);
+                let tile = Tile { row, rows: rows.min(n - row), col, cols: cols.min(d - col) };
+                simd::dispatch(self.level, PullTile { job: &job, tile });
+            }
         });
     }
 }

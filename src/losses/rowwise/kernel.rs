@@ -13,9 +13,6 @@ use crate::simd::{self, Isa, Kernel, Level};
 use crate::view::{View, ViewMut};
 use crate::weight::Weighting;
 
-/// Work that a thread should take at least, in nanoseconds.
-const CHUNK_NS: f64 = 10_000.0;
-
 /// Rows that are gathered together where rows lie closer together than columns: a cache line of `f32`.
 const GATHER_ROWS: usize = 16;
 
@@ -142,13 +139,11 @@ pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(kernel: &L, rows: Rows
         value: values.as_ref().zip(value_grid.as_ref()),
         side_by_side,
     };
-    let row_ns = L::COST * grid.cols as f64;
-    let chunk = ((CHUNK_NS / row_ns.max(1.0)) as usize).div_ceil(step).max(1) * step;
-    parallel::run(grid.rows.div_ceil(chunk), true, &|index| {
+    let step_ns = L::COST * (step * grid.cols) as f64;
+    parallel::run(grid.rows.div_ceil(step), step_ns, &|tasks| {
         let mut scratch = Scratch::new();
-        let end = ((index + 1) * chunk).min(grid.rows);
-        for row in (index * chunk..end).step_by(step) {
-            let tile = Tile { row, rows: step.min(end - row), col: 0, cols: grid.cols };
+        for row in tasks.map(|task| task * step) {
+            let tile = Tile { row, rows: step.min(grid.rows - row), col: 0, cols: grid.cols };
             simd::dispatch(rows.level, RunTile { job: &job, tile, scratch: &mut scratch });
         }
     });

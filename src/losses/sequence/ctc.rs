@@ -17,7 +17,7 @@ use super::rows::{Element, Rows, RowsMut};
 use super::sweep::{Lattice, Outcome, Sink, Storage, sized};
 use super::target::{Labels, Target};
 use super::wide::{self, Wide};
-use super::{Error, Input, LANES, Side, viterbi};
+use super::{Error, Input, LANES, Side, task_ns, viterbi};
 use crate::parallel;
 use crate::simd::{Level, dispatch};
 use std::ops::Range;
@@ -128,7 +128,9 @@ pub fn ctc<E: Element>(
     for &n in &shared {
         run(n, true);
     }
-    parallel::run(single.len(), options.parallel, &|i| run(single[i], false));
+    parallel::run(single.len(), task_ns(options.parallel), &|tasks| {
+        tasks.for_each(|i| run(single[i], false));
+    });
     Scratch::keep(scratches.into_inner().unwrap_or_else(PoisonError::into_inner));
     losses
         .into_iter()
@@ -414,12 +416,14 @@ impl<E: Element> Job<'_, E> {
                 Mutex::new((i * chunk, frames, table, Defect::default()))
             })
             .collect();
-        parallel::run(chunks.len(), shared, &|i| {
-            let mut chunk = chunks[i].lock().unwrap_or_else(PoisonError::into_inner);
-            let (first, frames, table, defect) = &mut *chunk;
-            let (first, table) = (*first, table.as_deref_mut());
-            let survey = Survey { rows, n, input: *input, target, first, frames, table, grad };
-            *defect = dispatch(self.options.level, survey);
+        parallel::run(chunks.len(), task_ns(shared), &|tasks| {
+            for i in tasks {
+                let mut chunk = chunks[i].lock().unwrap_or_else(PoisonError::into_inner);
+                let (first, frames, table, defect) = &mut *chunk;
+                let (first, table) = (*first, table.as_deref_mut());
+                let survey = Survey { rows, n, input: *input, target, first, frames, table, grad };
+                *defect = dispatch(self.options.level, survey);
+            }
         });
         chunks.into_iter().fold(Defect::default(), |all, chunk| {
             let (.., defect) = chunk.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -12,7 +12,7 @@ use super::checkpoints::{Plan, Sizes};
 use super::frames::{Form, Source};
 use super::target::Target;
 use super::weights::Weights;
-use super::{Error, Side};
+use super::{Error, Side, task_ns};
 use crate::parallel;
 use crate::simd::Level;
 use std::f64::consts::LN_2;
@@ -246,8 +246,10 @@ impl Lattice<'_> {
 
     fn both<T: Send>(&self, sides: [&mut T; 2], work: impl Fn(&mut T) + Sync) {
         let sides = sides.map(Mutex::new);
-        parallel::run(2, self.parallel, &|i| {
-            work(&mut sides[i].lock().unwrap_or_else(PoisonError::into_inner));
+        parallel::run(2, task_ns(self.parallel), &|tasks| {
+            for i in tasks {
+                work(&mut sides[i].lock().unwrap_or_else(PoisonError::into_inner));
+            }
         });
     }
 
