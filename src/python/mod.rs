@@ -4,6 +4,7 @@ mod array;
 mod error;
 mod loss;
 mod math;
+mod params;
 mod threads;
 
 use crate::simd::{self, Level};
@@ -27,7 +28,7 @@ fn config(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<loss::PyLoss>()?;
-    m.add_function(wrap_pyfunction!(loss::registry, m)?)?;
+    m.add_function(wrap_pyfunction!(params::registry, m)?)?;
     m.add_function(wrap_pyfunction!(config, m)?)?;
     math::register(m)?;
     threads::register(m)

@@ -10,9 +10,11 @@
 //! | `sweep`, `checkpoints` | the two directions, their meeting, what is stored |
 //! | `ctc`, `results` | a batch: validation, schedule, gradient |
 //! | `viterbi` | the best path |
+//! | `loss`, `arguments` | the loss of the registry: results, and what a call gives, checked |
 
 #[cfg(test)]
 mod agreement;
+mod arguments;
 mod checkpoints;
 mod ctc;
 mod frames;
