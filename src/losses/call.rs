@@ -68,12 +68,21 @@ pub struct Results<'a> {
     pub grads: [Option<ViewMut<'a>>; MAX_ARGUMENTS],
     /// The second derivative.
     pub hess: Option<ViewMut<'a>>,
+    /// For each frame the probabilities of its labels' positions, given the label sequence.
+    pub posteriors: Option<ViewMut<'a>>,
+    /// For each frame of the most probable path the position of its label (-1 for none), the logarithm of the probability
+    /// of its class, and its probability given the label sequence.
+    pub alignment: Option<[ViewMut<'a>; 3]>,
 }
 
 /// A call whose arguments have been checked.
 pub trait Plan: Sync {
     /// The shape of the value.
     fn value_shape(&self) -> Shape;
+    /// The shapes of posteriors and of each part of an alignment, if the loss has them.
+    fn lattice_shapes(&self) -> Option<[Shape; 2]> {
+        None
+    }
     /// Rough time on one thread in nanoseconds.
     fn cost(&self) -> f64;
     /// Computes the results, whose shapes and types are right and whose memory is disjoint from all else.

@@ -131,50 +131,40 @@ struct Wanted {
 type Computed<'py> = (Option<Out<'py>>, SmallVec<[Out<'py>; MAX_ARGUMENTS]>, Option<Out<'py>>);
 
 impl PyLoss {
-    fn run<'py>(&self, bound: &Bind<'py>, wanted: &Wanted) -> PyResult<Computed<'py>> {
-        let py = bound.py;
-        let raise = |e: Error| exception(py, &e);
+    /// Checks the arguments.
+    fn plan<'a>(
+        &'a self,
+        bound: &Bind<'_>,
+        arrays: &'a Arrays<'_>,
+    ) -> PyResult<Box<dyn Plan + 'a>> {
+        let raise = |e: Error| exception(bound.py, &e);
         let spec = self.spec;
-        let mut arrays = SmallVec::<[Option<Array<'py>>; MAX_ARGUMENTS + 1]>::new();
-        let mut ragged = None;
-        for (input, given) in spec.inputs.iter().zip(&bound.inputs) {
-            arrays.push(match given {
-                Some(object) if input.domain == Domain::Tokens => {
-                    let (tokens, offsets) = Array::extract_tokens(input.name, object)?;
-                    ragged = offsets;
-                    Some(tokens)
-                }
-                Some(object) => Some(Array::extract(input.name, object)?),
-                None if input.domain == Domain::Offsets => ragged.take(),
-                None => None,
-            });
-        }
-        if let Some(offsets) = ragged {
-            let detail = "expected none beside a list of label sequences, which says it all";
-            return Err(raise(Error::new(Kind::Parameter, offsets.name, detail)));
-        }
-        let grad_output = bound.option("grad_output");
-        let grad_output = grad_output.map(|o| Array::extract("grad_output", o)).transpose()?;
-        let (descr, dtype) = result_dtype(py, spec, &arrays)?;
-
-        // Array memory outlives the views: `arrays` holds the references until the results are there.
+        let given = |i: usize| view(arrays.inputs[i].as_ref());
         let call = Call {
             options: &self.options,
             level: simd::level()
                 .map_err(|e| raise(Error::new(Kind::Parameter, "RUSTLOSS_ISA", e)))?,
-            dtype,
+            dtype: arrays.dtype,
             names: spec.arguments().map(|i| i.map_or("", |i| spec.inputs[i].name)),
-            inputs: spec.arguments().map(|i| i.and_then(|i| view(arrays[i].as_ref()))),
-            sample_weight: spec.sample_weight().and_then(|i| view(arrays[i].as_ref())),
-            grad_output: view(grad_output.as_ref()),
+            inputs: spec.arguments().map(|i| i.and_then(given)),
+            sample_weight: spec.sample_weight().and_then(given),
+            grad_output: view(arrays.grad_output.as_ref()),
             denominator: bound.option("denominator").map(denominator).transpose()?,
         };
-        let plan = self.loss.plan(&call).map_err(raise)?;
+        self.loss.plan(&call).map_err(raise)
+    }
+
+    fn run<'py>(&self, bound: &Bind<'py>, wanted: &Wanted) -> PyResult<Computed<'py>> {
+        let spec = self.spec;
+        let arrays = Arrays::new(spec, bound)?;
+        let plan = self.plan(bound, &arrays)?;
+        let Arrays { inputs, descr, dtype, .. } = &arrays;
+        let (descr, dtype) = (descr.clone(), *dtype);
 
         let total = self.options.reduction.is_total();
         let value_dtype = if total && dtype != DType::F64 { DType::F32 } else { dtype };
         let value_descr =
-            if value_dtype == dtype { descr.clone() } else { numpy::dtype::<f32>(py) };
+            if value_dtype == dtype { descr.clone() } else { numpy::dtype::<f32>(bound.py) };
         let output =
             |name: &str, given: Option<&Bound<'py, PyAny>>, descr, dtype, shape: &[usize]| {
                 match given {
@@ -191,21 +181,16 @@ impl PyLoss {
         let given = grad_outs(bound, wanted.grads.len())?;
         let mut grads = SmallVec::<[Out<'py>; MAX_ARGUMENTS]>::new();
         for (&i, given) in wanted.grads.iter().zip(&given) {
-            let shape = arrays[i].as_ref().map_or(&[][..], |a| a.object.shape());
+            let shape = inputs[i].as_ref().map_or(&[][..], |a| a.object.shape());
             grads.push(output("grad_out", given.as_ref(), &descr, dtype, shape)?);
         }
-        let pred_shape = arrays[0].as_ref().map_or(&[][..], |a| a.object.shape());
+        let pred_shape = inputs[0].as_ref().map_or(&[][..], |a| a.object.shape());
         let hess = wanted
             .hess
             .then(|| output("hess_out", bound.option("hess_out"), &descr, dtype, pred_shape))
             .transpose()?;
         if ["out", "grad_out", "hess_out"].iter().any(|name| bound.option(name).is_some()) {
-            check_outputs(
-                value.as_ref(),
-                &grads,
-                hess.as_ref(),
-                arrays.iter().flatten().chain(&grad_output),
-            )?;
+            check_outputs(value.as_ref(), &grads, hess.as_ref(), arrays.iter())?;
         }
 
         let mut written = Vec::new();
@@ -219,24 +204,113 @@ impl PyLoss {
             value: value.as_ref().map(Out::view),
             grads: spec.arguments().map(|i| i.and_then(grad_of)),
             hess: hess.as_ref().map(Out::view),
+            ..Results::default()
         };
+        arrays.compute(bound.py, &*plan, results)?;
+        drop(plan);
+        Ok((value, grads, hess))
+    }
+}
+
+/// The arrays of a call, and the element type of its results.
+struct Arrays<'py> {
+    /// By position in the registry's inputs.
+    inputs: SmallVec<[Option<Array<'py>>; MAX_ARGUMENTS + 1]>,
+    grad_output: Option<Array<'py>>,
+    descr: Bound<'py, PyArrayDescr>,
+    dtype: DType,
+}
+
+impl<'py> Arrays<'py> {
+    fn new(spec: &Spec, bound: &Bind<'py>) -> PyResult<Self> {
+        let mut inputs = SmallVec::new();
+        let mut ragged = None;
+        for (input, given) in spec.inputs.iter().zip(&bound.inputs) {
+            inputs.push(match given {
+                Some(object) if input.domain == Domain::Tokens => {
+                    let (tokens, offsets) = Array::extract_tokens(input.name, object)?;
+                    ragged = offsets;
+                    Some(tokens)
+                }
+                Some(object) => Some(Array::extract(input.name, object)?),
+                None if input.domain == Domain::Offsets => ragged.take(),
+                None => None,
+            });
+        }
+        if let Some(offsets) = ragged {
+            let detail = "expected none beside a list of label sequences, which says it all";
+            let error = Error::new(Kind::Parameter, offsets.name, detail);
+            return Err(exception(bound.py, &error));
+        }
+        let grad_output = bound.option("grad_output");
+        let grad_output = grad_output.map(|o| Array::extract("grad_output", o)).transpose()?;
+        let (descr, dtype) = result_dtype(bound.py, spec, &inputs)?;
+        Ok(Arrays { inputs, grad_output, descr, dtype })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Array<'py>> {
+        self.inputs.iter().flatten().chain(&self.grad_output)
+    }
+
+    /// Runs a plan that reads these arrays, other Python threads going on meanwhile if it takes long.
+    fn compute(&self, py: Python<'py>, plan: &dyn Plan, results: Results<'_>) -> PyResult<()> {
         warn_once(py)?;
         let computed = if plan.cost() < DETACH_NS {
             plan.run(results)
         } else {
-            let _borrows: Vec<Box<dyn Borrow + 'py>> = arrays
-                .iter()
-                .flatten()
-                .chain(&grad_output)
-                .map(Array::borrow)
-                .collect::<PyResult<_>>()?;
-            let plan: &dyn Plan = &*plan;
+            let _borrows: Vec<Box<dyn Borrow + 'py>> =
+                self.iter().map(Array::borrow).collect::<PyResult<_>>()?;
             py.detach(|| plan.run(results))
         };
-        computed.map_err(raise)?;
-        drop(plan);
-        Ok((value, grads, hess))
+        computed.map_err(|e| exception(py, &e))
     }
+}
+
+/// The probability of every label of a sequence at every frame, given the sequence. For `rustloss.sequence`.
+#[pyfunction]
+#[pyo3(signature = (loss, /, *args, **kwargs))]
+pub fn posteriors<'py>(
+    loss: &PyLoss,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = args.py();
+    guard(py, || {
+        let bound = Bind::new(loss.spec, args, kwargs, &[])?;
+        let arrays = Arrays::new(loss.spec, &bound)?;
+        let plan = loss.plan(&bound, &arrays)?;
+        let [shape, _] = plan.lattice_shapes().ok_or_else(no_result)?;
+        let out = Out::new(&arrays.descr, arrays.dtype, &shape)?;
+        let results = Results { posteriors: Some(out.view()), ..Results::default() };
+        arrays.compute(py, &*plan, results)?;
+        out.into_result()
+    })
+}
+
+/// The most probable path, frame by frame: the place of the label in its sequence or -1, the logarithm of the probability
+/// of its class, and its probability given the sequence. For `rustloss.sequence`.
+#[pyfunction]
+#[pyo3(signature = (loss, /, *args, **kwargs))]
+pub fn align<'py>(
+    loss: &PyLoss,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let py = args.py();
+    guard(py, || {
+        let bound = Bind::new(loss.spec, args, kwargs, &[])?;
+        let arrays = Arrays::new(loss.spec, &bound)?;
+        let plan = loss.plan(&bound, &arrays)?;
+        let [_, shape] = plan.lattice_shapes().ok_or_else(no_result)?;
+        let number = || Out::new(&arrays.descr, arrays.dtype, &shape);
+        let index = Out::new(&numpy::dtype::<i64>(py), DType::I64, &shape)?;
+        let path = [index, number()?, number()?];
+        let results =
+            Results { alignment: Some(path.each_ref().map(Out::view)), ..Results::default() };
+        arrays.compute(py, &*plan, results)?;
+        let path = path.into_iter().map(Out::into_result);
+        PyTuple::new(py, path.collect::<PyResult<Vec<_>>>()?)
+    })
 }
 
 fn view<'a>(array: Option<&'a Array<'_>>) -> Option<View<'a>> {

@@ -28,6 +28,8 @@ fn config(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<loss::PyLoss>()?;
+    m.add_function(wrap_pyfunction!(loss::posteriors, m)?)?;
+    m.add_function(wrap_pyfunction!(loss::align, m)?)?;
     m.add_function(wrap_pyfunction!(params::registry, m)?)?;
     m.add_function(wrap_pyfunction!(config, m)?)?;
     math::register(m)?;

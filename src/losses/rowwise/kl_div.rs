@@ -336,9 +336,9 @@ impl SharedLabel<'_> {
         let mut full = vec![T::ZERO; shape.iter().product()];
         let in_order =
             ViewMut::from_slice(&mut full, &shape).map(|v| v.move_axis(0, self.axes.batch));
-        let Results { value, mut grads, hess } = results;
+        let mut grads = results.grads;
         grads[1] = Some(in_order);
-        self.plan.run(Results { value, grads, hess })?;
+        self.plan.run(Results { grads, ..results })?;
         self.axes.sum_to(&full, &sum);
         Ok(())
     }

@@ -2,7 +2,9 @@
 
 use super::arguments::{GivenLabels, PRED_LENGTHS, lengths};
 use super::rows::{Element, Layout, Rows, RowsMut};
-use super::{Batch, Gradient, Input, Labels, Options, Outputs, ctc};
+use super::{
+    Alignment, Batch, Gradient, Input, Labels, NO_STATE, Options, Outputs, Posteriors, ctc,
+};
 use crate::error::{Error, Kind, Result};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::rowwise::kernel::{Reduced, Scale};
@@ -83,6 +85,14 @@ impl Ctc {
             None => Axes::single(),
         };
         Ok((axes, [n, pred[frames]]))
+    }
+
+    /// A result with axes in the order of the layout, with that of the samples first.
+    fn samples_first<'a>(&self, view: ViewMut<'a>) -> ViewMut<'a> {
+        match self.layout.0 {
+            Some(axis) => view.map(|v| v.move_axis(axis, 0)),
+            None => view.map(|v| v.insert_axis(0)),
+        }
     }
 
     fn blank(&self, classes: usize) -> Result<u32> {
@@ -188,6 +198,18 @@ impl Plan for CtcPlan<'_> {
         self.axes.value_shape(self.weighting.reduction)
     }
 
+    fn lattice_shapes(&self) -> Option<[Shape; 2]> {
+        let [samples, frames] = [self.pred.shape()[0], self.pred.shape()[1]];
+        let path: Shape = match self.loss.layout.0 {
+            None => smallvec::smallvec![frames],
+            Some(0) => smallvec::smallvec![samples, frames],
+            Some(_) => smallvec::smallvec![frames, samples],
+        };
+        let mut posteriors = path.clone();
+        posteriors.push(self.labels.longest().unwrap_or(0));
+        Some([posteriors, path])
+    }
+
     fn cost(&self) -> f64 {
         let classes = self.pred.shape()[2] as f64;
         let frames = self.lengths.iter().enumerate();
@@ -220,26 +242,29 @@ impl CtcPlan<'_> {
         let mut copy = Vec::new();
         let frames = rows(&self.pred, &mut copy)?;
         let [grad, ..] = results.grads;
-        let grad = grad.map(|grad| match self.loss.layout.0 {
-            Some(axis) => grad.map(|v| v.move_axis(axis, 0)),
-            None => grad.map(|v| v.insert_axis(0)),
-        });
         let scale: Vec<f64> = match (&grad, reduced.scale()) {
             (None, _) => Vec::new(),
             (_, Scale::All(scale)) => vec![scale; self.lengths.len()],
             (_, Scale::Each(scales)) => scales,
         };
-        let mut grad_copy = Vec::new();
-        let grad_rows =
-            grad.as_ref().map(|grad| rows_mut::<E>(grad, &mut grad_copy)).transpose()?;
+        let written = |view| Written::<E>::new(self.loss.samples_first(view));
+        let (mut grad, mut posteriors) = (grad.map(written), results.posteriors.map(written));
+        let mut path = results.alignment.as_ref().map(|_| Path::new(frames.counts()));
+        let grad_rows = grad.as_mut().map(Written::rows).transpose()?;
+        let posterior_rows = posteriors.as_mut().map(Written::rows).transpose()?;
+        let alignment = path.as_mut().map(|path| path.rows(frames.counts())).transpose()?;
         let outputs = Outputs {
             grad: grad_rows.as_ref().map(|rows| Gradient { rows, scale: &scale }),
-            ..Outputs::default()
+            posteriors: posterior_rows.as_ref().map(|rows| Posteriors { rows, blanks: false }),
+            alignment: alignment.as_ref(),
         };
         let mut losses = self.compute(frames, &outputs)?;
-        if let (Some(grad), false) = (&grad, grad_copy.is_empty()) {
-            let computed: Vec<f64> = grad_copy.iter().map(|&x| E::to::<f64>(x)).collect();
-            grad.copy_from(&computed);
+        grad.iter().chain(&posteriors).for_each(Written::finish);
+        if let (Some(out), Some(path)) = (results.alignment, &path) {
+            let [index, log_prob, posterior] = out.map(|view| self.loss.samples_first(view));
+            index.copy_from(&path.index());
+            log_prob.copy_from(&path.log_probs);
+            posterior.copy_from(&path.posteriors);
         }
         if self.loss.infeasible == Infeasible::Zero {
             losses.iter_mut().filter(|loss| **loss == f64::INFINITY).for_each(|loss| *loss = 0.0);
@@ -282,24 +307,78 @@ fn rows<'a, E: Element + Default>(view: &View<'a>, copy: &'a mut Vec<E>) -> Resu
     Rows::new(data, layout).ok_or_else(|| Error::new(Kind::Shape, "pred", "unexpected layout"))
 }
 
-/// As [`rows`], to write: to `copy` if classes do not lie side by side.
-fn rows_mut<'a, E: Element + Default>(
-    view: &'a ViewMut<'a>,
-    copy: &'a mut Vec<E>,
-) -> Result<RowsMut<'a, E>> {
-    let shape = view.shape();
-    // SAFETY: the results of a call are its own, and these rows are the only way to them while they live.
-    let (data, layout) = match unsafe { view.dense_mut::<E>() } {
-        Some((data, first)) if side_by_side::<E>(&view.view) => {
-            (data, layout_of::<E>(shape, first, view.strides()))
+/// Rows of a result: its own, or a copy's if classes do not lie side by side in it.
+struct Written<'a, E> {
+    view: ViewMut<'a>,
+    copy: Vec<E>,
+}
+
+impl<'a, E: Element + Default> Written<'a, E> {
+    fn new(view: ViewMut<'a>) -> Self {
+        Written { view, copy: Vec::new() }
+    }
+
+    fn rows(&mut self) -> Result<RowsMut<'_, E>> {
+        let shape = self.view.shape();
+        // SAFETY: the results of a call are its own, and these rows are the only way to them while they live.
+        let (data, layout) = match unsafe { self.view.dense_mut::<E>() } {
+            Some((data, first)) if side_by_side::<E>(&self.view.view) => {
+                (data, layout_of::<E>(shape, first, self.view.strides()))
+            }
+            _ => {
+                self.copy.resize(shape.iter().product(), E::default());
+                (&mut self.copy[..], Layout::contiguous(shape[0], shape[1], shape[2]))
+            }
+        };
+        RowsMut::new(data, layout)
+            .ok_or_else(|| Error::new(Kind::Output, "grad_out", "unexpected layout"))
+    }
+
+    /// Brings what was computed elsewhere.
+    fn finish(&self) {
+        if !self.copy.is_empty() {
+            let computed: Vec<f64> = self.copy.iter().map(|&x| E::to::<f64>(x)).collect();
+            self.view.copy_from(&computed);
         }
-        _ => {
-            copy.resize(shape.iter().product(), E::default());
-            (&mut copy[..], Layout::contiguous(shape[0], shape[1], shape[2]))
+    }
+}
+
+/// The most probable path as it is computed, samples first.
+struct Path {
+    states: Vec<u32>,
+    log_probs: Vec<f64>,
+    posteriors: Vec<f64>,
+}
+
+impl Path {
+    fn new([samples, frames]: [usize; 2]) -> Self {
+        let count = samples * frames;
+        Path {
+            states: vec![NO_STATE; count],
+            log_probs: vec![0.0; count],
+            posteriors: vec![0.0; count],
         }
-    };
-    RowsMut::new(data, layout)
-        .ok_or_else(|| Error::new(Kind::Output, "grad_out", "unexpected layout"))
+    }
+
+    fn rows(&mut self, [samples, frames]: [usize; 2]) -> Result<Alignment<'_>> {
+        let layout = Layout::contiguous(samples, frames, 1);
+        let wrong = || Error::new(Kind::Shape, "pred", "unexpected layout");
+        Ok(Alignment {
+            states: RowsMut::new(&mut self.states, layout).ok_or_else(wrong)?,
+            log_probs: RowsMut::new(&mut self.log_probs, layout).ok_or_else(wrong)?,
+            posteriors: RowsMut::new(&mut self.posteriors, layout).ok_or_else(wrong)?,
+        })
+    }
+
+    /// Which label of its sequence each state is; -1 for blanks and where there is none.
+    fn index(&self) -> Vec<f64> {
+        let index = |&state: &u32| match state {
+            NO_STATE => -1.0,
+            state if state % 2 == 0 => -1.0,
+            state => f64::from(state / 2),
+        };
+        self.states.iter().map(index).collect()
+    }
 }
 
 fn side_by_side<E>(view: &View<'_>) -> bool {

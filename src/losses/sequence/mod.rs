@@ -29,7 +29,7 @@ mod viterbi;
 mod weights;
 mod wide;
 
-pub use ctc::{Alignment, Batch, Gradient, NO_STATE, Options, Outputs, ctc};
+pub use ctc::{Alignment, Batch, Gradient, NO_STATE, Options, Outputs, Posteriors, ctc};
 pub use target::Labels;
 
 use super::spec::{
