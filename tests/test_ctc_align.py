@@ -7,6 +7,8 @@ import dataclasses
 import itertools
 import json
 import pickle
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +295,29 @@ def test_other_losses_have_no_lattice() -> None:
         with pytest.raises(TypeError, match="no such result"):
             function(rl.L2Loss(), [1.0], [1.0])
     assert not hasattr(rl.L2Loss(), "align")
+
+
+@pytest.mark.parametrize("method", ["posteriors", "align"])
+def test_other_threads_go_on_meanwhile(method: str) -> None:
+    """Python never stands still for half as long as the call takes."""
+    rng = np.random.default_rng(9)
+    pred, label = rng.normal(size=(16, 2000, 32)), rng.integers(0, 31, (16, 300))
+    took = []
+
+    def call() -> None:
+        with rl.num_threads(1):
+            start = time.perf_counter()
+            getattr(rl.CTCLoss(), method)(pred, label)
+            took.append(time.perf_counter() - start)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    longest, last = 0.0, time.perf_counter()
+    while thread.is_alive():
+        time.sleep(1e-3)
+        longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
+    thread.join()
+    assert longest < took[0] / 2
 
 
 # The edges

@@ -1,11 +1,12 @@
 //! The class that every loss of the Python face derives from: arguments in, arrays out, errors in words.
 
 use super::array::{Array, Borrow, Out, check_disjoint};
+use super::bind::{Bind, grad_outs, wrt};
 use super::error::{exception, guard};
 use super::params::{options, to_python, value};
 use super::threads::warn_once;
 use crate::error::{Error, Kind};
-use crate::losses::call::{Call, Loss, MAX_ARGUMENTS, Options, Plan, Results};
+use crate::losses::call::{Call, Loss, MAX_ARGUMENTS, Options, PathResults, Plan, Results};
 use crate::losses::registry as losses;
 use crate::losses::spec::{Domain, Family, Gradient, Params, Spec};
 use crate::reduce::Reduction;
@@ -14,7 +15,7 @@ use crate::view::{DType, View};
 use numpy::{PyArrayDescr, PyUntypedArrayMethods, dtype};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyDict, PyMappingProxy, PyString, PyTuple};
+use pyo3::types::{IntoPyDict, PyDict, PyMappingProxy, PyTuple};
 use smallvec::SmallVec;
 
 /// Work that is worth letting other Python threads run meanwhile, in nanoseconds.
@@ -157,7 +158,7 @@ impl PyLoss {
     fn run<'py>(&self, bound: &Bind<'py>, wanted: &Wanted) -> PyResult<Computed<'py>> {
         let spec = self.spec;
         let arrays = Arrays::new(spec, bound)?;
-        let plan = self.plan(bound, &arrays)?;
+        let plan = &*self.plan(bound, &arrays)?;
         let Arrays { inputs, descr, dtype, .. } = &arrays;
         let (descr, dtype) = (descr.clone(), *dtype);
 
@@ -204,10 +205,8 @@ impl PyLoss {
             value: value.as_ref().map(Out::view),
             grads: spec.arguments().map(|i| i.and_then(grad_of)),
             hess: hess.as_ref().map(Out::view),
-            ..Results::default()
         };
-        arrays.compute(bound.py, &*plan, results)?;
-        drop(plan);
+        arrays.compute(bound.py, plan.cost(), || plan.run(results))?;
         Ok((value, grads, hess))
     }
 }
@@ -252,15 +251,20 @@ impl<'py> Arrays<'py> {
         self.inputs.iter().flatten().chain(&self.grad_output)
     }
 
-    /// Runs a plan that reads these arrays, other Python threads going on meanwhile if it takes long.
-    fn compute(&self, py: Python<'py>, plan: &dyn Plan, results: Results<'_>) -> PyResult<()> {
+    /// Runs what reads these arrays, other Python threads going on meanwhile if the cost is high.
+    fn compute(
+        &self,
+        py: Python<'py>,
+        cost: f64,
+        run: impl FnOnce() -> Result<(), Error> + Send,
+    ) -> PyResult<()> {
         warn_once(py)?;
-        let computed = if plan.cost() < DETACH_NS {
-            plan.run(results)
+        let computed = if cost < DETACH_NS {
+            run()
         } else {
             let _borrows: Vec<Box<dyn Borrow + 'py>> =
                 self.iter().map(Array::borrow).collect::<PyResult<_>>()?;
-            py.detach(|| plan.run(results))
+            py.detach(run)
         };
         computed.map_err(|e| exception(py, &e))
     }
@@ -279,10 +283,10 @@ pub fn posteriors<'py>(
         let bound = Bind::new(loss.spec, args, kwargs, &[])?;
         let arrays = Arrays::new(loss.spec, &bound)?;
         let plan = loss.plan(&bound, &arrays)?;
-        let [shape, _] = plan.lattice_shapes().ok_or_else(no_result)?;
-        let out = Out::new(&arrays.descr, arrays.dtype, &shape)?;
-        let results = Results { posteriors: Some(out.view()), ..Results::default() };
-        arrays.compute(py, &*plan, results)?;
+        let lattice = plan.lattice().ok_or_else(no_result)?;
+        let out = Out::new(&arrays.descr, arrays.dtype, &lattice.shapes()[0])?;
+        let results = PathResults { posteriors: Some(out.view()), ..PathResults::default() };
+        arrays.compute(py, plan.cost(), || lattice.run(results))?;
         out.into_result()
     })
 }
@@ -301,13 +305,14 @@ pub fn align<'py>(
         let bound = Bind::new(loss.spec, args, kwargs, &[])?;
         let arrays = Arrays::new(loss.spec, &bound)?;
         let plan = loss.plan(&bound, &arrays)?;
-        let [_, shape] = plan.lattice_shapes().ok_or_else(no_result)?;
+        let lattice = plan.lattice().ok_or_else(no_result)?;
+        let [_, shape] = lattice.shapes();
         let number = || Out::new(&arrays.descr, arrays.dtype, &shape);
         let index = Out::new(&numpy::dtype::<i64>(py), DType::I64, &shape)?;
         let path = [index, number()?, number()?];
-        let results =
-            Results { alignment: Some(path.each_ref().map(Out::view)), ..Results::default() };
-        arrays.compute(py, &*plan, results)?;
+        let alignment = Some(path.each_ref().map(Out::view));
+        let results = PathResults { alignment, ..PathResults::default() };
+        arrays.compute(py, plan.cost(), || lattice.run(results))?;
         let path = path.into_iter().map(Out::into_result);
         PyTuple::new(py, path.collect::<PyResult<Vec<_>>>()?)
     })
@@ -315,134 +320,6 @@ pub fn align<'py>(
 
 fn view<'a>(array: Option<&'a Array<'_>>) -> Option<View<'a>> {
     array.map(Array::view)
-}
-
-/// The arguments of a call by their names.
-struct Bind<'py> {
-    py: Python<'py>,
-    inputs: [Option<Bound<'py, PyAny>>; MAX_ARGUMENTS + 1],
-    options: SmallVec<[(&'static str, Bound<'py, PyAny>); 4]>,
-}
-
-impl<'py> Bind<'py> {
-    fn new(
-        spec: &Spec,
-        args: &Bound<'py, PyTuple>,
-        kwargs: Option<&Bound<'py, PyDict>>,
-        options: &[&'static str],
-    ) -> PyResult<Self> {
-        let names = || spec.inputs.iter().map(|i| i.name).collect::<Vec<_>>().join(", ");
-        let positional = spec.inputs.iter().filter(|i| i.domain != Domain::Offsets).count();
-        if args.len() > positional {
-            let (most, got) = (positional, args.len());
-            let text = format!(
-                "{}: expected at most {most} arguments ({}), got {got}",
-                spec.name,
-                names()
-            );
-            return Err(PyTypeError::new_err(text));
-        }
-        let mut bind = Bind {
-            py: args.py(),
-            inputs: [const { None }; MAX_ARGUMENTS + 1],
-            options: SmallVec::new(),
-        };
-        for (slot, value) in bind.inputs.iter_mut().zip(args.iter()) {
-            *slot = Some(value);
-        }
-        for (key, value) in kwargs.into_iter().flatten() {
-            let key = key.cast::<PyString>()?.to_cow()?;
-            if let Some(at) = spec.inputs.iter().position(|i| i.name == key) {
-                if bind.inputs[at].replace(value).is_some() {
-                    let text = format!("{}: got several values for argument {key:?}", spec.name);
-                    return Err(PyTypeError::new_err(text));
-                }
-            } else if let Some(name) = options.iter().find(|o| **o == key) {
-                if !value.is_none() {
-                    bind.options.push((name, value));
-                }
-            } else {
-                let expected = format!("{}, and by name {}", names(), options.join(", "));
-                let text =
-                    format!("{}: unexpected argument {key:?}; it takes {expected}", spec.name);
-                return Err(PyTypeError::new_err(text));
-            }
-        }
-        for (input, slot) in spec.inputs.iter().zip(&mut bind.inputs) {
-            if slot.as_ref().is_some_and(PyAnyMethods::is_none) {
-                *slot = None;
-            }
-            if slot.is_none() && input.required {
-                let text = format!("{}: argument {:?} is missing or None", spec.name, input.name);
-                return Err(PyTypeError::new_err(text));
-            }
-        }
-        Ok(bind)
-    }
-
-    fn option(&self, name: &str) -> Option<&Bound<'py, PyAny>> {
-        self.options.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
-    }
-}
-
-/// The inputs that gradients are wanted for, and whether the result is one array rather than a tuple.
-fn wrt(spec: &Spec, bound: &Bind<'_>) -> PyResult<(SmallVec<[usize; MAX_ARGUMENTS]>, bool)> {
-    let position = |name: &str| {
-        let found =
-            spec.inputs.iter().position(|i| i.name == name && i.gradient != Gradient::Never);
-        let differentiable = spec.inputs.iter().filter(|i| i.gradient != Gradient::Never);
-        let detail = match found {
-            Some(at) if bound.inputs[at].is_some() => return Ok(at),
-            Some(_) => format!("expected an argument of the call, and {name:?} was not given"),
-            None => {
-                let names: Vec<_> = differentiable.map(|i| i.name).collect();
-                format!("expected names of {names:?}, got {name:?}")
-            }
-        };
-        Err(exception(bound.py, &Error::new(Kind::Parameter, "wrt", detail)))
-    };
-    let Some(wrt) = bound.option("wrt") else {
-        let mut grads = SmallVec::new();
-        for (i, input) in spec.inputs.iter().enumerate() {
-            if input.gradient == Gradient::Default {
-                grads.push(i);
-            }
-        }
-        let single = grads.len() == 1;
-        return Ok((grads, single));
-    };
-    if let Ok(name) = wrt.cast::<PyString>() {
-        return Ok((smallvec::smallvec![position(&name.to_cow()?)?], true));
-    }
-    let detail = "expected a name or a tuple of different names";
-    let wrong = || exception(bound.py, &Error::new(Kind::Parameter, "wrt", detail));
-    let names: Vec<String> = wrt.extract().map_err(|_| wrong())?;
-    let mut grads = SmallVec::new();
-    for name in names {
-        let at = position(&name)?;
-        if grads.contains(&at) {
-            return Err(wrong());
-        }
-        grads.push(at);
-    }
-    Ok((grads, false))
-}
-
-/// `grad_out` as one entry for each gradient.
-fn grad_outs<'py>(bound: &Bind<'py>, n: usize) -> PyResult<Vec<Option<Bound<'py, PyAny>>>> {
-    let Some(given) = bound.option("grad_out") else { return Ok(vec![None; n]) };
-    let Ok(several) = given.cast::<PyTuple>() else {
-        if n == 1 {
-            return Ok(vec![Some(given.clone())]);
-        }
-        let detail = format!("expected a tuple of {n} arrays, one for each gradient");
-        return Err(exception(bound.py, &Error::new(Kind::Output, "grad_out", detail)));
-    };
-    if several.len() != n {
-        let detail = format!("expected {n} arrays, one for each gradient, got {}", several.len());
-        return Err(exception(bound.py, &Error::new(Kind::Output, "grad_out", detail)));
-    }
-    Ok(several.iter().map(|o| (!o.is_none()).then_some(o)).collect())
 }
 
 /// Outputs must share memory neither with inputs nor with each other.

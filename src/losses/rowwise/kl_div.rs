@@ -336,9 +336,9 @@ impl SharedLabel<'_> {
         let mut full = vec![T::ZERO; shape.iter().product()];
         let in_order =
             ViewMut::from_slice(&mut full, &shape).map(|v| v.move_axis(0, self.axes.batch));
-        let mut grads = results.grads;
+        let Results { value, mut grads, hess } = results;
         grads[1] = Some(in_order);
-        self.plan.run(Results { grads, ..results })?;
+        self.plan.run(Results { value, grads, hess })?;
         self.axes.sum_to(&full, &sum);
         Ok(())
     }

@@ -6,7 +6,7 @@ use super::{
     Alignment, Batch, Gradient, Input, Labels, NO_STATE, Options, Outputs, Posteriors, ctc,
 };
 use crate::error::{Error, Kind, Result};
-use crate::losses::call::{Axes, Call, Loss, Plan, Results};
+use crate::losses::call::{Axes, Call, Lattice, Loss, PathResults, Plan, Results};
 use crate::losses::rowwise::kernel::{Reduced, Scale};
 use crate::losses::spec::Params;
 use crate::reduce::Reduction;
@@ -14,6 +14,7 @@ use crate::simd::Level;
 use crate::view::{DType, Shape, View, ViewMut};
 use crate::weight::Weighting;
 use half::{bf16, f16};
+use smallvec::smallvec;
 
 /// Rough times, in nanoseconds, for a state and for a class of a frame.
 const STATE_NS: f64 = 4.0;
@@ -193,21 +194,21 @@ struct CtcPlan<'a> {
     weighting: Weighting<'a>,
 }
 
+/// Calls `$plan.$run::<E>($results)` with the element type of the plan.
+macro_rules! run_in_element {
+    ($plan:expr, $run:ident, $results:expr) => {
+        match $plan.dtype {
+            DType::F16 => $plan.$run::<f16>($results),
+            DType::BF16 => $plan.$run::<bf16>($results),
+            DType::F32 => $plan.$run::<f32>($results),
+            _ => $plan.$run::<f64>($results),
+        }
+    };
+}
+
 impl Plan for CtcPlan<'_> {
     fn value_shape(&self) -> Shape {
         self.axes.value_shape(self.weighting.reduction)
-    }
-
-    fn lattice_shapes(&self) -> Option<[Shape; 2]> {
-        let [samples, frames] = [self.pred.shape()[0], self.pred.shape()[1]];
-        let path: Shape = match self.loss.layout.0 {
-            None => smallvec::smallvec![frames],
-            Some(0) => smallvec::smallvec![samples, frames],
-            Some(_) => smallvec::smallvec![frames, samples],
-        };
-        let mut posteriors = path.clone();
-        posteriors.push(self.labels.longest().unwrap_or(0));
-        Some([posteriors, path])
     }
 
     fn cost(&self) -> f64 {
@@ -222,12 +223,29 @@ impl Plan for CtcPlan<'_> {
     }
 
     fn run(&self, results: Results<'_>) -> Result<()> {
-        match self.dtype {
-            DType::F16 => self.run_in::<f16>(results),
-            DType::BF16 => self.run_in::<bf16>(results),
-            DType::F32 => self.run_in::<f32>(results),
-            _ => self.run_in::<f64>(results),
-        }
+        run_in_element!(self, run_in, results)
+    }
+
+    fn lattice(&self) -> Option<&dyn Lattice> {
+        Some(self)
+    }
+}
+
+impl Lattice for CtcPlan<'_> {
+    fn shapes(&self) -> [Shape; 2] {
+        let [samples, frames] = [self.pred.shape()[0], self.pred.shape()[1]];
+        let path: Shape = match self.loss.layout.0 {
+            None => smallvec![frames],
+            Some(0) => smallvec![samples, frames],
+            Some(_) => smallvec![frames, samples],
+        };
+        let mut posteriors = path.clone();
+        posteriors.push(self.labels.longest().unwrap_or(0));
+        [posteriors, path]
+    }
+
+    fn run(&self, results: PathResults<'_>) -> Result<()> {
+        run_in_element!(self, run_paths_in, results)
     }
 }
 
@@ -239,33 +257,19 @@ impl CtcPlan<'_> {
             ..self.weighting.clone()
         };
         let reduced = Reduced { axes: &self.axes, weighting: &weighting, level: self.level };
-        let mut copy = Vec::new();
-        let frames = rows(&self.pred, &mut copy)?;
         let [grad, ..] = results.grads;
         let scale: Vec<f64> = match (&grad, reduced.scale()) {
             (None, _) => Vec::new(),
             (_, Scale::All(scale)) => vec![scale; self.lengths.len()],
             (_, Scale::Each(scales)) => scales,
         };
-        let written = |view| Written::<E>::new(self.loss.samples_first(view));
-        let (mut grad, mut posteriors) = (grad.map(written), results.posteriors.map(written));
-        let mut path = results.alignment.as_ref().map(|_| Path::new(frames.counts()));
-        let grad_rows = grad.as_mut().map(Written::rows).transpose()?;
-        let posterior_rows = posteriors.as_mut().map(Written::rows).transpose()?;
-        let alignment = path.as_mut().map(|path| path.rows(frames.counts())).transpose()?;
-        let outputs = Outputs {
-            grad: grad_rows.as_ref().map(|rows| Gradient { rows, scale: &scale }),
-            posteriors: posterior_rows.as_ref().map(|rows| Posteriors { rows, blanks: false }),
-            alignment: alignment.as_ref(),
-        };
-        let mut losses = self.compute(frames, &outputs)?;
-        grad.iter().chain(&posteriors).for_each(Written::finish);
-        if let (Some(out), Some(path)) = (results.alignment, &path) {
-            let [index, log_prob, posterior] = out.map(|view| self.loss.samples_first(view));
-            index.copy_from(&path.index());
-            log_prob.copy_from(&path.log_probs);
-            posterior.copy_from(&path.posteriors);
-        }
+        let mut grad = grad.map(|view| Written::<E>::new(self.loss.samples_first(view)));
+        let rows = grad.as_mut().map(Written::rows).transpose()?;
+        let mut losses = self.compute(&Outputs {
+            grad: rows.as_ref().map(|rows| Gradient { rows, scale: &scale }),
+            ..Outputs::default()
+        })?;
+        grad.iter().for_each(Written::finish);
         if self.loss.infeasible == Infeasible::Zero {
             losses.iter_mut().filter(|loss| **loss == f64::INFINITY).for_each(|loss| *loss = 0.0);
         }
@@ -275,13 +279,32 @@ impl CtcPlan<'_> {
         Ok(())
     }
 
-    fn compute<E: Element>(
-        &self,
-        frames: Rows<'_, E>,
-        outputs: &Outputs<'_, E>,
-    ) -> Result<Vec<f64>> {
+    fn run_paths_in<E: Element + Default>(&self, results: PathResults<'_>) -> Result<()> {
+        let counts = [self.pred.shape()[0], self.pred.shape()[1]];
+        let written = |view| Written::<E>::new(self.loss.samples_first(view));
+        let mut posteriors = results.posteriors.map(written);
+        let mut path = results.alignment.as_ref().map(|_| Path::new(counts));
+        let rows = posteriors.as_mut().map(Written::rows).transpose()?;
+        let alignment = path.as_mut().map(|path| path.rows(counts)).transpose()?;
+        self.compute(&Outputs {
+            grad: None,
+            posteriors: rows.as_ref().map(|rows| Posteriors { rows, blanks: false }),
+            alignment: alignment.as_ref(),
+        })?;
+        posteriors.iter().for_each(Written::finish);
+        if let (Some(out), Some(path)) = (results.alignment, &path) {
+            let [index, log_prob, posterior] = out.map(|view| self.loss.samples_first(view));
+            index.copy_from(&path.index());
+            log_prob.copy_from(&path.log_probs);
+            posterior.copy_from(&path.posteriors);
+        }
+        Ok(())
+    }
+
+    fn compute<E: Element + Default>(&self, outputs: &Outputs<'_, E>) -> Result<Vec<f64>> {
+        let mut copy = Vec::new();
         let batch = Batch {
-            frames,
+            frames: rows(&self.pred, &mut copy)?,
             input: self.loss.input,
             blank: self.blank,
             lengths: &self.lengths,
