@@ -21,8 +21,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import reference
 import rustloss as rl
-from contract import HALF_TYPES, assert_same_bits
+from contract import DTYPES, HALF_TYPES, assert_same_bits
 from rustloss import errors
+from rustloss.testing import LAYOUTS, relayout
 from utterances import (
     GRADIENT,
     LOSS,
@@ -253,6 +254,28 @@ def test_layouts_are_the_same_numbers(batch: Utterances) -> None:
         own = {name: array[n : n + 1] for name, array in expected.items()}
         own["posteriors"] = own["posteriors"][..., : len(batch.labels[n])]
         assert_same_bits(found, own)
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "broadcast"])
+@given(st.data())
+def test_memory_layouts_are_the_same_numbers(layout: str, data: st.DataObject) -> None:
+    batch = data.draw(utterances()).of(data.draw(st.sampled_from(DTYPES)))
+    inputs = {name: relayout(array, layout) for name, array in batch.inputs.items()}
+    loss = rl.CTCLoss(blank=batch.blank)
+    assert_same_bits(everything(loss, **inputs), everything(loss, **batch.inputs))
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_same_bits_for_any_thread_count(samples: int) -> None:
+    """With one long sample, two threads share it."""
+    rng = np.random.default_rng(0)
+    batch = random_utterances(rng, samples, 800, 20, 150, 5.0)
+    loss = rl.CTCLoss(blank=batch.blank)
+    with rl.num_threads(1):
+        expected = everything(loss, **batch.inputs)
+    for n in (2, 3, 8):
+        with rl.num_threads(n):
+            assert_same_bits(everything(loss, **batch.inputs), expected)
 
 
 @given(utterances(), st.data())
