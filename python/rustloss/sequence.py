@@ -2,11 +2,93 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, Unpack
+from dataclasses import dataclass
+from typing import Any, Literal, Self, Unpack
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rustloss import _core
 from rustloss._loss import Loss, Options
 
-__all__ = ["CTCLoss"]
+__all__ = ["Alignment", "CTCLoss", "Span"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The frames that an alignment gives to one label of a sequence; see `Alignment.spans`.
+
+    Attributes
+    ----------
+    index : int
+        The label's position in its sequence.
+    start, end : int
+        Its first frame, and one past its last frame.
+    log_prob, posterior : float
+        The means of `Alignment.log_prob` and `Alignment.posterior` over these frames.
+    """
+
+    index: int
+    start: int
+    end: int
+    log_prob: float
+    posterior: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alignment:
+    """The most probable path of every sample, frame by frame; `CTCLoss.align` makes it.
+
+    The arrays have the axes of `layout` without the classes: (N, T), (T, N) or (T,).
+
+    Attributes
+    ----------
+    index : ndarray of int64
+        Which label of its sequence the frame is given to. -1 for the blank, behind the last frame
+        and where no path is possible.
+    log_prob : ndarray
+        The logarithm of the probability of the frame's class. It is 0 behind the last frame, so
+        that the sum over the frames is that of the path; -inf where no path is possible; NaN where
+        the loss is.
+    posterior : ndarray
+        The probability of the frame's state given the label sequence: of this label, or of the
+        blank at this place between two labels. 0 behind the last frame and where no path is
+        possible; NaN where the loss is.
+    layout : {"NTC", "TNC", "TC"}
+        The loss's.
+    """
+
+    index: NDArray[np.int64]
+    log_prob: NDArray[Any]
+    posterior: NDArray[Any]
+    layout: Literal["NTC", "TNC", "TC"]
+
+    def spans(self) -> list[list[Span]]:
+        """Return the frames of every label: for each sample one list, in the order of its labels.
+
+        Layout "TC" has one sample. Frames of the blank are in no span, and a sample without a path
+        has none.
+        """
+        arrays = (self._samples_first(a) for a in (self.index, self.log_prob, self.posterior))
+        return [_spans(*rows) for rows in zip(*arrays, strict=True)]
+
+    def _samples_first(self, array: NDArray[Any]) -> NDArray[Any]:
+        return array[None] if self.layout == "TC" else array.T if self.layout == "TNC" else array
+
+
+def _spans(index: NDArray[np.int64], log_prob: NDArray[Any], posterior: NDArray[Any]) -> list[Span]:
+    labelled = index >= 0
+    starts = np.flatnonzero(labelled & (np.diff(index, prepend=-1) != 0))
+    ends = np.flatnonzero(labelled & (np.diff(index, append=-1) != 0)) + 1
+    edges = np.stack((starts, ends), axis=-1).ravel()
+
+    def means(x: NDArray[Any]) -> Any:
+        # One more element, as an edge may lie behind the last one; every second sum is in between.
+        sums = np.add.reduceat(np.append(x.astype(np.float64), 0.0), edges)[::2]
+        return sums / (ends - starts)
+
+    columns = index[starts], starts, ends, means(log_prob), means(posterior)
+    return [Span(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
 
 
 class CTCLoss(Loss):
@@ -25,7 +107,8 @@ class CTCLoss(Loss):
       from 0 to the number of labels;
     - a list of sequences, or an Arrow list array.
 
-    Frames behind `pred_lengths` and padding are never read.
+    Frames behind `pred_lengths` and padding are never read. `posteriors` and `align` give the
+    probability of every label at every frame and the most probable path.
 
     Parameters
     ----------
@@ -96,3 +179,88 @@ class CTCLoss(Loss):
             memory_limit=memory_limit,
             **options,
         )
+
+    def posteriors(
+        self,
+        pred: ArrayLike,
+        label: Any,
+        pred_lengths: ArrayLike | None = None,
+        label_lengths: ArrayLike | None = None,
+        *,
+        label_offsets: ArrayLike | None = None,
+    ) -> NDArray[Any]:
+        """Return the probability of every label at every frame, given the label sequence.
+
+        The arguments are those of the loss, weights apart, and so are the errors.
+
+        Returns
+        -------
+        ndarray
+            Of pred's element type and shape but for the last axis, which counts the positions in
+            the longest label sequence of the batch: (N, T, L), (T, N, L) or (T, L). What a frame
+            leaves to 1 is the blank's. 0 behind the last frame, behind the last label and for an
+            infeasible sample; NaN where the loss is.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import rustloss as rl
+        >>> print(rl.CTCLoss().posteriors(np.zeros((1, 3, 3)), [[0, 1]]))
+        [[[0.8 0. ]
+          [0.4 0.4]
+          [0.  0.8]]]
+        """
+        return _core.posteriors(  # type: ignore[no-any-return]
+            self, pred, label, pred_lengths, label_lengths, label_offsets=label_offsets
+        )
+
+    def align(
+        self,
+        pred: ArrayLike,
+        label: Any,
+        pred_lengths: ArrayLike | None = None,
+        label_lengths: ArrayLike | None = None,
+        *,
+        label_offsets: ArrayLike | None = None,
+    ) -> Alignment:
+        """Return the most probable path that becomes the label: which label each frame is given to.
+
+        The arguments are those of the loss, weights apart, and so are the errors. Of paths that are
+        equally probable, the last frame prefers the last label to the blank, and then each frame
+        before prefers to stay, then to advance by one state, then to skip a blank.
+
+        Returns
+        -------
+        Alignment
+            Arrays of pred's element type, and of int64.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import rustloss as rl
+        >>> pred = np.log([[0.7, 0.1, 0.2], [0.5, 0.1, 0.4], [0.1, 0.2, 0.7], [0.1, 0.8, 0.1]])
+        >>> label, blank = np.array([0, 1]), 2
+        >>> alignment = rl.CTCLoss(layout="TC", blank=blank).align(pred, label)
+        >>> alignment.index
+        array([ 0,  0, -1,  1])
+        >>> (spans,) = alignment.spans()
+        >>> [(span.index, span.start, span.end, round(span.posterior, 3)) for span in spans]
+        [(0, 0, 2, 0.734), (1, 3, 4, 0.965)]
+
+        What torchaudio's ``forced_align`` returns are a class for each frame and its
+        log-probability; ``merge_tokens`` adds up runs of frames to class, start, end and mean:
+
+        >>> path, scores = np.append(label, blank)[alignment.index], alignment.log_prob
+        >>> path
+        array([0, 0, 2, 1])
+        >>> np.exp(scores).round(6)
+        array([0.7, 0.5, 0.7, 0.8])
+        >>> for span in spans:
+        ...     print(label[span.index], span.start, span.end, round(span.log_prob, 6))
+        0 0 2 -0.524911
+        1 3 4 -0.223144
+        """
+        arrays = _core.align(
+            self, pred, label, pred_lengths, label_lengths, label_offsets=label_offsets
+        )
+        return Alignment(*arrays, layout=self.layout)

@@ -70,6 +70,16 @@ pub struct Results<'a> {
     pub hess: Option<ViewMut<'a>>,
 }
 
+/// Where results about the paths through a lattice go.
+#[derive(Default)]
+pub struct PathResults<'a> {
+    /// For each frame the probability of each label of the sequence, given the sequence.
+    pub posteriors: Option<ViewMut<'a>>,
+    /// For each frame of the most probable path the position of its label (-1 for none), the logarithm of the probability
+    /// of its class, and the probability of its state given the sequence.
+    pub alignment: Option<[ViewMut<'a>; 3]>,
+}
+
 /// A call whose arguments have been checked.
 pub trait Plan: Sync {
     /// The shape of the value.
@@ -78,6 +88,18 @@ pub trait Plan: Sync {
     fn cost(&self) -> f64;
     /// Computes the results, whose shapes and types are right and whose memory is disjoint from all else.
     fn run(&self, results: Results<'_>) -> Result<()>;
+    /// The lattice, if the loss is a sum over its paths.
+    fn lattice(&self) -> Option<&dyn Lattice> {
+        None
+    }
+}
+
+/// A call whose arguments have been checked, of a loss that is a sum over paths.
+pub trait Lattice: Sync {
+    /// The shape of the posteriors, and that of each part of an alignment.
+    fn shapes(&self) -> [Shape; 2];
+    /// As [`Plan::run`].
+    fn run(&self, results: PathResults<'_>) -> Result<()>;
 }
 
 /// A loss with its parameters.

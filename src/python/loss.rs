@@ -1,19 +1,21 @@
 //! The class that every loss of the Python face derives from: arguments in, arrays out, errors in words.
 
 use super::array::{Array, Borrow, Out, check_disjoint};
+use super::bind::{Bind, grad_outs, wrt};
 use super::error::{exception, guard};
+use super::params::{options, to_python, value};
 use super::threads::warn_once;
 use crate::error::{Error, Kind};
-use crate::losses::call::{Call, Loss, MAX_ARGUMENTS, Options, Plan, Results};
+use crate::losses::call::{Call, Loss, MAX_ARGUMENTS, Options, PathResults, Plan, Results};
 use crate::losses::registry as losses;
-use crate::losses::spec::{Domain, Family, Gradient, Params, Spec, Value};
+use crate::losses::spec::{Domain, Family, Gradient, Params, Spec};
 use crate::reduce::Reduction;
 use crate::simd;
 use crate::view::{DType, View};
 use numpy::{PyArrayDescr, PyUntypedArrayMethods, dtype};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyBool, PyDict, PyList, PyMappingProxy, PyString, PyTuple};
+use pyo3::types::{IntoPyDict, PyDict, PyMappingProxy, PyTuple};
 use smallvec::SmallVec;
 
 /// Work that is worth letting other Python threads run meanwhile, in nanoseconds.
@@ -130,50 +132,40 @@ struct Wanted {
 type Computed<'py> = (Option<Out<'py>>, SmallVec<[Out<'py>; MAX_ARGUMENTS]>, Option<Out<'py>>);
 
 impl PyLoss {
-    fn run<'py>(&self, bound: &Bind<'py>, wanted: &Wanted) -> PyResult<Computed<'py>> {
-        let py = bound.py;
-        let raise = |e: Error| exception(py, &e);
+    /// Checks the arguments.
+    fn plan<'a>(
+        &'a self,
+        bound: &Bind<'_>,
+        arrays: &'a Arrays<'_>,
+    ) -> PyResult<Box<dyn Plan + 'a>> {
+        let raise = |e: Error| exception(bound.py, &e);
         let spec = self.spec;
-        let mut arrays = SmallVec::<[Option<Array<'py>>; MAX_ARGUMENTS + 1]>::new();
-        let mut ragged = None;
-        for (input, given) in spec.inputs.iter().zip(&bound.inputs) {
-            arrays.push(match given {
-                Some(object) if input.domain == Domain::Tokens => {
-                    let (tokens, offsets) = Array::extract_tokens(input.name, object)?;
-                    ragged = offsets;
-                    Some(tokens)
-                }
-                Some(object) => Some(Array::extract(input.name, object)?),
-                None if input.domain == Domain::Offsets => ragged.take(),
-                None => None,
-            });
-        }
-        if let Some(offsets) = ragged {
-            let detail = "expected none beside a list of label sequences, which says it all";
-            return Err(raise(Error::new(Kind::Parameter, offsets.name, detail)));
-        }
-        let grad_output = bound.option("grad_output");
-        let grad_output = grad_output.map(|o| Array::extract("grad_output", o)).transpose()?;
-        let (descr, dtype) = result_dtype(py, spec, &arrays)?;
-
-        // Array memory outlives the views: `arrays` holds the references until the results are there.
+        let given = |i: usize| view(arrays.inputs[i].as_ref());
         let call = Call {
             options: &self.options,
             level: simd::level()
                 .map_err(|e| raise(Error::new(Kind::Parameter, "RUSTLOSS_ISA", e)))?,
-            dtype,
+            dtype: arrays.dtype,
             names: spec.arguments().map(|i| i.map_or("", |i| spec.inputs[i].name)),
-            inputs: spec.arguments().map(|i| i.and_then(|i| view(arrays[i].as_ref()))),
-            sample_weight: spec.sample_weight().and_then(|i| view(arrays[i].as_ref())),
-            grad_output: view(grad_output.as_ref()),
+            inputs: spec.arguments().map(|i| i.and_then(given)),
+            sample_weight: spec.sample_weight().and_then(given),
+            grad_output: view(arrays.grad_output.as_ref()),
             denominator: bound.option("denominator").map(denominator).transpose()?,
         };
-        let plan = self.loss.plan(&call).map_err(raise)?;
+        self.loss.plan(&call).map_err(raise)
+    }
+
+    fn run<'py>(&self, bound: &Bind<'py>, wanted: &Wanted) -> PyResult<Computed<'py>> {
+        let spec = self.spec;
+        let arrays = Arrays::new(spec, bound)?;
+        let plan = &*self.plan(bound, &arrays)?;
+        let Arrays { inputs, descr, dtype, .. } = &arrays;
+        let (descr, dtype) = (descr.clone(), *dtype);
 
         let total = self.options.reduction.is_total();
         let value_dtype = if total && dtype != DType::F64 { DType::F32 } else { dtype };
         let value_descr =
-            if value_dtype == dtype { descr.clone() } else { numpy::dtype::<f32>(py) };
+            if value_dtype == dtype { descr.clone() } else { numpy::dtype::<f32>(bound.py) };
         let output =
             |name: &str, given: Option<&Bound<'py, PyAny>>, descr, dtype, shape: &[usize]| {
                 match given {
@@ -190,21 +182,16 @@ impl PyLoss {
         let given = grad_outs(bound, wanted.grads.len())?;
         let mut grads = SmallVec::<[Out<'py>; MAX_ARGUMENTS]>::new();
         for (&i, given) in wanted.grads.iter().zip(&given) {
-            let shape = arrays[i].as_ref().map_or(&[][..], |a| a.object.shape());
+            let shape = inputs[i].as_ref().map_or(&[][..], |a| a.object.shape());
             grads.push(output("grad_out", given.as_ref(), &descr, dtype, shape)?);
         }
-        let pred_shape = arrays[0].as_ref().map_or(&[][..], |a| a.object.shape());
+        let pred_shape = inputs[0].as_ref().map_or(&[][..], |a| a.object.shape());
         let hess = wanted
             .hess
             .then(|| output("hess_out", bound.option("hess_out"), &descr, dtype, pred_shape))
             .transpose()?;
         if ["out", "grad_out", "hess_out"].iter().any(|name| bound.option(name).is_some()) {
-            check_outputs(
-                value.as_ref(),
-                &grads,
-                hess.as_ref(),
-                arrays.iter().flatten().chain(&grad_output),
-            )?;
+            check_outputs(value.as_ref(), &grads, hess.as_ref(), arrays.iter())?;
         }
 
         let mut written = Vec::new();
@@ -219,155 +206,120 @@ impl PyLoss {
             grads: spec.arguments().map(|i| i.and_then(grad_of)),
             hess: hess.as_ref().map(Out::view),
         };
-        warn_once(py)?;
-        let computed = if plan.cost() < DETACH_NS {
-            plan.run(results)
-        } else {
-            let _borrows: Vec<Box<dyn Borrow + 'py>> = arrays
-                .iter()
-                .flatten()
-                .chain(&grad_output)
-                .map(Array::borrow)
-                .collect::<PyResult<_>>()?;
-            let plan: &dyn Plan = &*plan;
-            py.detach(|| plan.run(results))
-        };
-        computed.map_err(raise)?;
-        drop(plan);
+        arrays.compute(bound.py, plan.cost(), || plan.run(results))?;
         Ok((value, grads, hess))
     }
 }
 
+/// The arrays of a call, and the element type of its results.
+struct Arrays<'py> {
+    /// By position in the registry's inputs.
+    inputs: SmallVec<[Option<Array<'py>>; MAX_ARGUMENTS + 1]>,
+    grad_output: Option<Array<'py>>,
+    descr: Bound<'py, PyArrayDescr>,
+    dtype: DType,
+}
+
+impl<'py> Arrays<'py> {
+    fn new(spec: &Spec, bound: &Bind<'py>) -> PyResult<Self> {
+        let mut inputs = SmallVec::new();
+        let mut ragged = None;
+        for (input, given) in spec.inputs.iter().zip(&bound.inputs) {
+            inputs.push(match given {
+                Some(object) if input.domain == Domain::Tokens => {
+                    let (tokens, offsets) = Array::extract_tokens(input.name, object)?;
+                    ragged = offsets;
+                    Some(tokens)
+                }
+                Some(object) => Some(Array::extract(input.name, object)?),
+                None if input.domain == Domain::Offsets => ragged.take(),
+                None => None,
+            });
+        }
+        if let Some(offsets) = ragged {
+            let detail = "expected none beside a list of label sequences, which says it all";
+            let error = Error::new(Kind::Parameter, offsets.name, detail);
+            return Err(exception(bound.py, &error));
+        }
+        let grad_output = bound.option("grad_output");
+        let grad_output = grad_output.map(|o| Array::extract("grad_output", o)).transpose()?;
+        let (descr, dtype) = result_dtype(bound.py, spec, &inputs)?;
+        Ok(Arrays { inputs, grad_output, descr, dtype })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Array<'py>> {
+        self.inputs.iter().flatten().chain(&self.grad_output)
+    }
+
+    /// Runs what reads these arrays, other Python threads going on meanwhile if the cost is high.
+    fn compute(
+        &self,
+        py: Python<'py>,
+        cost: f64,
+        run: impl FnOnce() -> Result<(), Error> + Send,
+    ) -> PyResult<()> {
+        warn_once(py)?;
+        let computed = if cost < DETACH_NS {
+            run()
+        } else {
+            let _borrows: Vec<Box<dyn Borrow + 'py>> =
+                self.iter().map(Array::borrow).collect::<PyResult<_>>()?;
+            py.detach(run)
+        };
+        computed.map_err(|e| exception(py, &e))
+    }
+}
+
+/// The probability of every label of a sequence at every frame, given the sequence. For `rustloss.sequence`.
+#[pyfunction]
+#[pyo3(signature = (loss, /, *args, **kwargs))]
+pub fn posteriors<'py>(
+    loss: &PyLoss,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = args.py();
+    guard(py, || {
+        let bound = Bind::new(loss.spec, args, kwargs, &[])?;
+        let arrays = Arrays::new(loss.spec, &bound)?;
+        let plan = loss.plan(&bound, &arrays)?;
+        let lattice = plan.lattice().ok_or_else(no_result)?;
+        let out = Out::new(&arrays.descr, arrays.dtype, &lattice.shapes()[0])?;
+        let results = PathResults { posteriors: Some(out.view()), ..PathResults::default() };
+        arrays.compute(py, plan.cost(), || lattice.run(results))?;
+        out.into_result()
+    })
+}
+
+/// The most probable path, frame by frame: the place of the label in its sequence or -1, the logarithm of the probability
+/// of its class, and its probability given the sequence. For `rustloss.sequence`.
+#[pyfunction]
+#[pyo3(signature = (loss, /, *args, **kwargs))]
+pub fn align<'py>(
+    loss: &PyLoss,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let py = args.py();
+    guard(py, || {
+        let bound = Bind::new(loss.spec, args, kwargs, &[])?;
+        let arrays = Arrays::new(loss.spec, &bound)?;
+        let plan = loss.plan(&bound, &arrays)?;
+        let lattice = plan.lattice().ok_or_else(no_result)?;
+        let [_, shape] = lattice.shapes();
+        let number = || Out::new(&arrays.descr, arrays.dtype, &shape);
+        let index = Out::new(&numpy::dtype::<i64>(py), DType::I64, &shape)?;
+        let path = [index, number()?, number()?];
+        let alignment = Some(path.each_ref().map(Out::view));
+        let results = PathResults { alignment, ..PathResults::default() };
+        arrays.compute(py, plan.cost(), || lattice.run(results))?;
+        let path = path.into_iter().map(Out::into_result);
+        PyTuple::new(py, path.collect::<PyResult<Vec<_>>>()?)
+    })
+}
+
 fn view<'a>(array: Option<&'a Array<'_>>) -> Option<View<'a>> {
     array.map(Array::view)
-}
-
-/// The arguments of a call by their names.
-struct Bind<'py> {
-    py: Python<'py>,
-    inputs: [Option<Bound<'py, PyAny>>; MAX_ARGUMENTS + 1],
-    options: SmallVec<[(&'static str, Bound<'py, PyAny>); 4]>,
-}
-
-impl<'py> Bind<'py> {
-    fn new(
-        spec: &Spec,
-        args: &Bound<'py, PyTuple>,
-        kwargs: Option<&Bound<'py, PyDict>>,
-        options: &[&'static str],
-    ) -> PyResult<Self> {
-        let names = || spec.inputs.iter().map(|i| i.name).collect::<Vec<_>>().join(", ");
-        let positional = spec.inputs.iter().filter(|i| i.domain != Domain::Offsets).count();
-        if args.len() > positional {
-            let (most, got) = (positional, args.len());
-            let text = format!(
-                "{}: expected at most {most} arguments ({}), got {got}",
-                spec.name,
-                names()
-            );
-            return Err(PyTypeError::new_err(text));
-        }
-        let mut bind = Bind {
-            py: args.py(),
-            inputs: [const { None }; MAX_ARGUMENTS + 1],
-            options: SmallVec::new(),
-        };
-        for (slot, value) in bind.inputs.iter_mut().zip(args.iter()) {
-            *slot = Some(value);
-        }
-        for (key, value) in kwargs.into_iter().flatten() {
-            let key = key.cast::<PyString>()?.to_cow()?;
-            if let Some(at) = spec.inputs.iter().position(|i| i.name == key) {
-                if bind.inputs[at].replace(value).is_some() {
-                    let text = format!("{}: got several values for argument {key:?}", spec.name);
-                    return Err(PyTypeError::new_err(text));
-                }
-            } else if let Some(name) = options.iter().find(|o| **o == key) {
-                if !value.is_none() {
-                    bind.options.push((name, value));
-                }
-            } else {
-                let expected = format!("{}, and by name {}", names(), options.join(", "));
-                let text =
-                    format!("{}: unexpected argument {key:?}; it takes {expected}", spec.name);
-                return Err(PyTypeError::new_err(text));
-            }
-        }
-        for (input, slot) in spec.inputs.iter().zip(&mut bind.inputs) {
-            if slot.as_ref().is_some_and(PyAnyMethods::is_none) {
-                *slot = None;
-            }
-            if slot.is_none() && input.required {
-                let text = format!("{}: argument {:?} is missing or None", spec.name, input.name);
-                return Err(PyTypeError::new_err(text));
-            }
-        }
-        Ok(bind)
-    }
-
-    fn option(&self, name: &str) -> Option<&Bound<'py, PyAny>> {
-        self.options.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
-    }
-}
-
-/// The inputs that gradients are wanted for, and whether the result is one array rather than a tuple.
-fn wrt(spec: &Spec, bound: &Bind<'_>) -> PyResult<(SmallVec<[usize; MAX_ARGUMENTS]>, bool)> {
-    let position = |name: &str| {
-        let found =
-            spec.inputs.iter().position(|i| i.name == name && i.gradient != Gradient::Never);
-        let differentiable = spec.inputs.iter().filter(|i| i.gradient != Gradient::Never);
-        let detail = match found {
-            Some(at) if bound.inputs[at].is_some() => return Ok(at),
-            Some(_) => format!("expected an argument of the call, and {name:?} was not given"),
-            None => {
-                let names: Vec<_> = differentiable.map(|i| i.name).collect();
-                format!("expected names of {names:?}, got {name:?}")
-            }
-        };
-        Err(exception(bound.py, &Error::new(Kind::Parameter, "wrt", detail)))
-    };
-    let Some(wrt) = bound.option("wrt") else {
-        let mut grads = SmallVec::new();
-        for (i, input) in spec.inputs.iter().enumerate() {
-            if input.gradient == Gradient::Default {
-                grads.push(i);
-            }
-        }
-        let single = grads.len() == 1;
-        return Ok((grads, single));
-    };
-    if let Ok(name) = wrt.cast::<PyString>() {
-        return Ok((smallvec::smallvec![position(&name.to_cow()?)?], true));
-    }
-    let detail = "expected a name or a tuple of different names";
-    let wrong = || exception(bound.py, &Error::new(Kind::Parameter, "wrt", detail));
-    let names: Vec<String> = wrt.extract().map_err(|_| wrong())?;
-    let mut grads = SmallVec::new();
-    for name in names {
-        let at = position(&name)?;
-        if grads.contains(&at) {
-            return Err(wrong());
-        }
-        grads.push(at);
-    }
-    Ok((grads, false))
-}
-
-/// `grad_out` as one entry for each gradient.
-fn grad_outs<'py>(bound: &Bind<'py>, n: usize) -> PyResult<Vec<Option<Bound<'py, PyAny>>>> {
-    let Some(given) = bound.option("grad_out") else { return Ok(vec![None; n]) };
-    let Ok(several) = given.cast::<PyTuple>() else {
-        if n == 1 {
-            return Ok(vec![Some(given.clone())]);
-        }
-        let detail = format!("expected a tuple of {n} arrays, one for each gradient");
-        return Err(exception(bound.py, &Error::new(Kind::Output, "grad_out", detail)));
-    };
-    if several.len() != n {
-        let detail = format!("expected {n} arrays, one for each gradient, got {}", several.len());
-        return Err(exception(bound.py, &Error::new(Kind::Output, "grad_out", detail)));
-    }
-    Ok(several.iter().map(|o| (!o.is_none()).then_some(o)).collect())
 }
 
 /// Outputs must share memory neither with inputs nor with each other.
@@ -427,122 +379,4 @@ fn denominator(given: &Bound<'_, PyAny>) -> PyResult<f64> {
             Err(exception(given.py(), &Error::new(Kind::Parameter, "denominator", detail)))
         }
     }
-}
-
-/// Takes the parameters that all losses have out of `params`; also as they are shown.
-fn options(params: &Bound<'_, PyDict>) -> PyResult<(Options, Vec<(&'static str, Value)>)> {
-    let py = params.py();
-    let mut shown = Vec::new();
-    let mut take = |name: &'static str, default: Value| -> PyResult<Value> {
-        let given = match params.get_item(name)? {
-            Some(given) => {
-                params.del_item(name)?;
-                value(&PyString::new(py, name), &given)?
-            }
-            None => default,
-        };
-        shown.push((name, given.clone()));
-        Ok(given)
-    };
-    let wrong = |name: &str, expected: &str, got: Value| {
-        let detail = format!("expected {expected}, got {got}");
-        exception(py, &Error::new(Kind::Parameter, name, detail))
-    };
-    let weight = match take("weight", Value::None)? {
-        Value::None => 1.0,
-        Value::Int(i) => i as f64,
-        Value::Float(x) if x.is_finite() => x,
-        got => return Err(wrong("weight", "None or a finite number", got)),
-    };
-    let batch_axis = match take("batch_axis", Value::Int(0))? {
-        Value::Int(i) => i as isize,
-        got => return Err(wrong("batch_axis", "an integer", got)),
-    };
-    let given = take("reduction", Value::Text("sample".into()))?;
-    let found = Reduction::ALL.iter().find(|(name, _)| given == Value::Text((*name).into()));
-    let Some(&(_, reduction)) = found else {
-        let names: Vec<_> = Reduction::ALL.iter().map(|(name, _)| *name).collect();
-        return Err(wrong("reduction", &format!("one of {names:?}"), given));
-    };
-    let empty = match take("empty", Value::Text("nan".into()))? {
-        Value::Text(t) if t == "nan" => f64::NAN,
-        Value::Text(t) if t == "zero" => 0.0,
-        got => return Err(wrong("empty", "one of [\"nan\", \"zero\"]", got)),
-    };
-    Ok((Options { weight, batch_axis, reduction, empty }, shown))
-}
-
-fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
-    Ok(match value {
-        Value::None => py.None().into_bound(py),
-        Value::Flag(b) => b.into_pyobject(py)?.to_owned().into_any(),
-        Value::Int(i) => i.into_pyobject(py)?.into_any(),
-        Value::Float(x) => x.into_pyobject(py)?.into_any(),
-        Value::Text(t) => t.into_pyobject(py)?.into_any(),
-        Value::Vector(v) => PyTuple::new(py, v)?.into_any(),
-    })
-}
-
-/// A parameter as a value of the registry's kinds.
-fn value(name: &Bound<'_, PyAny>, given: &Bound<'_, PyAny>) -> PyResult<Value> {
-    let wrong = || {
-        let expected = "None, a truth value, a number, a word or a vector of numbers";
-        let detail = format!("expected {expected}, got {given}");
-        exception(given.py(), &Error::new(Kind::Parameter, &name.to_string(), detail))
-    };
-    if given.is_none() {
-        return Ok(Value::None);
-    }
-    if let Ok(text) = given.cast::<PyString>() {
-        return Ok(Value::Text(text.to_string()));
-    }
-    if given.is_instance_of::<PyBool>() {
-        return Ok(Value::Flag(given.is_truthy()?));
-    }
-    let is_array =
-        given.hasattr("shape")? && given.hasattr("ndim")? && !given.getattr("ndim")?.eq(0)?;
-    if is_array || given.is_instance_of::<PyList>() || given.is_instance_of::<PyTuple>() {
-        let list = given.call_method0("tolist").unwrap_or_else(|_| given.clone());
-        return list.extract().map(Value::Vector).map_err(|_| wrong());
-    }
-    if let Ok(flag) = given.extract::<bool>() {
-        return Ok(Value::Flag(flag));
-    }
-    if let Ok(i) = given.extract::<i64>() {
-        return Ok(Value::Int(i));
-    }
-    given.extract::<f64>().map(Value::Float).map_err(|_| wrong())
-}
-
-/// The registry as Python data: one dictionary for each loss.
-#[pyfunction]
-pub fn registry(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
-    let list = PyList::empty(py);
-    for spec in losses() {
-        let inputs = PyList::empty(py);
-        for input in spec.inputs {
-            let row = PyDict::new(py);
-            row.set_item("name", input.name)?;
-            row.set_item("domain", format!("{:?}", input.domain))?;
-            row.set_item("required", input.required)?;
-            row.set_item("gradient", format!("{:?}", input.gradient))?;
-            inputs.append(row)?;
-        }
-        let params = PyDict::new(py);
-        for param in spec.params {
-            let row = PyDict::new(py);
-            row.set_item("default", to_python(py, &param.default.value())?)?;
-            row.set_item("kind", format!("{:?}", param.kind))?;
-            params.set_item(param.name, row)?;
-        }
-        let row = PyDict::new(py);
-        row.set_item("name", spec.name)?;
-        row.set_item("family", format!("{:?}", spec.family).to_lowercase())?;
-        row.set_item("inputs", inputs)?;
-        row.set_item("params", params)?;
-        row.set_item("hess", spec.hess)?;
-        row.set_item("kinks", spec.kinks)?;
-        list.append(row)?;
-    }
-    Ok(list)
 }

@@ -1,9 +1,11 @@
 //! `rustloss._core`: arrays in, arrays out, errors in. No math and no policy.
 
 mod array;
+mod bind;
 mod error;
 mod loss;
 mod math;
+mod params;
 mod threads;
 
 use crate::simd::{self, Level};
@@ -27,7 +29,9 @@ fn config(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<loss::PyLoss>()?;
-    m.add_function(wrap_pyfunction!(loss::registry, m)?)?;
+    m.add_function(wrap_pyfunction!(loss::posteriors, m)?)?;
+    m.add_function(wrap_pyfunction!(loss::align, m)?)?;
+    m.add_function(wrap_pyfunction!(params::registry, m)?)?;
     m.add_function(wrap_pyfunction!(config, m)?)?;
     math::register(m)?;
     threads::register(m)

@@ -1,7 +1,9 @@
 //! Batches to try, and the textbook to hold them against.
 
 use rustloss::losses::sequence::rows::{Element, Layout, Rows, RowsMut};
-use rustloss::losses::sequence::{Batch, Error, Gradient, Input, Labels, Options, Outputs, ctc};
+use rustloss::losses::sequence::{
+    Batch, Error, Gradient, Input, Labels, Options, Outputs, Posteriors, ctc,
+};
 use rustloss::simd;
 
 /// The documented bounds, for `f64`.
@@ -117,7 +119,8 @@ impl Case {
         let rows = RowsMut::new(&mut grad, layout).unwrap();
         let states = RowsMut::new(&mut posteriors, wide).unwrap();
         let grad_rows = Some(Gradient { rows: &rows, scale });
-        let outputs = Outputs { grad: grad_rows, posteriors: Some(&states), alignment: None };
+        let all = Some(Posteriors { rows: &states, blanks: true });
+        let outputs = Outputs { grad: grad_rows, posteriors: all, alignment: None };
         let loss = ctc(&batch, &outputs, &options)?;
         let same = |(a, b): (&f64, &f64)| a.to_bits() == b.to_bits();
         assert!(loss.iter().zip(&alone).all(same), "with a gradient {loss:?}, without {alone:?}");

@@ -2,8 +2,8 @@
 
 use crate::case::*;
 use half::{bf16, f16};
-use rustloss::losses::sequence::Input;
-use rustloss::losses::sequence::rows::Element;
+use rustloss::losses::sequence::rows::{Element, Layout, Rows, RowsMut};
+use rustloss::losses::sequence::{Batch, Input, Outputs, Posteriors, ctc};
 use std::collections::HashMap;
 
 #[test]
@@ -218,6 +218,36 @@ fn posteriors_are_the_occupancies() {
             close(row.iter().sum(), total, GRADIENT, "all states");
         }
     }
+}
+
+#[test]
+fn posteriors_of_labels_alone_are_those_among_the_blanks() {
+    let mut random = Random(13);
+    let mut case = Case::random(&mut random, [3, 20, 9], 6, 2.0);
+    case.labels[1].truncate(2);
+    case.lengths[1] = 13;
+    case.frames[2 * 20 * 9] = f64::NAN;
+    let mut alone = vec![77.0; 3 * 20 * 6];
+    let rows = RowsMut::new(&mut alone, Layout::contiguous(3, 20, 6)).unwrap();
+    let labels = case.labels();
+    let batch = Batch {
+        frames: Rows::new(&case.frames, Layout::contiguous(3, 20, 9)).unwrap(),
+        input: case.input,
+        blank: case.blank,
+        lengths: &case.lengths,
+        labels: &labels,
+    };
+    let posteriors = Some(Posteriors { rows: &rows, blanks: false });
+    ctc(&batch, &Outputs { posteriors, ..Outputs::default() }, &options(LIMIT)).unwrap();
+    let all = case.run().posteriors;
+    for (alone, all) in alone.chunks(6).zip(all.chunks(13)) {
+        for (u, p) in alone.iter().enumerate() {
+            let among = all[2 * u + 1];
+            assert!(p.to_bits() == among.to_bits() || (p.is_nan() && among.is_nan()));
+        }
+    }
+    let rest = alone[20 * 6..40 * 6].chunks(6).map(|row| &row[2..]).chain([&alone[33 * 6..40 * 6]]);
+    assert!(rest.flatten().all(|&p| p == 0.0));
 }
 
 /// The rows of inputs rounded to `E`, and what they give in it and in `f64`.

@@ -24,34 +24,63 @@ def log_softmax(x: Array) -> Array:
     return np.where(np.isneginf(x), -np.inf, below - np.log(np.exp(below).sum(-1, keepdims=True)))
 
 
-def align(log_probs: Array, label: NDArray[np.int64], blank: int) -> tuple[float, Array]:
-    """Return log P(label) of one sample and the occupancy: P(symbol k at frame t | label)."""
-    frames, classes = log_probs.shape
+def lattice(label: NDArray[np.int64], blank: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the class of every state, and whether a path may enter it from two states before."""
     states = np.full(2 * len(label) + 1, blank)
     states[1::2] = label
-    size = len(states)
     # a label may follow the label before it directly, unless the two are equal
-    skip = np.zeros(size, dtype=bool)
+    skip = np.zeros(len(states), dtype=bool)
     skip[3::2] = label[1:] != label[:-1]
-    emit = log_probs[:, states]
+    return states, skip
 
-    def step(row: Array, may_skip: NDArray[np.bool_]) -> Array:
-        one = np.concatenate(([-np.inf], row[:-1]))
-        two = np.where(may_skip, np.concatenate(([-np.inf, -np.inf], row))[:size], -np.inf)
-        return np.logaddexp(np.logaddexp(row, one), two)
+
+def step(row: Array, may_skip: NDArray[np.bool_], add: np.ufunc) -> Array:
+    """Go to the next frame, putting together what arrives at a state with `add`."""
+    one = np.concatenate(([-np.inf], row[:-1]))
+    two = np.where(may_skip, np.concatenate(([-np.inf, -np.inf], row))[: len(row)], -np.inf)
+    return np.asarray(add(add(row, one), two))
+
+
+def posteriors(log_probs: Array, label: NDArray[np.int64], blank: int) -> tuple[float, Array]:
+    """Return log P(label) of one sample, and P(state | label) for every frame and state.
+
+    The sums of a frame are kept relative to the largest: over thousands of frames they keep digits.
+    """
+    states, skip = lattice(label, blank)
+    frames, size = len(log_probs), len(states)
+    emit = log_probs[:, states]
+    back_skip = np.concatenate((skip[2:], [False, False]))[:size][::-1]
 
     ahead, behind = np.full((2, frames, size), -np.inf)
     ahead[0, :2] = emit[0, :2]
     behind[-1, -2:] = 0.0
-    for t in range(1, frames):
-        ahead[t] = step(ahead[t - 1], skip) + emit[t]
-    back_skip = np.concatenate((skip[2:], [False, False]))[:size][::-1]
+    total = 0.0
+    for t in range(frames):
+        if t > 0:
+            ahead[t] = step(ahead[t - 1], skip, np.logaddexp) + emit[t]
+        largest = ahead[t].max()
+        if largest == -np.inf:
+            return -np.inf, np.zeros((frames, size))
+        ahead[t] -= largest
+        total += largest
     for t in range(frames - 2, -1, -1):
-        behind[t] = step((behind[t + 1] + emit[t + 1])[::-1], back_skip)[::-1]
-    total = float(np.logaddexp.reduce(ahead[-1, -2:]))
-    occupancy = np.zeros((frames, classes))
-    np.add.at(occupancy.T, states, np.exp(ahead + behind - total).T)
-    return total, occupancy
+        row = step((behind[t + 1] + emit[t + 1])[::-1], back_skip, np.logaddexp)[::-1]
+        behind[t] = row - max(row.max(), np.finfo(np.float64).min)
+    total += float(np.logaddexp.reduce(ahead[-1, -2:]))
+    if total == -np.inf:
+        return total, np.zeros((frames, size))
+    joint = ahead + behind
+    return total, np.exp(joint - np.logaddexp.reduce(joint, axis=1, keepdims=True))
+
+
+def best_score(log_probs: Array, label: NDArray[np.int64], blank: int) -> float:
+    """Return the logarithm of the probability of the most probable path of one sample."""
+    states, skip = lattice(label, blank)
+    row = np.full(len(states), -np.inf)
+    row[:2] = log_probs[0, states[:2]]
+    for frame in log_probs[1:]:
+        row = step(row, skip, np.maximum) + frame[states]
+    return float(row[-2:].max())
 
 
 def label_rows(label: Any, samples: int, lengths: Any, offsets: Any, transposed: bool) -> list[Any]:
@@ -115,8 +144,10 @@ def ctc(
             slopes[n, : int(count)] = np.nan
         else:
             log_probs = log_softmax(inside) if input == "logits" else inside
-            total, occupancy = align(log_probs, symbols, silent)
+            total, posterior = posteriors(log_probs, symbols, silent)
             if total > -np.inf:
+                occupancy = np.zeros_like(log_probs)
+                np.add.at(occupancy.T, lattice(symbols, silent)[0], posterior.T)
                 own = 0.0 if input == "log_probs" else np.exp(log_probs)
                 slopes[n, : int(count)] = own - occupancy
         if total == -np.inf and infeasible == "raise":

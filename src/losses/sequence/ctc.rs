@@ -58,14 +58,30 @@ pub struct Gradient<'a, E> {
     pub scale: &'a [f64],
 }
 
+/// Where the probabilities of states go, given the label sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Posteriors<'a, E> {
+    /// A row of states for each sample and frame: 0 behind the last frame, behind the last state of the sample and where
+    /// there is no path; NaN where the loss is.
+    pub rows: &'a RowsMut<'a, E>,
+    /// Whether rows are blank 0, label 0, blank 1, … with a last blank, or labels alone.
+    pub blanks: bool,
+}
+
+impl<E> Posteriors<'_, E> {
+    /// Elements of a row that a label sequence takes.
+    pub(super) fn width(&self, labels: usize) -> usize {
+        if self.blanks { 2 * labels + 1 } else { labels }
+    }
+}
+
 /// What is wanted beside the loss.
 #[derive(Clone, Copy, Debug)]
 pub struct Outputs<'a, E> {
     /// The gradient.
     pub grad: Option<Gradient<'a, E>>,
-    /// The probability of each state at each frame, given the label sequence: blank 0, label 0, blank 1, …, zeros behind
-    /// the last one.
-    pub posteriors: Option<&'a RowsMut<'a, E>>,
+    /// The probability of each state at each frame.
+    pub posteriors: Option<Posteriors<'a, E>>,
     /// The most probable path.
     pub alignment: Option<&'a Alignment<'a>>,
 }
@@ -197,8 +213,6 @@ impl<E: Element> Job<'_, E> {
     fn check(&self) -> Result<(), Error> {
         let Batch { frames, blank, lengths, labels, .. } = self.batch;
         let [samples, count] = frames.counts();
-        let states =
-            (0..labels.samples()).map(|n| 2 * labels.sample(n).len() + 1).max().unwrap_or(0);
         let fits = |rows: &RowsMut<'_, E>, width: usize| {
             rows.counts() == frames.counts() && rows.width() >= width
         };
@@ -209,7 +223,10 @@ impl<E: Element> Job<'_, E> {
                     && grad.rows.width() == frames.width()
                     && grad.scale.len() == samples
             })
-            && self.outputs.posteriors.is_none_or(|rows| fits(rows, states))
+            && self
+                .outputs
+                .posteriors
+                .is_none_or(|all| fits(all.rows, labels.longest().map_or(0, |len| all.width(len))))
             && self.outputs.alignment.is_none_or(|path| {
                 let counts =
                     [path.states.counts(), path.log_probs.counts(), path.posteriors.counts()];
@@ -344,9 +361,13 @@ impl<E: Element> Job<'_, E> {
             if filling == Filling::NoGradient {
                 continue;
             }
-            if let Some(rows) = self.outputs.posteriors {
+            if let Some(posteriors) = self.outputs.posteriors {
                 // SAFETY: as above.
-                unsafe { rows.row(n, t) }.fill(E::of(value));
+                let row = unsafe { posteriors.rows.row(n, t) };
+                let (own, rest) =
+                    row.split_at_mut(posteriors.width(self.batch.labels.sample(n).len()));
+                own.fill(E::of(value));
+                rest.fill(E::of(0.0));
             }
             if let Some(path) = self.outputs.alignment {
                 let impossible = filling == Filling::Impossible;

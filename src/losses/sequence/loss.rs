@@ -1,9 +1,12 @@
 //! Connectionist temporal classification as a loss of the registry: layouts, labels and lengths in, checked.
 
+use super::arguments::{GivenLabels, PRED_LENGTHS, lengths};
 use super::rows::{Element, Layout, Rows, RowsMut};
-use super::{Batch, Gradient, Input, Labels, Options, Outputs, ctc};
+use super::{
+    Alignment, Batch, Gradient, Input, Labels, NO_STATE, Options, Outputs, Posteriors, ctc,
+};
 use crate::error::{Error, Kind, Result};
-use crate::losses::call::{Axes, Call, Loss, Plan, Results};
+use crate::losses::call::{Axes, Call, Lattice, Loss, PathResults, Plan, Results};
 use crate::losses::rowwise::kernel::{Reduced, Scale};
 use crate::losses::spec::Params;
 use crate::reduce::Reduction;
@@ -11,18 +14,11 @@ use crate::simd::Level;
 use crate::view::{DType, Shape, View, ViewMut};
 use crate::weight::Weighting;
 use half::{bf16, f16};
+use smallvec::smallvec;
 
 /// Rough times, in nanoseconds, for a state and for a class of a frame.
 const STATE_NS: f64 = 4.0;
 const CLASS_NS: f64 = 0.6;
-
-/// A length beyond all labels, and still exact as a float.
-const LONGEST: usize = 1 << 53;
-
-/// Where the arguments stand.
-const PRED_LENGTHS: usize = 2;
-const LABEL_LENGTHS: usize = 3;
-const LABEL_OFFSETS: usize = 4;
 
 /// Connectionist temporal classification with its parameters.
 pub struct Ctc {
@@ -92,6 +88,14 @@ impl Ctc {
         Ok((axes, [n, pred[frames]]))
     }
 
+    /// A result with axes in the order of the layout, with that of the samples first.
+    fn samples_first<'a>(&self, view: ViewMut<'a>) -> ViewMut<'a> {
+        match self.layout.0 {
+            Some(axis) => view.map(|v| v.move_axis(axis, 0)),
+            None => view.map(|v| v.insert_axis(0)),
+        }
+    }
+
     fn blank(&self, classes: usize) -> Result<u32> {
         let blank = match self.blank {
             Blank::First => 0,
@@ -118,7 +122,7 @@ impl Loss for Ctc {
 
         let mut lengths =
             lengths(call, PRED_LENGTHS, samples, count)?.unwrap_or(vec![count; samples]);
-        let given = GivenLabels::new(self, call, samples)?;
+        let given = GivenLabels::new(call, samples, self.layout.0.is_none(), self.labels_first)?;
         let (mut flat, mut offsets) = (Vec::new(), vec![0]);
         for n in 0..samples {
             // A sample of weight 0 is not looked at: it becomes an empty one.
@@ -175,158 +179,6 @@ impl Loss for Ctc {
     }
 }
 
-/// Lengths of all samples: whole numbers up to `most`.
-fn lengths(
-    call: &Call<'_>,
-    position: usize,
-    samples: usize,
-    most: usize,
-) -> Result<Option<Vec<usize>>> {
-    let Some(view) = &call.inputs[position] else { return Ok(None) };
-    let name = call.names[position];
-    if view.len() != samples || view.shape().len() > 1 {
-        let detail = format!("expected shape [{samples}], got shape {:?}", view.shape());
-        return Err(Error::new(Kind::Shape, name, detail));
-    }
-    let whole = |(n, x): (usize, f64)| {
-        let length = x as usize;
-        if length as f64 == x && length <= most {
-            return Ok(length);
-        }
-        let index = if view.shape().is_empty() { vec![] } else { vec![n] };
-        let allowed = format!("an integer from 0 to {most}");
-        Err(Error::element(Kind::Length, name, &index, x, allowed))
-    };
-    view.to_vec::<f64>().into_iter().enumerate().map(whole).collect::<Result<_>>().map(Some)
-}
-
-/// Labels as they were given, copied.
-struct GivenLabels<'a> {
-    name: &'a str,
-    labels: Vec<f64>,
-    /// Per sample: the place of the first label, the step from one to the next, and how many there are.
-    runs: Vec<(usize, usize, usize)>,
-    /// Whether a -1 ends a sequence.
-    ends: bool,
-    shape: Shape,
-}
-
-impl<'a> GivenLabels<'a> {
-    fn new(loss: &Ctc, call: &Call<'a>, samples: usize) -> Result<Self> {
-        let view = call.input(1);
-        let (name, shape) = (call.names[1], view.shape());
-        let single = loss.layout.0.is_none();
-        let wrong = |expected: String| {
-            Error::new(Kind::Shape, name, format!("expected {expected}, got shape {shape:?}"))
-        };
-        let lengths_up_to = |most: usize| lengths(call, LABEL_LENGTHS, samples, most);
-        let mut ends = false;
-        let runs = match (shape.len(), &call.inputs[LABEL_OFFSETS]) {
-            (1, Some(offsets)) => {
-                if call.inputs[LABEL_LENGTHS].is_some() {
-                    let detail = "expected either label_lengths or label_offsets, which a list of sequences brings";
-                    return Err(Error::new(Kind::Parameter, call.names[1], detail));
-                }
-                let places = lengths_of_offsets(call, offsets, samples, shape[0])?;
-                (0..samples).map(|n| (places[n], 1, places[n + 1] - places[n])).collect()
-            }
-            (1, None) if single => {
-                let given = lengths_up_to(shape[0])?;
-                ends = given.is_none();
-                vec![(0, 1, given.map_or(shape[0], |lengths| lengths[0]))]
-            }
-            (1, None) => {
-                let Some(lengths) = lengths_up_to(LONGEST)? else {
-                    return Err(wrong(
-                        "two dimensions, or label_lengths or label_offsets for one".into(),
-                    ));
-                };
-                let total = lengths.iter().fold(0usize, |sum, &l| sum.saturating_add(l));
-                if total != shape[0] {
-                    return Err(wrong(format!(
-                        "as many labels as label_lengths add up to, {total}"
-                    )));
-                }
-                let starts = lengths.iter().scan(0, |next, length| {
-                    *next += length;
-                    Some(*next - length)
-                });
-                starts.zip(&lengths).map(|(start, &length)| (start, 1, length)).collect()
-            }
-            (2, None) if !single => {
-                let (n, width) =
-                    if loss.labels_first { (shape[1], shape[0]) } else { (shape[0], shape[1]) };
-                if n != samples {
-                    return Err(wrong(format!("labels of {samples} samples")));
-                }
-                let given = lengths_up_to(width)?;
-                ends = given.is_none();
-                let length = |n: usize| given.as_ref().map_or(width, |lengths| lengths[n]);
-                let (step, between) = if loss.labels_first { (samples, 1) } else { (1, width) };
-                (0..n).map(|n| (n * between, step, length(n))).collect()
-            }
-            _ => return Err(wrong("padded labels of all samples, or one dimension".into())),
-        };
-        let labels = view.to_vec::<f64>();
-        Ok(GivenLabels { name, labels, runs, ends, shape: Shape::from_slice(shape) })
-    }
-
-    /// Checks the labels of a sample and appends them.
-    fn push(&self, n: usize, classes: usize, blank: u32, flat: &mut Vec<u32>) -> Result<()> {
-        let (start, step, count) = self.runs[n];
-        for i in 0..count {
-            let place = start + i * step;
-            let value = self.labels[place];
-            if self.ends && value == -1.0 {
-                break;
-            }
-            let label = value as u32;
-            if f64::from(label) != value || label as usize >= classes || label == blank {
-                let index = crate::losses::call::unravel(place, &self.shape);
-                let allowed = format!(
-                    "an integer with 0 <= {} < {classes} that is not the blank, {blank}",
-                    self.name
-                );
-                return Err(Error::element(Kind::Label, self.name, &index, value, allowed));
-            }
-            flat.push(label);
-        }
-        Ok(())
-    }
-}
-
-/// Offsets that ascend from 0 to the number of labels.
-fn lengths_of_offsets(
-    call: &Call<'_>,
-    offsets: &View<'_>,
-    samples: usize,
-    labels: usize,
-) -> Result<Vec<usize>> {
-    let name = call.names[LABEL_OFFSETS];
-    if *offsets.shape() != [samples + 1] {
-        // A list of sequences comes as offsets too.
-        let detail = format!(
-            "expected {samples} sequences, so label_offsets of shape [{}], got shape {:?}",
-            samples + 1,
-            offsets.shape()
-        );
-        return Err(Error::new(Kind::Shape, call.names[1], detail));
-    }
-    let mut places: Vec<usize> = Vec::with_capacity(samples + 1);
-    for (i, x) in offsets.to_vec::<f64>().into_iter().enumerate() {
-        let least = places.last().copied().unwrap_or(0);
-        let most = if i == 0 { 0 } else { labels };
-        let least = if i == samples { labels } else { least };
-        let place = x as usize;
-        if place as f64 != x || place < least || place > most {
-            let allowed = format!("an integer from {least} to {most}");
-            return Err(Error::element(Kind::Length, name, &[i], x, allowed));
-        }
-        places.push(place);
-    }
-    Ok(places)
-}
-
 struct CtcPlan<'a> {
     loss: &'a Ctc,
     level: Level,
@@ -340,6 +192,18 @@ struct CtcPlan<'a> {
     /// The weights of the samples, and for the mean by targets their inverse lengths.
     weight: Option<Vec<f64>>,
     weighting: Weighting<'a>,
+}
+
+/// Calls `$plan.$run::<E>($results)` with the element type of the plan.
+macro_rules! run_in_element {
+    ($plan:expr, $run:ident, $results:expr) => {
+        match $plan.dtype {
+            DType::F16 => $plan.$run::<f16>($results),
+            DType::BF16 => $plan.$run::<bf16>($results),
+            DType::F32 => $plan.$run::<f32>($results),
+            _ => $plan.$run::<f64>($results),
+        }
+    };
 }
 
 impl Plan for CtcPlan<'_> {
@@ -359,12 +223,29 @@ impl Plan for CtcPlan<'_> {
     }
 
     fn run(&self, results: Results<'_>) -> Result<()> {
-        match self.dtype {
-            DType::F16 => self.run_in::<f16>(results),
-            DType::BF16 => self.run_in::<bf16>(results),
-            DType::F32 => self.run_in::<f32>(results),
-            _ => self.run_in::<f64>(results),
-        }
+        run_in_element!(self, run_in, results)
+    }
+
+    fn lattice(&self) -> Option<&dyn Lattice> {
+        Some(self)
+    }
+}
+
+impl Lattice for CtcPlan<'_> {
+    fn shapes(&self) -> [Shape; 2] {
+        let [samples, frames] = [self.pred.shape()[0], self.pred.shape()[1]];
+        let path: Shape = match self.loss.layout.0 {
+            None => smallvec![frames],
+            Some(0) => smallvec![samples, frames],
+            Some(_) => smallvec![frames, samples],
+        };
+        let mut posteriors = path.clone();
+        posteriors.push(self.labels.longest().unwrap_or(0));
+        [posteriors, path]
+    }
+
+    fn run(&self, results: PathResults<'_>) -> Result<()> {
+        run_in_element!(self, run_paths_in, results)
     }
 }
 
@@ -376,30 +257,19 @@ impl CtcPlan<'_> {
             ..self.weighting.clone()
         };
         let reduced = Reduced { axes: &self.axes, weighting: &weighting, level: self.level };
-        let mut copy = Vec::new();
-        let frames = rows(&self.pred, &mut copy)?;
         let [grad, ..] = results.grads;
-        let grad = grad.map(|grad| match self.loss.layout.0 {
-            Some(axis) => grad.map(|v| v.move_axis(axis, 0)),
-            None => grad.map(|v| v.insert_axis(0)),
-        });
         let scale: Vec<f64> = match (&grad, reduced.scale()) {
             (None, _) => Vec::new(),
             (_, Scale::All(scale)) => vec![scale; self.lengths.len()],
             (_, Scale::Each(scales)) => scales,
         };
-        let mut grad_copy = Vec::new();
-        let grad_rows =
-            grad.as_ref().map(|grad| rows_mut::<E>(grad, &mut grad_copy)).transpose()?;
-        let outputs = Outputs {
-            grad: grad_rows.as_ref().map(|rows| Gradient { rows, scale: &scale }),
+        let mut grad = grad.map(|view| Written::<E>::new(self.loss.samples_first(view)));
+        let rows = grad.as_mut().map(Written::rows).transpose()?;
+        let mut losses = self.compute(&Outputs {
+            grad: rows.as_ref().map(|rows| Gradient { rows, scale: &scale }),
             ..Outputs::default()
-        };
-        let mut losses = self.compute(frames, &outputs)?;
-        if let (Some(grad), false) = (&grad, grad_copy.is_empty()) {
-            let computed: Vec<f64> = grad_copy.iter().map(|&x| E::to::<f64>(x)).collect();
-            grad.copy_from(&computed);
-        }
+        })?;
+        grad.iter().for_each(Written::finish);
         if self.loss.infeasible == Infeasible::Zero {
             losses.iter_mut().filter(|loss| **loss == f64::INFINITY).for_each(|loss| *loss = 0.0);
         }
@@ -409,13 +279,32 @@ impl CtcPlan<'_> {
         Ok(())
     }
 
-    fn compute<E: Element>(
-        &self,
-        frames: Rows<'_, E>,
-        outputs: &Outputs<'_, E>,
-    ) -> Result<Vec<f64>> {
+    fn run_paths_in<E: Element + Default>(&self, results: PathResults<'_>) -> Result<()> {
+        let counts = [self.pred.shape()[0], self.pred.shape()[1]];
+        let written = |view| Written::<E>::new(self.loss.samples_first(view));
+        let mut posteriors = results.posteriors.map(written);
+        let mut path = results.alignment.as_ref().map(|_| Path::new(counts));
+        let rows = posteriors.as_mut().map(Written::rows).transpose()?;
+        let alignment = path.as_mut().map(|path| path.rows(counts)).transpose()?;
+        self.compute(&Outputs {
+            grad: None,
+            posteriors: rows.as_ref().map(|rows| Posteriors { rows, blanks: false }),
+            alignment: alignment.as_ref(),
+        })?;
+        posteriors.iter().for_each(Written::finish);
+        if let (Some(out), Some(path)) = (results.alignment, &path) {
+            let [index, log_prob, posterior] = out.map(|view| self.loss.samples_first(view));
+            index.copy_from(&path.index());
+            log_prob.copy_from(&path.log_probs);
+            posterior.copy_from(&path.posteriors);
+        }
+        Ok(())
+    }
+
+    fn compute<E: Element + Default>(&self, outputs: &Outputs<'_, E>) -> Result<Vec<f64>> {
+        let mut copy = Vec::new();
         let batch = Batch {
-            frames,
+            frames: rows(&self.pred, &mut copy)?,
             input: self.loss.input,
             blank: self.blank,
             lengths: &self.lengths,
@@ -441,24 +330,78 @@ fn rows<'a, E: Element + Default>(view: &View<'a>, copy: &'a mut Vec<E>) -> Resu
     Rows::new(data, layout).ok_or_else(|| Error::new(Kind::Shape, "pred", "unexpected layout"))
 }
 
-/// As [`rows`], to write: to `copy` if classes do not lie side by side.
-fn rows_mut<'a, E: Element + Default>(
-    view: &'a ViewMut<'a>,
-    copy: &'a mut Vec<E>,
-) -> Result<RowsMut<'a, E>> {
-    let shape = view.shape();
-    // SAFETY: the results of a call are its own, and these rows are the only way to them while they live.
-    let (data, layout) = match unsafe { view.dense_mut::<E>() } {
-        Some((data, first)) if side_by_side::<E>(&view.view) => {
-            (data, layout_of::<E>(shape, first, view.strides()))
+/// Rows of a result: its own, or a copy's if classes do not lie side by side in it.
+struct Written<'a, E> {
+    view: ViewMut<'a>,
+    copy: Vec<E>,
+}
+
+impl<'a, E: Element + Default> Written<'a, E> {
+    fn new(view: ViewMut<'a>) -> Self {
+        Written { view, copy: Vec::new() }
+    }
+
+    fn rows(&mut self) -> Result<RowsMut<'_, E>> {
+        let shape = self.view.shape();
+        // SAFETY: the results of a call are its own, and these rows are the only way to them while they live.
+        let (data, layout) = match unsafe { self.view.dense_mut::<E>() } {
+            Some((data, first)) if side_by_side::<E>(&self.view.view) => {
+                (data, layout_of::<E>(shape, first, self.view.strides()))
+            }
+            _ => {
+                self.copy.resize(shape.iter().product(), E::default());
+                (&mut self.copy[..], Layout::contiguous(shape[0], shape[1], shape[2]))
+            }
+        };
+        RowsMut::new(data, layout)
+            .ok_or_else(|| Error::new(Kind::Output, "grad_out", "unexpected layout"))
+    }
+
+    /// Brings what was computed elsewhere.
+    fn finish(&self) {
+        if !self.copy.is_empty() {
+            let computed: Vec<f64> = self.copy.iter().map(|&x| E::to::<f64>(x)).collect();
+            self.view.copy_from(&computed);
         }
-        _ => {
-            copy.resize(shape.iter().product(), E::default());
-            (&mut copy[..], Layout::contiguous(shape[0], shape[1], shape[2]))
+    }
+}
+
+/// The most probable path as it is computed, samples first.
+struct Path {
+    states: Vec<u32>,
+    log_probs: Vec<f64>,
+    posteriors: Vec<f64>,
+}
+
+impl Path {
+    fn new([samples, frames]: [usize; 2]) -> Self {
+        let count = samples * frames;
+        Path {
+            states: vec![NO_STATE; count],
+            log_probs: vec![0.0; count],
+            posteriors: vec![0.0; count],
         }
-    };
-    RowsMut::new(data, layout)
-        .ok_or_else(|| Error::new(Kind::Output, "grad_out", "unexpected layout"))
+    }
+
+    fn rows(&mut self, [samples, frames]: [usize; 2]) -> Result<Alignment<'_>> {
+        let layout = Layout::contiguous(samples, frames, 1);
+        let wrong = || Error::new(Kind::Shape, "pred", "unexpected layout");
+        Ok(Alignment {
+            states: RowsMut::new(&mut self.states, layout).ok_or_else(wrong)?,
+            log_probs: RowsMut::new(&mut self.log_probs, layout).ok_or_else(wrong)?,
+            posteriors: RowsMut::new(&mut self.posteriors, layout).ok_or_else(wrong)?,
+        })
+    }
+
+    /// Which label of its sequence each state is; -1 for blanks and where there is none.
+    fn index(&self) -> Vec<f64> {
+        let index = |&state: &u32| match state {
+            NO_STATE => -1.0,
+            state if state % 2 == 0 => -1.0,
+            state => f64::from(state / 2),
+        };
+        self.states.iter().map(index).collect()
+    }
 }
 
 fn side_by_side<E>(view: &View<'_>) -> bool {

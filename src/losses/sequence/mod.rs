@@ -10,9 +10,11 @@
 //! | `sweep`, `checkpoints` | the two directions, their meeting, what is stored |
 //! | `ctc`, `results` | a batch: validation, schedule, gradient |
 //! | `viterbi` | the best path |
+//! | `loss`, `arguments` | the loss of the registry: results, and what a call gives, checked |
 
 #[cfg(test)]
 mod agreement;
+mod arguments;
 mod checkpoints;
 mod ctc;
 mod frames;
@@ -27,7 +29,7 @@ mod viterbi;
 mod weights;
 mod wide;
 
-pub use ctc::{Alignment, Batch, Gradient, NO_STATE, Options, Outputs, ctc};
+pub use ctc::{Alignment, Batch, Gradient, NO_STATE, Options, Outputs, Posteriors, ctc};
 pub use target::Labels;
 
 use super::spec::{

@@ -1,7 +1,7 @@
 //! What becomes of occupancies: gradient, posteriors.
 
 use super::LANES;
-use super::ctc::{Gradient, Outputs};
+use super::ctc::{Gradient, Outputs, Posteriors};
 use super::frames::{Form, Frame};
 use super::rows::Element;
 use super::sweep::{Lattice, Sink};
@@ -66,26 +66,29 @@ impl<E: Element> Sink for Taker<'_, E> {
         }
         if let Some(posteriors) = self.outputs.posteriors {
             for (i, t) in frames.enumerate() {
-                // SAFETY: this call alone has the frames.
-                let out = unsafe { posteriors.row(self.n, t) };
-                self.posteriors(rows(i), t, totals[i][0] + totals[i][1], out);
+                self.posteriors(rows(i), t, totals[i][0] + totals[i][1], &posteriors);
             }
         }
     }
 }
 
 impl<E: Element> Taker<'_, E> {
-    fn posteriors(&self, row: &[f64], t: usize, total: f64, out: &mut [E]) {
+    fn posteriors(&self, row: &[f64], t: usize, total: f64, posteriors: &Posteriors<'_, E>) {
         let target = self.lattice.target;
         let (blank, label) = row.split_at(target.width);
         let reach = target.groups(t);
         let reach = reach.start * LANES..(reach.end * LANES).min(target.len + 1);
+        // SAFETY: `take` alone has the frames.
+        let out = unsafe { posteriors.rows.row(self.n, t) };
         out.fill(E::of(0.0));
-        for u in reach {
-            out[2 * u] = E::of(blank[u] / total);
-            if u < target.len {
-                out[2 * u + 1] = E::of(label[u] / total);
+        if posteriors.blanks {
+            for u in reach.clone() {
+                out[2 * u] = E::of(blank[u] / total);
             }
+        }
+        let (first, step) = if posteriors.blanks { (1, 2) } else { (0, 1) };
+        for u in reach.start..reach.end.min(target.len) {
+            out[first + step * u] = E::of(label[u] / total);
         }
     }
 }

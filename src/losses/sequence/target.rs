@@ -36,6 +36,11 @@ impl Labels {
         &self.flat[self.offsets[n]..self.offsets[n + 1]]
     }
 
+    /// How many labels the longest sequence has, if there is one.
+    pub fn longest(&self) -> Option<usize> {
+        (0..self.samples()).map(|n| self.sample(n).len()).max()
+    }
+
     /// How many frames a sample needs at least: one for each label, and one more for the blank between two equal ones.
     pub fn frames_needed(&self, n: usize) -> usize {
         let labels = self.sample(n);

@@ -1,0 +1,129 @@
+//! Parameters of constructors, from Python's values to the registry's and back.
+
+use super::error::exception;
+use crate::error::{Error, Kind};
+use crate::losses::call::Options;
+use crate::losses::registry as losses;
+use crate::losses::spec::Value;
+use crate::reduce::Reduction;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyList, PyString, PyTuple};
+
+/// Takes the parameters that all losses have out of `params`; also as they are shown.
+pub fn options(params: &Bound<'_, PyDict>) -> PyResult<(Options, Vec<(&'static str, Value)>)> {
+    let py = params.py();
+    let mut shown = Vec::new();
+    let mut take = |name: &'static str, default: Value| -> PyResult<Value> {
+        let given = match params.get_item(name)? {
+            Some(given) => {
+                params.del_item(name)?;
+                value(&PyString::new(py, name), &given)?
+            }
+            None => default,
+        };
+        shown.push((name, given.clone()));
+        Ok(given)
+    };
+    let wrong = |name: &str, expected: &str, got: Value| {
+        let detail = format!("expected {expected}, got {got}");
+        exception(py, &Error::new(Kind::Parameter, name, detail))
+    };
+    let weight = match take("weight", Value::None)? {
+        Value::None => 1.0,
+        Value::Int(i) => i as f64,
+        Value::Float(x) if x.is_finite() => x,
+        got => return Err(wrong("weight", "None or a finite number", got)),
+    };
+    let batch_axis = match take("batch_axis", Value::Int(0))? {
+        Value::Int(i) => i as isize,
+        got => return Err(wrong("batch_axis", "an integer", got)),
+    };
+    let given = take("reduction", Value::Text("sample".into()))?;
+    let found = Reduction::ALL.iter().find(|(name, _)| given == Value::Text((*name).into()));
+    let Some(&(_, reduction)) = found else {
+        let names: Vec<_> = Reduction::ALL.iter().map(|(name, _)| *name).collect();
+        return Err(wrong("reduction", &format!("one of {names:?}"), given));
+    };
+    let empty = match take("empty", Value::Text("nan".into()))? {
+        Value::Text(t) if t == "nan" => f64::NAN,
+        Value::Text(t) if t == "zero" => 0.0,
+        got => return Err(wrong("empty", "one of [\"nan\", \"zero\"]", got)),
+    };
+    Ok((Options { weight, batch_axis, reduction, empty }, shown))
+}
+
+/// A value of the registry as Python has it.
+pub fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match value {
+        Value::None => py.None().into_bound(py),
+        Value::Flag(b) => b.into_pyobject(py)?.to_owned().into_any(),
+        Value::Int(i) => i.into_pyobject(py)?.into_any(),
+        Value::Float(x) => x.into_pyobject(py)?.into_any(),
+        Value::Text(t) => t.into_pyobject(py)?.into_any(),
+        Value::Vector(v) => PyTuple::new(py, v)?.into_any(),
+    })
+}
+
+/// A parameter as a value of the registry's kinds.
+pub fn value(name: &Bound<'_, PyAny>, given: &Bound<'_, PyAny>) -> PyResult<Value> {
+    let wrong = || {
+        let expected = "None, a truth value, a number, a word or a vector of numbers";
+        let detail = format!("expected {expected}, got {given}");
+        exception(given.py(), &Error::new(Kind::Parameter, &name.to_string(), detail))
+    };
+    if given.is_none() {
+        return Ok(Value::None);
+    }
+    if let Ok(text) = given.cast::<PyString>() {
+        return Ok(Value::Text(text.to_string()));
+    }
+    if given.is_instance_of::<PyBool>() {
+        return Ok(Value::Flag(given.is_truthy()?));
+    }
+    let is_array =
+        given.hasattr("shape")? && given.hasattr("ndim")? && !given.getattr("ndim")?.eq(0)?;
+    if is_array || given.is_instance_of::<PyList>() || given.is_instance_of::<PyTuple>() {
+        let list = given.call_method0("tolist").unwrap_or_else(|_| given.clone());
+        return list.extract().map(Value::Vector).map_err(|_| wrong());
+    }
+    if let Ok(flag) = given.extract::<bool>() {
+        return Ok(Value::Flag(flag));
+    }
+    if let Ok(i) = given.extract::<i64>() {
+        return Ok(Value::Int(i));
+    }
+    given.extract::<f64>().map(Value::Float).map_err(|_| wrong())
+}
+
+/// The registry as Python data: one dictionary for each loss.
+#[pyfunction]
+pub fn registry(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+    let list = PyList::empty(py);
+    for spec in losses() {
+        let inputs = PyList::empty(py);
+        for input in spec.inputs {
+            let row = PyDict::new(py);
+            row.set_item("name", input.name)?;
+            row.set_item("domain", format!("{:?}", input.domain))?;
+            row.set_item("required", input.required)?;
+            row.set_item("gradient", format!("{:?}", input.gradient))?;
+            inputs.append(row)?;
+        }
+        let params = PyDict::new(py);
+        for param in spec.params {
+            let row = PyDict::new(py);
+            row.set_item("default", to_python(py, &param.default.value())?)?;
+            row.set_item("kind", format!("{:?}", param.kind))?;
+            params.set_item(param.name, row)?;
+        }
+        let row = PyDict::new(py);
+        row.set_item("name", spec.name)?;
+        row.set_item("family", format!("{:?}", spec.family).to_lowercase())?;
+        row.set_item("inputs", inputs)?;
+        row.set_item("params", params)?;
+        row.set_item("hess", spec.hess)?;
+        row.set_item("kinks", spec.kinks)?;
+        list.append(row)?;
+    }
+    Ok(list)
+}
