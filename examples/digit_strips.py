@@ -6,8 +6,7 @@ rate is 10 % or more.
 
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -98,7 +97,7 @@ def error_rate(texts: list[Integers], labels: list[Integers]) -> float:
 
 
 def draw_alignment(
-    strip: Array, label: Integers, spans: Sequence[Any], posteriors: Array
+    strip: Array, label: Integers, spans: list[rl.Span], posteriors: Array
 ) -> Figure:
     """Draw a strip with the frames that its best path gives to each digit, and the posteriors."""
     figure, (top, bottom) = plt.subplots(
