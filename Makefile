@@ -12,7 +12,7 @@ help:                                   ## list the tasks
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-16s %s\n", $$1, $$2}'
 
 build: $(VENV)/.installed               ## make .venv and install the release wheel in it
-demo: build; $(PY) examples/digits.py   ## train a digit classifier, pictures in demo-output/
+demo: build; $(PY) examples/digits.py && $(PY) examples/digit_strips.py ## train two readers of digits, pictures in demo-output/
 test: test-rust test-python             ## run the Rust and Python tests
 test-slow: slow-rust slow-python        ## run the long tests: dense sampling, large inputs
 test-frameworks: with-mxnet with-peers  ## compare with MXNet, torch and JAX (needs CPython 3.11)

@@ -10,60 +10,19 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from tqdm import trange
 
 import rustloss as rl
+from common import OUTPUT, Array, Net, split_digits
 
 mpl.use("agg")
 
 import matplotlib.pyplot as plt
 
-Array = NDArray[np.float32]
-
-OUTPUT = Path("demo-output")
 EPOCHS = 30
 BATCH = 32
 HIDDEN = 64
 REQUIRED_ACCURACY = 0.95
-
-
-class Net:
-    """Two dense layers with a ReLU between them, trained by Adam."""
-
-    def __init__(self, inputs: int, hidden: int, outputs: int, rng: np.random.Generator) -> None:
-        def dense(fan_in: int, fan_out: int) -> list[Array]:
-            scale = np.sqrt(2 / fan_in)
-            weight = rng.normal(scale=scale, size=(fan_in, fan_out)).astype(np.float32)
-            return [weight, np.zeros(fan_out, np.float32)]
-
-        self.params = dense(inputs, hidden) + dense(hidden, outputs)
-        self.mean = [np.zeros_like(param) for param in self.params]
-        self.square = [np.zeros_like(param) for param in self.params]
-        self.steps = 0
-
-    def forward(self, x: Array) -> tuple[Array, Array]:
-        """Return the hidden layer and the logits."""
-        w1, b1, w2, b2 = self.params
-        hidden = np.maximum(x @ w1 + b1, 0)
-        return hidden, hidden @ w2 + b2
-
-    def backward(self, x: Array, hidden: Array, grad: Array) -> list[Array]:
-        """Carry the gradient by the logits back to every parameter."""
-        grad_hidden = (grad @ self.params[2].T) * (hidden > 0)
-        return [x.T @ grad_hidden, grad_hidden.sum(0), hidden.T @ grad, grad.sum(0)]
-
-    def step(self, grads: list[Array], rate: float = 2e-3) -> None:
-        """Make one step of Adam."""
-        self.steps += 1
-        rate *= np.sqrt(1 - 0.999**self.steps) / (1 - 0.9**self.steps)
-        for param, grad, mean, square in zip(
-            self.params, grads, self.mean, self.square, strict=True
-        ):
-            mean += 0.1 * (grad - mean)
-            square += 0.001 * (grad * grad - square)
-            param -= rate * mean / (np.sqrt(square) + 1e-8)
 
 
 def accuracy(logits: Array, label: NDArray[np.int64]) -> float:
@@ -87,10 +46,8 @@ def main() -> None:
     """Train, report, draw."""
     start = time.perf_counter()
     rng = np.random.default_rng(0)
-    images, digits = load_digits(return_X_y=True)
-    x, x_held_out, label, label_held_out = train_test_split(
-        (images / 16).astype(np.float32), digits, test_size=0.25, random_state=0, stratify=digits
-    )
+    (image, label), (image_held_out, label_held_out) = split_digits()
+    x, x_held_out = image.reshape(len(image), -1), image_held_out.reshape(len(image_held_out), -1)
     net = Net(x.shape[1], HIDDEN, 10, rng)
     loss = rl.SoftmaxCrossEntropyLoss(reduction="mean")
 

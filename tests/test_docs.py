@@ -106,14 +106,18 @@ def test_loss_has_an_example(name: str) -> None:
     assert doctest.DocTestParser().get_examples(getattr(rl, name).__doc__)
 
 
-def test_demo(tmp_path: Path) -> None:
-    """The demo checks its own accuracy."""
+@pytest.mark.parametrize(
+    ("act", "pictures"),
+    [("digits.py", ["training.png", "losses.png"]), ("digit_strips.py", ["alignment.png"])],
+)
+def test_demo(tmp_path: Path, act: str, pictures: list[str]) -> None:
+    """Each act of the demo checks its own accuracy."""
     subprocess.run(
-        [sys.executable, ROOT / "examples" / "digits.py"],
+        [sys.executable, ROOT / "examples" / act],
         cwd=tmp_path,
         env=os.environ | {"PYTHONWARNINGS": "error"},
         check=True,
         timeout=100,
     )
-    for name in ("training.png", "losses.png"):
+    for name in pictures:
         assert (tmp_path / "demo-output" / name).read_bytes().startswith(PNG)
