@@ -371,9 +371,8 @@ impl Grid {
     }
 }
 
-/// Copies element (r, c) of rows that are `from_step` apart to (c, r) of rows that are `to_step` apart, in blocks that
-/// the compiler turns into shuffles of registers.
-fn transpose<T: Copy>(
+/// Copies element (r, c) of rows that are `from_step` apart to (c, r) of rows that are `to_step` apart.
+fn transpose<T: Real>(
     from: &[T],
     from_step: usize,
     to: &mut [T],
@@ -382,21 +381,21 @@ fn transpose<T: Copy>(
     cols: usize,
 ) {
     const BLOCK: usize = 4;
-    for r in (0..rows).step_by(BLOCK) {
-        for c in (0..cols).step_by(BLOCK) {
-            if r + BLOCK > rows || c + BLOCK > cols {
-                for r in r..(r + BLOCK).min(rows) {
-                    for c in c..(c + BLOCK).min(cols) {
-                        to[c * to_step + r] = from[r * from_step + c];
-                    }
-                }
-                continue;
+    if rows < BLOCK || cols < BLOCK {
+        for r in 0..rows {
+            for c in 0..cols {
+                to[c * to_step + r] = from[r * from_step + c];
             }
-            let block: [&[T]; BLOCK] =
-                std::array::from_fn(|i| &from[(r + i) * from_step + c..][..BLOCK]);
-            for i in 0..BLOCK {
-                let column: [T; BLOCK] = std::array::from_fn(|j| block[j][i]);
-                to[(c + i) * to_step + r..][..BLOCK].copy_from_slice(&column);
+        }
+        return;
+    }
+    // The last block of a line overlaps the one before it rather than being a smaller one.
+    for r in (0..rows).step_by(BLOCK).map(|r| r.min(rows - BLOCK)) {
+        let lines: [&[T]; BLOCK] = std::array::from_fn(|i| &from[(r + i) * from_step..][..cols]);
+        for c in (0..cols).step_by(BLOCK).map(|c| c.min(cols - BLOCK)) {
+            let block = lines.map(|line| std::array::from_fn(|j| line[c..][..BLOCK][j]));
+            for (i, column) in T::transpose(block).iter().enumerate() {
+                to[(c + i) * to_step + r..][..BLOCK].copy_from_slice(column);
             }
         }
     }

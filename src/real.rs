@@ -4,7 +4,7 @@
 //! `if cond { a } else { b }` on values, never on effects.
 
 use crate::math::{self, Logistic};
-use crate::simd::{Isa, SUM_LANES};
+use crate::simd::{self, Isa, SUM_LANES};
 use crate::view::Element;
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
@@ -113,6 +113,9 @@ pub trait Real:
     /// The same, and what the sum has lost to rounding where that can be seen: 0 for `f32`, whose sums have room.
     fn sum_chunks_and_lost<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> (f64, f64);
 
+    /// Element (i, j) to (j, i).
+    fn transpose(block: [[Self; 4]; 4]) -> [[Self; 4]; 4];
+
     /// Whether `self` is NaN.
     #[inline(always)]
     #[allow(clippy::eq_op)]
@@ -150,7 +153,7 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($t:ident, $key:ident, $sum:ident, $sum_and_lost:ident) => {
+    ($t:ident, $key:ident, $sum:ident, $sum_and_lost:ident, $transpose:ident) => {
         impl Real for $t {
             type Key = $key;
 
@@ -169,6 +172,10 @@ macro_rules! real {
             #[inline(always)]
             fn sum_chunks<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> f64 {
                 S::$sum(chunks)
+            }
+            #[inline(always)]
+            fn transpose(block: [[Self; 4]; 4]) -> [[Self; 4]; 4] {
+                simd::$transpose(block)
             }
             #[inline(always)]
             fn from_f64(x: f64) -> Self {
@@ -263,5 +270,5 @@ macro_rules! real {
     };
 }
 
-real!(f32, i32, sum_f32, sum_f32_and_lost);
-real!(f64, i64, sum_f64, sum_f64_and_lost);
+real!(f32, i32, sum_f32, sum_f32_and_lost, transpose_f32);
+real!(f64, i64, sum_f64, sum_f64_and_lost, transpose_f64);

@@ -320,6 +320,39 @@ mod x86 {
     );
 }
 
+/// Element (i, j) to (j, i). What the compiler makes of it by itself moves single elements.
+#[inline(always)]
+pub(crate) fn transpose_f32(block: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64 as arch;
+        // SAFETY: both types are 16 numbers in a row.
+        let [a, b, c, d] =
+            unsafe { std::mem::transmute::<[[f32; 4]; 4], [arch::__m128; 4]>(block) };
+        // SAFETY: every x86-64 has SSE.
+        let columns = unsafe {
+            let (low, high) = (arch::_mm_unpacklo_ps(a, b), arch::_mm_unpackhi_ps(a, b));
+            let (low_2, high_2) = (arch::_mm_unpacklo_ps(c, d), arch::_mm_unpackhi_ps(c, d));
+            [
+                arch::_mm_movelh_ps(low, low_2),
+                arch::_mm_movehl_ps(low_2, low),
+                arch::_mm_movelh_ps(high, high_2),
+                arch::_mm_movehl_ps(high_2, high),
+            ]
+        };
+        // SAFETY: as above.
+        unsafe { std::mem::transmute::<[arch::__m128; 4], [[f32; 4]; 4]>(columns) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    std::array::from_fn(|i| std::array::from_fn(|j| block[j][i]))
+}
+
+/// Element (i, j) to (j, i).
+#[inline(always)]
+pub(crate) fn transpose_f64(block: [[f64; 4]; 4]) -> [[f64; 4]; 4] {
+    std::array::from_fn(|i| std::array::from_fn(|j| block[j][i]))
+}
+
 /// Runs `kernel` compiled for `level`, which must be available (as [`level`] ensures).
 pub fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
     debug_assert!(level.available());

@@ -119,7 +119,12 @@ pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(kernel: &L, rows: Rows
         let n = v.len();
         ViewMut::from_slice(v, &[n])
     });
-    let value_grid = values.as_ref().map(|v| Grid::single(v.shape(), v.strides()));
+    // All in one line, so that a tile's values are a dense part of it.
+    let value_grid = values.as_ref().map(|v| {
+        let mut grid = Grid::new(v.shape(), 0);
+        grid.add(v.strides());
+        grid
+    });
     let outputs = grads.iter().flatten().chain(&hess).map(|o| o.k);
     let gathers = inputs.iter().map(|o| o.k).chain(outputs).any(|k| grid.prefers_rows(k));
     let side_by_side = L::SIDE_BY_SIDE && (gathers || grid.cols <= SHORT);
@@ -200,7 +205,8 @@ impl<T: Real, L: RowKernel<T, K>, const K: usize> Kernel for RunTile<'_, '_, L, 
             job.rows::<S, T>(tile, scratch);
         }
         if let Some((view, grid)) = job.value {
-            grid.scatter(view, 0, Tile { cols: 1, ..tile }, &scratch.value[..tile.rows]);
+            let values = Tile { row: 0, rows: 1, col: tile.row, cols: tile.rows };
+            grid.scatter(view, 0, values, &scratch.value[..tile.rows]);
         }
     }
 }

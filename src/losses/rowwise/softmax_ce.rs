@@ -338,16 +338,16 @@ impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
             softmax.curvature(x, grad, hess, scale);
         }
         if wants_grad {
-            let complements: [f64; LANES] = std::array::from_fn(|l| {
-                if l < labels.len() {
-                    softmax.lane(l).complement(picked[l], grad[at(l)])
-                } else {
-                    0.0
-                }
-            });
+            let exps: [T; LANES] =
+                std::array::from_fn(|l| grad[if l < labels.len() { at(l) } else { l }]);
+            let mut slopes = [T::ZERO; LANES];
+            for l in 0..LANES {
+                let complement = softmax.lane(l).complement(picked[l], exps[l]);
+                slopes[l] = T::from_f64((-complement).weighted(scale[l]));
+            }
             softmax.scale_exps(x, grad, scale);
             for l in 0..labels.len() {
-                grad[at(l)] = T::from_f64((-complements[l]).weighted(scale[l]));
+                grad[at(l)] = slopes[l];
             }
         }
     }
