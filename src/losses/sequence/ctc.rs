@@ -168,7 +168,7 @@ static KEPT: Mutex<Vec<Scratch>> = Mutex::new(Vec::new());
 
 impl Scratch {
     /// The most bytes that are kept for each thread.
-    const KEPT_BYTES: usize = 8 << 20;
+    const KEPT_BYTES: usize = 32 << 20;
 
     /// What there is. Nobody waits for it: a forked child may find the lock taken for ever.
     fn kept() -> Vec<Scratch> {

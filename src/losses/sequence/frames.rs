@@ -16,7 +16,6 @@ use super::{Input, LANES};
 use crate::losses::rowwise::softmax;
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
-use std::array;
 use std::f64::consts::LOG2_E;
 use std::ops::{Add, Range};
 
@@ -28,6 +27,9 @@ const STEPS: usize = 16;
 
 /// Frames that are gathered before their exponentials are taken, to keep the pipeline full.
 const BATCH: usize = 16;
+
+/// Elements of the rows that are worked on together.
+const TOGETHER: usize = 4096;
 
 /// What a frame adds to the loss and to the gradient beside its emissions.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,9 +76,10 @@ impl<E: Element> Kernel for Survey<'_, E> {
         let stride = self.target.stride;
         let many = if self.target.dense { 0 } else { self.rows.width() };
         let mut scratch = Scratch {
-            x: vec![f64::NEG_INFINITY; BATCH * stride],
-            e: vec![0.0; if self.table.is_some() { stride } else { (BATCH + 1) * stride }],
-            rows: [(); 2].map(|()| vec![E::Real::ZERO; many]),
+            x: vec![-E::Real::INFINITY; BATCH * stride],
+            e: vec![E::Real::ZERO; BATCH * stride],
+            row: vec![E::Real::ZERO; many],
+            exps: vec![E::Real::ZERO; many * together(many)],
         };
         let mut defect = Defect::default();
         for begin in (0..self.frames.len()).step_by(BATCH) {
@@ -88,16 +91,25 @@ impl<E: Element> Kernel for Survey<'_, E> {
     }
 }
 
-/// Rows of a batch of frames.
+/// What a batch of frames is worked on in.
 struct Scratch<R> {
-    /// Inputs of the classes that have a place in the emission rows, relative to the largest.
-    x: Vec<f64>,
-    /// One row to work with, and the emission rows if they are not kept.
-    e: Vec<f64>,
-    /// A row of all classes, to read and to write.
-    rows: [Vec<R>; 2],
+    /// Inputs of the classes that have a place in the emission rows.
+    x: Vec<R>,
+    /// Their emissions.
+    e: Vec<R>,
+    /// A row of all classes, to read.
+    row: Vec<R>,
+    /// Rows of all classes, to write.
+    exps: Vec<R>,
 }
 
+/// How many rows of a softmax are worked on together: as many as fit the first-level cache.
+fn together(width: usize) -> usize {
+    (TOGETHER / width.max(1)).clamp(1, BATCH)
+}
+
+/// Each step is taken for all frames of a batch before the next one, for its chain of operations is long, and those of
+/// different frames run side by side.
 impl<E: Element> Survey<'_, E> {
     #[inline(always)]
     fn batch<S: Isa>(
@@ -108,58 +120,132 @@ impl<E: Element> Survey<'_, E> {
     ) {
         let (target, stride) = (self.target, self.target.stride);
         let size = frames.len() * stride;
-        let x = &mut scratch.x[..size];
+        let (x, e) = (&mut scratch.x[..size], &mut scratch.e[..size]);
         for (t, x) in frames.clone().zip(x.chunks_exact_mut(stride)) {
             gather(self.rows.row(self.n, self.first + t), target, x);
-            let max = softmax::max(x);
-            // With all of them -inf there is nothing to be relative to.
-            let shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
-            subtract(x, shift);
+        }
+        for (frame, x) in self.frames[frames.clone()].iter_mut().zip(x.chunks_exact(stride)) {
+            let max = softmax::max(x).to_f64();
             defect.nan |= max == f64::INFINITY;
             defect.impossible |= max == f64::NEG_INFINITY;
-            self.frames[t].shift = shift;
+            // With all of them -inf there is nothing to be relative to.
+            frame.shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
         }
-        let (work, e) = scratch.e.split_at_mut(stride);
-        let e = match &mut self.table {
-            Some(table) => &mut table[frames.start * stride..frames.end * stride],
-            None => &mut e[..size],
-        };
-        emit::<S>(x, e);
+        let rows = x.chunks_exact(stride).zip(e.chunks_exact_mut(stride));
+        for (frame, (x, e)) in self.frames[frames.clone()].iter_mut().zip(rows) {
+            let sums = emit::<S, _>(x, frame.shift, e);
+            // For logits `base` and `factor` hold the parts that `finish` makes them from.
+            (frame.base, frame.factor) = (0.0, sums.other());
+        }
+        if let Some(table) = &mut self.table {
+            widen(e, &mut table[frames.start * stride..frames.end * stride]);
+        }
         let rows = x.chunks_exact(stride).zip(e.chunks_exact(stride));
         for (t, (x, e)) in frames.clone().zip(rows) {
-            let row = self.rows.row(self.n, self.first + t);
-            // SAFETY: this is the only survey of this sample, and its frames are not in another range.
-            let out =
-                self.grad.map(|(rows, scale)| (unsafe { rows.row(self.n, self.first + t) }, scale));
-            let out = out.filter(|_| !target.dense);
-            let frame = &mut self.frames[t];
-            frame.bits = depth(x, e);
-            // For logits `base` and `factor` hold the parts that `finish` makes them from.
-            (frame.base, frame.factor) = match self.input {
-                Input::Logits if target.dense => (0.0, other(e, work)),
-                Input::Logits => {
-                    let Mass { max, other } = softmax::<S, E>(row, out, &mut scratch.rows);
-                    defect.nan |= max == f64::INFINITY;
-                    defect.impossible |= max == f64::NEG_INFINITY;
-                    (max - frame.shift, other)
+            self.frames[t].bits = depth(x, e);
+            if is_beyond::<E::Real>(self.frames[t].bits) {
+                let mut row = Vec::new();
+                let row = if let Some(table) = &mut self.table {
+                    &mut table[t * stride..][..stride]
+                } else {
+                    row.resize(stride, 0.0);
+                    &mut row[..]
+                };
+                self.frames[t].bits = emit_wide::<S, _>(x, self.frames[t].shift, row);
+            }
+        }
+        match self.input {
+            Input::Logits if target.dense => {}
+            Input::Logits => {
+                for begin in frames.clone().step_by(together(self.rows.width())) {
+                    let end = frames.end.min(begin + together(self.rows.width()));
+                    self.softmax::<S>(begin..end, scratch, defect);
                 }
-                Input::LogProbs => {
+            }
+            Input::LogProbs | Input::LogProbsTorch => {
+                for t in frames.clone() {
+                    let row = self.rows.row(self.n, self.first + t);
                     defect.nan |= !is_possible(row);
-                    if let Some((out, _)) = out {
-                        out.fill(E::of(0.0));
+                    let torch = self.input == Input::LogProbsTorch;
+                    let frame = &mut self.frames[t];
+                    frame.base = -frame.shift;
+                    frame.factor = if torch { frame.shift } else { 0.0 };
+                    match self.out(t) {
+                        Some((out, scale)) if torch => {
+                            let Scratch { row: x, exps, .. } = scratch;
+                            scaled_exp::<S, E>(E::load(row, x), out, scale, exps);
+                        }
+                        Some((out, _)) => out.fill(E::of(0.0)),
+                        None => {}
                     }
-                    (-frame.shift, 0.0)
                 }
-                Input::LogProbsTorch => {
-                    defect.nan |= !is_possible(row);
-                    if let Some((out, scale)) = out {
-                        scaled_exp::<S, E>(row, out, scale, &mut scratch.rows);
-                    }
-                    (-frame.shift, frame.shift)
-                }
-            };
+            }
         }
         finish::<S>(self.input, &mut self.frames[frames]);
+    }
+
+    /// Where the softmax of frame t goes, and its factor, if it is wanted here.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)]
+    fn out(&self, t: usize) -> Option<(&mut [E], f64)> {
+        let (rows, scale) = self.grad.filter(|_| !self.target.dense)?;
+        // SAFETY: this is the only survey of this sample, its frames are not in another range, and nobody holds the row of
+        // a frame for longer than one step.
+        Some((unsafe { rows.row(self.n, self.first + t) }, scale))
+    }
+
+    /// The parts of `base` and `factor` of a few frames, from all classes, and their gradient without occupancies.
+    #[inline(always)]
+    fn softmax<S: Isa>(
+        &mut self,
+        frames: Range<usize>,
+        scratch: &mut Scratch<E::Real>,
+        defect: &mut Defect,
+    ) {
+        let Scratch { row: buffer, exps, .. } = scratch;
+        let width = self.rows.width();
+        let mut max = [-E::Real::INFINITY; BATCH];
+        let mut sums = [Sums::NONE; BATCH];
+        for (t, max) in frames.clone().zip(&mut max) {
+            *max = softmax::max(E::load(self.rows.row(self.n, self.first + t), buffer));
+            defect.nan |= *max == E::Real::INFINITY;
+            defect.impossible |= *max == -E::Real::INFINITY;
+        }
+        let exp = |x: E::Real, max: E::Real| (x - max).exp_nonpositive::<S>();
+        for (i, t) in frames.clone().enumerate() {
+            let x = E::load(self.rows.row(self.n, self.first + t), buffer);
+            sums[i] = match self.out(t) {
+                // Nothing to be relative to, unless there is a NaN.
+                _ if max[i] == -E::Real::INFINITY => {
+                    let possible = x.iter().all(|&x| x < E::Real::INFINITY);
+                    let mut sums = Sums::NONE;
+                    sums.largest[0] = if possible { E::Real::ONE } else { E::Real::NAN };
+                    sums
+                }
+                Some((out, _)) => {
+                    let out = E::buffer(out, &mut exps[i * width..][..width]);
+                    exponentials::<_, true>(x, max[i], out, exp)
+                }
+                None => exponentials::<_, false>(x, max[i], &mut [], exp),
+            };
+        }
+        for (i, t) in frames.clone().enumerate() {
+            let frame = &mut self.frames[t];
+            frame.base = max[i].to_f64() - frame.shift;
+            frame.factor = sums[i].other();
+        }
+        for (i, t) in frames.enumerate() {
+            let Some((out, scale)) = self.out(t) else { break };
+            let factor = E::Real::from_f64(scale / (1.0 + self.frames[t].factor));
+            let exps = &mut exps[i * width..][..width];
+            for y in E::buffer(out, exps) {
+                *y *= factor;
+            }
+            E::store(out, exps);
+            if max[i] == -E::Real::INFINITY {
+                out.fill(E::of(0.0));
+            }
+        }
     }
 }
 
@@ -195,7 +281,7 @@ fn finish<S: Isa>(input: Input, frames: &mut [Frame]) {
 
 /// The inputs of the classes that have a place in the emission rows.
 #[inline(always)]
-fn gather<E: Element>(row: &[E], target: &Target, x: &mut [f64]) {
+fn gather<E: Element>(row: &[E], target: &Target, x: &mut [E::Real]) {
     if target.dense {
         x.iter_mut().zip(row).for_each(|(x, value)| *x = value.to());
     } else {
@@ -205,97 +291,79 @@ fn gather<E: Element>(row: &[E], target: &Target, x: &mut [f64]) {
     }
 }
 
+/// The emissions of a frame, `exp(x - shift)`.
 #[inline(always)]
-fn subtract(x: &mut [f64], shift: f64) {
-    for x in x {
-        *x -= shift;
-    }
+fn emit<S: Isa, R: Real>(x: &[R], shift: f64, e: &mut [R]) -> Sums<R> {
+    exponentials::<R, true>(x, R::from_f64(shift), e, R::exp_difference::<S>)
 }
 
-#[inline(always)]
-fn emit<S: Isa>(x: &[f64], e: &mut [f64]) {
+/// The same for emissions that are too small for the type of the row. Returns their [`Frame::bits`].
+#[inline(never)]
+fn emit_wide<S: Isa, R: Real>(x: &[R], shift: f64, e: &mut [f64]) -> f64 {
+    let mut least = 1.0_f64;
     for (e, &x) in e.iter_mut().zip(x) {
-        *e = x.exp_nonpositive::<S>();
+        *e = (x.to_f64() - shift).exp_nonpositive::<S>();
+        least = if x == -R::INFINITY { least } else { least.min(*e) };
     }
+    bits_below_1(least)
 }
 
-/// The sum of emissions but one that is 1.
+/// Whether emissions of so many bits are to be computed by [`emit_wide`].
+fn is_beyond<R: Real>(bits: f64) -> bool {
+    bits == f64::INFINITY && R::MIN_POSITIVE.to_f64() > f64::MIN_POSITIVE
+}
+
 #[inline(always)]
-fn other(e: &[f64], work: &mut [f64]) -> f64 {
-    let mut ones = 0_u64;
-    for (w, &e) in work.iter_mut().zip(e) {
-        *w = if e == 1.0 { 0.0 } else { e };
-        // A checked addition would keep the loop from being vectorised.
-        ones = ones.wrapping_add(u64::from(e == 1.0));
+fn widen<R: Real>(e: &[R], wide: &mut [f64]) {
+    for (wide, &e) in wide.iter_mut().zip(e) {
+        *wide = e.to_f64();
     }
-    let mut sums = [0.0; LANES];
-    for group in work.as_chunks::<LANES>().0 {
-        sums = array::from_fn(|i| sums[i] + group[i]);
-    }
-    fold(sums, Add::add) + (ones as f64 - 1.0)
 }
 
 /// How far, in bits and rounded up, the smallest emission that is not 0 lies below 1; infinite if one is 0 only because it
 /// is too small for a normal number.
 #[inline(always)]
-fn depth(x: &[f64], e: &[f64]) -> f64 {
-    let mut least = u64::MAX;
-    let mut vanished = false;
-    for (x, e) in x.iter().zip(e) {
-        // The bits of positive numbers are in their order; a 0 becomes the largest number of all.
-        least = least.min(e.to_bits().wrapping_sub(1));
-        let possible = if *x == f64::NEG_INFINITY { 1.0 } else { *e };
-        vanished |= possible < f64::MIN_POSITIVE;
+fn depth<R: Real>(x: &[R], e: &[R]) -> f64 {
+    let mut least = R::ONE.key();
+    for (&x, &e) in x.iter().zip(e) {
+        let possible = if x == -R::INFINITY { R::ONE } else { e };
+        least = least.min(possible.key());
     }
-    let bits = if least == u64::MAX { 0 } else { 1023 - (least >> 52) as i64 };
-    if vanished { f64::INFINITY } else { bits as f64 }
-}
-
-/// `log(sum of exp(x)) = max + log(1 + other)`.
-struct Mass {
-    max: f64,
-    other: f64,
+    let least = R::from_key(least);
+    if least < R::MIN_POSITIVE { f64::INFINITY } else { bits_below_1(least.to_f64()) }
 }
 
 #[inline(always)]
-fn softmax<S: Isa, E: Element>(
-    row: &[E],
-    out: Option<(&mut [E], f64)>,
-    [x, y]: &mut [Vec<E::Real>; 2],
-) -> Mass {
-    let x = E::load(row, x);
-    let Some((out, scale)) = out else { return softmax_real::<S, _>(x, None) };
-    let mass = softmax_real::<S, _>(x, Some((E::buffer(out, y), scale)));
-    E::store(out, y);
-    mass
+fn bits_below_1(x: f64) -> f64 {
+    if x < f64::MIN_POSITIVE { f64::INFINITY } else { (1023 - (x.to_bits() >> 52) as i64) as f64 }
 }
 
-#[inline(always)]
-fn softmax_real<S: Isa, R: Real>(x: &[R], out: Option<(&mut [R], f64)>) -> Mass {
-    let max = softmax::max(x);
-    // Nothing to be relative to, unless there is a NaN.
-    if max == -R::INFINITY {
-        if let Some((out, _)) = out {
-            out.fill(R::ZERO);
-        }
-        let possible = x.iter().all(|&x| x < R::INFINITY);
-        return Mass { max: max.to_f64(), other: if possible { 0.0 } else { f64::NAN } };
-    }
-    let Some((out, scale)) = out else {
-        return Mass { max: max.to_f64(), other: exponentials::<S, R, false>(x, max, &mut []) };
-    };
-    let other = exponentials::<S, R, true>(x, max, out);
-    let factor = R::from_f64(scale / (1.0 + other));
-    for y in out {
-        *y *= factor;
-    }
-    Mass { max: max.to_f64(), other }
+/// Exponentials in sums: all but the largest ones, and how many of these there are, each of them 1.
+#[derive(Clone, Copy)]
+struct Sums<R> {
+    others: [f64; STEP],
+    largest: [R; STEP],
 }
 
-/// The sum of `exp(x - max)` over all elements but one that is the largest. Stores them all if `STORE`.
+impl<R: Real> Sums<R> {
+    const NONE: Self = Sums { others: [0.0; STEP], largest: [R::ZERO; STEP] };
+
+    /// The sum of all but one of the largest.
+    #[inline(always)]
+    fn other(&self) -> f64 {
+        fold(self.others, Add::add) + (fold(self.largest, Add::add).to_f64() - 1.0)
+    }
+}
+
+/// The sums of `exp(x, max)`, which is `exp(x - max)`, over all elements. Stores them if `STORE`.
 #[inline(always)]
-fn exponentials<S: Isa, R: Real, const STORE: bool>(x: &[R], max: R, out: &mut [R]) -> f64 {
-    let mut sums = [0.0; STEP];
+fn exponentials<R: Real, const STORE: bool>(
+    x: &[R],
+    max: R,
+    out: &mut [R],
+    exp: impl Fn(R, R) -> R,
+) -> Sums<R> {
+    let mut sums = Sums::NONE;
     let (whole, rest) = x.as_chunks::<STEP>();
     let (out, out_rest) = out.as_chunks_mut::<STEP>();
     // The rest is padded with numbers whose exponential is 0.
@@ -310,7 +378,7 @@ fn exponentials<S: Isa, R: Real, const STORE: bool>(x: &[R], max: R, out: &mut [
             let x = *whole.get(k).unwrap_or(&last);
             let mut e = [R::ZERO; STEP];
             for i in 0..STEP {
-                e[i] = (x[i] - max).exp_nonpositive::<S>();
+                e[i] = exp(x[i], max);
                 let largest = x[i] == max;
                 sum[i] += if largest { R::ZERO } else { e[i] };
                 ties[i] += if largest { R::ONE } else { R::ZERO };
@@ -323,20 +391,16 @@ fn exponentials<S: Isa, R: Real, const STORE: bool>(x: &[R], max: R, out: &mut [
             }
         }
         for i in 0..STEP {
-            sums[i] += sum[i].to_f64() + ties[i].to_f64();
+            sums.others[i] += sum[i].to_f64();
+            sums.largest[i] += ties[i];
         }
     }
-    fold(sums, Add::add) - 1.0
+    sums
 }
 
 #[inline(always)]
-fn scaled_exp<S: Isa, E: Element>(
-    row: &[E],
-    out: &mut [E],
-    scale: f64,
-    [x, y]: &mut [Vec<E::Real>; 2],
-) {
-    let x = E::load(row, x);
+fn scaled_exp<S: Isa, E: Element>(x: &[E::Real], out: &mut [E], scale: f64, y: &mut [E::Real]) {
+    let y = &mut y[..x.len()];
     let scale = E::Real::from_f64(scale);
     for (y, &x) in E::buffer(out, y).iter_mut().zip(x) {
         *y = x.exp::<S>() * scale;
@@ -396,23 +460,27 @@ impl<E: Element> Kernel for Fill<'_, '_, E> {
     #[inline(always)]
     fn run<S: Isa>(self) {
         let Inputs { rows, n, target, frames, .. } = *self.inputs;
-        let mut x = vec![f64::NEG_INFINITY; target.stride];
+        let mut x = vec![-E::Real::INFINITY; target.stride];
+        let mut e = vec![E::Real::ZERO; target.stride];
         let parts = if self.form == Form::Wide { 2 } else { 1 };
         for (t, out) in self.frames.zip(self.out.chunks_exact_mut(parts * x.len())) {
             gather(rows.row(n, t), target, &mut x);
             let shift = frames[t].shift;
             match self.form {
                 Form::Linear => {
-                    subtract(&mut x, shift);
-                    emit::<S>(&x, out);
+                    emit::<S, _>(&x, shift, &mut e);
+                    widen(&e, out);
+                    if is_beyond::<E::Real>(depth(&x, &e)) {
+                        emit_wide::<S, _>(&x, shift, out);
+                    }
                 }
                 Form::Wide => {
                     let (mantissas, exponents) = out.split_at_mut(x.len());
                     for ((m, k), &x) in mantissas.iter_mut().zip(exponents).zip(&x) {
-                        (*m, *k) = wide::<S>(x - shift);
+                        (*m, *k) = wide::<S>(x.to_f64() - shift);
                     }
                 }
-                Form::Log => out.iter_mut().zip(&x).for_each(|(y, &x)| *y = x - shift),
+                Form::Log => out.iter_mut().zip(&x).for_each(|(y, &x)| *y = x.to_f64() - shift),
             }
         }
     }
