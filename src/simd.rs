@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 pub trait Isa: Copy + Send + Sync + 'static {
     /// Whether `mul_add` is one instruction (and rounds once).
     const FMA: bool;
+    /// The bytes of a register.
+    const REGISTER: usize = 16;
 
     /// Sum of all chunks; see [`crate::real::Real::sum_chunks`]. A level overrides it where the compiler keeps a running
     /// sum in registers narrower than the level has; the order is the same everywhere.
@@ -204,6 +206,7 @@ mod x86 {
     macro_rules! sums {
         ($features:literal, $width:literal, $zero:ident, $add:ident, $sub:ident, $last:ident, $load:expr, $load_f64:expr) => {
             const FMA: bool = true;
+            const REGISTER: usize = $width * size_of::<f64>();
 
             #[inline(always)]
             fn sum_f32(chunks: &[[f32; SUM_LANES]]) -> f64 {
