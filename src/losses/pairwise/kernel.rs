@@ -4,8 +4,8 @@
 //! 2 a b + |b|^2 and (sum of c) a - sum of c b, cancel where vectors lie close together and far from 0. Work is cut into
 //! tiles that depend on the shape alone, and every number is summed by one task in one order.
 //!
-//! Accuracy: in the type of computation a lane adds at most `RUN / LANES` = 64 squares of a distance, and the lanes are
-//! added pairwise; of a gradient it adds `CHAIN` = 16 differences, and then `VECTORS / CHAIN` = 4 such sums. From there on
+//! Accuracy: in the type of computation a lane adds at most 64 squares of a distance, and the lanes are added pairwise;
+//! of a gradient it adds `CHAIN` = 16 differences, and then `VECTORS / CHAIN` = 4 such sums. From there on
 //! sums are in f64. So a distance is within 32 + 4 ulp, and a gradient within 8 + 4 ulp of the sum of its absolute terms.
 //! Roundings do not all go one way: measured it is 2 to 3.
 
@@ -18,8 +18,8 @@ use std::marker::PhantomData;
 
 /// Elements of a chunk: whole registers of every level.
 const LANES: usize = 16;
-/// Elements whose squares are summed in the type of computation.
-const RUN: usize = 1024;
+/// Bytes of a vector whose squares are summed in the type of computation: two groups of them fit into the first cache.
+const RUN: usize = 4096;
 /// Vectors of either batch whose distances are summed together.
 const GROUP: usize = 4;
 /// Vectors of the first batch in a task, at most and, where there are more, at least.
@@ -30,8 +30,8 @@ const TILE: usize = 32;
 const CHAIN: usize = 16;
 /// Vectors whose differences are summed in the type of computation.
 const VECTORS: usize = 64;
-/// Vectors and elements in a tile of gradients.
-const PULL_TILE: (usize, usize) = (256, 128);
+/// Vectors, and bytes of each, in a tile of gradients.
+const PULL_TILE: (usize, usize) = (256, 512);
 /// Vectors whose gradients are summed together.
 const TOGETHER: usize = 8;
 /// Rough time for value and gradient of one element of one pair, in nanoseconds.
@@ -126,11 +126,16 @@ impl Pairs<'_> {
         let job = PullJob {
             batches: self.batches,
             grids: [self.grid(0), self.grid(1)],
-            out: out.map(|out| Some((out?, Grid::single(out?.shape(), out?.strides())))),
+            out: out.map(|out| {
+                let mut grid = Grid::new(out?.shape(), 1);
+                let out = Operand::output(&mut grid, out?);
+                grid.merge();
+                Some((out, grid))
+            }),
             slopes,
             n,
         };
-        let (rows, cols) = PULL_TILE;
+        let (rows, cols) = (PULL_TILE.0, PULL_TILE.1 / size_of::<T>());
         let across = d.div_ceil(cols);
         parallel::run(n.div_ceil(rows) * across, self.cost() > SHARED_NS, &|task| {
             let (row, col) = (task / across * rows, task % across * cols);
@@ -196,8 +201,9 @@ impl<L> RowJob<'_, '_, L> {
         let [mut first, mut second] = [Panel::<T>::default(), Panel::default()];
         let mut lanes = vec![[[[T::ZERO; LANES]; GROUP]; GROUP]; tile.rows.div_ceil(GROUP)];
         let mut halves: [Vec<T>; 2] = Default::default();
-        for start in (0..self.d).step_by(RUN) {
-            let run = Tile { col: start, cols: RUN.min(self.d - start), ..tile };
+        let most = RUN / size_of::<T>();
+        for start in (0..self.d).step_by(most) {
+            let run = Tile { col: start, cols: most.min(self.d - start), ..tile };
             first.fill(&self.vectors[0], &self.pairs.batches[0], run);
             for col in (0..self.n).step_by(TILE) {
                 let run = Tile { row: col, rows: TILE.min(self.n - col), ..run };
@@ -341,7 +347,7 @@ struct PullJob<'a, 'b, T> {
     batches: &'a [View<'b>; 2],
     grids: [Grid; 2],
     slopes: &'a [T],
-    out: [Option<(&'a ViewMut<'b>, Grid)>; 2],
+    out: [Option<(Output<'a, 'b>, Grid)>; 2],
     n: usize,
 }
 
@@ -358,15 +364,16 @@ impl<T: Real> Kernel for PullTile<'_, '_, '_, T> {
         let PullTile { job, tile } = self;
         let mut panels: [PullPanel<T>; 2] = Default::default();
         let mut sums = Vec::new();
-        let mut line = vec![T::ZERO; tile.cols];
+        let mut buffer = Vec::new();
         for (of, out) in job.out.iter().enumerate() {
             let Some((out, grid)) = out else { continue };
             job.sum::<S>(of, tile, &mut panels, &mut sums);
             for (r, sums) in sums.chunks_exact(panels[of].width).take(tile.rows).enumerate() {
-                for (g, sum) in line.iter_mut().zip(sums) {
+                let tile = Tile { row: tile.row + r, rows: 1, ..tile };
+                for (g, sum) in out.tile::<T>(grid, tile, &mut buffer).iter_mut().zip(sums) {
                     *g = T::from_f64(-2.0 * sum);
                 }
-                grid.scatter(out, 0, Tile { row: tile.row + r, rows: 1, ..tile }, &line);
+                out.finish(grid, tile, &buffer);
             }
         }
     }
@@ -424,6 +431,8 @@ impl<T: Real> PullJob<'_, '_, T> {
         sums.clear();
         sums.resize(own.x.len(), 0.0);
         let mut parts = vec![T::ZERO; TOGETHER * width];
+        let mut by_own = [[T::ZERO; VECTORS]; TOGETHER];
+        let mut by_other = [[T::ZERO; TOGETHER]; VECTORS];
         for start in (0..self.n).step_by(PULL_TILE.0) {
             fill(others, 1 - of, start);
             let finite = own.finite && others.finite;
@@ -439,16 +448,16 @@ impl<T: Real> PullJob<'_, '_, T> {
                 for (other, start) in others.zip((start..self.n).step_by(VECTORS)) {
                     let pull = Pull { own, other, width };
                     if of == 0 {
-                        let slopes: [[T; VECTORS]; TOGETHER] = self.slopes(first, start);
-                        let slope = |k: usize, m: usize| slopes[k][m];
+                        self.slopes(first, start, &mut by_own);
+                        let slope = |k: usize, m: usize| by_own[k][m];
                         if finite {
                             pull.at_level::<S>(slope, add, &mut parts);
                         } else {
                             pull.at_level::<S>(slope, add_counting, &mut parts);
                         }
                     } else {
-                        let slopes: [[T; TOGETHER]; VECTORS] = self.slopes(start, first);
-                        let slope = |k: usize, m: usize| slopes[m][k];
+                        self.slopes(start, first, &mut by_other);
+                        let slope = |k: usize, m: usize| by_other[m][k];
                         if finite {
                             pull.at_level::<S>(slope, add, &mut parts);
                         } else {
@@ -463,23 +472,25 @@ impl<T: Real> PullJob<'_, '_, T> {
         }
     }
 
-    /// A part of the matrix of slopes, 0 beyond its end.
+    /// Fills a part of the matrix of slopes, with 0 beyond its end.
     #[inline(always)]
     fn slopes<const ROWS: usize, const COLS: usize>(
         &self,
         row: usize,
         col: usize,
-    ) -> [[T; COLS]; ROWS] {
-        let mut part = [[T::ZERO; COLS]; ROWS];
-        let rows = self.slopes[row * self.n..].chunks_exact(self.n);
-        for (part, slopes) in part.iter_mut().zip(rows) {
-            let slopes = &slopes[col..];
+        part: &mut [[T; COLS]; ROWS],
+    ) {
+        let mut rows = self.slopes[row * self.n..].chunks_exact(self.n);
+        for part in part {
+            let slopes = rows.next().map_or(&[][..], |slopes| &slopes[col..]);
             match slopes.first_chunk() {
                 Some(slopes) => *part = *slopes,
-                None => part[..slopes.len()].copy_from_slice(slopes),
+                None => {
+                    *part = [T::ZERO; COLS];
+                    part[..slopes.len()].copy_from_slice(slopes);
+                }
             }
         }
-        part
     }
 }
 
@@ -531,7 +542,8 @@ impl<T: Real> Pull<'_, T> {
         let (own, other) = (self.own.as_chunks::<W>().0, self.other.as_chunks::<W>().0);
         let out = out.as_chunks_mut::<W>().0;
         for c in 0..width {
-            let from: [[T; W]; TOGETHER] = std::array::from_fn(|k| own[k * width + c]);
+            let mut from = [[T::ZERO; W]; TOGETHER];
+            unrolled!(k in [0, 1, 2, 3, 4, 5, 6, 7] { from[k] = own[k * width + c]; });
             let mut total = [[T::ZERO; W]; TOGETHER];
             for (chain, others) in other.chunks(CHAIN * width).enumerate() {
                 let mut lanes = [[T::ZERO; W]; TOGETHER];

@@ -64,12 +64,13 @@ impl<T: Real> Softmax<T> {
     /// Turns exponentials into the gradient of sum(-t log p), `total` p - t with `total` = sum(t), times `scale`.
     #[inline(always)]
     pub fn pull(&self, x: &[T], t: &[T], total: f64, exps: &mut [T], scale: f64) {
-        // At the maximum, where p may be close to 1, it is p (total - t) - (1 - p) t.
+        // At the maximum, where p is more than half, it is p (total - t) - (1 - p) t.
+        let sure = self.others < 1.0;
         let (p, rest) = (self.inverse(), self.complement(self.max, T::ZERO));
         let factor = T::from_f64(total / (1.0 + self.others));
         let [p, rest, total, scale] = [p, rest, total, scale].map(T::from_f64);
         for ((e, &x), &t) in exps.iter_mut().zip(x).zip(t) {
-            let at_max = p * (total - t) - rest * t;
+            let at_max = if sure { p * (total - t) - rest * t } else { factor - t };
             let elsewhere = *e * factor - t;
             *e = if x == self.max { at_max } else { elsewhere } * scale;
         }
