@@ -5,8 +5,8 @@
 //! tiles that depend on the shape alone, and every number is summed by one task in one order.
 //!
 //! Accuracy: in the type of computation a lane adds at most 64 squares of a distance, and the lanes are added pairwise;
-//! of a gradient it adds `CHAIN` = 16 differences, and then `VECTORS / CHAIN` = 4 such sums. From there on
-//! sums are in f64. So a distance is within 32 + 4 ulp, and a gradient within 8 + 4 ulp of the sum of its absolute terms.
+//! of a gradient it adds `CHAIN` = 16 differences, and then `VECTORS / CHAIN` = 8 such sums. From there on
+//! sums are in f64. So a distance is within 32 + 4 ulp, and a gradient within 8 + 6 ulp of the sum of its absolute terms.
 //! Roundings do not all go one way: measured it is 2 to 3.
 
 use crate::grid::{Grid, Operand, Output, Tile, sized};
@@ -29,7 +29,7 @@ const TILE: usize = 32;
 /// Vectors whose differences a lane adds in a row.
 const CHAIN: usize = 16;
 /// Vectors whose differences are summed in the type of computation.
-const VECTORS: usize = 64;
+const VECTORS: usize = 128;
 /// Vectors, and bytes of each, in a tile of gradients.
 const PULL_TILE: (usize, usize) = (256, 512);
 /// Vectors whose gradients are summed together.
@@ -368,10 +368,14 @@ impl<T: Real> Kernel for PullTile<'_, '_, '_, T> {
         for (of, out) in job.out.iter().enumerate() {
             let Some((out, grid)) = out else { continue };
             job.sum::<S>(of, tile, &mut panels, &mut sums);
-            for (r, sums) in sums.chunks_exact(panels[of].width).take(tile.rows).enumerate() {
+            for r in 0..tile.rows {
+                let sums = &sums[r / TOGETHER * TOGETHER * panels[of].width..][r % TOGETHER..];
                 let tile = Tile { row: tile.row + r, rows: 1, ..tile };
-                for (g, sum) in out.tile::<T>(grid, tile, &mut buffer).iter_mut().zip(sums) {
-                    *g = T::from_f64(-2.0 * sum);
+                let row = out.tile::<T>(grid, tile, &mut buffer);
+                for (g, sums) in row.chunks_mut(LANES).zip(sums.iter().step_by(TOGETHER)) {
+                    for (g, sum) in g.iter_mut().zip(sums) {
+                        *g = T::from_f64(-2.0 * sum);
+                    }
                 }
                 out.finish(grid, tile, &buffer);
             }
@@ -379,10 +383,14 @@ impl<T: Real> Kernel for PullTile<'_, '_, '_, T> {
     }
 }
 
-/// A tile of vectors, with whole chunks of elements and whole groups of vectors; what is missing to them is 0.
+/// A tile of vectors, with whole chunks of elements and whole groups of vectors; what is missing to them is 0. Behind a
+/// chunk of all vectors stands the next of all.
 #[derive(Default)]
 struct PullPanel<T> {
-    x: Vec<T>,
+    x: Vec<[T; LANES]>,
+    /// Vectors.
+    rows: usize,
+    /// Chunks of each.
     width: usize,
     /// The first vector, where the panel is filled.
     start: Option<usize>,
@@ -396,29 +404,44 @@ impl<T: Real> PullPanel<T> {
             return;
         }
         self.start = Some(tile.row);
-        self.width = tile.cols.next_multiple_of(LANES);
-        self.x.clear();
-        self.x.reserve(PULL_TILE.0 * self.width);
+        self.rows = tile.rows.next_multiple_of(TOGETHER);
+        self.width = tile.cols.div_ceil(LANES);
+        self.x.resize(self.rows * self.width, [T::ZERO; LANES]);
         let mut buffer = vec![T::ZERO; tile.cols];
-        for r in 0..tile.rows {
+        for r in 0..self.rows {
+            let places = self.x[r..].iter_mut().step_by(self.rows);
+            if r >= tile.rows {
+                for place in places {
+                    *place = [T::ZERO; LANES];
+                }
+                continue;
+            }
             let tile = Tile { row: tile.row + r, rows: 1, ..tile };
-            self.x.extend_from_slice(grid.load(view, 0, tile, &mut buffer));
-            self.x.resize((r + 1) * self.width, T::ZERO);
+            let row = grid.load(view, 0, tile, &mut buffer);
+            for (place, chunk) in places.zip(row.chunks(LANES)) {
+                match chunk.first_chunk() {
+                    Some(chunk) => *place = *chunk,
+                    None => {
+                        *place = [T::ZERO; LANES];
+                        place[..chunk.len()].copy_from_slice(chunk);
+                    }
+                }
+            }
         }
-        self.x.resize(tile.rows.next_multiple_of(TOGETHER) * self.width, T::ZERO);
         self.finite = all_finite(&self.x);
     }
 }
 
 impl<T: Real> PullJob<'_, '_, T> {
-    /// Fills `sums` with the sums of slope (other - own) over the others, for the own vectors of a tile.
+    /// Fills `sums` with the sums of slope (other - own) over the others, for the own vectors of a tile: group after group
+    /// of them, chunk after chunk of a group.
     #[inline(always)]
     fn sum<S: Isa>(
         &self,
         of: usize,
         tile: Tile,
         panels: &mut [PullPanel<T>; 2],
-        sums: &mut Vec<f64>,
+        sums: &mut Vec<[f64; LANES]>,
     ) {
         let fill = |panel: &mut PullPanel<T>, batch: usize, row: usize| {
             let tile = Tile { row, rows: PULL_TILE.0.min(self.n - row), ..tile };
@@ -429,26 +452,24 @@ impl<T: Real> PullJob<'_, '_, T> {
         fill(own, of, tile.row);
         let width = own.width;
         sums.clear();
-        sums.resize(own.x.len(), 0.0);
-        let mut parts = vec![T::ZERO; TOGETHER * width];
+        sums.resize(own.x.len(), [0.0; LANES]);
+        let mut parts = vec![[T::ZERO; LANES]; TOGETHER * width];
         let mut by_own = [[T::ZERO; VECTORS]; TOGETHER];
         let mut by_other = [[T::ZERO; TOGETHER]; VECTORS];
         for start in (0..self.n).step_by(PULL_TILE.0) {
             fill(others, 1 - of, start);
             let finite = own.finite && others.finite;
-            let groups = own.x.chunks(TOGETHER * width).zip(sums.chunks_mut(TOGETHER * width));
-            for (group, (own, sums)) in groups.enumerate() {
+            for (group, sums) in sums.chunks_mut(TOGETHER * width).enumerate() {
                 let first = tile.row + group * TOGETHER;
                 let add = |slope: T, gap: T, sum: T| slope.mul_add::<S>(gap, sum);
                 // A vector that does not count may hold anything.
                 let add_counting = |slope: T, gap: T, sum: T| {
                     slope.mul_add::<S>(if slope == T::ZERO { T::ZERO } else { gap }, sum)
                 };
-                let others = others.x.chunks(VECTORS * width);
-                for (other, start) in others.zip((start..self.n).step_by(VECTORS)) {
-                    let pull = Pull { own, other, width };
+                for block in (0..others.rows).step_by(VECTORS) {
+                    let pull = Pull { own, others, group, block };
                     if of == 0 {
-                        self.slopes(first, start, &mut by_own);
+                        self.slopes(first, start + block, &mut by_own);
                         let slope = |k: usize, m: usize| by_own[k][m];
                         if finite {
                             pull.at_level::<S>(slope, add, &mut parts);
@@ -456,7 +477,7 @@ impl<T: Real> PullJob<'_, '_, T> {
                             pull.at_level::<S>(slope, add_counting, &mut parts);
                         }
                     } else {
-                        self.slopes(start, first, &mut by_other);
+                        self.slopes(start + block, first, &mut by_other);
                         let slope = |k: usize, m: usize| by_other[m][k];
                         if finite {
                             pull.at_level::<S>(slope, add, &mut parts);
@@ -464,7 +485,8 @@ impl<T: Real> PullJob<'_, '_, T> {
                             pull.at_level::<S>(slope, add_counting, &mut parts);
                         }
                     }
-                    for (sum, part) in sums.iter_mut().zip(&parts) {
+                    let parts = parts.as_flattened();
+                    for (sum, part) in sums.as_flattened_mut().iter_mut().zip(parts) {
                         *sum += part.to_f64();
                     }
                 }
@@ -495,9 +517,9 @@ impl<T: Real> PullJob<'_, '_, T> {
 }
 
 #[inline(always)]
-fn all_finite<T: Real>(panel: &[T]) -> bool {
+fn all_finite<T: Real>(panel: &[[T; LANES]]) -> bool {
     let mut lanes = [T::ZERO; LANES];
-    for chunk in panel.as_chunks::<LANES>().0 {
+    for chunk in panel {
         for l in 0..LANES {
             // 0, or NaN of a number that is not finite.
             lanes[l] += chunk[l] * T::ZERO;
@@ -506,11 +528,12 @@ fn all_finite<T: Real>(panel: &[T]) -> bool {
     lanes.iter().all(|lane| !lane.is_nan())
 }
 
-/// A group of vectors and the others that they are pulled to, in rows of `width` elements.
+/// A group of vectors, and up to [`VECTORS`] others from `block` on that they are pulled to.
 struct Pull<'a, T> {
-    own: &'a [T],
-    other: &'a [T],
-    width: usize,
+    own: &'a PullPanel<T>,
+    others: &'a PullPanel<T>,
+    group: usize,
+    block: usize,
 }
 
 impl<T: Real> Pull<'_, T> {
@@ -520,7 +543,7 @@ impl<T: Real> Pull<'_, T> {
         &self,
         slope: impl Fn(usize, usize) -> T,
         add: impl Fn(T, T, T) -> T,
-        out: &mut [T],
+        out: &mut [[T; LANES]],
     ) {
         match S::REGISTER / size_of::<T>() {
             16 => self.sum::<16>(slope, add, out),
@@ -536,33 +559,39 @@ impl<T: Real> Pull<'_, T> {
         &self,
         slope: impl Fn(usize, usize) -> T,
         add: impl Fn(T, T, T) -> T,
-        out: &mut [T],
+        out: &mut [[T; LANES]],
     ) {
-        let width = self.width / W;
-        let (own, other) = (self.own.as_chunks::<W>().0, self.other.as_chunks::<W>().0);
-        let out = out.as_chunks_mut::<W>().0;
-        for c in 0..width {
-            let mut from = [[T::ZERO; W]; TOGETHER];
-            unrolled!(k in [0, 1, 2, 3, 4, 5, 6, 7] { from[k] = own[k * width + c]; });
-            let mut total = [[T::ZERO; W]; TOGETHER];
-            for (chain, others) in other.chunks(CHAIN * width).enumerate() {
-                let mut lanes = [[T::ZERO; W]; TOGETHER];
-                for (m, others) in (0..CHAIN).zip(others.chunks_exact(width)) {
-                    let other = others[c];
+        let own = self.own.x.chunks_exact(self.own.rows);
+        let others = self.others.x.chunks_exact(self.others.rows);
+        for ((own, others), out) in own.zip(others).zip(out.as_chunks_mut::<TOGETHER>().0) {
+            let own = &own.as_chunks::<TOGETHER>().0[self.group];
+            let others = &others[self.block..];
+            let others = &others[..VECTORS.min(others.len())];
+            for w in 0..LANES / W {
+                let mut from = [[T::ZERO; W]; TOGETHER];
+                unrolled!(k in [0, 1, 2, 3, 4, 5, 6, 7] { from[k] = own[k].as_chunks().0[w]; });
+                let mut total = [[T::ZERO; W]; TOGETHER];
+                for (chain, others) in others.chunks(CHAIN).enumerate() {
+                    let mut lanes = [[T::ZERO; W]; TOGETHER];
+                    for (m, other) in others.iter().enumerate() {
+                        let other = other.as_chunks::<W>().0[w];
+                        unrolled!(k in [0, 1, 2, 3, 4, 5, 6, 7] {
+                            let slope = slope(k, chain * CHAIN + m);
+                            for l in 0..W {
+                                lanes[k][l] = add(slope, other[l] - from[k][l], lanes[k][l]);
+                            }
+                        });
+                    }
                     unrolled!(k in [0, 1, 2, 3, 4, 5, 6, 7] {
-                        let slope = slope(k, chain * CHAIN + m);
                         for l in 0..W {
-                            lanes[k][l] = add(slope, other[l] - from[k][l], lanes[k][l]);
+                            total[k][l] += lanes[k][l];
                         }
                     });
                 }
                 unrolled!(k in [0, 1, 2, 3, 4, 5, 6, 7] {
-                    for l in 0..W {
-                        total[k][l] += lanes[k][l];
-                    }
+                    out[k].as_chunks_mut().0[w] = total[k];
                 });
             }
-            unrolled!(k in [0, 1, 2, 3, 4, 5, 6, 7] { out[k * width + c] = total[k]; });
         }
     }
 }
