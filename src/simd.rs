@@ -42,7 +42,7 @@ pub trait Isa: Copy + Send + Sync + 'static {
                 lanes[l] = sum;
             }
         }
-        (add_lanes(lanes), add_lanes(lost))
+        add_lanes_exactly(lanes, lost)
     }
 }
 
@@ -70,6 +70,22 @@ fn add_lanes(mut lanes: [f64; SUM_LANES]) -> f64 {
         half /= 2;
     }
     lanes[0]
+}
+
+/// [`add_lanes`], and what it rounds off added to what the lanes have lost.
+fn add_lanes_exactly(mut lanes: [f64; SUM_LANES], lost: [f64; SUM_LANES]) -> (f64, f64) {
+    let mut lost = add_lanes(lost);
+    let mut half = SUM_LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            let sum = lanes[l] + lanes[l + half];
+            let added = sum - lanes[l];
+            lost += (lanes[l] - (sum - added)) + (lanes[l + half] - added);
+            lanes[l] = sum;
+        }
+        half /= 2;
+    }
+    (lanes[0], lost)
 }
 
 /// A level as a value.
@@ -235,7 +251,11 @@ mod x86 {
                             sums[i] = sum;
                         }
                     }
-                    (sums!(@lanes $add, $last, sums), sums!(@lanes $add, $last, lost))
+                    // SAFETY: as many registers as it takes for `SUM_LANES` numbers.
+                    let sums = unsafe { std::mem::transmute::<_, [f64; SUM_LANES]>(sums) };
+                    // SAFETY: as above.
+                    let lost = unsafe { std::mem::transmute::<_, [f64; SUM_LANES]>(lost) };
+                    super::add_lanes_exactly(sums, lost)
                 }
                 // SAFETY: code that names this level runs in its shell only, where the features are there.
                 unsafe { sum(chunks) }

@@ -419,12 +419,11 @@ impl<T: Real> PullPanel<T> {
             let tile = Tile { row: tile.row + r, rows: 1, ..tile };
             let row = grid.load(view, 0, tile, &mut buffer);
             for (place, chunk) in places.zip(row.chunks(LANES)) {
-                match chunk.first_chunk() {
-                    Some(chunk) => *place = *chunk,
-                    None => {
-                        *place = [T::ZERO; LANES];
-                        place[..chunk.len()].copy_from_slice(chunk);
-                    }
+                if let Some(chunk) = chunk.first_chunk() {
+                    *place = *chunk;
+                } else {
+                    *place = [T::ZERO; LANES];
+                    place[..chunk.len()].copy_from_slice(chunk);
                 }
             }
         }
@@ -505,12 +504,11 @@ impl<T: Real> PullJob<'_, '_, T> {
         let mut rows = self.slopes[row * self.n..].chunks_exact(self.n);
         for part in part {
             let slopes = rows.next().map_or(&[][..], |slopes| &slopes[col..]);
-            match slopes.first_chunk() {
-                Some(slopes) => *part = *slopes,
-                None => {
-                    *part = [T::ZERO; COLS];
-                    part[..slopes.len()].copy_from_slice(slopes);
-                }
+            if let Some(slopes) = slopes.first_chunk() {
+                *part = *slopes;
+            } else {
+                *part = [T::ZERO; COLS];
+                part[..slopes.len()].copy_from_slice(slopes);
             }
         }
     }

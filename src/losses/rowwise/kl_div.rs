@@ -198,7 +198,7 @@ fn through_softmax<S: Isa, T: Real>(
     scratch: &mut [T],
 ) -> Softmax<T> {
     let exps = grad.as_deref_mut().unwrap_or(scratch);
-    let softmax = Softmax::of::<S>(x, exps);
+    let softmax = Softmax::of_exactly::<S>(x, exps);
     let total = sum_exactly::<S, T>(t);
     if let Some(hess) = hess {
         softmax.curvature(x, exps, hess, total * scale);
