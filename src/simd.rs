@@ -220,7 +220,7 @@ mod x86 {
 
     /// The sums of a level whose registers hold `$width` f64: `$load` and `$load_f64` fill one, `$last` adds one up.
     macro_rules! sums {
-        ($features:literal, $width:literal, $zero:ident, $add:ident, $sub:ident, $last:ident, $load:expr, $load_f64:expr) => {
+        ($features:literal, $width:literal, $register:ident, $zero:ident, $add:ident, $sub:ident, $last:ident, $load:expr, $load_f64:expr) => {
             const FMA: bool = true;
             const REGISTER: usize = $width * size_of::<f64>();
 
@@ -238,7 +238,8 @@ mod x86 {
             fn sum_f64_and_lost(chunks: &[[f64; SUM_LANES]]) -> (f64, f64) {
                 #[target_feature(enable = $features)]
                 fn sum(chunks: &[[f64; SUM_LANES]]) -> (f64, f64) {
-                    let mut sums = [arch::$zero(); SUM_LANES / $width];
+                    type Registers = [arch::$register; SUM_LANES / $width];
+                    let mut sums: Registers = [arch::$zero(); SUM_LANES / $width];
                     let mut lost = sums;
                     for chunk in chunks {
                         for i in 0..sums.len() {
@@ -252,9 +253,9 @@ mod x86 {
                         }
                     }
                     // SAFETY: as many registers as it takes for `SUM_LANES` numbers.
-                    let sums = unsafe { std::mem::transmute::<_, [f64; SUM_LANES]>(sums) };
-                    // SAFETY: as above.
-                    let lost = unsafe { std::mem::transmute::<_, [f64; SUM_LANES]>(lost) };
+                    let [sums, lost] = [sums, lost].map(|x| unsafe {
+                        std::mem::transmute::<Registers, [f64; SUM_LANES]>(x)
+                    });
                     super::add_lanes_exactly(sums, lost)
                 }
                 // SAFETY: code that names this level runs in its shell only, where the features are there.
@@ -314,6 +315,7 @@ mod x86 {
         sums!(
             "avx2",
             4,
+            __m256d,
             _mm256_setzero_pd,
             _mm256_add_pd,
             _mm256_sub_pd,
@@ -332,6 +334,7 @@ mod x86 {
             sums!(
                 "avx512f,avx2",
                 8,
+                __m512d,
                 _mm512_setzero_pd,
                 _mm512_add_pd,
                 _mm512_sub_pd,
