@@ -86,9 +86,23 @@ pub fn sum_block_exactly<S: Isa, T: Real>(x: &[T]) -> f64 {
 /// Sum of any number of numbers: blocks, then pairwise.
 #[inline(always)]
 pub fn sum<S: Isa, T: Real>(x: &[T]) -> f64 {
+    sum_blocks(x, sum_block::<S, T>)
+}
+
+/// [`sum`] by [`sum_block_exactly`].
+#[inline(always)]
+pub fn sum_exactly<S: Isa, T: Real>(x: &[T]) -> f64 {
+    sum_blocks(x, sum_block_exactly::<S, T>)
+}
+
+#[inline(always)]
+fn sum_blocks<T>(x: &[T], of_block: impl Fn(&[T]) -> f64) -> f64 {
+    if x.len() <= BLOCK {
+        return of_block(x);
+    }
     let mut sums = SmallVec::<[f64; 32]>::new();
     for block in x.chunks(BLOCK) {
-        sums.push(sum_block::<S, T>(block));
+        sums.push(of_block(block));
     }
     sum_pairwise(0..sums.len(), &|i| sums[i])
 }

@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 pub trait Isa: Copy + Send + Sync + 'static {
     /// Whether `mul_add` is one instruction (and rounds once).
     const FMA: bool;
+    /// The bytes of a register.
+    const REGISTER: usize = 16;
 
     /// Sum of all chunks; see [`crate::real::Real::sum_chunks`]. A level overrides it where the compiler keeps a running
     /// sum in registers narrower than the level has; the order is the same everywhere.
@@ -40,7 +42,7 @@ pub trait Isa: Copy + Send + Sync + 'static {
                 lanes[l] = sum;
             }
         }
-        (add_lanes(lanes), add_lanes(lost))
+        add_lanes_exactly(lanes, lost)
     }
 }
 
@@ -68,6 +70,22 @@ fn add_lanes(mut lanes: [f64; SUM_LANES]) -> f64 {
         half /= 2;
     }
     lanes[0]
+}
+
+/// [`add_lanes`], and what it rounds off added to what the lanes have lost.
+fn add_lanes_exactly(mut lanes: [f64; SUM_LANES], lost: [f64; SUM_LANES]) -> (f64, f64) {
+    let mut lost = add_lanes(lost);
+    let mut half = SUM_LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            let sum = lanes[l] + lanes[l + half];
+            let added = sum - lanes[l];
+            lost += (lanes[l] - (sum - added)) + (lanes[l + half] - added);
+            lanes[l] = sum;
+        }
+        half /= 2;
+    }
+    (lanes[0], lost)
 }
 
 /// A level as a value.
@@ -202,8 +220,9 @@ mod x86 {
 
     /// The sums of a level whose registers hold `$width` f64: `$load` and `$load_f64` fill one, `$last` adds one up.
     macro_rules! sums {
-        ($features:literal, $width:literal, $zero:ident, $add:ident, $sub:ident, $last:ident, $load:expr, $load_f64:expr) => {
+        ($features:literal, $width:literal, $register:ident, $zero:ident, $add:ident, $sub:ident, $last:ident, $load:expr, $load_f64:expr) => {
             const FMA: bool = true;
+            const REGISTER: usize = $width * size_of::<f64>();
 
             #[inline(always)]
             fn sum_f32(chunks: &[[f32; SUM_LANES]]) -> f64 {
@@ -219,7 +238,8 @@ mod x86 {
             fn sum_f64_and_lost(chunks: &[[f64; SUM_LANES]]) -> (f64, f64) {
                 #[target_feature(enable = $features)]
                 fn sum(chunks: &[[f64; SUM_LANES]]) -> (f64, f64) {
-                    let mut sums = [arch::$zero(); SUM_LANES / $width];
+                    type Registers = [arch::$register; SUM_LANES / $width];
+                    let mut sums: Registers = [arch::$zero(); SUM_LANES / $width];
                     let mut lost = sums;
                     for chunk in chunks {
                         for i in 0..sums.len() {
@@ -232,7 +252,11 @@ mod x86 {
                             sums[i] = sum;
                         }
                     }
-                    (sums!(@lanes $add, $last, sums), sums!(@lanes $add, $last, lost))
+                    // SAFETY: as many registers as it takes for `SUM_LANES` numbers.
+                    let [sums, lost] = [sums, lost].map(|x| unsafe {
+                        std::mem::transmute::<Registers, [f64; SUM_LANES]>(x)
+                    });
+                    super::add_lanes_exactly(sums, lost)
                 }
                 // SAFETY: code that names this level runs in its shell only, where the features are there.
                 unsafe { sum(chunks) }
@@ -291,6 +315,7 @@ mod x86 {
         sums!(
             "avx2",
             4,
+            __m256d,
             _mm256_setzero_pd,
             _mm256_add_pd,
             _mm256_sub_pd,
@@ -309,6 +334,7 @@ mod x86 {
             sums!(
                 "avx512f,avx2",
                 8,
+                __m512d,
                 _mm512_setzero_pd,
                 _mm512_add_pd,
                 _mm512_sub_pd,

@@ -4,9 +4,10 @@
 //! 2 a b + |b|^2 and (sum of c) a - sum of c b, cancel where vectors lie close together and far from 0. Work is cut into
 //! tiles that depend on the shape alone, and every number is summed by one task in one order.
 //!
-//! Accuracy: in the type of computation a lane adds at most `RUN / LANES` = 64 squares of a distance, or `VECTORS / 2` =
-//! 16 differences of a gradient; from there on sums are in f64. So a distance is within 32 + 2 ulp, and a gradient
-//! within 8 + 2 ulp of the sum of its absolute terms. Roundings do not all go one way: measured it is 2 to 3.
+//! Accuracy: in the type of computation a lane adds at most 64 squares of a distance, and the lanes are added pairwise;
+//! of a gradient it adds `CHAIN` = 16 differences, and then `VECTORS / CHAIN` = 8 such sums. From there on
+//! sums are in f64. So a distance is within 32 + 4 ulp, and a gradient within 8 + 6 ulp of the sum of its absolute terms.
+//! Roundings do not all go one way: measured it is 2 to 3.
 
 use crate::grid::{Grid, Operand, Output, Tile, sized};
 use crate::parallel;
@@ -15,22 +16,26 @@ use crate::simd::{self, Isa, Kernel, Level};
 use crate::view::{View, ViewMut};
 use std::marker::PhantomData;
 
-/// Elements that are worked on at once.
-const LANES: usize = 8;
-/// Elements whose squares are summed in the type of computation.
-const RUN: usize = 512;
-/// Vectors whose differences are summed in the type of computation.
-const VECTORS: usize = 32;
-/// Vectors of either batch in a tile of distances.
+/// Elements of a chunk: whole registers of every level.
+const LANES: usize = 16;
+/// Bytes of a vector whose squares are summed in the type of computation: two groups of them fit into the first cache.
+const RUN: usize = 4096;
+/// Vectors of either batch whose distances are summed together.
+const GROUP: usize = 4;
+/// Vectors of the first batch in a task, at most and, where there are more, at least.
+const TASK: (usize, usize) = (64, 16);
+/// Vectors of the second batch in a tile of distances.
 const TILE: usize = 32;
-/// Vectors of the first and of the second batch whose distances are summed together.
-const PAIRS: (usize, usize) = (2, 4);
-/// Vectors and elements in a tile of gradients.
-const PULL_TILE: (usize, usize) = (64, 128);
+/// Vectors whose differences a lane adds in a row.
+const CHAIN: usize = 16;
+/// Vectors whose differences are summed in the type of computation.
+const VECTORS: usize = 128;
+/// Vectors, and bytes of each, in a tile of gradients.
+const PULL_TILE: (usize, usize) = (256, 512);
 /// Vectors whose gradients are summed together.
-const TOGETHER: usize = 4;
+const TOGETHER: usize = 8;
 /// Rough time for value and gradient of one element of one pair, in nanoseconds.
-const COST: f64 = 0.12;
+const COST: f64 = 0.08;
 
 /// A loss of the squared distances of a vector of the first batch to all of the second.
 pub trait PairKernel<T: Real>: Sync {
@@ -105,27 +110,32 @@ impl Pairs<'_> {
             n,
             d,
         };
-        let tiles = n.div_ceil(TILE);
+        let rows = n.div_ceil(2).next_multiple_of(GROUP).clamp(TASK.1, TASK.0);
+        let tiles = n.div_ceil(rows);
         parallel::run(tiles, self.cost() / tiles as f64, &|tasks| {
-            for row in tasks.map(|task| task * TILE) {
-                let tile = Tile { row, rows: TILE.min(n - row), col: 0, cols: n };
+            for row in tasks.map(|task| task * rows) {
+                let tile = Tile { row, rows: rows.min(n - row), col: 0, cols: n };
                 simd::dispatch(self.level, RowTile { job: &job, tile, of: PhantomData::<T> });
             }
         });
     }
 
-    /// The gradient with respect to the vectors of batch `of`: the sum of 2 `slopes` (own - other) over the others.
-    pub fn gradient<T: Real>(&self, slopes: &[T], of: usize, out: &ViewMut<'_>) {
+    /// The gradients with respect to the vectors of both batches: the sum of 2 `slopes` (own - other) over the others.
+    pub fn gradients<T: Real>(&self, slopes: &[T], out: [Option<&ViewMut<'_>>; 2]) {
         let [n, d] = self.shape();
         let job = PullJob {
-            batches: [&self.batches[of], &self.batches[1 - of]],
-            grids: [self.grid(of), self.grid(1 - of), Grid::single(out.shape(), out.strides())],
+            batches: self.batches,
+            grids: [self.grid(0), self.grid(1)],
+            out: out.map(|out| {
+                let mut grid = Grid::new(out?.shape(), 1);
+                let out = Operand::output(&mut grid, out?);
+                grid.merge();
+                Some((out, grid))
+            }),
             slopes,
-            own_first: of == 0,
-            out,
             n,
         };
-        let (rows, cols) = PULL_TILE;
+        let (rows, cols) = (PULL_TILE.0, PULL_TILE.1 / size_of::<T>());
         let across = d.div_ceil(cols);
         let tiles = n.div_ceil(rows) * across;
         parallel::run(tiles, self.cost() / tiles as f64, &|tasks| {
@@ -191,22 +201,25 @@ impl<L> RowJob<'_, '_, L> {
     /// The squared distances of a block of rows.
     #[inline(always)]
     fn distances<S: Isa, T: Real>(&self, tile: Tile, distances: &mut [f64]) {
-        let mut first = Panel::<T, { PAIRS.0 }>::default();
-        let mut second = Panel::<T, { PAIRS.1 }>::default();
-        let mut sums = vec![[[T::ZERO; LANES]; PAIRS.1]; PAIRS.0];
-        for start in (0..self.d).step_by(RUN) {
-            let run = Tile { col: start, cols: RUN.min(self.d - start), ..tile };
+        let [mut first, mut second] = [Panel::<T>::default(), Panel::default()];
+        let mut lanes = vec![[[[T::ZERO; LANES]; GROUP]; GROUP]; tile.rows.div_ceil(GROUP)];
+        let mut halves: [Vec<T>; 2] = Default::default();
+        let most = RUN / size_of::<T>();
+        for start in (0..self.d).step_by(most) {
+            let run = Tile { col: start, cols: most.min(self.d - start), ..tile };
             first.fill(&self.vectors[0], &self.pairs.batches[0], run);
             for col in (0..self.n).step_by(TILE) {
                 let run = Tile { row: col, rows: TILE.min(self.n - col), ..run };
                 second.fill(&self.vectors[1], &self.pairs.batches[1], run);
-                for (b, j) in second.groups().zip((col..self.n).step_by(PAIRS.1)) {
-                    for (a, rows) in first.groups().zip(distances.chunks_mut(PAIRS.0 * self.n)) {
-                        squares::<S, T>(a, b, &mut sums);
-                        for (row, sums) in rows.chunks_mut(self.n).zip(&sums) {
-                            for (distance, lanes) in row[j..].iter_mut().zip(sums) {
-                                *distance += sum_lanes(lanes);
-                            }
+                for (b, j) in second.groups().zip((col..self.n).step_by(GROUP)) {
+                    for (a, lanes) in first.groups().zip(&mut lanes) {
+                        squares_at_level::<S, T>(a, b, lanes);
+                    }
+                    let lanes = lanes.as_flattened().as_flattened().as_flattened();
+                    let sums = sum_lanes(lanes, &mut halves).as_chunks::<GROUP>().0;
+                    for (row, sums) in distances.chunks_exact_mut(self.n).zip(sums) {
+                        for (distance, sum) in row[j..].iter_mut().zip(sums) {
+                            *distance += sum.to_f64();
                         }
                     }
                 }
@@ -215,37 +228,44 @@ impl<L> RowJob<'_, '_, L> {
     }
 }
 
-/// A run of the elements of some vectors, in groups of `K`: chunk after chunk of a group, vector after vector in a chunk.
-/// What is missing to whole chunks and groups is 0.
+/// A run of the elements of some vectors, in groups: chunk after chunk of a group, vector after vector in a chunk. What
+/// is missing to whole chunks and groups is 0.
 #[derive(Default)]
-struct Panel<T, const K: usize> {
-    chunks: Vec<[[T; LANES]; K]>,
+struct Panel<T> {
+    chunks: Vec<[[T; LANES]; GROUP]>,
     /// Chunks of a group.
     width: usize,
     buffer: Vec<T>,
 }
 
-impl<T: Real, const K: usize> Panel<T, K> {
+impl<T: Real> Panel<T> {
     #[inline(always)]
     fn fill(&mut self, grid: &Grid, view: &View<'_>, tile: Tile) {
         self.width = tile.cols.div_ceil(LANES);
-        self.chunks.clear();
-        self.chunks.resize(tile.rows.div_ceil(K) * self.width, [[T::ZERO; LANES]; K]);
+        let (zero, rows) = ([T::ZERO; LANES], tile.rows.next_multiple_of(GROUP));
+        self.chunks.resize(rows / GROUP * self.width, [zero; GROUP]);
         let buffer = sized(&mut self.buffer, tile.cols);
-        for r in 0..tile.rows {
+        for r in 0..rows {
+            let group = &mut self.chunks[r / GROUP * self.width..][..self.width];
+            if r >= tile.rows {
+                for place in group {
+                    place[r % GROUP] = zero;
+                }
+                continue;
+            }
             let row = grid.load(view, 0, Tile { row: tile.row + r, rows: 1, ..tile }, buffer);
-            let group = &mut self.chunks[r / K * self.width..][..self.width];
             let (chunks, rest) = row.as_chunks::<LANES>();
             for (place, chunk) in group.iter_mut().zip(chunks) {
-                place[r % K] = *chunk;
+                place[r % GROUP] = *chunk;
             }
             if let Some(place) = group.get_mut(chunks.len()) {
-                place[r % K][..rest.len()].copy_from_slice(rest);
+                place[r % GROUP] = zero;
+                place[r % GROUP][..rest.len()].copy_from_slice(rest);
             }
         }
     }
 
-    fn groups(&self) -> impl Iterator<Item = &[[[T; LANES]; K]]> {
+    fn groups(&self) -> impl Iterator<Item = &[[[T; LANES]; GROUP]]> {
         self.chunks.chunks_exact(self.width)
     }
 }
@@ -258,52 +278,83 @@ macro_rules! unrolled {
 /// The squared distances of a group of vectors to another, lane by lane. They go through memory, so that how lanes are
 /// summed has no say in how this is vectorised.
 #[inline(always)]
-fn squares<S: Isa, T: Real>(
-    a: &[[[T; LANES]; PAIRS.0]],
-    b: &[[[T; LANES]; PAIRS.1]],
-    out: &mut [[[T; LANES]; PAIRS.1]],
+fn squares_at_level<S: Isa, T: Real>(
+    a: &[[[T; LANES]; GROUP]],
+    b: &[[[T; LANES]; GROUP]],
+    out: &mut [[[T; LANES]; GROUP]; GROUP],
 ) {
-    let mut sums = [[[T::ZERO; LANES]; PAIRS.1]; PAIRS.0];
-    for (a, b) in a.iter().zip(b) {
-        unrolled!(i in [0, 1] {
-            unrolled!(j in [0, 1, 2, 3] {
-                for l in 0..LANES {
-                    let gap = a[i][l] - b[j][l];
-                    sums[i][j][l] = gap.mul_add::<S>(gap, sums[i][j][l]);
+    // As many sums as the level has registers for.
+    match (S::REGISTER, S::REGISTER / size_of::<T>()) {
+        (64, 16) => squares::<S, T, 4, 16>(a, b, out),
+        (64, _) => squares::<S, T, 4, 8>(a, b, out),
+        (_, 8) => squares::<S, T, 2, 8>(a, b, out),
+        (_, 4) => squares::<S, T, 2, 4>(a, b, out),
+        _ => squares::<S, T, 2, 2>(a, b, out),
+    }
+}
+
+/// The same, `I` vectors of the first group and `W` lanes at a time.
+#[inline(always)]
+fn squares<S: Isa, T: Real, const I: usize, const W: usize>(
+    a: &[[[T; LANES]; GROUP]],
+    b: &[[[T; LANES]; GROUP]],
+    out: &mut [[[T; LANES]; GROUP]; GROUP],
+) {
+    for first in (0..GROUP).step_by(I) {
+        for w in 0..LANES / W {
+            let mut sums = [[[T::ZERO; W]; GROUP]; I];
+            for (a, b) in a.iter().zip(b) {
+                unrolled!(i in [0, 1, 2, 3] {
+                    if i < I {
+                        let a = a[first + i].as_chunks::<W>().0[w];
+                        unrolled!(j in [0, 1, 2, 3] {
+                            let b = b[j].as_chunks::<W>().0[w];
+                            for l in 0..W {
+                                let gap = a[l] - b[l];
+                                sums[i][j][l] = gap.mul_add::<S>(gap, sums[i][j][l]);
+                            }
+                        });
+                    }
+                });
+            }
+            unrolled!(i in [0, 1, 2, 3] {
+                if i < I {
+                    unrolled!(j in [0, 1, 2, 3] {
+                        out[first + i][j].as_chunks_mut::<W>().0[w] = sums[i][j];
+                    });
                 }
             });
-        });
+        }
     }
-    unrolled!(i in [0, 1] {
-        unrolled!(j in [0, 1, 2, 3] { out[i][j] = sums[i][j]; });
-    });
+}
+
+/// The sums of every [`LANES`] numbers, pairwise.
+#[inline(always)]
+fn sum_lanes<'a, T: Real>(lanes: &[T], halves: &'a mut [Vec<T>; 2]) -> &'a [T] {
+    const { assert!(LANES == 16) };
+    let [even, odd] = halves;
+    add_pairs(lanes, even);
+    add_pairs(even, odd);
+    add_pairs(odd, even);
+    add_pairs(even, odd);
+    odd
 }
 
 #[inline(always)]
-fn sum_lanes<T: Real>(lanes: &[T; LANES]) -> f64 {
-    let mut sums = lanes.map(Real::to_f64);
-    let mut half = LANES / 2;
-    while half > 0 {
-        for l in 0..half {
-            sums[l] += sums[l + half];
-        }
-        half /= 2;
-    }
-    sums[0]
+fn add_pairs<T: Real>(x: &[T], out: &mut Vec<T>) {
+    out.clear();
+    out.extend(x.as_chunks::<2>().0.iter().map(|[a, b]| *a + *b));
 }
 
 struct PullJob<'a, 'b, T> {
-    /// The vectors of the gradient and the others.
-    batches: [&'a View<'b>; 2],
-    grids: [Grid; 3],
+    batches: &'a [View<'b>; 2],
+    grids: [Grid; 2],
     slopes: &'a [T],
-    /// Whether the rows of the matrix of slopes are the own vectors', not its columns.
-    own_first: bool,
-    out: &'a ViewMut<'a>,
+    out: [Option<(Output<'a, 'b>, Grid)>; 2],
     n: usize,
 }
 
-/// A tile of a gradient.
+/// A tile of the gradients.
 struct PullTile<'a, 'b, 'c, T> {
     job: &'a PullJob<'b, 'c, T>,
     tile: Tile,
@@ -314,85 +365,155 @@ impl<T: Real> Kernel for PullTile<'_, '_, '_, T> {
     #[inline(always)]
     fn run<S: Isa>(self) {
         let PullTile { job, tile } = self;
-        let width = tile.cols.div_ceil(LANES);
-        let own = job.panel(0, tile, TOGETHER);
-        let own_finite = all_finite(&own);
-        let mut parts = vec![[T::ZERO; LANES]; 2 * TOGETHER * width];
-        let mut sums = vec![[0.0; LANES]; own.len()];
-        for start in (0..job.n).step_by(VECTORS) {
-            let others = Tile { row: start, rows: VECTORS.min(job.n - start), ..tile };
-            let other = job.panel(1, others, 2);
-            let finite = own_finite && all_finite(&other);
-            let groups = own.chunks(TOGETHER * width).zip(sums.chunks_mut(TOGETHER * width));
-            for (group, (own, sums)) in groups.enumerate() {
+        let mut panels: [PullPanel<T>; 2] = Default::default();
+        let mut sums = Vec::new();
+        let mut buffer = Vec::new();
+        for (of, out) in job.out.iter().enumerate() {
+            let Some((out, grid)) = out else { continue };
+            job.sum::<S>(of, tile, &mut panels, &mut sums);
+            for r in 0..tile.rows {
+                let sums = &sums[r / TOGETHER * TOGETHER * panels[of].width..][r % TOGETHER..];
+                let tile = Tile { row: tile.row + r, rows: 1, ..tile };
+                let row = out.tile::<T>(grid, tile, &mut buffer);
+                for (g, sums) in row.chunks_mut(LANES).zip(sums.iter().step_by(TOGETHER)) {
+                    for (g, sum) in g.iter_mut().zip(sums) {
+                        *g = T::from_f64(-2.0 * sum);
+                    }
+                }
+                out.finish(grid, tile, &buffer);
+            }
+        }
+    }
+}
+
+/// A tile of vectors, with whole chunks of elements and whole groups of vectors; what is missing to them is 0. Behind a
+/// chunk of all vectors stands the next of all.
+#[derive(Default)]
+struct PullPanel<T> {
+    x: Vec<[T; LANES]>,
+    /// Vectors.
+    rows: usize,
+    /// Chunks of each.
+    width: usize,
+    /// The first vector, where the panel is filled.
+    start: Option<usize>,
+    finite: bool,
+}
+
+impl<T: Real> PullPanel<T> {
+    #[inline(always)]
+    fn fill(&mut self, grid: &Grid, view: &View<'_>, tile: Tile) {
+        if self.start == Some(tile.row) {
+            return;
+        }
+        self.start = Some(tile.row);
+        self.rows = tile.rows.next_multiple_of(TOGETHER);
+        self.width = tile.cols.div_ceil(LANES);
+        self.x.resize(self.rows * self.width, [T::ZERO; LANES]);
+        let mut buffer = vec![T::ZERO; tile.cols];
+        for r in 0..self.rows {
+            let places = self.x[r..].iter_mut().step_by(self.rows);
+            if r >= tile.rows {
+                for place in places {
+                    *place = [T::ZERO; LANES];
+                }
+                continue;
+            }
+            let tile = Tile { row: tile.row + r, rows: 1, ..tile };
+            let row = grid.load(view, 0, tile, &mut buffer);
+            for (place, chunk) in places.zip(row.chunks(LANES)) {
+                if let Some(chunk) = chunk.first_chunk() {
+                    *place = *chunk;
+                } else {
+                    *place = [T::ZERO; LANES];
+                    place[..chunk.len()].copy_from_slice(chunk);
+                }
+            }
+        }
+        self.finite = all_finite(&self.x);
+    }
+}
+
+impl<T: Real> PullJob<'_, '_, T> {
+    /// Fills `sums` with the sums of slope (other - own) over the others, for the own vectors of a tile: group after group
+    /// of them, chunk after chunk of a group.
+    #[inline(always)]
+    fn sum<S: Isa>(
+        &self,
+        of: usize,
+        tile: Tile,
+        panels: &mut [PullPanel<T>; 2],
+        sums: &mut Vec<[f64; LANES]>,
+    ) {
+        let fill = |panel: &mut PullPanel<T>, batch: usize, row: usize| {
+            let tile = Tile { row, rows: PULL_TILE.0.min(self.n - row), ..tile };
+            panel.fill(&self.grids[batch], &self.batches[batch], tile);
+        };
+        let [first, second] = panels;
+        let (own, others) = if of == 0 { (first, second) } else { (second, first) };
+        fill(own, of, tile.row);
+        let width = own.width;
+        sums.clear();
+        sums.resize(own.x.len(), [0.0; LANES]);
+        let mut parts = vec![[T::ZERO; LANES]; TOGETHER * width];
+        let mut by_own = [[T::ZERO; VECTORS]; TOGETHER];
+        let mut by_other = [[T::ZERO; TOGETHER]; VECTORS];
+        for start in (0..self.n).step_by(PULL_TILE.0) {
+            fill(others, 1 - of, start);
+            let finite = own.finite && others.finite;
+            for (group, sums) in sums.chunks_mut(TOGETHER * width).enumerate() {
                 let first = tile.row + group * TOGETHER;
                 let add = |slope: T, gap: T, sum: T| slope.mul_add::<S>(gap, sum);
                 // A vector that does not count may hold anything.
                 let add_counting = |slope: T, gap: T, sum: T| {
                     slope.mul_add::<S>(if slope == T::ZERO { T::ZERO } else { gap }, sum)
                 };
-                if job.own_first {
-                    let slopes: [[T; VECTORS]; TOGETHER] = job.slopes(first, start);
-                    let slope = |k: usize, m: usize| slopes[k][m];
-                    if finite {
-                        pull(slope, own, &other, &mut parts, sums, add);
+                for block in (0..others.rows).step_by(VECTORS) {
+                    let pull = Pull { own, others, group, block };
+                    if of == 0 {
+                        self.slopes(first, start + block, &mut by_own);
+                        let slope = |k: usize, m: usize| by_own[k][m];
+                        if finite {
+                            pull.at_level::<S>(slope, add, &mut parts);
+                        } else {
+                            pull.at_level::<S>(slope, add_counting, &mut parts);
+                        }
                     } else {
-                        pull(slope, own, &other, &mut parts, sums, add_counting);
+                        self.slopes(start + block, first, &mut by_other);
+                        let slope = |k: usize, m: usize| by_other[m][k];
+                        if finite {
+                            pull.at_level::<S>(slope, add, &mut parts);
+                        } else {
+                            pull.at_level::<S>(slope, add_counting, &mut parts);
+                        }
                     }
-                } else {
-                    let slopes: [[T; TOGETHER]; VECTORS] = job.slopes(start, first);
-                    let slope = |k: usize, m: usize| slopes[m][k];
-                    if finite {
-                        pull(slope, own, &other, &mut parts, sums, add);
-                    } else {
-                        pull(slope, own, &other, &mut parts, sums, add_counting);
+                    let parts = parts.as_flattened();
+                    for (sum, part) in sums.as_flattened_mut().iter_mut().zip(parts) {
+                        *sum += part.to_f64();
                     }
                 }
             }
         }
-        let mut grad = vec![T::ZERO; tile.len()];
-        let rows = grad.chunks_exact_mut(tile.cols).zip(sums.chunks_exact(width));
-        for (grad, sums) in rows {
-            for (g, sum) in grad.iter_mut().zip(sums.as_flattened()) {
-                *g = T::from_f64(-2.0 * sum);
-            }
-        }
-        job.grids[2].scatter(job.out, 0, tile, &grad);
-    }
-}
-
-impl<T: Real> PullJob<'_, '_, T> {
-    /// A tile of vectors, with whole chunks of elements and a multiple of `rows` rows.
-    #[inline(always)]
-    fn panel(&self, batch: usize, tile: Tile, rows: usize) -> Vec<[T; LANES]> {
-        let width = tile.cols.div_ceil(LANES);
-        let mut panel = vec![[T::ZERO; LANES]; tile.rows.next_multiple_of(rows) * width];
-        let (grid, view) = (&self.grids[batch], self.batches[batch]);
-        if tile.cols.is_multiple_of(LANES) {
-            grid.read(view, 0, tile, &mut panel.as_flattened_mut()[..tile.len()]);
-        } else {
-            for (r, row) in panel.chunks_exact_mut(width).take(tile.rows).enumerate() {
-                let tile = Tile { row: tile.row + r, rows: 1, ..tile };
-                grid.read(view, 0, tile, &mut row.as_flattened_mut()[..tile.cols]);
-            }
-        }
-        panel
     }
 
-    /// A part of the matrix of slopes, 0 beyond its end.
+    /// Fills a part of the matrix of slopes, with 0 beyond its end.
     #[inline(always)]
     fn slopes<const ROWS: usize, const COLS: usize>(
         &self,
         row: usize,
         col: usize,
-    ) -> [[T; COLS]; ROWS] {
-        let mut part = [[T::ZERO; COLS]; ROWS];
-        let cols = COLS.min(self.n - col);
-        let rows = self.slopes[row * self.n..].chunks_exact(self.n);
-        for (part, slopes) in part.iter_mut().zip(rows) {
-            part[..cols].copy_from_slice(&slopes[col..][..cols]);
+        part: &mut [[T; COLS]; ROWS],
+    ) {
+        let mut rows = self.slopes[row * self.n..].chunks_exact(self.n);
+        for part in part {
+            let slopes = rows.next().map_or(&[][..], |slopes| &slopes[col..]);
+            if let Some(slopes) = slopes.first_chunk() {
+                *part = *slopes;
+            } else {
+                *part = [T::ZERO; COLS];
+                part[..slopes.len()].copy_from_slice(slopes);
+            }
         }
-        part
     }
 }
 
@@ -408,39 +529,70 @@ fn all_finite<T: Real>(panel: &[[T; LANES]]) -> bool {
     lanes.iter().all(|lane| !lane.is_nan())
 }
 
-/// Adds slope (other - own) over all others to the sums of a group of own vectors. Two others at a time: that is as
-/// many sums as keep the arithmetic units busy, and as few as fit into 16 registers. They go through `parts`, as above.
-#[inline(always)]
-fn pull<T: Real>(
-    slope: impl Fn(usize, usize) -> T,
-    own: &[[T; LANES]],
-    other: &[[T; LANES]],
-    parts: &mut [[T; LANES]],
-    sums: &mut [[f64; LANES]],
-    add: impl Fn(T, T, T) -> T,
-) {
-    let width = own.len() / TOGETHER;
-    let parts = &mut parts[..2 * own.len()];
-    for c in 0..width {
-        let from: [[T; LANES]; TOGETHER] = std::array::from_fn(|k| own[k * width + c]);
-        let mut lanes = [[[T::ZERO; LANES]; TOGETHER]; 2];
-        for (m, others) in (0..VECTORS / 2).zip(other.chunks_exact(2 * width)) {
-            unrolled!(i in [0, 1] {
-                let other = others[i * width + c];
-                unrolled!(k in [0, 1, 2, 3] {
-                    let slope = slope(k, 2 * m + i);
-                    for l in 0..LANES {
-                        lanes[i][k][l] = add(slope, other[l] - from[k][l], lanes[i][k][l]);
-                    }
-                });
-            });
+/// A group of vectors, and up to [`VECTORS`] others from `block` on that they are pulled to.
+struct Pull<'a, T> {
+    own: &'a PullPanel<T>,
+    others: &'a PullPanel<T>,
+    group: usize,
+    block: usize,
+}
+
+impl<T: Real> Pull<'_, T> {
+    /// The sums of slope (other - own) over the others, for every own vector, a register at a time.
+    #[inline(always)]
+    fn at_level<S: Isa>(
+        &self,
+        slope: impl Fn(usize, usize) -> T,
+        add: impl Fn(T, T, T) -> T,
+        out: &mut [[T; LANES]],
+    ) {
+        match S::REGISTER / size_of::<T>() {
+            16 => self.sum::<16>(slope, add, out),
+            8 => self.sum::<8>(slope, add, out),
+            4 => self.sum::<4>(slope, add, out),
+            _ => self.sum::<2>(slope, add, out),
         }
-        unrolled!(i in [0, 1] {
-            unrolled!(k in [0, 1, 2, 3] { parts[i * own.len() + k * width + c] = lanes[i][k]; });
-        });
     }
-    let (even, odd) = parts.as_flattened().split_at(own.as_flattened().len());
-    for ((sum, even), odd) in sums.as_flattened_mut().iter_mut().zip(even).zip(odd) {
-        *sum += even.to_f64() + odd.to_f64();
+
+    /// The same, `W` elements at a time.
+    #[inline(always)]
+    fn sum<const W: usize>(
+        &self,
+        slope: impl Fn(usize, usize) -> T,
+        add: impl Fn(T, T, T) -> T,
+        out: &mut [[T; LANES]],
+    ) {
+        let own = self.own.x.chunks_exact(self.own.rows);
+        let others = self.others.x.chunks_exact(self.others.rows);
+        for ((own, others), out) in own.zip(others).zip(out.as_chunks_mut::<TOGETHER>().0) {
+            let own = &own.as_chunks::<TOGETHER>().0[self.group];
+            let others = &others[self.block..];
+            let others = &others[..VECTORS.min(others.len())];
+            for w in 0..LANES / W {
+                let mut from = [[T::ZERO; W]; TOGETHER];
+                unrolled!(k in [0, 1, 2, 3, 4, 5, 6, 7] { from[k] = own[k].as_chunks().0[w]; });
+                let mut total = [[T::ZERO; W]; TOGETHER];
+                for (chain, others) in others.chunks(CHAIN).enumerate() {
+                    let mut lanes = [[T::ZERO; W]; TOGETHER];
+                    for (m, other) in others.iter().enumerate() {
+                        let other = other.as_chunks::<W>().0[w];
+                        unrolled!(k in [0, 1, 2, 3, 4, 5, 6, 7] {
+                            let slope = slope(k, chain * CHAIN + m);
+                            for l in 0..W {
+                                lanes[k][l] = add(slope, other[l] - from[k][l], lanes[k][l]);
+                            }
+                        });
+                    }
+                    unrolled!(k in [0, 1, 2, 3, 4, 5, 6, 7] {
+                        for l in 0..W {
+                            total[k][l] += lanes[k][l];
+                        }
+                    });
+                }
+                unrolled!(k in [0, 1, 2, 3, 4, 5, 6, 7] {
+                    out[k].as_chunks_mut().0[w] = total[k];
+                });
+            }
+        }
     }
 }

@@ -98,11 +98,9 @@ impl SdmlPlan<'_> {
         };
         let slopes_out = derives.then_some(&mut slopes[..]);
         self.pairs().rows(&kernel, Outputs { value, sums, slopes: slopes_out });
-        for (of, grad) in [first, second].into_iter().enumerate() {
-            if let Some(grad) = grad {
-                let grad = grad.map(|v| v.move_axis(self.batch, 0));
-                self.pairs().gradient(&slopes, of, &grad);
-            }
+        if derives {
+            let grads = [first, second].map(|g| Some(g?.map(|v| v.move_axis(self.batch, 0))));
+            self.pairs().gradients(&slopes, grads.each_ref().map(Option::as_ref));
         }
         if let Some(value) = results.value {
             reduced.value(&unreduced, value);

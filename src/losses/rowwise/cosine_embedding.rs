@@ -9,11 +9,14 @@ use super::plan::{Layout, RowPlan};
 use crate::error::{Error, Kind, Result};
 use crate::losses::call::{Axes, Call, Loss, Plan};
 use crate::real::Real;
-use crate::reduce::{BLOCK, sum_pairwise};
+use crate::reduce::sum_pairwise;
 use crate::simd::Isa;
 use crate::view::View;
 use crate::weight::Weighting;
 use smallvec::SmallVec;
+
+/// Longest run whose products are summed at once: in f64 a vector's own sums have no digits to spare.
+const PRODUCTS: usize = 256;
 
 /// The cosine embedding loss with its parameters.
 #[derive(Clone, Copy)]
@@ -92,19 +95,48 @@ impl<T: Real> RowKernel<T, 2> for Rows {
         // c's derivative is v / (|u| |v|) - u c / |u|^2, of a zero vector 0.
         let over = |x: f64, y: f64| if y == 0.0 { 0.0 } else { x / y };
         let toward = over(slope, pair.norms);
-        let [by_u, by_v] = outputs.grads;
-        let [scale_u, scale_v] = pair.scales;
-        let ways =
-            [(by_u, u, scale_u, pair.uu, v, scale_v), (by_v, v, scale_v, pair.vv, u, scale_u)];
-        for (grad, x, scale_x, square, y, scale_y) in ways {
-            let Some(grad) = grad else { continue };
-            let back = over(slope * pair.cos, square);
-            for ((g, &x), &y) in grad.iter_mut().zip(x).zip(y) {
-                let (x, y) = (x.to_f64() * scale_x, y.to_f64() * scale_y);
-                *g = T::from_f64((y * toward - x * back) * scale_x);
-            }
+        let back = [pair.uu, pair.vv].map(|square| over(slope * pair.cos, square));
+        let scaled = pair.scales != [1.0; 2];
+        if !scaled && [toward, back[0], back[1]].into_iter().all(fits::<T>) {
+            let [toward, back_u, back_v] = [toward, back[0], back[1]].map(T::from_f64);
+            pull(outputs.grads, [u, v], |u, v| [v * toward - u * back_u, u * toward - v * back_v]);
+        } else {
+            let [scale_u, scale_v] = pair.scales;
+            pull(outputs.grads, [u, v], |u, v| {
+                let (u, v) = (u.to_f64() * scale_u, v.to_f64() * scale_v);
+                let by_u = (v * toward - u * back[0]) * scale_u;
+                let by_v = (u * toward - v * back[1]) * scale_v;
+                [by_u, by_v].map(T::from_f64)
+            });
         }
         T::from_f64(loss)
+    }
+}
+
+/// Whether a factor keeps its precision in `T`.
+#[inline(always)]
+fn fits<T: Real>(factor: f64) -> bool {
+    let size = T::from_f64(factor).abs();
+    factor == 0.0 || (size >= T::MIN_POSITIVE && size < T::INFINITY)
+}
+
+/// Fills what is wanted of both gradients, element by element.
+#[inline(always)]
+fn pull<T: Real>(grads: [Option<&mut [T]>; 2], [u, v]: [&[T]; 2], slopes: impl Fn(T, T) -> [T; 2]) {
+    match grads {
+        [Some(by_u), Some(by_v)] => {
+            for (((by_u, by_v), &u), &v) in by_u.iter_mut().zip(by_v).zip(u).zip(v) {
+                [*by_u, *by_v] = slopes(u, v);
+            }
+        }
+        grads => {
+            for (of, grad) in grads.into_iter().enumerate() {
+                let Some(grad) = grad else { continue };
+                for ((g, &u), &v) in grad.iter_mut().zip(u).zip(v) {
+                    *g = slopes(u, v)[of];
+                }
+            }
+        }
     }
 }
 
@@ -163,8 +195,8 @@ struct Products {
 impl Products {
     #[inline(always)]
     fn of<S: Isa, T: Real>(u: &[T], v: &[T], scales: [f64; 2]) -> Self {
-        let mut blocks = SmallVec::<[Products; 4]>::new();
-        for (u, v) in u.chunks(BLOCK).zip(v.chunks(BLOCK)) {
+        let mut blocks = SmallVec::<[Products; 16]>::new();
+        for (u, v) in u.chunks(PRODUCTS).zip(v.chunks(PRODUCTS)) {
             blocks.push(Products::of_block::<S, T>(u, v, scales));
         }
         let sum = |of: fn(&Products) -> f64| sum_pairwise(0..blocks.len(), &|i| of(&blocks[i]));
@@ -193,13 +225,13 @@ impl Products {
             }
             half /= 2;
         }
-        let mut sums = Products { uv: uv[0], uu: uu[0], vv: vv[0] };
+        let mut rest = Products { uv: 0.0, uu: 0.0, vv: 0.0 };
         for (u, v) in u_rest.iter().zip(v_rest) {
             let (u, v) = (u.to_f64() * of_u, v.to_f64() * of_v);
-            sums.uv += u * v;
-            sums.uu += u * u;
-            sums.vv += v * v;
+            rest.uv += u * v;
+            rest.uu += u * u;
+            rest.vv += v * v;
         }
-        sums
+        Products { uv: uv[0] + rest.uv, uu: uu[0] + rest.uu, vv: vv[0] + rest.vv }
     }
 }

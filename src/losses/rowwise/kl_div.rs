@@ -17,7 +17,7 @@ use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::elementwise::{self, Elementwise, Point};
 use crate::losses::spec::Params;
 use crate::real::Real;
-use crate::reduce::sum;
+use crate::reduce::{sum, sum_exactly};
 use crate::simd::{Isa, Level};
 use crate::view::{Shape, View, ViewMut};
 use crate::weight::Weighting;
@@ -198,8 +198,8 @@ fn through_softmax<S: Isa, T: Real>(
     scratch: &mut [T],
 ) -> Softmax<T> {
     let exps = grad.as_deref_mut().unwrap_or(scratch);
-    let softmax = Softmax::of::<S>(x, exps);
-    let total = sum::<S, T>(t);
+    let softmax = Softmax::of_exactly::<S>(x, exps);
+    let total = sum_exactly::<S, T>(t);
     if let Some(hess) = hess {
         softmax.curvature(x, exps, hess, total * scale);
     }

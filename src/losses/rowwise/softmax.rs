@@ -7,7 +7,7 @@
 //! side, give the same bits.
 
 use crate::real::Real;
-use crate::reduce::{BLOCK, sum_block, sum_pairwise};
+use crate::reduce::{BLOCK, sum_block, sum_block_exactly, sum_pairwise};
 use crate::simd::{Isa, SUM_LANES};
 use smallvec::SmallVec;
 
@@ -24,12 +24,23 @@ impl<T: Real> Softmax<T> {
     /// Fills `exps` with exp(x - max), and 0 at every maximum.
     #[inline(always)]
     pub fn of<S: Isa>(x: &[T], exps: &mut [T]) -> Self {
+        Self::summed::<S>(x, exps, sum_block::<S, T>)
+    }
+
+    /// The same by [`sum_block_exactly`].
+    #[inline(always)]
+    pub fn of_exactly<S: Isa>(x: &[T], exps: &mut [T]) -> Self {
+        Self::summed::<S>(x, exps, sum_block_exactly::<S, T>)
+    }
+
+    #[inline(always)]
+    fn summed<S: Isa>(x: &[T], exps: &mut [T], sum: impl Fn(&[T]) -> f64) -> Self {
         let max = max(x);
         let mut sums = SmallVec::<[f64; 32]>::new();
         let mut maxima = 0;
         for (x, exps) in x.chunks(BLOCK).zip(exps.chunks_mut(BLOCK)) {
             maxima += shifted_exps::<S, T>(x, max, exps);
-            sums.push(sum_block::<S, T>(exps));
+            sums.push(sum(exps));
         }
         let rest = sum_pairwise(0..sums.len(), &|i| sums[i]);
         Softmax { max, others: rest + (f64::from(maxima) - 1.0) }
@@ -64,15 +75,28 @@ impl<T: Real> Softmax<T> {
     /// Turns exponentials into the gradient of sum(-t log p), `total` p - t with `total` = sum(t), times `scale`.
     #[inline(always)]
     pub fn pull(&self, x: &[T], t: &[T], total: f64, exps: &mut [T], scale: f64) {
-        // At the maximum, where p may be close to 1, it is p (total - t) - (1 - p) t.
+        // At the maximum, where p is more than half, it is p (total - t) - (1 - p) t.
+        let sure = self.others < 1.0;
         let (p, rest) = (self.inverse(), self.complement(self.max, T::ZERO));
-        let factor = T::from_f64(total / (1.0 + self.others));
+        let (factor, low) = self.share_of(total);
         let [p, rest, total, scale] = [p, rest, total, scale].map(T::from_f64);
         for ((e, &x), &t) in exps.iter_mut().zip(x).zip(t) {
-            let at_max = p * (total - t) - rest * t;
-            let elsewhere = *e * factor - t;
+            let at_max = if sure { p * (total - t) - rest * t } else { (factor - t) + low };
+            let elsewhere = (*e * factor - t) + *e * low;
             *e = if x == self.max { at_max } else { elsewhere } * scale;
         }
+    }
+
+    /// `total` / (sum of exp(x - max)), and what that rounds off: a row of f64 has no digits to spare for it.
+    fn share_of(&self, total: f64) -> (T, T) {
+        let sum = 1.0 + self.others;
+        let added = sum - 1.0;
+        let lost = (1.0 - (sum - added)) + (self.others - added);
+        let quotient = total / sum;
+        let rest = ((-quotient).mul_add(sum, total) - quotient * lost) / sum;
+        let factor = T::from_f64(quotient);
+        let low = T::from_f64((quotient - factor.to_f64()) + rest);
+        (factor, if low.is_nan() { T::ZERO } else { low })
     }
 
     /// 1 / (sum of exp(x - max)).

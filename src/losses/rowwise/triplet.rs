@@ -53,14 +53,26 @@ impl<T: Real> RowKernel<T, 3> for Triplet {
         }
         let loss = self.margin + sum::<S, T>(terms);
         let slope = T::from_f64(2.0 * scale);
-        for (grad, (to, from)) in grads.into_iter().zip([(n, p), (p, x), (x, n)]) {
-            let Some(grad) = grad else { continue };
-            if loss <= 0.0 {
-                grad.fill(T::ZERO);
-                continue;
+        match grads {
+            grads if loss <= 0.0 => {
+                grads.into_iter().flatten().for_each(|grad| grad.fill(T::ZERO));
             }
-            for ((g, &to), &from) in grad.iter_mut().zip(to).zip(from) {
-                *g = (to - from) * slope;
+            // In one pass: three would read what lies at the same places as what they still have to store.
+            [Some(by_x), Some(by_p), Some(by_n)] => {
+                let grads = by_x.iter_mut().zip(by_p).zip(by_n);
+                for (((((by_x, by_p), by_n), &x), &p), &n) in grads.zip(x).zip(p).zip(n) {
+                    *by_x = (n - p) * slope;
+                    *by_p = (p - x) * slope;
+                    *by_n = (x - n) * slope;
+                }
+            }
+            grads => {
+                for (grad, (to, from)) in grads.into_iter().zip([(n, p), (p, x), (x, n)]) {
+                    let Some(grad) = grad else { continue };
+                    for ((g, &to), &from) in grad.iter_mut().zip(to).zip(from) {
+                        *g = (to - from) * slope;
+                    }
+                }
             }
         }
         T::from_f64(loss.where_positive(loss))

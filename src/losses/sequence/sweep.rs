@@ -56,16 +56,14 @@ impl Work {
 
     /// One that is there already, if it has the size.
     fn reuse(works: &mut Vec<Work>, target: &Target) -> Self {
-        match works.pop() {
-            Some(mut work) if work.own.len() == 2 * target.width => {
-                work.label_e.fill(0.0);
-                // Memory of another sample counts as new: cells out of reach are read as 0.
-                work.rows.fill(0.0);
-                work.own.fill(0.0);
-                work
-            }
-            _ => Work::new(target),
-        }
+        let mut work = works
+            .pop()
+            .filter(|work| work.own.len() == 2 * target.width)
+            .unwrap_or_else(|| Work::new(target));
+        work.label_e.fill(0.0);
+        forget(&mut work.rows);
+        forget(&mut work.own);
+        work
     }
 
     fn bytes(&self) -> usize {
@@ -296,11 +294,12 @@ impl<'a> Half<'a> {
         A::start(&mut state, if side == Side::Start { 0 } else { target.len });
         let plan =
             if keep { Plan::new::<A>(target, &blocks, lattice.budget / 2) } else { Plan::NOTHING };
-        let store_len = Sizes::of::<A>(target, &blocks).store(plan);
+        let store = sized(store, Sizes::of::<A>(target, &blocks).store(plan))?;
+        forget(store);
         Ok(Half {
             side,
             work,
-            store: zeroed(store, store_len)?,
+            store,
             checkpoints: sized(checkpoints, plan.levels * plan.fan * state.len())?,
             state,
             blocks,
@@ -454,9 +453,10 @@ pub(super) fn sized<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> Resul
     Ok(&mut buffer[..len])
 }
 
-/// As [`sized`], with every element 0.
-fn zeroed(buffer: &mut Vec<f64>, len: usize) -> Result<&mut [f64], Error> {
-    let buffer = sized(buffer, len)?;
-    buffer.fill(0.0);
-    Ok(buffer)
+/// Marks elements as not to be read before they are written: they may be those of another sample. Where debug assertions
+/// are on, whoever does it all the same gets numbers that no result survives.
+fn forget(buffer: &mut [f64]) {
+    if cfg!(debug_assertions) {
+        buffer.fill(1e300);
+    }
 }
