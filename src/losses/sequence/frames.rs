@@ -74,7 +74,7 @@ impl<E: Element> Kernel for Survey<'_, E> {
     #[inline(always)]
     fn run<S: Isa>(mut self) -> Defect {
         let stride = self.target.stride;
-        let many = if self.target.dense { 0 } else { self.rows.width() };
+        let many = if self.target.dense || E::DIRECT { 0 } else { self.rows.width() };
         let mut scratch = Scratch {
             x: vec![-E::Real::INFINITY; BATCH * stride],
             e: vec![E::Real::ZERO; BATCH * stride],
@@ -97,9 +97,9 @@ struct Scratch<R> {
     x: Vec<R>,
     /// Their emissions.
     e: Vec<R>,
-    /// A row of all classes, to read.
+    /// A row of all classes, to read, if it has to be converted.
     row: Vec<R>,
-    /// Rows of all classes, to write.
+    /// Rows of all classes, to write, if they have to be converted.
     exps: Vec<R>,
 }
 
@@ -132,10 +132,20 @@ impl<E: Element> Survey<'_, E> {
             frame.shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
         }
         let rows = x.chunks_exact(stride).zip(e.chunks_exact_mut(stride));
-        for (frame, (x, e)) in self.frames[frames.clone()].iter_mut().zip(rows) {
-            let sums = emit::<S, _>(x, frame.shift, e);
-            // For logits `base` and `factor` hold the parts that `finish` makes them from.
-            (frame.base, frame.factor) = (0.0, sums.other());
+        let rows = self.frames[frames.clone()].iter_mut().zip(rows);
+        if target.dense {
+            for (frame, (x, e)) in rows {
+                // For logits `base` and `factor` hold the parts that `finish` makes them from.
+                let sums = exponentials::<E::Real, true>(
+                    x,
+                    E::Real::from_f64(frame.shift),
+                    e,
+                    E::Real::exp_difference::<S>,
+                );
+                (frame.base, frame.factor) = (0.0, sums.other());
+            }
+        } else {
+            rows.for_each(|(frame, (x, e))| emit::<S, _>(x, frame.shift, e));
         }
         if let Some(table) = &mut self.table {
             widen(e, &mut table[frames.start * stride..frames.end * stride]);
@@ -203,7 +213,7 @@ impl<E: Element> Survey<'_, E> {
         defect: &mut Defect,
     ) {
         let Scratch { row: buffer, exps, .. } = scratch;
-        let width = self.rows.width();
+        let many = buffer.len();
         let mut max = [-E::Real::INFINITY; BATCH];
         let mut sums = [Sums::NONE; BATCH];
         for (t, max) in frames.clone().zip(&mut max) {
@@ -223,7 +233,7 @@ impl<E: Element> Survey<'_, E> {
                     sums
                 }
                 Some((out, _)) => {
-                    let out = E::buffer(out, &mut exps[i * width..][..width]);
+                    let out = E::buffer(out, &mut exps[i * many..][..many]);
                     exponentials::<_, true>(x, max[i], out, exp)
                 }
                 None => exponentials::<_, false>(x, max[i], &mut [], exp),
@@ -237,7 +247,7 @@ impl<E: Element> Survey<'_, E> {
         for (i, t) in frames.enumerate() {
             let Some((out, scale)) = self.out(t) else { break };
             let factor = E::Real::from_f64(scale / (1.0 + self.frames[t].factor));
-            let exps = &mut exps[i * width..][..width];
+            let exps = &mut exps[i * many..][..many];
             for y in E::buffer(out, exps) {
                 *y *= factor;
             }
@@ -293,8 +303,11 @@ fn gather<E: Element>(row: &[E], target: &Target, x: &mut [E::Real]) {
 
 /// The emissions of a frame, `exp(x - shift)`.
 #[inline(always)]
-fn emit<S: Isa, R: Real>(x: &[R], shift: f64, e: &mut [R]) -> Sums<R> {
-    exponentials::<R, true>(x, R::from_f64(shift), e, R::exp_difference::<S>)
+fn emit<S: Isa, R: Real>(x: &[R], shift: f64, e: &mut [R]) {
+    let shift = R::from_f64(shift);
+    for (e, x) in e.iter_mut().zip(x) {
+        *e = x.exp_difference::<S>(shift);
+    }
 }
 
 /// The same for emissions that are too small for the type of the row. Returns their [`Frame::bits`].
@@ -400,7 +413,7 @@ fn exponentials<R: Real, const STORE: bool>(
 
 #[inline(always)]
 fn scaled_exp<S: Isa, E: Element>(x: &[E::Real], out: &mut [E], scale: f64, y: &mut [E::Real]) {
-    let y = &mut y[..x.len()];
+    let y = &mut y[..if E::DIRECT { 0 } else { x.len() }];
     let scale = E::Real::from_f64(scale);
     for (y, &x) in E::buffer(out, y).iter_mut().zip(x) {
         *y = x.exp::<S>() * scale;

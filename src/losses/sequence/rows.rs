@@ -12,6 +12,9 @@ pub trait Element: view::Element + Send + Sync {
     /// The type that rows of many classes are computed in.
     type Real: Real;
 
+    /// Whether that is the type itself: then no scratch is needed below.
+    const DIRECT: bool;
+
     /// A row as numbers to compute with: itself, or converted into `scratch` of the same length.
     fn load<'a>(row: &'a [Self], scratch: &'a mut [Self::Real]) -> &'a [Self::Real];
     /// A row to write: itself, or `scratch`, to be handed to [`Element::store`].
@@ -24,6 +27,7 @@ macro_rules! real_element {
     ($t:ident) => {
         impl Element for $t {
             type Real = $t;
+            const DIRECT: bool = true;
 
             #[inline(always)]
             fn load<'a>(row: &'a [$t], _: &'a mut [$t]) -> &'a [$t] {
@@ -43,6 +47,7 @@ macro_rules! half_element {
     ($t:ident) => {
         impl Element for $t {
             type Real = f32;
+            const DIRECT: bool = false;
 
             #[inline(always)]
             fn load<'a>(row: &'a [$t], scratch: &'a mut [f32]) -> &'a [f32] {
