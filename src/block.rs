@@ -373,7 +373,10 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         value.fill(rows, |row| {
             T::from_f64(if cols > 0 {
                 let weight = self.weight * self.row_weight(row);
-                let sum = sum_pairwise(row * blocks..(row + 1) * blocks, &sum);
+                let sum = match blocks {
+                    1 => sum(row),
+                    _ => sum_pairwise(row * blocks..(row + 1) * blocks, &sum),
+                };
                 sum.weighted(weight) / self.divisor.row(row)
             } else if may_be_empty {
                 weighting.empty

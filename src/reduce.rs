@@ -99,7 +99,6 @@ pub fn sum<S: Isa, T: Real>(x: &[T]) -> f64 {
 }
 
 /// Pairwise sum of `x(i)` over a range.
-#[inline]
 pub fn sum_pairwise(range: Range<usize>, x: &impl Fn(usize) -> f64) -> f64 {
     match range.len() {
         0 => 0.0,
