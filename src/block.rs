@@ -21,6 +21,9 @@ pub const MAX_INPUTS: usize = 3;
 /// Elements of a tile of dense operands: two or three operands fit a first-level cache of 32 KiB.
 const TILE: usize = 2 * BLOCK;
 
+/// Elements of a small tile.
+const FEW: usize = 256;
+
 /// Rows of a tile when some operand has its rows side by side in memory: a cache line of `f32`.
 const GATHER_ROWS: usize = 16;
 
@@ -135,7 +138,7 @@ pub fn drive<'v, T: Real>(
         sample_weight,
         grad_output,
         block_rows,
-        grid,
+        grid: &grid,
     };
     if job.grid.rows > 0 && cols > 0 {
         job.run();
@@ -148,7 +151,7 @@ pub fn drive<'v, T: Real>(
 struct Job<'v, 'a, T> {
     kernel: &'v dyn BlockKernel<T>,
     level: Level,
-    grid: Grid,
+    grid: &'v Grid,
     inputs: SmallVec<[Input<'v, 'a>; MAX_INPUTS]>,
     grads: [Option<Output<'v, 'a>>; MAX_INPUTS],
     hess: Option<Output<'v, 'a>>,
@@ -174,11 +177,13 @@ struct Scratch<T> {
     hess: Vec<T>,
     value: Vec<T>,
     factor: Vec<T>,
+    /// The values of a small tile, which shall not cost an allocation.
+    few: [T; FEW],
 }
 
 impl<'v, 'a, T: Real> Job<'v, 'a, T> {
     fn run(&self) {
-        let grid = &self.grid;
+        let grid = self.grid;
         let views = self.inputs.iter().map(|o| o.k);
         let outputs = self.outputs().map(|o| o.k);
         let gathers = views.chain(outputs).any(|k| grid.prefers_rows(k));
@@ -195,6 +200,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
                 hess: Vec::new(),
                 value: Vec::new(),
                 factor: Vec::new(),
+                few: [T::ZERO; FEW],
             };
             for t in tasks {
                 let (row, col) = (t / across * rows, t % across * cols);
@@ -218,14 +224,14 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
     /// What the derivatives of a row are multiplied by.
     fn grad_scale(&self, row: usize) -> f64 {
         let factor =
-            |o: &Option<Input<'v, 'a>>| o.as_ref().map_or(1.0, |o| o.of_row(&self.grid, row));
+            |o: &Option<Input<'v, 'a>>| o.as_ref().map_or(1.0, |o| o.of_row(self.grid, row));
         self.weight * factor(&self.sample_weight) * factor(&self.grad_output)
             / self.divisor.row(row)
     }
 
     /// What the values of a row are multiplied by before sums and divisors.
     fn row_weight(&self, row: usize) -> f64 {
-        self.sample_weight.as_ref().map_or(1.0, |o| o.of_row(&self.grid, row))
+        self.sample_weight.as_ref().map_or(1.0, |o| o.of_row(self.grid, row))
     }
 
     /// Whether every row has the same scale.
@@ -243,12 +249,12 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
     #[inline(always)]
     fn tile<S: Isa>(&self, tile: Tile, scratch: &mut Scratch<T>) {
         let Tile { row, rows, cols, .. } = tile;
-        let (grid, len) = (&self.grid, tile.len());
+        let (grid, len) = (self.grid, tile.len());
         let mut inputs = [&[][..]; MAX_INPUTS];
         for ((input, o), buffer) in inputs.iter_mut().zip(&self.inputs).zip(&mut scratch.inputs) {
             *input = o.tile(grid, tile, buffer);
         }
-        let Scratch { grads: buffers, hess: hess_buffer, value: value_buffer, .. } = scratch;
+        let Scratch { grads: buffers, hess: hess_buffer, value: value_buffer, few, .. } = scratch;
         let mut grads = [const { None }; MAX_INPUTS];
         for ((grad, o), buffer) in grads.iter_mut().zip(&self.grads).zip(buffers) {
             *grad = o.as_ref().map(|o| o.tile(grid, tile, buffer));
@@ -256,7 +262,10 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         let mut hess = self.hess.as_ref().map(|o| o.tile(grid, tile, hess_buffer));
         let mut value = match &self.unreduced {
             Some(o) => Some(o.tile(grid, tile, value_buffer)),
-            None => self.reduces.then(|| sized(value_buffer, len)),
+            None => self.reduces.then(|| match few.get_mut(..len) {
+                Some(few) => few,
+                None => sized(value_buffer, len),
+            }),
         };
 
         let uniform = rows == 1 || self.uniform();
@@ -364,7 +373,10 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         value.fill(rows, |row| {
             T::from_f64(if cols > 0 {
                 let weight = self.weight * self.row_weight(row);
-                let sum = sum_pairwise(row * blocks..(row + 1) * blocks, &sum);
+                let sum = match blocks {
+                    1 => sum(row),
+                    _ => sum_pairwise(row * blocks..(row + 1) * blocks, &sum),
+                };
                 sum.weighted(weight) / self.divisor.row(row)
             } else if may_be_empty {
                 weighting.empty

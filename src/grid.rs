@@ -132,6 +132,16 @@ impl Grid {
         (packed && rows_packed).then(|| self.row_offset(k, tile.row) + unit * tile.col as isize)
     }
 
+    /// The memory of a tile of operand `k`, where it holds the tile as such.
+    fn borrow<'s, T: Real>(&self, view: &'s View<'_>, k: usize, tile: Tile) -> Option<&'s [T]> {
+        if view.dtype() != T::DTYPE {
+            return None;
+        }
+        let offset = self.dense(k, size_of::<T>(), tile)?;
+        // SAFETY: a dense tile of elements of type T that the view may read.
+        Some(unsafe { std::slice::from_raw_parts(view.ptr.offset(offset).cast(), tile.len()) })
+    }
+
     /// A tile of operand `k`: borrowed where memory holds it as such, else gathered into `buffer`.
     pub fn load<'s, T: Real>(
         &self,
@@ -140,16 +150,10 @@ impl Grid {
         tile: Tile,
         buffer: &'s mut [T],
     ) -> &'s [T] {
-        if view.dtype() == T::DTYPE
-            && let Some(offset) = self.dense(k, size_of::<T>(), tile)
-        {
-            // SAFETY: a dense tile of elements of type T that the view may read.
-            return unsafe {
-                std::slice::from_raw_parts(view.ptr.offset(offset).cast(), tile.len())
-            };
-        }
-        self.read(view, k, tile, buffer);
-        buffer
+        self.borrow(view, k, tile).unwrap_or_else(|| {
+            self.read(view, k, tile, buffer);
+            buffer
+        })
     }
 
     /// A tile of operand `k`, copied row by row.
@@ -167,11 +171,7 @@ impl Grid {
         lanes: usize,
         buffer: &mut [T],
     ) {
-        let dense = self.dense(k, size_of::<T>(), tile).filter(|_| view.dtype() == T::DTYPE);
-        if let Some(offset) = dense {
-            // SAFETY: a dense tile of elements of type T that the view may read.
-            let x =
-                unsafe { std::slice::from_raw_parts(view.ptr.offset(offset).cast(), tile.len()) };
+        if let Some(x) = self.borrow(view, k, tile) {
             for (x, buffer) in x.chunks(lanes * tile.cols).zip(buffer.chunks_mut(lanes * tile.cols))
             {
                 transpose(x, tile.cols, buffer, lanes, x.len() / tile.cols, tile.cols);
@@ -513,7 +513,11 @@ impl<'v, 'a> Input<'v, 'a> {
         tile: Tile,
         buffer: &'s mut Vec<T>,
     ) -> &'s [T] {
-        grid.load(self.view, self.k, tile, sized(buffer, tile.len()))
+        grid.borrow(self.view, self.k, tile).unwrap_or_else(|| {
+            let buffer = sized(buffer, tile.len());
+            grid.read(self.view, self.k, tile, buffer);
+            buffer
+        })
     }
 
     /// The factor of a whole row: 1 if it differs within rows.

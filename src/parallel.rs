@@ -21,11 +21,12 @@ use std::time::{Duration, Instant};
 use std::{hint, iter, mem, ptr};
 
 /// Work that pays to share with workers that are awake, and work that pays to wake one for, in nanoseconds.
-const SHARED_NS: f64 = 4_000.0;
+const SHARED_NS: f64 = 4_096.0;
 const WAKING_NS: f64 = 20_000.0;
 
-/// What a thread takes at a time, at least, in nanoseconds, and the most often that threads take something.
-const GRIP_NS: f64 = 1_000.0;
+/// What a thread takes at a time, at least, in nanoseconds, and the most often that threads take something. Two threads
+/// halve the smallest work that is shared, and neighbouring tasks stay in the cache of one CPU.
+const GRIP_NS: f64 = SHARED_NS / 2.0;
 const GRIPS: usize = 256;
 
 /// The tasks that fall to one thread: some at a time, while others take theirs.

@@ -125,11 +125,14 @@ pub fn wrt(spec: &Spec, bound: &Bind<'_>) -> PyResult<(SmallVec<[usize; MAX_ARGU
 }
 
 /// `grad_out` as one entry for each gradient.
-pub fn grad_outs<'py>(bound: &Bind<'py>, n: usize) -> PyResult<Vec<Option<Bound<'py, PyAny>>>> {
-    let Some(given) = bound.option("grad_out") else { return Ok(vec![None; n]) };
+pub fn grad_outs<'py>(
+    bound: &Bind<'py>,
+    n: usize,
+) -> PyResult<SmallVec<[Option<Bound<'py, PyAny>>; MAX_ARGUMENTS]>> {
+    let Some(given) = bound.option("grad_out") else { return Ok(smallvec::smallvec![None; n]) };
     let Ok(several) = given.cast::<PyTuple>() else {
         if n == 1 {
-            return Ok(vec![Some(given.clone())]);
+            return Ok(smallvec::smallvec![Some(given.clone())]);
         }
         let detail = format!("expected a tuple of {n} arrays, one for each gradient");
         return Err(exception(bound.py, &Error::new(Kind::Output, "grad_out", detail)));

@@ -27,6 +27,9 @@ pub struct PyLoss {
     spec: &'static Spec,
     loss: Box<dyn Loss>,
     options: Options,
+    /// Where the registry's inputs stand that a [`Call`] takes by position, and `sample_weight`.
+    arguments: [Option<usize>; MAX_ARGUMENTS],
+    sample_weight: Option<usize>,
     /// The constructor's arguments.
     #[pyo3(get, name = "_params")]
     params: Py<PyMappingProxy>,
@@ -55,7 +58,8 @@ impl PyLoss {
             let shown = shown.iter().map(|(name, value)| Ok((*name, to_python(py, value)?)));
             let params = shown.collect::<PyResult<Vec<_>>>()?.into_py_dict(py)?;
             let params = PyMappingProxy::new(py, params.as_mapping()).unbind();
-            Ok(PyLoss { spec, loss, options, params })
+            let (arguments, sample_weight) = (spec.arguments(), spec.sample_weight());
+            Ok(PyLoss { spec, loss, options, arguments, sample_weight, params })
         })
     }
 
@@ -139,25 +143,28 @@ impl PyLoss {
         arrays: &'a Arrays<'_>,
     ) -> PyResult<Box<dyn Plan + 'a>> {
         let raise = |e: Error| exception(bound.py, &e);
-        let spec = self.spec;
         let given = |i: usize| view(arrays.inputs[i].as_ref());
-        let call = Call {
+        let mut call = Call {
             options: &self.options,
             level: simd::level()
                 .map_err(|e| raise(Error::new(Kind::Parameter, "RUSTLOSS_ISA", e)))?,
             dtype: arrays.dtype,
-            names: spec.arguments().map(|i| i.map_or("", |i| spec.inputs[i].name)),
-            inputs: spec.arguments().map(|i| i.and_then(given)),
-            sample_weight: spec.sample_weight().and_then(given),
+            names: [""; MAX_ARGUMENTS],
+            inputs: [const { None }; MAX_ARGUMENTS],
+            sample_weight: self.sample_weight.and_then(given),
             grad_output: view(arrays.grad_output.as_ref()),
             denominator: bound.option("denominator").map(denominator).transpose()?,
         };
+        for (to, i) in self.arguments.iter().enumerate() {
+            let Some(i) = *i else { break };
+            call.names[to] = self.spec.inputs[i].name;
+            call.inputs[to] = given(i);
+        }
         self.loss.plan(&call).map_err(raise)
     }
 
     fn run<'py>(&self, bound: &Bind<'py>, wanted: &Wanted) -> PyResult<Computed<'py>> {
-        let spec = self.spec;
-        let arrays = Arrays::new(spec, bound)?;
+        let arrays = Arrays::new(self.spec, bound)?;
         let plan = &*self.plan(bound, &arrays)?;
         let Arrays { inputs, descr, dtype, .. } = &arrays;
         let (descr, dtype) = (descr.clone(), *dtype);
@@ -199,13 +206,16 @@ impl PyLoss {
         for (name, out) in named.chain(grads.iter().map(|o| ("grad_out", o))) {
             written.extend(out.borrow(name)?);
         }
-        let grad_of =
-            |i: usize| wanted.grads.iter().position(|&w| w == i).map(|at| grads[at].view());
-        let results = Results {
+        let mut results = Results {
             value: value.as_ref().map(Out::view),
-            grads: spec.arguments().map(|i| i.and_then(grad_of)),
             hess: hess.as_ref().map(Out::view),
+            ..Results::default()
         };
+        for (i, grad) in wanted.grads.iter().zip(&grads) {
+            if let Some(to) = self.arguments.iter().position(|a| *a == Some(*i)) {
+                results.grads[to] = Some(grad.view());
+            }
+        }
         arrays.compute(bound.py, plan.cost(), || plan.run(results))?;
         Ok((value, grads, hess))
     }

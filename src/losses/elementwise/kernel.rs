@@ -184,24 +184,24 @@ impl<L: Elementwise<K> + 'static, const K: usize> Plan for ElementwisePlan<'_, L
 }
 
 impl<L: Elementwise<K> + 'static, const K: usize> ElementwisePlan<'_, L, K> {
-    fn run_in<T: Real>(&self, results: Results<'_>) {
+    fn run_in<T: Real>(&self, mut results: Results<'_>) {
         let shape = self.axes.batch_first();
         // The gradient of an input that was broadcast is summed over the axes that it lacks.
-        let mut full: [Vec<T>; MAX_INPUTS] = std::array::from_fn(|_| Vec::new());
+        let mut full = [const { Vec::<T>::new() }; MAX_INPUTS];
         let mut summed = SmallVec::<[(usize, ViewMut<'_>); 1]>::new();
-        let mut grads = [const { None }; MAX_INPUTS];
-        for ((k, grad), buffer) in results.grads.into_iter().take(K).enumerate().zip(&mut full) {
-            grads[k] = grad.map(|grad| {
-                self.axes.line_up_mut(grad.clone()).unwrap_or_else(|| {
-                    summed.push((k, grad));
-                    buffer.resize(shape.iter().product(), T::ZERO);
-                    ViewMut::from_slice(buffer, &shape)
-                })
+        let mut outputs = Outputs {
+            value: results.value.and_then(|v| self.axes.value(v, self.weighting.reduction)),
+            hess: results.hess.and_then(|v| self.axes.line_up_mut(v)),
+            ..Outputs::default()
+        };
+        for (k, buffer) in full.iter_mut().enumerate().take(K) {
+            let Some(grad) = results.grads[k].take() else { continue };
+            outputs.grads[k] = self.axes.line_up_mut(grad.clone()).or_else(|| {
+                summed.push((k, grad));
+                buffer.resize(shape.iter().product(), T::ZERO);
+                Some(ViewMut::from_slice(buffer, &shape))
             });
         }
-        let value = results.value.and_then(|v| self.axes.value(v, self.weighting.reduction));
-        let hess = results.hess.and_then(|v| self.axes.line_up_mut(v));
-        let outputs = Outputs { value, grads, hess };
         block::drive::<T>(&self.loss, self.level, &shape, &self.inputs, &outputs, &self.weighting);
         for (k, grad) in summed {
             self.axes.sum_to(&full[k], &grad);
