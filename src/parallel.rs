@@ -24,10 +24,8 @@ use std::{hint, iter, mem, ptr};
 const SHARED_NS: f64 = 4_096.0;
 const WAKING_NS: f64 = 20_000.0;
 
-/// What a thread takes at a time, at least, in nanoseconds, and the most often that threads take something. Two threads
-/// halve the smallest work that is shared, and neighbouring tasks stay in the cache of one CPU.
-const GRIP_NS: f64 = SHARED_NS / 2.0;
-const GRIPS: usize = 256;
+/// What a thread takes at a time, in nanoseconds, unless its share is less: neighbouring tasks stay in the cache of one CPU.
+const GRIP_NS: f64 = 8_192.0;
 
 /// The tasks that fall to one thread: some at a time, while others take theirs.
 pub struct Tasks<'a> {
@@ -36,12 +34,6 @@ pub struct Tasks<'a> {
     count: usize,
     grip: usize,
     taken: Range<usize>,
-}
-
-impl<'a> Tasks<'a> {
-    fn new(next: &'a AtomicUsize, count: usize, grip: usize) -> Self {
-        Tasks { next, count, grip, taken: 0..0 }
-    }
 }
 
 impl Iterator for Tasks<'_> {
@@ -76,10 +68,11 @@ pub fn run(tasks: usize, ns: f64, work: &Work<'_>) {
         && !INSIDE_TASK.get()
         && let Some((pool, crew)) = hire(tasks.min(num_threads()) - 1, total < WAKING_NS)
     {
-        let grip = ((GRIP_NS / ns) as usize).max(tasks / GRIPS).max(1);
+        let grip = ((GRIP_NS / ns) as usize).clamp(1, tasks.div_ceil(crew + 1));
         share(&pool, crew, (tasks, grip), work);
     } else {
-        work(Tasks::new(&AtomicUsize::new(0), tasks, tasks));
+        let next = AtomicUsize::new(tasks);
+        work(Tasks { next: &next, count: tasks, grip: 1, taken: 0..tasks });
     }
 }
 
@@ -476,14 +469,15 @@ fn share(pool: &Pool, crew: usize, (tasks, grip): (usize, usize), work: &Work<'_
         work,
         tasks,
         grip,
-        next: AtomicUsize::new(0),
+        // The first tasks are the caller's, in every call, and so their arrays stay in its CPU's cache.
+        next: AtomicUsize::new(grip),
         inside: AtomicUsize::new(0),
         panic: Mutex::new(None),
         caller: thread::current(),
     });
     let entrance = Entrance(&job);
     pool.board.post(&job, crew);
-    job.take_part();
+    job.take_part(0..grip);
     drop(entrance);
     // Whoever is still on the way here is idle, too.
     pool.idle.fetch_add(crew, Ordering::Relaxed);
@@ -518,17 +512,17 @@ impl Job {
     fn help(&self) {
         let enter = |inside: usize| (inside < Self::CLOSED).then_some(inside + 1);
         if self.inside.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_ok() {
-            self.take_part();
+            self.take_part(0..0);
             if self.inside.fetch_sub(1, Ordering::Release) == Self::CLOSED + 1 {
                 self.caller.unpark();
             }
         }
     }
 
-    /// Takes tasks until none is left. A panic ends that for all.
-    fn take_part(&self) {
+    /// Does the tasks that are `taken` already, and takes more until none is left. A panic ends that for all.
+    fn take_part(&self, taken: Range<usize>) {
         INSIDE_TASK.set(true);
-        let tasks = Tasks::new(&self.next, self.tasks, self.grip);
+        let tasks = Tasks { next: &self.next, count: self.tasks, grip: self.grip, taken };
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| (self.work)(tasks)));
         INSIDE_TASK.set(false);
         if let Err(payload) = outcome {
