@@ -12,9 +12,10 @@
 use super::checkpoints;
 use super::frames::{Defect, Frame, Inputs, Survey};
 use super::linear::{self, DEEPEST, Linear};
+use super::planes::{Lines, sized};
 use super::results::{Nobody, Taker};
 use super::rows::{Element, Rows, RowsMut};
-use super::sweep::{Lattice, Outcome, Sink, Storage, sized};
+use super::sweep::{Lattice, Outcome, Sink, Storage};
 use super::target::{Labels, Target};
 use super::wide::{self, Wide};
 use super::{Error, Input, LANES, Side, task_ns, viterbi};
@@ -159,7 +160,7 @@ pub fn ctc<E: Element>(
 #[derive(Default)]
 struct Scratch {
     frames: Vec<Frame>,
-    table: Vec<f64>,
+    table: Lines,
     storage: Storage,
 }
 
@@ -301,7 +302,7 @@ impl<E: Element> Job<'_, E> {
         let budget = memory_limit.saturating_sub(checkpoints::fixed_bytes(target.len, frames));
         let table_len = target.stride.saturating_mul(frames);
         let keeps = table_len.saturating_mul(size_of::<f64>()) <= budget / 4;
-        let table = sized(&mut scratch.table, if keeps { table_len } else { 0 })?;
+        let table = scratch.table.sized(if keeps { table_len } else { 0 })?;
         let frame_data = sized(&mut scratch.frames, frames)?;
         let defect = self.survey(n, shared, &target, frame_data, keeps.then_some(&mut *table));
         if defect.nan {

@@ -1,14 +1,73 @@
 //! Rows of a lattice: planes of numbers, and vector steps along them.
 
-use super::LANES;
 use super::target::Target;
+use super::{Error, LANES};
 use crate::real::Real;
 use crate::simd::Isa;
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 use std::{array, hint};
 
 /// A vector step along the states.
 pub(super) type Group = [f64; LANES];
+
+/// Numbers from the start of a cache line on, so that no group of them is split between two lines.
+#[derive(Default)]
+pub(super) struct Lines {
+    memory: Vec<f64>,
+    start: usize,
+    len: usize,
+}
+
+impl Lines {
+    const LINE: usize = 64;
+    const SLACK: usize = Self::LINE / size_of::<f64>() - 1;
+
+    /// So many zeros.
+    pub fn zeros(len: usize) -> Self {
+        let memory = vec![0.0; len + Self::SLACK];
+        Lines { start: Self::start(&memory), memory, len }
+    }
+
+    /// The first `len` numbers of what grows as needed; they may be any.
+    pub fn sized(&mut self, len: usize) -> Result<&mut [f64], Error> {
+        sized(&mut self.memory, len.saturating_add(Self::SLACK))?;
+        (self.start, self.len) = (Self::start(&self.memory), len);
+        Ok(self)
+    }
+
+    fn start(memory: &[f64]) -> usize {
+        memory.as_ptr().align_offset(Self::LINE).min(Self::SLACK)
+    }
+
+    /// What it takes, numbers.
+    pub fn capacity(&self) -> usize {
+        self.memory.capacity()
+    }
+}
+
+impl Deref for Lines {
+    type Target = [f64];
+
+    fn deref(&self) -> &[f64] {
+        &self.memory[self.start..self.start + self.len]
+    }
+}
+
+impl DerefMut for Lines {
+    fn deref_mut(&mut self) -> &mut [f64] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+}
+
+/// The first `len` elements of a buffer that grows as needed.
+pub(super) fn sized<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> Result<&mut [T], Error> {
+    if let Some(missing) = len.checked_sub(buffer.len()) {
+        let refused = |_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) };
+        buffer.try_reserve_exact(missing).map_err(refused)?;
+        buffer.resize(len, T::default());
+    }
+    Ok(&mut buffer[..len])
+}
 
 /// `2^bits` for whole `bits`: 0 below, and 2^1023 above the range of normal numbers.
 #[inline(always)]

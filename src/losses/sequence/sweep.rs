@@ -10,6 +10,7 @@
 
 use super::checkpoints::{Plan, Sizes};
 use super::frames::{Form, Source};
+use super::planes::{Lines, sized};
 use super::target::Target;
 use super::weights::Weights;
 use super::{Error, Side, task_ns};
@@ -32,10 +33,10 @@ pub(super) struct Block {
 
 /// Buffers of one direction.
 pub(super) struct Work {
-    pub own: Vec<f64>,
-    pub rows: Vec<f64>,
+    pub own: Lines,
+    pub rows: Lines,
     pub weights: Weights,
-    pub label_e: Vec<f64>,
+    pub label_e: Lines,
     window: Vec<f64>,
     totals: Vec<[f64; 2]>,
     sink: Vec<f64>,
@@ -44,10 +45,10 @@ pub(super) struct Work {
 impl Work {
     fn new(target: &Target) -> Self {
         Work {
-            own: vec![0.0; 2 * target.width],
-            rows: vec![0.0; 2 * state_len(target)],
+            own: Lines::zeros(2 * target.width),
+            rows: Lines::zeros(2 * state_len(target)),
             weights: Weights::new(target),
-            label_e: vec![0.0; 2 * target.width],
+            label_e: Lines::zeros(2 * target.width),
             window: Vec::new(),
             totals: Vec::new(),
             sink: Vec::new(),
@@ -67,9 +68,10 @@ impl Work {
     }
 
     fn bytes(&self) -> usize {
-        let sizes =
-            [&self.own, &self.rows, &self.label_e, &self.window, &self.sink].map(Vec::capacity);
-        sizes.into_iter().sum::<usize>() * size_of::<f64>() + self.weights.bytes()
+        let lines = [&self.own, &self.rows, &self.label_e].map(Lines::capacity);
+        let vectors = [&self.window, &self.sink].map(Vec::capacity);
+        let numbers: usize = lines.into_iter().chain(vectors).sum();
+        numbers * size_of::<f64>() + self.weights.bytes()
     }
 
     /// Roughly what it takes for so many labels.
@@ -175,7 +177,7 @@ pub(super) struct Outcome {
 /// Memory that is kept from sample to sample.
 #[derive(Default)]
 pub(super) struct Storage {
-    stores: [Vec<f64>; 2],
+    stores: [Lines; 2],
     checkpoints: [Vec<f64>; 2],
     works: Vec<Work>,
 }
@@ -183,8 +185,9 @@ pub(super) struct Storage {
 impl Storage {
     /// What it takes.
     pub fn bytes(&self) -> usize {
-        let buffers = self.stores.iter().chain(&self.checkpoints);
-        let numbers: usize = buffers.map(Vec::capacity).sum();
+        let stores: usize = self.stores.iter().map(Lines::capacity).sum();
+        let checkpoints: usize = self.checkpoints.iter().map(Vec::capacity).sum();
+        let numbers = stores + checkpoints;
         numbers * size_of::<f64>() + self.works.iter().map(Work::bytes).sum::<usize>()
     }
 }
@@ -286,7 +289,7 @@ impl<'a> Half<'a> {
         side: Side,
         blocks: Vec<Block>,
         work: Work,
-        (store, checkpoints): (&'a mut Vec<f64>, &'a mut Vec<f64>),
+        (store, checkpoints): (&'a mut Lines, &'a mut Vec<f64>),
         keep: bool,
     ) -> Result<Self, Error> {
         let target = lattice.target;
@@ -294,7 +297,7 @@ impl<'a> Half<'a> {
         A::start(&mut state, if side == Side::Start { 0 } else { target.len });
         let plan =
             if keep { Plan::new::<A>(target, &blocks, lattice.budget / 2) } else { Plan::NOTHING };
-        let store = sized(store, Sizes::of::<A>(target, &blocks).store(plan))?;
+        let store = store.sized(Sizes::of::<A>(target, &blocks).store(plan))?;
         forget(store);
         Ok(Half {
             side,
@@ -441,16 +444,6 @@ impl Meeting<'_> {
         }
         (self.work.window, self.work.totals) = (window, totals);
     }
-}
-
-/// The first `len` elements of a buffer that grows as needed.
-pub(super) fn sized<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> Result<&mut [T], Error> {
-    if let Some(missing) = len.checked_sub(buffer.len()) {
-        let refused = |_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) };
-        buffer.try_reserve_exact(missing).map_err(refused)?;
-        buffer.resize(len, T::default());
-    }
-    Ok(&mut buffer[..len])
 }
 
 /// Marks elements as not to be read before they are written: they may be those of another sample. Where debug assertions

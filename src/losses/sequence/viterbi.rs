@@ -10,7 +10,7 @@
 use super::frames::{Form, Source};
 use super::linear::FRAMES;
 use super::planes::emissions;
-use super::sweep::sized;
+use super::planes::sized;
 use super::target::Target;
 use super::{Error, LANES};
 use crate::simd::{Isa, Kernel, Level, dispatch};

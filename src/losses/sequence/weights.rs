@@ -1,7 +1,7 @@
 //! The arrows between the states of a lattice, whose exponents differ.
 
 use super::linear::NEARLY_DEAD;
-use super::planes::{Group, groups_below, lanes, mul_add, power_of_two};
+use super::planes::{Group, Lines, groups_below, lanes, mul_add, power_of_two};
 use super::target::Target;
 use super::{LANES, Side};
 use crate::simd::Isa;
@@ -9,14 +9,14 @@ use std::ops::Range;
 
 /// What the arrows between states multiply by, in the order of the states they lead to when read from the start.
 pub(super) struct Weights {
-    enter: Vec<f64>,
-    leave: Vec<f64>,
-    jump: Vec<f64>,
+    enter: Lines,
+    leave: Lines,
+    jump: Lines,
 }
 
 impl Weights {
     pub fn new(target: &Target) -> Self {
-        let zeros = || vec![0.0; target.width + LANES];
+        let zeros = || Lines::zeros(target.width + LANES);
         Weights { enter: zeros(), leave: zeros(), jump: zeros() }
     }
 
