@@ -1,0 +1,214 @@
+//! Threads: the one place that runs work in parallel.
+//!
+//! [`run`] splits work into tasks that its caller numbers; nothing about a task depends on who runs it or on how
+//! many threads there are, so that results, kept in slots by index, have the same bits for any thread count.
+//!
+//! The pool is private, made at the first parallel call and kept for one process only. A forked child inherits the
+//! memory of its parent's pool but none of its threads: waiting for them would hang. A handler run by `fork`
+//! therefore raises a generation number, and the child builds a pool of its own and leaks the inherited one, whose
+//! locks a thread that no longer exists may be holding.
+
+mod count;
+mod pool;
+
+pub use count::{environment_warnings, num_threads, set_num_threads, with_num_threads};
+
+#[cfg(feature = "python")]
+pub(crate) use count::exchange_local_threads;
+
+use pool::{Pool, Process, watch_forks};
+use std::any::Any;
+use std::cell::Cell;
+use std::hint;
+use std::mem;
+use std::ops::Range;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, Thread};
+
+thread_local! {
+    static INSIDE_TASK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Work that pays to share with workers that are awake, and work that pays to wake one for, in nanoseconds.
+const SHARED_NS: f64 = 4_096.0;
+const WAKING_NS: f64 = 20_000.0;
+
+/// What a thread takes at a time, in nanoseconds, unless its share is less: neighbouring tasks stay in the cache of one CPU.
+const GRIP_NS: f64 = 8_192.0;
+
+/// The tasks that fall to one thread: some at a time, while others take theirs.
+pub struct Tasks<'a> {
+    /// The lowest task not yet taken.
+    next: &'a AtomicUsize,
+    count: usize,
+    grip: usize,
+    taken: Range<usize>,
+}
+
+impl Iterator for Tasks<'_> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        if self.taken.is_empty() {
+            let start = self.next.fetch_add(self.grip, Ordering::Relaxed).min(self.count);
+            self.taken = start..(start + self.grip).min(self.count);
+        }
+        self.taken.next()
+    }
+}
+
+/// What a thread does with its tasks.
+pub type Work<'a> = dyn Fn(Tasks<'_>) + Sync + 'a;
+
+/// Calls `work` on as many threads as are of use, and returns when all tasks, 0 to `tasks` - 1, were given out once each
+/// and every thread is done with its own. A task takes about `ns` nanoseconds.
+///
+/// The caller takes part, and as many idle workers of the pool as there are tasks for and as [`num_threads`] allows.
+/// The caller gets all tasks, in order, if there is nothing to share: little work, one task, one thread, no idle
+/// worker, or a call from inside `work`.
+///
+/// # Panics
+/// If `work` panics: with the payload of the first one, once nobody is inside any more. Tasks not yet taken at that
+/// moment never run.
+pub fn run(tasks: usize, ns: f64, work: &Work<'_>) {
+    let total = ns * tasks as f64;
+    if total >= SHARED_NS
+        && tasks > 1
+        && !INSIDE_TASK.get()
+        && let Some((pool, crew)) = hire(tasks.min(num_threads()) - 1, total < WAKING_NS)
+    {
+        let grip = ((GRIP_NS / ns) as usize).clamp(1, tasks.div_ceil(crew + 1));
+        share(&pool, crew, (tasks, grip), work);
+    } else {
+        let next = AtomicUsize::new(tasks);
+        work(Tasks { next: &next, count: tasks, grip: 1, taken: 0..tasks });
+    }
+}
+/// Takes at most `wanted` workers of the pool out of its idle ones, for one call to [`share`]. None for a small job that
+/// somebody would have to wake up for.
+fn hire(wanted: usize, small: bool) -> Option<(Arc<Pool>, usize)> {
+    if wanted == 0 || !watch_forks() {
+        return None;
+    }
+    let pool = Process::current().pool(wanted)?;
+    if !pool.board.is_watched() && small {
+        return None;
+    }
+    let mut crew = 0;
+    let take = |idle: usize| {
+        crew = wanted.min(idle);
+        Some(idle - crew)
+    };
+    pool.idle.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok();
+    (crew > 0).then_some((pool, crew))
+}
+
+/// Runs all tasks on the caller and on `crew` workers hired from `pool`.
+fn share(pool: &Pool, crew: usize, (tasks, grip): (usize, usize), work: &Work<'_>) {
+    // SAFETY: only the lifetime changes. `work` is called by those alone who are inside the job; dropping its
+    // `Entrance`, before this function returns or unwinds, lets no one in any more and waits until all are out.
+    let work = unsafe { mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
+    let job = Arc::new(Job {
+        work,
+        tasks,
+        grip,
+        // The first tasks are the caller's, in every call, and so their arrays stay in its CPU's cache.
+        next: AtomicUsize::new(grip),
+        inside: AtomicUsize::new(0),
+        panic: Mutex::new(None),
+        caller: thread::current(),
+    });
+    let entrance = Entrance(&job);
+    pool.board.post(&job, crew);
+    job.take_part(0..grip);
+    drop(entrance);
+    // Whoever is still on the way here is idle, too.
+    pool.idle.fetch_add(crew, Ordering::Relaxed);
+    let panic = job.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(payload) = panic {
+        panic::resume_unwind(payload);
+    }
+}
+
+/// One call to [`run`], as its workers see it. A worker that wakes up too late finds it closed and goes: the caller
+/// waits for those at work only. Waiting for all, as a scope of threads does, costs a wake-up where the tasks are short
+/// and, where the CPUs are busy, milliseconds.
+struct Job {
+    work: &'static Work<'static>,
+    tasks: usize,
+    grip: usize,
+    /// The lowest task not yet taken.
+    next: AtomicUsize,
+    /// The number of workers inside, plus `CLOSED` once no more may enter.
+    inside: AtomicUsize,
+    /// The payload of the first panic.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    caller: Thread,
+}
+
+impl Job {
+    const CLOSED: usize = 1 << (usize::BITS - 1);
+    /// How often the caller looks before it sleeps: about as long as falling asleep and waking up would take.
+    const LOOKS: usize = 200;
+
+    /// A worker's part.
+    fn help(&self) {
+        let enter = |inside: usize| (inside < Self::CLOSED).then_some(inside + 1);
+        if self.inside.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_ok() {
+            self.take_part(0..0);
+            if self.inside.fetch_sub(1, Ordering::Release) == Self::CLOSED + 1 {
+                self.caller.unpark();
+            }
+        }
+    }
+
+    /// Does the tasks that are `taken` already, and takes more until none is left. A panic ends that for all.
+    fn take_part(&self, taken: Range<usize>) {
+        INSIDE_TASK.set(true);
+        let tasks = Tasks { next: &self.next, count: self.tasks, grip: self.grip, taken };
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| (self.work)(tasks)));
+        INSIDE_TASK.set(false);
+        if let Err(payload) = outcome {
+            self.next.store(self.tasks, Ordering::Relaxed);
+            self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
+        }
+    }
+}
+
+/// The caller's hold on a job; dropping it closes the job.
+struct Entrance<'a>(&'a Job);
+
+impl Drop for Entrance<'_> {
+    fn drop(&mut self) {
+        let mut inside = self.0.inside.fetch_or(Job::CLOSED, Ordering::Acquire);
+        let mut looks = 0;
+        while inside & !Job::CLOSED > 0 {
+            if looks < Job::LOOKS {
+                looks += 1;
+                hint::spin_loop();
+            } else {
+                thread::park();
+            }
+            inside = self.0.inside.load(Ordering::Acquire);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_go_back_to_the_pool() {
+        let pool = Pool::new(2).unwrap();
+        for panics in [false, true, false] {
+            pool.idle.fetch_sub(2, Ordering::Relaxed);
+            let work = |tasks: Tasks<'_>| tasks.for_each(|task| assert!(task < 2 || !panics));
+            let outcome = panic::catch_unwind(AssertUnwindSafe(|| share(&pool, 2, (3, 1), &work)));
+            assert_eq!(outcome.is_err(), panics);
+            assert_eq!(pool.idle.load(Ordering::Relaxed), 2);
+        }
+    }
+}
