@@ -184,6 +184,15 @@ def test_log_probabilities_need_not_sum_to_1(input_: str) -> None:
         against_textbook(batch, np.float64, input=input_)
 
 
+@pytest.mark.parametrize("input_", ["log_probs", "log_probs_torch"])
+def test_equal_log_probabilities_lose_nothing_from_frame_to_frame(input_: str) -> None:
+    """A single path, whose log-probabilities add up to 0: rounding of one kind would add up, too."""
+    pred = np.full((1, 1000, 3), [0.5, 0, 0], np.float32)
+    label = np.tile([1, 2], 500)[None]
+    loss = rl.CTCLoss(blank=0, input=input_)  # type: ignore[arg-type]
+    assert abs(loss(pred, label)[0]) <= LOSS[np.float32]
+
+
 LONG = [(1, 4000, 64, 500), (1, 4000, 30, 20), (3, 1500, 32, 300), (1, 2000, 5000, 30)]
 
 

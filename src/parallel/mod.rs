@@ -67,7 +67,7 @@ pub type Work<'a> = dyn Fn(Tasks<'_>) + Sync + 'a;
 ///
 /// The caller takes part, and as many idle workers of the pool as there are tasks for and as [`num_threads`] allows.
 /// The caller gets all tasks, in order, if there is nothing to share: little work, one task, one thread, no idle
-/// worker, or a call from inside `work`.
+/// worker, or a call from inside `work` that is itself shared.
 ///
 /// # Panics
 /// If `work` panics: with the payload of the first one, once nobody is inside any more. Tasks not yet taken at that
@@ -124,6 +124,7 @@ fn share(pool: &Pool, crew: usize, (tasks, grip): (usize, usize), work: &Work<'_
     pool.board.post(&job, crew);
     job.take_part(0..grip);
     drop(entrance);
+    pool.board.withdraw(&job);
     // Whoever is still on the way here is idle, too.
     pool.idle.fetch_add(crew, Ordering::Relaxed);
     let panic = job.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -199,6 +200,23 @@ impl Drop for Entrance<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_worker_that_comes_too_late_leaves_at_once() {
+        let job = Job {
+            work: &|_: Tasks<'_>| panic!("the job is over"),
+            tasks: 2,
+            grip: 1,
+            next: AtomicUsize::new(1),
+            inside: AtomicUsize::new(0),
+            panic: Mutex::new(None),
+            caller: thread::current(),
+        };
+        drop(Entrance(&job));
+        job.help();
+        assert_eq!(job.inside.into_inner(), Job::CLOSED);
+        assert!(job.panic.into_inner().unwrap().is_none());
+    }
 
     #[test]
     fn workers_go_back_to_the_pool() {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-use std::{iter, mem, ptr};
+use std::{iter, ptr};
 
 /// A value shared by all threads that is replaced, never changed or freed: readers need no lock, so that `fork` can
 /// not catch one locked.
@@ -226,6 +226,15 @@ impl Board {
             self.changed.notify_one();
         }
     }
+
+    /// Takes back the calls to a job that is over.
+    pub fn withdraw(&self, job: &Arc<Job>) {
+        if self.posted.load(Ordering::Relaxed) > 0 {
+            let mut notes = self.notes();
+            notes.jobs.retain(|other| !Arc::ptr_eq(other, job));
+            self.posted.store(notes.jobs.len(), Ordering::Relaxed);
+        }
+    }
 }
 
 /// The CPUs that workers may run on: all but the caller's. A system that is a guest of another one may take a CPU at rest
@@ -233,9 +242,8 @@ impl Board {
 #[cfg(target_os = "linux")]
 #[derive(Default)]
 struct Seats {
+    /// All workers; none ends before the pool is dropped, which nobody posts to then.
     workers: Vec<libc::pid_t>,
-    /// The CPUs of the thread that made the first worker.
-    all: Option<libc::cpu_set_t>,
     caller: Option<usize>,
 }
 
@@ -243,35 +251,26 @@ struct Seats {
 impl Seats {
     /// Makes the calling thread known as a worker.
     fn enter(&mut self) {
-        // SAFETY: all bits 0 is an empty set, and the call writes no more than a set.
-        unsafe {
-            self.workers.push(libc::gettid());
-            if self.all.is_none() {
-                let mut all = mem::zeroed();
-                let error = libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut all);
-                self.all = (error == 0).then_some(all);
-            }
-        }
+        // SAFETY: has no conditions.
+        self.workers.push(unsafe { libc::gettid() });
         self.caller = None;
     }
 
+    /// Gives workers the CPUs that the calling thread may run on but does not.
     fn keep_off_the_caller(&mut self) {
+        const SIZE: usize = size_of::<libc::cpu_set_t>();
         // SAFETY: has no conditions.
         let caller = usize::try_from(unsafe { libc::sched_getcpu() }).ok();
-        let (Some(cpu), Some(mut others), true) = (caller, self.all, caller != self.caller) else {
-            return;
-        };
+        let Some(cpu) = caller.filter(|_| caller != self.caller) else { return };
         self.caller = caller;
-        // SAFETY: the number is that of a CPU, and the set is one. A worker that is no more is an error, which is ignored.
+        // SAFETY: all bits 0 is an empty set, no call writes more than a set, and the number is that of a CPU.
         unsafe {
+            let mut others = std::mem::zeroed();
+            let error = libc::sched_getaffinity(0, SIZE, &raw mut others);
             libc::CPU_CLR(cpu, &mut others);
-            if libc::CPU_COUNT(&others) > 0 {
+            if error == 0 && libc::CPU_COUNT(&others) > 0 {
                 for &worker in &self.workers {
-                    libc::sched_setaffinity(
-                        worker,
-                        size_of::<libc::cpu_set_t>(),
-                        &raw const others,
-                    );
+                    libc::sched_setaffinity(worker, SIZE, &raw const others);
                 }
             }
         }

@@ -96,7 +96,7 @@ impl<T: Real> Softmax<T> {
         let rest = ((-quotient).mul_add(sum, total) - quotient * lost) / sum;
         let factor = T::from_f64(quotient);
         let low = T::from_f64((quotient - factor.to_f64()) + rest);
-        (factor, if low.is_nan() { T::ZERO } else { low })
+        (factor, if low.abs() < T::INFINITY { low } else { T::ZERO })
     }
 
     /// 1 / (sum of exp(x - max)).

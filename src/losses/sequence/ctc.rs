@@ -317,7 +317,7 @@ impl<E: Element> Job<'_, E> {
             return impossible();
         }
         let table_bytes = if keeps { table_len * size_of::<f64>() } else { 0 };
-        let inputs = Inputs { level, rows, n, target: &target, frames: frame_data };
+        let inputs = Inputs { level, rows, n, input: *input, target: &target, frames: frame_data };
         let table = keeps.then_some(&*table);
         let lattice = Lattice {
             level,

@@ -153,7 +153,7 @@ impl<E: Element> Survey<'_, E> {
         let rows = x.chunks_exact(stride).zip(e.chunks_exact(stride));
         for (t, (x, e)) in frames.clone().zip(rows) {
             self.frames[t].bits = depth(x, e);
-            if is_beyond::<E::Real>(self.frames[t].bits) {
+            if needs_wide::<E::Real>(self.input, self.frames[t].bits) {
                 let mut row = Vec::new();
                 let row = if let Some(table) = &mut self.table {
                     &mut table[t * stride..][..stride]
@@ -180,7 +180,8 @@ impl<E: Element> Survey<'_, E> {
                     let frame = &mut self.frames[t];
                     frame.base = -frame.shift;
                     frame.factor = if torch { frame.shift } else { 0.0 };
-                    match self.out(t) {
+                    // SAFETY: it is held until the next frame only, as below.
+                    match unsafe { self.out(t) } {
                         Some((out, scale)) if torch => {
                             let Scratch { row: x, exps, .. } = scratch;
                             scaled_exp::<S, E>(E::load(row, x), out, scale, exps);
@@ -195,12 +196,14 @@ impl<E: Element> Survey<'_, E> {
     }
 
     /// Where the softmax of frame t goes, and its factor, if it is wanted here.
+    ///
+    /// # Safety
+    /// Nobody else holds the row of the frame.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
-    fn out(&self, t: usize) -> Option<(&mut [E], f64)> {
+    unsafe fn out(&self, t: usize) -> Option<(&mut [E], f64)> {
         let (rows, scale) = self.grad.filter(|_| !self.target.dense)?;
-        // SAFETY: this is the only survey of this sample, its frames are not in another range, and nobody holds the row of
-        // a frame for longer than one step.
+        // SAFETY: this is the only survey of this sample, and its frames are not in another range.
         Some((unsafe { rows.row(self.n, self.first + t) }, scale))
     }
 
@@ -224,7 +227,8 @@ impl<E: Element> Survey<'_, E> {
         let exp = |x: E::Real, max: E::Real| (x - max).exp_nonpositive::<S>();
         for (i, t) in frames.clone().enumerate() {
             let x = E::load(self.rows.row(self.n, self.first + t), buffer);
-            sums[i] = match self.out(t) {
+            // SAFETY: as above.
+            sums[i] = match unsafe { self.out(t) } {
                 // Nothing to be relative to, unless there is a NaN.
                 _ if max[i] == -E::Real::INFINITY => {
                     let possible = x.iter().all(|&x| x < E::Real::INFINITY);
@@ -245,7 +249,8 @@ impl<E: Element> Survey<'_, E> {
             frame.factor = sums[i].other();
         }
         for (i, t) in frames.enumerate() {
-            let Some((out, scale)) = self.out(t) else { break };
+            // SAFETY: as above.
+            let Some((out, scale)) = (unsafe { self.out(t) }) else { break };
             let factor = E::Real::from_f64(scale / (1.0 + self.frames[t].factor));
             let exps = &mut exps[i * many..][..many];
             for y in E::buffer(out, exps) {
@@ -310,8 +315,8 @@ fn emit<S: Isa, R: Real>(x: &[R], shift: f64, e: &mut [R]) {
     }
 }
 
-/// The same for emissions that are too small for the type of the row. Returns their [`Frame::bits`].
-#[inline(never)]
+/// The same in f64, whatever the type of the row. Returns their [`Frame::bits`].
+#[inline(always)]
 fn emit_wide<S: Isa, R: Real>(x: &[R], shift: f64, e: &mut [f64]) -> f64 {
     let mut least = 1.0_f64;
     for (e, &x) in e.iter_mut().zip(x) {
@@ -321,9 +326,11 @@ fn emit_wide<S: Isa, R: Real>(x: &[R], shift: f64, e: &mut [f64]) -> f64 {
     bits_below_1(least)
 }
 
-/// Whether emissions of so many bits are to be computed by [`emit_wide`].
-fn is_beyond<R: Real>(bits: f64) -> bool {
-    bits == f64::INFINITY && R::MIN_POSITIVE.to_f64() > f64::MIN_POSITIVE
+/// Whether emissions of so many bits are to be computed by [`emit_wide`]. Those of log-probabilities always are: without
+/// the sum of a softmax a loss can be small beside what the emissions of many frames lose to a narrow type.
+fn needs_wide<R: Real>(input: Input, bits: f64) -> bool {
+    let narrow = R::MIN_POSITIVE.to_f64() > f64::MIN_POSITIVE;
+    narrow && (input != Input::Logits || bits == f64::INFINITY)
 }
 
 #[inline(always)]
@@ -450,6 +457,7 @@ pub(super) struct Inputs<'a, E> {
     pub level: Level,
     pub rows: &'a Rows<'a, E>,
     pub n: usize,
+    pub input: Input,
     pub target: &'a Target,
     pub frames: &'a [Frame],
 }
@@ -472,7 +480,7 @@ impl<E: Element> Kernel for Fill<'_, '_, E> {
 
     #[inline(always)]
     fn run<S: Isa>(self) {
-        let Inputs { rows, n, target, frames, .. } = *self.inputs;
+        let Inputs { rows, n, input, target, frames, .. } = *self.inputs;
         let mut x = vec![-E::Real::INFINITY; target.stride];
         let mut e = vec![E::Real::ZERO; target.stride];
         let parts = if self.form == Form::Wide { 2 } else { 1 };
@@ -483,7 +491,7 @@ impl<E: Element> Kernel for Fill<'_, '_, E> {
                 Form::Linear => {
                     emit::<S, _>(&x, shift, &mut e);
                     widen(&e, out);
-                    if is_beyond::<E::Real>(depth(&x, &e)) {
+                    if needs_wide::<E::Real>(input, depth(&x, &e)) {
                         emit_wide::<S, _>(&x, shift, out);
                     }
                 }
