@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::spec::Params;
 use crate::real::Real;
-use crate::reduce::sum;
+use crate::reduce::{sum, sum_exactly};
 use crate::simd::{Isa, Level};
 use crate::view::{Shape, View, ViewMut};
 use crate::weight::Weighting;
@@ -419,8 +419,8 @@ impl<T: Real> RowTarget<T> {
             return T::from_f64(sum::<S, T>(scratch));
         }
         let exps = grad.as_deref_mut().unwrap_or(&mut *scratch);
-        let softmax = Softmax::of::<S>(x, exps);
-        let total = sum::<S, T>(y);
+        let softmax = Softmax::of_exactly::<S>(x, exps);
+        let total = sum_exactly::<S, T>(y);
         if let Some(hess) = hess {
             softmax.curvature(x, exps, hess, total * scale);
         }
