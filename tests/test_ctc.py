@@ -186,7 +186,7 @@ def test_log_probabilities_need_not_sum_to_1(input_: str) -> None:
 
 @pytest.mark.parametrize("input_", ["log_probs", "log_probs_torch"])
 def test_equal_log_probabilities_lose_nothing_from_frame_to_frame(input_: str) -> None:
-    """A single path, whose log-probabilities add up to 0: rounding of one kind would add up, too."""
+    """On a single path that adds up to 0, rounding of one kind would add up, too."""
     pred = np.full((1, 1000, 3), [0.5, 0, 0], np.float32)
     label = np.tile([1, 2], 500)[None]
     loss = rl.CTCLoss(blank=0, input=input_)  # type: ignore[arg-type]
