@@ -62,32 +62,36 @@ def worst(shares: Any, inputs: dict[str, Any], level: str, name: str) -> str:
     return f"{level}, {name}: {count} of {shares.size} beyond the bound, worst at {at}: {near}"
 
 
-def check(case: Case, dtype: str, seed: int, at_level: dict[str, ProcessPoolExecutor]) -> None:
-    inputs = case.inputs(dtype, seed)
-    job = case.loss, dict(case.params), inputs, case.wrt
-    running = {level: process.submit(run, job) for level, process in at_level.items()}
-    exact = case.truth(inputs)
-    for name, numbers in exact.items():
-        assert np.isnan(numbers.high).mean() <= UNJUDGED, name
-    for level, results in running.items():
-        for name, (error, shares) in case.errors(inputs, exact, results.result()).items():
-            assert results.result()[name].dtype == dtype
-            print(f"{level} {dtype} {name}: {error.max():.2f} ulp, {shares.max():.2f} of the bound")
-            assert shares.max() <= 1, worst(shares, inputs, level, name)
+def check(case: Case, dtype: str, seeds: range, at_level: dict[str, ProcessPoolExecutor]) -> None:
+    unjudged: dict[str, list[float]] = {}
+    for seed in seeds:
+        inputs = case.inputs(dtype, seed)
+        job = case.loss, dict(case.params), inputs, case.wrt
+        running = {level: process.submit(run, job) for level, process in at_level.items()}
+        exact = case.truth(inputs)
+        for name, numbers in exact.items():
+            unjudged.setdefault(name, []).append(np.isnan(numbers.high).mean())
+        for level, results in running.items():
+            for name, (error, shares) in case.errors(inputs, exact, results.result()).items():
+                assert results.result()[name].dtype == dtype
+                share = shares.max()
+                print(f"{level} {dtype} {name}: {error.max():.2f} ulp, {share:.2f} of the bound")
+                assert share <= 1, worst(shares, inputs, level, name)
+    for name, means in unjudged.items():
+        assert np.mean(means) <= UNJUDGED, name
 
 
 @DTYPE
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
 def test_error_is_bounded(case, dtype, at_level):
-    check(case, dtype, 0, at_level)
+    check(case, dtype, range(1), at_level)
 
 
 @pytest.mark.slow
 @DTYPE
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
 def test_error_is_bounded_at_many_points(case, dtype, at_level):
-    for seed in range(1, DENSER + 1):
-        check(case, dtype, seed, at_level)
+    check(case, dtype, range(1, DENSER + 1), at_level)
 
 
 def summands(kind: str, dtype: str, count: int) -> np.ndarray[Any, Any]:
