@@ -6,7 +6,9 @@ use super::error::{exception, guard};
 use super::params::{options, to_python, value};
 use super::threads::warn_once;
 use crate::error::{Error, Kind};
-use crate::losses::call::{Call, Loss, MAX_ARGUMENTS, Options, PathResults, Plan, Results};
+use crate::losses::call::{
+    Call, Lattice, Loss, MAX_ARGUMENTS, Options, PathResults, Plan, Results,
+};
 use crate::losses::registry as losses;
 use crate::losses::spec::{Domain, Family, Gradient, Params, Spec};
 use crate::reduce::Reduction;
@@ -280,6 +282,21 @@ impl<'py> Arrays<'py> {
     }
 }
 
+/// Calls `f` with the checked arguments of a call about paths.
+fn on_lattice<'py, R>(
+    loss: &PyLoss,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+    f: impl FnOnce(&Arrays<'py>, &dyn Plan, &dyn Lattice) -> PyResult<R>,
+) -> PyResult<R> {
+    guard(args.py(), || {
+        let bound = Bind::new(loss.spec, args, kwargs, &[])?;
+        let arrays = Arrays::new(loss.spec, &bound)?;
+        let plan = loss.plan(&bound, &arrays)?;
+        f(&arrays, &*plan, plan.lattice().ok_or_else(no_result)?)
+    })
+}
+
 /// The probability of every label of a sequence at every frame, given the sequence. For `rustloss.sequence`.
 #[pyfunction]
 #[pyo3(signature = (loss, /, *args, **kwargs))]
@@ -289,11 +306,7 @@ pub fn posteriors<'py>(
     kwargs: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = args.py();
-    guard(py, || {
-        let bound = Bind::new(loss.spec, args, kwargs, &[])?;
-        let arrays = Arrays::new(loss.spec, &bound)?;
-        let plan = loss.plan(&bound, &arrays)?;
-        let lattice = plan.lattice().ok_or_else(no_result)?;
+    on_lattice(loss, args, kwargs, |arrays, plan, lattice| {
         let out = Out::new(&arrays.descr, arrays.dtype, &lattice.shapes()[0])?;
         let results = PathResults { posteriors: Some(out.view()), ..PathResults::default() };
         arrays.compute(py, plan.cost(), || lattice.run(results))?;
@@ -311,11 +324,7 @@ pub fn align<'py>(
     kwargs: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let py = args.py();
-    guard(py, || {
-        let bound = Bind::new(loss.spec, args, kwargs, &[])?;
-        let arrays = Arrays::new(loss.spec, &bound)?;
-        let plan = loss.plan(&bound, &arrays)?;
-        let lattice = plan.lattice().ok_or_else(no_result)?;
+    on_lattice(loss, args, kwargs, |arrays, plan, lattice| {
         let [_, shape] = lattice.shapes();
         let number = || Out::new(&arrays.descr, arrays.dtype, &shape);
         let index = Out::new(&numpy::dtype::<i64>(py), DType::I64, &shape)?;

@@ -11,13 +11,13 @@
 
 use super::kernel::{Reduced, RowKernel, RowOutputs, Rows, Scale, drive};
 use super::plan::{Layout, RowPlan};
-use super::softmax::Softmax;
+use super::softmax::{Softmax, through_softmax};
 use crate::error::{Error, Kind, Result};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::elementwise::{self, Elementwise, Point};
 use crate::losses::spec::Params;
 use crate::real::Real;
-use crate::reduce::{sum, sum_exactly};
+use crate::reduce::sum;
 use crate::simd::{Isa, Level};
 use crate::view::{Shape, View, ViewMut};
 use crate::weight::Weighting;
@@ -146,7 +146,7 @@ impl<T: Real> RowKernel<T, 2> for LogitRows {
         scale: f64,
     ) -> T {
         let RowOutputs { grads: [grad, label_grad], hess, scratch: [exps, terms] } = outputs;
-        let softmax = through_softmax::<S, T>(x, y, scale, grad, hess, exps);
+        let (softmax, _) = through_softmax::<S, T>(x, y, scale, grad, hess, exps);
         self.0
             .rows::<S, T>(&softmax, x, y, terms, label_grad, |slope, _| slope * T::from_f64(scale));
         T::from_f64(sum::<S, T>(terms))
@@ -177,7 +177,7 @@ impl<T: Real> RowKernel<T, 3> for WeightedRows {
         let counts = T::from_f64(f64::from(u8::from(s.iter().any(|&s| s != T::ZERO))));
         let mut derivatives = [grad, hess];
         let [grad, hess] = derivatives.each_mut().map(Option::as_deref_mut);
-        let softmax = through_softmax::<S, T>(x, weighted, 1.0, grad, hess, exps);
+        let (softmax, _) = through_softmax::<S, T>(x, weighted, 1.0, grad, hess, exps);
         for out in derivatives.into_iter().flatten().filter(|_| counts == T::ZERO) {
             out.fill(T::ZERO);
         }
@@ -185,28 +185,6 @@ impl<T: Real> RowKernel<T, 3> for WeightedRows {
         self.0.rows::<S, T>(&softmax, x, y, value, label_grad, |slope, c| slope.weighted(s[c]));
         T::ZERO
     }
-}
-
-/// The softmax of x, and what passes through it: the first and second derivative of `sum(-t log p)`, times `scale`.
-#[inline(always)]
-fn through_softmax<S: Isa, T: Real>(
-    x: &[T],
-    t: &[T],
-    scale: f64,
-    mut grad: Option<&mut [T]>,
-    hess: Option<&mut [T]>,
-    scratch: &mut [T],
-) -> Softmax<T> {
-    let exps = grad.as_deref_mut().unwrap_or(scratch);
-    let softmax = Softmax::of_exactly::<S>(x, exps);
-    let total = sum_exactly::<S, T>(t);
-    if let Some(hess) = hess {
-        softmax.curvature(x, exps, hess, total * scale);
-    }
-    if let Some(grad) = grad {
-        softmax.pull(x, t, total, grad, scale);
-    }
-    softmax
 }
 
 impl Divergence {

@@ -7,7 +7,7 @@
 //! side, give the same bits.
 
 use crate::real::Real;
-use crate::reduce::{BLOCK, sum_block, sum_block_exactly, sum_pairwise};
+use crate::reduce::{BLOCK, sum_block, sum_block_exactly, sum_exactly, sum_pairwise};
 use crate::simd::{Isa, SUM_LANES};
 use smallvec::SmallVec;
 
@@ -111,6 +111,29 @@ impl<T: Real> Softmax<T> {
         let rest = if x == self.max { self.others } else { 1.0 + self.others - exp.to_f64() };
         rest * self.inverse()
     }
+}
+
+/// The softmax of x, the sum of t, and what passes through the one: the first and second derivative of
+/// `sum(-t log p)`, times `scale`.
+#[inline(always)]
+pub fn through_softmax<S: Isa, T: Real>(
+    x: &[T],
+    t: &[T],
+    scale: f64,
+    mut grad: Option<&mut [T]>,
+    hess: Option<&mut [T]>,
+    scratch: &mut [T],
+) -> (Softmax<T>, f64) {
+    let exps = grad.as_deref_mut().unwrap_or(scratch);
+    let softmax = Softmax::of_exactly::<S>(x, exps);
+    let total = sum_exactly::<S, T>(t);
+    if let Some(hess) = hess {
+        softmax.curvature(x, exps, hess, total * scale);
+    }
+    if let Some(grad) = grad {
+        softmax.pull(x, t, total, grad, scale);
+    }
+    (softmax, total)
 }
 
 /// `exp` of [`Softmax::of`], with the 1 at a maximum that is left out there.

@@ -11,12 +11,12 @@
 //! Source: Apache MXNet Gluon, `SoftmaxCrossEntropyLoss`; class weights and label smoothing as PyTorch has them.
 
 use super::kernel::{Lanes, Reduced, RowKernel, RowOutputs, Rows, Scale, drive};
-use super::softmax::{LANES, LaneSoftmax, Softmax, exp_at};
+use super::softmax::{LANES, LaneSoftmax, Softmax, exp_at, through_softmax};
 use crate::error::{Error, Kind, Result};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::spec::Params;
 use crate::real::Real;
-use crate::reduce::{sum, sum_exactly};
+use crate::reduce::sum;
 use crate::simd::{Isa, Level};
 use crate::view::{Shape, View, ViewMut};
 use crate::weight::Weighting;
@@ -392,7 +392,7 @@ impl<T: Real> RowTarget<T> {
         &self,
         x: &[T],
         y: &[T],
-        mut grad: Option<&mut [T]>,
+        grad: Option<&mut [T]>,
         label_grad: Option<&mut [T]>,
         hess: Option<&mut [T]>,
         scratch: &mut [T],
@@ -418,15 +418,7 @@ impl<T: Real> RowTarget<T> {
             }
             return T::from_f64(sum::<S, T>(scratch));
         }
-        let exps = grad.as_deref_mut().unwrap_or(&mut *scratch);
-        let softmax = Softmax::of_exactly::<S>(x, exps);
-        let total = sum_exactly::<S, T>(y);
-        if let Some(hess) = hess {
-            softmax.curvature(x, exps, hess, total * scale);
-        }
-        if let Some(grad) = grad {
-            softmax.pull(x, y, total, grad, scale);
-        }
+        let (softmax, total) = through_softmax::<S, T>(x, y, scale, grad, hess, scratch);
         if let Some(label_grad) = label_grad {
             for (c, (g, &x)) in label_grad.iter_mut().zip(x).enumerate() {
                 *g = softmax.log_sum_minus::<S>(x).weighted(self.label_slope(c)) * scale_t;

@@ -151,10 +151,10 @@ impl<E: Element> Survey<'_, E> {
             widen(e, &mut table[frames.start * stride..frames.end * stride]);
         }
         let rows = x.chunks_exact(stride).zip(e.chunks_exact(stride));
+        let mut row = Vec::new();
         for (t, (x, e)) in frames.clone().zip(rows) {
             self.frames[t].bits = depth(x, e);
             if needs_wide::<E::Real>(self.input, self.frames[t].bits) {
-                let mut row = Vec::new();
                 let row = if let Some(table) = &mut self.table {
                     &mut table[t * stride..][..stride]
                 } else {
