@@ -62,13 +62,12 @@ pub(crate) fn exp_difference<T: Float, S: Isa>(x: T, max: T) -> T {
     let difference = x - max;
     let minuend = difference + max;
     let lost = (x - minuend) - (max + (difference - minuend));
-    // Next to an infinity nothing is lost that could be told.
-    let lost = if lost.is_nan() { T::ZERO } else { lost };
-    let Reduced { n, r, .. } = reduce::<T, S>(T::EXP_MIN.max(difference));
+    let Reduced { n, r, .. } = reduce::<T, S>(difference);
     let r = r + lost;
     let w = (r * r).mul_add::<S>(r.exp_tail::<S>(), r);
     let scale = n.pow2(T::HALF_RANGE) * T::MAGIC.pow2(-T::HALF_RANGE);
-    scale.mul_add::<S>(w, scale)
+    let exp = scale.mul_add::<S>(w, scale);
+    if difference <= T::EXP_MIN { T::ZERO } else { exp }
 }
 
 /// `exp(x) - 1`, within 2 ulp; the sign of a zero is kept.

@@ -188,7 +188,7 @@ impl<T: Real> PairKernel<T> for Rows<T> {
         }
         if counts {
             slopes.copy_from_slice(exps);
-            softmax.pull(z, t, sum::<S, T>(t), slopes, -scale);
+            softmax.pull(t, sum::<S, T>(t), slopes, -scale);
         } else {
             slopes.fill(T::ZERO);
         }

@@ -1,9 +1,9 @@
 //! Softmax of a row, in the one form that every loss on logits uses.
 //!
-//! With m the largest logit of the row, e = exp(x - m): the elements at the maximum count exactly 1, and what is summed
-//! is `others`, the rest. Then log(sum exp) = m + log1p(others), p = e / (1 + others), and 1 - p of the maximum is
-//! others / (1 + others): none of them cancels when one class has all the mass. Sums are in f64, in an order that is a
-//! function of the row's length alone, so that both forms below, one row along its elements and several rows side by
+//! With m the largest logit of the row, e = exp(x - m): the first element at the maximum counts exactly 1, and what is
+//! summed is `others`, the rest. Then log(sum exp) = m + log1p(others), p = e / (1 + others), and 1 - p of the maximum
+//! is others / (1 + others): none of them cancels when one class has all the mass. Sums are in f64, in an order that is
+//! a function of the row's length alone, so that both forms below, one row along its elements and several rows side by
 //! side, give the same bits.
 
 use crate::real::Real;
@@ -16,12 +16,14 @@ use smallvec::SmallVec;
 pub struct Softmax<T> {
     /// The largest logit.
     pub max: T,
-    /// The sum of exp(x - max), the first maximum left out.
+    /// Where it stands first.
+    pub at: usize,
+    /// The sum of exp(x - max), this one left out.
     pub others: f64,
 }
 
 impl<T: Real> Softmax<T> {
-    /// Fills `exps` with exp(x - max), and 0 at every maximum.
+    /// Fills `exps` with exp(x - max).
     #[inline(always)]
     pub fn of<S: Isa>(x: &[T], exps: &mut [T]) -> Self {
         Self::summed::<S>(x, exps, sum_block::<S, T>)
@@ -35,15 +37,14 @@ impl<T: Real> Softmax<T> {
 
     #[inline(always)]
     fn summed<S: Isa>(x: &[T], exps: &mut [T], sum: impl Fn(&[T]) -> f64) -> Self {
-        let max = max(x);
+        let at = first_max(x);
+        let max = x.get(at).copied().unwrap_or(-T::INFINITY);
         let mut sums = SmallVec::<[f64; 32]>::new();
-        let mut maxima = 0;
-        for (x, exps) in x.chunks(BLOCK).zip(exps.chunks_mut(BLOCK)) {
-            maxima += shifted_exps::<S, T>(x, max, exps);
-            sums.push(sum(exps));
+        for (block, (x, exps)) in x.chunks(BLOCK).zip(exps.chunks_mut(BLOCK)).enumerate() {
+            shifted_exps::<S, T>(x, max, exps);
+            sums.push(without(exps, at.wrapping_sub(block * BLOCK), &sum));
         }
-        let rest = sum_pairwise(0..sums.len(), &|i| sums[i]);
-        Softmax { max, others: rest + (f64::from(maxima) - 1.0) }
+        Softmax { max, at, others: sum_pairwise(0..sums.len(), &|i| sums[i]) }
     }
 
     /// log(sum exp(x)) - x, never negative.
@@ -62,28 +63,32 @@ impl<T: Real> Softmax<T> {
 
     /// The diagonal of the second derivative of log(sum exp(x)), p (1 - p), times `scale`.
     #[inline(always)]
-    pub fn curvature(&self, x: &[T], exps: &[T], out: &mut [T], scale: f64) {
+    pub fn curvature(&self, exps: &[T], out: &mut [T], scale: f64) {
         let inverse = T::from_f64(self.inverse());
-        let at_max = T::from_f64(self.complement(self.max, T::ZERO) * self.inverse());
-        let scale = T::from_f64(scale);
-        for ((out, &x), &e) in out.iter_mut().zip(x).zip(exps) {
+        let scale_t = T::from_f64(scale);
+        for (out, &e) in out.iter_mut().zip(exps) {
             let p = e * inverse;
-            *out = if x == self.max { at_max } else { p * (T::ONE - p) } * scale;
+            *out = p * (T::ONE - p) * scale_t;
+        }
+        if let Some(out) = out.get_mut(self.at) {
+            *out = T::from_f64(self.others * self.inverse() * self.inverse() * scale);
         }
     }
 
     /// Turns exponentials into the gradient of sum(-t log p), `total` p - t with `total` = sum(t), times `scale`.
     #[inline(always)]
-    pub fn pull(&self, x: &[T], t: &[T], total: f64, exps: &mut [T], scale: f64) {
-        // At the maximum, where p is more than half, it is p (total - t) - (1 - p) t.
-        let sure = self.others < 1.0;
-        let (p, rest) = (self.inverse(), self.complement(self.max, T::ZERO));
+    pub fn pull(&self, t: &[T], total: f64, exps: &mut [T], scale: f64) {
         let (factor, low) = self.share_of(total);
-        let [p, rest, total, scale] = [p, rest, total, scale].map(T::from_f64);
-        for ((e, &x), &t) in exps.iter_mut().zip(x).zip(t) {
-            let at_max = if sure { p * (total - t) - rest * t } else { (factor - t) + low };
-            let elsewhere = (*e * factor - t) + *e * low;
-            *e = if x == self.max { at_max } else { elsewhere } * scale;
+        let scale_t = T::from_f64(scale);
+        for (e, &t) in exps.iter_mut().zip(t) {
+            *e = ((*e * factor - t) + *e * low) * scale_t;
+        }
+        // At the maximum, where p is more than half, it is p (total - t) - (1 - p) t.
+        let at_max = exps.get_mut(self.at).zip(t.get(self.at));
+        if let Some((e, &t)) = at_max.filter(|_| self.others < 1.0) {
+            let p = self.inverse();
+            let [p, rest, total] = [p, self.others * p, total].map(T::from_f64);
+            *e = (p * (total - t) - rest * t) * scale_t;
         }
     }
 
@@ -105,10 +110,10 @@ impl<T: Real> Softmax<T> {
         1.0 / (1.0 + self.others)
     }
 
-    /// 1 - p at a class whose exp(x - max) is `exp`, or at the maximum.
+    /// 1 - p at a class whose exp(x - max) is `exp`.
     #[inline(always)]
-    pub fn complement(&self, x: T, exp: T) -> f64 {
-        let rest = if x == self.max { self.others } else { 1.0 + self.others - exp.to_f64() };
+    pub fn complement(&self, class: usize, exp: T) -> f64 {
+        let rest = if class == self.at { self.others } else { 1.0 + self.others - exp.to_f64() };
         rest * self.inverse()
     }
 }
@@ -128,18 +133,12 @@ pub fn through_softmax<S: Isa, T: Real>(
     let softmax = Softmax::of_exactly::<S>(x, exps);
     let total = sum_exactly::<S, T>(t);
     if let Some(hess) = hess {
-        softmax.curvature(x, exps, hess, total * scale);
+        softmax.curvature(exps, hess, total * scale);
     }
     if let Some(grad) = grad {
-        softmax.pull(x, t, total, grad, scale);
+        softmax.pull(t, total, grad, scale);
     }
     (softmax, total)
-}
-
-/// `exp` of [`Softmax::of`], with the 1 at a maximum that is left out there.
-#[inline(always)]
-pub fn exp_at<T: Real>(x: T, max: T, exp: T) -> T {
-    if x == max { T::ONE } else { exp }
 }
 
 /// The largest element, in the order of [`Real::key`]. Integers, unlike floats, have a maximum that vectorises.
@@ -152,18 +151,54 @@ pub fn max<T: Real>(x: &[T]) -> T {
     T::from_key(key)
 }
 
+/// Elements that are searched at once.
+const SEARCH: usize = 128;
+
+/// Where the largest element, in the order of [`max`], stands first.
 #[inline(always)]
-fn shifted_exps<S: Isa, T: Real>(x: &[T], max: T, exps: &mut [T]) -> u32 {
-    for (e, &v) in exps.iter_mut().zip(x) {
-        let exp = v.exp_difference::<S>(max);
-        *e = if v == max { T::ZERO } else { exp };
+fn first_max<T: Real>(x: &[T]) -> usize {
+    let (mut best, mut rest) = ((-T::INFINITY).key(), x);
+    for (block, of_block) in x.chunks(BLOCK).enumerate() {
+        let key = max(of_block).key();
+        if key > best {
+            (best, rest) = (key, &x[block * BLOCK..]);
+        }
     }
-    let mut maxima = 0;
-    for &v in x {
-        // A checked addition would keep the loop from being vectorised; there are fewer elements than that.
-        maxima = u32::wrapping_add(maxima, u32::from(v == max));
+    let is_best = |v: &T| v.key() == best;
+    while rest.len() > SEARCH && !rest[..SEARCH].iter().fold(false, |any, v| any | is_best(v)) {
+        rest = &rest[SEARCH..];
     }
-    maxima
+    let mut first = u32::MAX;
+    for (i, v) in (0..).zip(rest.iter().take(SEARCH)) {
+        first = first.min(if is_best(v) { i } else { u32::MAX });
+    }
+    // Nothing is found in a row of NaN below -infinity.
+    if first == u32::MAX { 0 } else { x.len() - rest.len() + first as usize }
+}
+
+#[inline(always)]
+fn shifted_exps<S: Isa, T: Real>(x: &[T], max: T, exps: &mut [T]) {
+    if max.abs() < T::INFINITY {
+        for (e, &v) in exps.iter_mut().zip(x) {
+            *e = v.exp_difference::<S>(max);
+        }
+    } else {
+        for (e, &v) in exps.iter_mut().zip(x) {
+            *e = if v == max { T::ONE } else { v.exp_difference::<S>(max) };
+        }
+    }
+}
+
+/// The sum of a block that leaves out the 1 that stands `at`, if that is in it.
+#[inline(always)]
+fn without<T: Real>(exps: &mut [T], at: usize, sum: impl Fn(&[T]) -> f64) -> f64 {
+    let Some(kept) = exps.get_mut(at).map(|e| std::mem::replace(e, T::ZERO)) else {
+        return sum(exps);
+    };
+    let others = sum(exps);
+    exps[at] = kept;
+    // NaN is not to be left out.
+    others + (kept - T::ONE).to_f64()
 }
 
 /// Rows that are worked on side by side.
@@ -173,6 +208,8 @@ pub const LANES: usize = 32;
 pub struct LaneSoftmax<T> {
     /// The largest logits.
     pub max: [T; LANES],
+    /// Where they stand first.
+    pub at: [u32; LANES],
     /// The sums of [`Softmax::others`].
     pub others: [f64; LANES],
 }
@@ -182,23 +219,32 @@ impl<T: Real> LaneSoftmax<T> {
     #[inline(always)]
     pub fn of<S: Isa>(x: &[T], exps: &mut [T]) -> Self {
         let (rows, _) = x.as_chunks::<LANES>();
-        let mut keys = [(-T::INFINITY).key(); LANES];
-        for row in rows {
+        let (mut keys, mut at) = ([(-T::INFINITY).key(); LANES], [0; LANES]);
+        for (c, row) in (0..).zip(rows) {
             for l in 0..LANES {
-                keys[l] = keys[l].max(row[l].key());
+                let key = row[l].key();
+                at[l] = if key > keys[l] { c } else { at[l] };
+                keys[l] = keys[l].max(key);
             }
         }
         let max = keys.map(T::from_key);
+        for (x, exps) in rows.iter().zip(exps.as_chunks_mut::<LANES>().0) {
+            exp_lanes::<S, T>(x, &max, exps);
+        }
+        let first = |l: usize| at[l] as usize * LANES + l;
+        let ones: [T; LANES] = std::array::from_fn(|l| std::mem::take(&mut exps[first(l)]));
         let mut sums = SmallVec::<[[f64; LANES]; 1]>::new();
-        let mut maxima = [T::ZERO; LANES];
-        for (x, exps) in x.chunks(BLOCK * LANES).zip(exps.chunks_mut(BLOCK * LANES)) {
-            sums.push(exp_and_sum::<S, T>(x, &max, exps, &mut maxima));
+        for exps in exps.chunks(BLOCK * LANES) {
+            sums.push(sum_lanes(exps));
+        }
+        for l in 0..LANES {
+            exps[first(l)] = ones[l];
         }
         let others = std::array::from_fn(|l| {
             let rest = sum_pairwise(0..sums.len(), &|i| sums[i][l]);
-            rest + (maxima[l].to_f64() - 1.0)
+            rest + (ones[l] - T::ONE).to_f64()
         });
-        LaneSoftmax { max, others }
+        LaneSoftmax { max, at, others }
     }
 
     /// [`Softmax::log_sum_minus`] for an element of each row.
@@ -213,54 +259,44 @@ impl<T: Real> LaneSoftmax<T> {
 
     /// Turns exponentials into probabilities times `scale`.
     #[inline(always)]
-    pub fn scale_exps(&self, x: &[T], exps: &mut [T], scale: &[f64]) {
+    pub fn scale_exps(&self, exps: &mut [T], scale: &[f64]) {
         let factor: [T; LANES] =
             std::array::from_fn(|l| T::from_f64(self.lane(l).inverse().weighted(scale[l])));
-        let ((x, _), (exps, _)) = (x.as_chunks::<LANES>(), exps.as_chunks_mut::<LANES>());
-        for (x, exps) in x.iter().zip(exps) {
-            for l in 0..LANES {
-                exps[l] = exp_at(x[l], self.max[l], exps[l]).weighted(factor[l]);
+        // A loop over one row alone would be unrolled, and the one around it turned into gathers.
+        let factors = [factor; 4];
+        for exps in exps.chunks_mut(factors.as_flattened().len()) {
+            for (e, &factor) in exps.iter_mut().zip(factors.as_flattened()) {
+                *e = e.weighted(factor);
             }
         }
     }
 
     /// [`Softmax::curvature`] for each row.
     #[inline(always)]
-    pub fn curvature(&self, x: &[T], exps: &[T], out: &mut [T], scale: &[f64]) {
+    pub fn curvature(&self, exps: &[T], out: &mut [T], scale: &[f64]) {
         for l in 0..LANES {
             let softmax = self.lane(l);
             let inverse = T::from_f64(softmax.inverse());
-            let at_max = T::from_f64(softmax.complement(softmax.max, T::ZERO) * softmax.inverse());
-            let scale = T::from_f64(scale[l]);
-            for at in (l..x.len()).step_by(LANES) {
+            let scale_t = T::from_f64(scale[l]);
+            for at in (l..exps.len()).step_by(LANES) {
                 let p = exps[at] * inverse;
-                let curvature = if x[at] == softmax.max { at_max } else { p * (T::ONE - p) };
-                out[at] = curvature.weighted(scale);
+                out[at] = (p * (T::ONE - p)).weighted(scale_t);
             }
+            let at_max = softmax.others * softmax.inverse() * softmax.inverse();
+            out[softmax.at * LANES + l] = T::from_f64(at_max.weighted(scale[l]));
         }
     }
 
     /// The softmax of one row.
     #[inline(always)]
     pub fn lane(&self, l: usize) -> Softmax<T> {
-        Softmax { max: self.max[l], others: self.others[l] }
+        Softmax { max: self.max[l], at: self.at[l] as usize, others: self.others[l] }
     }
 }
 
 /// One block of [`sum_block`] for every lane: the same elements in the same order.
 #[inline(always)]
-fn exp_and_sum<S: Isa, T: Real>(
-    x: &[T],
-    max: &[T; LANES],
-    exps: &mut [T],
-    maxima: &mut [T; LANES],
-) -> [f64; LANES] {
-    for (x, exps) in x.as_chunks().0.iter().zip(exps.as_chunks_mut().0) {
-        exp_lanes::<S, T>(x, max, exps);
-        for l in 0..LANES {
-            maxima[l] += if x[l] == max[l] { T::ONE } else { T::ZERO };
-        }
-    }
+fn sum_lanes<T: Real>(exps: &[T]) -> [f64; LANES] {
     let chunks = exps.chunks_exact(SUM_LANES * LANES);
     let mut rest = [0.0; LANES];
     for exps in chunks.remainder().as_chunks::<LANES>().0 {
@@ -288,7 +324,7 @@ fn exp_and_sum<S: Isa, T: Real>(
 fn exp_lanes<S: Isa, T: Real>(x: &[T; LANES], max: &[T; LANES], exps: &mut [T; LANES]) {
     for l in 0..LANES {
         let exp = x[l].exp_difference::<S>(max[l]);
-        exps[l] = if x[l] == max[l] { T::ZERO } else { exp };
+        exps[l] = if x[l] == max[l] { T::ONE } else { exp };
     }
 }
 
@@ -330,5 +366,21 @@ mod tests {
         assert_eq!(of(&[1.0, -inf]).log_sum_minus::<Baseline>(-inf), inf);
         assert!(of(&[1.0, f64::NAN]).log_sum_minus::<Baseline>(1.0).is_nan());
         assert!(of(&[f64::NAN, 1.0]).log_sum_minus::<Baseline>(1.0).is_nan());
+        assert!([f64::NAN, -f64::NAN].iter().all(|&x| of(&[x]).others.is_nan()));
+    }
+
+    #[test]
+    fn the_first_maximum_is_left_out() {
+        for n in [1, 2, 127, 128, 129, 1024, 1025, 3000] {
+            for at in [0, n / 2, n - 1] {
+                let mut x = vec![-1.0_f64; n];
+                x[at..].fill(2.0);
+                let mut exps = vec![0.0; n];
+                let softmax = Softmax::of::<Baseline>(&x, &mut exps);
+                assert_eq!((softmax.max, softmax.at, exps[at]), (2.0, at, 1.0));
+                let others = (-3.0_f64).exp() * at as f64 + (n - at - 1) as f64;
+                assert!((softmax.others - others).abs() <= 1e-12 * others, "{n} {at}");
+            }
+        }
     }
 }

@@ -11,7 +11,7 @@
 //! Source: Apache MXNet Gluon, `SoftmaxCrossEntropyLoss`; class weights and label smoothing as PyTorch has them.
 
 use super::kernel::{Lanes, Reduced, RowKernel, RowOutputs, Rows, Scale, drive};
-use super::softmax::{LANES, LaneSoftmax, Softmax, exp_at, through_softmax};
+use super::softmax::{LANES, LaneSoftmax, Softmax, through_softmax};
 use crate::error::{Error, Kind, Result};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::spec::Params;
@@ -297,14 +297,14 @@ impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
         }
         let exps = grad.as_deref_mut().unwrap_or(scratch);
         let softmax = Softmax::of::<S>(x, exps);
-        let complement = softmax.complement(x[label], exps[label]);
+        let complement = softmax.complement(label, exps[label]);
         if let Some(hess) = hess {
-            softmax.curvature(x, exps, hess, scale);
+            softmax.curvature(exps, hess, scale);
         }
         if let Some(grad) = grad {
             let factor = T::from_f64(softmax.inverse() * scale);
-            for (g, &v) in grad.iter_mut().zip(x) {
-                *g = exp_at(v, softmax.max, *g) * factor;
+            for g in grad.iter_mut() {
+                *g *= factor;
             }
             grad[label] = T::from_f64(-complement * scale);
         }
@@ -317,9 +317,12 @@ impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
         let classes = x.len() / LANES;
         let labels = &self.labels[row..][..value.len()];
         // A row without a label has scale 0 and weight 0; any class will do for it.
-        let at = |l: usize| (labels[l] as usize).min(classes - 1) * LANES + l;
-        let picked: [T; LANES] =
-            std::array::from_fn(|l| if l < labels.len() { x[at(l)] } else { x[l] });
+        let mut label = [0; LANES];
+        for (label, &given) in label.iter_mut().zip(labels) {
+            *label = (given as usize).min(classes - 1);
+        }
+        let at = |l: usize| label[l] * LANES + l;
+        let picked: [T; LANES] = std::array::from_fn(|l| x[at(l)]);
         if self.from_logits {
             grad.fill(T::ZERO);
             if let Some(hess) = hess {
@@ -335,17 +338,16 @@ impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
         let losses = softmax.log_sum_minus::<S>(&picked);
         value.copy_from_slice(&losses[..value.len()]);
         if let Some(hess) = hess {
-            softmax.curvature(x, grad, hess, scale);
+            softmax.curvature(grad, hess, scale);
         }
         if wants_grad {
-            let exps: [T; LANES] =
-                std::array::from_fn(|l| grad[if l < labels.len() { at(l) } else { l }]);
+            let exps: [T; LANES] = std::array::from_fn(|l| grad[at(l)]);
             let mut slopes = [T::ZERO; LANES];
             for l in 0..LANES {
-                let complement = softmax.lane(l).complement(picked[l], exps[l]);
+                let complement = softmax.lane(l).complement(label[l], exps[l]);
                 slopes[l] = T::from_f64((-complement).weighted(scale[l]));
             }
-            softmax.scale_exps(x, grad, scale);
+            softmax.scale_exps(grad, scale);
             for l in 0..labels.len() {
                 grad[at(l)] = slopes[l];
             }
