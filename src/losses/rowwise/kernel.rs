@@ -6,7 +6,7 @@
 use crate::block::{self, BlockKernel, Identity, Outputs};
 use crate::grid::{Grid, Input, Operand, Output, Tile, sized};
 use crate::losses::call::Axes;
-use crate::losses::rowwise::softmax::LANES;
+use crate::losses::rowwise::softmax::{LANES, Layout};
 use crate::parallel;
 use crate::real::Real;
 use crate::simd::{self, Isa, Kernel, Level};
@@ -25,6 +25,12 @@ const GROUPS: usize = 4;
 /// Columns up to which rows are worked on side by side.
 const SHORT: usize = 32;
 
+/// Columns up to which rows are worked on together.
+const MEDIUM: usize = 1024;
+
+/// Rows that are worked on together, at least: fewer have to wait for themselves.
+const TOGETHER: usize = 8;
+
 /// What a row writes; what is `None` is not wanted.
 pub struct RowOutputs<'a, T, const K: usize> {
     /// The derivative with respect to each input, times the scale.
@@ -35,17 +41,21 @@ pub struct RowOutputs<'a, T, const K: usize> {
     pub scratch: [&'a mut [T]; 2],
 }
 
-/// Rows side by side, as [`crate::losses::rowwise::softmax::LaneSoftmax`] has them.
-pub struct Lanes<'a, T> {
+/// Rows that are worked on together, at most [`LANES`].
+pub struct Group<'a, T> {
+    /// Where their elements stand.
+    pub layout: Layout,
     /// The first row.
     pub row: usize,
-    /// Element c of row `row + l` at `c * LANES + l`.
+    /// The elements of a row.
+    pub classes: usize,
+    /// The input.
     pub x: &'a [T],
     /// The derivative; scratch if it is not wanted.
     pub grad: &'a mut [T],
     /// The second derivative.
     pub hess: Option<&'a mut [T]>,
-    /// The scale of each row.
+    /// The scale of each row, and 0 up to [`LANES`].
     pub scale: &'a [f64],
     /// The loss of each row.
     pub value: &'a mut [T],
@@ -57,16 +67,16 @@ pub struct Lanes<'a, T> {
 pub trait RowKernel<T: Real, const K: usize>: Sync {
     /// Rough time for one element of the first input, in nanoseconds.
     const COST: f64;
-    /// Whether there is a form for several rows side by side.
-    const SIDE_BY_SIDE: bool = false;
+    /// Whether there is a form for several rows.
+    const GROUPED: bool = false;
 
     /// One row: returns its loss.
     fn row<S: Isa>(&self, row: usize, x: [&[T]; K], outputs: RowOutputs<'_, T, K>, scale: f64)
     -> T;
 
-    /// Several rows side by side, with the same bits.
-    fn lanes<S: Isa>(&self, lanes: Lanes<'_, T>) {
-        let _ = lanes;
+    /// Several rows, with the same bits.
+    fn group<S: Isa>(&self, group: Group<'_, T>) {
+        let _ = group;
     }
 }
 
@@ -127,12 +137,18 @@ pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(kernel: &L, rows: Rows
     });
     let outputs = grads.iter().flatten().chain(&hess).map(|o| o.k);
     let gathers = inputs.iter().map(|o| o.k).chain(outputs).any(|k| grid.prefers_rows(k));
-    let side_by_side = L::SIDE_BY_SIDE && (gathers || grid.cols <= SHORT);
-    let step = match (side_by_side, gathers) {
-        (true, true) => GROUPS * LANES,
-        (true, false) => LANES,
-        (false, true) => GATHER_ROWS,
-        (false, false) => (TILE / grid.cols.max(1)).clamp(1, LANES),
+    let form = match L::GROUPED {
+        true if gathers || grid.cols <= SHORT => Form::Lanes,
+        true if grid.cols <= MEDIUM => Form::Group,
+        _ => Form::Row,
+    };
+    let fitting = (TILE / grid.cols.max(1)).clamp(1, LANES);
+    let step = match (form, gathers) {
+        (Form::Lanes, true) => GROUPS * LANES,
+        (Form::Lanes, false) => LANES,
+        (Form::Group, _) => fitting.max(TOGETHER),
+        (Form::Row, true) => GATHER_ROWS,
+        (Form::Row, false) => fitting,
     };
     let job = Job {
         kernel,
@@ -142,7 +158,7 @@ pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(kernel: &L, rows: Rows
         hess,
         scale: rows.scale,
         value: values.as_ref().zip(value_grid.as_ref()),
-        side_by_side,
+        form,
     };
     let step_ns = L::COST * (step * grid.cols) as f64;
     parallel::run(grid.rows.div_ceil(step), step_ns, &|tasks| {
@@ -162,7 +178,18 @@ struct Job<'a, L, const K: usize> {
     hess: Option<Output<'a, 'a>>,
     scale: &'a Scale,
     value: Option<(&'a ViewMut<'a>, &'a Grid)>,
-    side_by_side: bool,
+    form: Form,
+}
+
+/// How rows are worked on.
+#[derive(Clone, Copy)]
+enum Form {
+    /// One by one.
+    Row,
+    /// Together, as they stand.
+    Group,
+    /// Together, side by side.
+    Lanes,
 }
 
 struct Scratch<T, const K: usize> {
@@ -199,10 +226,10 @@ impl<T: Real, L: RowKernel<T, K>, const K: usize> Kernel for RunTile<'_, '_, L, 
     fn run<S: Isa>(self) {
         let RunTile { job, tile, scratch } = self;
         sized(&mut scratch.value, GROUPS * LANES);
-        if job.side_by_side {
-            job.lanes::<S, T>(tile, scratch);
-        } else {
-            job.rows::<S, T>(tile, scratch);
+        match job.form {
+            Form::Row => job.rows::<S, T>(tile, scratch),
+            Form::Group => job.group::<S, T>(tile, scratch),
+            Form::Lanes => job.lanes::<S, T>(tile, scratch),
         }
         if let Some((view, grid)) = job.value {
             let values = Tile { row: 0, rows: 1, col: tile.row, cols: tile.rows };
@@ -256,6 +283,38 @@ impl<L, const K: usize> Job<'_, L, K> {
     }
 
     #[inline(always)]
+    fn group<S: Isa, T: Real>(&self, tile: Tile, scratch: &mut Scratch<T, K>)
+    where
+        L: RowKernel<T, K>,
+    {
+        let grid = self.grid;
+        let x = self.inputs[0].tile(grid, tile, &mut scratch.inputs[0]);
+        let grad = match &self.grads[0] {
+            Some(o) => o.tile(grid, tile, &mut scratch.grads[0]),
+            None => sized(&mut scratch.grads[0], tile.len()),
+        };
+        let hess = self.hess.as_ref().map(|o| o.tile(grid, tile, &mut scratch.hess));
+        let value = &mut scratch.value[..tile.rows];
+        self.scales(tile.row, tile.rows, &mut scratch.scale);
+        self.kernel.group::<S>(Group {
+            layout: Layout::Rows(tile.cols),
+            row: tile.row,
+            classes: tile.cols,
+            x,
+            grad,
+            hess,
+            scale: &scratch.scale,
+            value,
+            wants_grad: self.grads[0].is_some(),
+        });
+        for (o, buffer) in [(&self.grads[0], &scratch.grads[0]), (&self.hess, &scratch.hess)] {
+            if let Some(o) = o {
+                o.finish(grid, tile, &buffer[..tile.len().min(buffer.len())]);
+            }
+        }
+    }
+
+    #[inline(always)]
     fn lanes<S: Isa, T: Real>(&self, tile: Tile, scratch: &mut Scratch<T, K>)
     where
         L: RowKernel<T, K>,
@@ -268,11 +327,11 @@ impl<L, const K: usize> Job<'_, L, K> {
         let mut hess = self.hess.as_ref().map(|_| sized(&mut scratch.hess, len));
         for (g, value) in scratch.value[..tile.rows].chunks_mut(LANES).enumerate() {
             let (row, run) = (tile.row + g * LANES, g * group..(g + 1) * group);
-            scratch.scale.clear();
-            scratch.scale.extend((0..value.len()).map(|r| self.scale.of(row + r)));
-            scratch.scale.resize(LANES, 0.0);
-            self.kernel.lanes::<S>(Lanes {
+            self.scales(row, value.len(), &mut scratch.scale);
+            self.kernel.group::<S>(Group {
+                layout: Layout::Lanes,
                 row,
+                classes: tile.cols,
                 x: &x[run.clone()],
                 grad: &mut grad[run.clone()],
                 hess: hess.as_deref_mut().map(|hess| &mut hess[run]),
@@ -286,6 +345,13 @@ impl<L, const K: usize> Job<'_, L, K> {
                 grid.scatter_lanes(o.view, o.k, tile, LANES, buffer);
             }
         }
+    }
+
+    /// The scales of some rows, and 0 up to [`LANES`].
+    fn scales(&self, row: usize, rows: usize, scale: &mut Vec<f64>) {
+        scale.clear();
+        scale.extend((row..row + rows).map(|row| self.scale.of(row)));
+        scale.resize(LANES, 0.0);
     }
 }
 

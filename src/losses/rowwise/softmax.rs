@@ -3,11 +3,11 @@
 //! With m the largest logit of the row, e = exp(x - m): the first element at the maximum counts exactly 1, and what is
 //! summed is `others`, the rest. Then log(sum exp) = m + log1p(others), p = e / (1 + others), and 1 - p of the maximum
 //! is others / (1 + others): none of them cancels when one class has all the mass. Sums are in f64, in an order that is
-//! a function of the row's length alone, so that both forms below, one row along its elements and several rows side by
-//! side, give the same bits.
+//! a function of the row's length alone, so that all forms below, one row, several rows step by step and several rows
+//! side by side, give the same bits.
 
 use crate::real::Real;
-use crate::reduce::{BLOCK, sum_block, sum_block_exactly, sum_exactly, sum_pairwise};
+use crate::reduce::{BLOCK, sum, sum_block, sum_block_exactly, sum_exactly, sum_pairwise};
 use crate::simd::{Isa, SUM_LANES};
 use smallvec::SmallVec;
 
@@ -201,11 +201,34 @@ fn without<T: Real>(exps: &mut [T], at: usize, sum: impl Fn(&[T]) -> f64) -> f64
     others + (kept - T::ONE).to_f64()
 }
 
-/// Rows that are worked on side by side.
+/// Rows that are worked on together, at most.
 pub const LANES: usize = 32;
 
-/// The softmax of [`LANES`] rows side by side: element c of row l stands at `c * LANES + l`.
-pub struct LaneSoftmax<T> {
+/// Where the elements of rows that are worked on together stand.
+#[derive(Clone, Copy, Debug)]
+pub enum Layout {
+    /// Row after row, each of this many elements.
+    Rows(usize),
+    /// Side by side: first element 0 of [`LANES`] rows.
+    Lanes,
+}
+
+impl Layout {
+    /// The place of an element.
+    #[inline(always)]
+    pub fn at(self, row: usize, class: usize) -> usize {
+        match self {
+            Layout::Rows(classes) => row * classes + class,
+            Layout::Lanes => class * LANES + row,
+        }
+    }
+}
+
+/// The softmax of up to [`LANES`] rows, one step for all of them after the other: no step of one row has to wait for
+/// the one before, and what is one number for each row is computed in registers.
+pub struct GroupSoftmax<T> {
+    layout: Layout,
+    rows: usize,
     /// The largest logits.
     pub max: [T; LANES],
     /// Where they stand first.
@@ -214,37 +237,69 @@ pub struct LaneSoftmax<T> {
     pub others: [f64; LANES],
 }
 
-impl<T: Real> LaneSoftmax<T> {
-    /// As [`Softmax::of`], in place.
+impl<T: Real> GroupSoftmax<T> {
+    /// As [`Softmax::of`], for the first `rows` rows; those side by side must be [`LANES`].
     #[inline(always)]
-    pub fn of<S: Isa>(x: &[T], exps: &mut [T]) -> Self {
-        let (rows, _) = x.as_chunks::<LANES>();
-        let (mut keys, mut at) = ([(-T::INFINITY).key(); LANES], [0; LANES]);
-        for (c, row) in (0..).zip(rows) {
-            for l in 0..LANES {
-                let key = row[l].key();
-                at[l] = if key > keys[l] { c } else { at[l] };
-                keys[l] = keys[l].max(key);
+    pub fn of<S: Isa>(layout: Layout, rows: usize, x: &[T], exps: &mut [T]) -> Self {
+        let (mut max, mut at) = ([-T::INFINITY; LANES], [0; LANES]);
+        match layout {
+            Layout::Rows(classes) => {
+                for (l, x) in x.chunks_exact(classes).enumerate() {
+                    at[l] = first_max(x) as u32;
+                    max[l] = x[at[l] as usize];
+                }
+                let exps = exps.chunks_exact_mut(classes);
+                for ((x, exps), &max) in x.chunks_exact(classes).zip(exps).zip(&max) {
+                    shifted_exps::<S, T>(x, max, exps);
+                }
+            }
+            Layout::Lanes => {
+                let (x, _) = x.as_chunks::<LANES>();
+                let mut keys = max.map(T::key);
+                for (c, row) in (0..).zip(x) {
+                    for l in 0..LANES {
+                        let key = row[l].key();
+                        at[l] = if key > keys[l] { c } else { at[l] };
+                        keys[l] = keys[l].max(key);
+                    }
+                }
+                max = keys.map(T::from_key);
+                for (x, exps) in x.iter().zip(exps.as_chunks_mut::<LANES>().0) {
+                    exp_lanes::<S, T>(x, &max, exps);
+                }
             }
         }
-        let max = keys.map(T::from_key);
-        for (x, exps) in rows.iter().zip(exps.as_chunks_mut::<LANES>().0) {
-            exp_lanes::<S, T>(x, &max, exps);
+        let mut ones = [T::ONE; LANES];
+        for l in 0..rows {
+            ones[l] = std::mem::take(&mut exps[layout.at(l, at[l] as usize)]);
         }
-        let first = |l: usize| at[l] as usize * LANES + l;
-        let ones: [T; LANES] = std::array::from_fn(|l| std::mem::take(&mut exps[first(l)]));
-        let mut sums = SmallVec::<[[f64; LANES]; 1]>::new();
-        for exps in exps.chunks(BLOCK * LANES) {
-            sums.push(sum_lanes(exps));
+        let mut others = match layout {
+            Layout::Rows(classes) => {
+                let mut others = [0.0; LANES];
+                for (others, exps) in others.iter_mut().zip(exps.chunks_exact(classes)) {
+                    *others = sum::<S, T>(exps);
+                }
+                others
+            }
+            Layout::Lanes => {
+                let mut sums = SmallVec::<[[f64; LANES]; 1]>::new();
+                for exps in exps.chunks(BLOCK * LANES) {
+                    sums.push(sum_lanes(exps));
+                }
+                match &sums[..] {
+                    [sums] => *sums,
+                    sums => std::array::from_fn(|l| sum_pairwise(0..sums.len(), &|i| sums[i][l])),
+                }
+            }
+        };
+        for l in 0..rows {
+            exps[layout.at(l, at[l] as usize)] = ones[l];
         }
         for l in 0..LANES {
-            exps[first(l)] = ones[l];
+            // NaN is not to be left out.
+            others[l] += (ones[l] - T::ONE).to_f64();
         }
-        let others = std::array::from_fn(|l| {
-            let rest = sum_pairwise(0..sums.len(), &|i| sums[i][l]);
-            rest + (ones[l] - T::ONE).to_f64()
-        });
-        LaneSoftmax { max, at, others }
+        GroupSoftmax { layout, rows, max, at, others }
     }
 
     /// [`Softmax::log_sum_minus`] for an element of each row.
@@ -252,7 +307,7 @@ impl<T: Real> LaneSoftmax<T> {
     pub fn log_sum_minus<S: Isa>(&self, x: &[T; LANES]) -> [T; LANES] {
         let mut out = [T::ZERO; LANES];
         for l in 0..LANES {
-            out[l] = self.lane(l).log_sum_minus::<S>(x[l]);
+            out[l] = self.row(l).log_sum_minus::<S>(x[l]);
         }
         out
     }
@@ -260,13 +315,26 @@ impl<T: Real> LaneSoftmax<T> {
     /// Turns exponentials into probabilities times `scale`.
     #[inline(always)]
     pub fn scale_exps(&self, exps: &mut [T], scale: &[f64]) {
-        let factor: [T; LANES] =
-            std::array::from_fn(|l| T::from_f64(self.lane(l).inverse().weighted(scale[l])));
-        // A loop over one row alone would be unrolled, and the one around it turned into gathers.
-        let factors = [factor; 4];
-        for exps in exps.chunks_mut(factors.as_flattened().len()) {
-            for (e, &factor) in exps.iter_mut().zip(factors.as_flattened()) {
-                *e = e.weighted(factor);
+        let mut factor = [T::ZERO; LANES];
+        for l in 0..LANES {
+            factor[l] = T::from_f64(self.row(l).inverse().weighted(scale[l]));
+        }
+        match self.layout {
+            Layout::Rows(classes) => {
+                for (exps, &factor) in exps.chunks_exact_mut(classes).zip(&factor) {
+                    for e in exps {
+                        *e = e.weighted(factor);
+                    }
+                }
+            }
+            Layout::Lanes => {
+                // A loop over `LANES` alone would be unrolled, and the one around it turned into gathers.
+                let factors = [factor; 4];
+                for exps in exps.chunks_mut(factors.as_flattened().len()) {
+                    for (e, &factor) in exps.iter_mut().zip(factors.as_flattened()) {
+                        *e = e.weighted(factor);
+                    }
+                }
             }
         }
     }
@@ -274,22 +342,26 @@ impl<T: Real> LaneSoftmax<T> {
     /// [`Softmax::curvature`] for each row.
     #[inline(always)]
     pub fn curvature(&self, exps: &[T], out: &mut [T], scale: &[f64]) {
-        for l in 0..LANES {
-            let softmax = self.lane(l);
+        let classes = match self.layout {
+            Layout::Rows(classes) => classes,
+            Layout::Lanes => exps.len() / LANES,
+        };
+        for l in 0..self.rows {
+            let softmax = self.row(l);
             let inverse = T::from_f64(softmax.inverse());
             let scale_t = T::from_f64(scale[l]);
-            for at in (l..exps.len()).step_by(LANES) {
+            for at in (0..classes).map(|c| self.layout.at(l, c)) {
                 let p = exps[at] * inverse;
                 out[at] = (p * (T::ONE - p)).weighted(scale_t);
             }
             let at_max = softmax.others * softmax.inverse() * softmax.inverse();
-            out[softmax.at * LANES + l] = T::from_f64(at_max.weighted(scale[l]));
+            out[self.layout.at(l, softmax.at)] = T::from_f64(at_max.weighted(scale[l]));
         }
     }
 
     /// The softmax of one row.
     #[inline(always)]
-    pub fn lane(&self, l: usize) -> Softmax<T> {
+    pub fn row(&self, l: usize) -> Softmax<T> {
         Softmax { max: self.max[l], at: self.at[l] as usize, others: self.others[l] }
     }
 }
@@ -341,18 +413,22 @@ mod tests {
     use crate::simd::Baseline;
 
     #[test]
-    fn rows_and_lanes_agree_bit_for_bit() {
+    fn all_forms_agree_bit_for_bit() {
         for n in [1, 2, 10, 31, 32, 33, 100, 1023, 1025, 3000] {
-            let x: Vec<f32> = (0..n * LANES).map(|i| ((i * 7919) % 997) as f32 * 0.03).collect();
-            let mut exps = vec![0.0; x.len()];
-            let lanes = LaneSoftmax::of::<Baseline>(&x, &mut exps);
-            for l in 0..LANES {
-                let row: Vec<f32> = (0..n).map(|c| x[c * LANES + l]).collect();
-                let mut row_exps = vec![0.0; n];
-                let softmax = Softmax::of::<Baseline>(&row, &mut row_exps);
-                assert_eq!(softmax.max, lanes.max[l]);
-                assert_eq!(softmax.others.to_bits(), lanes.others[l].to_bits(), "{n} classes");
-                assert!((0..n).all(|c| row_exps[c] == exps[c * LANES + l]));
+            let lanes: Vec<f32> =
+                (0..n * LANES).map(|i| ((i * 7919) % 997) as f32 * 0.03).collect();
+            let rows: Vec<f32> =
+                (0..n * LANES).map(|i| lanes[Layout::Lanes.at(i / n, i % n)]).collect();
+            for (layout, x) in [(Layout::Lanes, &lanes), (Layout::Rows(n), &rows)] {
+                let mut exps = vec![0.0; x.len()];
+                let group = GroupSoftmax::of::<Baseline>(layout, LANES, x, &mut exps);
+                for (l, row) in rows.chunks_exact(n).enumerate() {
+                    let mut row_exps = vec![0.0; n];
+                    let softmax = Softmax::of::<Baseline>(row, &mut row_exps);
+                    assert_eq!((softmax.max, softmax.at), (group.max[l], group.at[l] as usize));
+                    assert_eq!(softmax.others.to_bits(), group.others[l].to_bits(), "{n} classes");
+                    assert!((0..n).all(|c| row_exps[c] == exps[layout.at(l, c)]));
+                }
             }
         }
     }

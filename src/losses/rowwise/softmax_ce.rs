@@ -10,8 +10,8 @@
 //!
 //! Source: Apache MXNet Gluon, `SoftmaxCrossEntropyLoss`; class weights and label smoothing as PyTorch has them.
 
-use super::kernel::{Lanes, Reduced, RowKernel, RowOutputs, Rows, Scale, drive};
-use super::softmax::{LANES, LaneSoftmax, Softmax, through_softmax};
+use super::kernel::{Group, Reduced, RowKernel, RowOutputs, Rows, Scale, drive};
+use super::softmax::{GroupSoftmax, LANES, Softmax, through_softmax};
 use crate::error::{Error, Kind, Result};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::spec::Params;
@@ -277,7 +277,7 @@ struct SparseRows<'a> {
 
 impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
     const COST: f64 = COST;
-    const SIDE_BY_SIDE: bool = true;
+    const GROUPED: bool = true;
 
     #[inline(always)]
     fn row<S: Isa>(&self, row: usize, [x]: [&[T]; 1], out: RowOutputs<'_, T, 1>, scale: f64) -> T {
@@ -312,44 +312,49 @@ impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
     }
 
     #[inline(always)]
-    fn lanes<S: Isa>(&self, lanes: Lanes<'_, T>) {
-        let Lanes { row, x, grad, hess, scale, value, wants_grad } = lanes;
-        let classes = x.len() / LANES;
+    fn group<S: Isa>(&self, group: Group<'_, T>) {
+        let Group { layout, row, classes, x, grad, hess, scale, value, wants_grad } = group;
         let labels = &self.labels[row..][..value.len()];
         // A row without a label has scale 0 and weight 0; any class will do for it.
         let mut label = [0; LANES];
         for (label, &given) in label.iter_mut().zip(labels) {
             *label = (given as usize).min(classes - 1);
         }
-        let at = |l: usize| label[l] * LANES + l;
-        let picked: [T; LANES] = std::array::from_fn(|l| x[at(l)]);
+        let pick = |x: &[T]| {
+            let mut picked = [T::ZERO; LANES];
+            for l in 0..labels.len() {
+                picked[l] = x[layout.at(l, label[l])];
+            }
+            picked
+        };
         if self.from_logits {
             grad.fill(T::ZERO);
             if let Some(hess) = hess {
                 hess.fill(T::ZERO);
             }
+            let picked = pick(x);
             for (l, value) in value.iter_mut().enumerate() {
                 *value = -picked[l];
-                grad[at(l)] = T::from_f64(-scale[l]);
+                grad[layout.at(l, label[l])] = T::from_f64(-scale[l]);
             }
             return;
         }
-        let softmax = LaneSoftmax::of::<S>(x, grad);
-        let losses = softmax.log_sum_minus::<S>(&picked);
+        let softmax = GroupSoftmax::of::<S>(layout, labels.len(), x, grad);
+        let losses = softmax.log_sum_minus::<S>(&pick(x));
         value.copy_from_slice(&losses[..value.len()]);
         if let Some(hess) = hess {
             softmax.curvature(grad, hess, scale);
         }
         if wants_grad {
-            let exps: [T; LANES] = std::array::from_fn(|l| grad[at(l)]);
+            let exps = pick(grad);
             let mut slopes = [T::ZERO; LANES];
             for l in 0..LANES {
-                let complement = softmax.lane(l).complement(label[l], exps[l]);
+                let complement = softmax.row(l).complement(label[l], exps[l]);
                 slopes[l] = T::from_f64((-complement).weighted(scale[l]));
             }
             softmax.scale_exps(grad, scale);
             for l in 0..labels.len() {
-                grad[at(l)] = slopes[l];
+                grad[layout.at(l, label[l])] = slopes[l];
             }
         }
     }
