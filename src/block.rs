@@ -5,7 +5,8 @@
 //! the inputs, runs the kernel, applies weights and sums. The other families reuse it on their unreduced losses
 //! through [`Identity`], so weighting and reduction exist only here.
 
-use crate::grid::{Grid, Input, Operand, Output, Tile, sized};
+use crate::grid::{Grid, Tile};
+use crate::operand::{Input, Operand, Output, sized};
 use crate::parallel;
 use crate::real::Real;
 use crate::reduce::{BLOCK, Reduction, sum_block_exactly, sum_pairwise};

@@ -1,7 +1,8 @@
 //! The gradients with respect to the vectors of both batches, in tiles.
 
 use super::kernel::LANES;
-use crate::grid::{Grid, Output, Tile};
+use crate::grid::{Grid, Tile};
+use crate::operand::Output;
 use crate::real::Real;
 use crate::simd::{Isa, Kernel};
 use crate::view::View;

@@ -10,7 +10,8 @@
 //! Roundings do not all go one way: measured it is 2 to 3.
 
 use super::gradients::{PULL_TILE, PullJob, PullTile};
-use crate::grid::{Grid, Operand, Output, Tile, sized};
+use crate::grid::{Grid, Tile};
+use crate::operand::{Operand, Output, sized};
 use crate::parallel;
 use crate::real::Real;
 use crate::simd::{self, Isa, Kernel, Level};

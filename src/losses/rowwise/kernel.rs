@@ -4,9 +4,10 @@
 //! what it returns is the row's loss. Weights and reductions are the elementwise driver's, see [`Reduced`].
 
 use crate::block::{self, BlockKernel, Identity, Outputs};
-use crate::grid::{Grid, Input, Operand, Output, Tile, sized};
+use crate::grid::{Grid, Tile};
 use crate::losses::call::Axes;
 use crate::losses::rowwise::softmax::{LANES, Layout};
+use crate::operand::{Input, Operand, Output, sized};
 use crate::parallel;
 use crate::real::Real;
 use crate::simd::{self, Isa, Kernel, Level};
