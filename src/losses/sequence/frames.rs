@@ -9,15 +9,16 @@
 //! are written over once their occupancies are known. If many do, emissions are computed for all of them, which is all
 //! that their softmax needs, too.
 
-use super::planes::fold;
+use super::planes::Group;
 use super::rows::{Element, Rows, RowsMut};
 use super::target::Target;
 use super::{Input, LANES};
 use crate::losses::rowwise::softmax;
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
+use std::array;
 use std::f64::consts::LOG2_E;
-use std::ops::{Add, Range};
+use std::ops::Range;
 
 /// Elements of a vector step along the classes.
 const STEP: usize = 16;
@@ -134,15 +135,15 @@ impl<E: Element> Survey<'_, E> {
         let rows = x.chunks_exact(stride).zip(e.chunks_exact_mut(stride));
         let rows = self.frames[frames.clone()].iter_mut().zip(rows);
         if target.dense {
-            for (frame, (x, e)) in rows {
-                // For logits `base` and `factor` hold the parts that `finish` makes them from.
-                let sums = exponentials::<E::Real, true>(
-                    x,
-                    E::Real::from_f64(frame.shift),
-                    e,
-                    E::Real::exp_difference::<S>,
-                );
-                (frame.base, frame.factor) = (0.0, sums.other());
+            let mut sums = Folded::NONE;
+            for (i, (frame, (x, e))) in rows.enumerate() {
+                let shift = E::Real::from_f64(frame.shift);
+                let exp = E::Real::exp_difference::<S>;
+                sums.put::<S, _>(i, &exponentials::<E::Real, true>(x, shift, e, exp));
+            }
+            // For logits `base` and `factor` hold the parts that `finish` makes them from.
+            for (frame, other) in self.frames[frames.clone()].iter_mut().zip(sums.other::<S>()) {
+                (frame.base, frame.factor) = (0.0, other);
             }
         } else {
             rows.for_each(|(frame, (x, e))| emit::<S, _>(x, frame.shift, e));
@@ -218,7 +219,7 @@ impl<E: Element> Survey<'_, E> {
         let Scratch { row: buffer, exps, .. } = scratch;
         let many = buffer.len();
         let mut max = [-E::Real::INFINITY; BATCH];
-        let mut sums = [Sums::NONE; BATCH];
+        let mut folded = Folded::NONE;
         for (t, max) in frames.clone().zip(&mut max) {
             *max = softmax::max(E::load(self.rows.row(self.n, self.first + t), buffer));
             defect.nan |= *max == E::Real::INFINITY;
@@ -228,7 +229,7 @@ impl<E: Element> Survey<'_, E> {
         for (i, t) in frames.clone().enumerate() {
             let x = E::load(self.rows.row(self.n, self.first + t), buffer);
             // SAFETY: as above.
-            sums[i] = match unsafe { self.out(t) } {
+            let sums = match unsafe { self.out(t) } {
                 // Nothing to be relative to, unless there is a NaN.
                 _ if max[i] == -E::Real::INFINITY => {
                     let possible = x.iter().all(|&x| x < E::Real::INFINITY);
@@ -242,11 +243,12 @@ impl<E: Element> Survey<'_, E> {
                 }
                 None => exponentials::<_, false>(x, max[i], &mut [], exp),
             };
+            folded.put::<S, _>(i, &sums);
         }
-        for (i, t) in frames.clone().enumerate() {
-            let frame = &mut self.frames[t];
-            frame.base = max[i].to_f64() - frame.shift;
-            frame.factor = sums[i].other();
+        let frame_data = self.frames[frames.clone()].iter_mut();
+        for ((frame, max), other) in frame_data.zip(max).zip(folded.other::<S>()) {
+            frame.base = max.to_f64() - frame.shift;
+            frame.factor = other;
         }
         for (i, t) in frames.enumerate() {
             // SAFETY: as above.
@@ -300,7 +302,12 @@ fn gather<E: Element>(row: &[E], target: &Target, x: &mut [E::Real]) {
     if target.dense {
         x.iter_mut().zip(row).for_each(|(x, value)| *x = value.to());
     } else {
-        for (x, &class) in x.iter_mut().zip(&target.classes) {
+        let (whole, rest) = target.classes.as_chunks::<LANES>();
+        let (x, x_rest) = x.split_at_mut(whole.as_flattened().len());
+        for (x, classes) in x.as_chunks_mut().0.iter_mut().zip(whole) {
+            *x = classes.map(|class| row[class as usize].to());
+        }
+        for (x, &class) in x_rest.iter_mut().zip(rest) {
             *x = row[class as usize].to();
         }
     }
@@ -367,11 +374,35 @@ struct Sums<R> {
 
 impl<R: Real> Sums<R> {
     const NONE: Self = Sums { others: [0.0; STEP], largest: [R::ZERO; STEP] };
+}
 
-    /// The sum of all but one of the largest.
+/// The sums of a batch of frames, to be added up side by side.
+struct Folded {
+    others: [Group; BATCH],
+    largest: [Group; BATCH],
+}
+
+impl Folded {
+    const NONE: Self = Folded { others: [[0.0; LANES]; BATCH], largest: [[0.0; LANES]; BATCH] };
+
     #[inline(always)]
-    fn other(&self) -> f64 {
-        fold(self.others, Add::add) + (fold(self.largest, Add::add).to_f64() - 1.0)
+    fn put<S: Isa, R: Real>(&mut self, i: usize, sums: &Sums<R>) {
+        let halves = sums.others.as_chunks().0;
+        self.others[i] = S::add(&halves[0], &halves[1]);
+        self.largest[i] =
+            array::from_fn(|l| (sums.largest[l] + sums.largest[l + STEP / 2]).to_f64());
+    }
+
+    /// The sum of all but one of the largest, for each frame.
+    #[inline(always)]
+    fn other<S: Isa>(&self) -> [f64; BATCH] {
+        let mut other = [0.0; BATCH];
+        let rows = self.others.as_chunks().0.iter().zip(self.largest.as_chunks().0);
+        for (other, (others, largest)) in other.as_chunks_mut::<LANES>().0.iter_mut().zip(rows) {
+            let (others, largest) = (S::row_sums(others), S::row_sums(largest));
+            *other = array::from_fn(|i| others[i] + (largest[i] - 1.0));
+        }
+        other
     }
 }
 

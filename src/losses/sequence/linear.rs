@@ -20,16 +20,15 @@
 
 use super::frames::Form;
 use super::planes::{
-    Group, add, copy_row, emissions, fold, groups_below, lanes, mul, planes_mut, power_of_two,
-    split, surround, two,
+    Group, copy_row, emissions, groups_below, lanes, planes_mut, power_of_two, split, surround, two,
 };
 use super::sweep::{Arithmetic, Block, Crossing, Work, state_len};
 use super::target::Target;
-use super::weights::{Weights, propagate};
+use super::weights::{Arrows, Weights};
 use super::{LANES, Side, wide};
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
-use std::ops::{Add, Range};
+use std::ops::Range;
 
 /// Bits that mantissas may grow by in a block: their products with others of that size are finite.
 const GROWTH: f64 = 480.0;
@@ -139,25 +138,20 @@ impl Kernel for Advance<'_> {
             let t = side.nth(&block.frames, i);
             let groups = target.groups(t);
             let e = &e[(t - block.frames.start) * target.stride..][..target.stride];
-            let label_e = emissions(target, e, &groups, &mut work.label_e);
+            let label_e = emissions::<S>(target, e, &groups, &mut work.label_e);
             let (from, to) = if i == 0 {
                 (&*self.state.row, &mut rows[..len])
             } else {
                 two(rows, len, place(i - 1), place(i))
             };
             surround(to, target, &groups);
-            let out = planes_mut(to, target, &groups);
+            let [blank, label] = planes_mut(to, target, &groups);
             let blank_e = [e[target.blank]; LANES];
-            propagate::<S>(
-                side,
-                target,
-                from,
-                &work.weights,
-                &groups,
-                out,
-                |_, sums| mul(&sums, &blank_e),
-                |g, sums| mul(&sums, &label_e[g]),
-            );
+            let arrows = Arrows::new(side, target, from, &work.weights, &groups);
+            for g in groups_below(groups.len()) {
+                let sums = arrows.sums::<S>(g);
+                [blank[g], label[g]] = [S::mul(&sums[0], &blank_e), S::mul(&sums[1], &label_e[g])];
+            }
         }
         let last = side.nth(&block.frames, frames - 1);
         let row = &rows[place(frames - 1) * len..][..len];
@@ -260,13 +254,14 @@ impl Kernel for Pass<'_> {
         let power = &head[..2 * target.width];
         let all = target.groups_of(side.other(), &block.frames);
         work.weights.set(side.other(), target, power, all);
+        let mut sums = [[[0.0; LANES]; FRAMES]; 2];
         for i in 0..frames {
             let t = side.nth(&block.frames, i);
             let groups = target.groups(t);
             let n = groups.len();
             let at = t - block.frames.start;
             let e = &e[at * target.stride..][..target.stride];
-            let label_e = emissions(target, e, &groups, &mut work.label_e);
+            let label_e = emissions::<S>(target, e, &groups, &mut work.label_e);
             let stored = &mut rows[(frames - 1 - i) * len..][..len];
             let [blank_stored, label_stored] = planes_mut(stored, target, &groups);
             let (from, to) = if i == 0 {
@@ -283,31 +278,31 @@ impl Kernel for Pass<'_> {
                 two(&mut work.rows, len, (i - 1) % 2, i % 2)
             };
             surround(to, target, &groups);
-            let out = planes_mut(to, target, &groups);
-            let blank_e = [e[target.blank]; LANES];
-            if i == 0 {
-                let start = groups.start * LANES;
-                for (out, start) in out.into_iter().zip([start, target.width + start]) {
-                    out[..n].copy_from_slice(&lanes(&from[start..])[..n]);
-                }
-            } else {
-                let weights = &work.weights;
-                propagate::<S>(
-                    side,
-                    target,
-                    from,
-                    weights,
-                    &groups,
-                    out,
-                    |_, sums| sums,
-                    |_, sums| sums,
-                );
-            }
             let [blank, label] = planes_mut(to, target, &groups);
-            totals[at] = [
-                meet(n, blank_stored, blank, |_| &blank_e),
-                meet(n, label_stored, label, |g| &label_e[g]),
-            ];
+            let blank_e = [e[target.blank]; LANES];
+            let start = groups.start * LANES;
+            let [blank_from, label_from] =
+                [start, target.width + start].map(|at| &lanes(&from[at..])[..n]);
+            let arrows = Arrows::new(side, target, from, &work.weights, &groups);
+            let mut total = [[0.0; LANES]; 2];
+            // Makes occupancies of what is stored and what comes the other way, and sends that on with the emissions.
+            for g in groups_below(n) {
+                let sums =
+                    if i == 0 { [blank_from[g], label_from[g]] } else { arrows.sums::<S>(g) };
+                let occupancies =
+                    [S::mul(&blank_stored[g], &sums[0]), S::mul(&label_stored[g], &sums[1])];
+                total = [S::add(&total[0], &occupancies[0]), S::add(&total[1], &occupancies[1])];
+                [blank_stored[g], label_stored[g]] = occupancies;
+                [blank[g], label[g]] = [S::mul(&sums[0], &blank_e), S::mul(&sums[1], &label_e[g])];
+            }
+            [sums[0][at], sums[1][at]] = total;
+        }
+        let [blanks, labels] = sums.each_ref().map(|sums| sums.as_chunks().0);
+        for ((totals, blanks), labels) in totals.chunks_mut(LANES).zip(blanks).zip(labels) {
+            let sums = [S::row_sums(blanks), S::row_sums(labels)];
+            for (i, total) in totals.iter_mut().enumerate() {
+                *total = [sums[0][i], sums[1][i]];
+            }
         }
         // What the frame beyond is to be multiplied by, still in the exponents of this block.
         let last = side.nth(&block.frames, frames - 1);
@@ -318,26 +313,6 @@ impl Kernel for Pass<'_> {
         state.power.copy_from_slice(power);
         head[2 * target.width] == 0.0 || state.row.iter().all(|&x| x <= PEAK)
     }
-}
-
-/// Makes occupancies of a stored plane and what comes the other way, and sends that on with the emissions. Returns the
-/// sum of the occupancies.
-#[inline(always)]
-fn meet<'a>(
-    n: usize,
-    stored: &mut [Group],
-    passing: &mut [Group],
-    e: impl Fn(usize) -> &'a Group,
-) -> f64 {
-    for g in groups_below(n) {
-        let (occupancies, onward) = (mul(&stored[g], &passing[g]), mul(&passing[g], e(g)));
-        (stored[g], passing[g]) = (occupancies, onward);
-    }
-    let mut total = [0.0; LANES];
-    for g in groups_below(n) {
-        total = add(&total, &stored[g]);
-    }
-    fold(total, Add::add)
 }
 
 /// One step without emissions, zeros around it.
@@ -351,8 +326,11 @@ fn step<S: Isa>(
     to: &mut [f64],
 ) {
     to.fill(0.0);
-    let out = planes_mut(to, target, groups);
-    propagate::<S>(side, target, from, weights, groups, out, |_, sums| sums, |_, sums| sums);
+    let [blank, label] = planes_mut(to, target, groups);
+    let arrows = Arrows::new(side, target, from, weights, groups);
+    for g in groups_below(groups.len()) {
+        [blank[g], label[g]] = arrows.sums::<S>(g);
+    }
 }
 
 /// Brings mantissas from the exponents `old` to `new`. Where the stored mantissa is 0 no path matters.

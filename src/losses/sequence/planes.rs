@@ -2,13 +2,13 @@
 
 use super::target::Target;
 use super::{Error, LANES};
-use crate::real::Real;
+use crate::octets::Octet;
 use crate::simd::Isa;
+use std::hint;
 use std::ops::{Deref, DerefMut, Range};
-use std::{array, hint};
 
 /// A vector step along the states.
-pub(super) type Group = [f64; LANES];
+pub(super) type Group = Octet;
 
 /// Numbers from the start of a cache line on, so that no group of them is split between two lines.
 #[derive(Default)]
@@ -100,24 +100,6 @@ pub(super) fn fold<T: Copy, const N: usize>(mut x: [T; N], f: impl Fn(T, T) -> T
     x[0]
 }
 
-// Groups are computed whole before any is stored: a store between would hide from the compiler that the operands of
-// eight elements do not change, and it would compute them one by one.
-
-#[inline(always)]
-pub(super) fn mul(a: &Group, b: &Group) -> Group {
-    array::from_fn(|i| a[i] * b[i])
-}
-
-#[inline(always)]
-pub(super) fn add(a: &Group, b: &Group) -> Group {
-    array::from_fn(|i| a[i] + b[i])
-}
-
-#[inline(always)]
-pub(super) fn mul_add<S: Isa>(a: &Group, b: &Group, c: &Group) -> Group {
-    array::from_fn(|i| Real::mul_add::<S>(a[i], b[i], c[i]))
-}
-
 /// The numbers of groups. The compiler must not see a loop that it could make vectors of across groups, gathering and
 /// scattering their elements: each group is a vector already.
 #[inline(always)]
@@ -131,7 +113,7 @@ pub(super) fn lanes(x: &[f64]) -> &[Group] {
     x.as_chunks().0
 }
 
-/// The two planes of a row, from a group on.
+/// Some groups of the two planes of a row.
 #[inline(always)]
 pub(super) fn planes_mut<'a>(
     row: &'a mut [f64],
@@ -139,7 +121,7 @@ pub(super) fn planes_mut<'a>(
     groups: &Range<usize>,
 ) -> [&'a mut [Group]; 2] {
     let (blank, label) = row.split_at_mut(target.width);
-    [blank, label].map(|plane| plane[groups.start * LANES..].as_chunks_mut().0)
+    [blank, label].map(|plane| &mut plane.as_chunks_mut().0[groups.clone()])
 }
 
 /// Zeros around the groups of a row that were written: the next row may read one element further.
@@ -171,20 +153,19 @@ pub(super) fn copy_row(from: &[f64], to: &mut [f64], target: &Target, groups: &R
     }
 }
 
-/// The emissions of the label plane. `gathered` has the padding behind the labels already.
+/// The emissions of the label plane, and any behind it.
 #[inline(always)]
-pub(super) fn emissions<'a>(
+pub(super) fn emissions<'a, S: Isa>(
     target: &Target,
     e: &[f64],
     groups: &Range<usize>,
     gathered: &'a mut [f64],
 ) -> &'a [Group] {
-    let (start, end) = (groups.start * LANES, groups.end * LANES);
-    let labels = start..end.min(target.len).max(start);
-    for (y, &slot) in gathered[labels.clone()].iter_mut().zip(&target.slots[labels]) {
-        *y = e[slot as usize];
+    let gathered = &mut gathered.as_chunks_mut().0[groups.clone()];
+    for (gathered, slots) in gathered.iter_mut().zip(target.slots(groups)) {
+        *gathered = S::gathered(e, slots);
     }
-    lanes(&gathered[start..end])
+    gathered
 }
 
 /// Two different rows of a buffer, one to read and one to write.

@@ -3,6 +3,7 @@
 use super::LANES;
 use super::ctc::{Gradient, Outputs, Posteriors};
 use super::frames::{Form, Frame};
+use super::planes::{groups_below, lanes};
 use super::rows::Element;
 use super::sweep::{Lattice, Sink};
 use crate::simd::{Isa, Kernel, dispatch};
@@ -43,8 +44,10 @@ impl<E: Element> Sink for Taker<'_, E> {
         if let Some(grad) = &self.grad {
             let stride = target.stride;
             let count = frames.len();
-            scratch.resize((count + 1) * stride, 0.0);
-            let (sums, window) = scratch.split_at_mut(stride);
+            let plane_len = target.width + LANES;
+            scratch.resize(plane_len + (count + 1) * stride, 0.0);
+            let (plane, rest) = scratch.split_at_mut(plane_len);
+            let (slopes, window) = rest.split_at_mut(stride);
             let e = if let Some(table) = self.lattice.table {
                 &table[frames.start * stride..frames.end * stride]
             } else {
@@ -53,7 +56,10 @@ impl<E: Element> Sink for Taker<'_, E> {
             };
             let taker = self;
             let frames = frames.clone();
-            dispatch(self.lattice.level, Take { taker, grad, frames, rows, totals, e, sums });
+            dispatch(
+                self.lattice.level,
+                Take { taker, grad, frames, rows, totals, e, plane, slopes },
+            );
         }
         if let Some(path) = self.outputs.alignment {
             for (i, t) in frames.clone().enumerate() {
@@ -100,8 +106,10 @@ struct Take<'a, 'b, 'c, E> {
     rows: &'a dyn Fn(usize) -> &'c [f64],
     totals: &'a [[f64; 2]],
     e: &'a [f64],
-    /// One for each class that occurs.
-    sums: &'a mut [f64],
+    /// A plane of labels, and what [`Target::sums`] wants behind it.
+    plane: &'a mut [f64],
+    /// One for each place in an emission row.
+    slopes: &'a mut [f64],
 }
 
 impl<E: Element> Kernel for Take<'_, '_, '_, E> {
@@ -109,30 +117,38 @@ impl<E: Element> Kernel for Take<'_, '_, '_, E> {
 
     #[inline(always)]
     fn run<S: Isa>(self) {
-        let Take { taker, grad, frames, rows, totals, e, sums } = self;
+        let Take { taker, grad, frames, rows, totals, e, plane, slopes } = self;
         let target = taker.lattice.target;
         let scale = grad.scale[taker.n];
+        plane.fill(0.0);
         for (i, t) in frames.enumerate() {
-            let label = &rows(i)[target.width..];
             let groups = target.groups(t);
-            let reach = groups.start * LANES..groups.end * LANES;
-            let e = &e[i * target.stride..][..target.classes.len()];
-            sums.fill(0.0);
-            for (&slot, occupancy) in target.slots[reach.start..].iter().zip(&label[reach]) {
-                sums[slot as usize] += occupancy;
+            // What has left the reach of the start is stale; nothing leaves that of the end.
+            plane[..groups.start * LANES].fill(0.0);
+            let label = &lanes(&rows(i)[target.width..])[groups.clone()];
+            let reach = &mut plane.as_chunks_mut().0[groups];
+            for g in groups_below(label.len()) {
+                reach[g] = label[g];
             }
-            sums[target.blank] = totals[i][0];
+            for &[first, again] in &target.repeats {
+                plane[first as usize] += plane[again as usize];
+            }
+            plane[target.width] = totals[i][0];
             let factor = taker.frames[t].factor;
             let inverse = 1.0 / (totals[i][0] + totals[i][1]);
+            for (sums, places) in slopes.as_chunks_mut().0.iter_mut().zip(target.sums()) {
+                *sums = S::gathered(plane, places);
+            }
+            for (slope, e) in slopes.iter_mut().zip(&e[i * target.stride..]) {
+                *slope = scale * (factor * e - *slope * inverse);
+            }
             // SAFETY: this call alone has the frames.
             let out = unsafe { grad.rows.row(taker.n, t) };
-            let slope = |(&e, &sum): (&f64, &f64)| E::of(scale * (factor * e - sum * inverse));
-            let slopes = e.iter().zip(&*sums).map(slope);
             if target.dense {
-                out.iter_mut().zip(slopes).for_each(|(out, slope)| *out = slope);
+                out.iter_mut().zip(&*slopes).for_each(|(out, &slope)| *out = E::of(slope));
             } else {
-                for (&class, slope) in target.classes.iter().zip(slopes) {
-                    out[class as usize] = slope;
+                for (&class, &slope) in target.classes.iter().zip(&*slopes) {
+                    out[class as usize] = E::of(slope);
                 }
             }
         }

@@ -76,8 +76,12 @@ pub(super) struct Target {
     pub stride: usize,
     /// The place of the blank in an emission row.
     pub blank: usize,
-    /// For each label, its place in an emission row.
+    /// For each label, its place in an emission row; some place for what is behind the labels.
     pub slots: Vec<u32>,
+    /// See [`Target::sums`].
+    first: Vec<u32>,
+    /// Labels whose place an earlier one has, too: that one, and the label.
+    pub repeats: Vec<[u32; 2]>,
     /// For each label 1 if it may follow the label before it directly, else 0; `LANES` zeros behind.
     pub skip: Vec<f64>,
     /// For each frame the groups of `LANES` elements that hold the states in reach of both ends.
@@ -93,20 +97,56 @@ impl Target {
         sorted.sort_unstable();
         sorted.dedup();
         let dense = classes <= FEW_CLASSES.max(DENSE * (sorted.len() + 1));
-        let (classes, blank, slots) = if dense {
+        let (classes, blank, mut slots) = if dense {
             ((0..classes as u32).collect(), blank as usize, labels.to_vec())
         } else {
             let place = |label| sorted.partition_point(|other| other < label) as u32 + 1;
             let slots = labels.iter().map(place).collect();
             ([&[blank], &sorted[..]].concat(), 0, slots)
         };
+        slots.resize(width, 0);
         let stride = classes.len().next_multiple_of(LANES);
+        let mut first = vec![width as u32 + 1; stride];
+        first[blank] = width as u32;
+        let mut repeats = Vec::new();
+        for (u, &slot) in (0..).zip(&slots[..len]) {
+            match &mut first[slot as usize] {
+                first if *first > width as u32 => *first = u,
+                first => repeats.push([*first, u]),
+            }
+        }
         let mut skip = vec![0.0; width + LANES];
         for (skip, pair) in skip[1..].iter_mut().zip(labels.windows(2)) {
             *skip = f64::from(u8::from(pair[0] != pair[1]));
         }
         let band = band(&skip[..len], frames);
-        Target { len, width, frames, classes, dense, stride, blank, slots, skip, band }
+        Target {
+            len,
+            width,
+            frames,
+            classes,
+            dense,
+            stride,
+            blank,
+            slots,
+            first,
+            repeats,
+            skip,
+            band,
+        }
+    }
+
+    /// For each place in an emission row, where in a label plane its occupancies are once repeated labels are added up:
+    /// that of the blank right behind the plane, and a 0 behind that one.
+    #[inline(always)]
+    pub fn sums(&self) -> &[[u32; LANES]] {
+        self.first.as_chunks().0
+    }
+
+    /// The places of the labels of some groups in an emission row.
+    #[inline(always)]
+    pub fn slots(&self, groups: &Range<usize>) -> &[[u32; LANES]] {
+        &self.slots.as_chunks().0[groups.clone()]
     }
 
     /// The groups that hold the states in reach at frame t.

@@ -148,7 +148,10 @@ impl Kernel for Step<'_> {
         let (start, end) = (groups.start * LANES, groups.end * LANES);
         next.fill(f64::NEG_INFINITY);
         let (next_blank, next_label) = next.split_at_mut(target.width);
-        let label_e = emissions(target, e, &groups, gathered).as_flattened();
+        emissions::<S>(target, e, &groups, gathered);
+        // Nothing reaches what is behind the labels.
+        gathered[target.len..].fill(f64::NEG_INFINITY);
+        let label_e = &gathered[start..end];
         let blank_e = e[target.blank];
         let blank = &row[start..end];
         let label = &row[target.width + start..target.width + end];

@@ -1,7 +1,7 @@
 //! The arrows between the states of a lattice, whose exponents differ.
 
 use super::linear::NEARLY_DEAD;
-use super::planes::{Group, Lines, groups_below, lanes, mul_add, power_of_two};
+use super::planes::{Group, Lines, lanes, power_of_two};
 use super::target::Target;
 use super::{LANES, Side};
 use crate::simd::Isa;
@@ -70,53 +70,67 @@ impl Weights {
             leave[u] = weights[1];
             jump[u] = skip[u] * weights[2];
         }
+        // Nothing reaches what is behind the labels.
+        self.leave[target.len.clamp(start, end)..end].fill(0.0);
         lost
     }
 }
 
-/// One step along the arrows: writes to `out` what `each_blank` and `each_label` make of a group's number and its sums.
-///
-/// One loop for each arrow. No loop reads a plane at two offsets: the compiler would load every element once and put the
-/// vectors together piece by piece.
-#[inline(always)]
-pub(super) fn propagate<S: Isa>(
+/// One step along the arrows.
+pub(super) struct Arrows<'a> {
     side: Side,
-    target: &Target,
-    row: &[f64],
-    weights: &Weights,
-    groups: &Range<usize>,
-    out: [&mut [Group]; 2],
-    mut each_blank: impl FnMut(usize, Group) -> Group,
-    mut each_label: impl FnMut(usize, Group) -> Group,
-) {
-    let (n, start) = (groups.len(), groups.start * LANES);
-    let labels = target.width + start;
-    let at = |from: usize| lanes(&row[from..]);
-    let Weights { enter, leave, jump } = weights;
-    // What feeds blank u; and through blanks, through labels, what feeds label u.
-    let (to_blank, by_blank, by_label) = match side {
-        Side::Start => {
-            let before = at(labels - 1);
-            ((before, &enter[start..]), (at(start), &leave[start..]), (before, &jump[start..]))
-        }
-        Side::End => (
-            (at(labels), &leave[start..]),
-            (at(start + 1), &enter[start + 1..]),
-            (at(labels + 1), &jump[start + 1..]),
-        ),
-    };
-    let (blank, label) = (at(start), at(labels));
-    let [blank_out, label_out] = out;
-    let weights = lanes(to_blank.1);
-    for g in groups_below(n) {
-        blank_out[g] = each_blank(g, mul_add::<S>(&to_blank.0[g], &weights[g], &blank[g]));
+    blank: &'a [Group],
+    label: &'a [Group],
+    /// The groups next to those of `blank` and `label` that feed them, too.
+    beside: [&'a [Group]; 2],
+    /// What multiplies the label that feeds a blank, the blank that feeds a label, and the label that feeds a label.
+    weights: [&'a [Group]; 3],
+}
+
+impl<'a> Arrows<'a> {
+    #[inline(always)]
+    pub fn new(
+        side: Side,
+        target: &Target,
+        row: &'a [f64],
+        weights: &'a Weights,
+        groups: &Range<usize>,
+    ) -> Self {
+        let (n, start) = (groups.len(), groups.start * LANES);
+        let label = target.width + start;
+        let at = |from: usize| &lanes(&row[from..])[..n];
+        let Weights { enter, leave, jump } = weights;
+        let (beside, enter, leave, jump) = match side {
+            Side::Start => {
+                ([at(start), at(label - LANES)], &enter[start..], &leave[start..], &jump[start..])
+            }
+            Side::End => (
+                [at(start + LANES), at(label + LANES)],
+                &leave[start..],
+                &enter[start + 1..],
+                &jump[start + 1..],
+            ),
+        };
+        let weights = [&lanes(enter)[..n], &lanes(leave)[..n], &lanes(jump)[..n]];
+        Arrows { side, blank: at(start), label: at(label), beside, weights }
     }
-    let weights = lanes(by_blank.1);
-    for g in groups_below(n) {
-        label_out[g] = mul_add::<S>(&by_blank.0[g], &weights[g], &label[g]);
-    }
-    let weights = lanes(by_label.1);
-    for g in groups_below(n) {
-        label_out[g] = each_label(g, mul_add::<S>(&by_label.0[g], &weights[g], &label_out[g]));
+
+    /// The sums for the blanks and the labels of a group.
+    #[inline(always)]
+    pub fn sums<S: Isa>(&self, g: usize) -> [Group; 2] {
+        let (blank, label) = (&self.blank[g], &self.label[g]);
+        let [to_blank, by_blank, by_label] = match self.side {
+            Side::Start => {
+                let before = S::delayed(&self.beside[1][g], label);
+                [before, *blank, before]
+            }
+            Side::End => {
+                let [blank_after, label_after] = self.beside;
+                [*label, S::advanced(blank, &blank_after[g]), S::advanced(label, &label_after[g])]
+            }
+        };
+        let [enter, leave, jump] = self.weights;
+        let labels = S::mul_add(&by_blank, &leave[g], label);
+        [S::mul_add(&to_blank, &enter[g], blank), S::mul_add(&by_label, &jump[g], &labels)]
     }
 }

@@ -134,7 +134,7 @@ fn planes<'a>(
 
 /// The emissions of the label plane.
 #[inline(always)]
-fn label_emissions<'a>(
+fn label_emissions<'a, S: Isa>(
     target: &Target,
     e: &[f64],
     groups: &Range<usize>,
@@ -142,7 +142,11 @@ fn label_emissions<'a>(
 ) -> [&'a [Group]; 2] {
     let (mantissas, exponents) = e.split_at(target.stride);
     let (low, high) = gathered.split_at_mut(target.width);
-    [emissions(target, mantissas, groups, low), emissions(target, exponents, groups, high)]
+    let high = emissions::<S>(target, exponents, groups, high);
+    emissions::<S>(target, mantissas, groups, low);
+    // Nothing reaches what is behind the labels.
+    low[target.len..].fill(0.0);
+    [&lanes(low)[groups.clone()], high]
 }
 
 #[inline(always)]
@@ -196,7 +200,7 @@ impl Kernel for Advance<'_> {
             let t = side.nth(&block.frames, i);
             let groups = target.groups(t);
             let e = frame_e(target, block, e, t);
-            let label_e = label_emissions(target, e, &groups, &mut work.label_e);
+            let label_e = label_emissions::<S>(target, e, &groups, &mut work.label_e);
             let blank_e = [target.blank, target.stride + target.blank].map(|at| [e[at]; LANES]);
             let (from, to) = if i == 0 {
                 (&*state, &mut rows[..len])
@@ -239,7 +243,7 @@ impl Kernel for Pass<'_> {
             let t = side.nth(&block.frames, i);
             let groups = target.groups(t);
             let e = frame_e(target, block, e, t);
-            let label_e = label_emissions(target, e, &groups, &mut work.label_e);
+            let label_e = label_emissions::<S>(target, e, &groups, &mut work.label_e);
             let blank_e = [target.blank, target.stride + target.blank].map(|at| [e[at]; LANES]);
             let stored = &mut store[(frames - 1 - i) * len..][..len];
             let stored = planes(stored, target, &groups);

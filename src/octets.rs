@@ -1,0 +1,205 @@
+//! Vectors of eight `f64`, each in one register where there are such registers.
+//!
+//! Loops over eight numbers are left to the compiler elsewhere. Where several of them follow each other it takes them apart
+//! and puts the pieces together anew, so the level that has the registers says what it means.
+
+use crate::real::Real;
+use crate::simd::{Baseline, Isa};
+use std::array;
+
+/// Eight numbers.
+pub type Octet = [f64; 8];
+
+/// What a level does with them. The results are the same on all levels, up to whether `mul_add` is fused.
+pub trait Octets: Sized {
+    /// `a * b`.
+    #[inline(always)]
+    fn mul(a: &Octet, b: &Octet) -> Octet {
+        array::from_fn(|i| a[i] * b[i])
+    }
+    /// `a + b`.
+    #[inline(always)]
+    fn add(a: &Octet, b: &Octet) -> Octet {
+        array::from_fn(|i| a[i] + b[i])
+    }
+    /// `a * b + c`, fused where the level has the instruction.
+    #[inline(always)]
+    fn mul_add(a: &Octet, b: &Octet, c: &Octet) -> Octet
+    where
+        Self: Isa,
+    {
+        array::from_fn(|i| Real::mul_add::<Self>(a[i], b[i], c[i]))
+    }
+    /// The sum of each row: pairs, then pairs of these. In registers eight rows take little more than one.
+    #[inline(always)]
+    fn row_sums(rows: &[Octet; 8]) -> Octet {
+        array::from_fn(|i| {
+            let [a, b, c, d, e, f, g, h] = rows[i];
+            ((a + b) + (c + d)) + ((e + f) + (g + h))
+        })
+    }
+    /// The last number of `before`, then all of `x` but its last one. In a register this does not wait for two rows that
+    /// were just stored, as a load from across their border would.
+    #[inline(always)]
+    fn delayed(before: &Octet, x: &Octet) -> Octet {
+        array::from_fn(|i| if i == 0 { before[7] } else { x[i - 1] })
+    }
+    /// All of `x` but its first number, then the first one of `after`.
+    #[inline(always)]
+    fn advanced(x: &Octet, after: &Octet) -> Octet {
+        array::from_fn(|i| if i == 7 { after[0] } else { x[i + 1] })
+    }
+    /// The numbers at some places. In a register they are ready sooner than a row that was stored number by number.
+    #[inline(always)]
+    fn gathered(x: &[f64], places: &[u32; 8]) -> Octet {
+        array::from_fn(|i| x[places[i] as usize])
+    }
+}
+
+impl Octets for Baseline {}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Octet, Octets};
+    use crate::simd::{Avx2, Avx512, Sse42};
+    use std::arch::x86_64 as arch;
+    use std::mem::transmute;
+
+    impl Octets for Sse42 {}
+    impl Octets for Avx2 {}
+
+    #[inline(always)]
+    fn load(x: &Octet) -> arch::__m512d {
+        // SAFETY: both types are eight numbers in a row.
+        unsafe { transmute::<Octet, arch::__m512d>(*x) }
+    }
+
+    #[inline(always)]
+    fn octet(x: arch::__m512d) -> Octet {
+        // SAFETY: as above.
+        unsafe { transmute::<arch::__m512d, Octet>(x) }
+    }
+
+    /// Eight of sixteen numbers, from number `FROM` on.
+    #[target_feature(enable = "avx512f")]
+    fn between<const FROM: i32>(low: &Octet, high: &Octet) -> Octet {
+        let [low, high] = [low, high].map(|x| arch::_mm512_castpd_si512(load(x)));
+        octet(arch::_mm512_castsi512_pd(arch::_mm512_alignr_epi64::<FROM>(high, low)))
+    }
+
+    /// Adds neighbours within two vectors, those of `a` at the even places of the sum.
+    #[target_feature(enable = "avx512f")]
+    fn pairs(a: arch::__m512d, b: arch::__m512d) -> arch::__m512d {
+        arch::_mm512_add_pd(arch::_mm512_unpacklo_pd(a, b), arch::_mm512_unpackhi_pd(a, b))
+    }
+
+    /// Adds neighbouring pairs of numbers within two vectors, those of `a` in the lower half of the sum.
+    #[target_feature(enable = "avx512f")]
+    fn fours(a: arch::__m512d, b: arch::__m512d) -> arch::__m512d {
+        const EVEN: i32 = 0b10_00_10_00;
+        const ODD: i32 = 0b11_01_11_01;
+        arch::_mm512_add_pd(
+            arch::_mm512_shuffle_f64x2::<EVEN>(a, b),
+            arch::_mm512_shuffle_f64x2::<ODD>(a, b),
+        )
+    }
+
+    #[target_feature(enable = "avx512f")]
+    fn row_sums([a, b, c, d, e, f, g, h]: &[Octet; 8]) -> Octet {
+        let [ab, cd] = [pairs(load(a), load(b)), pairs(load(c), load(d))];
+        let [ef, gh] = [pairs(load(e), load(f)), pairs(load(g), load(h))];
+        octet(fours(fours(ab, cd), fours(ef, gh)))
+    }
+
+    // Code that names this level runs in its shell only, where the features are there.
+    impl Octets for Avx512 {
+        #[inline(always)]
+        fn mul(a: &Octet, b: &Octet) -> Octet {
+            // SAFETY: as above.
+            octet(unsafe { arch::_mm512_mul_pd(load(a), load(b)) })
+        }
+
+        #[inline(always)]
+        fn add(a: &Octet, b: &Octet) -> Octet {
+            // SAFETY: as above.
+            octet(unsafe { arch::_mm512_add_pd(load(a), load(b)) })
+        }
+
+        #[inline(always)]
+        fn mul_add(a: &Octet, b: &Octet, c: &Octet) -> Octet {
+            // SAFETY: as above.
+            octet(unsafe { arch::_mm512_fmadd_pd(load(a), load(b), load(c)) })
+        }
+
+        #[inline(always)]
+        fn row_sums(rows: &[Octet; 8]) -> Octet {
+            // SAFETY: as above.
+            unsafe { row_sums(rows) }
+        }
+
+        #[inline(always)]
+        fn delayed(before: &Octet, x: &Octet) -> Octet {
+            // SAFETY: as above.
+            unsafe { between::<7>(before, x) }
+        }
+
+        #[inline(always)]
+        fn advanced(x: &Octet, after: &Octet) -> Octet {
+            // SAFETY: as above.
+            unsafe { between::<1>(x, after) }
+        }
+
+        #[inline(always)]
+        fn gathered(x: &[f64], places: &[u32; 8]) -> Octet {
+            let at = |i: usize| x[places[i] as usize];
+            let [a, b, c, d] = [at(0), at(1), at(2), at(3)];
+            let [e, f, g, h] = [at(4), at(5), at(6), at(7)];
+            // SAFETY: as above.
+            octet(unsafe { arch::_mm512_setr_pd(a, b, c, d, e, f, g, h) })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Octet;
+    use crate::simd::{Isa, Kernel, Level, dispatch};
+
+    struct All<'a>(&'a [f64]);
+
+    impl Kernel for All<'_> {
+        type Output = [Octet; 7];
+
+        #[inline(always)]
+        fn run<S: Isa>(self) -> [Octet; 7] {
+            let [a, b, c] = [0, 8, 16].map(|at| self.0[at..].as_chunks().0[0]);
+            [
+                S::mul(&a, &b),
+                S::add(&a, &b),
+                S::mul_add(&a, &b, &c),
+                S::delayed(&a, &b),
+                S::advanced(&a, &b),
+                S::row_sums(&[a, b, c, b, a, c, [1.0; 8], b]),
+                S::gathered(self.0, &[23, 0, 7, 8, 8, 16, 1, 15]),
+            ]
+        }
+    }
+
+    #[test]
+    fn every_level_does_what_it_says() {
+        let x: Vec<f64> = (0..24).map(f64::from).collect();
+        // Whole numbers this small are exact, fused or not.
+        let expected = [
+            [0.0, 9.0, 20.0, 33.0, 48.0, 65.0, 84.0, 105.0],
+            [8.0, 10.0, 12.0, 14.0, 16.0, 18.0, 20.0, 22.0],
+            [16.0, 26.0, 38.0, 52.0, 68.0, 86.0, 106.0, 128.0],
+            [7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0],
+            [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
+            [28.0, 92.0, 156.0, 92.0, 28.0, 156.0, 8.0, 92.0],
+            [23.0, 0.0, 7.0, 8.0, 8.0, 16.0, 1.0, 15.0],
+        ];
+        for &level in Level::ALL.iter().filter(|level| level.available()) {
+            assert_eq!(dispatch(level, All(&x)), expected, "{level:?}");
+        }
+    }
+}
