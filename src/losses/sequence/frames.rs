@@ -9,25 +9,18 @@
 //! are written over once their occupancies are known. If many do, emissions are computed for all of them, which is all
 //! that their softmax needs, too.
 
-use super::planes::Group;
+use super::exponentials::{Folded, STEP, Sums, exponentials};
 use super::rows::{Element, Rows, RowsMut};
 use super::target::Target;
 use super::{Input, LANES};
 use crate::losses::rowwise::softmax;
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
-use std::array;
 use std::f64::consts::LOG2_E;
 use std::ops::Range;
 
-/// Elements of a vector step along the classes.
-const STEP: usize = 16;
-
-/// Vector steps whose sums are kept in the type of the row.
-const STEPS: usize = 16;
-
 /// Frames that are gathered before their exponentials are taken, to keep the pipeline full.
-const BATCH: usize = 16;
+pub(super) const BATCH: usize = 16;
 
 /// Elements of the rows that are worked on together.
 const TOGETHER: usize = 4096;
@@ -363,90 +356,6 @@ fn depth<R: Real>(x: &[R], e: &[R]) -> f64 {
 #[inline(always)]
 fn bits_below_1(x: f64) -> f64 {
     if x < f64::MIN_POSITIVE { f64::INFINITY } else { (1023 - (x.to_bits() >> 52) as i64) as f64 }
-}
-
-/// Exponentials in sums: all but the largest ones, and how many of these there are, each of them 1.
-#[derive(Clone, Copy)]
-struct Sums<R> {
-    others: [f64; STEP],
-    largest: [R; STEP],
-}
-
-impl<R: Real> Sums<R> {
-    const NONE: Self = Sums { others: [0.0; STEP], largest: [R::ZERO; STEP] };
-}
-
-/// The sums of a batch of frames, to be added up side by side.
-struct Folded {
-    others: [Group; BATCH],
-    largest: [Group; BATCH],
-}
-
-impl Folded {
-    const NONE: Self = Folded { others: [[0.0; LANES]; BATCH], largest: [[0.0; LANES]; BATCH] };
-
-    #[inline(always)]
-    fn put<S: Isa, R: Real>(&mut self, i: usize, sums: &Sums<R>) {
-        let halves = sums.others.as_chunks().0;
-        self.others[i] = S::add(&halves[0], &halves[1]);
-        self.largest[i] =
-            array::from_fn(|l| (sums.largest[l] + sums.largest[l + STEP / 2]).to_f64());
-    }
-
-    /// The sum of all but one of the largest, for each frame.
-    #[inline(always)]
-    fn other<S: Isa>(&self) -> [f64; BATCH] {
-        let mut other = [0.0; BATCH];
-        let rows = self.others.as_chunks().0.iter().zip(self.largest.as_chunks().0);
-        for (other, (others, largest)) in other.as_chunks_mut::<LANES>().0.iter_mut().zip(rows) {
-            let (others, largest) = (S::row_sums(others), S::row_sums(largest));
-            *other = array::from_fn(|i| others[i] + (largest[i] - 1.0));
-        }
-        other
-    }
-}
-
-/// The sums of `exp(x, max)`, which is `exp(x - max)`, over all elements. Stores them if `STORE`.
-#[inline(always)]
-fn exponentials<R: Real, const STORE: bool>(
-    x: &[R],
-    max: R,
-    out: &mut [R],
-    exp: impl Fn(R, R) -> R,
-) -> Sums<R> {
-    let mut sums = Sums::NONE;
-    let (whole, rest) = x.as_chunks::<STEP>();
-    let (out, out_rest) = out.as_chunks_mut::<STEP>();
-    // The rest is padded with numbers whose exponential is 0.
-    let mut last = [-R::INFINITY; STEP];
-    if !rest.is_empty() {
-        last[..rest.len()].copy_from_slice(rest);
-    }
-    let steps = whole.len() + usize::from(!rest.is_empty());
-    for block in (0..steps).step_by(STEPS) {
-        let (mut sum, mut ties) = ([R::ZERO; STEP], [R::ZERO; STEP]);
-        for k in block..steps.min(block + STEPS) {
-            let x = *whole.get(k).unwrap_or(&last);
-            let mut e = [R::ZERO; STEP];
-            for i in 0..STEP {
-                e[i] = exp(x[i], max);
-                let largest = x[i] == max;
-                sum[i] += if largest { R::ZERO } else { e[i] };
-                ties[i] += if largest { R::ONE } else { R::ZERO };
-            }
-            if STORE {
-                match out.get_mut(k) {
-                    Some(out) => *out = e,
-                    None => out_rest.copy_from_slice(&e[..rest.len()]),
-                }
-            }
-        }
-        for i in 0..STEP {
-            sums.others[i] += sum[i].to_f64();
-            sums.largest[i] += ties[i];
-        }
-    }
-    sums
 }
 
 #[inline(always)]

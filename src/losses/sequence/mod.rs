@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`rows`] | frames of a strided array, read and written |
 //! | `target` | the states of a label sequence and their reach |
-//! | `frames` | softmax of every frame, emissions of the classes that occur |
+//! | `frames`, `exponentials` | softmax of every frame, emissions of the classes that occur |
 //! | `linear`, `wide` | sums over paths: fast with exponents shared by frames, robust with one for each number |
 //! | `planes`, `weights` | rows of states, and the arrows between them |
 //! | `sweep`, `checkpoints` | the two directions, their meeting, what is stored |
@@ -17,6 +17,7 @@ mod agreement;
 mod arguments;
 mod checkpoints;
 mod ctc;
+mod exponentials;
 mod frames;
 mod linear;
 mod loss;
