@@ -66,7 +66,6 @@ mod x86 {
     use std::mem::transmute;
 
     impl Octets for Sse42 {}
-    impl Octets for Avx2 {}
 
     #[inline(always)]
     fn load(x: &Octet) -> arch::__m512d {
@@ -111,7 +110,88 @@ mod x86 {
         octet(fours(fours(ab, cd), fours(ef, gh)))
     }
 
-    // Code that names this level runs in its shell only, where the features are there.
+    /// The four numbers in the middle of eight.
+    #[target_feature(enable = "avx2")]
+    fn middle(low: arch::__m256d, high: arch::__m256d) -> arch::__m256d {
+        arch::_mm256_permute2f128_pd::<0x21>(low, high)
+    }
+
+    /// The numbers at the odd places of `a` and those at the even ones of `b`, in turn.
+    #[target_feature(enable = "avx2")]
+    fn odd_and_even(a: arch::__m256d, b: arch::__m256d) -> arch::__m256d {
+        arch::_mm256_shuffle_pd::<0b0101>(a, b)
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn delayed([_, before]: Halves, [low, high]: Halves) -> Halves {
+        [odd_and_even(middle(before, low), low), odd_and_even(middle(low, high), high)]
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn advanced([low, high]: Halves, [after, _]: Halves) -> Halves {
+        [odd_and_even(low, middle(low, high)), odd_and_even(high, middle(high, after))]
+    }
+
+    /// Two registers.
+    type Halves = [arch::__m256d; 2];
+
+    #[inline(always)]
+    fn halves(x: &Octet) -> Halves {
+        // SAFETY: both types are eight numbers in a row.
+        unsafe { transmute::<Octet, Halves>(*x) }
+    }
+
+    #[inline(always)]
+    fn joined(x: Halves) -> Octet {
+        // SAFETY: as above.
+        unsafe { transmute::<Halves, Octet>(x) }
+    }
+
+    // Code that names a level runs in its shell only, where the features are there.
+    impl Octets for Avx2 {
+        #[inline(always)]
+        fn mul(a: &Octet, b: &Octet) -> Octet {
+            let ([a, c], [b, d]) = (halves(a), halves(b));
+            // SAFETY: as above.
+            joined(unsafe { [arch::_mm256_mul_pd(a, b), arch::_mm256_mul_pd(c, d)] })
+        }
+
+        #[inline(always)]
+        fn add(a: &Octet, b: &Octet) -> Octet {
+            let ([a, c], [b, d]) = (halves(a), halves(b));
+            // SAFETY: as above.
+            joined(unsafe { [arch::_mm256_add_pd(a, b), arch::_mm256_add_pd(c, d)] })
+        }
+
+        #[inline(always)]
+        fn mul_add(a: &Octet, b: &Octet, c: &Octet) -> Octet {
+            let ([a, d], [b, e], [c, f]) = (halves(a), halves(b), halves(c));
+            // SAFETY: as above.
+            joined(unsafe { [arch::_mm256_fmadd_pd(a, b, c), arch::_mm256_fmadd_pd(d, e, f)] })
+        }
+
+        #[inline(always)]
+        fn delayed(before: &Octet, x: &Octet) -> Octet {
+            // SAFETY: as above.
+            joined(unsafe { delayed(halves(before), halves(x)) })
+        }
+
+        #[inline(always)]
+        fn advanced(x: &Octet, after: &Octet) -> Octet {
+            // SAFETY: as above.
+            joined(unsafe { advanced(halves(x), halves(after)) })
+        }
+
+        #[inline(always)]
+        fn gathered(x: &[f64], places: &[u32; 8]) -> Octet {
+            let at = |i: usize| x[places[i] as usize];
+            let [a, b, c, d] = [at(0), at(1), at(2), at(3)];
+            let [e, f, g, h] = [at(4), at(5), at(6), at(7)];
+            // SAFETY: as above.
+            joined(unsafe { [arch::_mm256_setr_pd(a, b, c, d), arch::_mm256_setr_pd(e, f, g, h)] })
+        }
+    }
+
     impl Octets for Avx512 {
         #[inline(always)]
         fn mul(a: &Octet, b: &Octet) -> Octet {
