@@ -8,7 +8,6 @@ pub mod grid;
 pub mod losses;
 pub mod math;
 mod operand;
-pub mod octets;
 pub mod parallel;
 #[cfg(feature = "python")]
 mod python;

@@ -2,8 +2,8 @@
 
 use super::target::Target;
 use super::{Error, LANES};
-use crate::octets::Octet;
 use crate::simd::Isa;
+use crate::simd::Octet;
 use std::hint;
 use std::ops::{Deref, DerefMut, Range};
 

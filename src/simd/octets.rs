@@ -3,8 +3,8 @@
 //! Loops over eight numbers are left to the compiler elsewhere. Where several of them follow each other it takes them apart
 //! and puts the pieces together anew, so the level that has the registers says what it means.
 
+use super::{Baseline, Isa};
 use crate::real::Real;
-use crate::simd::{Baseline, Isa};
 use std::array;
 
 /// Eight numbers.
@@ -61,7 +61,7 @@ impl Octets for Baseline {}
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Octet, Octets};
-    use crate::simd::{Avx2, Avx512, Sse42};
+    use crate::simd::x86::{Avx2, Avx512, Sse42};
     use std::arch::x86_64 as arch;
     use std::mem::transmute;
 

@@ -5,10 +5,10 @@
 //! compiler vectorises it with that level's registers. The type parameter
 //! `S: Isa` tells the code whether a fused multiply-add is an instruction.
 
-use crate::octets::Octets;
+mod octets;
+
+pub use octets::{Octet, Octets};
 use std::sync::OnceLock;
-#[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{Avx2, Avx512, Sse42};
 
 /// One instruction-set level, as a type, so that generic code is compiled once per level.
 pub trait Isa: Octets + Copy + Send + Sync + 'static {
