@@ -87,6 +87,8 @@ def test_error_is_bounded(case, dtype, at_level):
     check(case, dtype, range(1), at_level)
 
 
+# 32,000 classes take more than two minutes.
+@pytest.mark.timeout(600)
 @pytest.mark.slow
 @DTYPE
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)

@@ -20,8 +20,9 @@ const GATHER_ROWS: usize = 16;
 /// Elements of a tile of several rows.
 const TILE: usize = 2048;
 
-/// Groups of rows side by side that are gathered together: with several cache lines at a time memory keeps up.
-const GROUPS: usize = 4;
+/// Groups of rows side by side that are gathered together: with several cache lines at a time memory keeps up, and with
+/// more of them a thousand classes would leave the second-level cache.
+const GROUPS: usize = 2;
 
 /// Columns up to which rows are worked on side by side.
 const SHORT: usize = 32;
