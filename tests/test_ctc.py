@@ -387,6 +387,35 @@ def test_no_frames_and_no_samples() -> None:
     assert (value.shape, grad.shape) == ((0,), (0, 5, 3))
 
 
+@pytest.mark.parametrize("scale", [60, 100, 150, 200])
+def test_no_path_outweighs_all_of_them(scale: float) -> None:
+    """Few frames and far logits: a path that is all but lost halfway may win in the end."""
+    rng = np.random.default_rng(3)
+    for _ in range(CASES):
+        classes, labels, slack = (
+            int(rng.choice(some)) for some in ([2, 5, 20, 40], [1, 2, 5, 8, 20], [0, 1, 2, 5, 20])
+        )
+        label = np.ones(labels, int) if rng.random() < 0.5 else rng.integers(1, classes, labels)
+        frames = labels + np.count_nonzero(np.diff(label) == 0) + slack
+        pred = rng.normal(size=(64, frames, classes)) * scale
+        loss, label = rl.CTCLoss(blank=0), np.broadcast_to(label, (64, labels))
+        value, _ = loss.value_and_grad(pred, label)
+        assert_same_bits({"value": loss(pred, label)}, {"value": value})
+        best = -loss.align(pred, label).log_prob.sum(1)
+        assert (value <= best + LOSS[np.float64] * best).all()
+
+
+def test_a_path_that_is_all_but_lost_halfway() -> None:
+    logits = [[-400, -234], [109, 370], [-17, -282], [-475, -71], [-10, 127], [101, -262]]
+    pred, label = np.array([logits], float), [[1, 1, 1]]
+    loss = rl.CTCLoss(blank=0)
+    # Of the three paths that there are the best one has a loss of 500, the next one of 666.
+    value, grad = loss.value_and_grad(pred, label)
+    assert_allclose([value, loss(pred, label)], 500.0, rtol=LOSS[np.float64])
+    assert_allclose(grad[0, 4], [-1, 1], atol=GRADIENT[np.float64])
+    assert_allclose(loss.posteriors(pred, label)[0, 3], [0, 1, 0], atol=GRADIENT[np.float64])
+
+
 @pytest.mark.parametrize("infeasible", ["inf", "zero"])
 @pytest.mark.parametrize(
     ("pred", "label"),

@@ -11,18 +11,19 @@
 //! where a weight is 2 to the difference of two exponents, and `jump` is 0 where two equal labels meet. (From the end of
 //! the utterance the arrows point the other way.) At the start of a block every mantissa is brought back to [1, 2), but
 //! no exponent may lie more than `growth` below that of a state that feeds it, lest a mantissa overflow before the block
-//! ends. A mantissa that this would push below `2^-floor` is dropped, and the caller told.
+//! ends. A mantissa that this would push below `2^-floor` is raised to that, and the caller told.
 //!
 //! A direction that meets stored rows of the other one takes over their exponents, mirrored: its mantissas become those
 //! by which the stored ones are to be multiplied to give occupancies. What underflows there is an occupancy of no
-//! weight, and any path through that state weighs no more. What a dropped mantissa may have cost is known exactly: the
-//! sum over paths is linear in it, so `2^-floor` times the other direction's mantissa.
+//! weight, and any path through that state weighs no more. What a raised mantissa may have added is known exactly: the
+//! sum over paths is linear in it, so at most `2^-floor` times the other direction's mantissa. For that to be seen no
+//! path may be lost on the way: a mantissa is 0 only where there is none, or the direction is known to be lossy.
 
 use super::frames::Form;
 use super::planes::{
     Group, copy_row, emissions, groups_below, lanes, planes_mut, power_of_two, split, surround, two,
 };
-use super::sweep::{Arithmetic, Block, Crossing, Work, state_len};
+use super::sweep::{Arithmetic, Block, Crossing, Kept, Work, state_len};
 use super::target::Target;
 use super::weights::{Arrows, Weights};
 use super::{LANES, Side, wide};
@@ -47,10 +48,12 @@ const FLOOR: f64 = 700.0;
 /// The exponent of a state that nothing reaches, and one that is still above it after any number of labels.
 const DEAD: f64 = -1e15;
 pub(super) const NEARLY_DEAD: f64 = -1e14;
-/// Where something was dropped, no mirrored mantissa may exceed this. A weight below the smallest normal number loses
+/// Where a weight was lost, no mirrored mantissa may exceed 2 to this. A weight below the smallest normal number loses
 /// 2^-1022 of a mantissa of at most 2^506, and what a later frame of the block makes of that is at most 2^256 times
-/// what the start of the block shows: with this peak, 2^-110 of the whole. Dropped mantissas weigh less.
-const PEAK: f64 = (1_u128 << 100) as f64 * (1_u64 << 50) as f64;
+/// what the start of the block shows: with this peak, 2^-110 of the whole.
+const PEAK: f64 = 150.0;
+/// Where mantissas were raised to the floor, mirrored ones stay so many bits below what makes them 1 together.
+const RAISED: f64 = 110.0;
 
 /// See the module.
 pub(super) struct Linear;
@@ -113,21 +116,27 @@ struct Advance<'a> {
 }
 
 impl Kernel for Advance<'_> {
-    type Output = bool;
+    type Output = Kept;
 
     #[inline(always)]
-    fn run<S: Isa>(mut self) -> bool {
+    fn run<S: Isa>(mut self) -> Kept {
         let Advance { side, target, block, e, work, .. } = self;
         let len = target.row();
         let all = target.groups_of(side, &block.frames);
-        let mut dropped = refresh(side, target, block, &all, &mut self.state, &mut work.own);
-        dropped |= work.weights.set(side, target, self.state.power, all);
+        let raised = refresh(side, target, block, &all, &mut self.state, &mut work.own);
+        let lost = Weights::are_lossy(side, target, self.state.power, self.state.row, &all);
+        work.weights.set(side, target, self.state.power, all);
+        let (kept, peak) = match (raised, lost) {
+            (false, false) => (Kept::All, f64::INFINITY),
+            (true, false) => (Kept::Raised, block.floor() - RAISED),
+            (_, true) => (Kept::Lossy, PEAK),
+        };
         let stores = self.store.is_some();
         let rows = match self.store {
             Some(store) => {
                 let (head, rows) = store.split_at_mut(head(target));
                 head[..2 * target.width].copy_from_slice(self.state.power);
-                head[2 * target.width] = f64::from(u8::from(dropped));
+                head[2 * target.width] = peak;
                 rows
             }
             None => &mut work.rows,
@@ -156,11 +165,12 @@ impl Kernel for Advance<'_> {
         let last = side.nth(&block.frames, frames - 1);
         let row = &rows[place(frames - 1) * len..][..len];
         copy_row(row, self.state.row, target, &target.groups(last));
-        dropped
+        kept
     }
 }
 
-/// Brings the mantissas to [1, 2) and sets the exponents for a block. Whether a mantissa was dropped.
+/// Brings the mantissas to [1, 2) and sets the exponents for a block. Whether a mantissa was raised: none becomes 0, for
+/// what the other direction brings along must show wherever there is a path.
 // A lazy operator is a branch, which would keep the loops from being vectorised.
 #[allow(clippy::needless_bitwise_bool)]
 #[inline(always)]
@@ -173,16 +183,15 @@ fn refresh(
     own: &mut [f64],
 ) -> bool {
     let width = target.width;
-    let mut dropped = false;
+    let mut raised = false;
     for plane in [0, width] {
         let range = plane + groups.start * LANES..plane + groups.end * LANES;
         let (row, power) = (&mut state.row[range.clone()], &state.power[range.clone()]);
         for ((x, power), own) in row.iter_mut().zip(power).zip(&mut own[range]) {
-            let (m, k) = split(*x);
-            let normal = *x >= f64::MIN_POSITIVE;
-            dropped |= (*x > 0.0) & !normal;
-            *own = if normal { power + k } else { DEAD };
-            *x = if normal { m } else { 0.0 };
+            raised |= (*x > 0.0) & (*x < f64::MIN_POSITIVE);
+            let (m, k) = split(Real::max(*x, f64::MIN_POSITIVE));
+            *own = if *x > 0.0 { power + k } else { DEAD };
+            *x = if *x > 0.0 { m } else { 0.0 };
         }
     }
     let growth = block.growth();
@@ -213,19 +222,21 @@ fn refresh(
     // No arrow crosses the lower end of the groups: below it is a label out of reach, or the padding of the blanks.
     state.power[width + groups.start * LANES - 1] = DEAD;
     let floor = -block.floor();
+    let least = power_of_two(floor);
     for plane in [0, width] {
         let range = plane + groups.start * LANES..plane + groups.end * LANES;
         let (row, power) = (&mut state.row[range.clone()], &state.power[range.clone()]);
         for ((x, power), own) in row.iter_mut().zip(power).zip(&own[range]) {
             let kept = own - power >= floor;
-            dropped |= (*x > 0.0) & !kept;
-            *x = if kept { *x * power_of_two(own - power) } else { 0.0 };
+            raised |= (*x > 0.0) & !kept;
+            let least = if *x > 0.0 { least } else { 0.0 };
+            *x = if kept { *x * power_of_two(own - power) } else { least };
         }
     }
-    dropped
+    raised
 }
 
-/// What is stored of a block before its rows: exponents, and whether something was dropped.
+/// What is stored of a block before its rows: exponents, and how many bits mirrored mantissas may have.
 fn head(target: &Target) -> usize {
     2 * target.width + LANES
 }
@@ -239,6 +250,8 @@ struct Pass<'a> {
     state: State<'a>,
     work: &'a mut Work,
     store: &'a mut [f64],
+    /// Whether no path is lost of those stored.
+    whole: bool,
     /// For each frame, the sums of its occupancies over blanks and over labels.
     totals: &'a mut [[f64; 2]],
 }
@@ -248,7 +261,7 @@ impl Kernel for Pass<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self) -> bool {
-        let Pass { side, target, block, e, state, work, store, totals } = self;
+        let Pass { side, target, block, e, state, work, store, whole, totals } = self;
         let (len, frames) = (target.row(), block.frames.len());
         let (head, rows) = store.split_at_mut(head(target));
         let power = &head[..2 * target.width];
@@ -265,14 +278,8 @@ impl Kernel for Pass<'_> {
             let stored = &mut rows[(frames - 1 - i) * len..][..len];
             let [blank_stored, label_stored] = planes_mut(stored, target, &groups);
             let (from, to) = if i == 0 {
-                adopt(
-                    target,
-                    &groups,
-                    state.row,
-                    state.power,
-                    power,
-                    [&mut *blank_stored, &mut *label_stored],
-                );
+                let stored = [&mut *blank_stored, &mut *label_stored];
+                adopt(target, &groups, state.row, [state.power, power], (stored, whole));
                 (&*state.row, &mut work.rows[..len])
             } else {
                 two(&mut work.rows, len, (i - 1) % 2, i % 2)
@@ -311,7 +318,8 @@ impl Kernel for Pass<'_> {
         let row = &work.rows[(frames - 1) % 2 * len..][..len];
         step::<S>(side, target, row, &work.weights, &groups, state.row);
         state.power.copy_from_slice(power);
-        head[2 * target.width] == 0.0 || state.row.iter().all(|&x| x <= PEAK)
+        let peak = head[2 * target.width];
+        peak == f64::INFINITY || state.row.iter().all(|&x| x <= power_of_two(peak))
     }
 }
 
@@ -333,22 +341,22 @@ fn step<S: Isa>(
     }
 }
 
-/// Brings mantissas from the exponents `old` to `new`. Where the stored mantissa is 0 no path matters.
+/// Brings mantissas from the exponents `old` to `new`. Where the stored mantissa is 0 there is no path, unless some were
+/// lost: then what comes along shows its weight where that happened.
 #[inline(always)]
 fn adopt(
     target: &Target,
     groups: &Range<usize>,
     row: &mut [f64],
-    old: &[f64],
-    new: &[f64],
-    stored: [&mut [Group]; 2],
+    [old, new]: [&[f64]; 2],
+    (stored, whole): ([&mut [Group]; 2], bool),
 ) {
     for (stored, plane) in stored.into_iter().zip([0, target.width]) {
         let range = plane + groups.start * LANES..plane + groups.end * LANES;
         let cells = row[range.clone()].iter_mut().zip(stored.as_flattened());
         for (((x, stored), old), new) in cells.zip(&old[range.clone()]).zip(&new[range]) {
             let moved = *x * power_of_two(new - old);
-            *x = if *stored == 0.0 { 0.0 } else { moved };
+            *x = if whole && *stored == 0.0 { 0.0 } else { moved };
         }
     }
 }
@@ -357,6 +365,7 @@ struct Cross<'a> {
     side: Side,
     target: &'a Target,
     over: &'a [f64],
+    whole: bool,
     state: &'a mut [f64],
     work: &'a mut Work,
     scale: Option<f64>,
@@ -367,7 +376,7 @@ impl Kernel for Cross<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self) -> Crossing {
-        let Cross { side, target, over, state, work, scale } = self;
+        let Cross { side, target, over, whole, state, work, scale } = self;
         let (over, over_power) = over.split_at(target.row());
         let groups = target.groups(side.beyond_middle(target));
         normalize(target, state);
@@ -398,6 +407,8 @@ impl Kernel for Cross<'_> {
             let (m, bits) = product(i);
             if m > 0.0 {
                 total += m * power_of_two(bits - scale);
+            }
+            if m > 0.0 || !whole {
                 row[i] = next[i] * power_of_two(next_power[i] + over_power[i] - scale);
             }
         }
@@ -440,7 +451,7 @@ impl Arithmetic for Linear {
         state: &mut [f64],
         work: &mut Work,
         store: Option<&mut [f64]>,
-    ) -> bool {
+    ) -> Kept {
         let state = State::new(state, target);
         dispatch(level, Advance { side, target, block, e, state, work, store })
     }
@@ -448,12 +459,12 @@ impl Arithmetic for Linear {
     fn cross(
         level: Level,
         (side, target): (Side, &Target),
-        over: &[f64],
+        (over, whole): (&[f64], bool),
         state: &mut [f64],
         work: &mut Work,
         scale: Option<f64>,
     ) -> Crossing {
-        dispatch(level, Cross { side, target, over, state, work, scale })
+        dispatch(level, Cross { side, target, over, whole, state, work, scale })
     }
 
     fn pass(
@@ -462,10 +473,10 @@ impl Arithmetic for Linear {
         (block, e): (&Block, &[f64]),
         (state, _): (&mut [f64], f64),
         work: &mut Work,
-        store: &mut [f64],
+        (store, whole): (&mut [f64], bool),
         totals: &mut [[f64; 2]],
     ) -> bool {
         let state = State::new(state, target);
-        dispatch(level, Pass { side, target, block, e, state, work, store, totals })
+        dispatch(level, Pass { side, target, block, e, state, work, store, whole, totals })
     }
 }

@@ -99,6 +99,17 @@ impl Crossing {
     }
 }
 
+/// What a direction has kept of its mantissas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kept {
+    /// All of them.
+    All,
+    /// Some are more than they were: no path is lost.
+    Raised,
+    /// A path may be lost.
+    Lossy,
+}
+
 /// How sums over paths are represented.
 pub(super) trait Arithmetic {
     /// The form of the emissions.
@@ -110,7 +121,7 @@ pub(super) trait Arithmetic {
     fn occupancies<'a>(target: &Target, store: &'a [f64], i: usize) -> &'a [f64];
     /// The state before any frame: all of it in one state.
     fn start(state: &mut [f64], first: usize);
-    /// Goes through the frames of a block, storing them. Whether something was dropped.
+    /// Goes through the frames of a block, storing them.
     fn advance(
         level: Level,
         at: (Side, &Target),
@@ -118,25 +129,27 @@ pub(super) trait Arithmetic {
         state: &mut [f64],
         work: &mut Work,
         store: Option<&mut [f64]>,
-    ) -> bool;
-    /// Steps from the middle over to the state `over` of the other direction, and makes `state` one for [`pass`].
+    ) -> Kept;
+    /// Steps from the middle over to the state `over` of the other direction, and makes `state` one for [`pass`]. With
+    /// that state comes whether it is whole: then there is no path where it is 0.
     fn cross(
         level: Level,
         at: (Side, &Target),
-        over: &[f64],
+        over: (&[f64], bool),
         state: &mut [f64],
         work: &mut Work,
         scale: Option<f64>,
     ) -> Crossing;
-    /// Goes through a block that the other direction has stored, and turns its rows into occupancies, whose sums over
-    /// the blanks and the labels of a frame are `totals` times `2^scale`. Whether the result can be trusted.
+    /// Goes through a block that the other direction has stored, whole or not, and turns its rows into occupancies,
+    /// whose sums over the blanks and the labels of a frame are `totals` times `2^scale`. Whether the result can be
+    /// trusted.
     fn pass(
         level: Level,
         at: (Side, &Target),
         block: (&Block, &[f64]),
         state: (&mut [f64], f64),
         work: &mut Work,
-        store: &mut [f64],
+        stored: (&mut [f64], bool),
         totals: &mut [[f64; 2]],
     ) -> bool;
 }
@@ -170,7 +183,7 @@ pub(super) struct Lattice<'a> {
 pub(super) struct Outcome {
     /// The logarithm of the sum over all paths.
     pub log_likelihood: f64,
-    /// Whether nothing of weight was lost. If there is no sink, whether nothing at all was dropped.
+    /// Whether nothing of weight was lost or added. If there is no sink, whether nothing at all was.
     pub trusted: bool,
 }
 
@@ -214,27 +227,29 @@ impl Lattice<'_> {
         self.both([&mut start, &mut end], |half| half.climb::<A>(self, keep));
 
         let (mut from_end, mut from_start) = (end.state.clone(), start.state.clone());
-        let cross = |side, over: &[f64], state: &mut [f64], work: &mut Work, scale| {
-            A::cross(self.level, (side, target), over, state, work, scale)
+        let cross = |side, over: &Half<'_>, state: &mut [f64], work: &mut Work, scale| {
+            A::cross(self.level, (side, target), (&over.state, over.is_whole()), state, work, scale)
         };
-        let crossing = cross(Side::End, &start.state, &mut from_end, &mut end.work, None);
+        let crossing = cross(Side::End, &start, &mut from_end, &mut end.work, None);
         let log_likelihood = crossing.log();
         let Some(sink) = sink.filter(|_| crossing.total != 0.0) else {
-            let dropped = start.dropped || end.dropped;
+            let all = start.kept.max(end.kept) == Kept::All;
             works.extend([start.work, end.work]);
-            let trusted = !dropped && log_likelihood < f64::INFINITY;
+            let trusted = all && log_likelihood < f64::INFINITY;
             return Ok(Outcome { log_likelihood, trusted });
         };
         if !end.blocks.is_empty() {
             let scale = Some(crossing.scale);
-            cross(Side::Start, &end.state, &mut from_start, &mut start.work, scale);
+            cross(Side::Start, &end, &mut from_start, &mut start.work, scale);
         }
+        // What one direction has lost shows in the other one, which must not have lost the same paths.
+        let trusted = start.is_whole() || end.is_whole();
         let mut meet = |half, state| Meeting {
             half,
             state,
             work: Work::reuse(works, target),
             crossing,
-            trusted: true,
+            trusted,
         };
         let (mut start, mut end) = (meet(start, from_end), meet(end, from_start));
         self.both([&mut start, &mut end], |meeting| {
@@ -280,7 +295,7 @@ struct Half<'a> {
     /// Where each block's rows begin in `store`, if all are stored.
     store: &'a mut [f64],
     checkpoints: &'a mut [f64],
-    dropped: bool,
+    kept: Kept,
 }
 
 impl<'a> Half<'a> {
@@ -307,8 +322,12 @@ impl<'a> Half<'a> {
             state,
             blocks,
             plan,
-            dropped: false,
+            kept: Kept::All,
         })
+    }
+
+    fn is_whole(&self) -> bool {
+        self.kept < Kept::Lossy
     }
 
     /// Goes from the end of the utterance to the middle.
@@ -348,8 +367,9 @@ impl<'a> Half<'a> {
             let mut window = std::mem::take(&mut self.work.window);
             let e = lattice.emissions(A::FORM, block, &mut window);
             let at = (self.side, lattice.target);
-            self.dropped |=
+            let kept =
                 A::advance(lattice.level, at, (block, e), &mut self.state, &mut self.work, None);
+            self.kept = self.kept.max(kept);
             self.work.window = window;
         }
     }
@@ -365,7 +385,8 @@ impl<'a> Half<'a> {
             let e = lattice.emissions(A::FORM, block, &mut window);
             let at = (self.side, lattice.target);
             let (state, work) = (&mut self.state, &mut self.work);
-            self.dropped |= A::advance(lattice.level, at, (block, e), state, work, Some(store));
+            let kept = A::advance(lattice.level, at, (block, e), state, work, Some(store));
+            self.kept = self.kept.max(kept);
             self.work.window = window;
         }
     }
@@ -422,17 +443,20 @@ impl Meeting<'_> {
         let lens = |block: &Block| A::store_len(target, block.frames.len());
         let mut end: usize = self.half.blocks[blocks.clone()].iter().map(lens).sum();
         let (owner, side) = (self.half.side, self.half.side.other());
+        let whole = self.half.is_whole();
         let mut window = std::mem::take(&mut self.work.window);
         let mut totals = std::mem::take(&mut self.work.totals);
         for block in self.half.blocks[blocks].iter().rev() {
             let begin = end - lens(block);
             let store = &mut self.half.store[begin..end];
+            let stored = (&mut *store, whole);
             end = begin;
             totals.resize(block.frames.len(), [0.0; 2]);
             let e = lattice.emissions(A::FORM, block, &mut window);
             let state = (&mut self.state[..], self.crossing.scale);
             let (at, work) = ((side, target), &mut self.work);
-            self.trusted &= A::pass(lattice.level, at, (block, e), state, work, store, &mut totals);
+            self.trusted &=
+                A::pass(lattice.level, at, (block, e), state, work, stored, &mut totals);
             let error = |[a, b]: &[f64; 2]| ((a + b) / self.crossing.total - 1.0).abs();
             self.trusted &= totals.iter().all(|total| error(total) <= TOLERANCE);
             let last = block.frames.len() - 1;

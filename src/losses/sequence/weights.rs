@@ -24,15 +24,9 @@ impl Weights {
         3 * self.enter.capacity() * size_of::<f64>()
     }
 
-    /// From the exponents of states that `side` feeds. Whether one was too small for a number.
+    /// From the exponents of states that `side` feeds.
     #[inline(always)]
-    pub fn set(
-        &mut self,
-        side: Side,
-        target: &Target,
-        power: &[f64],
-        groups: Range<usize>,
-    ) -> bool {
+    pub fn set(&mut self, side: Side, target: &Target, power: &[f64], groups: Range<usize>) {
         match side {
             Side::Start => self.set_by(target, power, groups, |from, to| (from, to)),
             Side::End => self.set_by(target, power, groups, |from, to| (to, from)),
@@ -46,25 +40,19 @@ impl Weights {
         power: &[f64],
         groups: Range<usize>,
         order: impl Fn(f64, f64) -> (f64, f64),
-    ) -> bool {
+    ) {
         let (start, end) = (groups.start * LANES, groups.end * LANES);
-        let before = &power[target.width + start - 1..target.width + end - 1];
-        let blank = &power[start..end];
-        let label = &power[target.width + start..target.width + end];
+        let [before, blank, label] = ends(target, power, start, end);
         let skip = &target.skip[start..end];
         let enter = &mut self.enter[start..end];
         let leave = &mut self.leave[start..end];
         let jump = &mut self.jump[start..end];
-        let mut lost = false;
         for u in 0..end - start {
             let arrows = [(before[u], blank[u]), (blank[u], label[u]), (before[u], label[u])];
             let mut weights = [0.0; 3];
             for (weight, (from, to)) in weights.iter_mut().zip(arrows) {
                 let (from, to) = order(from, to);
-                let bits = from - to;
-                let lossy = if from > NEARLY_DEAD { bits } else { 0.0 };
-                lost |= lossy < -1022.0;
-                *weight = power_of_two(bits);
+                *weight = power_of_two(from - to);
             }
             enter[u] = weights[0];
             leave[u] = weights[1];
@@ -72,8 +60,46 @@ impl Weights {
         }
         // Nothing reaches what is behind the labels.
         self.leave[target.len.clamp(start, end)..end].fill(0.0);
-        lost
     }
+
+    /// Whether a weight is too small for a number where that may matter: what it would bring is at most 2^-516 of a
+    /// mantissa of 1 at the state that it feeds, and that state has not even 2^-150 of its own.
+    // A lazy operator is a branch, which would keep the loop from being vectorised.
+    #[allow(clippy::needless_bitwise_bool)]
+    #[inline(always)]
+    pub fn are_lossy(
+        side: Side,
+        target: &Target,
+        power: &[f64],
+        row: &[f64],
+        groups: &Range<usize>,
+    ) -> bool {
+        const LIGHT: f64 = 1.0 / ((1_u128 << 100) as f64 * (1_u64 << 50) as f64);
+        let (start, end) = (groups.start * LANES, groups.end * LANES);
+        let [before, blank, label] = ends(target, power, start, end);
+        let [before_row, blank_row, label_row] = ends(target, row, start, end);
+        let mut lossy = false;
+        for u in 0..end - start {
+            let arrows = [
+                ((before[u], before_row[u]), (blank[u], blank_row[u])),
+                ((blank[u], blank_row[u]), (label[u], label_row[u])),
+                ((before[u], before_row[u]), (label[u], label_row[u])),
+            ];
+            for (from, to) in arrows {
+                let ((from, _), (to, own)) =
+                    if side == Side::Start { (from, to) } else { (to, from) };
+                lossy |= (from > NEARLY_DEAD) & (from - to < -1022.0) & (own < LIGHT);
+            }
+        }
+        lossy
+    }
+}
+
+/// The labels before some blanks, these blanks, and the labels behind them.
+#[inline(always)]
+fn ends<'a>(target: &Target, plane: &'a [f64], start: usize, end: usize) -> [&'a [f64]; 3] {
+    let label = target.width + start..target.width + end;
+    [&plane[label.start - 1..label.end - 1], &plane[start..end], &plane[label]]
 }
 
 /// One step along the arrows.

@@ -11,7 +11,7 @@ use super::linear;
 use super::planes::{
     Group, copy_row, emissions, fold, lanes, planes_mut, power_of_two, split, surround, two,
 };
-use super::sweep::{Arithmetic, Block, Crossing, Work, state_len};
+use super::sweep::{Arithmetic, Block, Crossing, Kept, Work, state_len};
 use super::target::Target;
 use super::{LANES, Side};
 use crate::simd::{Isa, Kernel, Level, dispatch};
@@ -375,15 +375,15 @@ impl Arithmetic for Wide {
         state: &mut [f64],
         work: &mut Work,
         store: Option<&mut [f64]>,
-    ) -> bool {
+    ) -> Kept {
         dispatch(level, Advance { side, target, block, e, state, work, store });
-        false
+        Kept::All
     }
 
     fn cross(
         level: Level,
         (side, target): (Side, &Target),
-        over: &[f64],
+        (over, _): (&[f64], bool),
         state: &mut [f64],
         work: &mut Work,
         scale: Option<f64>,
@@ -397,7 +397,7 @@ impl Arithmetic for Wide {
         (block, e): (&Block, &[f64]),
         (state, scale): (&mut [f64], f64),
         work: &mut Work,
-        store: &mut [f64],
+        (store, _): (&mut [f64], bool),
         totals: &mut [[f64; 2]],
     ) -> bool {
         dispatch(level, Pass { side, target, block, e, state, scale, work, store, totals });
