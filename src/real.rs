@@ -46,6 +46,8 @@ pub trait Real:
     const MIN_POSITIVE: Self;
     /// A quiet NaN.
     const NAN: Self;
+    /// How far below the maximum [`Real::exp_near`] reaches: the exponential is a normal number.
+    const NEAR: Self;
 
     /// Rounded to nearest.
     fn from_f64(x: f64) -> Self;
@@ -78,6 +80,8 @@ pub trait Real:
     fn exp_nonpositive<S: Isa>(self) -> Self;
     /// `exp(self - max)` for `self <= max`, within 2 ulp of the exact difference.
     fn exp_difference<S: Isa>(self, max: Self) -> Self;
+    /// The same, with the same bits, for `max - NEAR <= self <= max`, and faster.
+    fn exp_near<S: Isa>(self, max: Self) -> Self;
     /// `exp(self) - 1`, within 2 ulp.
     fn expm1<S: Isa>(self) -> Self;
     /// Natural logarithm, within 2 ulp.
@@ -153,7 +157,7 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($t:ident, $key:ident, $sum:ident, $sum_and_lost:ident, $transpose:ident) => {
+    ($t:ident, $near:literal, $key:ident, $sum:ident, $sum_and_lost:ident, $transpose:ident) => {
         impl Real for $t {
             type Key = $key;
 
@@ -164,6 +168,7 @@ macro_rules! real {
             const INFINITY: Self = $t::INFINITY;
             const MIN_POSITIVE: Self = $t::MIN_POSITIVE;
             const NAN: Self = $t::NAN;
+            const NEAR: Self = $near;
 
             #[inline(always)]
             fn sum_chunks_and_lost<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> (f64, f64) {
@@ -239,6 +244,10 @@ macro_rules! real {
                 math::exp_difference::<$t, S>(self, max)
             }
             #[inline(always)]
+            fn exp_near<S: Isa>(self, max: Self) -> Self {
+                math::exp_near::<$t, S>(self, max)
+            }
+            #[inline(always)]
             fn expm1<S: Isa>(self) -> Self {
                 math::expm1::<Self, S>(self)
             }
@@ -270,5 +279,5 @@ macro_rules! real {
     };
 }
 
-real!(f32, i32, sum_f32, sum_f32_and_lost, transpose_f32);
-real!(f64, i64, sum_f64, sum_f64_and_lost, transpose_f64);
+real!(f32, 87.0, i32, sum_f32, sum_f32_and_lost, transpose_f32);
+real!(f64, 708.0, i64, sum_f64, sum_f64_and_lost, transpose_f64);

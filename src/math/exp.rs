@@ -13,7 +13,7 @@ pub(super) struct Reduced<T> {
     pub r_low: T,
 }
 
-/// Splits `x`, which is NaN or inside `EXP_MIN..=EXP_MAX`.
+/// Splits `x`, which is NaN or inside `EXP_MIN..=EXP_MAX`; of others the result is of no use.
 #[inline(always)]
 pub(super) fn reduce<T: Float, S: Isa>(x: T) -> Reduced<T> {
     let shifted = x.mul_add::<S>(T::LOG2_E, T::MAGIC);
@@ -55,19 +55,40 @@ pub(super) fn exp_nonpositive_pair<T: Float, S: Isa>(x: T) -> (T, T) {
     (y, scale.mul_add::<S>(w, scale - y))
 }
 
-/// `exp(x - max)` for `x <= max`, within 2 ulp of the exact difference: what `x - max` rounds off, half an ulp of a
-/// number that may be large, is put back into the reduced argument.
+/// `exp(x - max)` for `x <= max`, within 2 ulp of the exact difference.
 #[inline(always)]
 pub(crate) fn exp_difference<T: Float, S: Isa>(x: T, max: T) -> T {
-    let difference = x - max;
-    let minuend = difference + max;
-    let lost = (x - minuend) - (max + (difference - minuend));
-    let Reduced { n, r, .. } = reduce::<T, S>(difference);
-    let r = r + lost;
-    let w = (r * r).mul_add::<S>(r.exp_tail::<S>(), r);
+    let Difference { rounded, n, w } = difference::<T, S>(x, max);
     let scale = n.pow2(T::HALF_RANGE) * T::MAGIC.pow2(-T::HALF_RANGE);
     let exp = scale.mul_add::<S>(w, scale);
-    if difference <= T::EXP_MIN { T::ZERO } else { exp }
+    if rounded <= T::EXP_MIN { T::ZERO } else { exp }
+}
+
+/// The same, with the same bits, for `max - NEAR <= x <= max`: no result is subnormal.
+#[inline(always)]
+pub(crate) fn exp_near<T: Float, S: Isa>(x: T, max: T) -> T {
+    let Difference { n, w, .. } = difference::<T, S>(x, max);
+    (w + T::ONE).times_pow2(n)
+}
+
+/// `exp(x - max) = 2^n (1 + w)`.
+struct Difference<T> {
+    /// `x - max`.
+    rounded: T,
+    /// `MAGIC + n`.
+    n: T,
+    w: T,
+}
+
+/// What `x - max` rounds off, half an ulp of a number that may be large, is put back into the reduced argument.
+#[inline(always)]
+fn difference<T: Float, S: Isa>(x: T, max: T) -> Difference<T> {
+    let rounded = x - max;
+    let minuend = rounded + max;
+    let lost = (x - minuend) - (max + (rounded - minuend));
+    let Reduced { n, r, .. } = reduce::<T, S>(rounded);
+    let r = r + lost;
+    Difference { rounded, n, w: (r * r).mul_add::<S>(r.exp_tail::<S>(), r) }
 }
 
 /// `exp(x) - 1`, within 2 ulp; the sign of a zero is kept.
@@ -111,6 +132,18 @@ mod tests {
             on_every_level!(x, |x, S| x.exp_nonpositive::<S>(), |y: &[f64]| {
                 assert_close(2.0, &y[..9], &general[..9]);
                 assert!(y[9].is_nan());
+            });
+        });
+    }
+
+    #[test]
+    fn exp_near_has_the_bits_of_exp_difference() {
+        const MAX: f32 = 3.7;
+        let x = [0.0, 0.1, 0.34, 0.35, 1.0, 20.3, 86.99, f32::NEAR].map(|gap| MAX - gap);
+        on_every_level!(x, |x, S| x.exp_difference::<S>(T::from_f32(MAX)), |general: &[f32]| {
+            on_every_level!(x, |x, S| x.exp_near::<S>(T::from_f32(MAX)), |y: &[f32]| {
+                assert_same(y, general);
+                assert!(y.iter().all(|y| y.is_normal()));
             });
         });
     }

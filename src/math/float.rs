@@ -52,6 +52,8 @@ pub(crate) trait Float: Real {
 
     /// `2^(n + k)`, normal, where `self = MAGIC + n`.
     fn pow2(self, k: i32) -> Self;
+    /// `self * 2^n` where both are normal numbers, and `magic = MAGIC + n`.
+    fn times_pow2(self, magic: Self) -> Self;
     /// `(m, -k, 2^-k)` where `self = 2^k m`, with `m` between `sqrt(1/2)` and `sqrt(2)`, for a positive
     /// normal `self`. The exponent is negated so that it is `+0`, and its product with `-LN2_HI` `-0`, at `k = 0`.
     fn binade(self) -> (Self, Self, Self);
@@ -86,6 +88,11 @@ macro_rules! format {
                 const BIAS: i32 = $t::MAX_EXP - 1;
                 let exponent = ((BIAS + k) as $u) << FIELD;
                 $t::from_bits((self.to_bits() << FIELD).wrapping_add(exponent))
+            }
+            #[inline(always)]
+            fn times_pow2(self, magic: Self) -> Self {
+                const FIELD: u32 = $t::MANTISSA_DIGITS - 1;
+                $t::from_bits(self.to_bits().wrapping_add(magic.to_bits() << FIELD))
             }
             #[inline(always)]
             fn binade(self) -> (Self, Self, Self) {

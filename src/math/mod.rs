@@ -24,7 +24,7 @@ mod logistic;
 
 pub use logistic::Logistic;
 
-pub(crate) use exp::{exp, exp_difference, exp_nonpositive, expm1};
+pub(crate) use exp::{exp, exp_difference, exp_near, exp_nonpositive, expm1};
 pub(crate) use gamma::{lgamma, log_factorial};
 pub(crate) use log::{log, log1p};
 pub(crate) use logistic::logistic;

@@ -247,6 +247,17 @@ def sparse(n: int, classes: int) -> Draw:
     return draw
 
 
+def level(n: int, classes: int) -> Draw:
+    """Draw rows of a few equal largest logits and equal others, whose sums all round one way."""
+
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        largest = np.arange(classes) < rng.integers(1, classes, (n, 1))
+        x = np.where(largest, 0.0, -rng.uniform(0.01, 0.5, (n, 1))).astype(dtype)
+        return {"pred": x, "label": rng.integers(0, classes, n)}
+
+    return draw
+
+
 def distributions(rng: Rng, dtype: str, x: Array) -> Array:
     """Draw distributions: smooth, peaked, one-hot, that of the logits, unnormalised, with zeros."""
     y = np.empty(x.shape)
@@ -408,6 +419,10 @@ CASES = [
     *(
         Case(f"SoftmaxCE, {c} classes", CE, sparse(n, c), bounds(SOFTMAX))
         for n, c in [*SHAPES, (2, 32_000)]
+    ),
+    *(
+        Case(f"SoftmaxCE, {c} level classes", CE, level(n, c), bounds(SOFTMAX))
+        for n, c in [(200, 31), (40, 127)]
     ),
     *(
         Case(

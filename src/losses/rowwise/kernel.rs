@@ -6,7 +6,7 @@
 use crate::block::{self, BlockKernel, Identity, Outputs};
 use crate::grid::{Grid, Tile};
 use crate::losses::call::Axes;
-use crate::losses::rowwise::softmax::{LANES, Layout};
+use crate::losses::rowwise::softmax::{LANES, Order};
 use crate::operand::{Input, Operand, Output, sized};
 use crate::parallel;
 use crate::real::Real;
@@ -46,7 +46,7 @@ pub struct RowOutputs<'a, T, const K: usize> {
 /// Rows that are worked on together, at most [`LANES`].
 pub struct Group<'a, T> {
     /// Where their elements stand.
-    pub layout: Layout,
+    pub order: Order,
     /// The first row.
     pub row: usize,
     /// The elements of a row.
@@ -299,7 +299,7 @@ impl<L, const K: usize> Job<'_, L, K> {
         let value = &mut scratch.value[..tile.rows];
         self.scales(tile.row, tile.rows, &mut scratch.scale);
         self.kernel.group::<S>(Group {
-            layout: Layout::Rows(tile.cols),
+            order: Order::Rows(tile.cols),
             row: tile.row,
             classes: tile.cols,
             x,
@@ -331,7 +331,7 @@ impl<L, const K: usize> Job<'_, L, K> {
             let (row, run) = (tile.row + g * LANES, g * group..(g + 1) * group);
             self.scales(row, value.len(), &mut scratch.scale);
             self.kernel.group::<S>(Group {
-                layout: Layout::Lanes,
+                order: Order::Lanes,
                 row,
                 classes: tile.cols,
                 x: &x[run.clone()],

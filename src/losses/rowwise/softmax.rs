@@ -3,11 +3,11 @@
 //! With m the largest logit of the row, e = exp(x - m): the first element at the maximum counts exactly 1, and what is
 //! summed is `others`, the rest. Then log(sum exp) = m + log1p(others), p = e / (1 + others), and 1 - p of the maximum
 //! is others / (1 + others): none of them cancels when one class has all the mass. Sums are in f64, in an order that is
-//! a function of the row's length alone, so that all forms below, one row, several rows step by step and several rows
-//! side by side, give the same bits.
+//! a function of the row's length alone, so that in f32 all forms below, one row, several rows step by step and several
+//! rows side by side, give the same bits. In f64, which has no digits to spare, only those of one row are exact.
 
 use crate::real::Real;
-use crate::reduce::{BLOCK, sum, sum_block, sum_block_exactly, sum_exactly, sum_pairwise};
+use crate::reduce::{BLOCK, sum, sum_block_exactly, sum_exactly, sum_pairwise};
 use crate::simd::{Isa, SUM_LANES};
 use smallvec::SmallVec;
 
@@ -26,23 +26,12 @@ impl<T: Real> Softmax<T> {
     /// Fills `exps` with exp(x - max).
     #[inline(always)]
     pub fn of<S: Isa>(x: &[T], exps: &mut [T]) -> Self {
-        Self::summed::<S>(x, exps, sum_block::<S, T>)
-    }
-
-    /// The same by [`sum_block_exactly`].
-    #[inline(always)]
-    pub fn of_exactly<S: Isa>(x: &[T], exps: &mut [T]) -> Self {
-        Self::summed::<S>(x, exps, sum_block_exactly::<S, T>)
-    }
-
-    #[inline(always)]
-    fn summed<S: Isa>(x: &[T], exps: &mut [T], sum: impl Fn(&[T]) -> f64) -> Self {
-        let at = first_max(x);
+        let Extremes { at, near } = Extremes::of(x);
         let max = x.get(at).copied().unwrap_or(-T::INFINITY);
         let mut sums = SmallVec::<[f64; 32]>::new();
         for (block, (x, exps)) in x.chunks(BLOCK).zip(exps.chunks_mut(BLOCK)).enumerate() {
-            shifted_exps::<S, T>(x, max, exps);
-            sums.push(without(exps, at.wrapping_sub(block * BLOCK), &sum));
+            shifted_exps::<S, T>(x, max, near, exps);
+            sums.push(sum_without::<S, T>(exps, at.wrapping_sub(block * BLOCK)));
         }
         Softmax { max, at, others: sum_pairwise(0..sums.len(), &|i| sums[i]) }
     }
@@ -130,7 +119,7 @@ pub fn through_softmax<S: Isa, T: Real>(
     scratch: &mut [T],
 ) -> (Softmax<T>, f64) {
     let exps = grad.as_deref_mut().unwrap_or(scratch);
-    let softmax = Softmax::of_exactly::<S>(x, exps);
+    let softmax = Softmax::of::<S>(x, exps);
     let total = sum_exactly::<S, T>(t);
     if let Some(hess) = hess {
         softmax.curvature(exps, hess, total * scale);
@@ -154,48 +143,63 @@ pub fn max<T: Real>(x: &[T]) -> T {
 /// Elements that are searched at once.
 const SEARCH: usize = 128;
 
-/// Where the largest element, in the order of [`max`], stands first.
-#[inline(always)]
-fn first_max<T: Real>(x: &[T]) -> usize {
-    let (mut best, mut rest) = ((-T::INFINITY).key(), x);
-    for (block, of_block) in x.chunks(BLOCK).enumerate() {
-        let key = max(of_block).key();
-        if key > best {
-            (best, rest) = (key, &x[block * BLOCK..]);
+/// What is known of a row before its exponentials are.
+struct Extremes {
+    /// Where the largest element, in the order of [`Real::key`], stands first.
+    at: usize,
+    /// Whether all elements are finite and not further below it than [`Real::NEAR`].
+    near: bool,
+}
+
+impl Extremes {
+    #[inline(always)]
+    fn of<T: Real>(x: &[T]) -> Self {
+        let (mut most, mut least, mut rest) = ((-T::INFINITY).key(), T::INFINITY.key(), x);
+        for (block, of_block) in x.chunks(BLOCK).enumerate() {
+            let (mut high, mut low) = ((-T::INFINITY).key(), T::INFINITY.key());
+            for v in of_block {
+                high = high.max(v.key());
+                low = low.min(v.key());
+            }
+            if high > most {
+                (most, rest) = (high, &x[block * BLOCK..]);
+            }
+            least = least.min(low);
         }
+        let is_most = |v: &T| v.key() == most;
+        while rest.len() > SEARCH && !rest[..SEARCH].iter().fold(false, |any, v| any | is_most(v)) {
+            rest = &rest[SEARCH..];
+        }
+        let mut first = u32::MAX;
+        for (i, v) in (0..).zip(rest.iter().take(SEARCH)) {
+            first = first.min(if is_most(v) { i } else { u32::MAX });
+        }
+        // Nothing is found in a row of NaN below -infinity.
+        let at = if first == u32::MAX { 0 } else { x.len() - rest.len() + first as usize };
+        let [most, least] = [most, least].map(T::from_key);
+        Extremes { at, near: most - least <= T::NEAR }
     }
-    let is_best = |v: &T| v.key() == best;
-    while rest.len() > SEARCH && !rest[..SEARCH].iter().fold(false, |any, v| any | is_best(v)) {
-        rest = &rest[SEARCH..];
-    }
-    let mut first = u32::MAX;
-    for (i, v) in (0..).zip(rest.iter().take(SEARCH)) {
-        first = first.min(if is_best(v) { i } else { u32::MAX });
-    }
-    // Nothing is found in a row of NaN below -infinity.
-    if first == u32::MAX { 0 } else { x.len() - rest.len() + first as usize }
 }
 
 #[inline(always)]
-fn shifted_exps<S: Isa, T: Real>(x: &[T], max: T, exps: &mut [T]) {
-    if max.abs() < T::INFINITY {
-        for (e, &v) in exps.iter_mut().zip(x) {
-            *e = v.exp_difference::<S>(max);
-        }
+fn shifted_exps<S: Isa, T: Real>(x: &[T], max: T, near: bool, exps: &mut [T]) {
+    let exps = exps.iter_mut().zip(x);
+    if near {
+        exps.for_each(|(e, &v)| *e = v.exp_near::<S>(max));
+    } else if max.abs() < T::INFINITY {
+        exps.for_each(|(e, &v)| *e = v.exp_difference::<S>(max));
     } else {
-        for (e, &v) in exps.iter_mut().zip(x) {
-            *e = if v == max { T::ONE } else { v.exp_difference::<S>(max) };
-        }
+        exps.for_each(|(e, &v)| *e = if v == max { T::ONE } else { v.exp_difference::<S>(max) });
     }
 }
 
 /// The sum of a block that leaves out the 1 that stands `at`, if that is in it.
 #[inline(always)]
-fn without<T: Real>(exps: &mut [T], at: usize, sum: impl Fn(&[T]) -> f64) -> f64 {
-    let Some(kept) = exps.get_mut(at).map(|e| std::mem::replace(e, T::ZERO)) else {
-        return sum(exps);
+fn sum_without<S: Isa, T: Real>(exps: &mut [T], at: usize) -> f64 {
+    let Some(kept) = exps.get_mut(at).map(std::mem::take) else {
+        return sum_block_exactly::<S, T>(exps);
     };
-    let others = sum(exps);
+    let others = sum_block_exactly::<S, T>(exps);
     exps[at] = kept;
     // NaN is not to be left out.
     others + (kept - T::ONE).to_f64()
@@ -206,20 +210,20 @@ pub const LANES: usize = 32;
 
 /// Where the elements of rows that are worked on together stand.
 #[derive(Clone, Copy, Debug)]
-pub enum Layout {
+pub enum Order {
     /// Row after row, each of this many elements.
     Rows(usize),
     /// Side by side: first element 0 of [`LANES`] rows.
     Lanes,
 }
 
-impl Layout {
+impl Order {
     /// The place of an element.
     #[inline(always)]
     pub fn at(self, row: usize, class: usize) -> usize {
         match self {
-            Layout::Rows(classes) => row * classes + class,
-            Layout::Lanes => class * LANES + row,
+            Order::Rows(classes) => row * classes + class,
+            Order::Lanes => class * LANES + row,
         }
     }
 }
@@ -227,7 +231,7 @@ impl Layout {
 /// The softmax of up to [`LANES`] rows, one step for all of them after the other: no step of one row has to wait for
 /// the one before, and what is one number for each row is computed in registers.
 pub struct GroupSoftmax<T> {
-    layout: Layout,
+    order: Order,
     rows: usize,
     /// The largest logits.
     pub max: [T; LANES],
@@ -240,20 +244,22 @@ pub struct GroupSoftmax<T> {
 impl<T: Real> GroupSoftmax<T> {
     /// As [`Softmax::of`], for the first `rows` rows; those side by side must be [`LANES`].
     #[inline(always)]
-    pub fn of<S: Isa>(layout: Layout, rows: usize, x: &[T], exps: &mut [T]) -> Self {
+    pub fn of<S: Isa>(order: Order, rows: usize, x: &[T], exps: &mut [T]) -> Self {
         let (mut max, mut at) = ([-T::INFINITY; LANES], [0; LANES]);
-        match layout {
-            Layout::Rows(classes) => {
+        match order {
+            Order::Rows(classes) => {
+                let mut near = [false; LANES];
                 for (l, x) in x.chunks_exact(classes).enumerate() {
-                    at[l] = first_max(x) as u32;
-                    max[l] = x[at[l] as usize];
+                    let extremes = Extremes::of(x);
+                    (at[l], near[l]) = (extremes.at as u32, extremes.near);
+                    max[l] = x[extremes.at];
                 }
-                let exps = exps.chunks_exact_mut(classes);
-                for ((x, exps), &max) in x.chunks_exact(classes).zip(exps).zip(&max) {
-                    shifted_exps::<S, T>(x, max, exps);
+                let rows = x.chunks_exact(classes).zip(exps.chunks_exact_mut(classes));
+                for (l, (x, exps)) in rows.enumerate() {
+                    shifted_exps::<S, T>(x, max[l], near[l], exps);
                 }
             }
-            Layout::Lanes => {
+            Order::Lanes => {
                 let (x, _) = x.as_chunks::<LANES>();
                 let mut keys = max.map(T::key);
                 for (c, row) in (0..).zip(x) {
@@ -271,17 +277,17 @@ impl<T: Real> GroupSoftmax<T> {
         }
         let mut ones = [T::ONE; LANES];
         for l in 0..rows {
-            ones[l] = std::mem::take(&mut exps[layout.at(l, at[l] as usize)]);
+            ones[l] = std::mem::take(&mut exps[order.at(l, at[l] as usize)]);
         }
-        let mut others = match layout {
-            Layout::Rows(classes) => {
+        let mut others = match order {
+            Order::Rows(classes) => {
                 let mut others = [0.0; LANES];
                 for (others, exps) in others.iter_mut().zip(exps.chunks_exact(classes)) {
                     *others = sum::<S, T>(exps);
                 }
                 others
             }
-            Layout::Lanes => {
+            Order::Lanes => {
                 let mut sums = SmallVec::<[[f64; LANES]; 1]>::new();
                 for exps in exps.chunks(BLOCK * LANES) {
                     sums.push(sum_lanes(exps));
@@ -293,13 +299,13 @@ impl<T: Real> GroupSoftmax<T> {
             }
         };
         for l in 0..rows {
-            exps[layout.at(l, at[l] as usize)] = ones[l];
+            exps[order.at(l, at[l] as usize)] = ones[l];
         }
         for l in 0..LANES {
             // NaN is not to be left out.
             others[l] += (ones[l] - T::ONE).to_f64();
         }
-        GroupSoftmax { layout, rows, max, at, others }
+        GroupSoftmax { order, rows, max, at, others }
     }
 
     /// [`Softmax::log_sum_minus`] for an element of each row.
@@ -319,15 +325,15 @@ impl<T: Real> GroupSoftmax<T> {
         for l in 0..LANES {
             factor[l] = T::from_f64(self.row(l).inverse().weighted(scale[l]));
         }
-        match self.layout {
-            Layout::Rows(classes) => {
+        match self.order {
+            Order::Rows(classes) => {
                 for (exps, &factor) in exps.chunks_exact_mut(classes).zip(&factor) {
                     for e in exps {
                         *e = e.weighted(factor);
                     }
                 }
             }
-            Layout::Lanes => {
+            Order::Lanes => {
                 // A loop over `LANES` alone would be unrolled, and the one around it turned into gathers.
                 let factors = [factor; 4];
                 for exps in exps.chunks_mut(factors.as_flattened().len()) {
@@ -342,20 +348,21 @@ impl<T: Real> GroupSoftmax<T> {
     /// [`Softmax::curvature`] for each row.
     #[inline(always)]
     pub fn curvature(&self, exps: &[T], out: &mut [T], scale: &[f64]) {
-        let classes = match self.layout {
-            Layout::Rows(classes) => classes,
-            Layout::Lanes => exps.len() / LANES,
+        let classes = match self.order {
+            Order::Rows(classes) => classes,
+            Order::Lanes => exps.len() / LANES,
         };
         for l in 0..self.rows {
             let softmax = self.row(l);
             let inverse = T::from_f64(softmax.inverse());
             let scale_t = T::from_f64(scale[l]);
-            for at in (0..classes).map(|c| self.layout.at(l, c)) {
+            for at in (0..classes).map(|c| self.order.at(l, c)) {
                 let p = exps[at] * inverse;
-                out[at] = (p * (T::ONE - p)).weighted(scale_t);
+                let curvature = p * (T::ONE - p) * scale_t;
+                out[at] = if scale[l] == 0.0 { T::ZERO } else { curvature };
             }
             let at_max = softmax.others * softmax.inverse() * softmax.inverse();
-            out[self.layout.at(l, softmax.at)] = T::from_f64(at_max.weighted(scale[l]));
+            out[self.order.at(l, softmax.at)] = T::from_f64(at_max.weighted(scale[l]));
         }
     }
 
@@ -366,7 +373,7 @@ impl<T: Real> GroupSoftmax<T> {
     }
 }
 
-/// One block of [`sum_block`] for every lane: the same elements in the same order.
+/// One block of [`crate::reduce::sum_block`] for every lane: the same elements in the same order.
 #[inline(always)]
 fn sum_lanes<T: Real>(exps: &[T]) -> [f64; LANES] {
     let chunks = exps.chunks_exact(SUM_LANES * LANES);
@@ -418,16 +425,16 @@ mod tests {
             let lanes: Vec<f32> =
                 (0..n * LANES).map(|i| ((i * 7919) % 997) as f32 * 0.03).collect();
             let rows: Vec<f32> =
-                (0..n * LANES).map(|i| lanes[Layout::Lanes.at(i / n, i % n)]).collect();
-            for (layout, x) in [(Layout::Lanes, &lanes), (Layout::Rows(n), &rows)] {
+                (0..n * LANES).map(|i| lanes[Order::Lanes.at(i / n, i % n)]).collect();
+            for (order, x) in [(Order::Lanes, &lanes), (Order::Rows(n), &rows)] {
                 let mut exps = vec![0.0; x.len()];
-                let group = GroupSoftmax::of::<Baseline>(layout, LANES, x, &mut exps);
+                let group = GroupSoftmax::of::<Baseline>(order, LANES, x, &mut exps);
                 for (l, row) in rows.chunks_exact(n).enumerate() {
                     let mut row_exps = vec![0.0; n];
                     let softmax = Softmax::of::<Baseline>(row, &mut row_exps);
                     assert_eq!((softmax.max, softmax.at), (group.max[l], group.at[l] as usize));
                     assert_eq!(softmax.others.to_bits(), group.others[l].to_bits(), "{n} classes");
-                    assert!((0..n).all(|c| row_exps[c] == exps[layout.at(l, c)]));
+                    assert!((0..n).all(|c| row_exps[c] == exps[order.at(l, c)]));
                 }
             }
         }

@@ -18,7 +18,7 @@ use crate::losses::spec::Params;
 use crate::real::Real;
 use crate::reduce::sum;
 use crate::simd::{Isa, Level};
-use crate::view::{Shape, View, ViewMut};
+use crate::view::{DType, Shape, View, ViewMut};
 use crate::weight::Weighting;
 
 /// A label that is not looked at.
@@ -141,6 +141,8 @@ impl SoftmaxCe {
         let sample_weight = weighting.sample_weight.take().map(|w| w.to_vec::<f64>());
         let class_weight = self.target.class_weight.as_deref();
         let ignore_index = self.ignore_index.map(|i| i as f64);
+        // With smoothing, class weights are part of the loss itself; weighted means count them all the same.
+        let inside = self.target.smoothing > 0.0;
         let mut labels = Vec::with_capacity(given.len());
         for (row, &value) in given.iter().enumerate() {
             let weightless = sample_weight.as_ref().is_some_and(|w| w[row] == 0.0);
@@ -157,7 +159,9 @@ impl SoftmaxCe {
                 let allowed = format!("an integer with 0 <= {} < {classes}", call.names[1]);
                 return Err(Error::element(Kind::Label, call.names[1], &index, value, allowed));
             };
-            let without = class_weight.is_some_and(|w| w.get(label as usize) == Some(&0.0));
+            // Smoothed, such a label leaves the other classes their parts.
+            let without =
+                !inside && class_weight.is_some_and(|w| w.get(label as usize) == Some(&0.0));
             labels.push(if without { IGNORED } else { label });
         }
         let weigh = |by_class: Option<&[f64]>| -> Vec<f64> {
@@ -172,8 +176,6 @@ impl SoftmaxCe {
             .collect()
         };
         let plain = sample_weight.is_none() && !labels.contains(&IGNORED);
-        // With smoothing, class weights are part of the loss itself; weighted means count them all the same.
-        let inside = self.target.smoothing > 0.0;
         let (weight, divisor_weight) = match (plain, class_weight) {
             (true, None) => (None, None),
             (true, Some(_)) if inside => (None, Some(weigh(class_weight))),
@@ -277,7 +279,8 @@ struct SparseRows<'a> {
 
 impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
     const COST: f64 = COST;
-    const GROUPED: bool = true;
+    /// In f64 sums of a row alone give back what they round off.
+    const GROUPED: bool = matches!(T::DTYPE, DType::F32);
 
     #[inline(always)]
     fn row<S: Isa>(&self, row: usize, [x]: [&[T]; 1], out: RowOutputs<'_, T, 1>, scale: f64) -> T {
@@ -313,7 +316,7 @@ impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
 
     #[inline(always)]
     fn group<S: Isa>(&self, group: Group<'_, T>) {
-        let Group { layout, row, classes, x, grad, hess, scale, value, wants_grad } = group;
+        let Group { order, row, classes, x, grad, hess, scale, value, wants_grad } = group;
         let labels = &self.labels[row..][..value.len()];
         // A row without a label has scale 0 and weight 0; any class will do for it.
         let mut label = [0; LANES];
@@ -323,7 +326,7 @@ impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
         let pick = |x: &[T]| {
             let mut picked = [T::ZERO; LANES];
             for l in 0..labels.len() {
-                picked[l] = x[layout.at(l, label[l])];
+                picked[l] = x[order.at(l, label[l])];
             }
             picked
         };
@@ -335,11 +338,11 @@ impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
             let picked = pick(x);
             for (l, value) in value.iter_mut().enumerate() {
                 *value = -picked[l];
-                grad[layout.at(l, label[l])] = T::from_f64(-scale[l]);
+                grad[order.at(l, label[l])] = T::from_f64((-1.0).weighted(scale[l]));
             }
             return;
         }
-        let softmax = GroupSoftmax::of::<S>(layout, labels.len(), x, grad);
+        let softmax = GroupSoftmax::of::<S>(order, labels.len(), x, grad);
         let losses = softmax.log_sum_minus::<S>(&pick(x));
         value.copy_from_slice(&losses[..value.len()]);
         if let Some(hess) = hess {
@@ -354,7 +357,7 @@ impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
             }
             softmax.scale_exps(grad, scale);
             for l in 0..labels.len() {
-                grad[layout.at(l, label[l])] = slopes[l];
+                grad[order.at(l, label[l])] = slopes[l];
             }
         }
     }
