@@ -2,7 +2,7 @@
 
 use super::LANES;
 use super::frames::BATCH;
-use super::planes::Group;
+use super::planes::Octet;
 use crate::real::Real;
 use crate::simd::Isa;
 use std::array;
@@ -34,8 +34,8 @@ impl<R: Real> Sums<R> {
 
 /// The sums of a batch of frames, to be added up side by side.
 pub(super) struct Folded {
-    others: [Group; BATCH],
-    largest: [Group; BATCH],
+    others: [Octet; BATCH],
+    largest: [Octet; BATCH],
 }
 
 impl Folded {

@@ -21,7 +21,7 @@
 
 use super::frames::Form;
 use super::planes::{
-    Group, copy_row, emissions, groups_below, lanes, planes_mut, power_of_two, split, surround, two,
+    Octet, copy_row, emissions, groups_below, lanes, planes_mut, power_of_two, split, surround, two,
 };
 use super::sweep::{Arithmetic, Block, Crossing, Kept, Work, state_len};
 use super::target::Target;
@@ -349,7 +349,7 @@ fn adopt(
     groups: &Range<usize>,
     row: &mut [f64],
     [old, new]: [&[f64]; 2],
-    (stored, whole): ([&mut [Group]; 2], bool),
+    (stored, whole): ([&mut [Octet]; 2], bool),
 ) {
     for (stored, plane) in stored.into_iter().zip([0, target.width]) {
         let range = plane + groups.start * LANES..plane + groups.end * LANES;

@@ -3,12 +3,9 @@
 use super::target::Target;
 use super::{Error, LANES};
 use crate::simd::Isa;
-use crate::simd::Octet;
+pub(super) use crate::simd::Octet;
 use std::hint;
 use std::ops::{Deref, DerefMut, Range};
-
-/// A vector step along the states.
-pub(super) type Group = Octet;
 
 /// Numbers from the start of a cache line on, so that no group of them is split between two lines.
 #[derive(Default)]
@@ -109,7 +106,7 @@ pub(super) fn groups_below(n: usize) -> impl Iterator<Item = usize> {
 
 /// The groups of a slice.
 #[inline(always)]
-pub(super) fn lanes(x: &[f64]) -> &[Group] {
+pub(super) fn lanes(x: &[f64]) -> &[Octet] {
     x.as_chunks().0
 }
 
@@ -119,7 +116,7 @@ pub(super) fn planes_mut<'a>(
     row: &'a mut [f64],
     target: &Target,
     groups: &Range<usize>,
-) -> [&'a mut [Group]; 2] {
+) -> [&'a mut [Octet]; 2] {
     let (blank, label) = row.split_at_mut(target.width);
     [blank, label].map(|plane| &mut plane.as_chunks_mut().0[groups.clone()])
 }
@@ -160,7 +157,7 @@ pub(super) fn emissions<'a, S: Isa>(
     e: &[f64],
     groups: &Range<usize>,
     gathered: &'a mut [f64],
-) -> &'a [Group] {
+) -> &'a [Octet] {
     let gathered = &mut gathered.as_chunks_mut().0[groups.clone()];
     for (gathered, slots) in gathered.iter_mut().zip(target.slots(groups)) {
         *gathered = S::gathered(e, slots);

@@ -1,7 +1,7 @@
 //! The arrows between the states of a lattice, whose exponents differ.
 
 use super::linear::NEARLY_DEAD;
-use super::planes::{Group, Lines, lanes, power_of_two};
+use super::planes::{Lines, Octet, lanes, power_of_two};
 use super::target::Target;
 use super::{LANES, Side};
 use crate::simd::Isa;
@@ -105,12 +105,12 @@ fn ends<'a>(target: &Target, plane: &'a [f64], start: usize, end: usize) -> [&'a
 /// One step along the arrows.
 pub(super) struct Arrows<'a> {
     side: Side,
-    blank: &'a [Group],
-    label: &'a [Group],
+    blank: &'a [Octet],
+    label: &'a [Octet],
     /// The groups next to those of `blank` and `label` that feed them, too.
-    beside: [&'a [Group]; 2],
+    beside: [&'a [Octet]; 2],
     /// What multiplies the label that feeds a blank, the blank that feeds a label, and the label that feeds a label.
-    weights: [&'a [Group]; 3],
+    weights: [&'a [Octet]; 3],
 }
 
 impl<'a> Arrows<'a> {
@@ -143,7 +143,7 @@ impl<'a> Arrows<'a> {
 
     /// The sums for the blanks and the labels of a group.
     #[inline(always)]
-    pub fn sums<S: Isa>(&self, g: usize) -> [Group; 2] {
+    pub fn sums<S: Isa>(&self, g: usize) -> [Octet; 2] {
         let (blank, label) = (&self.blank[g], &self.label[g]);
         let [to_blank, by_blank, by_label] = match self.side {
             Side::Start => {

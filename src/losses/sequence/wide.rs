@@ -9,7 +9,7 @@
 use super::frames::Form;
 use super::linear;
 use super::planes::{
-    Group, copy_row, emissions, fold, lanes, planes_mut, power_of_two, split, surround, two,
+    Octet, copy_row, emissions, fold, lanes, planes_mut, power_of_two, split, surround, two,
 };
 use super::sweep::{Arithmetic, Block, Crossing, Kept, Work, state_len};
 use super::target::Target;
@@ -26,14 +26,14 @@ pub(super) struct Wide;
 /// Numbers `m * 2^k`.
 #[derive(Clone, Copy)]
 struct Numbers {
-    m: Group,
-    k: Group,
+    m: Octet,
+    k: Octet,
 }
 
 impl Numbers {
     /// The elements of a plane, its mantissas at `m` and its exponents at `k`; a 0 has no exponent.
     #[inline(always)]
-    fn at(m: &Group, k: &Group) -> Self {
+    fn at(m: &Octet, k: &Octet) -> Self {
         let mut out = Numbers { m: *m, k: *k };
         for i in 0..LANES {
             out.k[i] = if m[i] > 0.0 { k[i] } else { DEAD };
@@ -43,7 +43,7 @@ impl Numbers {
 
     /// Without the elements where `keep` is 0.
     #[inline(always)]
-    fn only(mut self, keep: &Group) -> Self {
+    fn only(mut self, keep: &Octet) -> Self {
         for i in 0..LANES {
             self.m[i] *= keep[i];
             self.k[i] = if keep[i] > 0.0 { self.k[i] } else { DEAD };
@@ -68,7 +68,7 @@ impl Numbers {
     }
 
     #[inline(always)]
-    fn times(mut self, m: &Group, k: &Group) -> Self {
+    fn times(mut self, m: &Octet, k: &Octet) -> Self {
         for i in 0..LANES {
             self.m[i] *= m[i];
             self.k[i] += k[i];
@@ -125,7 +125,7 @@ fn planes<'a>(
     state: &'a mut [f64],
     target: &Target,
     groups: &Range<usize>,
-) -> [[&'a mut [Group]; 2]; 2] {
+) -> [[&'a mut [Octet]; 2]; 2] {
     let (row, power) = state.split_at_mut(target.row());
     let [blank, label] = planes_mut(row, target, groups);
     let [blank_power, label_power] = planes_mut(power, target, groups);
@@ -139,7 +139,7 @@ fn label_emissions<'a, S: Isa>(
     e: &[f64],
     groups: &Range<usize>,
     gathered: &'a mut [f64],
-) -> [&'a [Group]; 2] {
+) -> [&'a [Octet]; 2] {
     let (mantissas, exponents) = e.split_at(target.stride);
     let (low, high) = gathered.split_at_mut(target.width);
     let high = emissions::<S>(target, exponents, groups, high);
@@ -150,12 +150,12 @@ fn label_emissions<'a, S: Isa>(
 }
 
 #[inline(always)]
-fn emit(sums: [Numbers; 2], blank: &[Group; 2], label: [&[Group]; 2], g: usize) -> [Numbers; 2] {
+fn emit(sums: [Numbers; 2], blank: &[Octet; 2], label: [&[Octet]; 2], g: usize) -> [Numbers; 2] {
     [sums[0].times(&blank[0], &blank[1]), sums[1].times(&label[0][g], &label[1][g])]
 }
 
 #[inline(always)]
-fn put(planes: &mut [[&mut [Group]; 2]; 2], g: usize, values: [Numbers; 2]) {
+fn put(planes: &mut [[&mut [Octet]; 2]; 2], g: usize, values: [Numbers; 2]) {
     for ([m, k], value) in planes.iter_mut().zip(values) {
         (m[g], k[g]) = (value.m, value.k);
     }
@@ -280,15 +280,15 @@ impl Kernel for Pass<'_> {
 
 /// Where a passing direction meets a stored row.
 struct Meet<'a> {
-    stored: [[&'a mut [Group]; 2]; 2],
-    out: [[&'a mut [Group]; 2]; 2],
+    stored: [[&'a mut [Octet]; 2]; 2],
+    out: [[&'a mut [Octet]; 2]; 2],
     scale: f64,
-    totals: [Group; 2],
+    totals: [Octet; 2],
 }
 
 impl Meet<'_> {
     #[inline(always)]
-    fn group(&mut self, g: usize, sums: [Numbers; 2], blank: &[Group; 2], label: [&[Group]; 2]) {
+    fn group(&mut self, g: usize, sums: [Numbers; 2], blank: &[Octet; 2], label: [&[Octet]; 2]) {
         for (([m, k], sum), total) in self.stored.iter_mut().zip(&sums).zip(&mut self.totals) {
             let product = Numbers::at(&m[g], &k[g]).times(&sum.m, &sum.k);
             for i in 0..LANES {
