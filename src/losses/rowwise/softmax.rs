@@ -3,12 +3,13 @@
 //! With m the largest logit of the row, e = exp(x - m): the first element at the maximum counts exactly 1, and what is
 //! summed is `others`, the rest. Then log(sum exp) = m + log1p(others), p = e / (1 + others), and 1 - p of the maximum
 //! is others / (1 + others): none of them cancels when one class has all the mass. Sums are in f64, in an order that is
-//! a function of the row's length alone, so that in f32 all forms below, one row, several rows step by step and several
-//! rows side by side, give the same bits. In f64, which has no digits to spare, only those of one row are exact.
+//! a function of the row's length alone, so that all forms below, one row, several rows step by step and several rows
+//! side by side, give the same bits.
 
 use crate::real::Real;
-use crate::reduce::{BLOCK, sum, sum_block_exactly, sum_exactly, sum_pairwise};
+use crate::reduce::{BLOCK, sum_block_exactly, sum_exactly, sum_pairwise};
 use crate::simd::{Isa, SUM_LANES};
+use crate::view::DType;
 use smallvec::SmallVec;
 
 /// What a row's softmax comes from.
@@ -283,14 +284,17 @@ impl<T: Real> GroupSoftmax<T> {
             Order::Rows(classes) => {
                 let mut others = [0.0; LANES];
                 for (others, exps) in others.iter_mut().zip(exps.chunks_exact(classes)) {
-                    *others = sum::<S, T>(exps);
+                    *others = sum_exactly::<S, T>(exps);
                 }
                 others
             }
             Order::Lanes => {
                 let mut sums = SmallVec::<[[f64; LANES]; 1]>::new();
                 for exps in exps.chunks(BLOCK * LANES) {
-                    sums.push(sum_lanes(exps));
+                    sums.push(match T::DTYPE {
+                        DType::F32 => sum_lanes::<T, false>(exps),
+                        _ => sum_lanes::<T, true>(exps),
+                    });
                 }
                 match &sums[..] {
                     [sums] => *sums,
@@ -373,30 +377,51 @@ impl<T: Real> GroupSoftmax<T> {
     }
 }
 
-/// One block of [`crate::reduce::sum_block`] for every lane: the same elements in the same order.
+/// One block of [`sum_block_exactly`] for every lane: the same elements in the same order. `EXACT` puts back what additions
+/// round off; a sum of f32 has room for it.
 #[inline(always)]
-fn sum_lanes<T: Real>(exps: &[T]) -> [f64; LANES] {
+fn sum_lanes<T: Real, const EXACT: bool>(exps: &[T]) -> [f64; LANES] {
     let chunks = exps.chunks_exact(SUM_LANES * LANES);
-    let mut rest = [0.0; LANES];
-    for exps in chunks.remainder().as_chunks::<LANES>().0 {
-        add_to(&mut rest, exps);
+    let (rest, _) = chunks.remainder().as_chunks::<LANES>();
+    let (mut sum, mut lost) = ([0.0; LANES], [0.0; LANES]);
+    if chunks.len() > 0 {
+        // Class c goes to sum c mod SUM_LANES.
+        let mut sums = [[0.0; LANES]; SUM_LANES];
+        let mut losses = sums;
+        for exps in chunks {
+            add_to::<T, EXACT>(sums.as_flattened_mut(), exps, losses.as_flattened_mut());
+        }
+        if EXACT {
+            fold_halves::<false>(&mut losses, &mut [0.0; LANES]);
+            lost = losses[0];
+        }
+        fold_halves::<EXACT>(&mut sums, &mut lost);
+        sum = sums[0];
     }
-    if chunks.len() == 0 {
-        return rest;
+    if EXACT {
+        for exps in rest {
+            add_to::<T, true>(&mut sum, exps, &mut lost);
+        }
+        // Infinities leave a NaN there.
+        return std::array::from_fn(|l| if lost[l].is_nan() { sum[l] } else { sum[l] + lost[l] });
     }
-    // Class c goes to sum c mod SUM_LANES.
-    let mut sums = [[0.0; LANES]; SUM_LANES];
-    for exps in chunks {
-        add_to(sums.as_flattened_mut(), exps);
+    let mut of_rest = [0.0; LANES];
+    for exps in rest {
+        add_to::<T, false>(&mut of_rest, exps, &mut lost);
     }
+    std::array::from_fn(|l| sum[l] + of_rest[l])
+}
+
+#[inline(always)]
+fn fold_halves<const EXACT: bool>(sums: &mut [[f64; LANES]; SUM_LANES], lost: &mut [f64; LANES]) {
     let mut half = SUM_LANES / 2;
     while half > 0 {
-        let (low, high) = sums.as_flattened_mut()[..2 * half * LANES].split_at_mut(half * LANES);
-        add_to(low, high);
+        let (low, high) = sums[..2 * half].split_at_mut(half);
+        for (low, high) in low.iter_mut().zip(high) {
+            add_to::<f64, EXACT>(low, high, lost);
+        }
         half /= 2;
     }
-    add_to(&mut sums[0], &rest);
-    sums[0]
 }
 
 #[inline(always)]
@@ -407,10 +432,17 @@ fn exp_lanes<S: Isa, T: Real>(x: &[T; LANES], max: &[T; LANES], exps: &mut [T; L
     }
 }
 
+/// Adds numbers to sums and, if `EXACT`, what that rounds off to `lost`.
 #[inline(always)]
-fn add_to<T: Real>(sums: &mut [f64], x: &[T]) {
-    for (sum, x) in sums.iter_mut().zip(x) {
-        *sum += x.to_f64();
+fn add_to<T: Real, const EXACT: bool>(sums: &mut [f64], x: &[T], lost: &mut [f64]) {
+    for ((sum, x), lost) in sums.iter_mut().zip(x).zip(lost) {
+        let x = x.to_f64();
+        let new = *sum + x;
+        if EXACT {
+            let added = new - *sum;
+            *lost += (*sum - (new - added)) + (x - added);
+        }
+        *sum = new;
     }
 }
 
@@ -421,18 +453,23 @@ mod tests {
 
     #[test]
     fn all_forms_agree_bit_for_bit() {
+        all_forms_agree::<f32>();
+        all_forms_agree::<f64>();
+    }
+
+    fn all_forms_agree<T: Real>() {
         for n in [1, 2, 10, 31, 32, 33, 100, 1023, 1025, 3000] {
-            let lanes: Vec<f32> =
-                (0..n * LANES).map(|i| ((i * 7919) % 997) as f32 * 0.03).collect();
-            let rows: Vec<f32> =
+            let x = |i: usize| T::from_f64(((i * 7919) % 997) as f64 * 0.03);
+            let lanes: Vec<T> = (0..n * LANES).map(x).collect();
+            let rows: Vec<T> =
                 (0..n * LANES).map(|i| lanes[Order::Lanes.at(i / n, i % n)]).collect();
             for (order, x) in [(Order::Lanes, &lanes), (Order::Rows(n), &rows)] {
-                let mut exps = vec![0.0; x.len()];
+                let mut exps = vec![T::ZERO; x.len()];
                 let group = GroupSoftmax::of::<Baseline>(order, LANES, x, &mut exps);
                 for (l, row) in rows.chunks_exact(n).enumerate() {
-                    let mut row_exps = vec![0.0; n];
+                    let mut row_exps = vec![T::ZERO; n];
                     let softmax = Softmax::of::<Baseline>(row, &mut row_exps);
-                    assert_eq!((softmax.max, softmax.at), (group.max[l], group.at[l] as usize));
+                    assert!(softmax.max == group.max[l] && softmax.at == group.at[l] as usize);
                     assert_eq!(softmax.others.to_bits(), group.others[l].to_bits(), "{n} classes");
                     assert!((0..n).all(|c| row_exps[c] == exps[order.at(l, c)]));
                 }

@@ -18,7 +18,7 @@ use crate::losses::spec::Params;
 use crate::real::Real;
 use crate::reduce::sum;
 use crate::simd::{Isa, Level};
-use crate::view::{DType, Shape, View, ViewMut};
+use crate::view::{Shape, View, ViewMut};
 use crate::weight::Weighting;
 
 /// A label that is not looked at.
@@ -279,8 +279,7 @@ struct SparseRows<'a> {
 
 impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
     const COST: f64 = COST;
-    /// In f64 sums of a row alone give back what they round off.
-    const GROUPED: bool = matches!(T::DTYPE, DType::F32);
+    const GROUPED: bool = true;
 
     #[inline(always)]
     fn row<S: Isa>(&self, row: usize, [x]: [&[T]; 1], out: RowOutputs<'_, T, 1>, scale: f64) -> T {
