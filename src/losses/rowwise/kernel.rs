@@ -6,7 +6,7 @@
 use crate::block::{self, BlockKernel, Identity, Outputs};
 use crate::grid::{Grid, Tile};
 use crate::losses::call::Axes;
-use crate::losses::rowwise::softmax::{LANES, Order};
+use crate::losses::rowwise::softmax_group::{LANES, Order};
 use crate::operand::{Input, Operand, Output, sized};
 use crate::parallel;
 use crate::real::Real;

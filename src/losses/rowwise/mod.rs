@@ -6,6 +6,7 @@ pub mod kl_div;
 mod plan;
 pub mod softmax;
 pub mod softmax_ce;
+pub mod softmax_group;
 pub mod triplet;
 
 use super::spec::{

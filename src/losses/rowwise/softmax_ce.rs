@@ -11,7 +11,8 @@
 //! Source: Apache MXNet Gluon, `SoftmaxCrossEntropyLoss`; class weights and label smoothing as PyTorch has them.
 
 use super::kernel::{Group, Reduced, RowKernel, RowOutputs, Rows, Scale, drive};
-use super::softmax::{GroupSoftmax, LANES, Softmax, through_softmax};
+use super::softmax::{Softmax, through_softmax};
+use super::softmax_group::{GroupSoftmax, LANES};
 use crate::error::{Error, Kind, Result};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::spec::Params;

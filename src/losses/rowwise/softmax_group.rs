@@ -1,0 +1,280 @@
+//! The softmax of several rows together: row after row, or side by side.
+
+use super::softmax::{Extremes, Softmax, shifted_exps};
+use crate::real::Real;
+use crate::reduce::{BLOCK, sum_exactly, sum_pairwise};
+use crate::simd::{Isa, SUM_LANES};
+use crate::view::DType;
+use smallvec::SmallVec;
+
+/// Rows that are worked on together, at most.
+pub const LANES: usize = 32;
+
+/// Where the elements of rows that are worked on together stand.
+#[derive(Clone, Copy, Debug)]
+pub enum Order {
+    /// Row after row, each of this many elements.
+    Rows(usize),
+    /// Side by side: first element 0 of [`LANES`] rows.
+    Lanes,
+}
+
+impl Order {
+    /// The place of an element.
+    #[inline(always)]
+    pub fn at(self, row: usize, class: usize) -> usize {
+        match self {
+            Order::Rows(classes) => row * classes + class,
+            Order::Lanes => class * LANES + row,
+        }
+    }
+}
+
+/// The softmax of up to [`LANES`] rows, one step for all of them after the other: no step of one row has to wait for
+/// the one before, and what is one number for each row is computed in registers.
+pub struct GroupSoftmax<T> {
+    order: Order,
+    rows: usize,
+    /// The largest logits.
+    pub max: [T; LANES],
+    /// Where they stand first.
+    pub at: [u32; LANES],
+    /// The sums of [`Softmax::others`].
+    pub others: [f64; LANES],
+}
+
+impl<T: Real> GroupSoftmax<T> {
+    /// As [`Softmax::of`], for the first `rows` rows; those side by side must be [`LANES`].
+    #[inline(always)]
+    pub fn of<S: Isa>(order: Order, rows: usize, x: &[T], exps: &mut [T]) -> Self {
+        let (mut max, mut at) = ([-T::INFINITY; LANES], [0; LANES]);
+        match order {
+            Order::Rows(classes) => {
+                let mut near = [false; LANES];
+                for (l, x) in x.chunks_exact(classes).enumerate() {
+                    let extremes = Extremes::of(x);
+                    (at[l], near[l]) = (extremes.at as u32, extremes.near);
+                    max[l] = x[extremes.at];
+                }
+                let rows = x.chunks_exact(classes).zip(exps.chunks_exact_mut(classes));
+                for (l, (x, exps)) in rows.enumerate() {
+                    shifted_exps::<S, T>(x, max[l], near[l], exps);
+                }
+            }
+            Order::Lanes => {
+                let (x, _) = x.as_chunks::<LANES>();
+                let mut keys = max.map(T::key);
+                for (c, row) in (0..).zip(x) {
+                    for l in 0..LANES {
+                        let key = row[l].key();
+                        at[l] = if key > keys[l] { c } else { at[l] };
+                        keys[l] = keys[l].max(key);
+                    }
+                }
+                max = keys.map(T::from_key);
+                for (x, exps) in x.iter().zip(exps.as_chunks_mut::<LANES>().0) {
+                    exp_lanes::<S, T>(x, &max, exps);
+                }
+            }
+        }
+        let mut ones = [T::ONE; LANES];
+        for l in 0..rows {
+            ones[l] = std::mem::take(&mut exps[order.at(l, at[l] as usize)]);
+        }
+        let mut others = match order {
+            Order::Rows(classes) => {
+                let mut others = [0.0; LANES];
+                for (others, exps) in others.iter_mut().zip(exps.chunks_exact(classes)) {
+                    *others = sum_exactly::<S, T>(exps);
+                }
+                others
+            }
+            Order::Lanes => {
+                let mut sums = SmallVec::<[[f64; LANES]; 1]>::new();
+                for exps in exps.chunks(BLOCK * LANES) {
+                    sums.push(match T::DTYPE {
+                        DType::F32 => sum_lanes::<T, false>(exps),
+                        _ => sum_lanes::<T, true>(exps),
+                    });
+                }
+                match &sums[..] {
+                    [sums] => *sums,
+                    sums => std::array::from_fn(|l| sum_pairwise(0..sums.len(), &|i| sums[i][l])),
+                }
+            }
+        };
+        for l in 0..rows {
+            exps[order.at(l, at[l] as usize)] = ones[l];
+        }
+        for l in 0..LANES {
+            // NaN is not to be left out.
+            others[l] += (ones[l] - T::ONE).to_f64();
+        }
+        GroupSoftmax { order, rows, max, at, others }
+    }
+
+    /// [`Softmax::log_sum_minus`] for an element of each row.
+    #[inline(always)]
+    pub fn log_sum_minus<S: Isa>(&self, x: &[T; LANES]) -> [T; LANES] {
+        let mut out = [T::ZERO; LANES];
+        for l in 0..LANES {
+            out[l] = self.row(l).log_sum_minus::<S>(x[l]);
+        }
+        out
+    }
+
+    /// Turns exponentials into probabilities times `scale`.
+    #[inline(always)]
+    pub fn scale_exps(&self, exps: &mut [T], scale: &[f64]) {
+        let mut factor = [T::ZERO; LANES];
+        for l in 0..LANES {
+            factor[l] = T::from_f64(self.row(l).inverse().weighted(scale[l]));
+        }
+        match self.order {
+            Order::Rows(classes) => {
+                for (exps, &factor) in exps.chunks_exact_mut(classes).zip(&factor) {
+                    for e in exps {
+                        *e = e.weighted(factor);
+                    }
+                }
+            }
+            Order::Lanes => {
+                // A loop over `LANES` alone would be unrolled, and the one around it turned into gathers.
+                let factors = [factor; 4];
+                for exps in exps.chunks_mut(factors.as_flattened().len()) {
+                    for (e, &factor) in exps.iter_mut().zip(factors.as_flattened()) {
+                        *e = e.weighted(factor);
+                    }
+                }
+            }
+        }
+    }
+
+    /// [`Softmax::curvature`] for each row.
+    #[inline(always)]
+    pub fn curvature(&self, exps: &[T], out: &mut [T], scale: &[f64]) {
+        let classes = match self.order {
+            Order::Rows(classes) => classes,
+            Order::Lanes => exps.len() / LANES,
+        };
+        for l in 0..self.rows {
+            let softmax = self.row(l);
+            let inverse = T::from_f64(softmax.inverse());
+            let scale_t = T::from_f64(scale[l]);
+            for at in (0..classes).map(|c| self.order.at(l, c)) {
+                let p = exps[at] * inverse;
+                let curvature = p * (T::ONE - p) * scale_t;
+                out[at] = if scale[l] == 0.0 { T::ZERO } else { curvature };
+            }
+            let at_max = softmax.others * softmax.inverse() * softmax.inverse();
+            out[self.order.at(l, softmax.at)] = T::from_f64(at_max.weighted(scale[l]));
+        }
+    }
+
+    /// The softmax of one row.
+    #[inline(always)]
+    pub fn row(&self, l: usize) -> Softmax<T> {
+        Softmax { max: self.max[l], at: self.at[l] as usize, others: self.others[l] }
+    }
+}
+
+/// One block of [`crate::reduce::sum_block_exactly`] for every lane: the same elements in the same order. `EXACT` puts back what additions
+/// round off; a sum of f32 has room for it.
+#[inline(always)]
+fn sum_lanes<T: Real, const EXACT: bool>(exps: &[T]) -> [f64; LANES] {
+    let chunks = exps.chunks_exact(SUM_LANES * LANES);
+    let (rest, _) = chunks.remainder().as_chunks::<LANES>();
+    let (mut sum, mut lost) = ([0.0; LANES], [0.0; LANES]);
+    if chunks.len() > 0 {
+        // Class c goes to sum c mod SUM_LANES.
+        let mut sums = [[0.0; LANES]; SUM_LANES];
+        let mut losses = sums;
+        for exps in chunks {
+            add_to::<T, EXACT>(sums.as_flattened_mut(), exps, losses.as_flattened_mut());
+        }
+        if EXACT {
+            fold_halves::<false>(&mut losses, &mut [0.0; LANES]);
+            lost = losses[0];
+        }
+        fold_halves::<EXACT>(&mut sums, &mut lost);
+        sum = sums[0];
+    }
+    if EXACT {
+        for exps in rest {
+            add_to::<T, true>(&mut sum, exps, &mut lost);
+        }
+        // Infinities leave a NaN there.
+        return std::array::from_fn(|l| if lost[l].is_nan() { sum[l] } else { sum[l] + lost[l] });
+    }
+    let mut of_rest = [0.0; LANES];
+    for exps in rest {
+        add_to::<T, false>(&mut of_rest, exps, &mut lost);
+    }
+    std::array::from_fn(|l| sum[l] + of_rest[l])
+}
+
+#[inline(always)]
+fn fold_halves<const EXACT: bool>(sums: &mut [[f64; LANES]; SUM_LANES], lost: &mut [f64; LANES]) {
+    let mut half = SUM_LANES / 2;
+    while half > 0 {
+        let (low, high) = sums[..2 * half].split_at_mut(half);
+        for (low, high) in low.iter_mut().zip(high) {
+            add_to::<f64, EXACT>(low, high, lost);
+        }
+        half /= 2;
+    }
+}
+
+#[inline(always)]
+fn exp_lanes<S: Isa, T: Real>(x: &[T; LANES], max: &[T; LANES], exps: &mut [T; LANES]) {
+    for l in 0..LANES {
+        let exp = x[l].exp_difference::<S>(max[l]);
+        exps[l] = if x[l] == max[l] { T::ONE } else { exp };
+    }
+}
+
+/// Adds numbers to sums and, if `EXACT`, what that rounds off to `lost`.
+#[inline(always)]
+fn add_to<T: Real, const EXACT: bool>(sums: &mut [f64], x: &[T], lost: &mut [f64]) {
+    for ((sum, x), lost) in sums.iter_mut().zip(x).zip(lost) {
+        let x = x.to_f64();
+        let new = *sum + x;
+        if EXACT {
+            let added = new - *sum;
+            *lost += (*sum - (new - added)) + (x - added);
+        }
+        *sum = new;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::Baseline;
+
+    #[test]
+    fn all_forms_agree_bit_for_bit() {
+        all_forms_agree::<f32>();
+        all_forms_agree::<f64>();
+    }
+
+    fn all_forms_agree<T: Real>() {
+        for n in [1, 2, 10, 31, 32, 33, 100, 1023, 1025, 3000] {
+            let x = |i: usize| T::from_f64(((i * 7919) % 997) as f64 * 0.03);
+            let lanes: Vec<T> = (0..n * LANES).map(x).collect();
+            let rows: Vec<T> =
+                (0..n * LANES).map(|i| lanes[Order::Lanes.at(i / n, i % n)]).collect();
+            for (order, x) in [(Order::Lanes, &lanes), (Order::Rows(n), &rows)] {
+                let mut exps = vec![T::ZERO; x.len()];
+                let group = GroupSoftmax::of::<Baseline>(order, LANES, x, &mut exps);
+                for (l, row) in rows.chunks_exact(n).enumerate() {
+                    let mut row_exps = vec![T::ZERO; n];
+                    let softmax = Softmax::of::<Baseline>(row, &mut row_exps);
+                    assert!(softmax.max == group.max[l] && softmax.at == group.at[l] as usize);
+                    assert_eq!(softmax.others.to_bits(), group.others[l].to_bits(), "{n} classes");
+                    assert!((0..n).all(|c| row_exps[c] == exps[order.at(l, c)]));
+                }
+            }
+        }
+    }
+}
