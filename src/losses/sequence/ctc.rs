@@ -21,6 +21,7 @@ use super::wide::{self, Wide};
 use super::{Error, Input, LANES, Side, task_ns, viterbi};
 use crate::parallel;
 use crate::simd::{Level, dispatch};
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -133,30 +134,23 @@ pub fn ctc<E: Element>(
     job.check()?;
     let samples = batch.labels.samples();
     let losses: Vec<_> = (0..samples).map(|_| Mutex::new(Ok(0.0))).collect();
-    let scratches = Mutex::new(Scratch::kept());
-    let run = |n: usize, shared: bool| {
-        let pop = || scratches.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut scratch = pop().unwrap_or_default();
-        let loss = job.sample(n, shared, &mut scratch);
+    let run = |n: usize, shared: bool, scratch: &mut Scratch| {
+        let loss = job.sample(n, shared, scratch);
         *losses[n].lock().unwrap_or_else(PoisonError::into_inner) = loss;
-        scratches.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
     };
     let (shared, single) = job.schedule();
-    for &n in &shared {
-        run(n, true);
-    }
+    Scratch::with(|scratch| shared.iter().for_each(|&n| run(n, true, scratch)));
     parallel::run(single.len(), task_ns(options.parallel), &|tasks| {
-        tasks.for_each(|i| run(single[i], false));
+        Scratch::with(|scratch| tasks.for_each(|i| run(single[i], false, scratch)));
     });
-    Scratch::keep(scratches.into_inner().unwrap_or_else(PoisonError::into_inner));
     losses
         .into_iter()
         .map(|loss| loss.into_inner().unwrap_or_else(PoisonError::into_inner))
         .collect()
 }
 
-/// Memory that goes from sample to sample, and from call to call if there is little of it: to get it from the system anew
-/// takes a tenth of the time of a call.
+/// Memory that a thread takes from sample to sample, and from call to call if there is little of it: to get it from the
+/// system anew, or from another thread's cache, takes a tenth of the time of a call.
 #[derive(Default)]
 struct Scratch {
     frames: Vec<Frame>,
@@ -164,25 +158,19 @@ struct Scratch {
     storage: Storage,
 }
 
-/// What calls have left for the next one.
-static KEPT: Mutex<Vec<Scratch>> = Mutex::new(Vec::new());
+thread_local! {
+    /// What this thread's last sample has left for the next one.
+    static KEPT: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
+}
 
 impl Scratch {
-    /// The most bytes that are kept for each thread.
+    /// The most bytes that a thread keeps from call to call.
     const KEPT_BYTES: usize = 32 << 20;
 
-    /// What there is. Nobody waits for it: a forked child may find the lock taken for ever.
-    fn kept() -> Vec<Scratch> {
-        KEPT.try_lock().map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default()
-    }
-
-    fn keep(scratches: Vec<Scratch>) {
-        if let Ok(mut kept) = KEPT.try_lock() {
-            kept.extend(
-                scratches.into_iter().filter(|scratch| scratch.bytes() <= Self::KEPT_BYTES),
-            );
-            kept.truncate(parallel::num_threads());
-        }
+    fn with(work: impl FnOnce(&mut Scratch)) {
+        let mut scratch = KEPT.take().unwrap_or_default();
+        work(&mut scratch);
+        KEPT.set(Some(scratch).filter(|scratch| scratch.bytes() <= Self::KEPT_BYTES));
     }
 
     fn bytes(&self) -> usize {
