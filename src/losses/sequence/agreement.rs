@@ -1,11 +1,11 @@
 //! The two arithmetics give the same, wherever the fast one says that it can be trusted.
 
-use super::frames::{Form, Source};
-use super::linear::{self, DEEPEST, Linear};
+use super::LANES;
+use super::frames::{Form, Frame, Source};
+use super::linear::{DEEPEST, Linear};
 use super::sweep::{Arithmetic, Lattice, Outcome, Sink, Storage};
 use super::target::Target;
-use super::wide::{self, Wide};
-use super::{LANES, Side};
+use super::wide::Wide;
 use crate::simd;
 use std::f64::consts::{LN_2, LOG2_E};
 use std::ops::Range;
@@ -46,6 +46,7 @@ impl Sink for Keep<'_> {
         frames: Range<usize>,
         rows: &dyn Fn(usize) -> &'a [f64],
         totals: &[[f64; 2]],
+        _: Option<&[f64]>,
         _: &mut Vec<f64>,
     ) {
         let Keep(target, kept) = self;
@@ -70,17 +71,13 @@ fn run<A: Arithmetic>(
     budget: usize,
 ) -> (Outcome, Vec<f64>) {
     let level = simd::level().unwrap();
-    let lattice = Lattice { level, target, source: logs, table: None, budget, parallel: true };
-    let blocks = || {
-        [Side::Start, Side::End].map(|side| match A::FORM {
-            Form::Linear => linear::blocks(side, target.half(side), |t| bits[t]),
-            _ => wide::blocks(side, target.half(side)),
-        })
-    };
+    let frames: Vec<_> = bits.iter().map(|&bits| Frame { bits, ..Frame::default() }).collect();
+    let (frames, source) = (&frames, logs);
+    let lattice = Lattice { level, target, frames, source, table: None, budget, parallel: true };
     let keep = Keep(target, Mutex::new(vec![0.0; 2 * target.width * target.frames]));
     let mut storage = Storage::default();
-    let outcome = lattice.run::<A>(blocks(), &mut storage, Some(&keep)).unwrap();
-    let alone = lattice.run::<A>(blocks(), &mut storage, None).unwrap();
+    let outcome = lattice.run::<A>(&mut storage, Some(&keep)).unwrap();
+    let alone = lattice.run::<A>(&mut storage, None).unwrap();
     assert_eq!(alone.log_likelihood.to_bits(), outcome.log_likelihood.to_bits());
     assert!(!alone.trusted || outcome.trusted);
     (outcome, keep.1.into_inner().unwrap())
@@ -101,23 +98,21 @@ fn tries(count: u64, spread: f64, peak: f64) -> u64 {
         let frames = 1 + (uniform() * 300.0) as usize;
         let len = (uniform() * (frames as f64 / 2.0)) as usize;
         let labels: Vec<u32> = (0..len).map(|_| 1 + (uniform() * 20.0) as u32).collect();
-        let target = Target::new(&labels, 21, 0, frames);
-        let (stride, places) = (target.stride, target.classes.len());
+        let mut target = Target::default();
+        target.set(&labels, 0, frames);
+        let stride = target.stride();
         let mut logs = vec![f64::NEG_INFINITY; frames * stride];
         let mut bits = vec![0.0; frames];
         for (t, row) in logs.chunks_exact_mut(stride).enumerate() {
-            for x in &mut row[..places] {
-                *x = spread * (uniform() + uniform() + uniform() - 1.5);
-            }
+            let mut x = [0.0; 21].map(|_| spread * (uniform() + uniform() + uniform() - 1.5));
             if len > 0 {
-                row[target.slots[t * len / frames] as usize] += peak;
+                x[labels[t * len / frames] as usize] += peak;
             }
-            let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            for x in row.iter_mut() {
-                *x -= max;
-            }
-            let min = row[..places].iter().copied().fold(0.0, f64::min);
-            bits[t] = (-min * LOG2_E).ceil();
+            let max = x.into_iter().fold(f64::NEG_INFINITY, f64::max);
+            let min = x.into_iter().fold(f64::INFINITY, f64::min);
+            bits[t] = ((max - min) * LOG2_E).ceil();
+            row[..len].iter_mut().zip(&labels).for_each(|(y, &k)| *y = x[k as usize] - max);
+            row[target.width..].fill(x[0] - max);
         }
         let logs = Logs(logs, stride);
         let (exact, occupancies) = run::<Wide>(&target, &logs, &bits, 1 << 28);

@@ -2,7 +2,7 @@
 
 use super::frames::Frame;
 use super::linear::FRAMES;
-use super::sweep::{Arithmetic, Block, Work, state_len};
+use super::sweep::{Arithmetic, Block, Storage, state_len};
 use super::target::Target;
 use std::ops::Range;
 
@@ -85,11 +85,7 @@ impl Sizes {
 
 /// Bytes that a sample takes beside its stored rows and emissions.
 pub(super) fn fixed_bytes(labels: usize, frames: usize) -> usize {
-    let states = 4 * 2 * (2 * labels + 40) * size_of::<f64>();
-    frames * size_of::<Frame>()
-        + Target::bytes(labels, frames)
-        + 4 * Work::expected_bytes(labels)
-        + states
+    frames * size_of::<Frame>() + Target::bytes(labels, frames) + Storage::fixed_bytes(labels)
 }
 
 /// The lowest memory limit, in bytes, for a sample.

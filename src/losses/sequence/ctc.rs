@@ -11,14 +11,14 @@
 
 use super::checkpoints;
 use super::frames::{Defect, Frame, Inputs, Survey};
-use super::linear::{self, DEEPEST, Linear};
+use super::linear::{DEEPEST, Linear};
 use super::planes::{Lines, sized};
 use super::results::{Nobody, Taker};
 use super::rows::{Element, Rows, RowsMut};
 use super::sweep::{Lattice, Outcome, Sink, Storage};
 use super::target::{Labels, Target};
-use super::wide::{self, Wide};
-use super::{Error, Input, LANES, Side, task_ns, viterbi};
+use super::wide::Wide;
+use super::{Error, Input, LANES, task_ns, viterbi};
 use crate::parallel;
 use crate::simd::{Level, dispatch};
 use std::cell::Cell;
@@ -153,6 +153,7 @@ pub fn ctc<E: Element>(
 /// system anew, or from another thread's cache, takes a tenth of the time of a call.
 #[derive(Default)]
 struct Scratch {
+    target: Target,
     frames: Vec<Frame>,
     table: Lines,
     storage: Storage,
@@ -286,13 +287,17 @@ impl<E: Element> Job<'_, E> {
         if frames == 0 {
             return Ok(0.0);
         }
-        let target = Target::new(labels.sample(n), rows.width(), *blank, frames);
+        let Scratch { target, frames: frame_data, table, storage } = scratch;
+        target.set(labels.sample(n), *blank, frames);
+        let target = &*target;
         let budget = memory_limit.saturating_sub(checkpoints::fixed_bytes(target.len, frames));
-        let table_len = target.stride.saturating_mul(frames);
-        let keeps = table_len.saturating_mul(size_of::<f64>()) <= budget / 4;
-        let table = scratch.table.sized(if keeps { table_len } else { 0 })?;
-        let frame_data = sized(&mut scratch.frames, frames)?;
-        let defect = self.survey(n, shared, &target, frame_data, keeps.then_some(&mut *table));
+        let table_len = target.stride().saturating_mul(frames);
+        // Where few classes stand for many labels it takes less to compute emissions anew.
+        let keeps = target.width < 2 * rows.width()
+            && table_len.saturating_mul(size_of::<f64>()) <= budget / 4;
+        let table = table.sized(if keeps { table_len } else { 0 })?;
+        let frame_data = sized(frame_data, frames)?;
+        let defect = self.survey(n, shared, target, frame_data, keeps.then_some(&mut *table));
         if defect.nan {
             self.fill(n, 0..frames, Filling::Nan);
             return Ok(f64::NAN);
@@ -305,11 +310,12 @@ impl<E: Element> Job<'_, E> {
             return impossible();
         }
         let table_bytes = if keeps { table_len * size_of::<f64>() } else { 0 };
-        let inputs = Inputs { level, rows, n, input: *input, target: &target, frames: frame_data };
+        let inputs = Inputs { level, rows, n, target, frames: frame_data };
         let table = keeps.then_some(&*table);
         let lattice = Lattice {
             level,
-            target: &target,
+            target,
+            frames: frame_data,
             source: &inputs,
             table,
             budget: budget - table_bytes,
@@ -324,11 +330,10 @@ impl<E: Element> Job<'_, E> {
         {
             return impossible();
         }
-        let taker = Taker { n, grad, outputs: self.outputs, lattice: &lattice, frames: frame_data };
+        let taker = Taker { n, grad, outputs: self.outputs, lattice: &lattice };
         let Outputs { posteriors, alignment, .. } = self.outputs;
         let wanted = grad.is_some() || posteriors.is_some() || alignment.is_some();
-        let log_likelihood =
-            lattice.solve(frame_data, &mut scratch.storage, wanted.then_some(&taker))?;
+        let log_likelihood = lattice.solve(storage, wanted.then_some(&taker))?;
         if log_likelihood == f64::NEG_INFINITY {
             return impossible();
         }
@@ -410,14 +415,21 @@ impl<E: Element> Job<'_, E> {
         mut table: Option<&mut [f64]>,
     ) -> Defect {
         let Batch { frames: rows, input, .. } = self.batch;
-        let chunk = if shared { (TASK / rows.width()).max(LANES) } else { frames.len() };
         let grad = self.outputs.grad.map(|grad| (grad.rows, grad.scale[n]));
         let grad = grad.filter(|&(_, scale)| scale != 0.0);
+        let survey = |first: usize, frames: &mut [Frame], table: Option<&mut [f64]>| {
+            let survey = Survey { rows, n, input: *input, target, first, frames, table, grad };
+            dispatch(self.options.level, survey)
+        };
+        if !shared {
+            return survey(0, frames, table);
+        }
+        let chunk = (TASK / rows.width()).max(LANES);
         let chunks: Vec<_> = frames
             .chunks_mut(chunk)
             .enumerate()
             .map(|(i, frames)| {
-                let len = frames.len() * target.stride;
+                let len = frames.len() * target.stride();
                 let table = table.take().map(|rest| {
                     let (part, rest) = rest.split_at_mut(len);
                     table = Some(rest);
@@ -426,13 +438,11 @@ impl<E: Element> Job<'_, E> {
                 Mutex::new((i * chunk, frames, table, Defect::default()))
             })
             .collect();
-        parallel::run(chunks.len(), task_ns(shared), &|tasks| {
+        parallel::run(chunks.len(), task_ns(true), &|tasks| {
             for i in tasks {
                 let mut chunk = chunks[i].lock().unwrap_or_else(PoisonError::into_inner);
                 let (first, frames, table, defect) = &mut *chunk;
-                let (first, table) = (*first, table.as_deref_mut());
-                let survey = Survey { rows, n, input: *input, target, first, frames, table, grad };
-                *defect = dispatch(self.options.level, survey);
+                *defect = survey(*first, frames, table.as_deref_mut());
             }
         });
         chunks.into_iter().fold(Defect::default(), |all, chunk| {
@@ -444,27 +454,17 @@ impl<E: Element> Job<'_, E> {
 
 impl Lattice<'_> {
     /// The logarithm of the sum over all paths.
-    fn solve(
-        &self,
-        frames: &[Frame],
-        storage: &mut Storage,
-        sink: Option<&dyn Sink>,
-    ) -> Result<f64, Error> {
-        let halves = [Side::Start, Side::End];
-        if frames.iter().all(|frame| frame.bits <= DEEPEST) {
-            let blocks = || {
-                halves.map(|side| linear::blocks(side, self.target.half(side), |t| frames[t].bits))
-            };
-            let mut outcome = self.run::<Linear>(blocks(), storage, sink)?;
+    fn solve(&self, storage: &mut Storage, sink: Option<&dyn Sink>) -> Result<f64, Error> {
+        if self.frames.iter().all(|frame| frame.bits <= DEEPEST) {
+            let mut outcome = self.run::<Linear>(storage, sink)?;
             if !outcome.trusted && sink.is_none() {
                 // What was dropped can be weighed only when the directions have passed through each other.
-                outcome = self.run::<Linear>(blocks(), storage, Some(&Nobody))?;
+                outcome = self.run::<Linear>(storage, Some(&Nobody))?;
             }
             if let Outcome { log_likelihood, trusted: true } = outcome {
                 return Ok(log_likelihood);
             }
         }
-        let blocks = halves.map(|side| wide::blocks(side, self.target.half(side)));
-        Ok(self.run::<Wide>(blocks, storage, sink)?.log_likelihood)
+        Ok(self.run::<Wide>(storage, sink)?.log_likelihood)
     }
 }

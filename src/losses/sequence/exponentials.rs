@@ -1,8 +1,8 @@
-//! Sums of the exponentials of a frame: all but the largest apart, so that nothing is lost when they are tiny.
+//! The exponentials of a frame and their sums: all but the largest apart, so that nothing is lost when they are tiny.
 
 use super::LANES;
 use super::frames::BATCH;
-use super::planes::Octet;
+use super::planes::{Octet, fold};
 use crate::real::Real;
 use crate::simd::Isa;
 use std::array;
@@ -13,15 +13,64 @@ pub(super) const STEP: usize = 16;
 /// Vector steps whose sums are kept in the type of the row.
 const STEPS: usize = 16;
 
+/// What is known of a row before its exponentials are.
+#[derive(Clone, Copy)]
+pub(super) struct Extremes<R> {
+    /// The largest element; NaN is passed over.
+    pub max: R,
+    /// Whether all elements are finite and not further below it than [`Real::NEAR`].
+    near: bool,
+}
+
+impl<R: Real> Extremes<R> {
+    pub const NONE: Self = Extremes { max: R::ZERO, near: false };
+
+    #[inline(always)]
+    pub fn of<S: Isa>(x: &[R]) -> Self {
+        let (mut high, mut low) = ([-R::INFINITY; STEP], [R::INFINITY; STEP]);
+        // 0, or NaN where an element is not finite.
+        let mut odd = [R::ZERO; STEP];
+        let mut step = |x: &[R; STEP]| {
+            for i in 0..STEP {
+                high[i] = x[i].max(high[i]);
+                low[i] = x[i].min(low[i]);
+                odd[i] = x[i].mul_add::<S>(R::ZERO, odd[i]);
+            }
+        };
+        let (whole, rest) = x.as_chunks::<STEP>();
+        whole.iter().for_each(&mut step);
+        if !rest.is_empty() {
+            step(&last(x));
+        }
+        let max = fold(high, Real::max);
+        let mut near = true;
+        for i in 0..STEP {
+            near &= max - (low[i] + odd[i]) <= R::NEAR;
+        }
+        Extremes { max, near }
+    }
+}
+
+/// The last elements of a row, and others of it before them if it has too few.
+#[inline(always)]
+fn last<R: Real>(x: &[R]) -> [R; STEP] {
+    if let Some(&last) = x.last_chunk() {
+        return last;
+    }
+    let mut last = [x[0]; STEP];
+    last[STEP - x.len()..].copy_from_slice(x);
+    last
+}
+
 /// Exponentials in sums: all but the largest ones, and how many of these there are, each of them 1.
 #[derive(Clone, Copy)]
 pub(super) struct Sums<R> {
     others: [f64; STEP],
-    pub largest: [R; STEP],
+    largest: [R; STEP],
 }
 
 impl<R: Real> Sums<R> {
-    pub const NONE: Self = Sums { others: [0.0; STEP], largest: [R::ZERO; STEP] };
+    const NONE: Self = Sums { others: [0.0; STEP], largest: [R::ZERO; STEP] };
 
     #[inline(always)]
     fn add(&mut self, part: &Part<R>) {
@@ -62,36 +111,46 @@ impl Folded {
     }
 }
 
-/// The sums of `exp(x, max)`, which is `exp(x - max)`, over all elements. Stores them if `STORE`.
+/// Fills `out` with `exp(x - max)`, and adds them up.
 #[inline(always)]
-pub(super) fn exponentials<R: Real, const STORE: bool>(
+pub(super) fn exponentials<S: Isa, R: Real>(
     x: &[R],
-    max: R,
+    &Extremes { max, near }: &Extremes<R>,
     out: &mut [R],
-    exp: impl Fn(R, R) -> R,
 ) -> Sums<R> {
+    if max == -R::INFINITY {
+        // Nothing to be relative to, unless there is a NaN.
+        out.fill(R::ZERO);
+        let possible = x.iter().all(|&x| x < R::INFINITY);
+        let mut sums = Sums::NONE;
+        sums.largest[0] = if possible { R::ONE } else { R::NAN };
+        return sums;
+    }
+    if near {
+        steps(x, out, |x| x.exp_near::<S>(max), max)
+    } else {
+        steps(x, out, |x| x.exp_difference::<S>(max), max)
+    }
+}
+
+#[inline(always)]
+fn steps<R: Real>(x: &[R], out: &mut [R], exp: impl Fn(R) -> R, max: R) -> Sums<R> {
     let mut sums = Sums::NONE;
     let (whole, rest) = x.as_chunks::<STEP>();
-    let (out, out_rest) = out.as_chunks_mut::<STEP>();
-    for (block, steps) in whole.chunks(STEPS).enumerate() {
+    let blocks = whole.chunks(STEPS).zip(out.as_chunks_mut::<STEP>().0.chunks_mut(STEPS));
+    for (steps, out) in blocks {
         let mut part = Part::NONE;
-        for (k, x) in steps.iter().enumerate() {
-            let e = part.step(x, max, &exp);
-            if STORE {
-                out[block * STEPS + k] = e;
-            }
+        for (x, out) in steps.iter().zip(out) {
+            *out = part.step(x, max, &exp, 0);
         }
         sums.add(&part);
     }
     if !rest.is_empty() {
-        // Padded with numbers whose exponential is 0.
-        let mut last = [-R::INFINITY; STEP];
-        last[..rest.len()].copy_from_slice(rest);
+        let from = STEP - rest.len();
         let mut part = Part::NONE;
-        let e = part.step(&last, max, &exp);
-        if STORE {
-            out_rest.copy_from_slice(&e[..rest.len()]);
-        }
+        let e = part.step(&last(x), max, &exp, from);
+        let at = x.len() - rest.len();
+        out[at..].copy_from_slice(&e[from..]);
         sums.add(&part);
     }
     sums
@@ -106,15 +165,15 @@ struct Part<R> {
 impl<R: Real> Part<R> {
     const NONE: Self = Part { others: [R::ZERO; STEP], largest: [R::ZERO; STEP] };
 
-    /// Adds exponentials, and returns them.
+    /// Returns exponentials, and adds them up from `from` on.
     #[inline(always)]
-    fn step(&mut self, x: &[R; STEP], max: R, exp: &impl Fn(R, R) -> R) -> [R; STEP] {
+    fn step(&mut self, x: &[R; STEP], max: R, exp: &impl Fn(R) -> R, from: usize) -> [R; STEP] {
         let mut e = [R::ZERO; STEP];
         for i in 0..STEP {
-            e[i] = exp(x[i], max);
-            let largest = x[i] == max;
-            self.others[i] += if largest { R::ZERO } else { e[i] };
-            self.largest[i] += if largest { R::ONE } else { R::ZERO };
+            e[i] = exp(x[i]);
+            let (one, other) = if x[i] == max { (R::ONE, R::ZERO) } else { (R::ZERO, e[i]) };
+            self.others[i] += if i < from { R::ZERO } else { other };
+            self.largest[i] += if i < from { R::ZERO } else { one };
         }
         e
     }

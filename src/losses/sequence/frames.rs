@@ -1,34 +1,37 @@
-//! One pass over the frames: softmax of every row, and the emissions of the classes that occur in the label sequence.
+//! One pass over the frames: softmax of every row, and the emissions of the labels and the blank.
 //!
-//! Emissions are relative to the largest one of their frame, `e = exp(x - shift)`, so that none exceeds 1 and one of
-//! them is 1. What that leaves out of the loss is the frame's `base`, kept outside the lattice. For logits it is
-//! `log(sum of exp(x)) - shift`, computed from the mass of all classes but the largest: nothing is lost when that mass
-//! is tiny.
+//! Emissions are relative to the largest logit of their frame, `e = exp(x - shift)`, so that none exceeds 1. What that
+//! leaves out of the loss is the frame's `base`, kept outside the lattice: `log(sum of exp(x)) - shift`, computed from the
+//! mass of all classes but the largest, so that nothing is lost when that mass is tiny.
 //!
-//! If few of many classes occur, the softmax goes to the gradient here, in the type of the row, and the classes that occur
-//! are written over once their occupancies are known. If many do, emissions are computed for all of them, which is all
-//! that their softmax needs, too.
+//! The exponentials of a row go to the gradient, if there is one, in the type of the row. They are all that the emissions
+//! need, too, unless one of these is too small for a number: then those of the frame are computed anew, relative to the
+//! largest that occurs and in `f64`. So are those of log-probabilities, always: without the sum of a softmax a loss can be
+//! small beside what the emissions of many frames lose to a narrow type.
 
-use super::exponentials::{Folded, STEP, Sums, exponentials};
+use super::exponentials::{Extremes, Folded, STEP, exponentials};
+use super::planes::fold;
 use super::rows::{Element, Rows, RowsMut};
 use super::target::Target;
 use super::{Input, LANES};
-use crate::losses::rowwise::softmax;
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
 use std::f64::consts::LOG2_E;
 use std::ops::Range;
 
-/// Frames that are gathered before their exponentials are taken, to keep the pipeline full.
+/// Frames that are worked on together, at most, to keep the pipeline full.
 pub(super) const BATCH: usize = 16;
 
 /// Elements of the rows that are worked on together.
 const TOGETHER: usize = 4096;
 
+/// Emissions below are computed anew.
+const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
+
 /// What a frame adds to the loss and to the gradient beside its emissions.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Frame {
-    /// The largest input of a class that has a place in the emission rows.
+    /// The input whose emission is 1.
     pub shift: f64,
     /// The frame's part of the loss with all emissions 1.
     pub base: f64,
@@ -36,6 +39,8 @@ pub(super) struct Frame {
     pub factor: f64,
     /// How far, in bits, the smallest emission that is not 0 lies below 1.
     pub bits: f64,
+    /// Whether emissions are computed in `f64`, relative to the largest of them.
+    pub wide: bool,
 }
 
 /// What makes a sample's loss something else than a finite number.
@@ -67,141 +72,40 @@ impl<E: Element> Kernel for Survey<'_, E> {
 
     #[inline(always)]
     fn run<S: Isa>(mut self) -> Defect {
-        let stride = self.target.stride;
-        let many = if self.target.dense || E::DIRECT { 0 } else { self.rows.width() };
+        let (classes, stride) = (self.rows.width(), self.target.stride());
+        let together = (TOGETHER / classes.max(1)).clamp(1, BATCH);
+        let in_place = E::DIRECT && self.grad.is_some();
         let mut scratch = Scratch {
-            x: vec![-E::Real::INFINITY; BATCH * stride],
-            e: vec![E::Real::ZERO; BATCH * stride],
-            row: vec![E::Real::ZERO; many],
-            exps: vec![E::Real::ZERO; many * together(many)],
+            row: vec![E::Real::ZERO; if E::DIRECT { 0 } else { classes }],
+            exps: vec![E::Real::ZERO; if in_place { 0 } else { classes * together }],
+            emissions: vec![0.0; if self.table.is_some() { 0 } else { stride }],
         };
         let mut defect = Defect::default();
-        for begin in (0..self.frames.len()).step_by(BATCH) {
-            let end = self.frames.len().min(begin + BATCH);
-            self.batch::<S>(begin..end, &mut scratch, &mut defect);
+        for begin in (0..self.frames.len()).step_by(together) {
+            let frames = begin..self.frames.len().min(begin + together);
+            match self.input {
+                Input::Logits => self.softmax::<S>(frames, &mut scratch, &mut defect),
+                _ => self.log_probs::<S>(frames, &mut scratch, &mut defect),
+            }
         }
         defect.nan |= self.frames.iter().any(|frame| frame.base.is_nan());
         defect
     }
 }
 
-/// What a batch of frames is worked on in.
+/// What frames are worked on in.
 struct Scratch<R> {
-    /// Inputs of the classes that have a place in the emission rows.
-    x: Vec<R>,
-    /// Their emissions.
-    e: Vec<R>,
     /// A row of all classes, to read, if it has to be converted.
     row: Vec<R>,
-    /// Rows of all classes, to write, if they have to be converted.
+    /// Rows of all classes, to write, if they do not go to the gradient as they are.
     exps: Vec<R>,
+    /// An emission row, if none is kept.
+    emissions: Vec<f64>,
 }
 
-/// How many rows of a softmax are worked on together: as many as fit the first-level cache.
-fn together(width: usize) -> usize {
-    (TOGETHER / width.max(1)).clamp(1, BATCH)
-}
-
-/// Each step is taken for all frames of a batch before the next one, for its chain of operations is long, and those of
-/// different frames run side by side.
+/// Each step is taken for all frames before the next one, for its chain of operations is long, and those of different
+/// frames run side by side.
 impl<E: Element> Survey<'_, E> {
-    #[inline(always)]
-    fn batch<S: Isa>(
-        &mut self,
-        frames: Range<usize>,
-        scratch: &mut Scratch<E::Real>,
-        defect: &mut Defect,
-    ) {
-        let (target, stride) = (self.target, self.target.stride);
-        let size = frames.len() * stride;
-        let (x, e) = (&mut scratch.x[..size], &mut scratch.e[..size]);
-        for (t, x) in frames.clone().zip(x.chunks_exact_mut(stride)) {
-            gather(self.rows.row(self.n, self.first + t), target, x);
-        }
-        for (frame, x) in self.frames[frames.clone()].iter_mut().zip(x.chunks_exact(stride)) {
-            let max = softmax::max(x).to_f64();
-            defect.nan |= max == f64::INFINITY;
-            defect.impossible |= max == f64::NEG_INFINITY;
-            // With all of them -inf there is nothing to be relative to.
-            frame.shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
-        }
-        let rows = x.chunks_exact(stride).zip(e.chunks_exact_mut(stride));
-        let rows = self.frames[frames.clone()].iter_mut().zip(rows);
-        if target.dense {
-            let mut sums = Folded::NONE;
-            for (i, (frame, (x, e))) in rows.enumerate() {
-                let shift = E::Real::from_f64(frame.shift);
-                let exp = E::Real::exp_difference::<S>;
-                sums.put::<S, _>(i, &exponentials::<E::Real, true>(x, shift, e, exp));
-            }
-            // For logits `base` and `factor` hold the parts that `finish` makes them from.
-            for (frame, other) in self.frames[frames.clone()].iter_mut().zip(sums.other::<S>()) {
-                (frame.base, frame.factor) = (0.0, other);
-            }
-        } else {
-            rows.for_each(|(frame, (x, e))| emit::<S, _>(x, frame.shift, e));
-        }
-        if let Some(table) = &mut self.table {
-            widen(e, &mut table[frames.start * stride..frames.end * stride]);
-        }
-        let rows = x.chunks_exact(stride).zip(e.chunks_exact(stride));
-        let mut row = Vec::new();
-        for (t, (x, e)) in frames.clone().zip(rows) {
-            self.frames[t].bits = depth(x, e);
-            if needs_wide::<E::Real>(self.input, self.frames[t].bits) {
-                let row = if let Some(table) = &mut self.table {
-                    &mut table[t * stride..][..stride]
-                } else {
-                    row.resize(stride, 0.0);
-                    &mut row[..]
-                };
-                self.frames[t].bits = emit_wide::<S, _>(x, self.frames[t].shift, row);
-            }
-        }
-        match self.input {
-            Input::Logits if target.dense => {}
-            Input::Logits => {
-                for begin in frames.clone().step_by(together(self.rows.width())) {
-                    let end = frames.end.min(begin + together(self.rows.width()));
-                    self.softmax::<S>(begin..end, scratch, defect);
-                }
-            }
-            Input::LogProbs | Input::LogProbsTorch => {
-                for t in frames.clone() {
-                    let row = self.rows.row(self.n, self.first + t);
-                    defect.nan |= !is_possible(row);
-                    let torch = self.input == Input::LogProbsTorch;
-                    let frame = &mut self.frames[t];
-                    frame.base = -frame.shift;
-                    frame.factor = if torch { frame.shift } else { 0.0 };
-                    // SAFETY: it is held until the next frame only, as below.
-                    match unsafe { self.out(t) } {
-                        Some((out, scale)) if torch => {
-                            let Scratch { row: x, exps, .. } = scratch;
-                            scaled_exp::<S, E>(E::load(row, x), out, scale, exps);
-                        }
-                        Some((out, _)) => out.fill(E::of(0.0)),
-                        None => {}
-                    }
-                }
-            }
-        }
-        finish::<S>(self.input, &mut self.frames[frames]);
-    }
-
-    /// Where the softmax of frame t goes, and its factor, if it is wanted here.
-    ///
-    /// # Safety
-    /// Nobody else holds the row of the frame.
-    #[inline(always)]
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn out(&self, t: usize) -> Option<(&mut [E], f64)> {
-        let (rows, scale) = self.grad.filter(|_| !self.target.dense)?;
-        // SAFETY: this is the only survey of this sample, and its frames are not in another range.
-        Some((unsafe { rows.row(self.n, self.first + t) }, scale))
-    }
-
-    /// The parts of `base` and `factor` of a few frames, from all classes, and their gradient without occupancies.
     #[inline(always)]
     fn softmax<S: Isa>(
         &mut self,
@@ -209,150 +113,157 @@ impl<E: Element> Survey<'_, E> {
         scratch: &mut Scratch<E::Real>,
         defect: &mut Defect,
     ) {
-        let Scratch { row: buffer, exps, .. } = scratch;
-        let many = buffer.len();
-        let mut max = [-E::Real::INFINITY; BATCH];
-        let mut folded = Folded::NONE;
-        for (t, max) in frames.clone().zip(&mut max) {
-            *max = softmax::max(E::load(self.rows.row(self.n, self.first + t), buffer));
-            defect.nan |= *max == E::Real::INFINITY;
-            defect.impossible |= *max == -E::Real::INFINITY;
+        let Scratch { row: buffer, exps, emissions } = scratch;
+        let classes = exps.len().min(self.rows.width());
+        let (n, first, grad) = (self.n, self.first, self.grad);
+        let mut extremes = [Extremes::NONE; BATCH];
+        for (t, extremes) in frames.clone().zip(&mut extremes) {
+            *extremes = Extremes::of::<S>(E::load(self.rows.row(n, first + t), buffer));
+            defect.nan |= extremes.max == E::Real::INFINITY;
         }
-        let exp = |x: E::Real, max: E::Real| (x - max).exp_nonpositive::<S>();
+        let mut sums = Folded::NONE;
+        for (i, (t, extremes)) in frames.clone().zip(&extremes).enumerate() {
+            let x = E::load(self.rows.row(n, first + t), buffer);
+            // SAFETY: it is held for this step only, and frames are not in another range.
+            let exps =
+                unsafe { exps_of(grad, (n, first + t), &mut exps[i * classes..][..classes]) };
+            sums.put::<S, _>(i, &exponentials::<S, _>(x, extremes, exps));
+        }
+        let others = sums.other::<S>();
+        let (mut base, mut factor) = ([0.0; BATCH], [0.0; BATCH]);
+        for i in 0..BATCH {
+            base[i] = others[i].log1p::<S>();
+            factor[i] = 1.0 / (1.0 + others[i]);
+        }
         for (i, t) in frames.clone().enumerate() {
-            let x = E::load(self.rows.row(self.n, self.first + t), buffer);
             // SAFETY: as above.
-            let sums = match unsafe { self.out(t) } {
-                // Nothing to be relative to, unless there is a NaN.
-                _ if max[i] == -E::Real::INFINITY => {
-                    let possible = x.iter().all(|&x| x < E::Real::INFINITY);
-                    let mut sums = Sums::NONE;
-                    sums.largest[0] = if possible { E::Real::ONE } else { E::Real::NAN };
-                    sums
-                }
-                Some((out, _)) => {
-                    let out = E::buffer(out, &mut exps[i * many..][..many]);
-                    exponentials::<_, true>(x, max[i], out, exp)
-                }
-                None => exponentials::<_, false>(x, max[i], &mut [], exp),
+            let exps =
+                unsafe { exps_of(grad, (n, first + t), &mut exps[i * classes..][..classes]) };
+            let target = self.target;
+            let of = |class: usize| exps[class].to_f64();
+            let least = match &mut self.table {
+                Some(table) => place(target, of, &mut table[t * target.stride()..]),
+                None => target.classes.iter().fold(1.0, |least, &c| of(c as usize).min(least)),
             };
-            folded.put::<S, _>(i, &sums);
+            let bits = bits_below_1(least);
+            let shift = extremes[i].max.to_f64();
+            self.frames[t] = Frame { shift, base: base[i], factor: factor[i], bits, wide: false };
         }
-        let frame_data = self.frames[frames.clone()].iter_mut();
-        for ((frame, max), other) in frame_data.zip(max).zip(folded.other::<S>()) {
-            frame.base = max.to_f64() - frame.shift;
-            frame.factor = other;
-        }
-        for (i, t) in frames.enumerate() {
+        for (i, t) in frames.clone().enumerate() {
+            let Some((rows, scale)) = grad else { break };
+            let factor = E::Real::from_f64(scale * factor[i]);
+            let exps = &mut exps[i * classes..][..classes];
             // SAFETY: as above.
-            let Some((out, scale)) = (unsafe { self.out(t) }) else { break };
-            let factor = E::Real::from_f64(scale / (1.0 + self.frames[t].factor));
-            let exps = &mut exps[i * many..][..many];
-            for y in E::buffer(out, exps) {
-                *y *= factor;
+            for e in unsafe { exps_of(grad, (n, first + t), exps) } {
+                *e *= factor;
             }
-            E::store(out, exps);
-            if max[i] == -E::Real::INFINITY {
+            // SAFETY: as above.
+            E::store(unsafe { rows.row(n, first + t) }, exps);
+        }
+        for t in frames {
+            if self.frames[t].bits > bits_below_1(SMALLEST) {
+                let Frame { shift, base, factor, .. } = self.frames[t];
+                let own = self.emit_wide::<S>(t, emissions, defect);
+                // With all classes impossible there is nothing that it could be above.
+                let above = if shift == f64::NEG_INFINITY { 0.0 } else { shift - own.shift };
+                let factor = factor * (-above).exp_nonpositive::<S>();
+                self.frames[t] = Frame { base: base + above, factor, ..own };
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn log_probs<S: Isa>(
+        &mut self,
+        frames: Range<usize>,
+        scratch: &mut Scratch<E::Real>,
+        defect: &mut Defect,
+    ) {
+        let Scratch { row: buffer, exps, emissions } = scratch;
+        let torch = self.input == Input::LogProbsTorch;
+        for t in frames {
+            let row = self.rows.row(self.n, self.first + t);
+            defect.nan |= !is_possible(row);
+            let own = self.emit_wide::<S>(t, emissions, defect);
+            let factor = if torch { Real::exp::<S>(own.shift) } else { 0.0 };
+            self.frames[t] = Frame { base: -own.shift, factor, ..own };
+            let Some((rows, scale)) = self.grad else { continue };
+            // SAFETY: it is held for this step only, as above.
+            let out = unsafe { rows.row(self.n, self.first + t) };
+            if torch {
+                scaled_exp::<S, E>(E::load(row, buffer), out, scale, exps);
+            } else {
                 out.fill(E::of(0.0));
             }
         }
     }
-}
 
-/// Completes `base` and `factor`, frame by frame side by side.
-#[inline(always)]
-fn finish<S: Isa>(input: Input, frames: &mut [Frame]) {
-    match input {
-        Input::Logits => {
-            for group in frames.chunks_mut(LANES) {
-                let mut parts = [[0.0; LANES]; 2];
-                for (i, frame) in group.iter().enumerate() {
-                    (parts[0][i], parts[1][i]) = (frame.base, frame.factor);
-                }
-                let [mut base, mut factor] = parts;
-                for i in 0..LANES {
-                    let (above, other) = (base[i], factor[i]);
-                    base[i] = above + other.log1p::<S>();
-                    factor[i] = (-above).exp_nonpositive::<S>() / (1.0 + other);
-                }
-                for (i, frame) in group.iter_mut().enumerate() {
-                    (frame.base, frame.factor) = (base[i], factor[i]);
-                }
-            }
+    /// The emissions of frame t in `f64`, relative to the largest of them, and what is known of the frame.
+    #[inline(always)]
+    fn emit_wide<S: Isa>(&mut self, t: usize, scratch: &mut [f64], defect: &mut Defect) -> Frame {
+        let x = self.rows.row(self.n, self.first + t);
+        let row = row_of(&mut self.table, scratch, t, self.target);
+        place(self.target, |class| x[class].to(), row);
+        let max = row.iter().fold(f64::NEG_INFINITY, |max, &x| Real::max(x, max));
+        defect.impossible |= max == f64::NEG_INFINITY;
+        // With all of them -inf there is nothing to be relative to.
+        let shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
+        let mut least = 1.0;
+        for e in row {
+            let x = std::mem::replace(e, e.exp_difference::<S>(shift));
+            least = if x == f64::NEG_INFINITY { least } else { Real::min(*e, least) };
         }
-        Input::LogProbs => {}
-        Input::LogProbsTorch => {
-            for frame in frames {
-                frame.factor = Real::exp::<S>(frame.factor);
-            }
+        Frame { shift, bits: bits_below_1(least), wide: true, ..Frame::default() }
+    }
+}
+
+/// Where the exponentials of row `(n, t)` go: to the gradient, unless they have to be converted.
+///
+/// # Safety
+/// Nobody else holds the row of the gradient.
+#[inline(always)]
+unsafe fn exps_of<'a, E: Element>(
+    grad: Option<(&'a RowsMut<'_, E>, f64)>,
+    (n, t): (usize, usize),
+    scratch: &'a mut [E::Real],
+) -> &'a mut [E::Real] {
+    match grad {
+        // SAFETY: as the caller says.
+        Some((rows, _)) => E::buffer(unsafe { rows.row(n, t) }, scratch),
+        None => scratch,
+    }
+}
+
+/// The emission row of frame t, to be written.
+fn row_of<'a>(
+    table: &'a mut Option<&mut [f64]>,
+    scratch: &'a mut [f64],
+    t: usize,
+    target: &Target,
+) -> &'a mut [f64] {
+    match table {
+        Some(table) => &mut table[t * target.stride()..][..target.stride()],
+        None => scratch,
+    }
+}
+
+/// Fills an emission row with what `of` gives for each class, the blank's behind the labels. Returns the least.
+#[inline(always)]
+fn place(target: &Target, of: impl Fn(usize) -> f64, row: &mut [f64]) -> f64 {
+    let blank = [of(target.blank as usize); LANES];
+    let mut least = blank;
+    let (labels, blanks) = row.split_at_mut(target.width);
+    for (out, classes) in labels.as_chunks_mut().0.iter_mut().zip(target.labels()) {
+        *out = classes.map(|class| of(class as usize));
+        for (least, &x) in least.iter_mut().zip(&*out) {
+            *least = Real::min(x, *least);
         }
     }
+    blanks[..LANES].copy_from_slice(&blank);
+    fold(least, Real::min)
 }
 
-/// The inputs of the classes that have a place in the emission rows.
-#[inline(always)]
-fn gather<E: Element>(row: &[E], target: &Target, x: &mut [E::Real]) {
-    if target.dense {
-        x.iter_mut().zip(row).for_each(|(x, value)| *x = value.to());
-    } else {
-        let (whole, rest) = target.classes.as_chunks::<LANES>();
-        let (x, x_rest) = x.split_at_mut(whole.as_flattened().len());
-        for (x, classes) in x.as_chunks_mut().0.iter_mut().zip(whole) {
-            *x = classes.map(|class| row[class as usize].to());
-        }
-        for (x, &class) in x_rest.iter_mut().zip(rest) {
-            *x = row[class as usize].to();
-        }
-    }
-}
-
-/// The emissions of a frame, `exp(x - shift)`.
-#[inline(always)]
-fn emit<S: Isa, R: Real>(x: &[R], shift: f64, e: &mut [R]) {
-    let shift = R::from_f64(shift);
-    for (e, x) in e.iter_mut().zip(x) {
-        *e = x.exp_difference::<S>(shift);
-    }
-}
-
-/// The same in f64, whatever the type of the row. Returns their [`Frame::bits`].
-#[inline(always)]
-fn emit_wide<S: Isa, R: Real>(x: &[R], shift: f64, e: &mut [f64]) -> f64 {
-    let mut least = 1.0_f64;
-    for (e, &x) in e.iter_mut().zip(x) {
-        *e = (x.to_f64() - shift).exp_nonpositive::<S>();
-        least = if x == -R::INFINITY { least } else { least.min(*e) };
-    }
-    bits_below_1(least)
-}
-
-/// Whether emissions of so many bits are to be computed by [`emit_wide`]. Those of log-probabilities always are: without
-/// the sum of a softmax a loss can be small beside what the emissions of many frames lose to a narrow type.
-fn needs_wide<R: Real>(input: Input, bits: f64) -> bool {
-    let narrow = R::MIN_POSITIVE.to_f64() > f64::MIN_POSITIVE;
-    narrow && (input != Input::Logits || bits == f64::INFINITY)
-}
-
-#[inline(always)]
-fn widen<R: Real>(e: &[R], wide: &mut [f64]) {
-    for (wide, &e) in wide.iter_mut().zip(e) {
-        *wide = e.to_f64();
-    }
-}
-
-/// How far, in bits and rounded up, the smallest emission that is not 0 lies below 1; infinite if one is 0 only because it
-/// is too small for a normal number.
-#[inline(always)]
-fn depth<R: Real>(x: &[R], e: &[R]) -> f64 {
-    let mut least = R::ONE.key();
-    for (&x, &e) in x.iter().zip(e) {
-        let possible = if x == -R::INFINITY { R::ONE } else { e };
-        least = least.min(possible.key());
-    }
-    let least = R::from_key(least);
-    if least < R::MIN_POSITIVE { f64::INFINITY } else { bits_below_1(least.to_f64()) }
-}
-
+/// How far, in bits and rounded up, a number lies below 1; infinite for 0 and what is too small for a normal number.
 #[inline(always)]
 fn bits_below_1(x: f64) -> f64 {
     if x < f64::MIN_POSITIVE { f64::INFINITY } else { (1023 - (x.to_bits() >> 52) as i64) as f64 }
@@ -397,7 +308,6 @@ pub(super) struct Inputs<'a, E> {
     pub level: Level,
     pub rows: &'a Rows<'a, E>,
     pub n: usize,
-    pub input: Input,
     pub target: &'a Target,
     pub frames: &'a [Frame],
 }
@@ -420,28 +330,48 @@ impl<E: Element> Kernel for Fill<'_, '_, E> {
 
     #[inline(always)]
     fn run<S: Isa>(self) {
-        let Inputs { rows, n, input, target, frames, .. } = *self.inputs;
-        let mut x = vec![-E::Real::INFINITY; target.stride];
-        let mut e = vec![E::Real::ZERO; target.stride];
+        let Inputs { rows, n, target, frames, .. } = *self.inputs;
+        let stride = target.stride();
+        // Fewer classes than places: each class's exponential is taken once.
+        let few = rows.width() < stride;
+        let mut exps = vec![E::Real::ZERO; if few { rows.width() } else { 0 }];
+        let mut buffer = exps.clone();
         let parts = if self.form == Form::Wide { 2 } else { 1 };
-        for (t, out) in self.frames.zip(self.out.chunks_exact_mut(parts * x.len())) {
-            gather(rows.row(n, t), target, &mut x);
-            let shift = frames[t].shift;
+        for (t, out) in self.frames.zip(self.out.chunks_exact_mut(parts * stride)) {
+            let x = rows.row(n, t);
+            let Frame { shift, wide, .. } = frames[t];
+            let (out, exponents) = out.split_at_mut(stride);
+            // Nothing reaches what is behind the labels.
+            let beyond = target.len..target.width;
             match self.form {
+                Form::Linear if wide => {
+                    place(target, |class| x[class].to(), out);
+                    out.iter_mut().for_each(|e| *e = e.exp_difference::<S>(shift));
+                }
                 Form::Linear => {
-                    emit::<S, _>(&x, shift, &mut e);
-                    widen(&e, out);
-                    if needs_wide::<E::Real>(input, depth(&x, &e)) {
-                        emit_wide::<S, _>(&x, shift, out);
+                    let shift = E::Real::from_f64(shift);
+                    let exp = |x: E::Real| x.exp_difference::<S>(shift);
+                    if few {
+                        let x = E::load(x, &mut buffer);
+                        exps.iter_mut().zip(x).for_each(|(e, &x)| *e = exp(x));
+                        place(target, |class| exps[class].to_f64(), out);
+                    } else {
+                        place(target, |class| x[class].to(), out);
+                        out.iter_mut().for_each(|e| *e = exp(E::Real::from_f64(*e)).to_f64());
                     }
                 }
                 Form::Wide => {
-                    let (mantissas, exponents) = out.split_at_mut(x.len());
-                    for ((m, k), &x) in mantissas.iter_mut().zip(exponents).zip(&x) {
-                        (*m, *k) = wide::<S>(x.to_f64() - shift);
+                    place(target, |class| x[class].to(), out);
+                    for (m, k) in out.iter_mut().zip(&mut *exponents) {
+                        (*m, *k) = wide_exp::<S>(*m - shift);
                     }
+                    out[beyond].fill(0.0);
                 }
-                Form::Log => out.iter_mut().zip(&x).for_each(|(y, &x)| *y = x.to_f64() - shift),
+                Form::Log => {
+                    place(target, |class| x[class].to(), out);
+                    out.iter_mut().for_each(|x| *x -= shift);
+                    out[beyond].fill(f64::NEG_INFINITY);
+                }
             }
         }
     }
@@ -449,7 +379,7 @@ impl<E: Element> Kernel for Fill<'_, '_, E> {
 
 /// `exp(x)` for `x <= 0` as m and k, with `exp(x) = m * 2^k`.
 #[inline(always)]
-fn wide<S: Isa>(x: f64) -> (f64, f64) {
+fn wide_exp<S: Isa>(x: f64) -> (f64, f64) {
     const LN2_HI: f64 = 0.693_147_180_369_123_8; // 33 bits, so that its products with k are exact below 2^20
     const LN2_LO: f64 = 1.908_214_929_270_587_7e-10;
     // Beyond, sums of a billion frames would overflow.

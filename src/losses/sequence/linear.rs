@@ -19,7 +19,7 @@
 //! sum over paths is linear in it, so at most `2^-floor` times the other direction's mantissa. For that to be seen no
 //! path may be lost on the way: a mantissa is 0 only where there is none, or the direction is known to be lossy.
 
-use super::frames::Form;
+use super::frames::{Form, Frame};
 use super::planes::{
     Octet, copy_row, emissions, groups_below, lanes, planes_mut, power_of_two, split, surround, two,
 };
@@ -58,12 +58,17 @@ const RAISED: f64 = 110.0;
 /// See the module.
 pub(super) struct Linear;
 
-/// Cuts the frames of a side into blocks, in the order of that side.
-pub(super) fn blocks(side: Side, frames: Range<usize>, bits: impl Fn(usize) -> f64) -> Vec<Block> {
-    let mut blocks: Vec<Block> = Vec::new();
+/// Cuts frames of a side into blocks, in the order of that side; the smallest emission of frame t lies `bits(t)` below 1.
+pub(super) fn cut(
+    side: Side,
+    frames: &Range<usize>,
+    bits: impl Fn(usize) -> f64,
+    blocks: &mut Vec<Block>,
+) {
+    blocks.clear();
     let mut fall = f64::INFINITY;
     for i in 0..frames.len() {
-        let t = side.nth(&frames, i);
+        let t = side.nth(frames, i);
         fall += bits(t);
         match blocks.last_mut() {
             Some(block) if fall <= FALL && block.frames.len() < FRAMES => {
@@ -76,7 +81,6 @@ pub(super) fn blocks(side: Side, frames: Range<usize>, bits: impl Fn(usize) -> f
             }
         }
     }
-    blocks
 }
 
 impl Block {
@@ -146,8 +150,8 @@ impl Kernel for Advance<'_> {
         for i in 0..frames {
             let t = side.nth(&block.frames, i);
             let groups = target.groups(t);
-            let e = &e[(t - block.frames.start) * target.stride..][..target.stride];
-            let label_e = emissions::<S>(target, e, &groups, &mut work.label_e);
+            let e = &e[(t - block.frames.start) * target.stride()..][..target.stride()];
+            let (blank_e, label_e) = emissions(target, e, &groups);
             let (from, to) = if i == 0 {
                 (&*self.state.row, &mut rows[..len])
             } else {
@@ -155,11 +159,10 @@ impl Kernel for Advance<'_> {
             };
             surround(to, target, &groups);
             let [blank, label] = planes_mut(to, target, &groups);
-            let blank_e = [e[target.blank]; LANES];
             let arrows = Arrows::new(side, target, from, &work.weights, &groups);
             for g in groups_below(groups.len()) {
                 let sums = arrows.sums::<S>(g);
-                [blank[g], label[g]] = [S::mul(&sums[0], &blank_e), S::mul(&sums[1], &label_e[g])];
+                [blank[g], label[g]] = [S::mul(&sums[0], blank_e), S::mul(&sums[1], &label_e[g])];
             }
         }
         let last = side.nth(&block.frames, frames - 1);
@@ -273,8 +276,8 @@ impl Kernel for Pass<'_> {
             let groups = target.groups(t);
             let n = groups.len();
             let at = t - block.frames.start;
-            let e = &e[at * target.stride..][..target.stride];
-            let label_e = emissions::<S>(target, e, &groups, &mut work.label_e);
+            let e = &e[at * target.stride()..][..target.stride()];
+            let (blank_e, label_e) = emissions(target, e, &groups);
             let stored = &mut rows[(frames - 1 - i) * len..][..len];
             let [blank_stored, label_stored] = planes_mut(stored, target, &groups);
             let (from, to) = if i == 0 {
@@ -286,7 +289,6 @@ impl Kernel for Pass<'_> {
             };
             surround(to, target, &groups);
             let [blank, label] = planes_mut(to, target, &groups);
-            let blank_e = [e[target.blank]; LANES];
             let start = groups.start * LANES;
             let [blank_from, label_from] =
                 [start, target.width + start].map(|at| &lanes(&from[at..])[..n]);
@@ -300,7 +302,7 @@ impl Kernel for Pass<'_> {
                     [S::mul(&blank_stored[g], &sums[0]), S::mul(&label_stored[g], &sums[1])];
                 total = [S::add(&total[0], &occupancies[0]), S::add(&total[1], &occupancies[1])];
                 [blank_stored[g], label_stored[g]] = occupancies;
-                [blank[g], label[g]] = [S::mul(&sums[0], &blank_e), S::mul(&sums[1], &label_e[g])];
+                [blank[g], label[g]] = [S::mul(&sums[0], blank_e), S::mul(&sums[1], &label_e[g])];
             }
             [sums[0][at], sums[1][at]] = total;
         }
@@ -430,6 +432,10 @@ fn normalize(target: &Target, state: &mut [f64]) {
 
 impl Arithmetic for Linear {
     const FORM: Form = Form::Linear;
+
+    fn blocks(side: Side, range: Range<usize>, frames: &[Frame], blocks: &mut Vec<Block>) {
+        cut(side, &range, |t| frames[t].bits, blocks);
+    }
 
     fn store_len(target: &Target, frames: usize) -> usize {
         head(target) + frames * target.row()

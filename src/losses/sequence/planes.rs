@@ -2,7 +2,6 @@
 
 use super::target::Target;
 use super::{Error, LANES};
-use crate::simd::Isa;
 pub(super) use crate::simd::Octet;
 use std::hint;
 use std::ops::{Deref, DerefMut, Range};
@@ -19,21 +18,12 @@ impl Lines {
     const LINE: usize = 64;
     const SLACK: usize = Self::LINE / size_of::<f64>() - 1;
 
-    /// So many zeros.
-    pub fn zeros(len: usize) -> Self {
-        let memory = vec![0.0; len + Self::SLACK];
-        Lines { start: Self::start(&memory), memory, len }
-    }
-
     /// The first `len` numbers of what grows as needed; they may be any.
     pub fn sized(&mut self, len: usize) -> Result<&mut [f64], Error> {
         sized(&mut self.memory, len.saturating_add(Self::SLACK))?;
-        (self.start, self.len) = (Self::start(&self.memory), len);
+        let start = self.memory.as_ptr().align_offset(Self::LINE).min(Self::SLACK);
+        (self.start, self.len) = (start, len);
         Ok(self)
-    }
-
-    fn start(memory: &[f64]) -> usize {
-        memory.as_ptr().align_offset(Self::LINE).min(Self::SLACK)
     }
 
     /// What it takes, numbers.
@@ -150,19 +140,15 @@ pub(super) fn copy_row(from: &[f64], to: &mut [f64], target: &Target, groups: &R
     }
 }
 
-/// The emissions of the label plane, and any behind it.
+/// The emissions of some groups of the label plane, and [`LANES`] times that of the blank.
 #[inline(always)]
-pub(super) fn emissions<'a, S: Isa>(
+pub(super) fn emissions<'a>(
     target: &Target,
-    e: &[f64],
+    e: &'a [f64],
     groups: &Range<usize>,
-    gathered: &'a mut [f64],
-) -> &'a [Octet] {
-    let gathered = &mut gathered.as_chunks_mut().0[groups.clone()];
-    for (gathered, slots) in gathered.iter_mut().zip(target.slots(groups)) {
-        *gathered = S::gathered(e, slots);
-    }
-    gathered
+) -> (&'a Octet, &'a [Octet]) {
+    let e = lanes(e);
+    (&e[target.width / LANES], &e[groups.clone()])
 }
 
 /// Two different rows of a buffer, one to read and one to write.

@@ -2,11 +2,12 @@
 
 use super::LANES;
 use super::ctc::{Gradient, Outputs, Posteriors};
-use super::frames::{Form, Frame};
-use super::planes::{groups_below, lanes};
+use super::frames::Form;
+use super::planes::{Octet, groups_below, lanes};
 use super::rows::Element;
 use super::sweep::{Lattice, Sink};
 use crate::simd::{Isa, Kernel, dispatch};
+use std::array;
 use std::ops::Range;
 
 /// Takes the occupancies of those who want none.
@@ -18,6 +19,7 @@ impl Sink for Nobody {
         _: Range<usize>,
         _: &dyn Fn(usize) -> &'a [f64],
         _: &[[f64; 2]],
+        _: Option<&[f64]>,
         _: &mut Vec<f64>,
     ) {
     }
@@ -29,7 +31,6 @@ pub(super) struct Taker<'a, E> {
     pub grad: Option<Gradient<'a, E>>,
     pub outputs: &'a Outputs<'a, E>,
     pub lattice: &'a Lattice<'a>,
-    pub frames: &'a [Frame],
 }
 
 impl<E: Element> Sink for Taker<'_, E> {
@@ -38,28 +39,21 @@ impl<E: Element> Sink for Taker<'_, E> {
         frames: Range<usize>,
         rows: &dyn Fn(usize) -> &'a [f64],
         totals: &[[f64; 2]],
+        e: Option<&[f64]>,
         scratch: &mut Vec<f64>,
     ) {
         let target = self.lattice.target;
         if let Some(grad) = &self.grad {
-            let stride = target.stride;
-            let count = frames.len();
-            let plane_len = target.width + LANES;
-            scratch.resize(plane_len + (count + 1) * stride, 0.0);
-            let (plane, rest) = scratch.split_at_mut(plane_len);
-            let (slopes, window) = rest.split_at_mut(stride);
-            let e = if let Some(table) = self.lattice.table {
-                &table[frames.start * stride..frames.end * stride]
-            } else {
+            let stride = target.stride();
+            let window = if e.is_some() { 0 } else { frames.len() * stride };
+            scratch.resize(stride + window, 0.0);
+            let (plane, window) = scratch.split_at_mut(stride);
+            let e = e.unwrap_or_else(|| {
                 self.lattice.source.fill(Form::Linear, frames.clone(), window);
                 window
-            };
-            let taker = self;
-            let frames = frames.clone();
-            dispatch(
-                self.lattice.level,
-                Take { taker, grad, frames, rows, totals, e, plane, slopes },
-            );
+            });
+            let (taker, frames) = (self, frames.clone());
+            dispatch(self.lattice.level, Take { taker, grad, frames, rows, totals, e, plane });
         }
         if let Some(path) = self.outputs.alignment {
             for (i, t) in frames.clone().enumerate() {
@@ -106,10 +100,8 @@ struct Take<'a, 'b, 'c, E> {
     rows: &'a dyn Fn(usize) -> &'c [f64],
     totals: &'a [[f64; 2]],
     e: &'a [f64],
-    /// A plane of labels, and what [`Target::sums`] wants behind it.
+    /// What belongs to the places of an emission row.
     plane: &'a mut [f64],
-    /// One for each place in an emission row.
-    slopes: &'a mut [f64],
 }
 
 impl<E: Element> Kernel for Take<'_, '_, '_, E> {
@@ -117,7 +109,7 @@ impl<E: Element> Kernel for Take<'_, '_, '_, E> {
 
     #[inline(always)]
     fn run<S: Isa>(self) {
-        let Take { taker, grad, frames, rows, totals, e, plane, slopes } = self;
+        let Take { taker, grad, frames, rows, totals, e, plane } = self;
         let target = taker.lattice.target;
         let scale = grad.scale[taker.n];
         plane.fill(0.0);
@@ -134,20 +126,15 @@ impl<E: Element> Kernel for Take<'_, '_, '_, E> {
                 plane[first as usize] += plane[again as usize];
             }
             plane[target.width] = totals[i][0];
-            let factor = taker.frames[t].factor;
-            let inverse = 1.0 / (totals[i][0] + totals[i][1]);
-            for (sums, places) in slopes.as_chunks_mut().0.iter_mut().zip(target.sums()) {
-                *sums = S::gathered(plane, places);
-            }
-            for (slope, e) in slopes.iter_mut().zip(&e[i * target.stride..]) {
-                *slope = scale * (factor * e - *slope * inverse);
-            }
+            let factor = scale * taker.lattice.frames[t].factor;
+            let inverse = scale / (totals[i][0] + totals[i][1]);
+            let e = &e[i * target.stride()..][..target.stride()];
             // SAFETY: this call alone has the frames.
             let out = unsafe { grad.rows.row(taker.n, t) };
-            if target.dense {
-                out.iter_mut().zip(&*slopes).for_each(|(out, &slope)| *out = E::of(slope));
-            } else {
-                for (&class, &slope) in target.classes.iter().zip(&*slopes) {
+            for (places, classes) in target.places().iter().zip(target.classes.chunks(LANES)) {
+                let (occupancies, e) = (S::gathered(plane, places), S::gathered(e, places));
+                let slopes: Octet = array::from_fn(|i| factor * e[i] - inverse * occupancies[i]);
+                for (&class, slope) in classes.iter().zip(slopes) {
                     out[class as usize] = E::of(slope);
                 }
             }

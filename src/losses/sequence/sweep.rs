@@ -9,11 +9,12 @@
 //! when they are needed: once where the square root of the frames fits, more often where it does not.
 
 use super::checkpoints::{Plan, Sizes};
-use super::frames::{Form, Source};
+use super::frames::{Form, Frame, Source};
+use super::linear::FRAMES;
 use super::planes::{Lines, sized};
 use super::target::Target;
 use super::weights::Weights;
-use super::{Error, Side, task_ns};
+use super::{Error, LANES, Side, task_ns};
 use crate::parallel;
 use crate::simd::Level;
 use std::f64::consts::LN_2;
@@ -31,52 +32,41 @@ pub(super) struct Block {
     pub fall: f64,
 }
 
+/// A direction on its way through some frames.
+#[derive(Default)]
+struct Walk {
+    /// Where it is.
+    state: Lines,
+    work: Work,
+}
+
 /// Buffers of one direction.
+#[derive(Default)]
 pub(super) struct Work {
     pub own: Lines,
     pub rows: Lines,
     pub weights: Weights,
-    pub label_e: Lines,
     window: Vec<f64>,
     totals: Vec<[f64; 2]>,
     sink: Vec<f64>,
 }
 
-impl Work {
-    fn new(target: &Target) -> Self {
-        Work {
-            own: Lines::zeros(2 * target.width),
-            rows: Lines::zeros(2 * state_len(target)),
-            weights: Weights::new(target),
-            label_e: Lines::zeros(2 * target.width),
-            window: Vec::new(),
-            totals: Vec::new(),
-            sink: Vec::new(),
-        }
-    }
-
-    /// One that is there already, if it has the size.
-    fn reuse(works: &mut Vec<Work>, target: &Target) -> Self {
-        let mut work = works
-            .pop()
-            .filter(|work| work.own.len() == 2 * target.width)
-            .unwrap_or_else(|| Work::new(target));
-        work.label_e.fill(0.0);
-        forget(&mut work.rows);
-        forget(&mut work.own);
-        work
+impl Walk {
+    /// Makes room for those of a target; they may be any.
+    fn fit(&mut self, target: &Target) -> Result<(), Error> {
+        let Walk { state, work } = self;
+        forget(work.own.sized(2 * target.width)?);
+        forget(work.rows.sized(2 * state_len(target))?);
+        forget(state.sized(state_len(target))?);
+        work.weights.fit(target)
     }
 
     fn bytes(&self) -> usize {
-        let lines = [&self.own, &self.rows, &self.label_e].map(Lines::capacity);
-        let vectors = [&self.window, &self.sink].map(Vec::capacity);
+        let Walk { state, work } = self;
+        let lines = [state, &work.own, &work.rows].map(Lines::capacity);
+        let vectors = [&work.window, &work.sink].map(Vec::capacity);
         let numbers: usize = lines.into_iter().chain(vectors).sum();
-        numbers * size_of::<f64>() + self.weights.bytes()
-    }
-
-    /// Roughly what it takes for so many labels.
-    pub fn expected_bytes(labels: usize) -> usize {
-        (labels + 10) * 18 * size_of::<f64>()
+        numbers * size_of::<f64>() + work.weights.bytes()
     }
 }
 
@@ -115,6 +105,8 @@ pub(super) trait Arithmetic {
     /// The form of the emissions.
     const FORM: Form;
 
+    /// Cuts frames of a side into blocks, in the order of that side.
+    fn blocks(side: Side, range: Range<usize>, frames: &[Frame], blocks: &mut Vec<Block>);
     /// Elements that a block of so many frames takes when its rows are stored.
     fn store_len(target: &Target, frames: usize) -> usize;
     /// The two planes of occupancies of a stored block's frame i, in the order in which its frames were stored.
@@ -156,12 +148,14 @@ pub(super) trait Arithmetic {
 
 /// Takes the occupancies of a block.
 pub(super) trait Sink: Sync {
-    /// `rows(i)` are those of frame `frames.start + i`, and `totals[i]` their sums over blanks and labels.
+    /// `rows(i)` are those of frame `frames.start + i`, and `totals[i]` their sums over blanks and labels. Emission rows
+    /// in the form [`Form::Linear`] come along if they are at hand.
     fn take<'a>(
         &self,
         frames: Range<usize>,
         rows: &dyn Fn(usize) -> &'a [f64],
         totals: &[[f64; 2]],
+        e: Option<&[f64]>,
         scratch: &mut Vec<f64>,
     );
 }
@@ -170,6 +164,7 @@ pub(super) trait Sink: Sync {
 pub(super) struct Lattice<'a> {
     pub level: Level,
     pub target: &'a Target,
+    pub frames: &'a [Frame],
     pub source: &'a dyn Source,
     /// All emission rows in the form [`Form::Linear`], if they are kept.
     pub table: Option<&'a [f64]>,
@@ -187,76 +182,81 @@ pub(super) struct Outcome {
     pub trusted: bool,
 }
 
-/// Memory that is kept from sample to sample.
+/// Memory that goes from sample to sample.
 #[derive(Default)]
 pub(super) struct Storage {
-    stores: [Lines; 2],
-    checkpoints: [Vec<f64>; 2],
-    works: Vec<Work>,
+    halves: [Memory; 2],
+    /// Two that climb to the middle and two that descend from it.
+    walks: [Walk; 4],
+}
+
+/// What a half keeps.
+#[derive(Default)]
+struct Memory {
+    blocks: Vec<Block>,
+    store: Lines,
+    checkpoints: Vec<f64>,
 }
 
 impl Storage {
+    /// Roughly what it takes for so many labels without rows and checkpoints.
+    pub fn fixed_bytes(labels: usize) -> usize {
+        let plane = labels + 2 * LANES;
+        // States, buffers of a direction, and windows on the emissions: two wide ones, and two for the sink.
+        (4 * 17 + 2 * 2 * FRAMES + 2 * (FRAMES + 1)) * plane * size_of::<f64>()
+    }
+
     /// What it takes.
     pub fn bytes(&self) -> usize {
-        let stores: usize = self.stores.iter().map(Lines::capacity).sum();
-        let checkpoints: usize = self.checkpoints.iter().map(Vec::capacity).sum();
-        let numbers = stores + checkpoints;
-        numbers * size_of::<f64>() + self.works.iter().map(Work::bytes).sum::<usize>()
+        let half = |half: &Memory| {
+            let numbers = half.store.capacity() + half.checkpoints.capacity();
+            numbers * size_of::<f64>() + half.blocks.capacity() * size_of::<Block>()
+        };
+        let halves: usize = self.halves.iter().map(half).sum();
+        halves + self.walks.iter().map(Walk::bytes).sum::<usize>()
     }
 }
 
 impl Lattice<'_> {
-    /// Runs both directions. `blocks` are those of the two sides, in the order of each.
+    /// Runs both directions.
     pub fn run<A: Arithmetic>(
         &self,
-        blocks: [Vec<Block>; 2],
         storage: &mut Storage,
         sink: Option<&dyn Sink>,
     ) -> Result<Outcome, Error> {
         let target = self.target;
-        let Storage { stores, checkpoints, works } = storage;
-        let [store, end_store] = stores;
-        let [saved, end_saved] = checkpoints;
-        let [blocks, end_blocks] = blocks;
+        for walk in &mut storage.walks {
+            walk.fit(target)?;
+        }
+        let [memory, end_memory] = &mut storage.halves;
+        let [start_walk, end_walk, from_end, from_start] = &mut storage.walks;
         let keep = sink.is_some();
-        let work = Work::reuse(works, target);
-        let mut start = Half::new::<A>(self, Side::Start, blocks, work, (store, saved), keep)?;
-        let work = Work::reuse(works, target);
-        let mut end =
-            Half::new::<A>(self, Side::End, end_blocks, work, (end_store, end_saved), keep)?;
+        let mut start = Half::new::<A>(self, Side::Start, memory, start_walk, keep)?;
+        let mut end = Half::new::<A>(self, Side::End, end_memory, end_walk, keep)?;
         self.both([&mut start, &mut end], |half| half.climb::<A>(self, keep));
 
-        let (mut from_end, mut from_start) = (end.state.clone(), start.state.clone());
-        let cross = |side, over: &Half<'_>, state: &mut [f64], work: &mut Work, scale| {
-            A::cross(self.level, (side, target), (&over.state, over.is_whole()), state, work, scale)
+        let cross = |own: &Half<'_>, over: &Half<'_>, walk: &mut Walk, scale| {
+            walk.state.copy_from_slice(&own.walk.state);
+            let (at, over) = ((own.side, target), (&*over.walk.state, over.is_whole()));
+            A::cross(self.level, at, over, &mut walk.state, &mut walk.work, scale)
         };
-        let crossing = cross(Side::End, &start, &mut from_end, &mut end.work, None);
+        let crossing = cross(&end, &start, from_end, None);
         let log_likelihood = crossing.log();
         let Some(sink) = sink.filter(|_| crossing.total != 0.0) else {
             let all = start.kept.max(end.kept) == Kept::All;
-            works.extend([start.work, end.work]);
-            let trusted = all && log_likelihood < f64::INFINITY;
-            return Ok(Outcome { log_likelihood, trusted });
+            return Ok(Outcome { log_likelihood, trusted: all && log_likelihood < f64::INFINITY });
         };
         if !end.blocks.is_empty() {
-            let scale = Some(crossing.scale);
-            cross(Side::Start, &end, &mut from_start, &mut start.work, scale);
+            cross(&start, &end, from_start, Some(crossing.scale));
         }
         // What one direction has lost shows in the other one, which must not have lost the same paths.
         let trusted = start.is_whole() || end.is_whole();
-        let mut meet = |half, state| Meeting {
-            half,
-            state,
-            work: Work::reuse(works, target),
-            crossing,
-            trusted,
-        };
-        let (mut start, mut end) = (meet(start, from_end), meet(end, from_start));
+        let mut start = Meeting { half: start, walk: from_end, crossing, trusted };
+        let mut end = Meeting { half: end, walk: from_start, crossing, trusted };
         self.both([&mut start, &mut end], |meeting| {
             let blocks = 0..meeting.half.blocks.len();
             meeting.descend::<A>(self, 0, blocks, sink);
         });
-        works.extend([start.half.work, start.work, end.half.work, end.work]);
         Ok(Outcome { log_likelihood, trusted: start.trusted && end.trusted })
     }
 
@@ -272,7 +272,7 @@ impl Lattice<'_> {
     /// The emission rows of a block.
     fn emissions<'s>(&'s self, form: Form, block: &Block, window: &'s mut Vec<f64>) -> &'s [f64] {
         let Range { start, end } = block.frames;
-        let stride = self.target.stride;
+        let stride = self.target.stride();
         match self.table {
             Some(table) if form == Form::Linear => &table[start * stride..end * stride],
             _ => {
@@ -288,9 +288,8 @@ impl Lattice<'_> {
 /// One direction on its half of the frames.
 struct Half<'a> {
     side: Side,
-    blocks: Vec<Block>,
-    state: Vec<f64>,
-    work: Work,
+    blocks: &'a [Block],
+    walk: &'a mut Walk,
     plan: Plan,
     /// Where each block's rows begin in `store`, if all are stored.
     store: &'a mut [f64],
@@ -302,28 +301,19 @@ impl<'a> Half<'a> {
     fn new<A: Arithmetic>(
         lattice: &Lattice<'_>,
         side: Side,
-        blocks: Vec<Block>,
-        work: Work,
-        (store, checkpoints): (&'a mut Lines, &'a mut Vec<f64>),
+        Memory { blocks, store, checkpoints }: &'a mut Memory,
+        walk: &'a mut Walk,
         keep: bool,
     ) -> Result<Self, Error> {
         let target = lattice.target;
-        let mut state = vec![0.0; state_len(target)];
-        A::start(&mut state, if side == Side::Start { 0 } else { target.len });
+        A::blocks(side, target.half(side), lattice.frames, blocks);
+        A::start(&mut walk.state, if side == Side::Start { 0 } else { target.len });
         let plan =
-            if keep { Plan::new::<A>(target, &blocks, lattice.budget / 2) } else { Plan::NOTHING };
-        let store = store.sized(Sizes::of::<A>(target, &blocks).store(plan))?;
+            if keep { Plan::new::<A>(target, blocks, lattice.budget / 2) } else { Plan::NOTHING };
+        let store = store.sized(Sizes::of::<A>(target, blocks).store(plan))?;
         forget(store);
-        Ok(Half {
-            side,
-            work,
-            store,
-            checkpoints: sized(checkpoints, plan.levels * plan.fan * state.len())?,
-            state,
-            blocks,
-            plan,
-            kept: Kept::All,
-        })
+        let checkpoints = sized(checkpoints, plan.levels * plan.fan * state_len(target))?;
+        Ok(Half { side, walk, store, checkpoints, blocks, plan, kept: Kept::All })
     }
 
     fn is_whole(&self) -> bool {
@@ -347,30 +337,25 @@ impl<'a> Half<'a> {
     }
 
     fn checkpoint(&self, level: usize, i: usize) -> Range<usize> {
-        let start = (level * self.plan.fan + i) * self.state.len();
-        start..start + self.state.len()
+        let len = self.walk.state.len();
+        let start = (level * self.plan.fan + i) * len;
+        start..start + len
     }
 
     fn save(&mut self, level: usize, i: usize) {
         let place = self.checkpoint(level, i);
-        self.checkpoints[place].copy_from_slice(&self.state);
+        self.checkpoints[place].copy_from_slice(&self.walk.state);
     }
 
     fn restore(&mut self, level: usize, i: usize) {
         let place = self.checkpoint(level, i);
-        self.state.copy_from_slice(&self.checkpoints[place]);
+        self.walk.state.copy_from_slice(&self.checkpoints[place]);
     }
 
     /// Goes through some blocks.
     fn skip<A: Arithmetic>(&mut self, lattice: &Lattice<'_>, blocks: Range<usize>) {
         for block in &self.blocks[blocks] {
-            let mut window = std::mem::take(&mut self.work.window);
-            let e = lattice.emissions(A::FORM, block, &mut window);
-            let at = (self.side, lattice.target);
-            let kept =
-                A::advance(lattice.level, at, (block, e), &mut self.state, &mut self.work, None);
-            self.kept = self.kept.max(kept);
-            self.work.window = window;
+            self.advance::<A>(lattice, block, None);
         }
     }
 
@@ -379,24 +364,32 @@ impl<'a> Half<'a> {
         let mut begin = 0;
         for block in &self.blocks[blocks] {
             let len = A::store_len(lattice.target, block.frames.len());
-            let store = &mut self.store[begin..begin + len];
+            self.advance::<A>(lattice, block, Some(begin..begin + len));
             begin += len;
-            let mut window = std::mem::take(&mut self.work.window);
-            let e = lattice.emissions(A::FORM, block, &mut window);
-            let at = (self.side, lattice.target);
-            let (state, work) = (&mut self.state, &mut self.work);
-            let kept = A::advance(lattice.level, at, (block, e), state, work, Some(store));
-            self.kept = self.kept.max(kept);
-            self.work.window = window;
         }
+    }
+
+    fn advance<A: Arithmetic>(
+        &mut self,
+        lattice: &Lattice<'_>,
+        block: &Block,
+        store: Option<Range<usize>>,
+    ) {
+        let Walk { state, work } = &mut *self.walk;
+        let mut window = std::mem::take(&mut work.window);
+        let e = lattice.emissions(A::FORM, block, &mut window);
+        let store = store.map(|place| &mut self.store[place]);
+        let at = (self.side, lattice.target);
+        let kept = A::advance(lattice.level, at, (block, e), state, work, store);
+        self.kept = self.kept.max(kept);
+        work.window = window;
     }
 }
 
 /// A half, and the other direction on its way through it.
 struct Meeting<'a> {
     half: Half<'a>,
-    state: Vec<f64>,
-    work: Work,
+    walk: &'a mut Walk,
     crossing: Crossing,
     trusted: bool,
 }
@@ -444,17 +437,19 @@ impl Meeting<'_> {
         let mut end: usize = self.half.blocks[blocks.clone()].iter().map(lens).sum();
         let (owner, side) = (self.half.side, self.half.side.other());
         let whole = self.half.is_whole();
-        let mut window = std::mem::take(&mut self.work.window);
-        let mut totals = std::mem::take(&mut self.work.totals);
+        let Walk { state, work } = &mut *self.walk;
+        // That of the half is idle now.
+        let window = &mut self.half.walk.work.window;
+        let mut totals = std::mem::take(&mut work.totals);
         for block in self.half.blocks[blocks].iter().rev() {
             let begin = end - lens(block);
             let store = &mut self.half.store[begin..end];
             let stored = (&mut *store, whole);
             end = begin;
             totals.resize(block.frames.len(), [0.0; 2]);
-            let e = lattice.emissions(A::FORM, block, &mut window);
-            let state = (&mut self.state[..], self.crossing.scale);
-            let (at, work) = ((side, target), &mut self.work);
+            let e = lattice.emissions(A::FORM, block, window);
+            let state = (&mut state[..], self.crossing.scale);
+            let at = (side, target);
             self.trusted &=
                 A::pass(lattice.level, at, (block, e), state, work, stored, &mut totals);
             let error = |[a, b]: &[f64; 2]| ((a + b) / self.crossing.total - 1.0).abs();
@@ -464,9 +459,10 @@ impl Meeting<'_> {
                 let i = if owner == Side::Start { i } else { last - i };
                 A::occupancies(target, store, i)
             };
-            sink.take(block.frames.clone(), &rows, &totals, &mut self.work.sink);
+            let e = Some(e).filter(|_| A::FORM == Form::Linear);
+            sink.take(block.frames.clone(), &rows, &totals, e, &mut work.sink);
         }
-        (self.work.window, self.work.totals) = (window, totals);
+        work.totals = totals;
     }
 }
 

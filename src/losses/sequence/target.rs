@@ -3,12 +3,6 @@
 use super::{Error, LANES, Side};
 use std::ops::Range;
 
-/// Emissions of all classes are computed when so few classes exist, because the many paths of a long label can then cancel
-/// nearly all of the loss, and rounding at the size of `f32` would show;
-const FEW_CLASSES: usize = 16;
-/// and when at least one class in so many occurs.
-const DENSE: usize = 2;
-
 /// The label sequences of a batch, one after another: those of sample n are `flat[offsets[n]..offsets[n + 1]]`.
 #[derive(Clone, Debug, Default)]
 pub struct Labels {
@@ -59,8 +53,9 @@ impl Labels {
 /// One label sequence laid out for its lattice.
 ///
 /// The states form two planes: blank u stands before label u, and the last blank behind all labels. Both planes are
-/// padded to one width that leaves at least one zero behind each of them.
-#[derive(Debug)]
+/// padded to one width that leaves at least one zero behind each of them. An emission row is a plane of labels, and
+/// behind it [`LANES`] times the blank.
+#[derive(Debug, Default)]
 pub(super) struct Target {
     /// How many labels.
     pub len: usize,
@@ -68,85 +63,70 @@ pub(super) struct Target {
     pub width: usize,
     /// How many frames.
     pub frames: usize,
-    /// The classes of an emission row.
+    /// The class of each label; that of the blank behind them.
+    labels: Vec<u32>,
+    /// The class of the blank.
+    pub blank: u32,
+    /// The classes that occur, each once, the blank last.
     pub classes: Vec<u32>,
-    /// Whether these are all classes; else those that occur, each once, the blank first.
-    pub dense: bool,
-    /// Elements of an emission row, a multiple of [`LANES`]: one for each of `classes`, then zeros.
-    pub stride: usize,
-    /// The place of the blank in an emission row.
-    pub blank: usize,
-    /// For each label, its place in an emission row; some place for what is behind the labels.
-    pub slots: Vec<u32>,
-    /// See [`Target::sums`].
-    first: Vec<u32>,
-    /// Labels whose place an earlier one has, too: that one, and the label.
+    /// For each of them where it stands first in an emission row; any place behind, up to a multiple of [`LANES`].
+    places: Vec<u32>,
+    /// Labels of a class that an earlier one has, too: that one, and the label.
     pub repeats: Vec<[u32; 2]>,
     /// For each label 1 if it may follow the label before it directly, else 0; `LANES` zeros behind.
     pub skip: Vec<f64>,
     /// For each frame the groups of `LANES` elements that hold the states in reach of both ends.
     band: Vec<[u32; 2]>,
+    /// Classes above labels, to be sorted.
+    sorted: Vec<u64>,
 }
 
 impl Target {
-    /// For `frames` frames of `classes` classes; they must be as many as the labels need.
-    pub fn new(labels: &[u32], classes: usize, blank: u32, frames: usize) -> Self {
+    /// Makes it that of `frames` frames; they must be as many as the labels need.
+    pub fn set(&mut self, labels: &[u32], blank: u32, frames: usize) {
         let len = labels.len();
         let width = (len + 2).next_multiple_of(LANES);
-        let mut sorted = labels.to_vec();
-        sorted.sort_unstable();
-        sorted.dedup();
-        let dense = classes <= FEW_CLASSES.max(DENSE * (sorted.len() + 1));
-        let (classes, blank, mut slots) = if dense {
-            ((0..classes as u32).collect(), blank as usize, labels.to_vec())
-        } else {
-            let place = |label| sorted.partition_point(|other| other < label) as u32 + 1;
-            let slots = labels.iter().map(place).collect();
-            ([&[blank], &sorted[..]].concat(), 0, slots)
-        };
-        slots.resize(width, 0);
-        let stride = classes.len().next_multiple_of(LANES);
-        let mut first = vec![width as u32 + 1; stride];
-        first[blank] = width as u32;
-        let mut repeats = Vec::new();
-        for (u, &slot) in (0..).zip(&slots[..len]) {
-            match &mut first[slot as usize] {
-                first if *first > width as u32 => *first = u,
-                first => repeats.push([*first, u]),
+        (self.len, self.width, self.frames, self.blank) = (len, width, frames, blank);
+        refill(&mut self.labels, labels.iter().copied());
+        self.labels.resize(width, blank);
+        let keys = (0..).zip(labels).map(|(u, &class)| u64::from(class) << 32 | u);
+        refill(&mut self.sorted, keys);
+        self.sorted.sort_unstable();
+        let Target { classes, places, repeats, skip, band, sorted, .. } = self;
+        (classes.clear(), places.clear(), repeats.clear());
+        for key in sorted {
+            let (class, u) = ((*key >> 32) as u32, *key as u32);
+            match places.last() {
+                Some(&first) if classes.last() == Some(&class) => repeats.push([first, u]),
+                _ => (classes.push(class), places.push(u)).1,
             }
         }
-        let mut skip = vec![0.0; width + LANES];
+        classes.push(blank);
+        places.push(width as u32);
+        places.resize(places.len().next_multiple_of(LANES), width as u32);
+        skip.clear();
+        skip.resize(width + LANES, 0.0);
         for (skip, pair) in skip[1..].iter_mut().zip(labels.windows(2)) {
             *skip = f64::from(u8::from(pair[0] != pair[1]));
         }
-        let band = band(&skip[..len], frames);
-        Target {
-            len,
-            width,
-            frames,
-            classes,
-            dense,
-            stride,
-            blank,
-            slots,
-            first,
-            repeats,
-            skip,
-            band,
-        }
+        refill(band, bands(&skip[..len], frames));
     }
 
-    /// For each place in an emission row, where in a label plane its occupancies are once repeated labels are added up:
-    /// that of the blank right behind the plane, and a 0 behind that one.
-    #[inline(always)]
-    pub fn sums(&self) -> &[[u32; LANES]] {
-        self.first.as_chunks().0
+    /// Elements of an emission row.
+    pub fn stride(&self) -> usize {
+        self.width + LANES
     }
 
-    /// The places of the labels of some groups in an emission row.
+    /// The classes of a plane of labels.
     #[inline(always)]
-    pub fn slots(&self, groups: &Range<usize>) -> &[[u32; LANES]] {
-        &self.slots.as_chunks().0[groups.clone()]
+    pub fn labels(&self) -> &[[u32; LANES]] {
+        self.labels.as_chunks().0
+    }
+
+    /// For each class that occurs, where it stands first in an emission row; any place behind.
+    #[inline(always)]
+    pub fn places(&self) -> &[[u32; LANES]] {
+        self.places.as_chunks().0
     }
 
     /// The groups that hold the states in reach at frame t.
@@ -188,26 +168,29 @@ impl Target {
 
 /// A label is in reach at t if the ones up to it fit into the frames up to t, and the ones behind it into the rest. Blank
 /// u is in reach only where label u - 1 or label u is.
-fn band(skip: &[f64], frames: usize) -> Vec<[u32; 2]> {
+fn bands(skip: &[f64], frames: usize) -> impl Iterator<Item = [u32; 2]> {
     let cost = |u: usize| if u > 0 && skip[u] == 0.0 { 2 } else { 1 };
     let needed: usize = (0..skip.len()).map(cost).sum();
     let slack = frames - needed;
     // The first frame of label u, and of the next one; in between, `slack` frames later, its last.
     let (mut first, mut last) = (0, slack);
     let (mut low, mut high) = (0, 0);
-    (0..frames)
-        .map(|t| {
-            while high < skip.len() && first + cost(high) <= t + 1 {
-                first += cost(high);
-                high += 1;
-            }
-            while low < skip.len() && last + cost(low) < t + 1 {
-                last += cost(low);
-                low += 1;
-            }
-            [low / LANES, high / LANES + 1].map(|group| group as u32)
-        })
-        .collect()
+    (0..frames).map(move |t| {
+        while high < skip.len() && first + cost(high) <= t + 1 {
+            first += cost(high);
+            high += 1;
+        }
+        while low < skip.len() && last + cost(low) < t + 1 {
+            last += cost(low);
+            low += 1;
+        }
+        [low / LANES, high / LANES + 1].map(|group| group as u32)
+    })
+}
+
+fn refill<T>(buffer: &mut Vec<T>, items: impl Iterator<Item = T>) {
+    buffer.clear();
+    buffer.extend(items);
 }
 
 impl Side {

@@ -9,7 +9,6 @@
 
 use super::frames::{Form, Source};
 use super::linear::FRAMES;
-use super::planes::emissions;
 use super::planes::sized;
 use super::target::Target;
 use super::{Error, LANES};
@@ -42,8 +41,7 @@ pub(super) fn best_path(
         source,
         row: vec![f64::NEG_INFINITY; len],
         next: vec![f64::NEG_INFINITY; len],
-        gathered: vec![f64::NEG_INFINITY; target.width],
-        window: vec![0.0; FRAMES * target.stride],
+        window: vec![0.0; FRAMES * target.stride()],
     };
     search.row[0] = 0.0;
     let mut pieces = rows.chunks_exact_mut(len).zip((0..).step_by(span)).collect::<Vec<_>>();
@@ -95,7 +93,8 @@ fn row_bytes(width: usize) -> usize {
 pub(super) fn least_bytes(labels: usize, frames: usize) -> usize {
     let width = (labels + 2).next_multiple_of(LANES);
     let span = span(width, frames, 0).max(1);
-    span * width + (frames.div_ceil(span) + 3) * row_bytes(width)
+    let window = FRAMES * (width + LANES) * size_of::<f64>();
+    span * width + (frames.div_ceil(span) + 3) * row_bytes(width) + window
 }
 
 struct Search<'a> {
@@ -104,7 +103,6 @@ struct Search<'a> {
     source: &'a dyn Source,
     row: Vec<f64>,
     next: Vec<f64>,
-    gathered: Vec<f64>,
     window: Vec<f64>,
 }
 
@@ -114,14 +112,13 @@ impl Search<'_> {
         let width = self.target.width;
         for first in frames.clone().step_by(FRAMES) {
             let part = first..frames.end.min(first + FRAMES);
-            let window = &mut self.window[..part.len() * self.target.stride];
+            let window = &mut self.window[..part.len() * self.target.stride()];
             self.source.fill(Form::Log, part.clone(), window);
-            for (t, e) in part.zip(self.window.chunks_exact(self.target.stride)) {
+            for (t, e) in part.zip(self.window.chunks_exact(self.target.stride())) {
                 let at = (t - frames.start) * width;
                 let moves = moves.as_deref_mut().map(|moves| &mut moves[at..at + width]);
                 let (row, next) = (&self.row, &mut self.next);
-                let (target, gathered) = (self.target, &mut self.gathered);
-                dispatch(self.level, Step { target, t, e, row, next, gathered, moves });
+                dispatch(self.level, Step { target: self.target, t, e, row, next, moves });
                 std::mem::swap(&mut self.row, &mut self.next);
             }
         }
@@ -134,7 +131,6 @@ struct Step<'a> {
     e: &'a [f64],
     row: &'a [f64],
     next: &'a mut [f64],
-    gathered: &'a mut [f64],
     moves: Option<&'a mut [u8]>,
 }
 
@@ -143,16 +139,12 @@ impl Kernel for Step<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self) {
-        let Step { target, t, e, row, next, gathered, moves } = self;
+        let Step { target, t, e, row, next, moves } = self;
         let groups = target.groups(t);
         let (start, end) = (groups.start * LANES, groups.end * LANES);
         next.fill(f64::NEG_INFINITY);
         let (next_blank, next_label) = next.split_at_mut(target.width);
-        emissions::<S>(target, e, &groups, gathered);
-        // Nothing reaches what is behind the labels.
-        gathered[target.len..].fill(f64::NEG_INFINITY);
-        let label_e = &gathered[start..end];
-        let blank_e = e[target.blank];
+        let (label_e, blank_e) = (&e[start..end], e[target.width]);
         let blank = &row[start..end];
         let label = &row[target.width + start..target.width + end];
         let before = &row[target.width + start - 1..target.width + end - 1];

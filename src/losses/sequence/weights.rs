@@ -3,11 +3,12 @@
 use super::linear::NEARLY_DEAD;
 use super::planes::{Lines, Octet, lanes, power_of_two};
 use super::target::Target;
-use super::{LANES, Side};
+use super::{Error, LANES, Side};
 use crate::simd::Isa;
 use std::ops::Range;
 
 /// What the arrows between states multiply by, in the order of the states they lead to when read from the start.
+#[derive(Default)]
 pub(super) struct Weights {
     enter: Lines,
     leave: Lines,
@@ -15,9 +16,12 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    pub fn new(target: &Target) -> Self {
-        let zeros = || Lines::zeros(target.width + LANES);
-        Weights { enter: zeros(), leave: zeros(), jump: zeros() }
+    /// Makes room for those of a target. They may be any, but no arrow crosses from one plane to the other.
+    pub fn fit(&mut self, target: &Target) -> Result<(), Error> {
+        for lines in [&mut self.enter, &mut self.leave, &mut self.jump] {
+            lines.sized(target.width + LANES)?[target.width..].fill(0.0);
+        }
+        Ok(())
     }
 
     pub fn bytes(&self) -> usize {

@@ -6,7 +6,7 @@
 //! logarithm and exponentials a state. It is some three times slower than [`Linear`](super::linear::Linear) and only
 //! used where that one fails: for emissions that lie hundreds of bits apart.
 
-use super::frames::Form;
+use super::frames::{Form, Frame};
 use super::linear;
 use super::planes::{
     Octet, copy_row, emissions, fold, lanes, planes_mut, power_of_two, split, surround, two,
@@ -132,26 +132,9 @@ fn planes<'a>(
     [[blank, blank_power], [label, label_power]]
 }
 
-/// The emissions of the label plane.
 #[inline(always)]
-fn label_emissions<'a, S: Isa>(
-    target: &Target,
-    e: &[f64],
-    groups: &Range<usize>,
-    gathered: &'a mut [f64],
-) -> [&'a [Octet]; 2] {
-    let (mantissas, exponents) = e.split_at(target.stride);
-    let (low, high) = gathered.split_at_mut(target.width);
-    let high = emissions::<S>(target, exponents, groups, high);
-    emissions::<S>(target, mantissas, groups, low);
-    // Nothing reaches what is behind the labels.
-    low[target.len..].fill(0.0);
-    [&lanes(low)[groups.clone()], high]
-}
-
-#[inline(always)]
-fn emit(sums: [Numbers; 2], blank: &[Octet; 2], label: [&[Octet]; 2], g: usize) -> [Numbers; 2] {
-    [sums[0].times(&blank[0], &blank[1]), sums[1].times(&label[0][g], &label[1][g])]
+fn emit(sums: [Numbers; 2], [m, k]: &[(&Octet, &[Octet]); 2], g: usize) -> [Numbers; 2] {
+    [sums[0].times(m.0, k.0), sums[1].times(&m.1[g], &k.1[g])]
 }
 
 #[inline(always)]
@@ -169,10 +152,17 @@ fn copy_state(from: &[f64], to: &mut [f64], target: &Target, groups: &Range<usiz
     copy_row(from_power, to_power, target, groups);
 }
 
-/// The row of a frame of a block.
+/// The emissions of a frame of a block: mantissas and exponents.
 #[inline(always)]
-fn frame_e<'a>(target: &Target, block: &Block, e: &'a [f64], t: usize) -> &'a [f64] {
-    &e[(t - block.frames.start) * 2 * target.stride..][..2 * target.stride]
+fn frame_e<'a>(
+    target: &Target,
+    block: &Block,
+    e: &'a [f64],
+    t: usize,
+    groups: &Range<usize>,
+) -> [(&'a Octet, &'a [Octet]); 2] {
+    let at = (t - block.frames.start) * 2 * target.stride();
+    [at, at + target.stride()].map(|at| emissions(target, &e[at..], groups))
 }
 
 struct Advance<'a> {
@@ -199,9 +189,7 @@ impl Kernel for Advance<'_> {
         for i in 0..frames {
             let t = side.nth(&block.frames, i);
             let groups = target.groups(t);
-            let e = frame_e(target, block, e, t);
-            let label_e = label_emissions::<S>(target, e, &groups, &mut work.label_e);
-            let blank_e = [target.blank, target.stride + target.blank].map(|at| [e[at]; LANES]);
+            let e = frame_e(target, block, e, t, &groups);
             let (from, to) = if i == 0 {
                 (&*state, &mut rows[..len])
             } else {
@@ -210,7 +198,7 @@ impl Kernel for Advance<'_> {
             surround(to, target, &groups);
             let mut planes = planes(to, target, &groups);
             propagate(side, target, from, &groups, |g, sums| {
-                put(&mut planes, g, emit(sums, &blank_e, label_e, g));
+                put(&mut planes, g, emit(sums, &e, g));
             });
         }
         let last = side.nth(&block.frames, frames - 1);
@@ -242,9 +230,7 @@ impl Kernel for Pass<'_> {
         for i in 0..frames {
             let t = side.nth(&block.frames, i);
             let groups = target.groups(t);
-            let e = frame_e(target, block, e, t);
-            let label_e = label_emissions::<S>(target, e, &groups, &mut work.label_e);
-            let blank_e = [target.blank, target.stride + target.blank].map(|at| [e[at]; LANES]);
+            let e = frame_e(target, block, e, t, &groups);
             let stored = &mut store[(frames - 1 - i) * len..][..len];
             let stored = planes(stored, target, &groups);
             let (from, to) = if i == 0 {
@@ -260,11 +246,11 @@ impl Kernel for Pass<'_> {
                 let [blank, label] =
                     [start, target.width + start].map(|at| numbers(from, target, at));
                 for g in 0..groups.len() {
-                    meet.group(g, [blank(g), label(g)], &blank_e, label_e);
+                    meet.group(g, [blank(g), label(g)], &e);
                 }
             } else {
                 propagate(side, target, from, &groups, |g, sums| {
-                    meet.group(g, sums, &blank_e, label_e);
+                    meet.group(g, sums, &e);
                 });
             }
             let sums = meet.totals.map(|total| fold(total, Add::add));
@@ -288,7 +274,7 @@ struct Meet<'a> {
 
 impl Meet<'_> {
     #[inline(always)]
-    fn group(&mut self, g: usize, sums: [Numbers; 2], blank: &[Octet; 2], label: [&[Octet]; 2]) {
+    fn group(&mut self, g: usize, sums: [Numbers; 2], e: &[(&Octet, &[Octet]); 2]) {
         for (([m, k], sum), total) in self.stored.iter_mut().zip(&sums).zip(&mut self.totals) {
             let product = Numbers::at(&m[g], &k[g]).times(&sum.m, &sum.k);
             for i in 0..LANES {
@@ -296,7 +282,7 @@ impl Meet<'_> {
                 total[i] += m[g][i];
             }
         }
-        put(&mut self.out, g, emit(sums, blank, label, g));
+        put(&mut self.out, g, emit(sums, e, g));
     }
 }
 
@@ -355,6 +341,10 @@ impl Kernel for Cross<'_> {
 impl Arithmetic for Wide {
     const FORM: Form = Form::Wide;
 
+    fn blocks(side: Side, range: Range<usize>, _: &[Frame], blocks: &mut Vec<Block>) {
+        linear::cut(side, &range, |_| 0.0, blocks);
+    }
+
     fn store_len(target: &Target, frames: usize) -> usize {
         frames * state_len(target)
     }
@@ -403,9 +393,4 @@ impl Arithmetic for Wide {
         dispatch(level, Pass { side, target, block, e, state, scale, work, store, totals });
         true
     }
-}
-
-/// Cuts the frames of a side into blocks, in the order of that side.
-pub(super) fn blocks(side: Side, frames: Range<usize>) -> Vec<Block> {
-    linear::blocks(side, frames, |_| 0.0)
 }
