@@ -3,7 +3,7 @@
 use super::LANES;
 use super::frames::{Form, Frame, Source};
 use super::linear::{DEEPEST, Linear};
-use super::sweep::{Arithmetic, Lattice, Outcome, Sink, Storage};
+use super::sweep::{Arithmetic, Lattice, Occupancies, Outcome, Sink, Storage};
 use super::target::Target;
 use super::wide::Wide;
 use crate::simd;
@@ -41,10 +41,10 @@ impl Source for Logs {
 struct Keep<'a>(&'a Target, Mutex<Vec<f64>>);
 
 impl Sink for Keep<'_> {
-    fn take<'a>(
+    fn take(
         &self,
         frames: Range<usize>,
-        rows: &dyn Fn(usize) -> &'a [f64],
+        rows: &Occupancies<'_>,
         totals: &[[f64; 2]],
         _: Option<&[f64]>,
         _: &mut Vec<f64>,
@@ -55,7 +55,7 @@ impl Sink for Keep<'_> {
             let (start, end) = (reach.start * LANES, reach.end * LANES);
             let total: f64 = totals[i].iter().sum();
             for plane in [0, target.width] {
-                let from = &rows(i)[plane + start..plane + end];
+                let from = &rows.row(i)[plane + start..plane + end];
                 let to = 2 * t * target.width + plane;
                 let to = &mut kept.lock().unwrap()[to + start..to + end];
                 to.iter_mut().zip(from).for_each(|(to, from)| *to = from / total);

@@ -62,101 +62,80 @@ fn last<R: Real>(x: &[R]) -> [R; STEP] {
     last
 }
 
-/// Exponentials in sums: all but the largest ones, and how many of these there are, each of them 1.
-#[derive(Clone, Copy)]
+/// The exponentials of several frames in sums: all but the largest ones, and how many of these there are, each of them 1.
 pub(super) struct Sums<R> {
-    others: [f64; STEP],
-    largest: [R; STEP],
+    /// Of all blocks of steps but the last.
+    before: [Octet; BATCH],
+    last: [Part<R>; BATCH],
 }
 
 impl<R: Real> Sums<R> {
-    const NONE: Self = Sums { others: [0.0; STEP], largest: [R::ZERO; STEP] };
-
-    #[inline(always)]
-    fn add(&mut self, part: &Part<R>) {
-        for i in 0..STEP {
-            self.others[i] += part.others[i].to_f64();
-            self.largest[i] += part.largest[i];
-        }
-    }
-}
-
-/// The sums of a batch of frames, to be added up side by side.
-pub(super) struct Folded {
-    others: [Octet; BATCH],
-    largest: [Octet; BATCH],
-}
-
-impl Folded {
-    pub const NONE: Self = Folded { others: [[0.0; LANES]; BATCH], largest: [[0.0; LANES]; BATCH] };
-
-    #[inline(always)]
-    pub fn put<S: Isa, R: Real>(&mut self, i: usize, sums: &Sums<R>) {
-        let halves = sums.others.as_chunks().0;
-        self.others[i] = S::add(&halves[0], &halves[1]);
-        self.largest[i] =
-            array::from_fn(|l| (sums.largest[l] + sums.largest[l + STEP / 2]).to_f64());
-    }
+    pub const NONE: Self = Sums { before: [[0.0; LANES]; BATCH], last: [Part::NONE; BATCH] };
 
     /// The sum of all but one of the largest, for each frame.
     #[inline(always)]
     pub fn other<S: Isa>(&self) -> [f64; BATCH] {
+        let (mut others, mut largest) = ([[0.0; LANES]; BATCH], [[0.0; LANES]; BATCH]);
+        for (i, part) in self.last.iter().enumerate() {
+            others[i] = S::add(&self.before[i], &part.others());
+            largest[i] = part.largest();
+        }
         let mut other = [0.0; BATCH];
-        let rows = self.others.as_chunks().0.iter().zip(self.largest.as_chunks().0);
+        let rows = others.as_chunks().0.iter().zip(largest.as_chunks().0);
         for (other, (others, largest)) in other.as_chunks_mut::<LANES>().0.iter_mut().zip(rows) {
             let (others, largest) = (S::row_sums(others), S::row_sums(largest));
             *other = array::from_fn(|i| others[i] + (largest[i] - 1.0));
         }
         other
     }
-}
 
-/// Fills `out` with `exp(x - max)`, and adds them up.
-#[inline(always)]
-pub(super) fn exponentials<S: Isa, R: Real>(
-    x: &[R],
-    &Extremes { max, near }: &Extremes<R>,
-    out: &mut [R],
-) -> Sums<R> {
-    if max == -R::INFINITY {
-        // Nothing to be relative to, unless there is a NaN.
-        out.fill(R::ZERO);
-        let possible = x.iter().all(|&x| x < R::INFINITY);
-        let mut sums = Sums::NONE;
-        sums.largest[0] = if possible { R::ONE } else { R::NAN };
-        return sums;
-    }
-    if near {
-        steps(x, out, |x| x.exp_near::<S>(max), max)
-    } else {
-        steps(x, out, |x| x.exp_difference::<S>(max), max)
-    }
-}
-
-#[inline(always)]
-fn steps<R: Real>(x: &[R], out: &mut [R], exp: impl Fn(R) -> R, max: R) -> Sums<R> {
-    let mut sums = Sums::NONE;
-    let (whole, rest) = x.as_chunks::<STEP>();
-    let blocks = whole.chunks(STEPS).zip(out.as_chunks_mut::<STEP>().0.chunks_mut(STEPS));
-    for (steps, out) in blocks {
-        let mut part = Part::NONE;
-        for (x, out) in steps.iter().zip(out) {
-            *out = part.step(x, max, &exp, 0);
+    /// Fills `out` with `exp(x - max)` of frame i, and adds them up.
+    #[inline(always)]
+    pub fn exponentials<S: Isa>(
+        &mut self,
+        i: usize,
+        x: &[R],
+        &Extremes { max, near }: &Extremes<R>,
+        out: &mut [R],
+    ) {
+        if max == -R::INFINITY {
+            // Nothing to be relative to, unless there is a NaN.
+            out.fill(R::ZERO);
+            let possible = x.iter().all(|&x| x < R::INFINITY);
+            self.last[i].largest[0] = if possible { R::ONE } else { R::NAN };
+        } else if near {
+            self.steps::<S>(i, x, out, |x| x.exp_near::<S>(max), max);
+        } else {
+            self.steps::<S>(i, x, out, |x| x.exp_difference::<S>(max), max);
         }
-        sums.add(&part);
     }
-    if !rest.is_empty() {
-        let from = STEP - rest.len();
+
+    #[inline(always)]
+    fn steps<S: Isa>(&mut self, i: usize, x: &[R], out: &mut [R], exp: impl Fn(R) -> R, max: R) {
+        let (whole, rest) = x.as_chunks::<STEP>();
+        let blocks = whole.chunks(STEPS).zip(out.as_chunks_mut::<STEP>().0.chunks_mut(STEPS));
         let mut part = Part::NONE;
-        let e = part.step(&last(x), max, &exp, from);
-        let at = x.len() - rest.len();
-        out[at..].copy_from_slice(&e[from..]);
-        sums.add(&part);
+        for (block, (x, out)) in blocks.enumerate() {
+            if block > 0 {
+                self.before[i] = S::add(&self.before[i], &part.others());
+                part.others = [R::ZERO; STEP];
+            }
+            for (x, out) in x.iter().zip(out) {
+                *out = part.step(x, max, &exp, 0);
+            }
+        }
+        if !rest.is_empty() {
+            let from = STEP - rest.len();
+            let e = part.step(&last(x), max, &exp, from);
+            out[x.len() - rest.len()..].copy_from_slice(&e[from..]);
+        }
+        self.last[i] = part;
     }
-    sums
 }
 
-/// [`Sums`] over a few steps, in the type of the row.
+/// Sums of the exponentials of a frame by their place in a step: all but the largest, not more of them than [`STEPS`]
+/// steps, and how many are the largest.
+#[derive(Clone, Copy)]
 struct Part<R> {
     others: [R; STEP],
     largest: [R; STEP],
@@ -164,6 +143,16 @@ struct Part<R> {
 
 impl<R: Real> Part<R> {
     const NONE: Self = Part { others: [R::ZERO; STEP], largest: [R::ZERO; STEP] };
+
+    #[inline(always)]
+    fn others(&self) -> Octet {
+        array::from_fn(|i| self.others[i].to_f64() + self.others[i + LANES].to_f64())
+    }
+
+    #[inline(always)]
+    fn largest(&self) -> Octet {
+        array::from_fn(|i| (self.largest[i] + self.largest[i + LANES]).to_f64())
+    }
 
     /// Returns exponentials, and adds them up from `from` on.
     #[inline(always)]

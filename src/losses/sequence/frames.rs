@@ -9,7 +9,7 @@
 //! largest that occurs and in `f64`. So are those of log-probabilities, always: without the sum of a softmax a loss can be
 //! small beside what the emissions of many frames lose to a narrow type.
 
-use super::exponentials::{Extremes, Folded, STEP, exponentials};
+use super::exponentials::{Extremes, STEP, Sums};
 use super::planes::fold;
 use super::rows::{Element, Rows, RowsMut};
 use super::target::Target;
@@ -121,13 +121,13 @@ impl<E: Element> Survey<'_, E> {
             *extremes = Extremes::of::<S>(E::load(self.rows.row(n, first + t), buffer));
             defect.nan |= extremes.max == E::Real::INFINITY;
         }
-        let mut sums = Folded::NONE;
+        let mut sums = Sums::NONE;
         for (i, (t, extremes)) in frames.clone().zip(&extremes).enumerate() {
             let x = E::load(self.rows.row(n, first + t), buffer);
             // SAFETY: it is held for this step only, and frames are not in another range.
             let exps =
                 unsafe { exps_of(grad, (n, first + t), &mut exps[i * classes..][..classes]) };
-            sums.put::<S, _>(i, &exponentials::<S, _>(x, extremes, exps));
+            sums.exponentials::<S>(i, x, extremes, exps);
         }
         let others = sums.other::<S>();
         let (mut base, mut factor) = ([0.0; BATCH], [0.0; BATCH]);

@@ -21,11 +21,11 @@
 
 use super::frames::{Form, Frame};
 use super::planes::{
-    Octet, copy_row, emissions, groups_below, lanes, planes_mut, power_of_two, split, surround, two,
+    Octet, copy_row, groups_below, lanes, planes, planes_mut, power_of_two, split, two,
 };
 use super::sweep::{Arithmetic, Block, Crossing, Kept, Work, state_len};
-use super::target::Target;
-use super::weights::{Arrows, Weights};
+use super::target::{Run, Target};
+use super::weights::{Arrows, Groups, Weights};
 use super::{LANES, Side, wide};
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
@@ -125,7 +125,6 @@ impl Kernel for Advance<'_> {
     #[inline(always)]
     fn run<S: Isa>(mut self) -> Kept {
         let Advance { side, target, block, e, work, .. } = self;
-        let len = target.row();
         let all = target.groups_of(side, &block.frames);
         let raised = refresh(side, target, block, &all, &mut self.state, &mut work.own);
         let lost = Weights::are_lossy(side, target, self.state.power, self.state.row, &all);
@@ -145,30 +144,56 @@ impl Kernel for Advance<'_> {
             }
             None => &mut work.rows,
         };
+        let len = target.row() / LANES;
         let place = |i: usize| if stores { i } else { i % 2 };
-        let frames = block.frames.len();
-        for i in 0..frames {
-            let t = side.nth(&block.frames, i);
-            let groups = target.groups(t);
-            let e = &e[(t - block.frames.start) * target.stride()..][..target.stride()];
-            let (blank_e, label_e) = emissions(target, e, &groups);
-            let (from, to) = if i == 0 {
-                (&*self.state.row, &mut rows[..len])
-            } else {
-                two(rows, len, place(i - 1), place(i))
-            };
-            surround(to, target, &groups);
-            let [blank, label] = planes_mut(to, target, &groups);
-            let arrows = Arrows::new(side, target, from, &work.weights, &groups);
-            for g in groups_below(groups.len()) {
-                let sums = arrows.sums::<S>(g);
-                [blank[g], label[g]] = [S::mul(&sums[0], blank_e), S::mul(&sums[1], &label_e[g])];
+        let (rows, e) = (rows.as_chunks_mut().0, Emissions::new(side, target, block, e));
+        for Run { frames, groups, next } in target.runs(side, &block.frames) {
+            let arrows = Arrows::new(side, target, &work.weights, &groups);
+            for i in frames.clone() {
+                let (blank_e, label_e) = e.of(i, &groups);
+                let (from, to) = if i == 0 {
+                    (lanes(self.state.row), &mut rows[..len])
+                } else {
+                    two(rows, len, place(i - 1), place(i))
+                };
+                arrows.surround(target, if i + 1 == frames.end { &next } else { &groups }, to);
+                let fed = arrows.from(from);
+                let [blank, label] = planes_mut(to, target, &groups);
+                for g in groups_below(groups.len()) {
+                    let sums = fed.group::<S>(g);
+                    [blank[g], label[g]] =
+                        [S::mul(&sums[0], blank_e), S::mul(&sums[1], &label_e[g])];
+                }
             }
         }
-        let last = side.nth(&block.frames, frames - 1);
-        let row = &rows[place(frames - 1) * len..][..len];
-        copy_row(row, self.state.row, target, &target.groups(last));
+        let last = block.frames.len() - 1;
+        let row = &rows.as_flattened()[place(last) * target.row()..][..target.row()];
+        copy_row(row, self.state.row, target, &target.groups(side.nth(&block.frames, last)));
         kept
+    }
+}
+
+/// The emission rows of a block, in the order of a direction.
+struct Emissions<'a> {
+    side: Side,
+    rows: &'a [Octet],
+    /// Groups of a plane, and how many frames there are.
+    plane: usize,
+    frames: usize,
+}
+
+impl<'a> Emissions<'a> {
+    fn new(side: Side, target: &Target, block: &Block, e: &'a [f64]) -> Self {
+        let (plane, frames) = (target.width / LANES, block.frames.len());
+        Emissions { side, rows: lanes(e), plane, frames }
+    }
+
+    /// [`LANES`] times that of the blank, and some groups of those of the labels.
+    #[inline(always)]
+    fn of(&self, i: usize, groups: &Range<usize>) -> (&'a Octet, &'a [Octet]) {
+        let at = if self.side == Side::Start { i } else { self.frames - 1 - i };
+        let row = &self.rows[at * (self.plane + 1)..][..=self.plane];
+        (&row[self.plane], &row[groups.start..][..groups.len()])
     }
 }
 
@@ -265,46 +290,36 @@ impl Kernel for Pass<'_> {
     #[inline(always)]
     fn run<S: Isa>(self) -> bool {
         let Pass { side, target, block, e, state, work, store, whole, totals } = self;
-        let (len, frames) = (target.row(), block.frames.len());
-        let (head, rows) = store.split_at_mut(head(target));
+        let (len, frames) = (target.row() / LANES, block.frames.len());
+        let (head, stored) = store.split_at_mut(head(target));
         let power = &head[..2 * target.width];
         let all = target.groups_of(side.other(), &block.frames);
         work.weights.set(side.other(), target, power, all);
+        let (stored, e) = (stored.as_chunks_mut().0, Emissions::new(side, target, block, e));
+        let rows = work.rows.as_chunks_mut().0;
         let mut sums = [[[0.0; LANES]; FRAMES]; 2];
-        for i in 0..frames {
-            let t = side.nth(&block.frames, i);
-            let groups = target.groups(t);
-            let n = groups.len();
-            let at = t - block.frames.start;
-            let e = &e[at * target.stride()..][..target.stride()];
-            let (blank_e, label_e) = emissions(target, e, &groups);
-            let stored = &mut rows[(frames - 1 - i) * len..][..len];
-            let [blank_stored, label_stored] = planes_mut(stored, target, &groups);
-            let (from, to) = if i == 0 {
-                let stored = [&mut *blank_stored, &mut *label_stored];
-                adopt(target, &groups, state.row, [state.power, power], (stored, whole));
-                (&*state.row, &mut work.rows[..len])
-            } else {
-                two(&mut work.rows, len, (i - 1) % 2, i % 2)
-            };
-            surround(to, target, &groups);
-            let [blank, label] = planes_mut(to, target, &groups);
-            let start = groups.start * LANES;
-            let [blank_from, label_from] =
-                [start, target.width + start].map(|at| &lanes(&from[at..])[..n]);
-            let arrows = Arrows::new(side, target, from, &work.weights, &groups);
-            let mut total = [[0.0; LANES]; 2];
-            // Makes occupancies of what is stored and what comes the other way, and sends that on with the emissions.
-            for g in groups_below(n) {
-                let sums =
-                    if i == 0 { [blank_from[g], label_from[g]] } else { arrows.sums::<S>(g) };
-                let occupancies =
-                    [S::mul(&blank_stored[g], &sums[0]), S::mul(&label_stored[g], &sums[1])];
-                total = [S::add(&total[0], &occupancies[0]), S::add(&total[1], &occupancies[1])];
-                [blank_stored[g], label_stored[g]] = occupancies;
-                [blank[g], label[g]] = [S::mul(&sums[0], blank_e), S::mul(&sums[1], &label_e[g])];
+        for Run { frames: run, groups, next } in target.runs(side, &block.frames) {
+            let arrows = Arrows::new(side, target, &work.weights, &groups);
+            for i in run.clone() {
+                let stored = &mut stored[(frames - 1 - i) * len..][..len];
+                let stored = planes_mut(stored, target, &groups);
+                let (from, to) = if i == 0 {
+                    adopt(target, &groups, state.row, [state.power, power], (&stored, whole));
+                    (lanes(state.row), &mut rows[..len])
+                } else {
+                    two(rows, len, (i - 1) % 2, i % 2)
+                };
+                arrows.surround(target, if i + 1 == run.end { &next } else { &groups }, to);
+                let meeting = Meeting { stored, to: planes_mut(to, target, &groups) };
+                let e = e.of(i, &groups);
+                let total = if i == 0 {
+                    meeting.meet::<S>(&planes(from, target, &groups), e)
+                } else {
+                    meeting.meet::<S>(&arrows.from(from), e)
+                };
+                let at = if side == Side::Start { i } else { frames - 1 - i };
+                [sums[0][at], sums[1][at]] = total;
             }
-            [sums[0][at], sums[1][at]] = total;
         }
         let [blanks, labels] = sums.each_ref().map(|sums| sums.as_chunks().0);
         for ((totals, blanks), labels) in totals.chunks_mut(LANES).zip(blanks).zip(labels) {
@@ -317,11 +332,41 @@ impl Kernel for Pass<'_> {
         let last = side.nth(&block.frames, frames - 1);
         let Some(next) = side.after(last, target.frames) else { return true };
         let groups = target.groups(next);
-        let row = &work.rows[(frames - 1) % 2 * len..][..len];
+        let row = &rows[(frames - 1) % 2 * len..][..len];
         step::<S>(side, target, row, &work.weights, &groups, state.row);
         state.power.copy_from_slice(power);
         let peak = head[2 * target.width];
         peak == f64::INFINITY || state.row.iter().all(|&x| x <= power_of_two(peak))
+    }
+}
+
+/// What is stored of a frame, and the row of the direction that meets it there.
+struct Meeting<'a> {
+    stored: [&'a mut [Octet]; 2],
+    to: [&'a mut [Octet]; 2],
+}
+
+impl Meeting<'_> {
+    /// Makes occupancies of what is stored and what comes the other way, and sends that on with the emissions. Returns the
+    /// sums of occupancies.
+    #[inline(always)]
+    fn meet<S: Isa>(
+        self,
+        coming: &impl Groups,
+        (blank_e, label_e): (&Octet, &[Octet]),
+    ) -> [Octet; 2] {
+        let [blank_stored, label_stored] = self.stored;
+        let [blank, label] = self.to;
+        let mut total = [[0.0; LANES]; 2];
+        for g in groups_below(label_e.len()) {
+            let sums = coming.group::<S>(g);
+            let occupancies =
+                [S::mul(&blank_stored[g], &sums[0]), S::mul(&label_stored[g], &sums[1])];
+            total = [S::add(&total[0], &occupancies[0]), S::add(&total[1], &occupancies[1])];
+            [blank_stored[g], label_stored[g]] = occupancies;
+            [blank[g], label[g]] = [S::mul(&sums[0], blank_e), S::mul(&sums[1], &label_e[g])];
+        }
+        total
     }
 }
 
@@ -330,16 +375,17 @@ impl Kernel for Pass<'_> {
 fn step<S: Isa>(
     side: Side,
     target: &Target,
-    from: &[f64],
+    from: &[Octet],
     weights: &Weights,
     groups: &Range<usize>,
     to: &mut [f64],
 ) {
     to.fill(0.0);
-    let [blank, label] = planes_mut(to, target, groups);
-    let arrows = Arrows::new(side, target, from, weights, groups);
+    let [blank, label] = planes_mut(to.as_chunks_mut().0, target, groups);
+    let arrows = Arrows::new(side, target, weights, groups);
+    let fed = arrows.from(from);
     for g in groups_below(groups.len()) {
-        [blank[g], label[g]] = arrows.sums::<S>(g);
+        [blank[g], label[g]] = fed.group::<S>(g);
     }
 }
 
@@ -351,9 +397,9 @@ fn adopt(
     groups: &Range<usize>,
     row: &mut [f64],
     [old, new]: [&[f64]; 2],
-    (stored, whole): ([&mut [Octet]; 2], bool),
+    (stored, whole): (&[&mut [Octet]; 2], bool),
 ) {
-    for (stored, plane) in stored.into_iter().zip([0, target.width]) {
+    for (stored, plane) in stored.iter().zip([0, target.width]) {
         let range = plane + groups.start * LANES..plane + groups.end * LANES;
         let cells = row[range.clone()].iter_mut().zip(stored.as_flattened());
         for (((x, stored), old), new) in cells.zip(&old[range.clone()]).zip(&new[range]) {
@@ -441,8 +487,8 @@ impl Arithmetic for Linear {
         head(target) + frames * target.row()
     }
 
-    fn occupancies<'a>(target: &Target, store: &'a [f64], i: usize) -> &'a [f64] {
-        &store[head(target) + i * target.row()..][..2 * target.width]
+    fn occupancies(target: &Target) -> [usize; 2] {
+        [head(target), target.row()]
     }
 
     fn start(state: &mut [f64], first: usize) {

@@ -102,33 +102,24 @@ pub(super) fn lanes(x: &[f64]) -> &[Octet] {
 
 /// Some groups of the two planes of a row.
 #[inline(always)]
+pub(super) fn planes<'a>(
+    row: &'a [Octet],
+    target: &Target,
+    groups: &Range<usize>,
+) -> [&'a [Octet]; 2] {
+    let (blank, label) = row.split_at(target.width / LANES);
+    [blank, label].map(|plane| &plane[groups.start..][..groups.len()])
+}
+
+/// The same, to write.
+#[inline(always)]
 pub(super) fn planes_mut<'a>(
-    row: &'a mut [f64],
+    row: &'a mut [Octet],
     target: &Target,
     groups: &Range<usize>,
 ) -> [&'a mut [Octet]; 2] {
-    let (blank, label) = row.split_at_mut(target.width);
-    [blank, label].map(|plane| &mut plane.as_chunks_mut().0[groups.clone()])
-}
-
-/// Zeros around the groups of a row that were written: the next row may read one element further.
-#[inline(always)]
-pub(super) fn surround(row: &mut [f64], target: &Target, groups: &Range<usize>) {
-    let width = target.width;
-    for plane in [0, width] {
-        if groups.start > 0 {
-            row[plane + (groups.start - 1) * LANES..][..LANES].fill(0.0);
-        }
-        if groups.end * LANES < width {
-            row[plane + groups.end * LANES..][..LANES].fill(0.0);
-        }
-    }
-    // The planes touch: what comes before the first label is the end of the blanks, and behind these comes a label.
-    row[width - 1] = 0.0;
-    if groups.start > 0 {
-        row[width] = 0.0;
-    }
-    row[2 * width..2 * width + LANES].fill(0.0);
+    let (blank, label) = row.split_at_mut(target.width / LANES);
+    [blank, label].map(|plane| &mut plane[groups.start..][..groups.len()])
 }
 
 /// Copies the groups of a row that are valid, and zeros elsewhere.
@@ -140,25 +131,14 @@ pub(super) fn copy_row(from: &[f64], to: &mut [f64], target: &Target, groups: &R
     }
 }
 
-/// The emissions of some groups of the label plane, and [`LANES`] times that of the blank.
-#[inline(always)]
-pub(super) fn emissions<'a>(
-    target: &Target,
-    e: &'a [f64],
-    groups: &Range<usize>,
-) -> (&'a Octet, &'a [Octet]) {
-    let e = lanes(e);
-    (&e[target.width / LANES], &e[groups.clone()])
-}
-
 /// Two different rows of a buffer, one to read and one to write.
 #[inline(always)]
-pub(super) fn two(rows: &mut [f64], len: usize, read: usize, write: usize) -> (&[f64], &mut [f64]) {
+pub(super) fn two<T>(rows: &mut [T], len: usize, read: usize, write: usize) -> (&[T], &mut [T]) {
     if read < write {
         let (low, high) = rows.split_at_mut(write * len);
-        (&low[read * len..(read + 1) * len], &mut high[..len])
+        (&low[read * len..][..len], &mut high[..len])
     } else {
         let (low, high) = rows.split_at_mut(read * len);
-        (&high[..len], &mut low[write * len..(write + 1) * len])
+        (&high[..len], &mut low[write * len..][..len])
     }
 }

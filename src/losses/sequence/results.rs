@@ -5,7 +5,7 @@ use super::ctc::{Gradient, Outputs, Posteriors};
 use super::frames::Form;
 use super::planes::{Octet, groups_below, lanes};
 use super::rows::Element;
-use super::sweep::{Lattice, Sink};
+use super::sweep::{Lattice, Occupancies, Sink};
 use crate::simd::{Isa, Kernel, dispatch};
 use std::array;
 use std::ops::Range;
@@ -14,10 +14,10 @@ use std::ops::Range;
 pub(super) struct Nobody;
 
 impl Sink for Nobody {
-    fn take<'a>(
+    fn take(
         &self,
         _: Range<usize>,
-        _: &dyn Fn(usize) -> &'a [f64],
+        _: &Occupancies<'_>,
         _: &[[f64; 2]],
         _: Option<&[f64]>,
         _: &mut Vec<f64>,
@@ -34,10 +34,10 @@ pub(super) struct Taker<'a, E> {
 }
 
 impl<E: Element> Sink for Taker<'_, E> {
-    fn take<'a>(
+    fn take(
         &self,
         frames: Range<usize>,
-        rows: &dyn Fn(usize) -> &'a [f64],
+        rows: &Occupancies<'_>,
         totals: &[[f64; 2]],
         e: Option<&[f64]>,
         scratch: &mut Vec<f64>,
@@ -61,12 +61,12 @@ impl<E: Element> Sink for Taker<'_, E> {
                 let (state, out) =
                     unsafe { (path.states.row(self.n, t)[0], path.posteriors.row(self.n, t)) };
                 let plane = if state % 2 == 1 { target.width } else { 0 };
-                out[0] = rows(i)[plane + state as usize / 2] / totals[i].iter().sum::<f64>();
+                out[0] = rows.row(i)[plane + state as usize / 2] / totals[i].iter().sum::<f64>();
             }
         }
         if let Some(posteriors) = self.outputs.posteriors {
             for (i, t) in frames.enumerate() {
-                self.posteriors(rows(i), t, totals[i][0] + totals[i][1], &posteriors);
+                self.posteriors(rows.row(i), t, totals[i][0] + totals[i][1], &posteriors);
             }
         }
     }
@@ -93,18 +93,18 @@ impl<E: Element> Taker<'_, E> {
     }
 }
 
-struct Take<'a, 'b, 'c, E> {
+struct Take<'a, 'b, E> {
     taker: &'a Taker<'b, E>,
     grad: &'a Gradient<'b, E>,
     frames: Range<usize>,
-    rows: &'a dyn Fn(usize) -> &'c [f64],
+    rows: &'a Occupancies<'a>,
     totals: &'a [[f64; 2]],
     e: &'a [f64],
     /// What belongs to the places of an emission row.
     plane: &'a mut [f64],
 }
 
-impl<E: Element> Kernel for Take<'_, '_, '_, E> {
+impl<E: Element> Kernel for Take<'_, '_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -115,10 +115,13 @@ impl<E: Element> Kernel for Take<'_, '_, '_, E> {
         plane.fill(0.0);
         for (i, t) in frames.enumerate() {
             let groups = target.groups(t);
+            let label = &lanes(&rows.row(i)[target.width..])[groups.clone()];
+            let reach = plane.as_chunks_mut().0;
             // What has left the reach of the start is stale; nothing leaves that of the end.
-            plane[..groups.start * LANES].fill(0.0);
-            let label = &lanes(&rows(i)[target.width..])[groups.clone()];
-            let reach = &mut plane.as_chunks_mut().0[groups];
+            for g in groups_below(groups.start) {
+                reach[g] = [0.0; LANES];
+            }
+            let reach = &mut reach[groups];
             for g in groups_below(label.len()) {
                 reach[g] = label[g];
             }

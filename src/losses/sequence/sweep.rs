@@ -109,8 +109,8 @@ pub(super) trait Arithmetic {
     fn blocks(side: Side, range: Range<usize>, frames: &[Frame], blocks: &mut Vec<Block>);
     /// Elements that a block of so many frames takes when its rows are stored.
     fn store_len(target: &Target, frames: usize) -> usize;
-    /// The two planes of occupancies of a stored block's frame i, in the order in which its frames were stored.
-    fn occupancies<'a>(target: &Target, store: &'a [f64], i: usize) -> &'a [f64];
+    /// Where in a stored block the occupancies of its first frame begin, and the elements from one frame to the next.
+    fn occupancies(target: &Target) -> [usize; 2];
     /// The state before any frame: all of it in one state.
     fn start(state: &mut [f64], first: usize);
     /// Goes through the frames of a block, storing them.
@@ -148,16 +148,34 @@ pub(super) trait Arithmetic {
 
 /// Takes the occupancies of a block.
 pub(super) trait Sink: Sync {
-    /// `rows(i)` are those of frame `frames.start + i`, and `totals[i]` their sums over blanks and labels. Emission rows
-    /// in the form [`Form::Linear`] come along if they are at hand.
-    fn take<'a>(
+    /// Row i is that of frame `frames.start + i`, and `totals[i]` its sums over blanks and labels. Emission rows in the
+    /// form [`Form::Linear`] come along if they are at hand.
+    fn take(
         &self,
         frames: Range<usize>,
-        rows: &dyn Fn(usize) -> &'a [f64],
+        rows: &Occupancies<'_>,
         totals: &[[f64; 2]],
         e: Option<&[f64]>,
         scratch: &mut Vec<f64>,
     );
+}
+
+/// Rows of a block: two planes of occupancies each.
+pub(super) struct Occupancies<'a> {
+    store: &'a [f64],
+    side: Side,
+    frames: usize,
+    first: usize,
+    step: usize,
+    len: usize,
+}
+
+impl<'a> Occupancies<'a> {
+    #[inline(always)]
+    pub fn row(&self, i: usize) -> &'a [f64] {
+        let i = if self.side == Side::Start { i } else { self.frames - 1 - i };
+        &self.store[self.first + i * self.step..][..self.len]
+    }
 }
 
 /// The lattice of a sample.
@@ -454,11 +472,9 @@ impl Meeting<'_> {
                 A::pass(lattice.level, at, (block, e), state, work, stored, &mut totals);
             let error = |[a, b]: &[f64; 2]| ((a + b) / self.crossing.total - 1.0).abs();
             self.trusted &= totals.iter().all(|total| error(total) <= TOLERANCE);
-            let last = block.frames.len() - 1;
-            let rows = |i| {
-                let i = if owner == Side::Start { i } else { last - i };
-                A::occupancies(target, store, i)
-            };
+            let ([first, step], frames) = (A::occupancies(target), block.frames.len());
+            let (side, len) = (owner, 2 * target.width);
+            let rows = Occupancies { store, side, frames, first, step, len };
             let e = Some(e).filter(|_| A::FORM == Form::Linear);
             sink.take(block.frames.clone(), &rows, &totals, e, &mut work.sink);
         }

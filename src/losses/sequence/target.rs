@@ -1,6 +1,7 @@
 //! What a label sequence asks of the frames: states, transitions, reach.
 
 use super::{Error, LANES, Side};
+use std::iter;
 use std::ops::Range;
 
 /// The label sequences of a batch, one after another: those of sample n are `flat[offsets[n]..offsets[n + 1]]`.
@@ -136,6 +137,26 @@ impl Target {
         start as usize..end as usize
     }
 
+    /// Some frames, in the order of a side, by the groups in reach.
+    #[inline(always)]
+    pub fn runs<'a>(
+        &'a self,
+        side: Side,
+        frames: &'a Range<usize>,
+    ) -> impl Iterator<Item = Run> + use<'a> {
+        let groups = move |i: usize| self.groups(side.nth(frames, i));
+        let mut first = 0;
+        iter::from_fn(move || {
+            let own = (first < frames.len()).then(|| groups(first))?;
+            let rest = (first..frames.len()).find(|&i| groups(i) != own);
+            let run = first..rest.unwrap_or(frames.len());
+            first = run.end;
+            let after = side.after(side.nth(frames, run.end - 1), self.frames);
+            let next = after.map_or(own.clone(), |t| self.groups(t));
+            Some(Run { frames: run, groups: own, next })
+        })
+    }
+
     /// The groups that hold the states in reach at any of some frames, or at the one that `side` comes from.
     #[inline(always)]
     pub fn groups_of(&self, side: Side, frames: &Range<usize>) -> Range<usize> {
@@ -164,6 +185,16 @@ impl Target {
     pub fn bytes(labels: usize, frames: usize) -> usize {
         labels * 40 + frames * size_of::<[u32; 2]>()
     }
+}
+
+/// Frames in a row that have the same groups in reach.
+pub(super) struct Run {
+    /// Counted from where a direction enters the frames that it is a part of.
+    pub frames: Range<usize>,
+    /// What they have in reach.
+    pub groups: Range<usize>,
+    /// What the frame after them has.
+    pub next: Range<usize>,
 }
 
 /// A label is in reach at t if the ones up to it fit into the frames up to t, and the ones behind it into the rest. Blank

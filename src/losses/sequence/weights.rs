@@ -106,57 +106,100 @@ fn ends<'a>(target: &Target, plane: &'a [f64], start: usize, end: usize) -> [&'a
     [&plane[label.start - 1..label.end - 1], &plane[start..end], &plane[label]]
 }
 
-/// One step along the arrows.
+/// The arrows along which states in the same groups are reached, one frame like the other.
 pub(super) struct Arrows<'a> {
     side: Side,
-    blank: &'a [Octet],
-    label: &'a [Octet],
-    /// The groups next to those of `blank` and `label` that feed them, too.
-    beside: [&'a [Octet]; 2],
+    groups: usize,
+    /// Where in a row the groups of blanks begin, those of labels, and those next to them that feed them, too.
+    starts: [usize; 4],
     /// What multiplies the label that feeds a blank, the blank that feeds a label, and the label that feeds a label.
     weights: [&'a [Octet]; 3],
 }
 
 impl<'a> Arrows<'a> {
     #[inline(always)]
-    pub fn new(
-        side: Side,
-        target: &Target,
-        row: &'a [f64],
-        weights: &'a Weights,
-        groups: &Range<usize>,
-    ) -> Self {
-        let (n, start) = (groups.len(), groups.start * LANES);
-        let label = target.width + start;
-        let at = |from: usize| &lanes(&row[from..])[..n];
+    pub fn new(side: Side, target: &Target, weights: &'a Weights, groups: &Range<usize>) -> Self {
+        let (n, blank) = (groups.len(), groups.start);
+        let label = target.width / LANES + blank;
+        let start = blank * LANES;
         let Weights { enter, leave, jump } = weights;
-        let (beside, enter, leave, jump) = match side {
-            Side::Start => {
-                ([at(start), at(label - LANES)], &enter[start..], &leave[start..], &jump[start..])
+        let (beside, weights) = match side {
+            Side::Start => ([blank, label - 1], [&enter[start..], &leave[start..], &jump[start..]]),
+            Side::End => {
+                ([blank + 1, label + 1], [&leave[start..], &enter[start + 1..], &jump[start + 1..]])
             }
-            Side::End => (
-                [at(start + LANES), at(label + LANES)],
-                &leave[start..],
-                &enter[start + 1..],
-                &jump[start + 1..],
-            ),
         };
-        let weights = [&lanes(enter)[..n], &lanes(leave)[..n], &lanes(jump)[..n]];
-        Arrows { side, blank: at(start), label: at(label), beside, weights }
+        let weights = weights.map(|weights| &lanes(weights)[..n]);
+        Arrows { side, groups: n, starts: [blank, label, beside[0], beside[1]], weights }
     }
 
-    /// The sums for the blanks and the labels of a group.
+    /// What a row feeds along them.
     #[inline(always)]
-    pub fn sums<S: Isa>(&self, g: usize) -> [Octet; 2] {
+    pub fn from(&self, row: &'a [Octet]) -> Fed<'a> {
+        let [blank, label, blank_beside, label_beside] =
+            self.starts.map(|start| &row[start..][..self.groups]);
+        let (side, weights) = (self.side, self.weights);
+        Fed { side, blank, label, beside: [blank_beside, label_beside], weights }
+    }
+
+    /// Where in a row of these groups there must be zeros for a step to others, or on to the same ones.
+    #[inline(always)]
+    pub fn surround(&self, target: &Target, next: &Range<usize>, row: &mut [Octet]) {
+        let plane = target.width / LANES;
+        let own = self.starts[0]..self.starts[0] + self.groups;
+        let mut clear = |at: usize| {
+            if !own.contains(&at) && !(at >= plane && own.contains(&(at - plane))) {
+                row[at] = [0.0; LANES];
+            }
+        };
+        match self.side {
+            Side::Start => clear(plane + next.start - 1),
+            Side::End => [next.end, plane + next.end].into_iter().for_each(&mut clear),
+        }
+        if *next != own {
+            for at in next.clone() {
+                clear(at);
+                clear(plane + at);
+            }
+        }
+    }
+}
+
+/// Numbers for the blanks and the labels of some groups.
+pub(super) trait Groups {
+    /// Those of group g.
+    fn group<S: Isa>(&self, g: usize) -> [Octet; 2];
+}
+
+impl Groups for [&[Octet]; 2] {
+    #[inline(always)]
+    fn group<S: Isa>(&self, g: usize) -> [Octet; 2] {
+        self.map(|plane| plane[g])
+    }
+}
+
+/// The sums over what feeds blanks and labels.
+pub(super) struct Fed<'a> {
+    side: Side,
+    blank: &'a [Octet],
+    label: &'a [Octet],
+    beside: [&'a [Octet]; 2],
+    weights: [&'a [Octet]; 3],
+}
+
+impl Groups for Fed<'_> {
+    #[inline(always)]
+    fn group<S: Isa>(&self, g: usize) -> [Octet; 2] {
         let (blank, label) = (&self.blank[g], &self.label[g]);
+        let [blank_beside, label_beside] = self.beside;
         let [to_blank, by_blank, by_label] = match self.side {
             Side::Start => {
-                let before = S::delayed(&self.beside[1][g], label);
+                let before = S::delayed(&label_beside[g], label);
                 [before, *blank, before]
             }
             Side::End => {
-                let [blank_after, label_after] = self.beside;
-                [*label, S::advanced(blank, &blank_after[g]), S::advanced(label, &label_after[g])]
+                let by_blank = S::advanced(blank, &blank_beside[g]);
+                [*label, by_blank, S::advanced(label, &label_beside[g])]
             }
         };
         let [enter, leave, jump] = self.weights;

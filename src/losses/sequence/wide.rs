@@ -8,9 +8,7 @@
 
 use super::frames::{Form, Frame};
 use super::linear;
-use super::planes::{
-    Octet, copy_row, emissions, fold, lanes, planes_mut, power_of_two, split, surround, two,
-};
+use super::planes::{Octet, copy_row, fold, lanes, planes_mut, power_of_two, split, two};
 use super::sweep::{Arithmetic, Block, Crossing, Kept, Work, state_len};
 use super::target::Target;
 use super::{LANES, Side};
@@ -77,6 +75,26 @@ impl Numbers {
     }
 }
 
+/// Zeros around the groups of a row that were written: the next row may read one element further.
+#[inline(always)]
+fn surround(row: &mut [f64], target: &Target, groups: &Range<usize>) {
+    let width = target.width;
+    for plane in [0, width] {
+        if groups.start > 0 {
+            row[plane + (groups.start - 1) * LANES..][..LANES].fill(0.0);
+        }
+        if groups.end * LANES < width {
+            row[plane + groups.end * LANES..][..LANES].fill(0.0);
+        }
+    }
+    // The planes touch: what comes before the first label is the end of the blanks, and behind these comes a label.
+    row[width - 1] = 0.0;
+    if groups.start > 0 {
+        row[width] = 0.0;
+    }
+    row[2 * width..2 * width + LANES].fill(0.0);
+}
+
 /// The places of numbers in a state, from element `from` of the rows.
 #[inline(always)]
 fn numbers<'a>(
@@ -127,8 +145,8 @@ fn planes<'a>(
     groups: &Range<usize>,
 ) -> [[&'a mut [Octet]; 2]; 2] {
     let (row, power) = state.split_at_mut(target.row());
-    let [blank, label] = planes_mut(row, target, groups);
-    let [blank_power, label_power] = planes_mut(power, target, groups);
+    let [blank, label] = planes_mut(row.as_chunks_mut().0, target, groups);
+    let [blank_power, label_power] = planes_mut(power.as_chunks_mut().0, target, groups);
     [[blank, blank_power], [label, label_power]]
 }
 
@@ -162,7 +180,10 @@ fn frame_e<'a>(
     groups: &Range<usize>,
 ) -> [(&'a Octet, &'a [Octet]); 2] {
     let at = (t - block.frames.start) * 2 * target.stride();
-    [at, at + target.stride()].map(|at| emissions(target, &e[at..], groups))
+    [at, at + target.stride()].map(|at| {
+        let row = lanes(&e[at..]);
+        (&row[target.width / LANES], &row[groups.clone()])
+    })
 }
 
 struct Advance<'a> {
@@ -349,8 +370,8 @@ impl Arithmetic for Wide {
         frames * state_len(target)
     }
 
-    fn occupancies<'a>(target: &Target, store: &'a [f64], i: usize) -> &'a [f64] {
-        &store[i * state_len(target)..][..2 * target.width]
+    fn occupancies(target: &Target) -> [usize; 2] {
+        [0, state_len(target)]
     }
 
     fn start(state: &mut [f64], first: usize) {
