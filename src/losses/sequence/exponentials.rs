@@ -102,6 +102,8 @@ impl<R: Real> Sums<R> {
             // Nothing to be relative to, unless there is a NaN.
             out.fill(R::ZERO);
             let possible = x.iter().all(|&x| x < R::INFINITY);
+            self.before[i] = [0.0; LANES];
+            self.last[i] = Part::NONE;
             self.last[i].largest[0] = if possible { R::ONE } else { R::NAN };
         } else if near {
             self.steps::<S>(i, x, out, |x| x.exp_near::<S>(max), max);
@@ -115,6 +117,7 @@ impl<R: Real> Sums<R> {
         let (whole, rest) = x.as_chunks::<STEP>();
         let blocks = whole.chunks(STEPS).zip(out.as_chunks_mut::<STEP>().0.chunks_mut(STEPS));
         let mut part = Part::NONE;
+        self.before[i] = [0.0; LANES];
         for (block, (x, out)) in blocks.enumerate() {
             if block > 0 {
                 self.before[i] = S::add(&self.before[i], &part.others());

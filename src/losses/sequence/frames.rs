@@ -80,11 +80,12 @@ impl<E: Element> Kernel for Survey<'_, E> {
             exps: vec![E::Real::ZERO; if in_place { 0 } else { classes * together }],
             emissions: vec![0.0; if self.table.is_some() { 0 } else { stride }],
         };
+        let mut sums = Sums::NONE;
         let mut defect = Defect::default();
         for begin in (0..self.frames.len()).step_by(together) {
             let frames = begin..self.frames.len().min(begin + together);
             match self.input {
-                Input::Logits => self.softmax::<S>(frames, &mut scratch, &mut defect),
+                Input::Logits => self.softmax::<S>(frames, &mut scratch, &mut sums, &mut defect),
                 _ => self.log_probs::<S>(frames, &mut scratch, &mut defect),
             }
         }
@@ -111,6 +112,7 @@ impl<E: Element> Survey<'_, E> {
         &mut self,
         frames: Range<usize>,
         scratch: &mut Scratch<E::Real>,
+        sums: &mut Sums<E::Real>,
         defect: &mut Defect,
     ) {
         let Scratch { row: buffer, exps, emissions } = scratch;
@@ -121,7 +123,6 @@ impl<E: Element> Survey<'_, E> {
             *extremes = Extremes::of::<S>(E::load(self.rows.row(n, first + t), buffer));
             defect.nan |= extremes.max == E::Real::INFINITY;
         }
-        let mut sums = Sums::NONE;
         for (i, (t, extremes)) in frames.clone().zip(&extremes).enumerate() {
             let x = E::load(self.rows.row(n, first + t), buffer);
             // SAFETY: it is held for this step only, and frames are not in another range.
@@ -143,7 +144,7 @@ impl<E: Element> Survey<'_, E> {
             let of = |class: usize| exps[class].to_f64();
             let least = match &mut self.table {
                 Some(table) => place(target, of, &mut table[t * target.stride()..]),
-                None => target.classes.iter().fold(1.0, |least, &c| of(c as usize).min(least)),
+                None => target.classes.iter().fold(1.0, |least, &[_, c]| of(c as usize).min(least)),
             };
             let bits = bits_below_1(least);
             let shift = extremes[i].max.to_f64();

@@ -21,7 +21,7 @@
 
 use super::frames::{Form, Frame};
 use super::planes::{
-    Octet, copy_row, groups_below, lanes, planes, planes_mut, power_of_two, split, two,
+    Octet, copy_row, lanes, one_by_one, planes, planes_mut, power_of_two, split, two,
 };
 use super::sweep::{Arithmetic, Block, Crossing, Kept, Work, state_len};
 use super::target::{Run, Target};
@@ -159,7 +159,8 @@ impl Kernel for Advance<'_> {
                 arrows.surround(target, if i + 1 == frames.end { &next } else { &groups }, to);
                 let fed = arrows.from(from);
                 let [blank, label] = planes_mut(to, target, &groups);
-                for g in groups_below(groups.len()) {
+                for g in 0..groups.len() {
+                    one_by_one();
                     let sums = fed.group::<S>(g);
                     [blank[g], label[g]] =
                         [S::mul(&sums[0], blank_e), S::mul(&sums[1], &label_e[g])];
@@ -358,7 +359,8 @@ impl Meeting<'_> {
         let [blank_stored, label_stored] = self.stored;
         let [blank, label] = self.to;
         let mut total = [[0.0; LANES]; 2];
-        for g in groups_below(label_e.len()) {
+        for g in 0..label_e.len() {
+            one_by_one();
             let sums = coming.group::<S>(g);
             let occupancies =
                 [S::mul(&blank_stored[g], &sums[0]), S::mul(&label_stored[g], &sums[1])];
@@ -384,7 +386,8 @@ fn step<S: Isa>(
     let [blank, label] = planes_mut(to.as_chunks_mut().0, target, groups);
     let arrows = Arrows::new(side, target, weights, groups);
     let fed = arrows.from(from);
-    for g in groups_below(groups.len()) {
+    for g in 0..groups.len() {
+        one_by_one();
         [blank[g], label[g]] = fed.group::<S>(g);
     }
 }

@@ -3,11 +3,10 @@
 use super::LANES;
 use super::ctc::{Gradient, Outputs, Posteriors};
 use super::frames::Form;
-use super::planes::{Octet, groups_below, lanes};
+use super::planes::lanes;
 use super::rows::Element;
 use super::sweep::{Lattice, Occupancies, Sink};
 use crate::simd::{Isa, Kernel, dispatch};
-use std::array;
 use std::ops::Range;
 
 /// Takes the occupancies of those who want none.
@@ -47,13 +46,13 @@ impl<E: Element> Sink for Taker<'_, E> {
             let stride = target.stride();
             let window = if e.is_some() { 0 } else { frames.len() * stride };
             scratch.resize(stride + window, 0.0);
-            let (plane, window) = scratch.split_at_mut(stride);
+            let (slopes, window) = scratch.split_at_mut(stride);
             let e = e.unwrap_or_else(|| {
                 self.lattice.source.fill(Form::Linear, frames.clone(), window);
                 window
             });
             let (taker, frames) = (self, frames.clone());
-            dispatch(self.lattice.level, Take { taker, grad, frames, rows, totals, e, plane });
+            dispatch(self.lattice.level, Take { taker, grad, frames, rows, totals, e, slopes });
         }
         if let Some(path) = self.outputs.alignment {
             for (i, t) in frames.clone().enumerate() {
@@ -100,8 +99,8 @@ struct Take<'a, 'b, E> {
     rows: &'a Occupancies<'a>,
     totals: &'a [[f64; 2]],
     e: &'a [f64],
-    /// What belongs to the places of an emission row.
-    plane: &'a mut [f64],
+    /// An emission row's worth of numbers.
+    slopes: &'a mut [f64],
 }
 
 impl<E: Element> Kernel for Take<'_, '_, E> {
@@ -109,37 +108,33 @@ impl<E: Element> Kernel for Take<'_, '_, E> {
 
     #[inline(always)]
     fn run<S: Isa>(self) {
-        let Take { taker, grad, frames, rows, totals, e, plane } = self;
+        let Take { taker, grad, frames, rows, totals, e, slopes } = self;
         let target = taker.lattice.target;
-        let scale = grad.scale[taker.n];
-        plane.fill(0.0);
-        for (i, t) in frames.enumerate() {
-            let groups = target.groups(t);
-            let label = &lanes(&rows.row(i)[target.width..])[groups.clone()];
-            let reach = plane.as_chunks_mut().0;
-            // What has left the reach of the start is stale; nothing leaves that of the end.
-            for g in groups_below(groups.start) {
-                reach[g] = [0.0; LANES];
-            }
-            let reach = &mut reach[groups];
-            for g in groups_below(label.len()) {
-                reach[g] = label[g];
-            }
-            for &[first, again] in &target.repeats {
-                plane[first as usize] += plane[again as usize];
-            }
-            plane[target.width] = totals[i][0];
+        let (scale, plane) = (grad.scale[taker.n], target.width / LANES);
+        for ((i, t), e) in frames.enumerate().zip(e.chunks_exact(target.stride())) {
             let factor = scale * taker.lattice.frames[t].factor;
-            let inverse = scale / (totals[i][0] + totals[i][1]);
-            let e = &e[i * target.stride()..][..target.stride()];
+            let share = -scale / (totals[i][0] + totals[i][1]);
+            let groups = target.groups(t);
+            let label = &rows.row(i)[target.width..];
+            let all = slopes.as_chunks_mut().0;
+            for (slopes, e) in all.iter_mut().zip(lanes(e)) {
+                *slopes = S::mul(e, &[factor; LANES]);
+            }
+            let blank = S::mul_add(&[totals[i][0]; LANES], &[share; LANES], &all[plane]);
+            all[plane] = blank;
+            let reach = all[groups.clone()].iter_mut().zip(&lanes(label)[groups.clone()]);
+            for (slopes, occupancies) in reach {
+                *slopes = S::mul_add(occupancies, &[share; LANES], slopes);
+            }
+            let reach = groups.start * LANES..groups.end * LANES;
+            for [first, again] in target.repeats.iter().map(|pair| pair.map(|u| u as usize)) {
+                let occupancy = if reach.contains(&again) { label[again] } else { 0.0 };
+                slopes[first] += share * occupancy;
+            }
             // SAFETY: this call alone has the frames.
             let out = unsafe { grad.rows.row(taker.n, t) };
-            for (places, classes) in target.places().iter().zip(target.classes.chunks(LANES)) {
-                let (occupancies, e) = (S::gathered(plane, places), S::gathered(e, places));
-                let slopes: Octet = array::from_fn(|i| factor * e[i] - inverse * occupancies[i]);
-                for (&class, slope) in classes.iter().zip(slopes) {
-                    out[class as usize] = E::of(slope);
-                }
+            for &[place, class] in &target.classes {
+                out[class as usize] = E::of(slopes[place as usize]);
             }
         }
     }

@@ -68,10 +68,8 @@ pub(super) struct Target {
     labels: Vec<u32>,
     /// The class of the blank.
     pub blank: u32,
-    /// The classes that occur, each once, the blank last.
-    pub classes: Vec<u32>,
-    /// For each of them where it stands first in an emission row; any place behind, up to a multiple of [`LANES`].
-    places: Vec<u32>,
+    /// For each class that occurs, where it stands first in an emission row, and the class; the blank last.
+    pub classes: Vec<[u32; 2]>,
     /// Labels of a class that an earlier one has, too: that one, and the label.
     pub repeats: Vec<[u32; 2]>,
     /// For each label 1 if it may follow the label before it directly, else 0; `LANES` zeros behind.
@@ -93,18 +91,16 @@ impl Target {
         let keys = (0..).zip(labels).map(|(u, &class)| u64::from(class) << 32 | u);
         refill(&mut self.sorted, keys);
         self.sorted.sort_unstable();
-        let Target { classes, places, repeats, skip, band, sorted, .. } = self;
-        (classes.clear(), places.clear(), repeats.clear());
+        let Target { classes, repeats, skip, band, sorted, .. } = self;
+        (classes.clear(), repeats.clear());
         for key in sorted {
             let (class, u) = ((*key >> 32) as u32, *key as u32);
-            match places.last() {
-                Some(&first) if classes.last() == Some(&class) => repeats.push([first, u]),
-                _ => (classes.push(class), places.push(u)).1,
+            match classes.last() {
+                Some(&[first, last]) if last == class => repeats.push([first, u]),
+                _ => classes.push([u, class]),
             }
         }
-        classes.push(blank);
-        places.push(width as u32);
-        places.resize(places.len().next_multiple_of(LANES), width as u32);
+        classes.push([width as u32, blank]);
         skip.clear();
         skip.resize(width + LANES, 0.0);
         for (skip, pair) in skip[1..].iter_mut().zip(labels.windows(2)) {
@@ -122,12 +118,6 @@ impl Target {
     #[inline(always)]
     pub fn labels(&self) -> &[[u32; LANES]] {
         self.labels.as_chunks().0
-    }
-
-    /// For each class that occurs, where it stands first in an emission row; any place behind.
-    #[inline(always)]
-    pub fn places(&self) -> &[[u32; LANES]] {
-        self.places.as_chunks().0
     }
 
     /// The groups that hold the states in reach at frame t.
