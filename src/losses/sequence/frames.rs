@@ -16,6 +16,7 @@ use super::target::Target;
 use super::{Input, LANES};
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
+use std::array;
 use std::f64::consts::LOG2_E;
 use std::ops::Range;
 
@@ -116,19 +117,27 @@ impl<E: Element> Survey<'_, E> {
         defect: &mut Defect,
     ) {
         let Scratch { row: buffer, exps, emissions } = scratch;
-        let classes = exps.len().min(self.rows.width());
-        let (n, first, grad) = (self.n, self.first, self.grad);
+        let (n, target, count) = (self.n, self.target, frames.len());
+        let mut rows: [&[E]; BATCH] = [&[]; BATCH];
+        let mut exps_of: [&mut [E::Real]; BATCH] = array::from_fn(|_| Default::default());
+        let mut spare = exps.chunks_exact_mut(self.rows.width().max(1));
+        for (i, t) in (self.first + frames.start..).take(count).enumerate() {
+            rows[i] = self.rows.row(n, t);
+            let spare = spare.next().unwrap_or_default();
+            exps_of[i] = match self.grad {
+                // SAFETY: this is the only survey of this sample, and its frames are not in another range.
+                Some((grad, _)) => E::buffer(unsafe { grad.row(n, t) }, spare),
+                None => spare,
+            };
+        }
+        let (rows, exps_of) = (&rows[..count], &mut exps_of[..count]);
         let mut extremes = [Extremes::NONE; BATCH];
-        for (t, extremes) in frames.clone().zip(&mut extremes) {
-            *extremes = Extremes::of::<S>(E::load(self.rows.row(n, first + t), buffer));
+        for (row, extremes) in rows.iter().zip(&mut extremes) {
+            *extremes = Extremes::of::<S>(E::load(row, buffer));
             defect.nan |= extremes.max == E::Real::INFINITY;
         }
-        for (i, (t, extremes)) in frames.clone().zip(&extremes).enumerate() {
-            let x = E::load(self.rows.row(n, first + t), buffer);
-            // SAFETY: it is held for this step only, and frames are not in another range.
-            let exps =
-                unsafe { exps_of(grad, (n, first + t), &mut exps[i * classes..][..classes]) };
-            sums.exponentials::<S>(i, x, extremes, exps);
+        for (i, (row, exps)) in rows.iter().zip(&mut *exps_of).enumerate() {
+            sums.exponentials::<S>(i, E::load(row, buffer), &extremes[i], exps);
         }
         let others = sums.other::<S>();
         let (mut base, mut factor) = ([0.0; BATCH], [0.0; BATCH]);
@@ -136,30 +145,24 @@ impl<E: Element> Survey<'_, E> {
             base[i] = others[i].log1p::<S>();
             factor[i] = 1.0 / (1.0 + others[i]);
         }
-        for (i, t) in frames.clone().enumerate() {
-            // SAFETY: as above.
-            let exps =
-                unsafe { exps_of(grad, (n, first + t), &mut exps[i * classes..][..classes]) };
-            let target = self.target;
+        for (i, (exps, t)) in exps_of.iter().zip(frames.clone()).enumerate() {
             let of = |class: usize| exps[class].to_f64();
             let least = match &mut self.table {
                 Some(table) => place(target, of, &mut table[t * target.stride()..]),
                 None => target.classes.iter().fold(1.0, |least, &[_, c]| of(c as usize).min(least)),
             };
-            let bits = bits_below_1(least);
-            let shift = extremes[i].max.to_f64();
+            let (shift, bits) = (extremes[i].max.to_f64(), bits_below_1(least));
             self.frames[t] = Frame { shift, base: base[i], factor: factor[i], bits, wide: false };
         }
-        for (i, t) in frames.clone().enumerate() {
-            let Some((rows, scale)) = grad else { break };
-            let factor = E::Real::from_f64(scale * factor[i]);
-            let exps = &mut exps[i * classes..][..classes];
-            // SAFETY: as above.
-            for e in unsafe { exps_of(grad, (n, first + t), exps) } {
-                *e *= factor;
+        if let Some((grad, scale)) = self.grad {
+            for (i, exps) in exps_of.iter_mut().enumerate() {
+                let factor = E::Real::from_f64(scale * factor[i]);
+                exps.iter_mut().for_each(|e| *e *= factor);
+                if !E::DIRECT {
+                    // SAFETY: as above.
+                    E::store(unsafe { grad.row(n, self.first + frames.start + i) }, exps);
+                }
             }
-            // SAFETY: as above.
-            E::store(unsafe { rows.row(n, first + t) }, exps);
         }
         for t in frames {
             if self.frames[t].bits > bits_below_1(SMALLEST) {
@@ -215,23 +218,6 @@ impl<E: Element> Survey<'_, E> {
             least = if x == f64::NEG_INFINITY { least } else { Real::min(*e, least) };
         }
         Frame { shift, bits: bits_below_1(least), wide: true, ..Frame::default() }
-    }
-}
-
-/// Where the exponentials of row `(n, t)` go: to the gradient, unless they have to be converted.
-///
-/// # Safety
-/// Nobody else holds the row of the gradient.
-#[inline(always)]
-unsafe fn exps_of<'a, E: Element>(
-    grad: Option<(&'a RowsMut<'_, E>, f64)>,
-    (n, t): (usize, usize),
-    scratch: &'a mut [E::Real],
-) -> &'a mut [E::Real] {
-    match grad {
-        // SAFETY: as the caller says.
-        Some((rows, _)) => E::buffer(unsafe { rows.row(n, t) }, scratch),
-        None => scratch,
     }
 }
 

@@ -21,7 +21,7 @@
 
 use super::frames::{Form, Frame};
 use super::planes::{
-    Octet, copy_row, lanes, one_by_one, planes, planes_mut, power_of_two, split, two,
+    Octet, Steps, copy_row, lanes, one_by_one, planes, planes_mut, power_of_two, split,
 };
 use super::sweep::{Arithmetic, Block, Crossing, Kept, Work, state_len};
 use super::target::{Run, Target};
@@ -145,19 +145,16 @@ impl Kernel for Advance<'_> {
             None => &mut work.rows,
         };
         let len = target.row() / LANES;
-        let place = |i: usize| if stores { i } else { i % 2 };
-        let (rows, e) = (rows.as_chunks_mut().0, Emissions::new(side, target, block, e));
+        let rows = if stores { rows } else { &mut rows[..2 * target.row()] };
+        let mut steps = Steps::new(rows.as_chunks_mut().0, len);
+        let e = Emissions::new(side, target, block, e);
         for Run { frames, groups, next } in target.runs(side, &block.frames) {
             let arrows = Arrows::new(side, target, &work.weights, &groups);
             for i in frames.clone() {
                 let (blank_e, label_e) = e.of(i, &groups);
-                let (from, to) = if i == 0 {
-                    (lanes(self.state.row), &mut rows[..len])
-                } else {
-                    two(rows, len, place(i - 1), place(i))
-                };
-                arrows.surround(target, if i + 1 == frames.end { &next } else { &groups }, to);
-                let fed = arrows.from(from);
+                let (from, to) = steps.pair();
+                let fed = arrows.from(if i == 0 { lanes(self.state.row) } else { from });
+                arrows.surround((i + 1 == frames.end).then_some(&next), to);
                 let [blank, label] = planes_mut(to, target, &groups);
                 for g in 0..groups.len() {
                     one_by_one();
@@ -165,11 +162,11 @@ impl Kernel for Advance<'_> {
                     [blank[g], label[g]] =
                         [S::mul(&sums[0], blank_e), S::mul(&sums[1], &label_e[g])];
                 }
+                steps.turn();
             }
         }
-        let last = block.frames.len() - 1;
-        let row = &rows.as_flattened()[place(last) * target.row()..][..target.row()];
-        copy_row(row, self.state.row, target, &target.groups(side.nth(&block.frames, last)));
+        let last = target.groups(side.nth(&block.frames, block.frames.len() - 1));
+        copy_row(steps.last.as_flattened(), self.state.row, target, &last);
         kept
     }
 }
@@ -296,30 +293,30 @@ impl Kernel for Pass<'_> {
         let power = &head[..2 * target.width];
         let all = target.groups_of(side.other(), &block.frames);
         work.weights.set(side.other(), target, power, all);
-        let (stored, e) = (stored.as_chunks_mut().0, Emissions::new(side, target, block, e));
-        let rows = work.rows.as_chunks_mut().0;
+        let mut stored = stored.as_chunks_mut().0.chunks_exact_mut(len).rev();
+        let mut steps = Steps::new(&mut work.rows.as_chunks_mut().0[..2 * len], len);
+        let e = Emissions::new(side, target, block, e);
         let mut sums = [[[0.0; LANES]; FRAMES]; 2];
         for Run { frames: run, groups, next } in target.runs(side, &block.frames) {
             let arrows = Arrows::new(side, target, &work.weights, &groups);
             for i in run.clone() {
-                let stored = &mut stored[(frames - 1 - i) * len..][..len];
+                let Some(stored) = stored.next() else { break };
                 let stored = planes_mut(stored, target, &groups);
-                let (from, to) = if i == 0 {
+                let (from, to) = steps.pair();
+                if i == 0 {
                     adopt(target, &groups, state.row, [state.power, power], (&stored, whole));
-                    (lanes(state.row), &mut rows[..len])
-                } else {
-                    two(rows, len, (i - 1) % 2, i % 2)
-                };
-                arrows.surround(target, if i + 1 == run.end { &next } else { &groups }, to);
+                }
+                arrows.surround((i + 1 == run.end).then_some(&next), to);
                 let meeting = Meeting { stored, to: planes_mut(to, target, &groups) };
                 let e = e.of(i, &groups);
                 let total = if i == 0 {
-                    meeting.meet::<S>(&planes(from, target, &groups), e)
+                    meeting.meet::<S>(&planes(lanes(state.row), target, &groups), e)
                 } else {
                     meeting.meet::<S>(&arrows.from(from), e)
                 };
                 let at = if side == Side::Start { i } else { frames - 1 - i };
                 [sums[0][at], sums[1][at]] = total;
+                steps.turn();
             }
         }
         let [blanks, labels] = sums.each_ref().map(|sums| sums.as_chunks().0);
@@ -333,8 +330,7 @@ impl Kernel for Pass<'_> {
         let last = side.nth(&block.frames, frames - 1);
         let Some(next) = side.after(last, target.frames) else { return true };
         let groups = target.groups(next);
-        let row = &rows[(frames - 1) % 2 * len..][..len];
-        step::<S>(side, target, row, &work.weights, &groups, state.row);
+        step::<S>(side, target, steps.last, &work.weights, &groups, state.row);
         state.power.copy_from_slice(power);
         let peak = head[2 * target.width];
         peak == f64::INFINITY || state.row.iter().all(|&x| x <= power_of_two(peak))

@@ -4,7 +4,9 @@ use super::target::Target;
 use super::{Error, LANES};
 pub(super) use crate::simd::Octet;
 use std::hint;
+use std::mem;
 use std::ops::{Deref, DerefMut, Range};
+use std::slice::ChunksExactMut;
 
 /// Numbers from the start of a cache line on, so that no group of them is split between two lines.
 #[derive(Default)]
@@ -131,14 +133,31 @@ pub(super) fn copy_row(from: &[f64], to: &mut [f64], target: &Target, groups: &R
     }
 }
 
-/// Two different rows of a buffer, one to read and one to write.
-#[inline(always)]
-pub(super) fn two<T>(rows: &mut [T], len: usize, read: usize, write: usize) -> (&[T], &mut [T]) {
-    if read < write {
-        let (low, high) = rows.split_at_mut(write * len);
-        (&low[read * len..][..len], &mut high[..len])
-    } else {
-        let (low, high) = rows.split_at_mut(read * len);
-        (&high[..len], &mut low[write * len..][..len])
+/// Rows each of which is made from the one before: all that there are, then the last two in turn.
+pub(super) struct Steps<'a, T> {
+    pub last: &'a mut [T],
+    next: &'a mut [T],
+    fresh: ChunksExactMut<'a, T>,
+}
+
+impl<'a, T> Steps<'a, T> {
+    pub fn new(rows: &'a mut [T], len: usize) -> Self {
+        let mut fresh = rows.chunks_exact_mut(len);
+        Steps { last: &mut [], next: fresh.next().unwrap_or_default(), fresh }
+    }
+
+    /// The row before, none for the first one, and the row to be made.
+    #[inline(always)]
+    pub fn pair(&mut self) -> (&[T], &mut [T]) {
+        (self.last, self.next)
+    }
+
+    /// Goes on to the next row.
+    #[inline(always)]
+    pub fn turn(&mut self) {
+        mem::swap(&mut self.last, &mut self.next);
+        if let Some(fresh) = self.fresh.next() {
+            self.next = fresh;
+        }
     }
 }

@@ -110,6 +110,10 @@ fn ends<'a>(target: &Target, plane: &'a [f64], start: usize, end: usize) -> [&'a
 pub(super) struct Arrows<'a> {
     side: Side,
     groups: usize,
+    /// Groups of a plane.
+    plane: usize,
+    /// Next to these groups, where a step to the same ones wants zeros.
+    edges: [Option<usize>; 2],
     /// Where in a row the groups of blanks begin, those of labels, and those next to them that feed them, too.
     starts: [usize; 4],
     /// What multiplies the label that feeds a blank, the blank that feeds a label, and the label that feeds a label.
@@ -120,7 +124,8 @@ impl<'a> Arrows<'a> {
     #[inline(always)]
     pub fn new(side: Side, target: &Target, weights: &'a Weights, groups: &Range<usize>) -> Self {
         let (n, blank) = (groups.len(), groups.start);
-        let label = target.width / LANES + blank;
+        let plane = target.width / LANES;
+        let label = plane + blank;
         let start = blank * LANES;
         let Weights { enter, leave, jump } = weights;
         let (beside, weights) = match side {
@@ -130,7 +135,10 @@ impl<'a> Arrows<'a> {
             }
         };
         let weights = weights.map(|weights| &lanes(weights)[..n]);
-        Arrows { side, groups: n, starts: [blank, label, beside[0], beside[1]], weights }
+        let starts = [blank, label, beside[0], beside[1]];
+        let mut arrows = Arrows { side, groups: n, plane, edges: [None; 2], starts, weights };
+        arrows.edges = arrows.beside(groups).map(|at| at.filter(|&at| !arrows.writes(at)));
+        arrows
     }
 
     /// What a row feeds along them.
@@ -142,25 +150,38 @@ impl<'a> Arrows<'a> {
         Fed { side, blank, label, beside: [blank_beside, label_beside], weights }
     }
 
-    /// Where in a row of these groups there must be zeros for a step to others, or on to the same ones.
+    /// Zeros around these groups in a row, for a step to the same ones or to others.
     #[inline(always)]
-    pub fn surround(&self, target: &Target, next: &Range<usize>, row: &mut [Octet]) {
-        let plane = target.width / LANES;
-        let own = self.starts[0]..self.starts[0] + self.groups;
-        let mut clear = |at: usize| {
-            if !own.contains(&at) && !(at >= plane && own.contains(&(at - plane))) {
-                row[at] = [0.0; LANES];
-            }
-        };
-        match self.side {
-            Side::Start => clear(plane + next.start - 1),
-            Side::End => [next.end, plane + next.end].into_iter().for_each(&mut clear),
+    pub fn surround(&self, next: Option<&Range<usize>>, row: &mut [Octet]) {
+        for at in self.edges.into_iter().flatten() {
+            row[at] = [0.0; LANES];
         }
-        if *next != own {
-            for at in next.clone() {
-                clear(at);
-                clear(plane + at);
+        if let Some(next) = next.filter(|next| **next != self.own()) {
+            let beside = self.beside(next).into_iter().flatten();
+            for at in next.clone().chain(next.clone().map(|g| self.plane + g)).chain(beside) {
+                if !self.writes(at) {
+                    row[at] = [0.0; LANES];
+                }
             }
+        }
+    }
+
+    fn own(&self) -> Range<usize> {
+        let start = self.starts[0];
+        start..start + self.groups
+    }
+
+    /// Whether a group of a row is one of these.
+    fn writes(&self, at: usize) -> bool {
+        let own = self.own();
+        own.contains(&at) || at >= self.plane && own.contains(&(at - self.plane))
+    }
+
+    /// The groups of a row next to some that feed them, too.
+    fn beside(&self, groups: &Range<usize>) -> [Option<usize>; 2] {
+        match self.side {
+            Side::Start => [Some(self.plane + groups.start - 1), None],
+            Side::End => [Some(groups.end), Some(self.plane + groups.end)],
         }
     }
 }

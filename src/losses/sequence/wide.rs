@@ -8,7 +8,7 @@
 
 use super::frames::{Form, Frame};
 use super::linear;
-use super::planes::{Octet, copy_row, fold, lanes, planes_mut, power_of_two, split, two};
+use super::planes::{Octet, Steps, copy_row, fold, lanes, planes_mut, power_of_two, split};
 use super::sweep::{Arithmetic, Block, Crossing, Kept, Work, state_len};
 use super::target::Target;
 use super::{LANES, Side};
@@ -203,28 +203,23 @@ impl Kernel for Advance<'_> {
     fn run<S: Isa>(self) {
         let Advance { side, target, block, e, state, work, store } = self;
         let len = state_len(target);
-        let stores = store.is_some();
-        let rows = store.unwrap_or(&mut work.rows);
-        let place = |i: usize| if stores { i } else { i % 2 };
+        let mut steps = Steps::new(store.unwrap_or(&mut work.rows), len);
         let frames = block.frames.len();
         for i in 0..frames {
             let t = side.nth(&block.frames, i);
             let groups = target.groups(t);
             let e = frame_e(target, block, e, t, &groups);
-            let (from, to) = if i == 0 {
-                (&*state, &mut rows[..len])
-            } else {
-                two(rows, len, place(i - 1), place(i))
-            };
+            let (from, to) = steps.pair();
+            let from = if i == 0 { &*state } else { from };
             surround(to, target, &groups);
             let mut planes = planes(to, target, &groups);
             propagate(side, target, from, &groups, |g, sums| {
                 put(&mut planes, g, emit(sums, &e, g));
             });
+            steps.turn();
         }
         let last = side.nth(&block.frames, frames - 1);
-        let row = &rows[place(frames - 1) * len..][..len];
-        copy_state(row, state, target, &target.groups(last));
+        copy_state(steps.last, state, target, &target.groups(last));
     }
 }
 
@@ -248,17 +243,15 @@ impl Kernel for Pass<'_> {
     fn run<S: Isa>(self) {
         let Pass { side, target, block, e, state, scale, work, store, totals } = self;
         let (len, frames) = (state_len(target), block.frames.len());
+        let mut steps = Steps::new(&mut work.rows, len);
         for i in 0..frames {
             let t = side.nth(&block.frames, i);
             let groups = target.groups(t);
             let e = frame_e(target, block, e, t, &groups);
             let stored = &mut store[(frames - 1 - i) * len..][..len];
             let stored = planes(stored, target, &groups);
-            let (from, to) = if i == 0 {
-                (&*state, &mut work.rows[..len])
-            } else {
-                two(&mut work.rows, len, (i - 1) % 2, i % 2)
-            };
+            let (from, to) = steps.pair();
+            let from = if i == 0 { &*state } else { from };
             surround(to, target, &groups);
             let planes = planes(to, target, &groups);
             let mut meet = Meet { stored, out: planes, scale, totals: [[0.0; LANES]; 2] };
@@ -276,11 +269,11 @@ impl Kernel for Pass<'_> {
             }
             let sums = meet.totals.map(|total| fold(total, Add::add));
             totals[t - block.frames.start] = sums;
+            steps.turn();
         }
         let last = side.nth(&block.frames, frames - 1);
         if let Some(next) = side.after(last, target.frames) {
-            let row = &work.rows[(frames - 1) % 2 * len..][..len];
-            step(side, target, row, &target.groups(next), state);
+            step(side, target, steps.last, &target.groups(next), state);
         }
     }
 }
