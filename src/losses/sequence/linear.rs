@@ -36,7 +36,7 @@ const GROWTH: f64 = 480.0;
 /// Bits that mantissas may fall by in a block of several frames.
 const FALL: f64 = 256.0;
 /// Frames of a block.
-pub(super) const FRAMES: usize = 16;
+pub(super) const FRAMES: usize = 32;
 /// Emissions may lie so many bits below 1.
 pub(super) const DEEPEST: f64 = 600.0;
 /// What mantissas keep above the smallest normal number.
