@@ -208,15 +208,26 @@ impl<E: Element> Survey<'_, E> {
         let x = self.rows.row(self.n, self.first + t);
         let row = row_of(&mut self.table, scratch, t, self.target);
         place(self.target, |class| x[class].to(), row);
-        let max = row.iter().fold(f64::NEG_INFINITY, |max, &x| Real::max(x, max));
+        let row = row.as_chunks_mut::<LANES>().0;
+        let (mut max, mut least) = ([f64::NEG_INFINITY; LANES], [1.0; LANES]);
+        for x in &*row {
+            for i in 0..LANES {
+                max[i] = Real::max(x[i], max[i]);
+            }
+        }
+        let max = fold(max, Real::max);
         defect.impossible |= max == f64::NEG_INFINITY;
         // With all of them -inf there is nothing to be relative to.
         let shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
-        let mut least = 1.0;
-        for e in row {
-            let x = std::mem::replace(e, e.exp_difference::<S>(shift));
-            least = if x == f64::NEG_INFINITY { least } else { Real::min(*e, least) };
+        for x in row {
+            let e = x.map(|x| x.exp_difference::<S>(shift));
+            for i in 0..LANES {
+                let possible = if x[i] == f64::NEG_INFINITY { 1.0 } else { e[i] };
+                least[i] = Real::min(possible, least[i]);
+            }
+            *x = e;
         }
+        let least = fold(least, Real::min);
         Frame { shift, bits: bits_below_1(least), wide: true, ..Frame::default() }
     }
 }
