@@ -163,9 +163,10 @@ impl<R: Real> Part<R> {
         let mut e = [R::ZERO; STEP];
         for i in 0..STEP {
             e[i] = exp(x[i]);
-            let (one, other) = if x[i] == max { (R::ONE, R::ZERO) } else { (R::ZERO, e[i]) };
-            self.others[i] += if i < from { R::ZERO } else { other };
-            self.largest[i] += if i < from { R::ZERO } else { one };
+            let [other, largest] = [self.others[i], self.largest[i]];
+            let counted =
+                if x[i] == max { [other, largest + R::ONE] } else { [other + e[i], largest] };
+            [self.others[i], self.largest[i]] = if i < from { [other, largest] } else { counted };
         }
         e
     }

@@ -344,7 +344,9 @@ impl<E: Element> Kernel for Fill<'_, '_, E> {
             match self.form {
                 Form::Linear if wide => {
                     place(target, |class| x[class].to(), out);
-                    out.iter_mut().for_each(|e| *e = e.exp_difference::<S>(shift));
+                    for e in out {
+                        *e = e.exp_difference::<S>(shift);
+                    }
                 }
                 Form::Linear => {
                     let shift = E::Real::from_f64(shift);
@@ -355,7 +357,9 @@ impl<E: Element> Kernel for Fill<'_, '_, E> {
                         place(target, |class| exps[class].to_f64(), out);
                     } else {
                         place(target, |class| x[class].to(), out);
-                        out.iter_mut().for_each(|e| *e = exp(E::Real::from_f64(*e)).to_f64());
+                        for e in out {
+                            *e = exp(E::Real::from_f64(*e)).to_f64();
+                        }
                     }
                 }
                 Form::Wide => {
@@ -367,7 +371,9 @@ impl<E: Element> Kernel for Fill<'_, '_, E> {
                 }
                 Form::Log => {
                     place(target, |class| x[class].to(), out);
-                    out.iter_mut().for_each(|x| *x -= shift);
+                    for x in &mut *out {
+                        *x -= shift;
+                    }
                     out[beyond].fill(f64::NEG_INFINITY);
                 }
             }

@@ -296,7 +296,9 @@ impl Kernel for Pass<'_> {
         let mut stored = stored.as_chunks_mut().0.chunks_exact_mut(len).rev();
         let mut steps = Steps::new(&mut work.rows.as_chunks_mut().0[..2 * len], len);
         let e = Emissions::new(side, target, block, e);
-        let mut sums = [[[0.0; LANES]; FRAMES]; 2];
+        let at = |i: usize| if side == Side::Start { i } else { frames - 1 - i };
+        // Of the last frames, to be added up side by side.
+        let mut sums = [[[0.0; LANES]; LANES]; 2];
         for Run { frames: run, groups, next } in target.runs(side, &block.frames) {
             let arrows = Arrows::new(side, target, &work.weights, &groups);
             for i in run.clone() {
@@ -314,16 +316,14 @@ impl Kernel for Pass<'_> {
                 } else {
                     meeting.meet::<S>(&arrows.from(from), e)
                 };
-                let at = if side == Side::Start { i } else { frames - 1 - i };
-                [sums[0][at], sums[1][at]] = total;
+                [sums[0][i % LANES], sums[1][i % LANES]] = total;
+                if (i + 1) % LANES == 0 || i + 1 == frames {
+                    let [blanks, labels] = [S::row_sums(&sums[0]), S::row_sums(&sums[1])];
+                    for i in i / LANES * LANES..=i {
+                        totals[at(i)] = [blanks[i % LANES], labels[i % LANES]];
+                    }
+                }
                 steps.turn();
-            }
-        }
-        let [blanks, labels] = sums.each_ref().map(|sums| sums.as_chunks().0);
-        for ((totals, blanks), labels) in totals.chunks_mut(LANES).zip(blanks).zip(labels) {
-            let sums = [S::row_sums(blanks), S::row_sums(labels)];
-            for (i, total) in totals.iter_mut().enumerate() {
-                *total = [sums[0][i], sums[1][i]];
             }
         }
         // What the frame beyond is to be multiplied by, still in the exponents of this block.

@@ -92,7 +92,8 @@ impl Target {
         refill(&mut self.sorted, keys);
         self.sorted.sort_unstable();
         let Target { classes, repeats, skip, band, sorted, .. } = self;
-        (classes.clear(), repeats.clear());
+        classes.clear();
+        repeats.clear();
         for key in sorted {
             let (class, u) = ((*key >> 32) as u32, *key as u32);
             match classes.last() {
