@@ -1,8 +1,9 @@
 //! The two arithmetics give the same, wherever the fast one says that it can be trusted.
 
 use super::LANES;
+use super::blocks::DEEPEST;
 use super::frames::{Form, Frame, Source};
-use super::linear::{DEEPEST, Linear};
+use super::linear::Linear;
 use super::sweep::{Arithmetic, Lattice, Occupancies, Outcome, Sink, Storage};
 use super::target::Target;
 use super::wide::Wide;

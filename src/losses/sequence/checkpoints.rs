@@ -1,8 +1,8 @@
 //! What of a lattice is stored, and what computed again.
 
+use super::blocks::{Block, FRAMES};
 use super::frames::Frame;
-use super::linear::FRAMES;
-use super::sweep::{Arithmetic, Block, Storage, state_len};
+use super::sweep::{Arithmetic, Storage, state_len};
 use super::target::Target;
 use std::ops::Range;
 

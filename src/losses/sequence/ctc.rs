@@ -9,9 +9,10 @@
 //! blanks removed; the occupancy is the probability, given the label sequence, that the path is at class k at frame t.
 //! A. Graves et al., "Connectionist temporal classification", ICML 2006.
 
+use super::blocks::DEEPEST;
 use super::checkpoints;
 use super::frames::{Defect, Frame, Inputs, Survey};
-use super::linear::{DEEPEST, Linear};
+use super::linear::Linear;
 use super::planes::{Lines, sized};
 use super::results::{Nobody, Taker};
 use super::rows::{Element, Rows, RowsMut};

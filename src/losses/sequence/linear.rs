@@ -19,11 +19,12 @@
 //! sum over paths is linear in it, so at most `2^-floor` times the other direction's mantissa. For that to be seen no
 //! path may be lost on the way: a mantissa is 0 only where there is none, or the direction is known to be lossy.
 
+use super::blocks::{self, Block};
 use super::frames::{Form, Frame};
 use super::planes::{
     Octet, Steps, copy_row, lanes, one_by_one, planes, planes_mut, power_of_two, split,
 };
-use super::sweep::{Arithmetic, Block, Crossing, Kept, Work, state_len};
+use super::sweep::{Arithmetic, Crossing, Kept, Work, state_len};
 use super::target::{Run, Target};
 use super::weights::{Arrows, Groups, Weights};
 use super::{LANES, Side, wide};
@@ -31,20 +32,6 @@ use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
 use std::ops::Range;
 
-/// Bits that mantissas may grow by in a block: their products with others of that size are finite.
-const GROWTH: f64 = 480.0;
-/// Bits that mantissas may fall by in a block of several frames.
-const FALL: f64 = 256.0;
-/// Frames of a block.
-pub(super) const FRAMES: usize = 32;
-/// Emissions may lie so many bits below 1.
-pub(super) const DEEPEST: f64 = 600.0;
-/// What mantissas keep above the smallest normal number.
-const MARGIN: f64 = 1000.0;
-/// In a block of one frame, where emissions may fall deeper, exponents stay closer together.
-const GROWTH_OF_ONE: f64 = 240.0;
-/// The lowest floor.
-const FLOOR: f64 = 700.0;
 /// The exponent of a state that nothing reaches, and one that is still above it after any number of labels.
 const DEAD: f64 = -1e15;
 pub(super) const NEARLY_DEAD: f64 = -1e14;
@@ -57,44 +44,6 @@ const RAISED: f64 = 110.0;
 
 /// See the module.
 pub(super) struct Linear;
-
-/// Cuts frames of a side into blocks, in the order of that side; the smallest emission of frame t lies `bits(t)` below 1.
-pub(super) fn cut(
-    side: Side,
-    frames: &Range<usize>,
-    bits: impl Fn(usize) -> f64,
-    blocks: &mut Vec<Block>,
-) {
-    blocks.clear();
-    let mut fall = f64::INFINITY;
-    for i in 0..frames.len() {
-        let t = side.nth(frames, i);
-        fall += bits(t);
-        match blocks.last_mut() {
-            Some(block) if fall <= FALL && block.frames.len() < FRAMES => {
-                block.frames = block.frames.start.min(t)..block.frames.end.max(t + 1);
-                block.fall = fall;
-            }
-            _ => {
-                fall = bits(t);
-                blocks.push(Block { frames: t..t + 1, fall });
-            }
-        }
-    }
-}
-
-impl Block {
-    /// How far an exponent may lie below one that feeds it.
-    fn growth(&self) -> f64 {
-        let frames = self.frames.len() as f64;
-        if frames > 1.0 { (GROWTH / frames).floor() } else { GROWTH_OF_ONE }
-    }
-
-    /// Mantissas at the start are at least 2 to minus this, and therefore normal at the end.
-    fn floor(&self) -> f64 {
-        FLOOR.min(MARGIN - self.fall)
-    }
-}
 
 /// Rows and what belongs to them: two planes of mantissas, zeros, two planes of exponents.
 struct State<'a> {
@@ -479,7 +428,7 @@ impl Arithmetic for Linear {
     const FORM: Form = Form::Linear;
 
     fn blocks(side: Side, range: Range<usize>, frames: &[Frame], blocks: &mut Vec<Block>) {
-        cut(side, &range, |t| frames[t].bits, blocks);
+        blocks::cut(side, &range, |t| frames[t].bits, blocks);
     }
 
     fn store_len(target: &Target, frames: usize) -> usize {

@@ -7,7 +7,7 @@
 //! | `frames`, `exponentials` | softmax of every frame, emissions of the classes that occur |
 //! | `linear`, `wide` | sums over paths: fast with exponents shared by frames, robust with one for each number |
 //! | `planes`, `weights` | rows of states, and the arrows between them |
-//! | `sweep`, `checkpoints` | the two directions, their meeting, what is stored |
+//! | `sweep`, `blocks`, `checkpoints` | the two directions, their meeting, what is stored |
 //! | `ctc`, `results` | a batch: validation, schedule, gradient |
 //! | `viterbi` | the best path |
 //! | `loss`, `arguments` | the loss of the registry: results, and what a call gives, checked |
@@ -15,6 +15,7 @@
 #[cfg(test)]
 mod agreement;
 mod arguments;
+mod blocks;
 mod checkpoints;
 mod ctc;
 mod exponentials;

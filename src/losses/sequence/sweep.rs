@@ -8,9 +8,9 @@
 //! Where the rows of a half do not fit, only checkpoints are stored, and the rows between two of them are computed again
 //! when they are needed: once where the square root of the frames fits, more often where it does not.
 
+use super::blocks::{Block, FRAMES};
 use super::checkpoints::{Plan, Sizes};
 use super::frames::{Form, Frame, Source};
-use super::linear::FRAMES;
 use super::planes::{Lines, sized};
 use super::target::Target;
 use super::weights::Weights;
@@ -23,14 +23,6 @@ use std::sync::{Mutex, PoisonError};
 
 /// How much the likelihood may differ from frame to frame. Rounding leaves a hundred-thousandth of it at a million frames.
 const TOLERANCE: f64 = 1e-6;
-
-/// Consecutive frames that are computed in one go.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Block {
-    pub frames: Range<usize>,
-    /// How far, in bits, emissions can make a mantissa fall over all its frames.
-    pub fall: f64,
-}
 
 /// A direction on its way through some frames.
 #[derive(Default)]

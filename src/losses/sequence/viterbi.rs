@@ -7,8 +7,8 @@
 //! A byte for each label and frame says where the label and the blank before it come from. Where these do not fit, only
 //! the scores at every so many frames are kept, and the bytes between two of them are computed again on the way back.
 
+use super::blocks::FRAMES;
 use super::frames::{Form, Source};
-use super::linear::FRAMES;
 use super::planes::sized;
 use super::target::Target;
 use super::{Error, LANES};

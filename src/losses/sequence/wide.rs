@@ -6,10 +6,10 @@
 //! logarithm and exponentials a state. It is some three times slower than [`Linear`](super::linear::Linear) and only
 //! used where that one fails: for emissions that lie hundreds of bits apart.
 
+use super::blocks::{self, Block};
 use super::frames::{Form, Frame};
-use super::linear;
 use super::planes::{Octet, Steps, copy_row, fold, lanes, planes_mut, power_of_two, split};
-use super::sweep::{Arithmetic, Block, Crossing, Kept, Work, state_len};
+use super::sweep::{Arithmetic, Crossing, Kept, Work, state_len};
 use super::target::Target;
 use super::{LANES, Side};
 use crate::simd::{Isa, Kernel, Level, dispatch};
@@ -356,7 +356,7 @@ impl Arithmetic for Wide {
     const FORM: Form = Form::Wide;
 
     fn blocks(side: Side, range: Range<usize>, _: &[Frame], blocks: &mut Vec<Block>) {
-        linear::cut(side, &range, |_| 0.0, blocks);
+        blocks::cut(side, &range, |_| 0.0, blocks);
     }
 
     fn store_len(target: &Target, frames: usize) -> usize {
