@@ -32,6 +32,9 @@ const TASK: usize = 1 << 14;
 /// What a shared-out sample must save, in nanoseconds of the whole, to be worth waking threads for.
 const WORTHWHILE: f64 = 20_000.0;
 
+/// Emission rows of so many bytes are kept in any case.
+const SMALL: usize = 1 << 20;
+
 /// Rough times, in nanoseconds, for a state and for a class of a frame.
 const STATE_NS: f64 = 1.0;
 const CLASS_NS: f64 = 0.5;
@@ -293,9 +296,10 @@ impl<E: Element> Job<'_, E> {
         let target = &*target;
         let budget = memory_limit.saturating_sub(checkpoints::fixed_bytes(target.len, frames));
         let table_len = target.stride().saturating_mul(frames);
-        // Where few classes stand for many labels it takes less to compute emissions anew.
-        let keeps = target.width < 2 * rows.width()
-            && table_len.saturating_mul(size_of::<f64>()) <= budget / 4;
+        let bytes = table_len.saturating_mul(size_of::<f64>());
+        // Where few classes stand for many labels it takes little to compute emissions anew.
+        let pays = bytes <= SMALL || target.width < 2 * rows.width();
+        let keeps = pays && bytes <= budget / 4;
         let table = table.sized(if keeps { table_len } else { 0 })?;
         let frame_data = sized(frame_data, frames)?;
         let defect = self.survey(n, shared, target, frame_data, keeps.then_some(&mut *table));
@@ -310,7 +314,6 @@ impl<E: Element> Job<'_, E> {
         if defect.impossible {
             return impossible();
         }
-        let table_bytes = if keeps { table_len * size_of::<f64>() } else { 0 };
         let inputs = Inputs { level, rows, n, target, frames: frame_data };
         let table = keeps.then_some(&*table);
         let lattice = Lattice {
@@ -319,7 +322,7 @@ impl<E: Element> Job<'_, E> {
             frames: frame_data,
             source: &inputs,
             table,
-            budget: budget - table_bytes,
+            budget: budget - if keeps { bytes } else { 0 },
             parallel: shared,
         };
         let grad = self.outputs.grad.filter(|grad| grad.scale[n] != 0.0);

@@ -83,7 +83,6 @@ impl Kernel for Advance<'_> {
             (true, false) => (Kept::Raised, block.floor() - RAISED),
             (_, true) => (Kept::Lossy, PEAK),
         };
-        let stores = self.store.is_some();
         let rows = match self.store {
             Some(store) => {
                 let (head, rows) = store.split_at_mut(head(target));
@@ -91,10 +90,9 @@ impl Kernel for Advance<'_> {
                 head[2 * target.width] = peak;
                 rows
             }
-            None => &mut work.rows,
+            None => &mut work.rows[..2 * target.row()],
         };
         let len = target.row() / LANES;
-        let rows = if stores { rows } else { &mut rows[..2 * target.row()] };
         let mut steps = Steps::new(rows.as_chunks_mut().0, len);
         let e = Emissions::new(side, target, block, e);
         for Run { frames, groups, next } in target.runs(side, &block.frames) {
