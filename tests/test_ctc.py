@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from threading import Thread
 from typing import Any
 
 import ml_dtypes
@@ -317,6 +318,29 @@ def test_samples_do_not_know_of_each_other(batch: Utterances, data: st.DataObjec
     own = {name: array[chosen] for name, array in expected.items()}
     own["posteriors"] = own["posteriors"][..., : part.longest]
     assert_same_bits(everything(loss, **part.inputs), own)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_a_thread_keeps_from_sample_to_sample_does_not_show(seed: int) -> None:
+    """A new thread has nothing of other samples yet."""
+    rng = np.random.default_rng(seed)
+    sizes = [(1, 4, 0), (9, 40, 7), (40, 3, 8), (70, 12, 30), (300, 30, 60), (500, 5, 200)]
+    scales = (1.0, 30.0, 300.0)
+    batches = [random_utterances(rng, 2, *size, float(scale)) for size in sizes for scale in scales]
+    found: dict[int, Any] = {}
+
+    def compute(i: int) -> None:
+        with rl.num_threads(1):
+            found[i] = everything(rl.CTCLoss(blank=batches[i].blank), **batches[i].inputs)
+
+    for i in range(len(batches)):
+        thread = Thread(target=compute, args=(i,))
+        thread.start()
+        thread.join()
+    fresh = dict(found)
+    for i in rng.permutation(len(batches)):
+        compute(int(i))
+        assert_same_bits(found[int(i)], fresh[int(i)])
 
 
 @given(utterances(), st.data())
