@@ -320,6 +320,27 @@ def test_samples_do_not_know_of_each_other(batch: Utterances, data: st.DataObjec
     assert_same_bits(everything(loss, **part.inputs), own)
 
 
+@pytest.mark.parametrize(
+    ("pred", "paths"),
+    [
+        ([(0, -INF), (0, 0), (0, 0), (0, 0), (0, 0), (-INF, 0)], 5),
+        ([(0, -INF), (-INF, 0), (0, 0), (0, 0), (0, 0), (-INF, 0)], 1),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_impossible_class_takes_no_other_path_along(
+    pred: list[Any], paths: int, dtype: Any
+) -> None:
+    """A class of probability 0 ends the heaviest paths, and what is left is 2^-1053 of them."""
+    frames = np.array([(-200, 0), (-250, 0), (-280, 0), *pred], dtype)
+    loss = rl.CTCLoss(layout="TC", blank=0, input="log_probs")
+    expected = 730 - np.log(paths)
+    assert_allclose(loss(frames, [1]), expected, rtol=1e-6)
+    value, grad = loss.value_and_grad(frames, [1])
+    assert_allclose(value, expected, rtol=1e-6)
+    assert_allclose(grad.sum(axis=1), -1, rtol=1e-6)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_what_a_thread_keeps_from_sample_to_sample_does_not_show(seed: int) -> None:
     """A new thread has nothing of other samples yet."""

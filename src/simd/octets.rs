@@ -49,11 +49,6 @@ pub trait Octets: Sized {
     fn advanced(x: &Octet, after: &Octet) -> Octet {
         array::from_fn(|i| if i == 7 { after[0] } else { x[i + 1] })
     }
-    /// The numbers at some places. In a register they are ready sooner than a row that was stored number by number.
-    #[inline(always)]
-    fn gathered(x: &[f64], places: &[u32; 8]) -> Octet {
-        array::from_fn(|i| x[places[i] as usize])
-    }
 }
 
 impl Octets for Baseline {}
@@ -181,15 +176,6 @@ mod x86 {
             // SAFETY: as above.
             joined(unsafe { advanced(halves(x), halves(after)) })
         }
-
-        #[inline(always)]
-        fn gathered(x: &[f64], places: &[u32; 8]) -> Octet {
-            let at = |i: usize| x[places[i] as usize];
-            let [a, b, c, d] = [at(0), at(1), at(2), at(3)];
-            let [e, f, g, h] = [at(4), at(5), at(6), at(7)];
-            // SAFETY: as above.
-            joined(unsafe { [arch::_mm256_setr_pd(a, b, c, d), arch::_mm256_setr_pd(e, f, g, h)] })
-        }
     }
 
     impl Octets for Avx512 {
@@ -228,15 +214,6 @@ mod x86 {
             // SAFETY: as above.
             unsafe { between::<1>(x, after) }
         }
-
-        #[inline(always)]
-        fn gathered(x: &[f64], places: &[u32; 8]) -> Octet {
-            let at = |i: usize| x[places[i] as usize];
-            let [a, b, c, d] = [at(0), at(1), at(2), at(3)];
-            let [e, f, g, h] = [at(4), at(5), at(6), at(7)];
-            // SAFETY: as above.
-            octet(unsafe { arch::_mm512_setr_pd(a, b, c, d, e, f, g, h) })
-        }
     }
 }
 
@@ -248,10 +225,10 @@ mod tests {
     struct All<'a>(&'a [f64]);
 
     impl Kernel for All<'_> {
-        type Output = [Octet; 7];
+        type Output = [Octet; 6];
 
         #[inline(always)]
-        fn run<S: Isa>(self) -> [Octet; 7] {
+        fn run<S: Isa>(self) -> [Octet; 6] {
             let [a, b, c] = [0, 8, 16].map(|at| self.0[at..].as_chunks().0[0]);
             [
                 S::mul(&a, &b),
@@ -260,7 +237,6 @@ mod tests {
                 S::delayed(&a, &b),
                 S::advanced(&a, &b),
                 S::row_sums(&[a, b, c, b, a, c, [1.0; 8], b]),
-                S::gathered(self.0, &[23, 0, 7, 8, 8, 16, 1, 15]),
             ]
         }
     }
@@ -276,7 +252,6 @@ mod tests {
             [7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0],
             [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
             [28.0, 92.0, 156.0, 92.0, 28.0, 156.0, 8.0, 92.0],
-            [23.0, 0.0, 7.0, 8.0, 8.0, 16.0, 1.0, 15.0],
         ];
         for &level in Level::ALL.iter().filter(|level| level.available()) {
             assert_eq!(dispatch(level, All(&x)), expected, "{level:?}");

@@ -8,6 +8,9 @@ use std::ops::Range;
 const GROWTH: f64 = 448.0;
 /// Bits that mantissas may fall by in a block of several frames.
 const FALL: f64 = 256.0;
+/// What a frame counts as, in bits, to be a block of its own. That it must be where an emission is 0: all that is said of
+/// what mantissas become in a block holds for those that do not fall to nothing in the middle of it.
+pub(super) const ALONE: f64 = FALL + 1.0;
 /// Frames of a block.
 pub(super) const FRAMES: usize = 32;
 /// Emissions may lie so many bits below 1.

@@ -9,6 +9,7 @@
 //! largest that occurs and in `f64`. So are those of log-probabilities, always: without the sum of a softmax a loss can be
 //! small beside what the emissions of many frames lose to a narrow type.
 
+use super::blocks::ALONE;
 use super::exponentials::{Extremes, STEP, Sums};
 use super::planes::fold;
 use super::rows::{Element, Rows, RowsMut};
@@ -38,7 +39,7 @@ pub(super) struct Frame {
     pub base: f64,
     /// The gradient at a class is this times its emission, less its occupancy.
     pub factor: f64,
-    /// How far, in bits, the smallest emission that is not 0 lies below 1.
+    /// How far, in bits, the smallest emission that is not 0 lies below 1; at least [`ALONE`] if one is 0.
     pub bits: f64,
     /// Whether emissions are computed in `f64`, relative to the largest of them.
     pub wide: bool,
@@ -227,8 +228,13 @@ impl<E: Element> Survey<'_, E> {
             }
             *x = e;
         }
-        let least = fold(least, Real::min);
-        Frame { shift, bits: bits_below_1(least), wide: true, ..Frame::default() }
+        let bits = bits_below_1(fold(least, Real::min));
+        let masked = self.target.classes.iter().any(|&[_, class]| {
+            let x: f64 = x[class as usize].to();
+            x == f64::NEG_INFINITY
+        });
+        let bits = if masked { Real::max(bits, ALONE) } else { bits };
+        Frame { shift, bits, wide: true, ..Frame::default() }
     }
 }
 
