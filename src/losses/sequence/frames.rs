@@ -208,7 +208,7 @@ impl<E: Element> Survey<'_, E> {
     fn emit_wide<S: Isa>(&mut self, t: usize, scratch: &mut [f64], defect: &mut Defect) -> Frame {
         let x = self.rows.row(self.n, self.first + t);
         let row = row_of(&mut self.table, scratch, t, self.target);
-        place(self.target, |class| x[class].to(), row);
+        let masked = place(self.target, |class| x[class].to(), row) == f64::NEG_INFINITY;
         let row = row.as_chunks_mut::<LANES>().0;
         let (mut max, mut least) = ([f64::NEG_INFINITY; LANES], [1.0; LANES]);
         for x in &*row {
@@ -229,10 +229,6 @@ impl<E: Element> Survey<'_, E> {
             *x = e;
         }
         let bits = bits_below_1(fold(least, Real::min));
-        let masked = self.target.classes.iter().any(|&[_, class]| {
-            let x: f64 = x[class as usize].to();
-            x == f64::NEG_INFINITY
-        });
         let bits = if masked { Real::max(bits, ALONE) } else { bits };
         Frame { shift, bits, wide: true, ..Frame::default() }
     }

@@ -136,7 +136,7 @@ impl<'a> Emissions<'a> {
     /// [`LANES`] times that of the blank, and some groups of those of the labels.
     #[inline(always)]
     fn of(&self, i: usize, groups: &Range<usize>) -> (&'a Octet, &'a [Octet]) {
-        let at = if self.side == Side::Start { i } else { self.frames - 1 - i };
+        let at = self.side.nth(&(0..self.frames), i);
         let row = &self.rows[at * (self.plane + 1)..][..=self.plane];
         (&row[self.plane], &row[groups.start..][..groups.len()])
     }
@@ -243,13 +243,11 @@ impl Kernel for Pass<'_> {
         let mut stored = stored.as_chunks_mut().0.chunks_exact_mut(len).rev();
         let mut steps = Steps::new(&mut work.rows.as_chunks_mut().0[..2 * len], len);
         let e = Emissions::new(side, target, block, e);
-        let at = |i: usize| if side == Side::Start { i } else { frames - 1 - i };
         // Of the last frames, to be added up side by side.
         let mut sums = [[[0.0; LANES]; LANES]; 2];
         for Run { frames: run, groups, next } in target.runs(side, &block.frames) {
             let arrows = Arrows::new(side, target, &work.weights, &groups);
-            for i in run.clone() {
-                let Some(stored) = stored.next() else { break };
+            for (i, stored) in run.clone().zip(stored.by_ref()) {
                 let stored = planes_mut(stored, target, &groups);
                 let (from, to) = steps.pair();
                 if i == 0 {
@@ -267,7 +265,7 @@ impl Kernel for Pass<'_> {
                 if (i + 1) % LANES == 0 || i + 1 == frames {
                     let [blanks, labels] = [S::row_sums(&sums[0]), S::row_sums(&sums[1])];
                     for i in i / LANES * LANES..=i {
-                        totals[at(i)] = [blanks[i % LANES], labels[i % LANES]];
+                        totals[side.nth(&(0..frames), i)] = [blanks[i % LANES], labels[i % LANES]];
                     }
                 }
                 steps.turn();

@@ -165,7 +165,7 @@ pub(super) struct Occupancies<'a> {
 impl<'a> Occupancies<'a> {
     #[inline(always)]
     pub fn row(&self, i: usize) -> &'a [f64] {
-        let i = if self.side == Side::Start { i } else { self.frames - 1 - i };
+        let i = self.side.nth(&(0..self.frames), i);
         &self.store[self.first + i * self.step..][..self.len]
     }
 }
