@@ -30,6 +30,11 @@ struct Walk {
     /// Where it is.
     state: Lines,
     work: Work,
+    /// Emission rows of a block that are not kept.
+    window: Vec<f64>,
+    /// The sums of occupancies of a block.
+    totals: Vec<[f64; 2]>,
+    sink: Vec<f64>,
 }
 
 /// Buffers of one direction.
@@ -38,15 +43,12 @@ pub(super) struct Work {
     pub own: Lines,
     pub rows: Lines,
     pub weights: Weights,
-    window: Vec<f64>,
-    totals: Vec<[f64; 2]>,
-    sink: Vec<f64>,
 }
 
 impl Walk {
     /// Makes room for those of a target; they may be any.
     fn fit(&mut self, target: &Target) -> Result<(), Error> {
-        let Walk { state, work } = self;
+        let Walk { state, work, .. } = self;
         forget(work.own.sized(2 * target.width)?);
         forget(work.rows.sized(2 * state_len(target))?);
         forget(state.sized(state_len(target))?);
@@ -54,9 +56,9 @@ impl Walk {
     }
 
     fn bytes(&self) -> usize {
-        let Walk { state, work } = self;
+        let Walk { state, work, window, sink, .. } = self;
         let lines = [state, &work.own, &work.rows].map(Lines::capacity);
-        let vectors = [&work.window, &work.sink].map(Vec::capacity);
+        let vectors = [window, sink].map(Vec::capacity);
         let numbers: usize = lines.into_iter().chain(vectors).sum();
         numbers * size_of::<f64>() + work.weights.bytes()
     }
@@ -385,14 +387,12 @@ impl<'a> Half<'a> {
         block: &Block,
         store: Option<Range<usize>>,
     ) {
-        let Walk { state, work } = &mut *self.walk;
-        let mut window = std::mem::take(&mut work.window);
-        let e = lattice.emissions(A::FORM, block, &mut window);
+        let Walk { state, work, window, .. } = &mut *self.walk;
+        let e = lattice.emissions(A::FORM, block, window);
         let store = store.map(|place| &mut self.store[place]);
         let at = (self.side, lattice.target);
         let kept = A::advance(lattice.level, at, (block, e), state, work, store);
         self.kept = self.kept.max(kept);
-        work.window = window;
     }
 }
 
@@ -447,10 +447,9 @@ impl Meeting<'_> {
         let mut end: usize = self.half.blocks[blocks.clone()].iter().map(lens).sum();
         let (owner, side) = (self.half.side, self.half.side.other());
         let whole = self.half.is_whole();
-        let Walk { state, work } = &mut *self.walk;
+        let Walk { state, work, totals, sink: scratch, .. } = &mut *self.walk;
         // That of the half is idle now.
-        let window = &mut self.half.walk.work.window;
-        let mut totals = std::mem::take(&mut work.totals);
+        let window = &mut self.half.walk.window;
         for block in self.half.blocks[blocks].iter().rev() {
             let begin = end - lens(block);
             let store = &mut self.half.store[begin..end];
@@ -460,17 +459,15 @@ impl Meeting<'_> {
             let e = lattice.emissions(A::FORM, block, window);
             let state = (&mut state[..], self.crossing.scale);
             let at = (side, target);
-            self.trusted &=
-                A::pass(lattice.level, at, (block, e), state, work, stored, &mut totals);
+            self.trusted &= A::pass(lattice.level, at, (block, e), state, work, stored, totals);
             let error = |[a, b]: &[f64; 2]| ((a + b) / self.crossing.total - 1.0).abs();
             self.trusted &= totals.iter().all(|total| error(total) <= TOLERANCE);
             let ([first, step], frames) = (A::occupancies(target), block.frames.len());
             let (side, len) = (owner, 2 * target.width);
             let rows = Occupancies { store, side, frames, first, step, len };
             let e = Some(e).filter(|_| A::FORM == Form::Linear);
-            sink.take(block.frames.clone(), &rows, &totals, e, &mut work.sink);
+            sink.take(block.frames.clone(), &rows, totals, e, scratch);
         }
-        work.totals = totals;
     }
 }
 
