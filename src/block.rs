@@ -5,7 +5,9 @@
 //! the inputs, runs the kernel, applies weights and sums. The other families reuse it on their unreduced losses
 //! through [`Identity`], so weighting and reduction exist only here.
 
+use crate::error::Result;
 use crate::grid::{Grid, Tile};
+use crate::memory;
 use crate::operand::{Input, Operand, Output, sized};
 use crate::parallel;
 use crate::real::Real;
@@ -91,7 +93,7 @@ pub fn drive<'v, T: Real>(
     inputs: &'v [View<'v>],
     outputs: &'v Outputs<'v>,
     weighting: &'v Weighting<'v>,
-) {
+) -> Result<()> {
     let mut grid = Grid::new(shape, 1);
     let cols = grid.cols;
     let mut lined_up = SmallVec::new();
@@ -133,8 +135,8 @@ pub fn drive<'v, T: Real>(
         unreduced,
         reduces: reduced.is_some(),
         per_block,
-        sums: (0..slots).map(|_| AtomicU64::new(0)).collect(),
-        divisor: weighting.divisor(shape),
+        sums: memory::collect((0..slots).map(|_| AtomicU64::new(0)))?,
+        divisor: weighting.divisor(shape)?,
         weight: weighting.weight,
         sample_weight,
         grad_output,
@@ -142,10 +144,11 @@ pub fn drive<'v, T: Real>(
         grid: &grid,
     };
     if job.grid.rows > 0 && cols > 0 {
-        job.run();
+        job.run()?;
     }
-    if let Some(value) = reduced {
-        job.finish(value, weighting);
+    match reduced {
+        Some(value) => job.finish(value, weighting),
+        None => Ok(()),
     }
 }
 
@@ -163,7 +166,7 @@ struct Job<'v, 'a, T> {
     /// Whether a sum may span rows.
     per_block: bool,
     /// Partial sums: one for each block of columns of each row, or of each group of `block_rows` rows.
-    sums: SmallVec<[AtomicU64; 16]>,
+    sums: Vec<AtomicU64>,
     block_rows: usize,
     divisor: Divisor,
     weight: f64,
@@ -183,7 +186,7 @@ struct Scratch<T> {
 }
 
 impl<'v, 'a, T: Real> Job<'v, 'a, T> {
-    fn run(&self) {
+    fn run(&self) -> Result<()> {
         let grid = self.grid;
         let views = self.inputs.iter().map(|o| o.k);
         let outputs = self.outputs().map(|o| o.k);
@@ -194,7 +197,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         let (down, across) = (grid.rows.div_ceil(rows), grid.cols.div_ceil(cols));
         let tiles = down * across;
         let tile_ns = self.kernel.cost() * (rows * cols) as f64;
-        let work = |tasks: parallel::Tasks<'_>| {
+        let work = |tasks: &mut parallel::Tasks<'_>| {
             let mut scratch = Scratch {
                 inputs: Default::default(),
                 grads: Default::default(),
@@ -211,10 +214,11 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
                     col,
                     cols: cols.min(grid.cols - col),
                 };
-                simd::dispatch(self.level, RunTile { job: self, tile, scratch: &mut scratch });
+                simd::dispatch(self.level, RunTile { job: self, tile, scratch: &mut scratch })?;
             }
+            Ok(())
         };
-        parallel::run(tiles, tile_ns, &work);
+        parallel::run(tiles, tile_ns, &work)
     }
 
     /// Outputs of E's shape.
@@ -248,25 +252,24 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
     }
 
     #[inline(always)]
-    fn tile<S: Isa>(&self, tile: Tile, scratch: &mut Scratch<T>) {
+    fn tile<S: Isa>(&self, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
         let Tile { row, rows, cols, .. } = tile;
         let (grid, len) = (self.grid, tile.len());
         let mut inputs = [&[][..]; MAX_INPUTS];
         for ((input, o), buffer) in inputs.iter_mut().zip(&self.inputs).zip(&mut scratch.inputs) {
-            *input = o.tile(grid, tile, buffer);
+            *input = o.tile(grid, tile, buffer)?;
         }
         let Scratch { grads: buffers, hess: hess_buffer, value: value_buffer, few, .. } = scratch;
         let mut grads = [const { None }; MAX_INPUTS];
         for ((grad, o), buffer) in grads.iter_mut().zip(&self.grads).zip(buffers) {
-            *grad = o.as_ref().map(|o| o.tile(grid, tile, buffer));
+            *grad = o.as_ref().map(|o| o.tile(grid, tile, buffer)).transpose()?;
         }
-        let mut hess = self.hess.as_ref().map(|o| o.tile(grid, tile, hess_buffer));
+        let mut hess = self.hess.as_ref().map(|o| o.tile(grid, tile, hess_buffer)).transpose()?;
         let mut value = match &self.unreduced {
-            Some(o) => Some(o.tile(grid, tile, value_buffer)),
-            None => self.reduces.then(|| match few.get_mut(..len) {
-                Some(few) => few,
-                None => sized(value_buffer, len),
-            }),
+            Some(o) => Some(o.tile(grid, tile, value_buffer)?),
+            None if !self.reduces => None,
+            None if len <= FEW => Some(&mut few[..len]),
+            None => Some(sized(value_buffer, len)?),
         };
 
         let uniform = rows == 1 || self.uniform();
@@ -292,7 +295,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         let factors = [(&self.sample_weight, true), (&self.grad_output, false)];
         for (o, weighs_value) in factors {
             let Some(o) = o.as_ref().filter(|o| !grid.constant_in_row(o.k)) else { continue };
-            let factor = o.tile(grid, tile, &mut scratch.factor);
+            let factor = o.tile(grid, tile, &mut scratch.factor)?;
             for out in grads.iter_mut().chain([&mut hess]).flatten() {
                 weigh(out, factor);
             }
@@ -317,6 +320,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
                 o.finish(grid, tile, buffer);
             }
         }
+        Ok(())
     }
 
     /// Adds up the values of a tile. The borders of the partial sums depend on the shape alone.
@@ -355,7 +359,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
     }
 
     /// Turns partial sums into the value.
-    fn finish(&self, value: &ViewMut<'_>, weighting: &Weighting<'_>) {
+    fn finish(&self, value: &ViewMut<'_>, weighting: &Weighting<'_>) -> Result<()> {
         let sum = |i: usize| f64::from_bits(self.sums[i].load(Relaxed));
         let (rows, cols) = (self.grid.rows, self.grid.cols);
         let is_mean = !matches!(weighting.reduction, Reduction::Sum | Reduction::SampleSum);
@@ -384,7 +388,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             } else {
                 0.0
             })
-        });
+        })
     }
 }
 
@@ -395,10 +399,10 @@ struct RunTile<'a, 'v, 'b, T> {
 }
 
 impl<T: Real> Kernel for RunTile<'_, '_, '_, T> {
-    type Output = ();
+    type Output = Result<()>;
     #[inline(always)]
-    fn run<S: Isa>(self) {
-        self.job.tile::<S>(self.tile, self.scratch);
+    fn run<S: Isa>(self) -> Result<()> {
+        self.job.tile::<S>(self.tile, self.scratch)
     }
 }
 

@@ -21,6 +21,57 @@ pub enum Kind {
     Output,
     /// A request that does not fit in memory.
     Memory,
+    /// The caller was told to stop.
+    Interrupted,
+}
+
+/// A number as an argument holds it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Number {
+    /// Of an integer type or a truth value.
+    Int(i128),
+    /// Of a floating-point type.
+    Float(f64),
+}
+
+impl From<f64> for Number {
+    fn from(x: f64) -> Self {
+        Number::Float(x)
+    }
+}
+
+impl From<i128> for Number {
+    fn from(x: i128) -> Self {
+        Number::Int(x)
+    }
+}
+
+impl From<usize> for Number {
+    fn from(x: usize) -> Self {
+        Number::Int(x as i128)
+    }
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Number::Int(x) => write!(f, "{x}"),
+            Number::Float(x) => write!(f, "{x}"),
+        }
+    }
+}
+
+/// A shape as Python prints it: `()`, `(3,)`, `(3, 4)`.
+pub struct Tuple<'a>(pub &'a [usize]);
+
+impl fmt::Display for Tuple<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(")?;
+        for (i, d) in self.0.iter().enumerate() {
+            write!(f, "{}{d}", if i > 0 { ", " } else { "" })?;
+        }
+        f.write_str(if self.0.len() == 1 { ",)" } else { ")" })
+    }
 }
 
 /// A mistake in a call: which argument, what was expected, what came.
@@ -35,7 +86,7 @@ pub struct Error {
     /// For a label, length or weight: where it stands in the argument.
     pub index: Option<Vec<usize>>,
     /// For a label, length or weight: the value found.
-    pub value: Option<f64>,
+    pub value: Option<Number>,
 }
 
 /// The result of a check.
@@ -58,9 +109,10 @@ impl Error {
         kind: Kind,
         argument: &str,
         index: &[usize],
-        value: f64,
+        value: impl Into<Number>,
         allowed: impl fmt::Display,
     ) -> Self {
+        let value = value.into();
         Error {
             kind,
             argument: argument.to_owned(),
@@ -68,6 +120,16 @@ impl Error {
             index: Some(index.to_vec()),
             value: Some(value),
         }
+    }
+
+    /// The system refuses memory.
+    pub fn memory(bytes: usize) -> Self {
+        Error::new(Kind::Memory, "memory", format!("the system refuses {bytes} bytes"))
+    }
+
+    /// The caller was told to stop.
+    pub fn interrupted() -> Self {
+        Error::new(Kind::Interrupted, "call", "interrupted")
     }
 }
 

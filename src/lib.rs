@@ -7,6 +7,7 @@ pub mod view;
 pub mod grid;
 pub mod losses;
 pub mod math;
+mod memory;
 mod operand;
 pub mod parallel;
 #[cfg(feature = "python")]

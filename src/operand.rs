@@ -1,6 +1,8 @@
 //! Arrays with their numbers in a grid, and their tiles as memory to read and to write.
 
+use crate::error::Result;
 use crate::grid::{Grid, Tile};
+use crate::memory;
 use crate::real::Real;
 use crate::view::{View, ViewMut};
 
@@ -25,10 +27,10 @@ impl<'v, 'a> Output<'v, 'a> {
         grid: &Grid,
         tile: Tile,
         buffer: &'s mut Vec<T>,
-    ) -> &'s mut [T] {
+    ) -> Result<&'s mut [T]> {
         // SAFETY: tiles are disjoint, and each is taken once.
         let direct = unsafe { grid.direct(self.view, self.k, tile) };
-        direct.unwrap_or_else(|| sized(buffer, tile.len()))
+        direct.map_or_else(|| sized(buffer, tile.len()), Ok)
     }
 
     /// Writes a tile that is not in place yet.
@@ -50,12 +52,13 @@ impl<'v, 'a> Input<'v, 'a> {
         grid: &Grid,
         tile: Tile,
         buffer: &'s mut Vec<T>,
-    ) -> &'s [T] {
-        grid.borrow(self.view, self.k, tile).unwrap_or_else(|| {
-            let buffer = sized(buffer, tile.len());
-            grid.read(self.view, self.k, tile, buffer);
-            buffer
-        })
+    ) -> Result<&'s [T]> {
+        if let Some(tile) = grid.borrow(self.view, self.k, tile) {
+            return Ok(tile);
+        }
+        let buffer = sized(buffer, tile.len())?;
+        grid.read(self.view, self.k, tile, buffer);
+        Ok(buffer)
     }
 
     /// The factor of a whole row: 1 if it differs within rows.
@@ -69,9 +72,7 @@ impl<'v, 'a> Input<'v, 'a> {
 }
 
 /// The first `len` elements of a buffer that grows as needed.
-pub(crate) fn sized<T: Real>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
-    if buffer.len() < len {
-        buffer.resize(len, T::ZERO);
-    }
-    &mut buffer[..len]
+pub(crate) fn sized<T: Real>(buffer: &mut Vec<T>, len: usize) -> Result<&mut [T]> {
+    memory::grow(buffer, len, T::ZERO)?;
+    Ok(&mut buffer[..len])
 }

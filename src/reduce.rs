@@ -3,7 +3,6 @@
 use crate::real::Real;
 use crate::simd::Isa;
 use crate::view::DType;
-use smallvec::SmallVec;
 use std::ops::Range;
 
 /// How the unreduced loss E, of shape (N, ...), becomes the result.
@@ -105,11 +104,43 @@ fn sum_blocks<T>(x: &[T], of_block: impl Fn(&[T]) -> f64) -> f64 {
     if x.len() <= BLOCK {
         return of_block(x);
     }
-    let mut sums = SmallVec::<[f64; 32]>::new();
+    let mut sum = PairwiseSum::default();
     for block in x.chunks(BLOCK) {
-        sums.push(of_block(block));
+        sum.add(of_block(block));
     }
-    sum_pairwise(0..sums.len(), &|i| sums[i])
+    sum.total()
+}
+
+/// [`sum_pairwise`] of numbers that come one after another, with the same bits.
+pub struct PairwiseSum {
+    /// The sums of whole subtrees: where bit i of `count` is set, of 2^i numbers.
+    subtrees: [f64; usize::BITS as usize],
+    count: usize,
+}
+
+impl std::default::Default for PairwiseSum {
+    fn default() -> Self {
+        PairwiseSum { subtrees: [0.0; usize::BITS as usize], count: 0 }
+    }
+}
+
+impl PairwiseSum {
+    /// The next number.
+    #[inline(always)]
+    pub fn add(&mut self, mut x: f64) {
+        let full = self.count.trailing_ones() as usize;
+        for subtree in &self.subtrees[..full] {
+            x += subtree;
+        }
+        self.subtrees[full] = x;
+        self.count += 1;
+    }
+
+    /// The sum.
+    pub fn total(&self) -> f64 {
+        let subtrees = self.subtrees.iter().enumerate().filter(|(i, _)| self.count >> i & 1 == 1);
+        subtrees.map(|(_, subtree)| *subtree).reduce(|low, high| high + low).unwrap_or(0.0)
+    }
 }
 
 /// Pairwise sum of `x(i)` over a range.
@@ -138,6 +169,10 @@ mod tests {
             );
             let x: Vec<f64> = x.iter().map(|&v| v.into()).collect();
             assert_eq!(sum_pairwise(0..n, &|i| x[i]), (n * n.saturating_sub(1) / 2) as f64);
+            let thirds = |i: usize| x[i] / 3.0;
+            let mut streamed = PairwiseSum::default();
+            (0..n).for_each(|i| streamed.add(thirds(i)));
+            assert_eq!(streamed.total(), sum_pairwise(0..n, &thirds));
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Strided views of arrays of any element type: pointer, element type, shape, byte strides. They are what the array
 //! boundary hands in.
 
+use crate::error::{Number, Result};
 use crate::grid::{Grid, Tile};
+use crate::memory;
 use crate::real::Real;
 use half::{bf16, f16};
 use smallvec::SmallVec;
@@ -13,7 +15,7 @@ pub type Shape = SmallVec<[usize; 3]>;
 pub type Strides = SmallVec<[isize; 3]>;
 
 macro_rules! dtypes {
-    ($($name:ident $t:ty, $text:literal, $x:ident $to:expr, $y:ident $of:expr;)*) => {
+    ($($name:ident $t:ty, $text:literal, $x:ident $to:expr, $number:expr, $y:ident $of:expr;)*) => {
         /// An element type.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum DType {
@@ -42,6 +44,10 @@ macro_rules! dtypes {
             fn of<T: Real>($y: T) -> Self {
                 $of
             }
+            fn number(self) -> Number {
+                let $x = self;
+                Number::from($number)
+            }
         })*
 
         /// Calls `$body` with the type alias `E` bound to the Rust type of a [`DType`].
@@ -54,19 +60,19 @@ macro_rules! dtypes {
 }
 
 dtypes! {
-    F16 half::f16, "float16", x T::from_f32(x.to_f32()), y f16::from_f32(y.to_f32());
-    BF16 half::bf16, "bfloat16", x T::from_f32(x.to_f32()), y bf16::from_f32(y.to_f32());
-    F32 f32, "float32", x T::from_f32(x), y y.to_f32();
-    F64 f64, "float64", x T::from_f64(x), y y.to_f64();
-    I8 i8, "int8", x T::from_i64(i64::from(x)), y y.to_f64() as i8;
-    I16 i16, "int16", x T::from_i64(i64::from(x)), y y.to_f64() as i16;
-    I32 i32, "int32", x T::from_i64(i64::from(x)), y y.to_f64() as i32;
-    I64 i64, "int64", x T::from_i64(x), y y.to_f64() as i64;
-    U8 u8, "uint8", x T::from_u64(u64::from(x)), y y.to_f64() as u8;
-    U16 u16, "uint16", x T::from_u64(u64::from(x)), y y.to_f64() as u16;
-    U32 u32, "uint32", x T::from_u64(u64::from(x)), y y.to_f64() as u32;
-    U64 u64, "uint64", x T::from_u64(x), y y.to_f64() as u64;
-    Bool crate::view::Boolean, "bool", x T::from_u64(u64::from(x.0 != 0)), y Boolean(u8::from(y != T::ZERO));
+    F16 half::f16, "float16", x T::from_f32(x.to_f32()), x.to_f64(), y f16::from_f32(y.to_f32());
+    BF16 half::bf16, "bfloat16", x T::from_f32(x.to_f32()), x.to_f64(), y bf16::from_f32(y.to_f32());
+    F32 f32, "float32", x T::from_f32(x), f64::from(x), y y.to_f32();
+    F64 f64, "float64", x T::from_f64(x), x, y y.to_f64();
+    I8 i8, "int8", x T::from_i64(i64::from(x)), i128::from(x), y y.to_f64() as i8;
+    I16 i16, "int16", x T::from_i64(i64::from(x)), i128::from(x), y y.to_f64() as i16;
+    I32 i32, "int32", x T::from_i64(i64::from(x)), i128::from(x), y y.to_f64() as i32;
+    I64 i64, "int64", x T::from_i64(x), i128::from(x), y y.to_f64() as i64;
+    U8 u8, "uint8", x T::from_u64(u64::from(x)), i128::from(x), y y.to_f64() as u8;
+    U16 u16, "uint16", x T::from_u64(u64::from(x)), i128::from(x), y y.to_f64() as u16;
+    U32 u32, "uint32", x T::from_u64(u64::from(x)), i128::from(x), y y.to_f64() as u32;
+    U64 u64, "uint64", x T::from_u64(x), i128::from(x), y y.to_f64() as u64;
+    Bool crate::view::Boolean, "bool", x T::from_u64(u64::from(x.0 != 0)), i128::from(x.0 != 0), y Boolean(u8::from(y != T::ZERO));
 }
 
 impl DType {
@@ -89,6 +95,8 @@ pub trait Element: Copy + 'static {
     fn to<T: Real>(self) -> T;
     /// From a type of computation, rounded once (half types are computed in `f32`).
     fn of<T: Real>(x: T) -> Self;
+    /// The number itself.
+    fn number(self) -> Number;
 }
 
 /// A read-only strided array. Every element is aligned for its type and in native byte order.
@@ -255,14 +263,29 @@ impl<'a> View<'a> {
     }
 
     /// All elements in C order, copied.
-    pub fn to_vec<T: Real>(&self) -> Vec<T> {
+    pub fn to_vec<T: Real>(&self) -> Result<Vec<T>> {
         let n = self.len();
-        let mut out = vec![T::ZERO; n];
+        let mut out = memory::filled(T::ZERO, n)?;
         if n > 0 {
             let flat = self.clone().insert_axis(0);
             Grid::single(&flat.shape, &flat.strides).read(&flat, 0, Tile::row(n), &mut out);
         }
-        out
+        Ok(out)
+    }
+
+    /// The element at an index, as it stands there.
+    ///
+    /// # Panics
+    /// If there is no such element.
+    pub fn number(&self, index: &[usize]) -> Number {
+        assert!(
+            index.len() == self.shape.len() && index.iter().zip(&self.shape).all(|(i, d)| i < d)
+        );
+        let steps = index.iter().zip(&self.strides).map(|(&i, &s)| i as isize * s);
+        with_element!(self.dtype, E => {
+            // SAFETY: an element within the shape that the view may read.
+            unsafe { *self.ptr.wrapping_offset(steps.sum()).cast::<E>() }.number()
+        })
     }
 }
 
@@ -340,7 +363,7 @@ impl<'a> ViewMut<'a> {
     }
 
     /// Writes element i of a view of `n` elements in one dimension, or of one element in none.
-    pub fn fill<T: Real>(&self, n: usize, at: impl Fn(usize) -> T) {
+    pub fn fill<T: Real>(&self, n: usize, at: impl Fn(usize) -> T) -> Result<()> {
         let unit = size_of::<T>() as isize;
         let dense = self.view.strides.iter().all(|&s| s == unit) || n == 1;
         if self.view.dtype == T::DTYPE && dense && n > 0 {
@@ -351,8 +374,9 @@ impl<'a> ViewMut<'a> {
                 *x = at(i);
             }
         } else {
-            self.copy_from(&(0..n).map(at).collect::<Vec<T>>());
+            self.copy_from(&memory::collect((0..n).map(at))?);
         }
+        Ok(())
     }
 
     /// Copies `data`, all elements in C order, into the view.

@@ -1,7 +1,9 @@
 //! Weights: scalar, per sample, per element, and the gradient that arrives from outside.
 
+use crate::error::Result;
 use crate::grid::{Grid, Tile};
-use crate::reduce::{BLOCK, Reduction, sum_block_exactly, sum_pairwise};
+use crate::memory;
+use crate::reduce::{BLOCK, PairwiseSum, Reduction, sum_block_exactly, sum_pairwise};
 use crate::simd::Baseline;
 use crate::view::View;
 
@@ -61,65 +63,59 @@ impl<'a> Weighting<'a> {
     }
 
     /// What each row's sum of w E is divided by.
-    pub(crate) fn divisor(&self, shape: &[usize]) -> Divisor {
+    pub(crate) fn divisor(&self, shape: &[usize]) -> Result<Divisor> {
         let (n, d) = (shape[0] as f64, shape[1..].iter().product::<usize>() as f64);
-        Divisor::All(match self.reduction {
+        Ok(Divisor::All(match self.reduction {
             Reduction::None | Reduction::SampleSum | Reduction::Sum => 1.0,
             Reduction::Sample => d,
             Reduction::Mean => self.denominator.unwrap_or(n * d),
             Reduction::BatchMean | Reduction::TargetMean => n,
             Reduction::WeightedMean if n * d > 0.0 => {
-                let sums = self.row_weights(shape);
+                let sums = self.row_weights(shape)?;
                 Divisor::of_weight(sum_pairwise(0..sums.len(), &|i| sums[i]))
             }
             Reduction::SampleWeightedMean if d > 0.0 => {
-                return Divisor::Rows(
-                    self.row_weights(shape).into_iter().map(Divisor::of_weight).collect(),
-                );
+                let mut divisors = self.row_weights(shape)?;
+                for sum in &mut divisors {
+                    *sum = Divisor::of_weight(*sum);
+                }
+                return Ok(Divisor::Rows(divisors));
             }
             Reduction::WeightedMean | Reduction::SampleWeightedMean => 0.0,
-        })
+        }))
     }
 
     /// The derivative of the result with respect to E where it is the same for all of E for want of weights.
-    pub(crate) fn uniform_scale(&self, shape: &[usize]) -> Option<f64> {
-        match self.divisor(shape) {
+    pub(crate) fn uniform_scale(&self, shape: &[usize]) -> Result<Option<f64>> {
+        Ok(match self.divisor(shape)? {
             Divisor::All(divisor) if self.sample_weight.is_none() && self.grad_output.is_none() => {
                 Some(self.weight / divisor)
             }
             _ => None,
-        }
+        })
     }
 
     /// The sum of the weights of every row.
-    fn row_weights(&self, shape: &[usize]) -> Vec<f64> {
+    fn row_weights(&self, shape: &[usize]) -> Result<Vec<f64>> {
         let (rows, cols) = (shape[0], shape[1..].iter().product::<usize>());
         let Some(view) = self.divisor_weight.as_ref().or(self.sample_weight.as_ref()) else {
-            return vec![cols as f64; rows];
+            return memory::filled(cols as f64, rows);
         };
         let grid = Grid::single(shape, view.strides());
-        let mut buffer = vec![0.0; cols.min(BLOCK)];
-        (0..rows)
-            .map(|row| {
-                if grid.constant_in_row(0) {
-                    return grid.load(view, 0, Tile { row, ..Tile::row(1) }, &mut buffer[..1])[0]
-                        * cols as f64;
-                }
-                let parts: Vec<f64> = (0..cols)
-                    .step_by(BLOCK)
-                    .map(|col| {
-                        let tile = Tile { row, rows: 1, col, cols: (cols - col).min(BLOCK) };
-                        sum_block_exactly::<Baseline, _>(grid.load(
-                            view,
-                            0,
-                            tile,
-                            &mut buffer[..tile.cols],
-                        ))
-                    })
-                    .collect();
-                sum_pairwise(0..parts.len(), &|i| parts[i])
-            })
-            .collect()
+        let mut buffer = [0.0; BLOCK];
+        memory::collect((0..rows).map(|row| {
+            if grid.constant_in_row(0) {
+                let tile = Tile { row, ..Tile::row(1) };
+                return grid.load(view, 0, tile, &mut buffer[..1])[0] * cols as f64;
+            }
+            let mut sum = PairwiseSum::default();
+            for col in (0..cols).step_by(BLOCK) {
+                let tile = Tile { row, rows: 1, col, cols: (cols - col).min(BLOCK) };
+                let block = grid.load(view, 0, tile, &mut buffer[..tile.cols]);
+                sum.add(sum_block_exactly::<Baseline, _>(block));
+            }
+            sum.total()
+        }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The promises of `parallel::run`, seen from outside.
 
-use rustloss::parallel::{num_threads, set_num_threads, with_num_threads};
+use rustloss::parallel::{Tasks, num_threads, set_num_threads, with_num_threads};
 use std::collections::HashSet;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,7 +21,11 @@ fn count(n: usize) -> NonZero<usize> {
 
 /// Calls `work` for every task.
 fn run(tasks: usize, ns: f64, work: &(dyn Fn(usize) + Sync)) {
-    rustloss::parallel::run(tasks, ns, &|tasks| tasks.for_each(work));
+    let all = |tasks: &mut Tasks<'_>| {
+        tasks.for_each(work);
+        Ok(())
+    };
+    rustloss::parallel::run(tasks, ns, &all).unwrap();
 }
 
 /// A task that is worth a thread's while, one of those that are worth it if the thread is awake, and one that is not.

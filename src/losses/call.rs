@@ -1,6 +1,7 @@
 //! A call of a loss, from checked arguments to results: what every family shares.
 
 use crate::error::{Error, Kind, Result};
+use crate::memory;
 use crate::real::Real;
 use crate::reduce::Reduction;
 use crate::simd::Level;
@@ -221,14 +222,17 @@ impl Axes {
     }
 
     /// Sums `data`, in E's shape with the batch axis first, over the axes that `out` broadcasts along.
-    pub fn sum_to<T: Real>(&self, data: &[T], out: &ViewMut<'_>) {
-        let slots: Vec<u64> = (0..out.shape().iter().product::<usize>() as u64).collect();
-        let mut sums = vec![0.0; slots.len()];
+    pub fn sum_to<T: Real>(&self, data: &[T], out: &ViewMut<'_>) -> Result<()> {
+        let slots = memory::collect(0..out.shape().iter().product::<usize>())?;
+        let slots: Vec<u64> = slots.into_iter().map(|s| s as u64).collect();
+        let mut sums = memory::filled(0.0, slots.len())?;
         let slots = self.broadcast(&View::from_slice(&slots, out.shape()));
-        for (slot, x) in slots.map(|s| s.to_vec::<f64>()).unwrap_or_default().iter().zip(data) {
+        let slots = slots.map(|s| s.to_vec::<f64>()).transpose()?.unwrap_or_default();
+        for (slot, x) in slots.iter().zip(data) {
             sums[*slot as usize] += x.to_f64();
         }
         out.copy_from(&sums);
+        Ok(())
     }
 
     /// The shape of the value.
@@ -327,7 +331,7 @@ impl Axes {
 /// An optional input that is one number >= 0.
 pub fn scalar(call: &Call<'_>, position: usize, default: f64) -> Result<f64> {
     let Some(view) = &call.inputs[position] else { return Ok(default) };
-    match view.to_vec::<f64>()[..] {
+    match view.to_vec::<f64>()?[..] {
         [x] if view.shape().is_empty() && (0.0..f64::INFINITY).contains(&x) => Ok(x),
         _ => {
             let detail = "expected one finite number >= 0, or None";
@@ -352,7 +356,7 @@ pub fn axis(name: &str, given: isize, shape: &[usize]) -> Result<usize> {
 
 /// Weights must be finite and not negative.
 pub fn check_weights(name: &str, weights: &View<'_>) -> Result<()> {
-    let values = weights.to_vec::<f64>();
+    let values = weights.to_vec::<f64>()?;
     match values.iter().position(|w| !(0.0..f64::INFINITY).contains(w)) {
         None => Ok(()),
         Some(at) => {

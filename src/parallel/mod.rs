@@ -16,6 +16,7 @@ pub use count::{environment_warnings, num_threads, set_num_threads, with_num_thr
 #[cfg(feature = "python")]
 pub(crate) use count::exchange_local_threads;
 
+use crate::error::{Error, Result};
 use pool::{Pool, Process, watch_forks};
 use std::any::Any;
 use std::cell::Cell;
@@ -59,11 +60,14 @@ impl Iterator for Tasks<'_> {
     }
 }
 
-/// What a thread does with its tasks.
-pub type Work<'a> = dyn Fn(Tasks<'_>) + Sync + 'a;
+/// What a thread does with its tasks; it gives up at the first that fails.
+pub type Work<'a> = dyn Fn(&mut Tasks<'_>) -> Result<()> + Sync + 'a;
 
 /// Calls `work` on as many threads as are of use, and returns when all tasks, 0 to `tasks` - 1, were given out once each
 /// and every thread is done with its own. A task takes about `ns` nanoseconds.
+///
+/// Tasks are given out in order, so that of several tasks that fail the lowest is run, and its error returned, for any
+/// number of threads.
 ///
 /// The caller takes part, and as many idle workers of the pool as there are tasks for and as [`num_threads`] allows.
 /// The caller gets all tasks, in order, if there is nothing to share: little work, one task, one thread, no idle
@@ -72,7 +76,7 @@ pub type Work<'a> = dyn Fn(Tasks<'_>) + Sync + 'a;
 /// # Panics
 /// If `work` panics: with the payload of the first one, once nobody is inside any more. Tasks not yet taken at that
 /// moment never run.
-pub fn run(tasks: usize, ns: f64, work: &Work<'_>) {
+pub fn run(tasks: usize, ns: f64, work: &Work<'_>) -> Result<()> {
     let total = ns * tasks as f64;
     if total >= SHARED_NS
         && tasks > 1
@@ -80,12 +84,18 @@ pub fn run(tasks: usize, ns: f64, work: &Work<'_>) {
         && let Some((pool, crew)) = hire(tasks.min(num_threads()) - 1, total < WAKING_NS)
     {
         let grip = ((GRIP_NS / ns) as usize).clamp(1, tasks.div_ceil(crew + 1));
-        share(&pool, crew, (tasks, grip), work);
+        share(&pool, crew, (tasks, grip), work)
     } else {
         let next = AtomicUsize::new(tasks);
-        work(Tasks { next: &next, count: tasks, grip: 1, taken: 0..tasks });
+        work(&mut Tasks { next: &next, count: tasks, grip: 1, taken: 0..tasks })
     }
 }
+
+/// Whether the call that this thread works for was told to stop. Loops that run for long within one task ask now and then.
+pub(crate) fn check() -> Result<()> {
+    Ok(())
+}
+
 /// Takes at most `wanted` workers of the pool out of its idle ones, for one call to [`share`]. None for a small job that
 /// somebody would have to wake up for.
 fn hire(wanted: usize, small: bool) -> Option<(Arc<Pool>, usize)> {
@@ -106,7 +116,7 @@ fn hire(wanted: usize, small: bool) -> Option<(Arc<Pool>, usize)> {
 }
 
 /// Runs all tasks on the caller and on `crew` workers hired from `pool`.
-fn share(pool: &Pool, crew: usize, (tasks, grip): (usize, usize), work: &Work<'_>) {
+fn share(pool: &Pool, crew: usize, (tasks, grip): (usize, usize), work: &Work<'_>) -> Result<()> {
     // SAFETY: only the lifetime changes. `work` is called by those alone who are inside the job; dropping its
     // `Entrance`, before this function returns or unwinds, lets no one in any more and waits until all are out.
     let work = unsafe { mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
@@ -118,6 +128,7 @@ fn share(pool: &Pool, crew: usize, (tasks, grip): (usize, usize), work: &Work<'_
         next: AtomicUsize::new(grip),
         inside: AtomicUsize::new(0),
         panic: Mutex::new(None),
+        failure: Mutex::new(None),
         caller: thread::current(),
     });
     let entrance = Entrance(&job);
@@ -131,6 +142,8 @@ fn share(pool: &Pool, crew: usize, (tasks, grip): (usize, usize), work: &Work<'_
     if let Some(payload) = panic {
         panic::resume_unwind(payload);
     }
+    let failure = job.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+    failure.map_or(Ok(()), |(_, error)| Err(error))
 }
 
 /// One call to [`run`], as its workers see it. A worker that wakes up too late finds it closed and goes: the caller
@@ -146,6 +159,8 @@ struct Job {
     inside: AtomicUsize,
     /// The payload of the first panic.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+    /// The lowest task that failed, and its error.
+    failure: Mutex<Option<(usize, Error)>>,
     caller: Thread,
 }
 
@@ -168,12 +183,23 @@ impl Job {
     /// Does the tasks that are `taken` already, and takes more until none is left. A panic ends that for all.
     fn take_part(&self, taken: Range<usize>) {
         INSIDE_TASK.set(true);
-        let tasks = Tasks { next: &self.next, count: self.tasks, grip: self.grip, taken };
-        let outcome = panic::catch_unwind(AssertUnwindSafe(|| (self.work)(tasks)));
+        let mut tasks = Tasks { next: &self.next, count: self.tasks, grip: self.grip, taken };
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| (self.work)(&mut tasks)));
         INSIDE_TASK.set(false);
-        if let Err(payload) = outcome {
-            self.next.store(self.tasks, Ordering::Relaxed);
-            self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
+        match outcome {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                self.next.store(self.tasks, Ordering::Relaxed);
+                let task = tasks.taken.start;
+                let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                if failure.as_ref().is_none_or(|(lowest, _)| task < *lowest) {
+                    *failure = Some((task, error));
+                }
+            }
+            Err(payload) => {
+                self.next.store(self.tasks, Ordering::Relaxed);
+                self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
+            }
         }
     }
 }
@@ -204,12 +230,13 @@ mod tests {
     #[test]
     fn a_worker_that_comes_too_late_leaves_at_once() {
         let job = Job {
-            work: &|_: Tasks<'_>| panic!("the job is over"),
+            work: &|_: &mut Tasks<'_>| panic!("the job is over"),
             tasks: 2,
             grip: 1,
             next: AtomicUsize::new(1),
             inside: AtomicUsize::new(0),
             panic: Mutex::new(None),
+            failure: Mutex::new(None),
             caller: thread::current(),
         };
         drop(Entrance(&job));
@@ -223,7 +250,10 @@ mod tests {
         let pool = Pool::new(2).unwrap();
         for panics in [false, true, false] {
             pool.idle.fetch_sub(2, Ordering::Relaxed);
-            let work = |tasks: Tasks<'_>| tasks.for_each(|task| assert!(task < 2 || !panics));
+            let work = |tasks: &mut Tasks<'_>| {
+                tasks.for_each(|task| assert!(task < 2 || !panics));
+                Ok(())
+            };
             let outcome = panic::catch_unwind(AssertUnwindSafe(|| share(&pool, 2, (3, 1), &work)));
             assert_eq!(outcome.is_err(), panics);
             assert_eq!(pool.idle.load(Ordering::Relaxed), 2);

@@ -1,7 +1,7 @@
 //! From the library's errors, and from panics, to exceptions of `rustloss.errors`.
 
-use crate::error::{Error, Kind};
-use pyo3::exceptions::PyMemoryError;
+use crate::error::{Error, Kind, Number};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError};
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyTuple};
 use std::any::Any;
@@ -18,14 +18,17 @@ pub fn exception(py: Python<'_>, error: &Error) -> PyErr {
         Kind::Parameter => "ParameterError",
         Kind::Output => "OutputError",
         Kind::Memory => return PyMemoryError::new_err(error.to_string()),
+        Kind::Interrupted => return PyKeyboardInterrupt::new_err(()),
     };
     let make = || -> PyResult<Bound<'_, PyAny>> {
         let kwargs = [("argument", error.argument.as_str())].into_py_dict(py)?;
         if let Some(index) = &error.index {
             kwargs.set_item("index", PyTuple::new(py, index)?)?;
         }
-        if let Some(value) = error.value {
-            kwargs.set_item("value", value)?;
+        match error.value {
+            Some(Number::Int(value)) => kwargs.set_item("value", value)?,
+            Some(Number::Float(value)) => kwargs.set_item("value", value)?,
+            None => {}
         }
         py.import("rustloss.errors")?.getattr(class)?.call((error.to_string(),), Some(&kwargs))
     };

@@ -7,6 +7,7 @@
 use crate::block::{self, BlockKernel, BlockOutputs, MAX_INPUTS, Outputs};
 use crate::error::{Error, Kind as Mistake, Result};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results, check_weights};
+use crate::memory;
 use crate::real::Real;
 use crate::simd::{self, Isa, Kernel, Level};
 use crate::view::{Shape, View, ViewMut};
@@ -174,17 +175,12 @@ impl<L: Elementwise<K> + 'static, const K: usize> Plan for ElementwisePlan<'_, L
         L::COST * self.inputs[0].len() as f64
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
-        if self.single {
-            self.run_in::<f32>(results);
-        } else {
-            self.run_in::<f64>(results);
-        }
-        Ok(())
+        if self.single { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
     }
 }
 
 impl<L: Elementwise<K> + 'static, const K: usize> ElementwisePlan<'_, L, K> {
-    fn run_in<T: Real>(&self, mut results: Results<'_>) {
+    fn run_in<T: Real>(&self, mut results: Results<'_>) -> Result<()> {
         let shape = self.axes.batch_first();
         // The gradient of an input that was broadcast is summed over the axes that it lacks.
         let mut full = [const { Vec::<T>::new() }; MAX_INPUTS];
@@ -196,15 +192,17 @@ impl<L: Elementwise<K> + 'static, const K: usize> ElementwisePlan<'_, L, K> {
         };
         for (k, buffer) in full.iter_mut().enumerate().take(K) {
             let Some(grad) = results.grads[k].take() else { continue };
-            outputs.grads[k] = self.axes.line_up_mut(grad.clone()).or_else(|| {
+            outputs.grads[k] = self.axes.line_up_mut(grad.clone());
+            if outputs.grads[k].is_none() {
                 summed.push((k, grad));
-                buffer.resize(shape.iter().product(), T::ZERO);
-                Some(ViewMut::from_slice(buffer, &shape))
-            });
+                memory::grow(buffer, shape.iter().product(), T::ZERO)?;
+                outputs.grads[k] = Some(ViewMut::from_slice(buffer, &shape));
+            }
         }
-        block::drive::<T>(&self.loss, self.level, &shape, &self.inputs, &outputs, &self.weighting);
+        block::drive::<T>(&self.loss, self.level, &shape, &self.inputs, &outputs, &self.weighting)?;
         for (k, grad) in summed {
-            self.axes.sum_to(&full[k], &grad);
+            self.axes.sum_to(&full[k], &grad)?;
         }
+        Ok(())
     }
 }

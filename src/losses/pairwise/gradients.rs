@@ -1,8 +1,11 @@
 //! The gradients with respect to the vectors of both batches, in tiles.
 
 use super::kernel::LANES;
+use crate::error::Result;
 use crate::grid::{Grid, Tile};
+use crate::memory;
 use crate::operand::Output;
+use crate::parallel;
 use crate::real::Real;
 use crate::simd::{Isa, Kernel};
 use crate::view::View;
@@ -31,20 +34,20 @@ pub(super) struct PullTile<'a, 'b, 'c, T> {
 }
 
 impl<T: Real> Kernel for PullTile<'_, '_, '_, T> {
-    type Output = ();
+    type Output = Result<()>;
     #[inline(always)]
-    fn run<S: Isa>(self) {
+    fn run<S: Isa>(self) -> Result<()> {
         let PullTile { job, tile } = self;
         let mut panels: [PullPanel<T>; 2] = Default::default();
         let mut sums = Vec::new();
         let mut buffer = Vec::new();
         for (of, out) in job.out.iter().enumerate() {
             let Some((out, grid)) = out else { continue };
-            job.sum::<S>(of, tile, &mut panels, &mut sums);
+            job.sum::<S>(of, tile, &mut panels, &mut sums)?;
             for r in 0..tile.rows {
                 let sums = &sums[r / TOGETHER * TOGETHER * panels[of].width..][r % TOGETHER..];
                 let tile = Tile { row: tile.row + r, rows: 1, ..tile };
-                let row = out.tile::<T>(grid, tile, &mut buffer);
+                let row = out.tile::<T>(grid, tile, &mut buffer)?;
                 for (g, sums) in row.chunks_mut(LANES).zip(sums.iter().step_by(TOGETHER)) {
                     for (g, sum) in g.iter_mut().zip(sums) {
                         *g = T::from_f64(-2.0 * sum);
@@ -53,6 +56,7 @@ impl<T: Real> Kernel for PullTile<'_, '_, '_, T> {
                 out.finish(grid, tile, &buffer);
             }
         }
+        Ok(())
     }
 }
 
@@ -72,15 +76,16 @@ struct PullPanel<T> {
 
 impl<T: Real> PullPanel<T> {
     #[inline(always)]
-    fn fill(&mut self, grid: &Grid, view: &View<'_>, tile: Tile) {
+    fn fill(&mut self, grid: &Grid, view: &View<'_>, tile: Tile) -> Result<()> {
         if self.start == Some(tile.row) {
-            return;
+            return Ok(());
         }
         self.start = Some(tile.row);
         self.rows = tile.rows.next_multiple_of(TOGETHER);
         self.width = tile.cols.div_ceil(LANES);
-        self.x.resize(self.rows * self.width, [T::ZERO; LANES]);
-        let mut buffer = vec![T::ZERO; tile.cols];
+        memory::grow(&mut self.x, self.rows * self.width, [T::ZERO; LANES])?;
+        self.x.truncate(self.rows * self.width);
+        let mut buffer = memory::filled(T::ZERO, tile.cols)?;
         for r in 0..self.rows {
             let places = self.x[r..].iter_mut().step_by(self.rows);
             if r >= tile.rows {
@@ -101,6 +106,7 @@ impl<T: Real> PullPanel<T> {
             }
         }
         self.finite = all_finite(&self.x);
+        Ok(())
     }
 }
 
@@ -114,22 +120,23 @@ impl<T: Real> PullJob<'_, '_, T> {
         tile: Tile,
         panels: &mut [PullPanel<T>; 2],
         sums: &mut Vec<[f64; LANES]>,
-    ) {
+    ) -> Result<()> {
         let fill = |panel: &mut PullPanel<T>, batch: usize, row: usize| {
             let tile = Tile { row, rows: PULL_TILE.0.min(self.n - row), ..tile };
-            panel.fill(&self.grids[batch], &self.batches[batch], tile);
+            panel.fill(&self.grids[batch], &self.batches[batch], tile)
         };
         let [first, second] = panels;
         let (own, others) = if of == 0 { (first, second) } else { (second, first) };
-        fill(own, of, tile.row);
+        fill(own, of, tile.row)?;
         let width = own.width;
         sums.clear();
-        sums.resize(own.x.len(), [0.0; LANES]);
-        let mut parts = vec![[T::ZERO; LANES]; TOGETHER * width];
+        memory::grow(sums, own.x.len(), [0.0; LANES])?;
+        let mut parts = memory::filled([T::ZERO; LANES], TOGETHER * width)?;
         let mut by_own = [[T::ZERO; VECTORS]; TOGETHER];
         let mut by_other = [[T::ZERO; TOGETHER]; VECTORS];
         for start in (0..self.n).step_by(PULL_TILE.0) {
-            fill(others, 1 - of, start);
+            parallel::check()?;
+            fill(others, 1 - of, start)?;
             let finite = own.finite && others.finite;
             for (group, sums) in sums.chunks_mut(TOGETHER * width).enumerate() {
                 let first = tile.row + group * TOGETHER;
@@ -164,6 +171,7 @@ impl<T: Real> PullJob<'_, '_, T> {
                 }
             }
         }
+        Ok(())
     }
 
     /// Fills a part of the matrix of slopes, with 0 beyond its end.

@@ -10,7 +10,9 @@
 //! Roundings do not all go one way: measured it is 2 to 3.
 
 use super::gradients::{PULL_TILE, PullJob, PullTile};
+use crate::error::Result;
 use crate::grid::{Grid, Tile};
+use crate::memory;
 use crate::operand::{Operand, Output, sized};
 use crate::parallel;
 use crate::real::Real;
@@ -81,7 +83,11 @@ impl Pairs<'_> {
     }
 
     /// Runs `kernel` over all rows.
-    pub fn rows<T: Real, L: PairKernel<T>>(&self, kernel: &L, outputs: Outputs<'_, T>) {
+    pub fn rows<T: Real, L: PairKernel<T>>(
+        &self,
+        kernel: &L,
+        outputs: Outputs<'_, T>,
+    ) -> Result<()> {
         let [n, d] = self.shape();
         let (mut matrix, mut column) = (Grid::new(&[n, n], 1), Grid::new(&[n, 1], 1));
         let whole = |x, cols| ViewMut::from_slice(x, &[n, cols]);
@@ -109,13 +115,14 @@ impl Pairs<'_> {
         parallel::run(tiles, self.cost() / tiles as f64, &|tasks| {
             for row in tasks.map(|task| task * rows) {
                 let tile = Tile { row, rows: rows.min(n - row), col: 0, cols: n };
-                simd::dispatch(self.level, RowTile { job: &job, tile, of: PhantomData::<T> });
+                simd::dispatch(self.level, RowTile { job: &job, tile, of: PhantomData::<T> })?;
             }
-        });
+            Ok(())
+        })
     }
 
     /// The gradients with respect to the vectors of both batches: the sum of 2 `slopes` (own - other) over the others.
-    pub fn gradients<T: Real>(&self, slopes: &[T], out: [Option<&ViewMut<'_>>; 2]) {
+    pub fn gradients<T: Real>(&self, slopes: &[T], out: [Option<&ViewMut<'_>>; 2]) -> Result<()> {
         let [n, d] = self.shape();
         let job = PullJob {
             batches: self.batches,
@@ -136,9 +143,10 @@ impl Pairs<'_> {
             for task in tasks {
                 let (row, col) = (task / across * rows, task % across * cols);
                 let tile = Tile { row, rows: rows.min(n - row), col, cols: cols.min(d - col) };
-                simd::dispatch(self.level, PullTile { job: &job, tile });
+                simd::dispatch(self.level, PullTile { job: &job, tile })?;
             }
-        });
+            Ok(())
+        })
     }
 }
 
@@ -163,19 +171,25 @@ struct RowTile<'a, 'b, 'c, L, T> {
 }
 
 impl<T: Real, L: PairKernel<T>> Kernel for RowTile<'_, '_, '_, L, T> {
-    type Output = ();
+    type Output = Result<()>;
     #[inline(always)]
-    fn run<S: Isa>(self) {
+    fn run<S: Isa>(self) -> Result<()> {
         let RowTile { job, tile, .. } = self;
-        let mut distances = vec![0.0; tile.len()];
-        job.distances::<S, T>(tile, &mut distances);
+        let mut distances = memory::filled(0.0, tile.len())?;
+        job.distances::<S, T>(tile, &mut distances)?;
         let mut buffers: [Vec<T>; 3] = Default::default();
         let [value_buffer, slopes_buffer, sums_buffer] = &mut buffers;
         let column = Tile { cols: 1, ..tile };
-        let mut value = job.value.as_ref().map(|o| o.tile(&job.matrix, tile, value_buffer));
-        let mut slopes = job.slopes.as_ref().map(|o| o.tile(&job.matrix, tile, slopes_buffer));
-        let mut sums = job.sums.as_ref().map(|o| o.tile(&job.column, column, sums_buffer));
-        let mut scratch: [Vec<T>; 3] = std::array::from_fn(|_| vec![T::ZERO; tile.cols]);
+        let mut value =
+            job.value.as_ref().map(|o| o.tile(&job.matrix, tile, value_buffer)).transpose()?;
+        let mut slopes =
+            job.slopes.as_ref().map(|o| o.tile(&job.matrix, tile, slopes_buffer)).transpose()?;
+        let mut sums =
+            job.sums.as_ref().map(|o| o.tile(&job.column, column, sums_buffer)).transpose()?;
+        let mut scratch: [Vec<T>; 3] = Default::default();
+        for row in &mut scratch {
+            memory::grow(row, tile.cols, T::ZERO)?;
+        }
         for (r, distances) in distances.chunks_exact(tile.cols).enumerate() {
             let run = r * tile.cols..(r + 1) * tile.cols;
             let outputs = RowOutputs {
@@ -188,23 +202,26 @@ impl<T: Real, L: PairKernel<T>> Kernel for RowTile<'_, '_, '_, L, T> {
                 sums[r] = sum;
             }
         }
+        Ok(())
     }
 }
 
 impl<L> RowJob<'_, '_, L> {
     /// The squared distances of a block of rows.
     #[inline(always)]
-    fn distances<S: Isa, T: Real>(&self, tile: Tile, distances: &mut [f64]) {
+    fn distances<S: Isa, T: Real>(&self, tile: Tile, distances: &mut [f64]) -> Result<()> {
         let [mut first, mut second] = [Panel::<T>::default(), Panel::default()];
-        let mut lanes = vec![[[[T::ZERO; LANES]; GROUP]; GROUP]; tile.rows.div_ceil(GROUP)];
+        let zero = [[[T::ZERO; LANES]; GROUP]; GROUP];
+        let mut lanes = memory::filled(zero, tile.rows.div_ceil(GROUP))?;
         let mut halves: [Vec<T>; 2] = Default::default();
         let most = RUN / size_of::<T>();
         for start in (0..self.d).step_by(most) {
             let run = Tile { col: start, cols: most.min(self.d - start), ..tile };
-            first.fill(&self.vectors[0], &self.pairs.batches[0], run);
+            parallel::check()?;
+            first.fill(&self.vectors[0], &self.pairs.batches[0], run)?;
             for col in (0..self.n).step_by(TILE) {
                 let run = Tile { row: col, rows: TILE.min(self.n - col), ..run };
-                second.fill(&self.vectors[1], &self.pairs.batches[1], run);
+                second.fill(&self.vectors[1], &self.pairs.batches[1], run)?;
                 for (b, j) in second.groups().zip((col..self.n).step_by(GROUP)) {
                     for (a, lanes) in first.groups().zip(&mut lanes) {
                         squares_at_level::<S, T>(a, b, lanes);
@@ -219,6 +236,7 @@ impl<L> RowJob<'_, '_, L> {
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -234,11 +252,12 @@ struct Panel<T> {
 
 impl<T: Real> Panel<T> {
     #[inline(always)]
-    fn fill(&mut self, grid: &Grid, view: &View<'_>, tile: Tile) {
+    fn fill(&mut self, grid: &Grid, view: &View<'_>, tile: Tile) -> Result<()> {
         self.width = tile.cols.div_ceil(LANES);
         let (zero, rows) = ([T::ZERO; LANES], tile.rows.next_multiple_of(GROUP));
-        self.chunks.resize(rows / GROUP * self.width, [zero; GROUP]);
-        let buffer = sized(&mut self.buffer, tile.cols);
+        memory::grow(&mut self.chunks, rows / GROUP * self.width, [zero; GROUP])?;
+        self.chunks.truncate(rows / GROUP * self.width);
+        let buffer = sized(&mut self.buffer, tile.cols)?;
         for r in 0..rows {
             let group = &mut self.chunks[r / GROUP * self.width..][..self.width];
             if r >= tile.rows {
@@ -257,6 +276,7 @@ impl<T: Real> Panel<T> {
                 place[r % GROUP][..rest.len()].copy_from_slice(rest);
             }
         }
+        Ok(())
     }
 
     fn groups(&self) -> impl Iterator<Item = &[[[T; LANES]; GROUP]]> {

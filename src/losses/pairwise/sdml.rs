@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results, axis};
 use crate::losses::rowwise::kernel::{Reduced, Scale};
 use crate::losses::rowwise::softmax::Softmax;
+use crate::memory;
 use crate::real::Real;
 use crate::reduce::sum;
 use crate::simd::{Isa, Level};
@@ -79,32 +80,33 @@ impl SdmlPlan<'_> {
         Pairs { level: self.level, batches: &self.batches }
     }
 
-    fn run_in<T: Real>(&self, results: Results<'_>) {
+    fn run_in<T: Real>(&self, results: Results<'_>) -> Result<()> {
         let SdmlPlan { axes, weighting, level, .. } = self;
         let reduced = Reduced { axes, weighting, level: *level };
         let n = self.batches[0].shape()[0];
         let [first, second, ..] = results.grads;
         let derives = first.is_some() || second.is_some();
         let len = axes.shape.iter().product();
-        let mut unreduced = vec![T::ZERO; if results.value.is_some() { len } else { 0 }];
-        let mut slopes = vec![T::ZERO; if derives { n * n } else { 0 }];
+        let mut unreduced = memory::filled(T::ZERO, if results.value.is_some() { len } else { 0 })?;
+        let mut slopes = memory::filled(T::ZERO, if derives { n * n } else { 0 })?;
         let value = results.value.is_some().then_some(&mut unreduced[..]);
         let (value, sums) = if self.by_row { (None, value) } else { (value, None) };
         let others = (n as f64 - 1.0).max(1.0);
         let kernel = Rows {
             target: [1.0 - self.smoothing, self.smoothing / others].map(Target::<T>::new),
-            scale: if derives { reduced.scale() } else { Scale::All(1.0) },
+            scale: if derives { reduced.scale()? } else { Scale::All(1.0) },
             by_row: self.by_row,
         };
         let slopes_out = derives.then_some(&mut slopes[..]);
-        self.pairs().rows(&kernel, Outputs { value, sums, slopes: slopes_out });
+        self.pairs().rows(&kernel, Outputs { value, sums, slopes: slopes_out })?;
         if derives {
             let grads = [first, second].map(|g| Some(g?.map(|v| v.move_axis(self.batch, 0))));
-            self.pairs().gradients(&slopes, grads.each_ref().map(Option::as_ref));
+            self.pairs().gradients(&slopes, grads.each_ref().map(Option::as_ref))?;
         }
         if let Some(value) = results.value {
-            reduced.value(&unreduced, value);
+            reduced.value(&unreduced, value)?;
         }
+        Ok(())
     }
 }
 
@@ -116,12 +118,7 @@ impl Plan for SdmlPlan<'_> {
         self.pairs().cost()
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
-        if self.single {
-            self.run_in::<f32>(results);
-        } else {
-            self.run_in::<f64>(results);
-        }
-        Ok(())
+        if self.single { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
     }
 }
 

@@ -57,7 +57,7 @@ fn labels(call: &Call<'_>, axes: &Axes, weighting: &Weighting<'_>) -> Result<Vec
         );
         Error::new(Kind::Shape, name, detail)
     })?;
-    let weights = weighting.sample_weight.as_ref().map(View::to_vec::<f64>);
+    let weights = weighting.sample_weight.as_ref().map(View::to_vec::<f64>).transpose()?;
     let check = |(row, &label): (usize, &f64)| {
         let weightless = weights.as_ref().is_some_and(|w| w[row] == 0.0);
         if label.abs() == 1.0 || weightless {
@@ -66,7 +66,7 @@ fn labels(call: &Call<'_>, axes: &Axes, weighting: &Weighting<'_>) -> Result<Vec
         let index = axes.element(row, given.shape());
         Err(Error::element(Kind::Label, name, &index, label, "1 or -1"))
     };
-    lined_up.to_vec::<f64>().iter().enumerate().map(check).collect()
+    lined_up.to_vec::<f64>()?.iter().enumerate().map(check).collect()
 }
 
 struct Rows {

@@ -4,9 +4,11 @@
 //! what it returns is the row's loss. Weights and reductions are the elementwise driver's, see [`Reduced`].
 
 use crate::block::{self, BlockKernel, Identity, Outputs};
+use crate::error::Result;
 use crate::grid::{Grid, Tile};
 use crate::losses::call::Axes;
 use crate::losses::rowwise::softmax_group::{LANES, Order};
+use crate::memory;
 use crate::operand::{Input, Operand, Output, sized};
 use crate::parallel;
 use crate::real::Real;
@@ -121,7 +123,10 @@ impl Scale {
 }
 
 /// Runs `kernel` over all rows.
-pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(kernel: &L, rows: Rows<'_, T, K>) {
+pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(
+    kernel: &L,
+    rows: Rows<'_, T, K>,
+) -> Result<()> {
     let mut grid = Grid::new(rows.shape, rows.outer);
     let inputs = rows.inputs.map(|v| Operand::input(&mut grid, v));
     let grads = rows.grads.map(|v| v.map(|v| Operand::output(&mut grid, v)));
@@ -167,9 +172,10 @@ pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(kernel: &L, rows: Rows
         let mut scratch = Scratch::new();
         for row in tasks.map(|task| task * step) {
             let tile = Tile { row, rows: step.min(grid.rows - row), col: 0, cols: grid.cols };
-            simd::dispatch(rows.level, RunTile { job: &job, tile, scratch: &mut scratch });
+            simd::dispatch(rows.level, RunTile { job: &job, tile, scratch: &mut scratch })?;
         }
-    });
+        Ok(())
+    })
 }
 
 struct Job<'a, L, const K: usize> {
@@ -223,40 +229,43 @@ struct RunTile<'a, 'b, L, T, const K: usize> {
 }
 
 impl<T: Real, L: RowKernel<T, K>, const K: usize> Kernel for RunTile<'_, '_, L, T, K> {
-    type Output = ();
+    type Output = Result<()>;
     #[inline(always)]
-    fn run<S: Isa>(self) {
+    fn run<S: Isa>(self) -> Result<()> {
         let RunTile { job, tile, scratch } = self;
-        sized(&mut scratch.value, GROUPS * LANES);
+        sized(&mut scratch.value, GROUPS * LANES)?;
         match job.form {
-            Form::Row => job.rows::<S, T>(tile, scratch),
-            Form::Group => job.group::<S, T>(tile, scratch),
-            Form::Lanes => job.lanes::<S, T>(tile, scratch),
+            Form::Row => job.rows::<S, T>(tile, scratch)?,
+            Form::Group => job.group::<S, T>(tile, scratch)?,
+            Form::Lanes => job.lanes::<S, T>(tile, scratch)?,
         }
         if let Some((view, grid)) = job.value {
             let values = Tile { row: 0, rows: 1, col: tile.row, cols: tile.rows };
             grid.scatter(view, 0, values, &scratch.value[..tile.rows]);
         }
+        Ok(())
     }
 }
 
 impl<L, const K: usize> Job<'_, L, K> {
     #[inline(always)]
-    fn rows<S: Isa, T: Real>(&self, tile: Tile, scratch: &mut Scratch<T, K>)
+    fn rows<S: Isa, T: Real>(&self, tile: Tile, scratch: &mut Scratch<T, K>) -> Result<()>
     where
         L: RowKernel<T, K>,
     {
         let (grid, len) = (self.grid, tile.len());
         let mut inputs = [&[][..]; K];
         for ((x, o), buffer) in inputs.iter_mut().zip(&self.inputs).zip(&mut scratch.inputs) {
-            *x = o.tile(grid, tile, buffer);
+            *x = o.tile(grid, tile, buffer)?;
         }
         let mut grads = [const { None }; K];
         for ((grad, o), buffer) in grads.iter_mut().zip(&self.grads).zip(&mut scratch.grads) {
-            *grad = o.as_ref().map(|o| o.tile(grid, tile, buffer));
+            *grad = o.as_ref().map(|o| o.tile(grid, tile, buffer)).transpose()?;
         }
-        let mut hess = self.hess.as_ref().map(|o| o.tile(grid, tile, &mut scratch.hess));
-        let mut row_scratch = scratch.row.each_mut().map(|b| sized(b, tile.cols));
+        let mut hess =
+            self.hess.as_ref().map(|o| o.tile(grid, tile, &mut scratch.hess)).transpose()?;
+        let [first, second] = &mut scratch.row;
+        let mut row_scratch = [sized(first, tile.cols)?, sized(second, tile.cols)?];
         for r in 0..tile.rows {
             let run = r * tile.cols..(r + 1) * tile.cols;
             let scale = self.scale.of(tile.row + r);
@@ -282,20 +291,21 @@ impl<L, const K: usize> Job<'_, L, K> {
                 o.finish(grid, tile, &buffer[..len.min(buffer.len())]);
             }
         }
+        Ok(())
     }
 
     #[inline(always)]
-    fn group<S: Isa, T: Real>(&self, tile: Tile, scratch: &mut Scratch<T, K>)
+    fn group<S: Isa, T: Real>(&self, tile: Tile, scratch: &mut Scratch<T, K>) -> Result<()>
     where
         L: RowKernel<T, K>,
     {
         let grid = self.grid;
-        let x = self.inputs[0].tile(grid, tile, &mut scratch.inputs[0]);
+        let x = self.inputs[0].tile(grid, tile, &mut scratch.inputs[0])?;
         let grad = match &self.grads[0] {
-            Some(o) => o.tile(grid, tile, &mut scratch.grads[0]),
-            None => sized(&mut scratch.grads[0], tile.len()),
+            Some(o) => o.tile(grid, tile, &mut scratch.grads[0])?,
+            None => sized(&mut scratch.grads[0], tile.len())?,
         };
-        let hess = self.hess.as_ref().map(|o| o.tile(grid, tile, &mut scratch.hess));
+        let hess = self.hess.as_ref().map(|o| o.tile(grid, tile, &mut scratch.hess)).transpose()?;
         let value = &mut scratch.value[..tile.rows];
         self.scales(tile.row, tile.rows, &mut scratch.scale);
         self.kernel.group::<S>(Group {
@@ -314,19 +324,20 @@ impl<L, const K: usize> Job<'_, L, K> {
                 o.finish(grid, tile, &buffer[..tile.len().min(buffer.len())]);
             }
         }
+        Ok(())
     }
 
     #[inline(always)]
-    fn lanes<S: Isa, T: Real>(&self, tile: Tile, scratch: &mut Scratch<T, K>)
+    fn lanes<S: Isa, T: Real>(&self, tile: Tile, scratch: &mut Scratch<T, K>) -> Result<()>
     where
         L: RowKernel<T, K>,
     {
         let (grid, group) = (self.grid, tile.cols * LANES);
         let len = tile.rows.div_ceil(LANES) * group;
-        let x = sized(&mut scratch.inputs[0], len);
+        let x = sized(&mut scratch.inputs[0], len)?;
         grid.read_lanes(self.inputs[0].view, self.inputs[0].k, tile, LANES, x);
-        let grad = sized(&mut scratch.grads[0], len);
-        let mut hess = self.hess.as_ref().map(|_| sized(&mut scratch.hess, len));
+        let grad = sized(&mut scratch.grads[0], len)?;
+        let mut hess = self.hess.as_ref().map(|_| sized(&mut scratch.hess, len)).transpose()?;
         for (g, value) in scratch.value[..tile.rows].chunks_mut(LANES).enumerate() {
             let (row, run) = (tile.row + g * LANES, g * group..(g + 1) * group);
             self.scales(row, value.len(), &mut scratch.scale);
@@ -347,6 +358,7 @@ impl<L, const K: usize> Job<'_, L, K> {
                 grid.scatter_lanes(o.view, o.k, tile, LANES, buffer);
             }
         }
+        Ok(())
     }
 
     /// The scales of some rows, and 0 up to [`LANES`].
@@ -369,12 +381,12 @@ pub struct Reduced<'a> {
 
 impl Reduced<'_> {
     /// The derivative of the result with respect to each element of E.
-    pub fn scale(&self) -> Scale {
+    pub fn scale(&self) -> Result<Scale> {
         let shape = self.axes.batch_first();
-        if let Some(scale) = self.weighting.uniform_scale(&shape) {
-            return Scale::All(scale);
+        if let Some(scale) = self.weighting.uniform_scale(&shape)? {
+            return Ok(Scale::All(scale));
         }
-        let mut scale = vec![0.0; shape.iter().product()];
+        let mut scale = memory::filled(0.0, shape.iter().product())?;
         let zero = [0.0];
         let input = View::from_slice(&zero, &[]).broadcast_to(&shape);
         let outputs = Outputs {
@@ -382,12 +394,12 @@ impl Reduced<'_> {
             ..Outputs::default()
         };
         let identity: &dyn BlockKernel<f64> = &Identity;
-        block::drive(identity, self.level, &shape, input.as_slice(), &outputs, self.weighting);
-        Scale::Each(scale)
+        block::drive(identity, self.level, &shape, input.as_slice(), &outputs, self.weighting)?;
+        Ok(Scale::Each(scale))
     }
 
     /// The value, from E with the batch axis first.
-    pub fn value<T: Real>(&self, unreduced: &[T], value: ViewMut<'_>) {
+    pub fn value<T: Real>(&self, unreduced: &[T], value: ViewMut<'_>) -> Result<()> {
         let shape = self.axes.batch_first();
         let inputs = [View::from_slice(unreduced, &shape)];
         let outputs = Outputs {
@@ -395,6 +407,6 @@ impl Reduced<'_> {
             ..Outputs::default()
         };
         let identity: &dyn BlockKernel<T> = &Identity;
-        block::drive(identity, self.level, &shape, &inputs, &outputs, self.weighting);
+        block::drive(identity, self.level, &shape, &inputs, &outputs, self.weighting)
     }
 }

@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::elementwise::{self, Elementwise, Point};
 use crate::losses::spec::Params;
+use crate::memory;
 use crate::real::Real;
 use crate::reduce::sum;
 use crate::simd::{Isa, Level};
@@ -231,20 +232,15 @@ impl Plan for ElementPlan<'_> {
         <WeightedRows as RowKernel<f32, 3>>::COST * self.inputs[0].len() as f64
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
-        if self.single {
-            self.run_in::<f32>(results);
-        } else {
-            self.run_in::<f64>(results);
-        }
-        Ok(())
+        if self.single { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
     }
 }
 
 impl ElementPlan<'_> {
-    fn run_in<T: Real>(&self, results: Results<'_>) {
+    fn run_in<T: Real>(&self, results: Results<'_>) -> Result<()> {
         let ElementPlan { axes, weighting, level, .. } = self;
         let reduced = Reduced { axes, weighting, level: *level };
-        let scale = match reduced.scale() {
+        let scale = match reduced.scale()? {
             Scale::All(scale) => vec![scale],
             Scale::Each(scales) => scales,
         };
@@ -256,14 +252,14 @@ impl ElementPlan<'_> {
             Some(View::from_slice(&scale, &shape).move_axis(0, axes.batch))
         };
         let elements = if results.value.is_some() { self.inputs[0].len() } else { 0 };
-        let mut unreduced = vec![T::ZERO; elements];
+        let mut unreduced = memory::filled(T::ZERO, elements)?;
         let value = results.value.is_some().then(|| {
             ViewMut::from_slice(&mut unreduced, &shape).map(|v| v.move_axis(0, axes.batch))
         });
         let [grad, label_grad, ..] = results.grads;
         let grads = [grad, label_grad, value].map(|v| v.and_then(|v| self.layout.line_up_mut(v)));
         let hess = results.hess.and_then(|v| self.layout.line_up_mut(v));
-        let Some(scale) = scale.and_then(|s| self.layout.line_up(&s)) else { return };
+        let Some(scale) = scale.and_then(|s| self.layout.line_up(&s)) else { return Ok(()) };
         let [x, y] = &self.inputs;
         drive(
             &WeightedRows(self.divergence),
@@ -277,11 +273,12 @@ impl ElementPlan<'_> {
                 scale: &Scale::All(1.0),
                 value: None,
             },
-        );
+        )?;
         drop(grads);
         if let Some(value) = results.value {
-            reduced.value(&unreduced, value);
+            reduced.value(&unreduced, value)?;
         }
+        Ok(())
     }
 }
 
@@ -311,13 +308,12 @@ impl SharedLabel<'_> {
             return self.plan.run(results);
         };
         let shape = self.axes.batch_first();
-        let mut full = vec![T::ZERO; shape.iter().product()];
+        let mut full = memory::filled(T::ZERO, shape.iter().product())?;
         let in_order =
             ViewMut::from_slice(&mut full, &shape).map(|v| v.move_axis(0, self.axes.batch));
         let Results { value, mut grads, hess } = results;
         grads[1] = Some(in_order);
         self.plan.run(Results { value, grads, hess })?;
-        self.axes.sum_to(&full, &sum);
-        Ok(())
+        self.axes.sum_to(&full, &sum)
     }
 }

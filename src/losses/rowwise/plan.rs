@@ -3,6 +3,7 @@
 use super::kernel::{Reduced, RowKernel, Rows, Scale, drive};
 use crate::error::{Error, Kind, Result};
 use crate::losses::call::{Axes, Call, Plan, Results};
+use crate::memory;
 use crate::real::Real;
 use crate::simd::Level;
 use crate::view::{Shape, View, ViewMut};
@@ -85,17 +86,12 @@ where
         <L as RowKernel<f32, K>>::COST * self.inputs[0].len() as f64
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
-        if self.single {
-            self.run_in::<f32>(results);
-        } else {
-            self.run_in::<f64>(results);
-        }
-        Ok(())
+        if self.single { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
     }
 }
 
 impl<L, const K: usize> RowPlan<'_, L, K> {
-    fn run_in<T: Real>(&self, results: Results<'_>)
+    fn run_in<T: Real>(&self, results: Results<'_>) -> Result<()>
     where
         L: RowKernel<T, K>,
     {
@@ -106,9 +102,10 @@ impl<L, const K: usize> RowPlan<'_, L, K> {
         let grads: [_; K] = std::array::from_fn(|_| grad());
         let hess = results.hess.and_then(|v| self.layout.line_up_mut(v));
         let derives = hess.is_some() || grads.iter().any(Option::is_some);
-        let scale = if derives { reduced.scale() } else { Scale::All(1.0) };
+        let scale = if derives { reduced.scale()? } else { Scale::All(1.0) };
         let rows = axes.shape.iter().product();
-        let mut unreduced = vec![T::ZERO; if results.value.is_some() { rows } else { 0 }];
+        let mut unreduced =
+            memory::filled(T::ZERO, if results.value.is_some() { rows } else { 0 })?;
         drive(
             &self.kernel,
             Rows {
@@ -121,9 +118,10 @@ impl<L, const K: usize> RowPlan<'_, L, K> {
                 scale: &scale,
                 value: results.value.is_some().then_some(&mut unreduced[..]),
             },
-        );
+        )?;
         if let Some(value) = results.value {
-            reduced.value(&unreduced, value);
+            reduced.value(&unreduced, value)?;
         }
+        Ok(())
     }
 }

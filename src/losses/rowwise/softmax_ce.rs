@@ -16,6 +16,7 @@ use super::softmax_group::{GroupSoftmax, LANES};
 use crate::error::{Error, Kind, Result};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::spec::Params;
+use crate::memory;
 use crate::real::Real;
 use crate::reduce::sum;
 use crate::simd::{Isa, Level};
@@ -138,13 +139,15 @@ impl SoftmaxCe {
         weighting: &mut Weighting<'_>,
         classes: usize,
     ) -> Result<Sparse> {
-        let given = label.to_vec::<f64>();
-        let sample_weight = weighting.sample_weight.take().map(|w| w.to_vec::<f64>());
+        let given = label.to_vec::<f64>()?;
+        let sample_weight = weighting.sample_weight.take();
+        let sample_weight = sample_weight.map(|w| w.to_vec::<f64>()).transpose()?;
         let class_weight = self.target.class_weight.as_deref();
         let ignore_index = self.ignore_index.map(|i| i as f64);
         // With smoothing, class weights are part of the loss itself; weighted means count them all the same.
         let inside = self.target.smoothing > 0.0;
-        let mut labels = Vec::with_capacity(given.len());
+        let mut labels = Vec::new();
+        memory::reserve(&mut labels, given.len())?;
         for (row, &value) in given.iter().enumerate() {
             let weightless = sample_weight.as_ref().is_some_and(|w| w[row] == 0.0);
             // The conversion saturates, so that only a whole number in range survives the way back.
@@ -165,23 +168,22 @@ impl SoftmaxCe {
                 !inside && class_weight.is_some_and(|w| w.get(label as usize) == Some(&0.0));
             labels.push(if without { IGNORED } else { label });
         }
-        let weigh = |by_class: Option<&[f64]>| -> Vec<f64> {
+        let weigh = |by_class: Option<&[f64]>| -> Result<Vec<f64>> {
             let rows = labels.iter().enumerate();
-            rows.map(|(row, &label)| {
+            memory::collect(rows.map(|(row, &label)| {
                 if label == IGNORED {
                     return 0.0;
                 }
                 by_class.map_or(1.0, |w| w[label as usize])
                     * sample_weight.as_ref().map_or(1.0, |w| w[row])
-            })
-            .collect()
+            }))
         };
         let plain = sample_weight.is_none() && !labels.contains(&IGNORED);
         let (weight, divisor_weight) = match (plain, class_weight) {
             (true, None) => (None, None),
-            (true, Some(_)) if inside => (None, Some(weigh(class_weight))),
-            (false, Some(_)) if inside => (Some(weigh(None)), Some(weigh(class_weight))),
-            _ => (Some(weigh(class_weight)), None),
+            (true, Some(_)) if inside => (None, Some(weigh(class_weight)?)),
+            (false, Some(_)) if inside => (Some(weigh(None)?), Some(weigh(class_weight)?)),
+            _ => (Some(weigh(class_weight)?), None),
         };
         Ok(Sparse { labels, weight, divisor_weight })
     }
@@ -207,12 +209,7 @@ impl Plan for SoftmaxPlan<'_> {
         COST * self.pred.len() as f64
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
-        if self.single {
-            self.run_in::<f32>(results);
-        } else {
-            self.run_in::<f64>(results);
-        }
-        Ok(())
+        if self.single { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
     }
 }
 
@@ -224,7 +221,7 @@ impl SoftmaxPlan<'_> {
         self.axes.line_up_rows_mut(view?, &self.pred_shape, self.class_axis)
     }
 
-    fn run_in<T: Real>(&self, results: Results<'_>) {
+    fn run_in<T: Real>(&self, results: Results<'_>) -> Result<()> {
         let shape = self.axes.batch_first();
         let view = |w| View::from_slice(w, &shape);
         let weighting = match &self.labels {
@@ -239,9 +236,11 @@ impl SoftmaxPlan<'_> {
         let [grad, label_grad, ..] = results.grads.map(|v| self.line_up(v));
         let hess = self.line_up(results.hess);
         let derives = grad.is_some() || label_grad.is_some() || hess.is_some();
-        let scale = if derives { reduced.scale() } else { Scale::All(1.0) };
-        let mut unreduced =
-            vec![T::ZERO; if results.value.is_some() { shape.iter().product() } else { 0 }];
+        let scale = if derives { reduced.scale()? } else { Scale::All(1.0) };
+        let mut unreduced = memory::filled(
+            T::ZERO,
+            if results.value.is_some() { shape.iter().product() } else { 0 },
+        )?;
         let grad = grad.as_ref();
         let value = results.value.is_some().then_some(&mut unreduced[..]);
         let rows = Rows {
@@ -257,18 +256,19 @@ impl SoftmaxPlan<'_> {
         let target = RowTarget::<T>::new(self.target);
         match &self.labels {
             Labels::Sparse(Sparse { labels, .. }) if target.smoothing == T::ZERO => {
-                drive(&SparseRows { labels, from_logits: target.from_logits }, rows);
+                drive(&SparseRows { labels, from_logits: target.from_logits }, rows)?;
             }
-            Labels::Sparse(Sparse { labels, .. }) => drive(&SmoothedRows { labels, target }, rows),
+            Labels::Sparse(Sparse { labels, .. }) => drive(&SmoothedRows { labels, target }, rows)?,
             Labels::Dense(label) => {
                 let (inputs, grads) = ([&self.pred, label], [grad, label_grad.as_ref()]);
                 let Rows { level, shape, outer, hess, scale, value, .. } = rows;
-                drive(&target, Rows { level, shape, outer, inputs, grads, hess, scale, value });
+                drive(&target, Rows { level, shape, outer, inputs, grads, hess, scale, value })?;
             }
         }
         if let Some(value) = results.value {
-            reduced.value(&unreduced, value);
+            reduced.value(&unreduced, value)?;
         }
+        Ok(())
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn lengths(
         let allowed = format!("an integer from 0 to {most}");
         Err(Error::element(Kind::Length, name, &index, x, allowed))
     };
-    view.to_vec::<f64>().into_iter().enumerate().map(whole).collect::<Result<_>>().map(Some)
+    view.to_vec::<f64>()?.into_iter().enumerate().map(whole).collect::<Result<_>>().map(Some)
 }
 
 /// Labels as they were given, copied.
@@ -104,7 +104,7 @@ impl<'a> GivenLabels<'a> {
             }
             _ => return Err(wrong("padded labels of all samples, or one dimension".into())),
         };
-        let labels = view.to_vec::<f64>();
+        let labels = view.to_vec::<f64>()?;
         Ok(GivenLabels { name, labels, runs, ends, shape: Shape::from_slice(shape) })
     }
 
@@ -150,7 +150,7 @@ fn lengths_of_offsets(
         return Err(Error::new(Kind::Shape, call.names[1], detail));
     }
     let mut places: Vec<usize> = Vec::with_capacity(samples + 1);
-    for (i, x) in offsets.to_vec::<f64>().into_iter().enumerate() {
+    for (i, x) in offsets.to_vec::<f64>()?.into_iter().enumerate() {
         let least = places.last().copied().unwrap_or(0);
         let most = if i == 0 { 0 } else { labels };
         let least = if i == samples { labels } else { least };

@@ -146,7 +146,8 @@ pub fn ctc<E: Element>(
     Scratch::with(|scratch| shared.iter().for_each(|&n| run(n, true, scratch)));
     parallel::run(single.len(), task_ns(options.parallel), &|tasks| {
         Scratch::with(|scratch| tasks.for_each(|i| run(single[i], false, scratch)));
-    });
+        Ok(())
+    })?;
     losses
         .into_iter()
         .map(|loss| loss.into_inner().unwrap_or_else(PoisonError::into_inner))
@@ -302,7 +303,7 @@ impl<E: Element> Job<'_, E> {
         let keeps = pays && bytes <= budget / 4;
         let table = table.sized(if keeps { table_len } else { 0 })?;
         let frame_data = sized(frame_data, frames)?;
-        let defect = self.survey(n, shared, target, frame_data, keeps.then_some(&mut *table));
+        let defect = self.survey(n, shared, target, frame_data, keeps.then_some(&mut *table))?;
         if defect.nan {
             self.fill(n, 0..frames, Filling::Nan);
             return Ok(f64::NAN);
@@ -417,7 +418,7 @@ impl<E: Element> Job<'_, E> {
         target: &Target,
         frames: &mut [Frame],
         mut table: Option<&mut [f64]>,
-    ) -> Defect {
+    ) -> Result<Defect, Error> {
         let Batch { frames: rows, input, .. } = self.batch;
         let grad = self.outputs.grad.map(|grad| (grad.rows, grad.scale[n]));
         let grad = grad.filter(|&(_, scale)| scale != 0.0);
@@ -426,7 +427,7 @@ impl<E: Element> Job<'_, E> {
             dispatch(self.options.level, survey)
         };
         if !shared {
-            return survey(0, frames, table);
+            return Ok(survey(0, frames, table));
         }
         let chunk = (TASK / rows.width()).max(LANES);
         let chunks: Vec<_> = frames
@@ -448,11 +449,12 @@ impl<E: Element> Job<'_, E> {
                 let (first, frames, table, defect) = &mut *chunk;
                 *defect = survey(*first, frames, table.as_deref_mut());
             }
-        });
-        chunks.into_iter().fold(Defect::default(), |all, chunk| {
+            Ok(())
+        })?;
+        Ok(chunks.into_iter().fold(Defect::default(), |all, chunk| {
             let (.., defect) = chunk.into_inner().unwrap_or_else(PoisonError::into_inner);
             Defect { nan: all.nan | defect.nan, impossible: all.impossible | defect.impossible }
-        })
+        }))
     }
 }
 

@@ -117,7 +117,8 @@ impl Loss for Ctc {
         let classes = pred.shape()[pred.shape().len() - 1];
         let blank = if samples > 0 { self.blank(classes)? } else { 0 };
         let mut weighting = axes.weighting(call)?;
-        let weight = weighting.sample_weight.take().map(|w| w.to_vec::<f64>());
+        let weight = weighting.sample_weight.take();
+        let weight = weight.map(|w| w.to_vec::<f64>()).transpose()?;
         let weightless = |n: usize| weight.as_ref().is_some_and(|w| w[n] == 0.0);
 
         let mut lengths =
@@ -258,7 +259,7 @@ impl CtcPlan<'_> {
         };
         let reduced = Reduced { axes: &self.axes, weighting: &weighting, level: self.level };
         let [grad, ..] = results.grads;
-        let scale: Vec<f64> = match (&grad, reduced.scale()) {
+        let scale: Vec<f64> = match (&grad, reduced.scale()?) {
             (None, _) => Vec::new(),
             (_, Scale::All(scale)) => vec![scale; self.lengths.len()],
             (_, Scale::Each(scales)) => scales,
@@ -274,7 +275,7 @@ impl CtcPlan<'_> {
             losses.iter_mut().filter(|loss| **loss == f64::INFINITY).for_each(|loss| *loss = 0.0);
         }
         if let Some(value) = results.value {
-            reduced.value(&losses, value);
+            reduced.value(&losses, value)?;
         }
         Ok(())
     }
@@ -323,7 +324,7 @@ fn rows<'a, E: Element + Default>(view: &View<'a>, copy: &'a mut Vec<E>) -> Resu
     let (data, layout) = match view.dense::<E>() {
         Some((data, first)) if side_by_side::<E>(view) => (data, layout(first, view.strides())),
         _ => {
-            copy.extend(view.to_vec::<f64>().into_iter().map(E::of::<f64>));
+            copy.extend(view.to_vec::<f64>()?.into_iter().map(E::of::<f64>));
             (&copy[..], Layout::contiguous(view.shape()[0], view.shape()[1], view.shape()[2]))
         }
     };

@@ -90,7 +90,7 @@ pub enum Input {
 }
 
 /// Why a batch cannot be computed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Error {
     /// A label is no class, or is the blank.
     Label {
@@ -124,6 +124,14 @@ pub enum Error {
         /// How many bytes were asked for.
         bytes: usize,
     },
+    /// The work on a task failed.
+    Task(crate::error::Error),
+}
+
+impl From<crate::error::Error> for Error {
+    fn from(error: crate::error::Error) -> Self {
+        Error::Task(error)
+    }
 }
 
 impl fmt::Display for Error {
@@ -141,6 +149,7 @@ impl fmt::Display for Error {
                 write!(f, "sample {sample} needs a memory limit of at least {bytes} bytes")
             }
             Error::OutOfMemory { bytes } => write!(f, "no memory for {bytes} bytes"),
+            Error::Task(error) => error.fmt(f),
         }
     }
 }

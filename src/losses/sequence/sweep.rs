@@ -245,7 +245,7 @@ impl Lattice<'_> {
         let keep = sink.is_some();
         let mut start = Half::new::<A>(self, Side::Start, memory, start_walk, keep)?;
         let mut end = Half::new::<A>(self, Side::End, end_memory, end_walk, keep)?;
-        self.both([&mut start, &mut end], |half| half.climb::<A>(self, keep));
+        self.both([&mut start, &mut end], |half| half.climb::<A>(self, keep))?;
 
         let cross = |own: &Half<'_>, over: &Half<'_>, walk: &mut Walk, scale| {
             walk.state.copy_from_slice(&own.walk.state);
@@ -268,17 +268,19 @@ impl Lattice<'_> {
         self.both([&mut start, &mut end], |meeting| {
             let blocks = 0..meeting.half.blocks.len();
             meeting.descend::<A>(self, 0, blocks, sink);
-        });
+        })?;
         Ok(Outcome { log_likelihood, trusted: start.trusted && end.trusted })
     }
 
-    fn both<T: Send>(&self, sides: [&mut T; 2], work: impl Fn(&mut T) + Sync) {
+    fn both<T: Send>(&self, sides: [&mut T; 2], work: impl Fn(&mut T) + Sync) -> Result<(), Error> {
         let sides = sides.map(Mutex::new);
         parallel::run(2, task_ns(self.parallel), &|tasks| {
             for i in tasks {
                 work(&mut sides[i].lock().unwrap_or_else(PoisonError::into_inner));
             }
-        });
+            Ok(())
+        })?;
+        Ok(())
     }
 
     /// The emission rows of a block.

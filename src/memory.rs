@@ -1,0 +1,36 @@
+//! Memory whose size depends on the call: the system may refuse it, and then the call fails and nothing else.
+//!
+//! The standard library's own ways to grow end the process instead, and so are not used for anything that grows with
+//! the input; `clippy.toml` lists what that forbids.
+
+use crate::error::{Error, Result};
+
+/// `len` copies of `value`.
+pub(crate) fn filled<T: Copy>(value: T, len: usize) -> Result<Vec<T>> {
+    let mut vec = Vec::new();
+    grow(&mut vec, len, value)?;
+    Ok(vec)
+}
+
+/// Makes a vector longer, up to `len` elements, with copies of `value`.
+pub(crate) fn grow<T: Copy>(vec: &mut Vec<T>, len: usize, value: T) -> Result<()> {
+    reserve(vec, len.saturating_sub(vec.len()))?;
+    if vec.len() < len {
+        vec.resize(len, value);
+    }
+    Ok(())
+}
+
+/// Room for `more` elements.
+pub(crate) fn reserve<T>(vec: &mut Vec<T>, more: usize) -> Result<()> {
+    let bytes = vec.len().saturating_add(more).saturating_mul(size_of::<T>());
+    vec.try_reserve_exact(more).map_err(|_| Error::memory(bytes))
+}
+
+/// The elements of an iterator that knows how many there are.
+pub(crate) fn collect<T>(elements: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>> {
+    let mut vec = Vec::new();
+    reserve(&mut vec, elements.len())?;
+    vec.extend(elements);
+    Ok(vec)
+}
