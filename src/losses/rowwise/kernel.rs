@@ -3,13 +3,13 @@
 //! A loss sees one row of each of its inputs and writes one row of each gradient, already multiplied by the row's scale;
 //! what it returns is the row's loss. Weights and reductions are the elementwise driver's, see [`Reduced`].
 
-use crate::block::{self, BlockKernel, Identity, Outputs};
+use crate::block::{self, Identity, Outputs, Run};
 use crate::error::Result;
 use crate::grid::{Grid, Tile};
 use crate::losses::call::Axes;
 use crate::losses::rowwise::softmax_group::{LANES, Order};
 use crate::memory;
-use crate::operand::{Input, Operand, Output, sized};
+use crate::operand::{Argument, Input, Operand, Output, sized};
 use crate::parallel;
 use crate::real::Real;
 use crate::simd::{self, Isa, Kernel, Level};
@@ -388,25 +388,35 @@ impl Reduced<'_> {
         }
         let mut scale = memory::filled(0.0, shape.iter().product())?;
         let zero = [0.0];
-        let input = View::from_slice(&zero, &[]).broadcast_to(&shape);
+        let input = View::from_slice(&zero, &[]).broadcast_to(&shape).map(Argument::from);
         let outputs = Outputs {
             grads: [Some(ViewMut::from_slice(&mut scale, &shape)), None, None],
             ..Outputs::default()
         };
-        let identity: &dyn BlockKernel<f64> = &Identity;
-        block::drive(identity, self.level, &shape, input.as_slice(), &outputs, self.weighting)?;
+        self.drive::<f64>(input.as_slice(), &outputs)?;
         Ok(Scale::Each(scale))
     }
 
     /// The value, from E with the batch axis first.
     pub fn value<T: Real>(&self, unreduced: &[T], value: ViewMut<'_>) -> Result<()> {
         let shape = self.axes.batch_first();
-        let inputs = [View::from_slice(unreduced, &shape)];
+        let inputs = [View::from_slice(unreduced, &shape).into()];
         let outputs = Outputs {
             value: self.axes.value(value, self.weighting.reduction),
             ..Outputs::default()
         };
-        let identity: &dyn BlockKernel<T> = &Identity;
-        block::drive(identity, self.level, &shape, &inputs, &outputs, self.weighting)
+        self.drive::<T>(&inputs, &outputs)
+    }
+
+    fn drive<T: Real>(&self, inputs: &[Argument<'_>], outputs: &Outputs<'_>) -> Result<()> {
+        let Reduced { axes, weighting, level } = *self;
+        block::drive::<T>(&Run {
+            kernel: &Identity,
+            level,
+            order: axes.order(),
+            inputs,
+            outputs,
+            weighting,
+        })
     }
 }

@@ -140,8 +140,7 @@ impl SoftmaxCe {
         classes: usize,
     ) -> Result<Sparse> {
         let given = label.to_vec::<f64>()?;
-        let sample_weight = weighting.sample_weight.take();
-        let sample_weight = sample_weight.map(|w| w.to_vec::<f64>()).transpose()?;
+        let sample_weight = weighting.take_weights()?;
         let class_weight = self.target.class_weight.as_deref();
         let ignore_index = self.ignore_index.map(|i| i as f64);
         // With smoothing, class weights are part of the loss itself; weighted means count them all the same.
