@@ -1,6 +1,7 @@
 //! What the elements of an argument must be, and the check of it, in the tile that computes.
 
 use crate::error::{Error, Kind, Result};
+use crate::factor::all;
 use crate::grid::{Grid, Tile};
 use crate::real::Real;
 use crate::reduce::BLOCK;
@@ -78,7 +79,7 @@ impl Domain {
     /// Whether all of them do.
     #[inline(always)]
     pub fn all_hold<T: Real>(self, x: &[T]) -> bool {
-        with_predicate!(self, T, holds => !x.iter().fold(false, |wrong, &x| wrong | !holds(x)), else true)
+        with_predicate!(self, T, holds => all(x, |&x| holds(x)), else true)
     }
 
     /// Whether elements are looked at one by one.
