@@ -74,6 +74,7 @@ fn bench<T: Real>(c: &mut Criterion) {
                     sample_weight: None,
                     grad_output: None,
                     denominator: None,
+                    in_place: false,
                 };
                 let plan = loss.plan(&call).expect("a valid call");
                 let mut grads = [const { None }; MAX_ARGUMENTS];

@@ -395,7 +395,8 @@ pub fn c_strides(shape: &[usize], unit: isize) -> Strides {
     let mut stride = unit;
     for (s, &d) in strides.iter_mut().zip(shape).rev() {
         *s = stride;
-        stride *= d.max(1) as isize;
+        // An array without elements may have axes as long as its shape says and no strides.
+        stride = stride.wrapping_mul(d.max(1) as isize);
     }
     strides
 }

@@ -1,6 +1,6 @@
 //! A call of a loss, from checked arguments to results: what every family shares.
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, Tuple};
 use crate::memory;
 use crate::real::Real;
 use crate::reduce::Reduction;
@@ -43,6 +43,8 @@ pub struct Call<'a> {
     pub grad_output: Option<View<'a>>,
     /// Replaces the divisor of the mean.
     pub denominator: Option<f64>,
+    /// Whether the gradient by the first input goes to the very memory of that input.
+    pub in_place: bool,
 }
 
 impl<'a> Call<'a> {
@@ -107,6 +109,15 @@ pub trait Lattice: Sync {
 pub trait Loss: Send + Sync {
     /// Checks the arguments.
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>>;
+    /// Whether there is a gradient by the input at a position, which the registry promises for some parameters.
+    fn differentiable(&self, _position: usize) -> bool {
+        true
+    }
+    /// Whether every part of the first input is read before the gradient by it is written there, so that both may be
+    /// the same memory.
+    fn in_place(&self) -> bool {
+        false
+    }
 }
 
 /// The axes of the unreduced loss E.
@@ -258,7 +269,8 @@ impl Axes {
     pub fn weighting<'a>(&self, call: &Call<'a>) -> Result<Weighting<'a>> {
         let Options { weight, reduction, empty, .. } = *call.options;
         if call.denominator.is_some() && reduction != Reduction::Mean {
-            let detail = "it replaces the divisor of reduction=\"mean\", and this loss has another reduction";
+            let detail =
+                "it replaces the divisor of reduction='mean', and this loss has another reduction";
             return Err(Error::new(Kind::Parameter, "denominator", detail));
         }
         Ok(Weighting {
@@ -300,10 +312,13 @@ impl Axes {
         };
         lined_up.map(|w| w.move_axis(self.batch, 0)).ok_or_else(|| {
             let expected = format!(
-                "expected a scalar, one weight per sample {:?}, or a shape that broadcasts to {:?} or {:?}",
-                [n], self.shape, unit_shape
+                "expected a scalar, one weight per sample {}, or a shape that broadcasts to {} or {}",
+                Tuple(&[n]),
+                Tuple(&self.shape),
+                Tuple(&unit_shape)
             );
-            Error::new(Kind::Shape, "sample_weight", format!("{expected}, got shape {given:?}"))
+            let detail = format!("{expected}, got shape {}", Tuple(given));
+            Error::new(Kind::Shape, "sample_weight", detail)
         })
     }
 
@@ -321,8 +336,9 @@ impl Axes {
             grad.clone().along(0, &batch_first)
         };
         lined_up.ok_or_else(|| {
+            let (expected, given) = (Tuple(&expected), Tuple(given));
             let detail =
-                format!("expected a scalar or the value's shape {expected:?}, got shape {given:?}");
+                format!("expected a scalar or the value's shape {expected}, got shape {given}");
             Error::new(Kind::Shape, "grad_output", detail)
         })
     }
@@ -347,7 +363,8 @@ pub fn axis(name: &str, given: isize, shape: &[usize]) -> Result<usize> {
         return Ok(given.rem_euclid(rank) as usize);
     }
     let detail = format!(
-        "expected an axis of pred's shape {shape:?}, from {} to {}, got {given}",
+        "expected an axis of pred's shape {}, from {} to {}, got {given}",
+        Tuple(shape),
         -rank,
         rank - 1
     );

@@ -5,7 +5,7 @@
 //! drops the rest.
 
 use crate::block::{self, BlockKernel, BlockOutputs, MAX_INPUTS, Outputs};
-use crate::error::{Error, Kind as Mistake, Result};
+use crate::error::{Error, Kind as Mistake, Result, Tuple};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results, check_weights};
 use crate::memory;
 use crate::real::Real;
@@ -105,6 +105,9 @@ impl<L: Elementwise<K> + 'static, const K: usize> Loss for Erased<L, K> {
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
         plan(self.0, call)
     }
+    fn in_place(&self) -> bool {
+        true
+    }
 }
 
 /// Checks a call of `loss`: the prediction, a label of as many elements, and inputs that broadcast.
@@ -125,8 +128,9 @@ pub fn plan<'a, L: Elementwise<K> + 'static, const K: usize>(
                 "a shape that broadcasts to pred's"
             };
             let detail = format!(
-                "expected {expected} (pred has shape {pred:?}), got shape {:?}",
-                given.shape()
+                "expected {expected} (pred has shape {}), got shape {}",
+                Tuple(pred),
+                Tuple(given.shape())
             );
             Error::new(Mistake::Shape, name, detail)
         })?);
@@ -155,6 +159,9 @@ pub fn with_optional<A: Elementwise<2> + 'static, B: Elementwise<3> + 'static>(
 impl<A: Loss, B: Loss> Loss for WithOptional<A, B> {
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
         if call.inputs[2].is_some() { self.with.plan(call) } else { self.without.plan(call) }
+    }
+    fn in_place(&self) -> bool {
+        self.with.in_place() && self.without.in_place()
     }
 }
 
