@@ -113,7 +113,7 @@ def _nulls(value: Any) -> NDArray[np.bool_] | None:
     if columns is None:
         return None
     found = [_nulls(column) for column in columns()]  # a table of Arrow or polars
-    return np.stack([nulls for nulls in found if nulls is not None], axis=1) if found else None
+    return np.stack([nulls for nulls in found if nulls is not None], axis=1)
 
 
 def tokens(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any] | None]:

@@ -378,7 +378,8 @@ pub fn check_weights(name: &str, weights: &View<'_>) -> Result<()> {
         None => Ok(()),
         Some(at) => {
             let index = unravel(at, weights.shape());
-            Err(Error::element(Kind::Weight, name, &index, values[at], "a finite weight >= 0"))
+            let value = weights.number(&index);
+            Err(Error::element(Kind::Weight, name, &index, value, "a finite weight >= 0"))
         }
     }
 }
