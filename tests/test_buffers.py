@@ -120,6 +120,17 @@ def test_empty_buffers_have_any_strides(shape):
         assert HUBER.grad_hess(pred, label, hess_out=grad)[1] is grad
 
 
+@pytest.mark.parametrize("shape", [(0, 2**60), (0, 2**31, 2**30, 2)])
+def test_empty_arrays_with_axes_of_any_length(shape):
+    pred, loss = np.empty(shape, np.int8), rl.SigmoidBCELoss()
+    assert loss(pred, pred).shape == (0,)
+    for wrt in ("pos_weight", ("pos_weight",)):
+        assert np.all(loss.grad(pred, pred, pos_weight=1.0, wrt=wrt) == 0.0)
+    # NumPy has no array of float64 with axes of this length.
+    with pytest.raises(errors.ShapeError, match=r"pred: .* an array can hold, .* shape \(0, "):
+        loss.grad(pred, pred)
+
+
 class Denies(np.ndarray[Any, Any]):
     """Says of itself that it shares no memory."""
 

@@ -211,8 +211,7 @@ def test_values_of_integers_are_exact():
     weight = np.array([1, -(2**63) + 1])
     with pytest.raises(errors.WeightError, match="-9223372036854775807") as caught:
         L2(PRED, LABEL, weight)
-    assert isinstance(caught.value.value, int)
-    assert caught.value.value == -(2**63) + 1
+    assert repr(caught.value.value) == "-9223372036854775807"
     with pytest.raises(errors.WeightError, match=r"got -2\.5") as caught:
         L2(PRED, LABEL, [1, -2.5])
     assert caught.value.value == -2.5
