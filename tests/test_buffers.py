@@ -322,6 +322,22 @@ def test_every_result_is_written(name, dtype):
                             assert_all_written(made, inputs, grad_output=factor)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["NTC", "TNC", "TC"])
+def test_every_path_is_written(layout, dtype):
+    loss = rl.CTCLoss(layout)
+    inputs = example(loss, dtype=dtype, optional=["pred_lengths", "label_lengths"])
+    for change in ({}, {"pred_lengths": 0 * inputs["pred_lengths"]}):
+        found = []
+        for byte in POISONS:
+            _core.poison(byte)
+            path = loss.align(**{**inputs, **change})
+            results = {"posteriors": loss.posteriors(**{**inputs, **change})}
+            parts = ("index", "log_prob", "posterior")
+            found.append(results | {part: getattr(path, part) for part in parts})
+        assert_same_bits(*found)
+
+
 @over_losses
 def test_class_weights_of_zero_leave_nothing_unwritten(name):
     if "class_weight" not in spec_of(name).params:

@@ -117,7 +117,6 @@ def test_every_input_has_a_gradient_or_says_that_it_has_none(name):
             if key in with_gradient:
                 _, grad = loss.value_and_grad(**inputs, wrt=key)
                 assert np.shape(grad) == np.shape(array)
-                assert np.isfinite(grad).all()
                 continue
             for wrt in (key, (with_gradient[0], key)):
                 for method in (loss.value_and_grad, loss.grad):

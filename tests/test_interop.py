@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -203,6 +206,27 @@ def test_nan_of_a_plain_column_is_a_number():
 
 
 # Objects that do as they like
+
+HOOK = """
+import warnings
+import numpy as np
+import rustloss as rl
+
+pred, label = np.ones(100_000), np.zeros(100_000)
+warnings.showwarning = lambda *_: pred.resize(1, refcheck=False)
+try:
+    rl.L2Loss()(pred, label)
+except rl.errors.ShapeError as error:
+    print(error)
+"""
+
+
+def test_warning_filter_that_takes_memory_away():
+    environment = os.environ | {"RUSTLOSS_NUM_THREADS": "spam"}
+    ran = subprocess.run(
+        [sys.executable, "-c", HOOK], env=environment, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.startswith("label: expected pred's shape"), ran
 
 
 class Converted:

@@ -366,10 +366,10 @@ impl<'py> Arrays<'py> {
         let grad_output = given.map(|o| Array::extract("grad_output", o)).transpose()?;
         let result = Type::float64(bound.py);
         let mut arrays = Arrays { inputs, grad_output, result, in_place: false };
-        arrays.in_place = buffers.check(loss, &arrays)?;
         let given = bound.inputs.iter().flatten().chain(given);
         let as_given = arrays.iter().map(|a| a.object.as_ptr()).eq(given.map(Bound::as_ptr));
         if buffers.iter().next().is_some() || !as_given {
+            arrays.in_place = buffers.check(loss, &arrays)?;
             for array in arrays.inputs.iter_mut().chain([&mut arrays.grad_output]).flatten() {
                 *array = array.again()?;
             }
