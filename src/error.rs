@@ -194,3 +194,40 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_messages_show_is_python() {
+        let shapes: [(&[usize], &str); 3] = [(&[], "()"), (&[3], "(3,)"), (&[3, 4], "(3, 4)")];
+        for (shape, text) in shapes {
+            assert_eq!(Tuple(shape).to_string(), text);
+        }
+        let numbers = [
+            (Number::Int(i128::from(u64::MAX)), "18446744073709551615"),
+            (Number::Float(f64::NAN), "nan"),
+            (Number::Float(f64::NEG_INFINITY), "-inf"),
+            (Number::Float(2.0), "2"),
+            (Number::Float(-0.1), "-0.1"),
+            (Number::Float(1e300), "1e300"),
+        ];
+        for (number, text) in numbers {
+            assert_eq!(number.to_string(), text);
+        }
+        assert_eq!(quoted(["a\n", "it's \"b\""]), r#"('a\n', 'it\'s "b"')"#);
+        assert_eq!(Quoted(&"x".repeat(1000)).to_string().len(), 65);
+        assert!(Tuple(&[0; 1000]).to_string().ends_with(", 0, ...)"));
+    }
+
+    #[test]
+    fn negative_weights_have_a_remedy() {
+        let text = |kind, value: i128| Error::element(kind, "w", &[1], value, "x").to_string();
+        let remedy = "; signed factors belong in grad_output";
+        assert_eq!(text(Kind::Weight, -2), format!("w[1]: expected x, got -2{remedy}"));
+        assert_eq!(text(Kind::Weight, 2), "w[1]: expected x, got 2");
+        assert_eq!(text(Kind::Label, -2), "w[1]: expected x, got -2");
+        assert_eq!(Error::new(Kind::Call, "", "no").to_string(), "no");
+    }
+}

@@ -77,7 +77,7 @@ def test_half_types(dtype: Any) -> None:
 
 
 def test_losses_of_half_types_have_the_range_of_single_precision() -> None:
-    # Label and blank are 600 below the best class in each frame: a run of labels begins and ends somewhere.
+    # In each frame label and blank are 600 below the best class, and every path has one run.
     frames = 130
     pred = np.zeros((1, frames, 3), np.float16)
     pred[..., 1] = 600
