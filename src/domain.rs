@@ -91,15 +91,13 @@ impl Domain {
     fn expected(self) -> &'static str {
         match self {
             Domain::Sign => {
-                "1 or -1 (2 * label - 1 makes them of 0 and 1; out_of_range=\"allow\" follows the formula)"
+                "1 or -1 (2 * label - 1 makes them of 0 and 1; out_of_range='allow' follows the formula)"
             }
             Domain::Probability => {
-                "a number from 0 to 1 (out_of_range=\"allow\" follows the formula)"
+                "a number from 0 to 1 (out_of_range='allow' follows the formula)"
             }
-            Domain::Weight => {
-                "a finite weight >= 0 (factors of either sign are grad_output's to take)"
-            }
-            _ => "a number >= 0 (out_of_range=\"allow\" follows the formula)",
+            Domain::Weight => "a finite weight >= 0",
+            _ => "a number >= 0 (out_of_range='allow' follows the formula)",
         }
     }
 }

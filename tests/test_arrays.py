@@ -68,6 +68,10 @@ def test_results_go_where_they_are_wanted(name, dtype, layout):
             assert found is there
         expected = [np.asarray(value), *(grads if several else (grads,))]
         assert_same_bits(dict(enumerate([out, *buffers])), dict(enumerate(expected)))
+        assert_same_bits(
+            dict(enumerate(buffers)),
+            dict(enumerate(loss.grad(**inputs, wrt=default_grads(loss)))),
+        )
         if spec_of(name).hess:
             _, hess = loss.grad_hess(**inputs)
             grad_out, hess_out = buffer(grads), buffer(hess)

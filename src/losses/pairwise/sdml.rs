@@ -8,7 +8,7 @@
 //! Source: Apache MXNet Gluon, `SDMLLoss`.
 
 use super::kernel::{Outputs, PairKernel, Pairs, RowOutputs};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, Tuple};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results, axis};
 use crate::losses::rowwise::kernel::{Reduced, Scale};
 use crate::losses::rowwise::softmax::Softmax;
@@ -29,15 +29,15 @@ impl Loss for Sdml {
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
         let [first, second] = [call.input(0), call.input(1)];
         let error = |argument: usize, expected: &str| {
-            let detail =
-                format!("expected {expected}, got shape {:?}", call.input(argument).shape());
+            let shape = Tuple(call.input(argument).shape());
+            let detail = format!("expected {expected}, got shape {shape}");
             Error::new(Kind::Shape, call.names[argument], detail)
         };
         if first.shape().len() != 2 {
             return Err(error(0, "two dimensions"));
         }
         if second.shape() != first.shape() {
-            return Err(error(1, &format!("{}'s shape {:?}", call.names[0], first.shape())));
+            return Err(error(1, &format!("{}'s shape {}", call.names[0], Tuple(first.shape()))));
         }
         let batch = axis("batch_axis", call.options.batch_axis, first.shape())?;
         let n = first.shape()[batch];

@@ -95,6 +95,9 @@ impl Loss for KlDiv {
         label_shape[class] = classes;
         Ok(Box::new(SharedLabel { plan, axes, label_shape, single: call.single() }))
     }
+    fn in_place(&self) -> bool {
+        true
+    }
 }
 
 impl KlDiv {

@@ -10,8 +10,8 @@ pub mod softmax_group;
 pub mod triplet;
 
 use super::spec::{
-    Bound, Default, Domain, Family, Gradient, Kind, SAMPLE_WEIGHT, Spec, flag, float, input, label,
-    param, pred,
+    Bound, Default, Domain, Family, Gradient, Kind, SAMPLE_WEIGHT, Spec, Unreduced, flag, float,
+    input, label, param, pred,
 };
 
 /// The axis of the classes.
@@ -32,6 +32,7 @@ pub static LOSSES: &[Spec] = &[
             param("class_weight", Default::None, Kind::Weights),
             float("label_smoothing", 0.0, Bound::Unit),
         ],
+        unreduced: Unreduced::Row,
         hess: true,
         kinks: "",
         build: |p| Ok(Box::new(softmax_ce::SoftmaxCe::new(p)?)),
@@ -41,6 +42,7 @@ pub static LOSSES: &[Spec] = &[
         family: Family::Rowwise,
         inputs: &[pred(Domain::LogDistribution), label(Domain::Distribution), SAMPLE_WEIGHT],
         params: &[flag("from_logits", true), AXIS, float("epsilon", 0.0, Bound::NonNegative)],
+        unreduced: Unreduced::Element,
         hess: true,
         kinks: "",
         build: |p| Ok(Box::new(kl_div::KlDiv::new(p))),
@@ -55,6 +57,7 @@ pub static LOSSES: &[Spec] = &[
             SAMPLE_WEIGHT,
         ],
         params: &[float("margin", 1.0, Bound::Finite)],
+        unreduced: Unreduced::Sample,
         hess: false,
         kinks: "margin + sum((positive - pred)**2 - (negative - pred)**2) == 0",
         build: |p| Ok(Box::new(triplet::Triplet { margin: p.float("margin") })),
@@ -69,6 +72,7 @@ pub static LOSSES: &[Spec] = &[
             SAMPLE_WEIGHT,
         ],
         params: &[float("margin", 0.0, Bound::Finite)],
+        unreduced: Unreduced::Row,
         hess: false,
         kinks: "cosine(input1, input2) == margin",
         build: |p| Ok(Box::new(cosine_embedding::CosineEmbedding { margin: p.float("margin") })),

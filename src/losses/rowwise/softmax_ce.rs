@@ -113,6 +113,12 @@ impl Loss for SoftmaxCe {
             weighting,
         }))
     }
+    fn differentiable(&self, position: usize) -> bool {
+        position != 1 || !self.sparse
+    }
+    fn in_place(&self) -> bool {
+        true
+    }
 }
 
 /// The labels of all rows, the batch axis first.

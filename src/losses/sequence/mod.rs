@@ -35,8 +35,8 @@ pub use ctc::{Alignment, Batch, Gradient, NO_STATE, Options, Outputs, Posteriors
 pub use target::Labels;
 
 use super::spec::{
-    Default, Domain, Family, Gradient as Derived, Kind, SAMPLE_WEIGHT, Spec, input, optional,
-    param, pred,
+    Default, Domain, Family, Gradient as Derived, Kind, SAMPLE_WEIGHT, Spec, Unreduced, input,
+    optional, param, pred,
 };
 use std::fmt;
 use std::ops::Range;
@@ -65,6 +65,7 @@ pub static LOSSES: &[Spec] = &[Spec {
         param("infeasible", Default::Text("inf"), Kind::Choice(&["inf", "zero", "raise"])),
         param("memory_limit", Default::Int(1 << 28), Kind::Int(1)),
     ],
+    unreduced: Unreduced::Sample,
     hess: false,
     kinks: "",
     build: |p| Ok(Box::new(loss::Ctc::new(p))),
