@@ -16,8 +16,9 @@ use crate::memory;
 use crate::operand::{Operand, Output, sized};
 use crate::parallel;
 use crate::real::Real;
-use crate::simd::{self, Isa, Kernel, Level};
-use crate::view::{View, ViewMut};
+use crate::reduce::{PairwiseSum, sum_block_exactly};
+use crate::simd::{self, Baseline, Isa, Kernel, Level};
+use crate::view::{DType, View, ViewMut};
 use std::marker::PhantomData;
 
 /// Elements of a chunk: whole registers of every level.
@@ -30,6 +31,8 @@ const GROUP: usize = 4;
 const TASK: (usize, usize) = (64, 16);
 /// Vectors of the second batch in a tile of distances.
 const TILE: usize = 32;
+/// Squares of a distance that are summed together in f64.
+const FAR: usize = 256;
 /// Rough time for value and gradient of one element of one pair, in nanoseconds.
 const COST: f64 = 0.08;
 
@@ -71,7 +74,7 @@ impl Pairs<'_> {
     /// Rough time for value and gradient, in nanoseconds.
     pub fn cost(&self) -> f64 {
         let [n, d] = self.shape();
-        COST * (n * n) as f64 * (d + 2 * LANES) as f64
+        COST * (n as f64) * (n as f64) * (d + 2 * LANES) as f64
     }
 
     fn shape(&self) -> [usize; 2] {
@@ -121,8 +124,14 @@ impl Pairs<'_> {
         })
     }
 
-    /// The gradients with respect to the vectors of both batches: the sum of 2 `slopes` (own - other) over the others.
-    pub fn gradients<T: Real>(&self, slopes: &[T], out: [Option<&ViewMut<'_>>; 2]) -> Result<()> {
+    /// The gradients with respect to the vectors of both batches: the sum of 2 `slopes` (own - other) over the others,
+    /// times a factor.
+    pub fn gradients<T: Real>(
+        &self,
+        slopes: &[T],
+        factor: f64,
+        out: [Option<&ViewMut<'_>>; 2],
+    ) -> Result<()> {
         let [n, d] = self.shape();
         let job = PullJob {
             batches: self.batches,
@@ -134,6 +143,7 @@ impl Pairs<'_> {
                 Some((out, grid))
             }),
             slopes,
+            factor,
             n,
         };
         let (rows, cols) = (PULL_TILE.0, PULL_TILE.1 / size_of::<T>());
@@ -210,6 +220,44 @@ impl<L> RowJob<'_, '_, L> {
     /// The squared distances of a block of rows.
     #[inline(always)]
     fn distances<S: Isa, T: Real>(&self, tile: Tile, distances: &mut [f64]) -> Result<()> {
+        self.near::<S, T>(tile, distances)?;
+        // Squares may be too large for f32 where what becomes of them is not.
+        if T::DTYPE == DType::F32 {
+            for (row, distances) in (tile.row..).zip(distances.chunks_exact_mut(self.n)) {
+                let far = |distance: &f64| !distance.is_finite();
+                for (col, distance) in distances.iter_mut().enumerate().filter(|(_, d)| far(d)) {
+                    *distance = self.far([row, col]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The squared distance of two vectors, in f64.
+    #[cold]
+    fn far(&self, vectors: [usize; 2]) -> f64 {
+        let mut buffers = [[0.0; FAR]; 2];
+        let mut sum = PairwiseSum::default();
+        for col in (0..self.d).step_by(FAR) {
+            let cols = FAR.min(self.d - col);
+            let [a, b] = &mut buffers;
+            let load = |batch: usize, buffer: &mut [f64]| {
+                let tile = Tile { row: vectors[batch], rows: 1, col, cols };
+                self.vectors[batch].read(&self.pairs.batches[batch], 0, tile, buffer);
+            };
+            load(0, a);
+            load(1, b);
+            for (a, b) in a.iter_mut().zip(b) {
+                *a = (*a - *b) * (*a - *b);
+            }
+            sum.add(sum_block_exactly::<Baseline, f64>(&a[..cols]));
+        }
+        sum.total()
+    }
+
+    /// The squared distances of a block of rows, by squares in `T`.
+    #[inline(always)]
+    fn near<S: Isa, T: Real>(&self, tile: Tile, distances: &mut [f64]) -> Result<()> {
         let [mut first, mut second] = [Panel::<T>::default(), Panel::default()];
         let zero = [[[T::ZERO; LANES]; GROUP]; GROUP];
         let mut lanes = memory::filled(zero, tile.rows.div_ceil(GROUP))?;

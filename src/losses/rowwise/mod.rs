@@ -4,10 +4,12 @@ pub mod cosine_embedding;
 pub(crate) mod kernel;
 pub mod kl_div;
 mod plan;
+pub(crate) mod scale;
 pub mod softmax;
 pub mod softmax_ce;
 pub mod softmax_group;
 pub mod triplet;
+mod twofold;
 
 use super::spec::{
     Bound, Default, Domain, Family, Gradient, Kind, SAMPLE_WEIGHT, Spec, flag, float, input, label,
@@ -40,10 +42,16 @@ pub static LOSSES: &[Spec] = &[
         name: "KLDivLoss",
         family: Family::Rowwise,
         inputs: &[pred(Domain::LogDistribution), label(Domain::Distribution), SAMPLE_WEIGHT],
-        params: &[flag("from_logits", true), AXIS, float("epsilon", 0.0, Bound::NonNegative)],
+        params: &[
+            flag("from_logits", true),
+            AXIS,
+            float("epsilon", 0.0, Bound::NonNegative),
+            flag("log_target", false),
+            float("temperature", 1.0, Bound::Positive),
+        ],
         hess: true,
         kinks: "",
-        build: |p| Ok(Box::new(kl_div::KlDiv::new(p))),
+        build: |p| Ok(Box::new(kl_div::KlDiv::new(p)?)),
     },
     Spec {
         name: "TripletLoss",
@@ -68,9 +76,13 @@ pub static LOSSES: &[Spec] = &[
             input("label", Domain::Sign, Gradient::Never),
             SAMPLE_WEIGHT,
         ],
-        params: &[float("margin", 0.0, Bound::Finite)],
+        params: &[
+            float("margin", 0.0, Bound::Finite),
+            AXIS,
+            param("out_of_range", Default::Text("raise"), Kind::Choice(&["raise", "allow"])),
+        ],
         hess: false,
         kinks: "cosine(input1, input2) == margin",
-        build: |p| Ok(Box::new(cosine_embedding::CosineEmbedding { margin: p.float("margin") })),
+        build: |p| Ok(Box::new(cosine_embedding::CosineEmbedding::new(p))),
     },
 ];

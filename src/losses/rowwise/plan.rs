@@ -1,7 +1,8 @@
 //! The call of a loss that has one number for each row.
 
-use super::kernel::{Reduced, RowKernel, Rows, Scale, drive};
-use crate::error::{Error, Kind, Result};
+use super::kernel::{Reduced, RowKernel, Rows, drive};
+use super::scale::Scale;
+use crate::error::{Error, Kind, Result, Tuple};
 use crate::losses::call::{Axes, Call, Plan, Results};
 use crate::memory;
 use crate::real::Real;
@@ -44,16 +45,28 @@ impl Layout {
         self.line_up(given).ok_or_else(|| {
             let (first, shape) = (call.names[0], call.input(0).shape());
             let detail = format!(
-                "expected {first}'s shape up to axes of size 1, or one dimension with as many elements ({first} has shape {shape:?}), got shape {:?}",
-                given.shape()
+                "expected {first}'s shape up to axes of size 1, or one dimension with as many elements ({first} has shape {}), got shape {}",
+                Tuple(shape),
+                Tuple(given.shape())
             );
             Error::new(Kind::Shape, name, detail)
         })
     }
 
-    fn order<'a>(&self, view: View<'a>) -> View<'a> {
+    /// A view of the first input's shape with the batch axis first, lined up.
+    pub fn vector_last<'a>(&self, view: View<'a>) -> View<'a> {
         let last = view.shape().len() - 1;
-        view.move_axis(self.batch, 0).move_axis(self.vector.unwrap_or(last), last)
+        view.move_axis(self.vector.unwrap_or(last), last)
+    }
+
+    /// The reverse of [`Layout::vector_last`].
+    pub fn batch_first<'a>(&self, view: View<'a>) -> View<'a> {
+        let last = view.shape().len() - 1;
+        view.move_axis(last, self.vector.unwrap_or(last))
+    }
+
+    fn order<'a>(&self, view: View<'a>) -> View<'a> {
+        self.vector_last(view.move_axis(self.batch, 0))
     }
 }
 
@@ -115,6 +128,7 @@ impl<L, const K: usize> RowPlan<'_, L, K> {
                 inputs: self.inputs.each_ref(),
                 grads: grads.each_ref().map(Option::as_ref),
                 hess: hess.as_ref(),
+                elements: None,
                 scale: &scale,
                 value: results.value.is_some().then_some(&mut unreduced[..]),
             },

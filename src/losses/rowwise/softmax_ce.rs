@@ -10,10 +10,11 @@
 //!
 //! Source: Apache MXNet Gluon, `SoftmaxCrossEntropyLoss`; class weights and label smoothing as PyTorch has them.
 
-use super::kernel::{Group, Reduced, RowKernel, RowOutputs, Rows, Scale, drive};
+use super::kernel::{Group, Reduced, RowKernel, RowOutputs, Rows, drive};
+use super::scale::Scale;
 use super::softmax::{Softmax, through_softmax};
 use super::softmax_group::{GroupSoftmax, LANES};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, Tuple};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::spec::Params;
 use crate::memory;
@@ -25,6 +26,9 @@ use crate::weight::Weighting;
 
 /// A label that is not looked at.
 const IGNORED: u32 = u32::MAX;
+
+/// What PyTorch calls a label that is not looked at.
+const PADDING: f64 = -100.0;
 
 /// Softmax cross-entropy with its parameters.
 pub struct SoftmaxCe {
@@ -57,7 +61,7 @@ impl SoftmaxCe {
             target: Target {
                 from_logits: params.flag("from_logits"),
                 smoothing: params.float("label_smoothing"),
-                class_weight: params.vector("class_weight").map(<[f64]>::to_vec),
+                class_weight: params.vector("class_weight").map(memory::copied).transpose()?,
             },
             ignore_index,
             clip,
@@ -72,7 +76,7 @@ impl Loss for SoftmaxCe {
         let classes = pred.shape()[class_axis];
         let rows: usize = axes.shape.iter().product();
         if classes == 0 && rows > 0 {
-            let detail = format!("expected at least one class, got shape {:?}", pred.shape());
+            let detail = format!("expected at least one class, got shape {}", Tuple(pred.shape()));
             return Err(Error::new(Kind::Shape, "pred", detail));
         }
         if let Some(weights) = &self.target.class_weight
@@ -85,9 +89,11 @@ impl Loss for SoftmaxCe {
         let mut weighting = axes.weighting(call)?;
         let label = call.input(1);
         let label_error = |expected: &str| {
-            let (pred, given) = (pred.shape(), label.shape());
+            let one_hot = self.sparse && label.clone().reshape(pred.shape()).is_some();
+            let remedy = if one_hot { "; distributions need sparse_label=False" } else { "" };
+            let [pred, given] = [pred, label].map(|v| Tuple(v.shape()));
             let detail =
-                format!("expected {expected} (pred has shape {pred:?}), got shape {given:?}");
+                format!("expected {expected} (pred has shape {pred}), got shape {given}{remedy}");
             Error::new(Kind::Shape, call.names[1], detail)
         };
         let labels = if self.sparse {
@@ -159,9 +165,19 @@ impl SoftmaxCe {
             } else if self.clip && !value.is_nan() {
                 value.trunc().clamp(0.0, classes as f64 - 1.0) as u32
             } else {
-                let index = axes.element(row, call.input(1).shape());
-                let allowed = format!("an integer with 0 <= {} < {classes}", call.names[1]);
-                return Err(Error::element(Kind::Label, call.names[1], &index, value, allowed));
+                let (name, given) = (call.names[1], call.input(1));
+                let index = axes.element(row, given.shape());
+                let mut allowed = format!("an integer with 0 <= {name} < {classes}");
+                if value == PADDING {
+                    allowed += " (labels to be left out: ignore_index=-100)";
+                }
+                return Err(Error::element(
+                    Kind::Label,
+                    name,
+                    &index,
+                    given.number(&index),
+                    allowed,
+                ));
             };
             // Smoothed, such a label leaves the other classes their parts.
             let without =
@@ -250,10 +266,11 @@ impl SoftmaxPlan<'_> {
             inputs: [&self.pred],
             grads: [grad],
             hess: hess.as_ref(),
+            elements: None,
             scale: &scale,
             value,
         };
-        let target = RowTarget::<T>::new(self.target);
+        let target = RowTarget::<T>::new(self.target)?;
         match &self.labels {
             Labels::Sparse(Sparse { labels, .. }) if target.smoothing == T::ZERO => {
                 drive(&SparseRows { labels, from_logits: target.from_logits }, rows)?;
@@ -261,8 +278,11 @@ impl SoftmaxPlan<'_> {
             Labels::Sparse(Sparse { labels, .. }) => drive(&SmoothedRows { labels, target }, rows)?,
             Labels::Dense(label) => {
                 let (inputs, grads) = ([&self.pred, label], [grad, label_grad.as_ref()]);
-                let Rows { level, shape, outer, hess, scale, value, .. } = rows;
-                drive(&target, Rows { level, shape, outer, inputs, grads, hess, scale, value })?;
+                let Rows { level, shape, outer, hess, elements, scale, value, .. } = rows;
+                drive(
+                    &target,
+                    Rows { level, shape, outer, inputs, grads, hess, elements, scale, value },
+                )?;
             }
         }
         if let Some(value) = results.value {
@@ -283,12 +303,14 @@ impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
     const GROUPED: bool = true;
 
     #[inline(always)]
+    fn skips(&self, row: usize) -> bool {
+        self.labels[row] == IGNORED
+    }
+
+    #[inline(always)]
     fn row<S: Isa>(&self, row: usize, [x]: [&[T]; 1], out: RowOutputs<'_, T, 1>, scale: f64) -> T {
-        let RowOutputs { grads: [mut grad], mut hess, scratch: [scratch, _] } = out;
+        let RowOutputs { grads: [mut grad], mut hess, scratch: [scratch, _], .. } = out;
         let label = self.labels[row] as usize;
-        if label >= x.len() {
-            return T::ZERO;
-        }
         if self.from_logits {
             for out in [&mut grad, &mut hess].into_iter().flatten() {
                 out.fill(T::ZERO);
@@ -318,7 +340,7 @@ impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
     fn group<S: Isa>(&self, group: Group<'_, T>) {
         let Group { order, row, classes, x, grad, hess, scale, value, wants_grad } = group;
         let labels = &self.labels[row..][..value.len()];
-        // A row without a label has scale 0 and weight 0; any class will do for it.
+        // Any class will do for a row that is left out.
         let mut label = [0; LANES];
         for (label, &given) in label.iter_mut().zip(labels) {
             *label = (given as usize).min(classes - 1);
@@ -338,7 +360,7 @@ impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
             let picked = pick(x);
             for (l, value) in value.iter_mut().enumerate() {
                 *value = -picked[l];
-                grad[order.at(l, label[l])] = T::from_f64((-1.0).weighted(scale[l]));
+                grad[order.at(l, label[l])] = T::from_f64(-scale[l]);
             }
             return;
         }
@@ -353,7 +375,7 @@ impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
             let mut slopes = [T::ZERO; LANES];
             for l in 0..LANES {
                 let complement = softmax.row(l).complement(label[l], exps[l]);
-                slopes[l] = T::from_f64((-complement).weighted(scale[l]));
+                slopes[l] = T::from_f64(-complement * scale[l]);
             }
             softmax.scale_exps(grad, scale);
             for l in 0..labels.len() {
@@ -371,13 +393,13 @@ struct RowTarget<T> {
 }
 
 impl<T: Real> RowTarget<T> {
-    fn new(target: &Target) -> Self {
-        let class_weight = target.class_weight.as_ref();
-        RowTarget {
+    fn new(target: &Target) -> Result<Self> {
+        let in_t = |w: &Vec<f64>| memory::collect(w.iter().map(|&w| T::from_f64(w)));
+        Ok(RowTarget {
             from_logits: target.from_logits,
             smoothing: T::from_f64(target.smoothing),
-            class_weight: class_weight.map(|w| w.iter().map(|&w| T::from_f64(w)).collect()),
-        }
+            class_weight: target.class_weight.as_ref().map(in_t).transpose()?,
+        })
     }
 
     /// y as it is used, from the label's row.
@@ -428,7 +450,7 @@ impl<T: Real> RowTarget<T> {
             }
             return T::from_f64(sum::<S, T>(scratch));
         }
-        let (softmax, total) = through_softmax::<S, T>(x, y, scale, grad, hess, scratch);
+        let (softmax, total) = through_softmax::<S, T>(x, y, 1.0, scale, grad, hess, scratch);
         if let Some(label_grad) = label_grad {
             for (c, (g, &x)) in label_grad.iter_mut().zip(x).enumerate() {
                 *g = softmax.log_sum_minus::<S>(x).weighted(self.label_slope(c)) * scale_t;
@@ -455,7 +477,7 @@ impl<T: Real> RowKernel<T, 2> for RowTarget<T> {
 
     #[inline(always)]
     fn row<S: Isa>(&self, _: usize, [x, y]: [&[T]; 2], out: RowOutputs<'_, T, 2>, scale: f64) -> T {
-        let RowOutputs { grads: [grad, label_grad], hess, scratch: [scratch, mixed] } = out;
+        let RowOutputs { grads: [grad, label_grad], hess, scratch: [scratch, mixed], .. } = out;
         mixed.copy_from_slice(y);
         self.mix(mixed);
         self.dense::<S>(x, mixed, grad, label_grad, hess, scratch, scale)
@@ -472,12 +494,14 @@ impl<T: Real> RowKernel<T, 1> for SmoothedRows<'_, T> {
     const COST: f64 = 2.0 * COST;
 
     #[inline(always)]
+    fn skips(&self, row: usize) -> bool {
+        self.labels[row] == IGNORED
+    }
+
+    #[inline(always)]
     fn row<S: Isa>(&self, row: usize, [x]: [&[T]; 1], out: RowOutputs<'_, T, 1>, scale: f64) -> T {
-        let RowOutputs { grads: [grad], hess, scratch: [scratch, mixed] } = out;
+        let RowOutputs { grads: [grad], hess, scratch: [scratch, mixed], .. } = out;
         let label = self.labels[row] as usize;
-        if label >= x.len() {
-            return T::ZERO;
-        }
         mixed.fill(T::ZERO);
         mixed[label] = T::ONE;
         self.target.mix(mixed);
