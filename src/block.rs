@@ -5,17 +5,20 @@
 //! the inputs, runs the kernel, applies weights and sums. The other families reuse it on their unreduced losses
 //! through [`Identity`], so weighting and reduction exist only here.
 
+use crate::domain::{Check, Domain, Order};
 use crate::error::Result;
+use crate::factor::{Buffers, Factor, Factors};
 use crate::grid::{Grid, Tile};
 use crate::memory;
-use crate::operand::{Input, Operand, Output, sized};
+use crate::operand::{Argument, Input, Operand, Output, sized};
 use crate::parallel;
 use crate::real::Real;
-use crate::reduce::{BLOCK, Reduction, sum_block_exactly, sum_pairwise};
+use crate::reduce::{BLOCK, ExactSum, Reduction, sum_block, sum_block_exactly};
 use crate::simd::{self, Isa, Kernel, Level};
-use crate::view::{View, ViewMut};
-use crate::weight::{Divisor, Weighting};
+use crate::view::{DType, ViewMut, elements};
+use crate::weight::Weighting;
 use smallvec::SmallVec;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The most inputs that an elementwise loss takes.
@@ -82,45 +85,48 @@ impl<T: Real> BlockKernel<T> for Identity {
     }
 }
 
-/// Runs an elementwise loss over arrays of shape `shape`, the batch axis first (at least one axis).
-///
-/// `inputs` are broadcast to `shape`; `outputs` are as [`Outputs`] says and disjoint from each other and from
-/// everything that is read.
-pub fn drive<'v, T: Real>(
-    kernel: &'v dyn BlockKernel<T>,
-    level: Level,
-    shape: &[usize],
-    inputs: &'v [View<'v>],
-    outputs: &'v Outputs<'v>,
-    weighting: &'v Weighting<'v>,
-) -> Result<()> {
-    let mut grid = Grid::new(shape, 1);
-    let cols = grid.cols;
+/// Arrays of one shape, the batch axis first (at least one axis), and what is to be made of them.
+pub(crate) struct Run<'v, T> {
+    pub kernel: &'v dyn BlockKernel<T>,
+    pub level: Level,
+    /// E's shape.
+    pub order: Order<'v>,
+    /// The inputs, broadcast to the shape.
+    pub inputs: &'v [Argument<'v>],
+    /// As [`Outputs`] says, disjoint from each other and, but for what is overwritten, from everything that is read.
+    pub outputs: &'v Outputs<'v>,
+    pub weighting: &'v Weighting<'v>,
+}
+
+/// Runs an elementwise loss.
+pub(crate) fn drive<'v, T: Real>(run: &Run<'v, T>) -> Result<()> {
+    let Run { kernel, level, order, inputs, outputs, weighting } = *run;
+    let shape = &order.batch_first()[..];
+    let cols = elements(&shape[1..]);
+    let reduction = weighting.reduction;
+    // One element per sample is its own mean and sum, and the samples are the columns of a single row.
+    let flat = cols == 1 && reduction != Reduction::SampleWeightedMean;
+    let own_sum = flat && matches!(reduction, Reduction::Sample | Reduction::SampleSum);
+    let whole = own_sum || reduction == Reduction::None;
+    let mut grid = Grid::new(shape, usize::from(!flat));
     let mut lined_up = SmallVec::new();
-    for view in inputs {
-        lined_up.push(Operand::input(&mut grid, view));
+    for argument in inputs {
+        lined_up.push((Operand::argument(&mut grid, argument), argument.check.as_ref()));
     }
     let mut output =
         |view: &'v Option<ViewMut<'v>>| view.as_ref().map(|v| Operand::output(&mut grid, v));
     let [a, b, c] = &outputs.grads;
     let grads = [output(a), output(b), output(c)];
     let hess = output(&outputs.hess);
-    // One element per sample is its own mean and sum.
-    let own_sum =
-        cols == 1 && matches!(weighting.reduction, Reduction::Sample | Reduction::SampleSum);
-    let whole = own_sum || weighting.reduction == Reduction::None;
     let unreduced = outputs.value.as_ref().filter(|_| whole);
     let reduced = if unreduced.is_some() { None } else { outputs.value.as_ref() };
     let unreduced = unreduced.map(|v| Operand::output(&mut grid, v));
-    let mut factor =
-        |view: &'v Option<View<'v>>| view.as_ref().map(|v| Operand::input(&mut grid, v));
-    let sample_weight = factor(&weighting.sample_weight);
-    let grad_output = factor(&weighting.grad_output);
+    let factors = Factors::new(&mut grid, weighting, shape)?;
     grid.merge();
 
-    let columns = cols.min(BLOCK);
-    let block_rows = (BLOCK / columns.max(1)).clamp(1, grid.rows.max(1));
-    let per_block = weighting.reduction.is_total();
+    let cols = grid.cols;
+    let block_rows = (BLOCK / cols.clamp(1, BLOCK)).clamp(1, grid.rows.max(1));
+    let per_block = reduction.is_total();
     let slots = match &reduced {
         None => 0,
         Some(_) if per_block => grid.rows.div_ceil(block_rows) * cols.div_ceil(BLOCK),
@@ -129,6 +135,7 @@ pub fn drive<'v, T: Real>(
     let job = Job {
         kernel,
         level,
+        order,
         inputs: lined_up,
         grads,
         hess,
@@ -136,10 +143,8 @@ pub fn drive<'v, T: Real>(
         reduces: reduced.is_some(),
         per_block,
         sums: memory::collect((0..slots).map(|_| AtomicU64::new(0)))?,
-        divisor: weighting.divisor(shape)?,
+        factors,
         weight: weighting.weight,
-        sample_weight,
-        grad_output,
         block_rows,
         grid: &grid,
     };
@@ -147,7 +152,7 @@ pub fn drive<'v, T: Real>(
         job.run()?;
     }
     match reduced {
-        Some(value) => job.finish(value, weighting),
+        Some(value) => job.finish(value, weighting, shape),
         None => Ok(()),
     }
 }
@@ -155,8 +160,9 @@ pub fn drive<'v, T: Real>(
 struct Job<'v, 'a, T> {
     kernel: &'v dyn BlockKernel<T>,
     level: Level,
+    order: Order<'v>,
     grid: &'v Grid,
-    inputs: SmallVec<[Input<'v, 'a>; MAX_INPUTS]>,
+    inputs: SmallVec<[(Input<'v, 'a>, Option<&'v Check<'a>>); MAX_INPUTS]>,
     grads: [Option<Output<'v, 'a>>; MAX_INPUTS],
     hess: Option<Output<'v, 'a>>,
     /// Where the loss of every element goes, if it is wanted.
@@ -168,10 +174,8 @@ struct Job<'v, 'a, T> {
     /// Partial sums: one for each block of columns of each row, or of each group of `block_rows` rows.
     sums: Vec<AtomicU64>,
     block_rows: usize,
-    divisor: Divisor,
+    factors: Factors<'v, 'a>,
     weight: f64,
-    sample_weight: Option<Input<'v, 'a>>,
-    grad_output: Option<Input<'v, 'a>>,
 }
 
 /// Scratch for the operands of a tile that memory does not hold as a slice.
@@ -180,7 +184,9 @@ struct Scratch<T> {
     grads: [Vec<T>; MAX_INPUTS],
     hess: Vec<T>,
     value: Vec<T>,
-    factor: Vec<T>,
+    factors: Buffers,
+    /// Labels in their own type, for their check.
+    exact: Vec<f64>,
     /// The values of a small tile, which shall not cost an allocation.
     few: [T; FEW],
 }
@@ -188,7 +194,7 @@ struct Scratch<T> {
 impl<'v, 'a, T: Real> Job<'v, 'a, T> {
     fn run(&self) -> Result<()> {
         let grid = self.grid;
-        let views = self.inputs.iter().map(|o| o.k);
+        let views = self.inputs.iter().map(|(o, _)| o.k);
         let outputs = self.outputs().map(|o| o.k);
         let gathers = views.chain(outputs).any(|k| grid.prefers_rows(k));
         let wanted = if gathers { GATHER_ROWS } else { TILE / grid.cols.min(TILE) };
@@ -203,7 +209,8 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
                 grads: Default::default(),
                 hess: Vec::new(),
                 value: Vec::new(),
-                factor: Vec::new(),
+                factors: Buffers::default(),
+                exact: Vec::new(),
                 few: [T::ZERO; FEW],
             };
             for t in tasks {
@@ -226,38 +233,20 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         self.grads.iter().flatten().chain(&self.hess).chain(&self.unreduced)
     }
 
-    /// What the derivatives of a row are multiplied by.
-    fn grad_scale(&self, row: usize) -> f64 {
-        let factor =
-            |o: &Option<Input<'v, 'a>>| o.as_ref().map_or(1.0, |o| o.of_row(self.grid, row));
-        self.weight * factor(&self.sample_weight) * factor(&self.grad_output)
-            / self.divisor.row(row)
-    }
-
-    /// What the values of a row are multiplied by before sums and divisors.
-    fn row_weight(&self, row: usize) -> f64 {
-        self.sample_weight.as_ref().map_or(1.0, |o| o.of_row(self.grid, row))
-    }
-
-    /// Whether every row has the same scale.
-    fn uniform(&self) -> bool {
-        let varies = |o: &Option<Input<'v, 'a>>| {
-            o.as_ref().is_some_and(|o| {
-                self.grid.constant_in_row(o.k) && !self.grid.constant_in_column(o.k)
-            })
-        };
-        !varies(&self.sample_weight)
-            && !varies(&self.grad_output)
-            && matches!(self.divisor, Divisor::All(_))
-    }
-
     #[inline(always)]
     fn tile<S: Isa>(&self, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
-        let Tile { row, rows, cols, .. } = tile;
+        let Tile { cols, .. } = tile;
         let (grid, len) = (self.grid, tile.len());
+        let [weight_buffer, outer_buffer, scale_buffer, products] = scratch.factors.split();
+        let weights = self.factors.weights(grid, tile, weight_buffer)?;
         let mut inputs = [&[][..]; MAX_INPUTS];
-        for ((input, o), buffer) in inputs.iter_mut().zip(&self.inputs).zip(&mut scratch.inputs) {
+        for ((input, (o, check)), buffer) in
+            inputs.iter_mut().zip(&self.inputs).zip(&mut scratch.inputs)
+        {
             *input = o.tile(grid, tile, buffer)?;
+            if let Some(check) = check {
+                self.check(check, o, tile, input, weights, &mut scratch.exact)?;
+            }
         }
         let Scratch { grads: buffers, hess: hess_buffer, value: value_buffer, few, .. } = scratch;
         let mut grads = [const { None }; MAX_INPUTS];
@@ -272,44 +261,25 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             None => Some(sized(value_buffer, len)?),
         };
 
-        let uniform = rows == 1 || self.uniform();
-        let scale = if uniform { T::from_f64(self.grad_scale(row)) } else { T::ONE };
+        let scale = self.factors.scale(grid, tile, weights, outer_buffer, scale_buffer)?;
+        let at_once = scale.as_one();
         let wanted = BlockOutputs {
             value: value.as_deref_mut(),
             grads: grads.each_mut().map(Option::as_deref_mut),
             hess: hess.as_deref_mut(),
         };
-        self.kernel.run(self.level, &inputs[..self.inputs.len()], wanted, scale);
-
+        let of_kernel = at_once.unwrap_or(T::ONE);
+        self.kernel.run(self.level, &inputs[..self.inputs.len()], wanted, of_kernel);
         for out in grads.iter_mut().chain([&mut hess]).flatten() {
-            if uniform {
-                if scale == T::ZERO {
-                    out.fill(T::ZERO);
-                }
-            } else {
-                for (r, run) in out.chunks_exact_mut(cols).enumerate() {
-                    weigh_all(run, T::from_f64(self.grad_scale(row + r)));
-                }
-            }
-        }
-        let factors = [(&self.sample_weight, true), (&self.grad_output, false)];
-        for (o, weighs_value) in factors {
-            let Some(o) = o.as_ref().filter(|o| !grid.constant_in_row(o.k)) else { continue };
-            let factor = o.tile(grid, tile, &mut scratch.factor)?;
-            for out in grads.iter_mut().chain([&mut hess]).flatten() {
-                weigh(out, factor);
-            }
-            if weighs_value && let Some(value) = &mut value {
-                weigh(value, factor);
+            if at_once.is_none() || at_once == Some(T::ZERO) {
+                scale.apply(out, cols, 1.0);
             }
         }
         if let Some(value) = value {
             if self.reduces {
-                self.sum::<S>(tile, value);
-            } else if self.weight != 1.0 || self.sample_weight.is_some() {
-                for (r, run) in value.chunks_exact_mut(cols).enumerate() {
-                    weigh_all(run, T::from_f64(self.weight * self.row_weight(row + r)));
-                }
+                self.sum::<S>(tile, value, weights, products)?;
+            } else if self.weight != 1.0 || self.factors.is_weighted() {
+                weights.apply(value, cols, self.weight);
             }
         }
         // A view that was not written directly has its tile in its buffer.
@@ -323,66 +293,135 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         Ok(())
     }
 
+    /// Checks the elements of an input that have a weight, in the input's own type.
+    #[inline(always)]
+    fn check(
+        &self,
+        check: &Check<'_>,
+        input: &Input<'_, '_>,
+        tile: Tile,
+        x: &[T],
+        weights: Factor<'_>,
+        exact: &mut Vec<f64>,
+    ) -> Result<()> {
+        let wider = input.view.dtype() == DType::F64 && T::DTYPE != DType::F64;
+        if wider {
+            let x = input.tile(self.grid, tile, exact)?;
+            return if check.domain.all_hold(x) {
+                Ok(())
+            } else {
+                self.wrong(check, tile, x, weights)
+            };
+        }
+        if check.domain.all_hold(x) { Ok(()) } else { self.wrong(check, tile, x, weights) }
+    }
+
+    /// The error of the first element that has a weight and is not what it must be, if there is one.
+    #[cold]
+    #[inline(never)]
+    fn wrong<X: Real>(
+        &self,
+        check: &Check<'_>,
+        tile: Tile,
+        x: &[X],
+        weights: Factor<'_>,
+    ) -> Result<()> {
+        if check.domain == Domain::Weight {
+            // No weight is exempt.
+            return check.all();
+        }
+        let outside =
+            |&(i, &x): &(usize, &X)| !check.domain.holds(x) && !weights.removes(i, tile.cols);
+        let Some((i, _)) = x.iter().enumerate().find(outside) else { return Ok(()) };
+        let (row, col) = (tile.row + i / tile.cols, tile.col + i % tile.cols);
+        let position = row * self.grid.cols + col;
+        Err(check.error(&self.order.element(position, check.given.shape())))
+    }
+
     /// Adds up the values of a tile. The borders of the partial sums depend on the shape alone.
     #[inline(always)]
-    fn sum<S: Isa>(&self, tile: Tile, value: &[T]) {
+    fn sum<S: Isa>(
+        &self,
+        tile: Tile,
+        value: &[T],
+        weights: Factor<'_>,
+        products: &mut Vec<f64>,
+    ) -> Result<()> {
+        let by_row = matches!(weights, Factor::One(_))
+            || self.block_rows == 1 && matches!(weights, Factor::Rows(_));
+        if by_row {
+            self.sum_blocks(tile, value, weights, sum_block_exactly::<S, T>);
+            return Ok(());
+        }
+        let products = sized(products, tile.len())?;
+        weights.products(value, tile.cols, products);
+        // Products of f32 have room in an f64 for what their sum would round off.
+        let sum = match T::DTYPE {
+            DType::F32 => sum_block::<S, f64>,
+            _ => sum_block_exactly::<S, f64>,
+        };
+        self.sum_blocks(tile, products, Factor::One(1.0), sum);
+        Ok(())
+    }
+
+    /// Stores the sums of the blocks of a tile, each times the weight of its rows.
+    #[inline(always)]
+    fn sum_blocks<X>(
+        &self,
+        tile: Tile,
+        value: &[X],
+        weights: Factor<'_>,
+        sum: impl Fn(&[X]) -> f64,
+    ) {
         let store = |slot: usize, sum: f64| self.sums[slot].store(sum.to_bits(), Relaxed);
         let blocks = self.grid.cols.div_ceil(BLOCK);
         if blocks == 1 && self.per_block {
             for (i, block) in value.chunks(self.block_rows * tile.cols).enumerate() {
-                let first = tile.row + i * self.block_rows;
-                let varies =
-                    self.sample_weight.as_ref().is_some_and(|o| self.grid.constant_in_row(o.k));
-                let sum = if varies {
-                    let rows = block.chunks_exact(tile.cols).enumerate();
-                    rows.map(|(r, run)| {
-                        sum_block_exactly::<S, T>(run).weighted(self.row_weight(first + r))
-                    })
-                    .sum()
-                } else {
-                    sum_block_exactly::<S, T>(block)
-                };
-                store(first / self.block_rows, sum);
+                let row = i * self.block_rows;
+                let slot = (tile.row + row) / self.block_rows;
+                store(slot, sum(block).weighted(weights.at(row)));
             }
             return;
         }
         for (r, run) in value.chunks_exact(tile.cols).enumerate() {
-            let row = tile.row + r;
-            let weight = if self.per_block { self.row_weight(row) } else { 1.0 };
+            let first = (tile.row + r) * blocks + tile.col / BLOCK;
             for (b, block) in run.chunks(BLOCK).enumerate() {
-                store(
-                    row * blocks + tile.col / BLOCK + b,
-                    sum_block_exactly::<S, T>(block).weighted(weight),
-                );
+                store(first + b, sum(block).weighted(weights.at(r)));
             }
         }
     }
 
     /// Turns partial sums into the value.
-    fn finish(&self, value: &ViewMut<'_>, weighting: &Weighting<'_>) -> Result<()> {
-        let sum = |i: usize| f64::from_bits(self.sums[i].load(Relaxed));
-        let (rows, cols) = (self.grid.rows, self.grid.cols);
+    fn finish(
+        &self,
+        value: &ViewMut<'_>,
+        weighting: &Weighting<'_>,
+        shape: &[usize],
+    ) -> Result<()> {
+        let total = |slots: Range<usize>| {
+            let mut sum = ExactSum::default();
+            for slot in &self.sums[slots] {
+                sum.add(f64::from_bits(slot.load(Relaxed)));
+            }
+            sum.total().weighted(self.weight)
+        };
+        let divisor = &self.factors.divisor;
         let is_mean = !matches!(weighting.reduction, Reduction::Sum | Reduction::SampleSum);
         let may_be_empty = is_mean && weighting.denominator.is_none();
         if self.per_block {
             let by_rows = weighting.reduction == Reduction::BatchMean;
-            let count = if by_rows { rows } else { rows * cols };
+            let count = elements(if by_rows { &shape[..1] } else { shape });
             let result = if count == 0 && may_be_empty {
                 weighting.empty
             } else {
-                sum_pairwise(0..self.sums.len(), &sum).weighted(self.weight) / self.divisor.row(0)
+                total(0..self.sums.len()) / divisor.row(0)
             };
             return value.fill::<T>(1, |_| T::from_f64(result));
         }
-        let blocks = cols.div_ceil(BLOCK);
-        value.fill(rows, |row| {
-            T::from_f64(if cols > 0 {
-                let weight = self.weight * self.row_weight(row);
-                let sum = match blocks {
-                    1 => sum(row),
-                    _ => sum_pairwise(row * blocks..(row + 1) * blocks, &sum),
-                };
-                sum.weighted(weight) / self.divisor.row(row)
+        let blocks = self.grid.cols.div_ceil(BLOCK);
+        value.fill(self.grid.rows, |row| {
+            T::from_f64(if blocks > 0 {
+                total(row * blocks..(row + 1) * blocks) / divisor.row(row)
             } else if may_be_empty {
                 weighting.empty
             } else {
@@ -403,23 +442,5 @@ impl<T: Real> Kernel for RunTile<'_, '_, '_, T> {
     #[inline(always)]
     fn run<S: Isa>(self) -> Result<()> {
         self.job.tile::<S>(self.tile, self.scratch)
-    }
-}
-
-#[inline(always)]
-fn weigh<T: Real>(x: &mut [T], weights: &[T]) {
-    for (x, &w) in x.iter_mut().zip(weights) {
-        *x = x.weighted(w);
-    }
-}
-
-#[inline(always)]
-fn weigh_all<T: Real>(x: &mut [T], weight: T) {
-    if weight == T::ZERO {
-        x.fill(T::ZERO);
-    } else if weight != T::ONE {
-        for x in x {
-            *x *= weight;
-        }
     }
 }

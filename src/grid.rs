@@ -4,7 +4,7 @@
 //! else a gathered and converted copy of the tile's size.
 
 use crate::real::Real;
-use crate::view::{Element, Shape, Strides, View, ViewMut};
+use crate::view::{Element, Shape, Strides, View, ViewMut, elements};
 use smallvec::SmallVec;
 
 /// A rectangle of a grid.
@@ -55,8 +55,8 @@ impl Grid {
     pub fn new(shape: &[usize], outer: usize) -> Self {
         let (outer, inner) = shape.split_at(outer);
         Grid {
-            rows: outer.iter().product(),
-            cols: inner.iter().product(),
+            rows: elements(outer),
+            cols: elements(inner),
             outer: Shape::from_slice(outer),
             inner: Shape::from_slice(inner),
             operands: SmallVec::new(),
@@ -325,7 +325,7 @@ impl Grid {
     #[inline(always)]
     fn lines(&self, k: usize, tile: Tile, places: Places, mut f: impl FnMut(Line)) {
         const BLOCK: usize = 8;
-        let down = self.prefers_rows(k);
+        let down = self.prefers_rows(k) || tile.cols == 1;
         let mut row = 0;
         while row < tile.rows {
             let (start, row_step, rows) = self.row_run(k, tile.row + row, tile.rows - row);

@@ -1,7 +1,9 @@
 //! Training losses: value, gradient and, where smooth, the second derivative.
 
 pub mod block;
+pub mod domain;
 pub mod error;
+mod factor;
 #[macro_use]
 pub mod view;
 pub mod grid;

@@ -1,16 +1,34 @@
 //! Arrays with their numbers in a grid, and their tiles as memory to read and to write.
 
+use crate::domain::Check;
 use crate::error::Result;
 use crate::grid::{Grid, Tile};
 use crate::memory;
 use crate::real::Real;
 use crate::view::{View, ViewMut};
 
+/// An input of a driver: lined up with the others, its check, and whether results are written over it.
+#[derive(Clone, Debug)]
+pub(crate) struct Argument<'a> {
+    pub(crate) view: View<'a>,
+    pub(crate) check: Option<Check<'a>>,
+    /// Whether the gradient goes to the same memory.
+    pub(crate) overwritten: bool,
+}
+
+impl<'a> From<View<'a>> for Argument<'a> {
+    fn from(view: View<'a>) -> Self {
+        Argument { view, check: None, overwritten: false }
+    }
+}
+
 /// An array with its number in the grid.
 #[derive(Clone, Copy)]
 pub(crate) struct Operand<'v, V> {
     pub(crate) view: &'v V,
     pub(crate) k: usize,
+    /// Whether a tile is to be copied before it is used, because results are written over it.
+    pub(crate) copied: bool,
 }
 
 pub(crate) type Input<'v, 'a> = Operand<'v, View<'a>>;
@@ -18,7 +36,7 @@ pub(crate) type Output<'v, 'a> = Operand<'v, ViewMut<'a>>;
 
 impl<'v, 'a> Output<'v, 'a> {
     pub(crate) fn output(grid: &mut Grid, view: &'v ViewMut<'a>) -> Self {
-        Operand { k: grid.add(view.strides()), view }
+        Operand { k: grid.add(view.strides()), view, copied: false }
     }
 
     /// The tile as memory to write: the view's own, else `buffer`, to be scattered later.
@@ -43,7 +61,12 @@ impl<'v, 'a> Output<'v, 'a> {
 
 impl<'v, 'a> Input<'v, 'a> {
     pub(crate) fn input(grid: &mut Grid, view: &'v View<'a>) -> Self {
-        Operand { k: grid.add(view.strides()), view }
+        Operand { k: grid.add(view.strides()), view, copied: false }
+    }
+
+    /// An input that may be written over tile by tile.
+    pub(crate) fn argument(grid: &mut Grid, argument: &'v Argument<'a>) -> Self {
+        Operand { copied: argument.overwritten, ..Operand::input(grid, &argument.view) }
     }
 
     /// The tile, to read.
@@ -53,21 +76,12 @@ impl<'v, 'a> Input<'v, 'a> {
         tile: Tile,
         buffer: &'s mut Vec<T>,
     ) -> Result<&'s [T]> {
-        if let Some(tile) = grid.borrow(self.view, self.k, tile) {
+        if let Some(tile) = grid.borrow(self.view, self.k, tile).filter(|_| !self.copied) {
             return Ok(tile);
         }
         let buffer = sized(buffer, tile.len())?;
         grid.read(self.view, self.k, tile, buffer);
         Ok(buffer)
-    }
-
-    /// The factor of a whole row: 1 if it differs within rows.
-    pub(crate) fn of_row(&self, grid: &Grid, row: usize) -> f64 {
-        if grid.constant_in_row(self.k) {
-            grid.load(self.view, self.k, Tile { row, ..Tile::row(1) }, &mut [0.0])[0]
-        } else {
-            1.0
-        }
     }
 }
 

@@ -120,6 +120,12 @@ pub trait Real:
     /// Element (i, j) to (j, i).
     fn transpose(block: [[Self; 4]; 4]) -> [[Self; 4]; 4];
 
+    /// Whether a factor keeps its precision in this type: it is 0 or a normal number.
+    #[inline(always)]
+    fn fits(factor: f64) -> bool {
+        let size = Self::from_f64(factor).abs();
+        factor == 0.0 || (size >= Self::MIN_POSITIVE && size < Self::INFINITY)
+    }
     /// Whether `self` is NaN.
     #[inline(always)]
     #[allow(clippy::eq_op)]

@@ -55,6 +55,13 @@ impl Reduction {
     }
 }
 
+impl Reduction {
+    /// Whether a call may replace the divisor.
+    pub fn takes_denominator(self) -> bool {
+        matches!(self, Reduction::Mean | Reduction::WeightedMean)
+    }
+}
+
 /// Longest run that is summed at once; longer ones are summed from the sums of their blocks.
 pub const BLOCK: usize = 1024;
 
@@ -75,16 +82,12 @@ pub fn sum_block_exactly<S: Isa, T: Real>(x: &[T]) -> f64 {
         return sum_block::<S, T>(x);
     }
     let (chunks, rest) = x.as_chunks();
-    let (mut sum, mut lost) = T::sum_chunks_and_lost::<S>(chunks);
+    let (sum, lost) = T::sum_chunks_and_lost::<S>(chunks);
+    let mut total = ExactSum { sum, lost };
     for x in rest {
-        let x = x.to_f64();
-        let new = sum + x;
-        let added = new - sum;
-        lost += (sum - (new - added)) + (x - added);
-        sum = new;
+        total.add(x.to_f64());
     }
-    // Infinities leave a NaN there.
-    if lost.is_nan() { sum } else { sum + lost }
+    total.total()
 }
 
 /// Sum of any number of numbers: blocks, then pairwise.
@@ -118,7 +121,7 @@ pub struct PairwiseSum {
     count: usize,
 }
 
-impl std::default::Default for PairwiseSum {
+impl Default for PairwiseSum {
     fn default() -> Self {
         PairwiseSum { subtrees: [0.0; usize::BITS as usize], count: 0 }
     }
@@ -140,6 +143,31 @@ impl PairwiseSum {
     pub fn total(&self) -> f64 {
         let subtrees = self.subtrees.iter().enumerate().filter(|(i, _)| self.count >> i & 1 == 1);
         subtrees.map(|(_, subtree)| *subtree).reduce(|low, high| high + low).unwrap_or(0.0)
+    }
+}
+
+/// A sum that keeps what its additions round off: of any number of numbers within an ulp of the sum of their sizes.
+#[derive(Clone, Copy, Default)]
+pub struct ExactSum {
+    sum: f64,
+    lost: f64,
+}
+
+impl ExactSum {
+    /// The next number.
+    #[inline(always)]
+    pub fn add(&mut self, x: f64) {
+        let new = self.sum + x;
+        let added = new - self.sum;
+        self.lost += (self.sum - (new - added)) + (x - added);
+        self.sum = new;
+    }
+
+    /// The sum.
+    #[inline(always)]
+    pub fn total(&self) -> f64 {
+        // Infinities leave a NaN there.
+        if self.lost.is_nan() { self.sum } else { self.sum + self.lost }
     }
 }
 

@@ -128,7 +128,7 @@ impl<'a> View<'a> {
     /// # Panics
     /// If `shape` does not hold `data.len()` elements.
     pub fn from_slice<E: Element>(data: &'a [E], shape: &[usize]) -> Self {
-        assert_eq!(shape.iter().product::<usize>(), data.len(), "shape and data differ in size");
+        assert_eq!(elements(shape), data.len(), "shape and data differ in size");
         View {
             ptr: data.as_ptr().cast(),
             dtype: E::DTYPE,
@@ -165,7 +165,7 @@ impl<'a> View<'a> {
     }
     /// The number of elements.
     pub fn len(&self) -> usize {
-        self.shape.iter().product()
+        elements(&self.shape)
     }
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
@@ -197,7 +197,7 @@ impl<'a> View<'a> {
         if self.shape.iter().eq(shape) {
             return Some(self);
         }
-        if self.shape.len() == 1 && self.len() == shape.iter().product::<usize>() {
+        if self.shape.len() == 1 && self.len() == elements(shape) {
             self.strides = c_strides(shape, self.strides[0]);
         } else {
             let axes = self.shape.iter().zip(&self.strides);
@@ -234,6 +234,14 @@ impl<'a> View<'a> {
             self.shape.insert(to, d);
             self.strides.insert(to, s);
         }
+        self
+    }
+
+    /// With the axes in another order.
+    pub fn permute(mut self, order: impl Iterator<Item = usize> + Clone) -> Self {
+        let shape = order.clone().map(|axis| self.shape[axis]).collect();
+        self.strides = order.map(|axis| self.strides[axis]).collect();
+        self.shape = shape;
         self
     }
 
@@ -302,7 +310,7 @@ impl<'a> ViewMut<'a> {
     /// # Panics
     /// If `shape` does not hold `data.len()` elements.
     pub fn from_slice<E: Element>(data: &'a mut [E], shape: &[usize]) -> Self {
-        assert_eq!(shape.iter().product::<usize>(), data.len(), "shape and data differ in size");
+        assert_eq!(elements(shape), data.len(), "shape and data differ in size");
         // SAFETY: the slice is borrowed exclusively for 'a and the strides stay within it.
         unsafe {
             Self::from_raw_parts(
@@ -389,13 +397,22 @@ impl<'a> ViewMut<'a> {
     }
 }
 
+/// The number of elements of a shape; `usize::MAX` for more than can be counted.
+pub fn elements(shape: &[usize]) -> usize {
+    if shape.contains(&0) {
+        return 0;
+    }
+    shape.iter().fold(1, |n: usize, &d| n.saturating_mul(d))
+}
+
 /// Strides of a C-ordered array whose last axis steps by `unit`.
 pub fn c_strides(shape: &[usize], unit: isize) -> Strides {
     let mut strides: Strides = smallvec::smallvec![0; shape.len()];
     let mut stride = unit;
     for (s, &d) in strides.iter_mut().zip(shape).rev() {
         *s = stride;
-        stride *= d.max(1) as isize;
+        // Only a shape without elements may go beyond what there is of memory.
+        stride = stride.wrapping_mul(d.max(1) as isize);
     }
     strides
 }
@@ -412,4 +429,14 @@ pub fn extent(ptr: usize, size: usize, shape: &[usize], strides: &[isize]) -> (u
         high += reach.max(0);
     }
     (ptr.wrapping_add_signed(low), ptr.wrapping_add_signed(high))
+}
+
+/// The index of the element at position `at` in C order.
+pub fn unravel(mut at: usize, shape: &[usize]) -> Vec<usize> {
+    let mut index = vec![0; shape.len()];
+    for (i, &d) in index.iter_mut().zip(shape).rev() {
+        *i = at % d;
+        at /= d;
+    }
+    index
 }

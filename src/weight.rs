@@ -1,11 +1,12 @@
 //! Weights: scalar, per sample, per element, and the gradient that arrives from outside.
 
+use crate::domain::Check;
 use crate::error::Result;
 use crate::grid::{Grid, Tile};
 use crate::memory;
-use crate::reduce::{BLOCK, PairwiseSum, Reduction, sum_block_exactly, sum_pairwise};
+use crate::reduce::{BLOCK, ExactSum, Reduction, sum_block_exactly};
 use crate::simd::Baseline;
-use crate::view::View;
+use crate::view::{View, elements, unravel};
 
 /// Everything that multiplies the unreduced loss E, of shape (N, ...), on the way to the result.
 #[derive(Clone, Debug)]
@@ -16,11 +17,13 @@ pub struct Weighting<'a> {
     pub weight: f64,
     /// Weights, broadcast to E's shape: finite, >= 0. A zero removes its element, NaN included.
     pub sample_weight: Option<View<'a>>,
+    /// The check of the weights, if they have not been checked yet.
+    pub weight_check: Option<Check<'a>>,
     /// What the weighted means divide by the sum of, broadcast to E's shape; `sample_weight` if none.
     pub divisor_weight: Option<View<'a>>,
     /// The gradient with respect to the result, broadcast to E's shape.
     pub grad_output: Option<View<'a>>,
-    /// Replaces the divisor of [`Reduction::Mean`].
+    /// Replaces the divisor of [`Reduction::Mean`] and [`Reduction::WeightedMean`].
     pub denominator: Option<f64>,
     /// The mean of nothing.
     pub empty: f64,
@@ -33,11 +36,26 @@ impl<'a> Weighting<'a> {
             reduction,
             weight: 1.0,
             sample_weight: None,
+            weight_check: None,
             divisor_weight: None,
             grad_output: None,
             denominator: None,
             empty: f64::NAN,
         }
+    }
+
+    /// The weights, checked and copied in the order of the drivers, for a loss that has its own use for them.
+    pub(crate) fn take_weights(&mut self) -> Result<Option<Vec<f64>>> {
+        if let Some(check) = self.weight_check.take() {
+            check.all()?;
+        }
+        self.sample_weight.take().map(|w| w.to_vec()).transpose()
+    }
+
+    /// Whether the element of E, of this shape, at a position has no weight.
+    pub(crate) fn removes(&self, position: usize, shape: &[usize]) -> bool {
+        let weight = |view: &View<'_>| view.number(&unravel(position, shape)).to_f64();
+        self.weight == 0.0 || self.sample_weight.as_ref().map(weight) == Some(0.0)
     }
 
     /// The weighting of the sums of E over one of its other axes, of `len` elements, if no weight differs along it.
@@ -49,8 +67,8 @@ impl<'a> Weighting<'a> {
         };
         let by_element = match self.reduction {
             Reduction::None => return None,
-            Reduction::Mean => self.denominator.is_none(),
-            Reduction::Sample | Reduction::WeightedMean | Reduction::SampleWeightedMean => true,
+            Reduction::Mean | Reduction::WeightedMean => self.denominator.is_none(),
+            Reduction::Sample | Reduction::SampleWeightedMean => true,
             _ => false,
         };
         Some(Weighting {
@@ -64,15 +82,19 @@ impl<'a> Weighting<'a> {
 
     /// What each row's sum of w E is divided by.
     pub(crate) fn divisor(&self, shape: &[usize]) -> Result<Divisor> {
-        let (n, d) = (shape[0] as f64, shape[1..].iter().product::<usize>() as f64);
+        let (n, d) = (shape[0] as f64, elements(&shape[1..]) as f64);
         Ok(Divisor::All(match self.reduction {
             Reduction::None | Reduction::SampleSum | Reduction::Sum => 1.0,
             Reduction::Sample => d,
             Reduction::Mean => self.denominator.unwrap_or(n * d),
             Reduction::BatchMean | Reduction::TargetMean => n,
+            Reduction::WeightedMean if self.denominator.is_some() => {
+                self.denominator.unwrap_or(1.0)
+            }
             Reduction::WeightedMean if n * d > 0.0 => {
-                let sums = self.row_weights(shape)?;
-                Divisor::of_weight(sum_pairwise(0..sums.len(), &|i| sums[i]))
+                let mut sum = ExactSum::default();
+                self.row_weights(shape)?.into_iter().for_each(|row| sum.add(row));
+                Divisor::of_weight(sum.total())
             }
             Reduction::SampleWeightedMean if d > 0.0 => {
                 let mut divisors = self.row_weights(shape)?;
@@ -97,18 +119,22 @@ impl<'a> Weighting<'a> {
 
     /// The sum of the weights of every row.
     fn row_weights(&self, shape: &[usize]) -> Result<Vec<f64>> {
-        let (rows, cols) = (shape[0], shape[1..].iter().product::<usize>());
+        let (rows, cols) = (shape[0], elements(&shape[1..]));
         let Some(view) = self.divisor_weight.as_ref().or(self.sample_weight.as_ref()) else {
             return memory::filled(cols as f64, rows);
         };
         let grid = Grid::single(shape, view.strides());
+        if grid.constant_in_row(0) {
+            let mut sums = memory::filled(0.0, rows)?;
+            grid.read(view, 0, Tile { row: 0, rows, col: 0, cols: 1 }, &mut sums);
+            for sum in &mut sums {
+                *sum *= cols as f64;
+            }
+            return Ok(sums);
+        }
         let mut buffer = [0.0; BLOCK];
         memory::collect((0..rows).map(|row| {
-            if grid.constant_in_row(0) {
-                let tile = Tile { row, ..Tile::row(1) };
-                return grid.load(view, 0, tile, &mut buffer[..1])[0] * cols as f64;
-            }
-            let mut sum = PairwiseSum::default();
+            let mut sum = ExactSum::default();
             for col in (0..cols).step_by(BLOCK) {
                 let tile = Tile { row, rows: 1, col, cols: (cols - col).min(BLOCK) };
                 let block = grid.load(view, 0, tile, &mut buffer[..tile.cols]);

@@ -130,7 +130,7 @@ class HuberLoss(Loss):
 class HingeLoss(Loss):
     """Hinge loss of a signed label: ``max(0, margin - pred * label)``.
 
-    Labels are -1 and 1; others follow the formula. The slope is ``-label`` where the loss is
+    Labels are -1 and 1. The slope is ``-label`` where the loss is
     positive and 0 elsewhere, at the margin too.
 
     Call: ``(pred, label, sample_weight=None)``.
@@ -139,6 +139,8 @@ class HingeLoss(Loss):
     ----------
     margin : float, default 1
         Where the loss ends.
+    out_of_range : {"raise", "allow"}, default "raise"
+        Whether labels outside their domain raise `LabelError` or follow the formula.
     weight, batch_axis, **options
         See `Loss`.
 
@@ -160,17 +162,25 @@ class HingeLoss(Loss):
         margin: float = 1,
         weight: float | None = None,
         batch_axis: int = 0,
+        *,
+        out_of_range: Literal["raise", "allow"] = "raise",
         **options: Unpack[Options],
     ) -> Self:
         return super().__new__(
-            cls, "HingeLoss", margin=margin, weight=weight, batch_axis=batch_axis, **options
+            cls,
+            "HingeLoss",
+            margin=margin,
+            weight=weight,
+            batch_axis=batch_axis,
+            out_of_range=out_of_range,
+            **options,
         )
 
 
 class SquaredHingeLoss(Loss):
     """Squared hinge loss of a signed label: ``max(0, margin - pred * label)**2``.
 
-    Labels are -1 and 1; others follow the formula. With the gap g = margin - pred * label positive,
+    Labels are -1 and 1. With the gap g = margin - pred * label positive,
     the slope is ``-2 g label`` and the second derivative ``2 label**2``; elsewhere both are 0.
 
     Call: ``(pred, label, sample_weight=None)``.
@@ -179,6 +189,8 @@ class SquaredHingeLoss(Loss):
     ----------
     margin : float, default 1
         Where the loss ends.
+    out_of_range : {"raise", "allow"}, default "raise"
+        Whether labels outside their domain raise `LabelError` or follow the formula.
     weight, batch_axis, **options
         See `Loss`.
 
@@ -200,10 +212,18 @@ class SquaredHingeLoss(Loss):
         margin: float = 1,
         weight: float | None = None,
         batch_axis: int = 0,
+        *,
+        out_of_range: Literal["raise", "allow"] = "raise",
         **options: Unpack[Options],
     ) -> Self:
         return super().__new__(
-            cls, "SquaredHingeLoss", margin=margin, weight=weight, batch_axis=batch_axis, **options
+            cls,
+            "SquaredHingeLoss",
+            margin=margin,
+            weight=weight,
+            batch_axis=batch_axis,
+            out_of_range=out_of_range,
+            **options,
         )
 
 
@@ -219,7 +239,9 @@ class LogisticLoss(Loss):
     weight, batch_axis, **options
         See `Loss`.
     label_format : {"signed", "binary"}, default "signed"
-        Labels are -1 and 1, or 0 and 1; others follow the formula.
+        Labels are -1 and 1, or from 0 to 1.
+    out_of_range : {"raise", "allow"}, default "raise"
+        Whether labels outside their domain raise `LabelError` or follow the formula.
 
     References
     ----------
@@ -239,6 +261,8 @@ class LogisticLoss(Loss):
         weight: float | None = None,
         batch_axis: int = 0,
         label_format: Literal["signed", "binary"] = "signed",
+        *,
+        out_of_range: Literal["raise", "allow"] = "raise",
         **options: Unpack[Options],
     ) -> Self:
         return super().__new__(
@@ -247,6 +271,7 @@ class LogisticLoss(Loss):
             weight=weight,
             batch_axis=batch_axis,
             label_format=label_format,
+            out_of_range=out_of_range,
             **options,
         )
 
@@ -271,6 +296,8 @@ class SigmoidBinaryCrossEntropyLoss(Loss):
         See `Loss`.
     epsilon : float, default 0.0
         Added inside the logarithms of `from_sigmoid`; Gluon has 1e-12.
+    out_of_range : {"raise", "allow"}, default "raise"
+        Whether labels and probabilities outside [0, 1] raise `LabelError` or follow the formula.
 
     References
     ----------
@@ -294,6 +321,7 @@ class SigmoidBinaryCrossEntropyLoss(Loss):
         batch_axis: int = 0,
         *,
         epsilon: float = 0.0,
+        out_of_range: Literal["raise", "allow"] = "raise",
         **options: Unpack[Options],
     ) -> Self:
         return super().__new__(
@@ -303,6 +331,7 @@ class SigmoidBinaryCrossEntropyLoss(Loss):
             weight=weight,
             batch_axis=batch_axis,
             epsilon=epsilon,
+            out_of_range=out_of_range,
             **options,
         )
 
@@ -331,6 +360,8 @@ class PoissonNLLLoss(Loss):
     compute_full : bool or "stirling", default False
         Adds ``log(target!)``, exact for every target >= 0, or Stirling's approximation of it where
         the target is above 1, as Gluon does.
+    out_of_range : {"raise", "allow"}, default "raise"
+        Whether negative targets raise `LabelError` or follow the formula.
     **options
         See `Loss`.
 
@@ -353,6 +384,8 @@ class PoissonNLLLoss(Loss):
         from_logits: bool = True,
         batch_axis: int = 0,
         compute_full: bool | Literal["stirling"] = False,
+        *,
+        out_of_range: Literal["raise", "allow"] = "raise",
         **options: Unpack[Options],
     ) -> Self:
         return super().__new__(
@@ -362,5 +395,6 @@ class PoissonNLLLoss(Loss):
             from_logits=from_logits,
             batch_axis=batch_axis,
             compute_full=compute_full,
+            out_of_range=out_of_range,
             **options,
         )

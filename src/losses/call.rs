@@ -1,12 +1,17 @@
 //! A call of a loss, from checked arguments to results: what every family shares.
 
-use crate::error::{Error, Kind, Result};
+use crate::domain::{Check, Domain, Order};
+use crate::error::{Error, Kind, Result, Tuple};
+use crate::grid::{Grid, Tile};
 use crate::memory;
 use crate::real::Real;
-use crate::reduce::Reduction;
-use crate::simd::Level;
+use crate::reduce::{BLOCK, ExactSum, Reduction, sum_block_exactly};
+use crate::simd::{Baseline, Level};
 use crate::view::{DType, Shape, View, ViewMut};
 use crate::weight::Weighting;
+
+/// Sums that are made side by side where memory runs across them: a cache line of `f32`.
+const LINE: usize = 16;
 
 /// The most arrays that a loss takes, `sample_weight` aside.
 pub const MAX_ARGUMENTS: usize = 5;
@@ -22,6 +27,8 @@ pub struct Options {
     pub reduction: Reduction,
     /// The mean of nothing.
     pub empty: f64,
+    /// Whether labels outside their domain follow the formula instead of being an error.
+    pub allow_out_of_range: bool,
 }
 
 /// The arguments of one call.
@@ -35,6 +42,8 @@ pub struct Call<'a> {
     pub dtype: DType,
     /// The names of the arrays.
     pub names: [&'static str; MAX_ARGUMENTS],
+    /// What they may hold.
+    pub domains: [Domain; MAX_ARGUMENTS],
     /// The arrays by position, `sample_weight` aside.
     pub inputs: [Option<View<'a>>; MAX_ARGUMENTS],
     /// Weights of samples or elements.
@@ -52,6 +61,13 @@ impl<'a> Call<'a> {
     /// If it is missing.
     pub fn input(&self, position: usize) -> &View<'a> {
         self.inputs[position].as_ref().expect("required arguments are bound")
+    }
+
+    /// The check of the input at a position, whose elements are to be of a domain.
+    pub(crate) fn check(&self, position: usize, domain: Domain) -> Option<Check<'a>> {
+        let checked = domain == Domain::Weight || !self.options.allow_out_of_range;
+        let given = self.inputs[position].as_ref().filter(|_| checked)?;
+        Check::new(self.names[position], domain, given)
     }
 
     /// Whether losses are computed in `f32`.
@@ -182,11 +198,12 @@ impl Axes {
     /// The index in an array of shape `given`, with E's elements in E's order, of the element at a position of E with
     /// the batch axis first.
     pub fn element(&self, position: usize, given: &[usize]) -> Vec<usize> {
-        let mut index = unravel(position, &self.batch_first());
-        let n = index.remove(0);
-        index.insert(self.batch, n);
-        let flat = index.iter().zip(&self.shape).fold(0, |flat, (i, d)| flat * d + i);
-        unravel(flat, given)
+        self.order().element(position, given)
+    }
+
+    /// The order of E's elements as the drivers see them.
+    pub fn order(&self) -> Order<'_> {
+        Order { shape: &self.shape, batch: self.batch }
     }
 
     /// Axes of a loss that has one element for each of `n` samples.
@@ -201,9 +218,7 @@ impl Axes {
 
     /// E's shape with the batch axis first, as the drivers want it.
     pub fn batch_first(&self) -> Shape {
-        let mut shape = Shape::from_slice(&self.shape);
-        shape[..=self.batch].rotate_right(1);
-        shape
+        self.order().batch_first()
     }
 
     /// A view of E's shape, or of one that reshapes to it, with the batch axis first.
@@ -223,13 +238,32 @@ impl Axes {
 
     /// Sums `data`, in E's shape with the batch axis first, over the axes that `out` broadcasts along.
     pub fn sum_to<T: Real>(&self, data: &[T], out: &ViewMut<'_>) -> Result<()> {
-        let slots = memory::collect(0..out.shape().iter().product::<usize>())?;
-        let slots: Vec<u64> = slots.into_iter().map(|s| s as u64).collect();
-        let mut sums = memory::filled(0.0, slots.len())?;
-        let slots = self.broadcast(&View::from_slice(&slots, out.shape()));
-        let slots = slots.map(|s| s.to_vec::<f64>()).transpose()?.unwrap_or_default();
-        for (slot, x) in slots.iter().zip(data) {
-            sums[*slot as usize] += x.to_f64();
+        let data = View::from_slice(data, &self.batch_first()).move_axis(0, self.batch);
+        let lead = self.shape.len() - out.shape().len();
+        let is_kept = |axis: usize| axis >= lead && out.shape()[axis - lead] != 1;
+        // The axes that stay first: a row for each sum.
+        let (kept, summed): (Shape, Shape) = (0..self.shape.len()).partition(|&a| is_kept(a));
+        let data = data.permute(kept.iter().chain(&summed).copied());
+        let mut grid = Grid::new(data.shape(), kept.len());
+        grid.add(data.strides());
+        grid.merge();
+        let (mut sums, mut buffer) = (memory::filled(0.0, grid.rows)?, [T::ZERO; BLOCK]);
+        // Several sums at a time, where their terms lie side by side.
+        let cols = if grid.prefers_rows(0) { BLOCK / LINE } else { BLOCK }.min(grid.cols);
+        let rows = BLOCK / cols.max(1);
+        for row in (0..grid.rows).step_by(rows) {
+            let rows = rows.min(grid.rows - row);
+            let mut totals = [ExactSum::default(); BLOCK];
+            for col in (0..grid.cols).step_by(cols.max(1)) {
+                let tile = Tile { row, rows, col, cols: cols.min(grid.cols - col) };
+                let tile_data = grid.load(&data, 0, tile, &mut buffer[..tile.len()]);
+                for (total, terms) in totals.iter_mut().zip(tile_data.chunks_exact(tile.cols)) {
+                    total.add(sum_block_exactly::<Baseline, T>(terms));
+                }
+            }
+            for (sum, total) in sums[row..row + rows].iter_mut().zip(&totals) {
+                *sum = total.total();
+            }
         }
         out.copy_from(&sums);
         Ok(())
@@ -257,8 +291,8 @@ impl Axes {
     /// Checks the call's weights and lines them up with E.
     pub fn weighting<'a>(&self, call: &Call<'a>) -> Result<Weighting<'a>> {
         let Options { weight, reduction, empty, .. } = *call.options;
-        if call.denominator.is_some() && reduction != Reduction::Mean {
-            let detail = "it replaces the divisor of reduction=\"mean\", and this loss has another reduction";
+        if call.denominator.is_some() && !reduction.takes_denominator() {
+            let detail = "it replaces the divisor of reduction=\"mean\" and \"weighted_mean\", and this loss has another reduction";
             return Err(Error::new(Kind::Parameter, "denominator", detail));
         }
         Ok(Weighting {
@@ -269,6 +303,10 @@ impl Axes {
                 .as_ref()
                 .map(|w| self.sample_weight(w))
                 .transpose()?,
+            weight_check: call
+                .sample_weight
+                .as_ref()
+                .and_then(|w| Check::new("sample_weight", Domain::Weight, w)),
             divisor_weight: None,
             grad_output: call
                 .grad_output
@@ -281,7 +319,6 @@ impl Axes {
     }
 
     fn sample_weight<'a>(&self, weight: &View<'a>) -> Result<View<'a>> {
-        check_weights("sample_weight", weight)?;
         let n = self.shape[self.batch];
         let (rank, mut unit_shape) = (self.shape.len(), self.shape.clone());
         unit_shape.insert(self.unit, 1);
@@ -300,10 +337,13 @@ impl Axes {
         };
         lined_up.map(|w| w.move_axis(self.batch, 0)).ok_or_else(|| {
             let expected = format!(
-                "expected a scalar, one weight per sample {:?}, or a shape that broadcasts to {:?} or {:?}",
-                [n], self.shape, unit_shape
+                "expected a scalar, one weight per sample {}, or a shape that broadcasts to {} or {}",
+                Tuple(&[n]),
+                Tuple(&self.shape),
+                Tuple(&unit_shape)
             );
-            Error::new(Kind::Shape, "sample_weight", format!("{expected}, got shape {given:?}"))
+            let detail = format!("{expected}, got shape {}", Tuple(given));
+            Error::new(Kind::Shape, "sample_weight", detail)
         })
     }
 
@@ -321,8 +361,9 @@ impl Axes {
             grad.clone().along(0, &batch_first)
         };
         lined_up.ok_or_else(|| {
+            let (expected, given) = (Tuple(&expected), Tuple(given));
             let detail =
-                format!("expected a scalar or the value's shape {expected:?}, got shape {given:?}");
+                format!("expected a scalar or the value's shape {expected}, got shape {given}");
             Error::new(Kind::Shape, "grad_output", detail)
         })
     }
@@ -347,31 +388,10 @@ pub fn axis(name: &str, given: isize, shape: &[usize]) -> Result<usize> {
         return Ok(given.rem_euclid(rank) as usize);
     }
     let detail = format!(
-        "expected an axis of pred's shape {shape:?}, from {} to {}, got {given}",
+        "expected an axis of pred's shape {}, from {} to {}, got {given}",
+        Tuple(shape),
         -rank,
         rank - 1
     );
     Err(Error::new(Kind::Parameter, name, detail))
-}
-
-/// Weights must be finite and not negative.
-pub fn check_weights(name: &str, weights: &View<'_>) -> Result<()> {
-    let values = weights.to_vec::<f64>()?;
-    match values.iter().position(|w| !(0.0..f64::INFINITY).contains(w)) {
-        None => Ok(()),
-        Some(at) => {
-            let index = unravel(at, weights.shape());
-            Err(Error::element(Kind::Weight, name, &index, values[at], "a finite weight >= 0"))
-        }
-    }
-}
-
-/// The index of the element at position `at` in C order.
-pub fn unravel(mut at: usize, shape: &[usize]) -> Vec<usize> {
-    let mut index = vec![0; shape.len()];
-    for (i, &d) in index.iter_mut().zip(shape).rev() {
-        *i = at % d;
-        at /= d;
-    }
-    index
 }

@@ -1,5 +1,6 @@
 //! What the registry says of a loss: data, read by the Python classes, the tests and the benchmarks.
 
+pub use crate::domain::Domain;
 use crate::error::{Error, Kind as Mistake, Result};
 use crate::losses::call::{Loss, MAX_ARGUMENTS};
 use std::fmt;
@@ -71,43 +72,6 @@ pub enum Gradient {
     OnRequest,
     /// Never.
     Never,
-}
-
-/// What an argument may hold, for valid inputs in tests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Domain {
-    /// Any number.
-    Real,
-    /// -1 or 1.
-    Sign,
-    /// 0 to 1.
-    Probability,
-    /// A number > 0.
-    Positive,
-    /// A number >= 0.
-    NonNegative,
-    /// The logarithm of a distribution along the class axis.
-    LogDistribution,
-    /// A distribution along the class axis.
-    Distribution,
-    /// Class indices, or with dense labels a distribution along the class axis.
-    Classes,
-    /// Token sequences.
-    Tokens,
-    /// Lengths of sequences.
-    Lengths,
-    /// Where sequences that stand one behind another begin; given by name only.
-    Offsets,
-    /// Weights: finite and >= 0.
-    Weight,
-    /// One number for the whole call.
-    Scalar,
-}
-
-impl fmt::Display for Domain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
 }
 
 /// A constructor parameter.
@@ -334,6 +298,13 @@ impl Params {
         }
     }
 
+    /// Whether labels outside their domain follow the formula.
+    pub fn allows_out_of_range(&self) -> bool {
+        self.0.iter().any(|(name, value)| {
+            *name == OUT_OF_RANGE.name && *value == Value::Text("allow".into())
+        })
+    }
+
     /// A truth value.
     pub fn flag(&self, name: &str) -> bool {
         *self.get(name) == Value::Flag(true)
@@ -378,6 +349,10 @@ pub const fn label(domain: Domain) -> Input {
 
 /// The weights that every loss takes.
 pub const SAMPLE_WEIGHT: Input = optional("sample_weight", Domain::Weight, Gradient::Never);
+
+/// What becomes of labels outside their domain, for losses whose labels have one.
+pub const OUT_OF_RANGE: Param =
+    param("out_of_range", Default::Text("raise"), Kind::Choice(&["raise", "allow"]));
 
 /// A parameter.
 pub const fn param(name: &'static str, default: Default, kind: Kind) -> Param {

@@ -47,7 +47,7 @@ impl PyLoss {
             let spec = losses().find(|s| s.name == name);
             let spec =
                 spec.ok_or_else(|| PyTypeError::new_err(format!("there is no loss {name:?}")))?;
-            let (options, mut shown) = options(&params)?;
+            let (mut options, mut shown) = options(&params)?;
             if options.reduction == Reduction::TargetMean && spec.family != Family::Sequence {
                 let detail = "\"target_mean\" is for losses of target sequences";
                 return Err(exception(py, &Error::new(Kind::Parameter, "reduction", detail)));
@@ -55,6 +55,7 @@ impl PyLoss {
             let own = params.iter().map(|(k, v)| Ok((k.extract::<String>()?, value(&k, &v)?)));
             let own = own.collect::<PyResult<Vec<_>>>()?;
             let params = Params::new(spec, own).map_err(|e| exception(py, &e))?;
+            options.allow_out_of_range = params.allows_out_of_range();
             let loss = (spec.build)(&params).map_err(|e| exception(py, &e))?;
             shown.splice(0..0, params.iter().map(|(name, value)| (name, value.clone())));
             let shown = shown.iter().map(|(name, value)| Ok((*name, to_python(py, value)?)));
@@ -152,6 +153,7 @@ impl PyLoss {
                 .map_err(|e| raise(Error::new(Kind::Parameter, "RUSTLOSS_ISA", e)))?,
             dtype: arrays.dtype,
             names: [""; MAX_ARGUMENTS],
+            domains: [Domain::Real; MAX_ARGUMENTS],
             inputs: [const { None }; MAX_ARGUMENTS],
             sample_weight: self.sample_weight.and_then(given),
             grad_output: view(arrays.grad_output.as_ref()),
@@ -160,6 +162,7 @@ impl PyLoss {
         for (to, i) in self.arguments.iter().enumerate() {
             let Some(i) = *i else { break };
             call.names[to] = self.spec.inputs[i].name;
+            call.domains[to] = self.spec.inputs[i].domain;
             call.inputs[to] = given(i);
         }
         self.loss.plan(&call).map_err(raise)

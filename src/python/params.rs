@@ -49,7 +49,8 @@ pub fn options(params: &Bound<'_, PyDict>) -> PyResult<(Options, Vec<(&'static s
         Value::Text(t) if t == "zero" => 0.0,
         got => return Err(wrong("empty", "one of [\"nan\", \"zero\"]", got)),
     };
-    Ok((Options { weight, batch_axis, reduction, empty }, shown))
+    let options = Options { weight, batch_axis, reduction, empty, allow_out_of_range: false };
+    Ok((options, shown))
 }
 
 /// A value of the registry as Python has it.

@@ -1,6 +1,6 @@
 //! Hinge loss of a signed label.
 //!
-//! `loss = max(0, margin - pred label)` for labels -1 and 1; other labels follow the formula. Where it is positive the
+//! `loss = max(0, margin - pred label)` for labels -1 and 1. Where it is positive the
 //! slope is `-label`; at the margin and beyond it is 0. The second derivative is 0. Source: Apache MXNet Gluon,
 //! `HingeLoss`.
 

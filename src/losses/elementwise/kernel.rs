@@ -5,12 +5,14 @@
 //! drops the rest.
 
 use crate::block::{self, BlockKernel, BlockOutputs, MAX_INPUTS, Outputs};
-use crate::error::{Error, Kind as Mistake, Result};
-use crate::losses::call::{Axes, Call, Loss, Plan, Results, check_weights};
+use crate::domain::Domain;
+use crate::error::{Error, Kind as Mistake, Result, Tuple};
+use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::memory;
+use crate::operand::Argument;
 use crate::real::Real;
 use crate::simd::{self, Isa, Kernel, Level};
-use crate::view::{Shape, View, ViewMut};
+use crate::view::{Shape, ViewMut, elements};
 use crate::weight::Weighting;
 use smallvec::SmallVec;
 
@@ -29,6 +31,12 @@ pub struct Point<T, const K: usize> {
 pub trait Elementwise<const K: usize>: Copy + Send + Sync {
     /// Rough time for value and gradient of one element, in nanoseconds.
     const COST: f64 = 0.25;
+
+    /// What an input may hold with these parameters, where the registry says `domain`.
+    fn domain(self, input: usize, domain: Domain) -> Domain {
+        let _ = input;
+        domain
+    }
 
     /// Value and derivatives at one point: no branches, only selects.
     fn point<S: Isa, T: Real>(self, x: [T; K]) -> Point<T, K>;
@@ -114,25 +122,22 @@ pub fn plan<'a, L: Elementwise<K> + 'static, const K: usize>(
 ) -> Result<Box<dyn Plan + 'a>> {
     let pred = call.input(0).shape();
     let axes = Axes::elementwise(pred, call.options.batch_axis)?;
-    let mut inputs = SmallVec::<[View<'a>; MAX_INPUTS]>::new();
+    let mut inputs = SmallVec::<[Argument<'a>; MAX_INPUTS]>::new();
     for k in 0..K {
         let (name, given) = (call.names[k], call.input(k));
         let lined_up = if k < 2 { axes.line_up(given) } else { axes.broadcast(given) };
-        inputs.push(lined_up.ok_or_else(|| {
+        let view = lined_up.ok_or_else(|| {
             let expected = if k < 2 {
                 "pred's shape up to axes of size 1, or one dimension with as many elements"
             } else {
                 "a shape that broadcasts to pred's"
             };
-            let detail = format!(
-                "expected {expected} (pred has shape {pred:?}), got shape {:?}",
-                given.shape()
-            );
+            let (pred, given) = (Tuple(pred), Tuple(given.shape()));
+            let detail = format!("expected {expected} (pred has shape {pred}), got shape {given}");
             Error::new(Mistake::Shape, name, detail)
-        })?);
-        if k >= 2 {
-            check_weights(name, given)?;
-        }
+        })?;
+        let check = call.check(k, loss.domain(k, call.domains[k]));
+        inputs.push(Argument { view, check, overwritten: false });
     }
     let (weighting, level, single) = (axes.weighting(call)?, call.level, call.single());
     Ok(Box::new(ElementwisePlan { loss: Erased(loss), level, single, axes, inputs, weighting }))
@@ -163,7 +168,7 @@ struct ElementwisePlan<'a, L, const K: usize> {
     level: Level,
     single: bool,
     axes: Axes,
-    inputs: SmallVec<[View<'a>; MAX_INPUTS]>,
+    inputs: SmallVec<[Argument<'a>; MAX_INPUTS]>,
     weighting: Weighting<'a>,
 }
 
@@ -172,7 +177,7 @@ impl<L: Elementwise<K> + 'static, const K: usize> Plan for ElementwisePlan<'_, L
         self.axes.value_shape(self.weighting.reduction)
     }
     fn cost(&self) -> f64 {
-        L::COST * self.inputs[0].len() as f64
+        L::COST * self.inputs[0].view.len() as f64
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
         if self.single { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
@@ -195,11 +200,18 @@ impl<L: Elementwise<K> + 'static, const K: usize> ElementwisePlan<'_, L, K> {
             outputs.grads[k] = self.axes.line_up_mut(grad.clone());
             if outputs.grads[k].is_none() {
                 summed.push((k, grad));
-                memory::grow(buffer, shape.iter().product(), T::ZERO)?;
+                memory::grow(buffer, elements(&shape), T::ZERO)?;
                 outputs.grads[k] = Some(ViewMut::from_slice(buffer, &shape));
             }
         }
-        block::drive::<T>(&self.loss, self.level, &shape, &self.inputs, &outputs, &self.weighting)?;
+        block::drive::<T>(&block::Run {
+            kernel: &self.loss,
+            level: self.level,
+            order: self.axes.order(),
+            inputs: &self.inputs,
+            outputs: &outputs,
+            weighting: &self.weighting,
+        })?;
         for (k, grad) in summed {
             self.axes.sum_to(&full[k], &grad)?;
         }

@@ -1,11 +1,12 @@
 //! Logistic loss: binary cross-entropy of a logit with a signed label.
 //!
 //! With z = (label + 1) / 2 for labels -1 and 1, or z = label in the binary format, `loss`, slope and second derivative
-//! are those of [`super::sigmoid_bce`] for the label z. Other labels follow the formula. Source: Apache MXNet Gluon,
+//! are those of [`super::sigmoid_bce`] for the label z. Source: Apache MXNet Gluon,
 //! `LogisticLoss`.
 
 use super::sigmoid_bce::SigmoidBce;
 use super::{Elementwise, Point};
+use crate::domain::Domain;
 use crate::real::Real;
 use crate::simd::Isa;
 
@@ -18,6 +19,10 @@ pub struct Logistic {
 
 impl Elementwise<2> for Logistic {
     const COST: f64 = <SigmoidBce as Elementwise<2>>::COST;
+
+    fn domain(self, _: usize, domain: Domain) -> Domain {
+        if domain == Domain::Sign && !self.signed { Domain::Probability } else { domain }
+    }
 
     #[inline(always)]
     fn point<S: Isa, T: Real>(self, [pred, label]: [T; 2]) -> Point<T, 2> {

@@ -13,8 +13,8 @@ pub mod squared_hinge;
 pub use kernel::{Elementwise, Point, erased, plan, with_optional};
 
 use super::spec::{
-    Bound, Default, Domain, Family, Gradient, Kind, SAMPLE_WEIGHT, Spec, flag, float, input, label,
-    optional, param, pred,
+    Bound, Default, Domain, Family, Gradient, Kind, OUT_OF_RANGE, SAMPLE_WEIGHT, Spec, flag, float,
+    input, label, optional, param, pred,
 };
 
 /// What most of them are like.
@@ -45,7 +45,7 @@ pub static LOSSES: &[Spec] = &[
     Spec {
         name: "HingeLoss",
         inputs: SIGNED,
-        params: &[float("margin", 1.0, Bound::Finite)],
+        params: &[float("margin", 1.0, Bound::Finite), OUT_OF_RANGE],
         kinks: "pred * label == margin",
         build: |p| Ok(erased(hinge::Hinge { margin: p.float("margin") })),
         ..COMMON
@@ -53,7 +53,7 @@ pub static LOSSES: &[Spec] = &[
     Spec {
         name: "SquaredHingeLoss",
         inputs: SIGNED,
-        params: &[float("margin", 1.0, Bound::Finite)],
+        params: &[float("margin", 1.0, Bound::Finite), OUT_OF_RANGE],
         kinks: "pred * label == margin",
         build: |p| Ok(erased(squared_hinge::SquaredHinge { margin: p.float("margin") })),
         ..COMMON
@@ -61,11 +61,10 @@ pub static LOSSES: &[Spec] = &[
     Spec {
         name: "LogisticLoss",
         inputs: SIGNED,
-        params: &[param(
-            "label_format",
-            Default::Text("signed"),
-            Kind::Choice(&["signed", "binary"]),
-        )],
+        params: &[
+            param("label_format", Default::Text("signed"), Kind::Choice(&["signed", "binary"])),
+            OUT_OF_RANGE,
+        ],
         build: |p| Ok(erased(logistic::Logistic { signed: p.text("label_format") == "signed" })),
         ..COMMON
     },
@@ -77,7 +76,11 @@ pub static LOSSES: &[Spec] = &[
             SAMPLE_WEIGHT,
             optional("pos_weight", Domain::Weight, Gradient::OnRequest),
         ],
-        params: &[flag("from_sigmoid", false), float("epsilon", 0.0, Bound::NonNegative)],
+        params: &[
+            flag("from_sigmoid", false),
+            float("epsilon", 0.0, Bound::NonNegative),
+            OUT_OF_RANGE,
+        ],
         build: |p| {
             use sigmoid_bce::{Bce, SigmoidBce};
             let epsilon = p.float("epsilon");
@@ -100,6 +103,7 @@ pub static LOSSES: &[Spec] = &[
         params: &[
             flag("from_logits", true),
             param("compute_full", Default::Flag(false), Kind::FlagOr(&["stirling"])),
+            OUT_OF_RANGE,
         ],
         kinks: "target == 1",
         build: |p| Ok(poisson_nll::build(p)),

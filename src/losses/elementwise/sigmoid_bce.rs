@@ -12,9 +12,10 @@
 //! With a probability x in place of the logit: `loss = -p z log(x + e) - (1 - z) log(1 - x + e)` with e = 0 by default,
 //! exact at x = 0 and x = 1, where a term whose weight is 0 is 0.
 //!
-//! Labels outside [0, 1] follow the formulas. Source: Apache MXNet Gluon, `SigmoidBinaryCrossEntropyLoss`.
+//! Source: Apache MXNet Gluon, `SigmoidBinaryCrossEntropyLoss`.
 
 use super::{Elementwise, Point};
+use crate::domain::Domain;
 use crate::math::Logistic;
 use crate::real::Real;
 use crate::simd::Isa;
@@ -86,6 +87,10 @@ pub struct Bce {
 impl Elementwise<3> for Bce {
     const COST: f64 = 1.0;
 
+    fn domain(self, input: usize, domain: Domain) -> Domain {
+        if input == 0 { Domain::Probability } else { domain }
+    }
+
     #[inline(always)]
     fn point<S: Isa, T: Real>(self, [pred, label, pos_weight]: [T; 3]) -> Point<T, 3> {
         let epsilon = T::from_f64(self.epsilon);
@@ -111,6 +116,10 @@ impl Elementwise<3> for Bce {
 
 impl Elementwise<2> for Bce {
     const COST: f64 = 1.0;
+
+    fn domain(self, input: usize, domain: Domain) -> Domain {
+        Elementwise::<3>::domain(self, input, domain)
+    }
 
     #[inline(always)]
     fn point<S: Isa, T: Real>(self, [pred, label]: [T; 2]) -> Point<T, 2> {

@@ -1,6 +1,6 @@
 //! Squared hinge loss of a signed label.
 //!
-//! `loss = max(0, margin - pred label)^2` for labels -1 and 1; other labels follow the formula. With the gap
+//! `loss = max(0, margin - pred label)^2` for labels -1 and 1. With the gap
 //! `g = margin - pred label` positive, the slope is `-2 g label` and the second derivative `2 label^2`; at the margin and
 //! beyond both are 0. Source: Apache MXNet Gluon, `SquaredHingeLoss`.
 

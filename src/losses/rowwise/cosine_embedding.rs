@@ -11,7 +11,6 @@
 
 use super::kernel::{RowKernel, RowOutputs};
 use super::plan::{Layout, RowPlan};
-use super::scale::fits;
 use super::twofold::{Scalar, Twofold, two_product, two_sum};
 use crate::error::{Error, Kind, Result, Tuple};
 use crate::losses::call::{Axes, Call, Loss, Plan};
@@ -34,8 +33,6 @@ const LANES: usize = 16;
 pub struct CosineEmbedding {
     axis: isize,
     margin: f64,
-    /// Whether a label that is neither 1 nor -1 counts as -1.
-    allow: bool,
 }
 
 impl CosineEmbedding {
@@ -44,7 +41,6 @@ impl CosineEmbedding {
         CosineEmbedding {
             axis: params.int("axis").unwrap_or(-1) as isize,
             margin: params.float("margin"),
-            allow: params.text("out_of_range") == "allow",
         }
     }
 }
@@ -64,20 +60,15 @@ impl Loss for CosineEmbedding {
         };
         let weighting = axes.weighting(call)?;
         let inputs = [layout.input(call, 0)?, layout.input(call, 1)?];
-        let labels = labels(call, &axes, &weighting, self.allow)?;
+        let labels = labels(call, &axes, &weighting)?;
         let kernel = Rows { labels, margin: self.margin };
         let (level, single) = (call.level, call.single());
         Ok(Box::new(RowPlan { kernel, level, single, axes, layout, inputs, weighting }))
     }
 }
 
-/// Whether each pair is alike, the batch axis first.
-fn labels(
-    call: &Call<'_>,
-    axes: &Axes,
-    weighting: &Weighting<'_>,
-    allow: bool,
-) -> Result<Vec<bool>> {
+/// Whether each pair is alike, the batch axis first: a label other than 1 says no, where it is allowed.
+fn labels(call: &Call<'_>, axes: &Axes, weighting: &Weighting<'_>) -> Result<Vec<bool>> {
     let (name, given) = (call.names[2], call.input(2));
     let lined_up = axes.line_up(given).ok_or_else(|| {
         let [expected, given] = [&axes.shape[..], given.shape()].map(Tuple);
@@ -86,14 +77,15 @@ fn labels(
         );
         Error::new(Kind::Shape, name, detail)
     })?;
-    let weights = weighting.sample_weight.as_ref().map(View::to_vec::<f64>).transpose()?;
-    let weightless = |row: usize| weights.as_ref().is_some_and(|w| w[row] == 0.0);
     let labels = lined_up.to_vec::<f64>()?;
-    let wrong = |(row, label): (usize, &f64)| label.abs() != 1.0 && !weightless(row);
-    if let Some(row) = labels.iter().enumerate().position(wrong).filter(|_| !allow) {
-        let index = axes.element(row, given.shape());
-        let allowed = "1 or -1 (2 * label - 1 makes them of 0 and 1)";
-        return Err(Error::element(Kind::Label, name, &index, given.number(&index), allowed));
+    if let Some(check) = call.check(2, call.domains[2]) {
+        let shape = axes.batch_first();
+        let wrong = |(row, &label): (usize, &f64)| {
+            !check.domain.holds(label) && !weighting.removes(row, &shape)
+        };
+        if let Some(row) = labels.iter().enumerate().position(wrong) {
+            return Err(check.error(&axes.element(row, given.shape())));
+        }
     }
     memory::collect(labels.iter().map(|&label| label == 1.0))
 }
@@ -150,9 +142,7 @@ impl Rows {
         let toward = over(W::of(slope, 0.0), norms);
         let back = squares.map(|square| toward.times::<S>(over(uv, square)));
         let factors = [toward, back[0], back[1]];
-        if T::DTYPE == DType::F32
-            && scales == [1.0; 2]
-            && factors.iter().all(|f| fits::<T>(f.high()))
+        if T::DTYPE == DType::F32 && scales == [1.0; 2] && factors.iter().all(|f| T::fits(f.high()))
         {
             let [toward, back_u, back_v] = factors.map(|f| T::from_f64(f.high()));
             pull(grads, [u, v], |u, v| [v * toward - u * back_u, u * toward - v * back_v]);

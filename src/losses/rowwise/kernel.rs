@@ -7,16 +7,17 @@
 
 use super::scale::{Scale, multiply, split};
 use super::softmax_group::{LANES, Order};
-use crate::block::{self, BlockKernel, Identity, Outputs};
+use crate::block::{self, Identity, Outputs, Run};
+use crate::domain::Check;
 use crate::error::Result;
 use crate::grid::{Grid, Tile};
 use crate::losses::call::Axes;
 use crate::memory;
-use crate::operand::{Input, Operand, Output, sized};
+use crate::operand::{Argument, Input, Operand, Output, sized};
 use crate::parallel;
 use crate::real::Real;
 use crate::simd::{self, Isa, Kernel, Level};
-use crate::view::{View, ViewMut};
+use crate::view::{DType, View, ViewMut};
 use crate::weight::Weighting;
 use std::ops::Range;
 
@@ -105,7 +106,9 @@ pub struct Rows<'a, T, const K: usize> {
     /// How many axes are the rows'.
     pub outer: usize,
     /// The inputs.
-    pub inputs: [&'a View<'a>; K],
+    pub inputs: [&'a Argument<'a>; K],
+    /// What an element of an input outside its domain leads to, given its position: an error, unless it has no weight.
+    pub outside: &'a Outside<'a>,
     /// Their gradients.
     pub grads: [Option<&'a ViewMut<'a>>; K],
     /// The second derivative.
@@ -118,13 +121,16 @@ pub struct Rows<'a, T, const K: usize> {
     pub value: Option<&'a mut [T]>,
 }
 
+/// See [`Rows::outside`].
+pub type Outside<'a> = dyn Fn(&Check<'_>, usize) -> Result<()> + Sync + 'a;
+
 /// Runs `kernel` over all rows.
 pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(
     kernel: &L,
     rows: Rows<'_, T, K>,
 ) -> Result<()> {
     let mut grid = Grid::new(rows.shape, rows.outer);
-    let inputs = rows.inputs.map(|v| Operand::input(&mut grid, v));
+    let inputs = rows.inputs.map(|v| (Operand::argument(&mut grid, v), v.check.as_ref()));
     let grads = rows.grads.map(|v| v.map(|v| Operand::output(&mut grid, v)));
     let hess = rows.hess.map(|v| Operand::output(&mut grid, v));
     let elements = rows.elements.map(|v| Operand::output(&mut grid, v));
@@ -140,7 +146,7 @@ pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(
         grid
     });
     let outputs = grads.iter().flatten().chain(&hess).chain(&elements).map(|o| o.k);
-    let gathers = inputs.iter().map(|o| o.k).chain(outputs).any(|k| grid.prefers_rows(k));
+    let gathers = inputs.iter().map(|(o, _)| o.k).chain(outputs).any(|k| grid.prefers_rows(k));
     let form = match L::GROUPED {
         true if gathers || grid.cols <= SHORT => Form::Lanes,
         true if grid.cols <= MEDIUM => Form::Group,
@@ -158,6 +164,7 @@ pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(
         kernel,
         grid: &grid,
         inputs,
+        outside: rows.outside,
         grads,
         hess,
         elements,
@@ -179,7 +186,8 @@ pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(
 struct Job<'a, L, const K: usize> {
     kernel: &'a L,
     grid: &'a Grid,
-    inputs: [Input<'a, 'a>; K],
+    inputs: [(Input<'a, 'a>, Option<&'a Check<'a>>); K],
+    outside: &'a Outside<'a>,
     grads: [Option<Output<'a, 'a>>; K],
     hess: Option<Output<'a, 'a>>,
     elements: Option<Output<'a, 'a>>,
@@ -205,6 +213,8 @@ struct Scratch<T, const K: usize> {
     hess: Vec<T>,
     elements: Vec<T>,
     value: Vec<T>,
+    /// Labels in their own type, for their check.
+    exact: Vec<f64>,
     row: [Vec<T>; 2],
 }
 
@@ -216,6 +226,7 @@ impl<T: Real, const K: usize> Scratch<T, K> {
             hess: Vec::new(),
             elements: Vec::new(),
             value: Vec::new(),
+            exact: Vec::new(),
             row: [const { Vec::new() }; 2],
         }
     }
@@ -254,8 +265,17 @@ impl<L, const K: usize> Job<'_, L, K> {
     {
         let grid = self.grid;
         let mut inputs = [&[][..]; K];
-        for ((x, o), buffer) in inputs.iter_mut().zip(&self.inputs).zip(&mut scratch.inputs) {
+        for ((x, (o, check)), buffer) in
+            inputs.iter_mut().zip(&self.inputs).zip(&mut scratch.inputs)
+        {
             *x = o.tile(grid, tile, buffer)?;
+            if let Some(check) = check {
+                if o.view.dtype() == DType::F64 && T::DTYPE != DType::F64 {
+                    self.check(check, tile, o.tile::<f64>(grid, tile, &mut scratch.exact)?)?;
+                } else {
+                    self.check(check, tile, x)?;
+                }
+            }
         }
         let mut grads = [const { None }; K];
         for ((grad, o), buffer) in grads.iter_mut().zip(&self.grads).zip(&mut scratch.grads) {
@@ -313,7 +333,7 @@ impl<L, const K: usize> Job<'_, L, K> {
         L: RowKernel<T, K>,
     {
         let grid = self.grid;
-        let x = self.inputs[0].tile(grid, tile, &mut scratch.inputs[0])?;
+        let x = self.inputs[0].0.tile(grid, tile, &mut scratch.inputs[0])?;
         let grad = match &self.grads[0] {
             Some(o) => o.tile(grid, tile, &mut scratch.grads[0])?,
             None => sized(&mut scratch.grads[0], tile.len())?,
@@ -337,7 +357,7 @@ impl<L, const K: usize> Job<'_, L, K> {
         let (grid, group) = (self.grid, tile.cols * LANES);
         let len = tile.rows.div_ceil(LANES) * group;
         let x = sized(&mut scratch.inputs[0], len)?;
-        grid.read_lanes(self.inputs[0].view, self.inputs[0].k, tile, LANES, x);
+        grid.read_lanes(self.inputs[0].0.view, self.inputs[0].0.k, tile, LANES, x);
         let grad = sized(&mut scratch.grads[0], len)?;
         let mut hess = self.hess.as_ref().map(|_| sized(&mut scratch.hess, len)).transpose()?;
         for (g, value) in scratch.value[..tile.rows].chunks_mut(LANES).enumerate() {
@@ -352,6 +372,17 @@ impl<L, const K: usize> Job<'_, L, K> {
             }
         }
         Ok(())
+    }
+
+    /// Checks a tile of an input.
+    #[inline(always)]
+    fn check<X: Real>(&self, check: &Check<'_>, tile: Tile, x: &[X]) -> Result<()> {
+        if check.domain.all_hold(x) {
+            return Ok(());
+        }
+        let first = tile.row * tile.cols;
+        let outside = x.iter().enumerate().filter(|(_, x)| !check.domain.holds(**x));
+        outside.map(|(i, _)| (self.outside)(check, first + i)).collect()
     }
 
     /// The rows from `row` on, one for each value.
@@ -447,22 +478,31 @@ impl Reduced<'_> {
     /// The same for every element of E, written to a view of its shape with the batch axis first.
     pub fn scales(&self, scales: ViewMut<'_>) -> Result<()> {
         let zero = [0.0];
-        let input = View::from_slice(&zero, &[]).broadcast_to(scales.shape());
-        let shape = self.axes.batch_first();
+        let input = View::from_slice(&zero, &[]).broadcast_to(scales.shape()).map(Argument::from);
         let outputs = Outputs { grads: [Some(scales), None, None], ..Outputs::default() };
-        let identity: &dyn BlockKernel<f64> = &Identity;
-        block::drive(identity, self.level, &shape, input.as_slice(), &outputs, self.weighting)
+        self.drive::<f64>(input.as_slice(), &outputs)
     }
 
     /// The value, from E with the batch axis first.
     pub fn value<T: Real>(&self, unreduced: &[T], value: ViewMut<'_>) -> Result<()> {
         let shape = self.axes.batch_first();
-        let inputs = [View::from_slice(unreduced, &shape)];
+        let inputs = [View::from_slice(unreduced, &shape).into()];
         let outputs = Outputs {
             value: self.axes.value(value, self.weighting.reduction),
             ..Outputs::default()
         };
-        let identity: &dyn BlockKernel<T> = &Identity;
-        block::drive(identity, self.level, &shape, &inputs, &outputs, self.weighting)
+        self.drive::<T>(&inputs, &outputs)
+    }
+
+    fn drive<T: Real>(&self, inputs: &[Argument<'_>], outputs: &Outputs<'_>) -> Result<()> {
+        let Reduced { axes, weighting, level } = *self;
+        block::drive::<T>(&Run {
+            kernel: &Identity,
+            level,
+            order: axes.order(),
+            inputs,
+            outputs,
+            weighting,
+        })
     }
 }

@@ -21,15 +21,17 @@ use super::kernel::{Reduced, RowKernel, RowOutputs, Rows, drive};
 use super::plan::{Layout, RowPlan};
 use super::scale::{Scale, multiply};
 use super::softmax::{Softmax, through_softmax};
+use crate::domain::{Check, Domain};
 use crate::error::{Error, Kind, Result, Tuple};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::elementwise::{self, Elementwise, Point};
 use crate::losses::spec::Params;
 use crate::memory;
+use crate::operand::Argument;
 use crate::real::Real;
 use crate::reduce::{Reduction, sum};
 use crate::simd::{Isa, Level};
-use crate::view::{Shape, View, ViewMut};
+use crate::view::{Shape, View, ViewMut, elements};
 use crate::weight::Weighting;
 
 /// The divergence with its parameters.
@@ -127,7 +129,9 @@ impl Loss for KlDiv {
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
         let KlDiv { epsilon, temperature, .. } = *self;
         if self.log_target {
-            self.plan_of(call, Divergence::<true> { epsilon, temperature })
+            let mut call = call.clone();
+            call.domains[1] = Domain::Number;
+            self.plan_of(&call, Divergence::<true> { epsilon, temperature })
         } else {
             self.plan_of(call, Divergence::<false> { epsilon, temperature })
         }
@@ -159,6 +163,8 @@ impl KlDiv {
             && (*label.shape() == [classes] || *label.shape() == [1, classes]);
         let mut call = call.clone();
         if shared {
+            check_shared(&call, &axes)?;
+            call.domains[1] = Domain::Real;
             let label = label.clone().reshape(&[classes]);
             call.inputs[1] = label.and_then(|l| l.along(class, pred));
         }
@@ -298,7 +304,7 @@ struct ElementPlan<'a, const LOG: bool> {
     single: bool,
     axes: Axes,
     layout: Layout,
-    inputs: [View<'a>; 2],
+    inputs: [Argument<'a>; 2],
     weighting: Weighting<'a>,
 }
 
@@ -307,7 +313,7 @@ impl<const LOG: bool> Plan for ElementPlan<'_, LOG> {
         self.axes.value_shape(self.weighting.reduction)
     }
     fn cost(&self) -> f64 {
-        <WeightedRows<LOG> as RowKernel<f32, 3>>::COST * self.inputs[0].len() as f64
+        <WeightedRows<LOG> as RowKernel<f32, 3>>::COST * self.inputs[0].view.len() as f64
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
         if self.single { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
@@ -319,6 +325,7 @@ impl<const LOG: bool> ElementPlan<'_, LOG> {
         let ElementPlan { axes, weighting, level, layout, .. } = self;
         let reduced = Reduced { axes, weighting, level: *level };
         let [x, label] = &self.inputs;
+        let shape = x.view.shape();
         let [grad, label_grad, ..] = results.grads;
         let grads = [grad, label_grad, None].map(|v| layout.line_up_mut(v?));
         let hess = results.hess.and_then(|v| layout.line_up_mut(v));
@@ -328,19 +335,25 @@ impl<const LOG: bool> ElementPlan<'_, LOG> {
             Some(scale) => Scale::All(scale),
             None if !derives => Scale::All(1.0),
             None => {
-                memory::grow(&mut weights, x.len(), 0.0)?;
-                let view = ViewMut::from_slice(&mut weights, x.shape());
+                memory::grow(&mut weights, x.view.len(), 0.0)?;
+                let view = ViewMut::from_slice(&mut weights, shape);
                 reduced.scales(view.map(|v| layout.batch_first(v)))?;
-                Scale::Each(largest(&mut weights, *x.shape().last().unwrap_or(&1))?)
+                Scale::Each(largest(&mut weights, shape.last().copied().unwrap_or(1))?)
             }
         };
         let weight = match &scale {
-            Scale::All(_) => View::from_slice(&[1.0], &[]).broadcast_to(x.shape()),
-            Scale::Each(_) => Some(View::from_slice(&weights, x.shape())),
+            Scale::All(_) => View::from_slice(&[1.0], &[]).broadcast_to(shape),
+            Scale::Each(_) => Some(View::from_slice(&weights, shape)),
         };
-        let Some(weight) = weight else { return Ok(()) };
-        let elements = if results.value.is_some() { x.len() } else { 0 };
-        let mut unreduced = memory::filled(T::ZERO, elements)?;
+        let Some(weight) = weight.map(Argument::from) else { return Ok(()) };
+        let outside = |check: &Check<'_>, position: usize| {
+            if weighting.removes(layout.unrolled(position), &axes.batch_first()) {
+                return Ok(());
+            }
+            Err(check.error(&layout.element(position, check.given.shape())))
+        };
+        let len = if results.value.is_some() { x.view.len() } else { 0 };
+        let mut unreduced = memory::filled(T::ZERO, len)?;
         let value = results.value.is_some().then(|| {
             let view = ViewMut::from_slice(&mut unreduced, &axes.batch_first());
             view.map(|v| layout.vector_last(v))
@@ -349,9 +362,10 @@ impl<const LOG: bool> ElementPlan<'_, LOG> {
             &WeightedRows(self.divergence),
             Rows::<T, 3> {
                 level: *level,
-                shape: x.shape(),
-                outer: x.shape().len() - 1,
+                shape: shape,
+                outer: shape.len() - 1,
                 inputs: [x, label, &weight],
+                outside: &outside,
                 grads: grads.each_ref().map(Option::as_ref),
                 hess: hess.as_ref(),
                 elements: value.as_ref(),
@@ -378,6 +392,18 @@ fn largest(weights: &mut [f64], cols: usize) -> Result<Vec<f64>> {
         }
         largest
     }))
+}
+
+/// Checks a label that is one distribution for all rows, if any has a weight.
+fn check_shared(call: &Call<'_>, axes: &Axes) -> Result<()> {
+    let checked = call.check(1, call.domains[1]).map_or(Ok(()), |check| check.all());
+    if checked.is_ok() {
+        return checked;
+    }
+    let mut weighting = axes.weighting(call)?;
+    let weighs = |weights: Option<Vec<f64>>| weights.is_none_or(|w| w.iter().any(|&w| w != 0.0));
+    let counts = weighting.weight != 0.0 && !call.input(0).is_empty();
+    if counts && weighs(weighting.take_weights()?) { checked } else { Ok(()) }
 }
 
 /// A call with logits of one dimension, whose E is of one dimension, too.
@@ -425,7 +451,7 @@ impl SharedLabel<'_> {
             return self.plan.run(results);
         };
         let shape = self.axes.batch_first();
-        let mut full = memory::filled(T::ZERO, shape.iter().product())?;
+        let mut full = memory::filled(T::ZERO, elements(&shape))?;
         let in_order =
             ViewMut::from_slice(&mut full, &shape).map(|v| v.move_axis(0, self.axes.batch));
         let Results { value, mut grads, hess } = results;

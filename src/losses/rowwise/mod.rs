@@ -12,8 +12,8 @@ pub mod triplet;
 mod twofold;
 
 use super::spec::{
-    Bound, Default, Domain, Family, Gradient, Kind, SAMPLE_WEIGHT, Spec, flag, float, input, label,
-    param, pred,
+    Bound, Default, Domain, Family, Gradient, Kind, OUT_OF_RANGE, SAMPLE_WEIGHT, Spec, flag, float,
+    input, label, param, pred,
 };
 
 /// The axis of the classes.
@@ -48,6 +48,7 @@ pub static LOSSES: &[Spec] = &[
             float("epsilon", 0.0, Bound::NonNegative),
             flag("log_target", false),
             float("temperature", 1.0, Bound::Positive),
+            OUT_OF_RANGE,
         ],
         hess: true,
         kinks: "",
@@ -76,11 +77,7 @@ pub static LOSSES: &[Spec] = &[
             input("label", Domain::Sign, Gradient::Never),
             SAMPLE_WEIGHT,
         ],
-        params: &[
-            float("margin", 0.0, Bound::Finite),
-            AXIS,
-            param("out_of_range", Default::Text("raise"), Kind::Choice(&["raise", "allow"])),
-        ],
+        params: &[float("margin", 0.0, Bound::Finite), AXIS, OUT_OF_RANGE],
         hess: false,
         kinks: "cosine(input1, input2) == margin",
         build: |p| Ok(Box::new(cosine_embedding::CosineEmbedding::new(p))),

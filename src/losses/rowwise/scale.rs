@@ -25,7 +25,7 @@ impl Scale {
             Scale::All(scale) => std::slice::from_mut(scale),
             Scale::Each(scales) => scales,
         };
-        if scales.iter().all(|&scale| fits::<T>(scale)) {
+        if scales.iter().all(|&scale| T::fits(scale)) {
             return 1.0;
         }
         let largest = scales.iter().fold(0.0, |largest: f64, scale| largest.max(scale.abs()));
@@ -40,14 +40,7 @@ impl Scale {
 /// A factor of derivatives as one that `T` holds with all its digits, and the rest, to be multiplied by in f64.
 #[inline(always)]
 pub fn split<T: Real>(factor: f64) -> [f64; 2] {
-    if fits::<T>(factor) { [factor, 1.0] } else { [1.0, factor] }
-}
-
-/// Whether `T` holds a factor with all its digits.
-#[inline(always)]
-pub fn fits<T: Real>(factor: f64) -> bool {
-    let size = T::from_f64(factor).abs();
-    factor == 0.0 || (size >= T::MIN_POSITIVE && size < T::INFINITY)
+    if T::fits(factor) { [factor, 1.0] } else { [1.0, factor] }
 }
 
 /// Multiplies by the rest of a factor, see [`split`].

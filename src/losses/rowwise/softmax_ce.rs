@@ -18,10 +18,11 @@ use crate::error::{Error, Kind, Result, Tuple};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::spec::Params;
 use crate::memory;
+use crate::operand::Argument;
 use crate::real::Real;
 use crate::reduce::sum;
 use crate::simd::{Isa, Level};
-use crate::view::{Shape, View, ViewMut};
+use crate::view::{Shape, View, ViewMut, elements};
 use crate::weight::Weighting;
 
 /// A label that is not looked at.
@@ -74,8 +75,7 @@ impl Loss for SoftmaxCe {
         let pred = call.input(0);
         let (axes, class_axis) = Axes::rowwise(pred.shape(), self.axis, call.options.batch_axis)?;
         let classes = pred.shape()[class_axis];
-        let rows: usize = axes.shape.iter().product();
-        if classes == 0 && rows > 0 {
+        if classes == 0 && !axes.shape.contains(&0) {
             let detail = format!("expected at least one class, got shape {}", Tuple(pred.shape()));
             return Err(Error::new(Kind::Shape, "pred", detail));
         }
@@ -104,9 +104,9 @@ impl Loss for SoftmaxCe {
             let expected =
                 "pred's shape up to axes of size 1, or one dimension with as many elements";
             let view = label.clone().reshape(pred.shape()).ok_or_else(|| label_error(expected))?;
-            Labels::Dense(axes.line_up_rows(view, class_axis))
+            Labels::Dense(axes.line_up_rows(view, class_axis).into())
         };
-        let pred = axes.line_up_rows(pred.clone(), class_axis);
+        let pred = axes.line_up_rows(pred.clone(), class_axis).into();
         Ok(Box::new(SoftmaxPlan {
             target: &self.target,
             level: call.level,
@@ -124,7 +124,7 @@ impl Loss for SoftmaxCe {
 /// The labels of all rows, the batch axis first.
 enum Labels<'a> {
     Sparse(Sparse),
-    Dense(View<'a>),
+    Dense(Argument<'a>),
 }
 
 /// Class indices that were copied, then checked.
@@ -146,8 +146,7 @@ impl SoftmaxCe {
         classes: usize,
     ) -> Result<Sparse> {
         let given = label.to_vec::<f64>()?;
-        let sample_weight = weighting.sample_weight.take();
-        let sample_weight = sample_weight.map(|w| w.to_vec::<f64>()).transpose()?;
+        let sample_weight = weighting.take_weights()?;
         let class_weight = self.target.class_weight.as_deref();
         let ignore_index = self.ignore_index.map(|i| i as f64);
         // With smoothing, class weights are part of the loss itself; weighted means count them all the same.
@@ -212,7 +211,7 @@ struct SoftmaxPlan<'a> {
     axes: Axes,
     class_axis: usize,
     pred_shape: Shape,
-    pred: View<'a>,
+    pred: Argument<'a>,
     labels: Labels<'a>,
     weighting: Weighting<'a>,
 }
@@ -222,7 +221,7 @@ impl Plan for SoftmaxPlan<'_> {
         self.axes.value_shape(self.weighting.reduction)
     }
     fn cost(&self) -> f64 {
-        COST * self.pred.len() as f64
+        COST * self.pred.view.len() as f64
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
         if self.single { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
@@ -253,17 +252,16 @@ impl SoftmaxPlan<'_> {
         let hess = self.line_up(results.hess);
         let derives = grad.is_some() || label_grad.is_some() || hess.is_some();
         let scale = if derives { reduced.scale()? } else { Scale::All(1.0) };
-        let mut unreduced = memory::filled(
-            T::ZERO,
-            if results.value.is_some() { shape.iter().product() } else { 0 },
-        )?;
+        let mut unreduced =
+            memory::filled(T::ZERO, if results.value.is_some() { elements(&shape) } else { 0 })?;
         let grad = grad.as_ref();
         let value = results.value.is_some().then_some(&mut unreduced[..]);
         let rows = Rows {
             level: self.level,
-            shape: self.pred.shape(),
+            shape: self.pred.view.shape(),
             outer: shape.len(),
             inputs: [&self.pred],
+            outside: &|_, _| Ok(()),
             grads: [grad],
             hess: hess.as_ref(),
             elements: None,
@@ -278,10 +276,21 @@ impl SoftmaxPlan<'_> {
             Labels::Sparse(Sparse { labels, .. }) => drive(&SmoothedRows { labels, target }, rows)?,
             Labels::Dense(label) => {
                 let (inputs, grads) = ([&self.pred, label], [grad, label_grad.as_ref()]);
-                let Rows { level, shape, outer, hess, elements, scale, value, .. } = rows;
+                let Rows { level, shape, outer, outside, hess, elements, scale, value, .. } = rows;
                 drive(
                     &target,
-                    Rows { level, shape, outer, inputs, grads, hess, elements, scale, value },
+                    Rows {
+                        level,
+                        shape,
+                        outer,
+                        inputs,
+                        outside,
+                        grads,
+                        hess,
+                        elements,
+                        scale,
+                        value,
+                    },
                 )?;
             }
         }

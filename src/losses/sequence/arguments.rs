@@ -1,8 +1,8 @@
 //! Lengths and label sequences as a call gives them: copied, then checked, then used.
 
 use crate::error::{Error, Kind, Result};
-use crate::losses::call::{Call, unravel};
-use crate::view::{Shape, View};
+use crate::losses::call::Call;
+use crate::view::{Shape, View, unravel};
 
 /// Where the arguments stand.
 pub(super) const PRED_LENGTHS: usize = 2;

@@ -118,8 +118,7 @@ impl Loss for Ctc {
         let classes = pred.shape()[pred.shape().len() - 1];
         let blank = if samples > 0 { self.blank(classes)? } else { 0 };
         let mut weighting = axes.weighting(call)?;
-        let weight = weighting.sample_weight.take();
-        let weight = weight.map(|w| w.to_vec::<f64>()).transpose()?;
+        let weight = weighting.take_weights()?;
         let weightless = |n: usize| weight.as_ref().is_some_and(|w| w[n] == 0.0);
 
         let mut lengths =

@@ -1,0 +1,206 @@
+//! What the elements of an argument must be, and the check of it, in the tile that computes.
+
+use crate::error::{Error, Kind, Result};
+use crate::grid::{Grid, Tile};
+use crate::real::Real;
+use crate::reduce::BLOCK;
+use crate::view::{Shape, View, unravel};
+use std::fmt;
+
+/// What an argument may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Domain {
+    /// Any number, or NaN.
+    Real,
+    /// Any number, but not NaN.
+    Number,
+    /// -1 or 1.
+    Sign,
+    /// 0 to 1.
+    Probability,
+    /// A number > 0.
+    Positive,
+    /// A number >= 0.
+    NonNegative,
+    /// The logarithm of a distribution along the class axis.
+    LogDistribution,
+    /// A distribution along the class axis; each of its elements is checked to be >= 0.
+    Distribution,
+    /// Class indices, or with dense labels a distribution along the class axis.
+    Classes,
+    /// Token sequences.
+    Tokens,
+    /// Lengths of sequences.
+    Lengths,
+    /// Where sequences that stand one behind another begin; given by name only.
+    Offsets,
+    /// Weights: finite and >= 0.
+    Weight,
+    /// One number for the whole call.
+    Scalar,
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Calls `$body` with a predicate `$holds` of one number, if the domain is one of single numbers.
+macro_rules! with_predicate {
+    ($domain:expr, $T:ident, $holds:ident => $body:expr, else $other:expr) => {
+        match $domain {
+            Domain::Number => {
+                let $holds = |x: $T| !x.is_nan();
+                $body
+            }
+            Domain::Sign => {
+                let $holds = |x: $T| x.abs() == $T::ONE;
+                $body
+            }
+            Domain::Probability => {
+                let $holds = |x: $T| (x >= $T::ZERO) & (x <= $T::ONE);
+                $body
+            }
+            Domain::NonNegative | Domain::Distribution => {
+                let $holds = |x: $T| x >= $T::ZERO;
+                $body
+            }
+            Domain::Weight => {
+                let $holds = |x: $T| (x >= $T::ZERO) & (x < $T::INFINITY);
+                $body
+            }
+            _ => $other,
+        }
+    };
+}
+
+impl Domain {
+    /// Whether a number belongs to the domain.
+    pub fn holds<T: Real>(self, x: T) -> bool {
+        with_predicate!(self, T, holds => holds(x), else true)
+    }
+
+    /// Whether all of them do.
+    #[inline(always)]
+    pub fn all_hold<T: Real>(self, x: &[T]) -> bool {
+        with_predicate!(self, T, holds => !x.iter().fold(false, |wrong, &x| wrong | !holds(x)), else true)
+    }
+
+    /// Whether elements are looked at one by one.
+    pub fn is_checked(self) -> bool {
+        with_predicate!(self, f32, _holds => true, else false)
+    }
+
+    /// In words, with what to do about the usual mistake.
+    fn expected(self) -> &'static str {
+        match self {
+            Domain::Sign => {
+                "1 or -1 (2 * label - 1 makes them of 0 and 1; out_of_range=\"allow\" follows the formula)"
+            }
+            Domain::Probability => {
+                "a number from 0 to 1 (out_of_range=\"allow\" follows the formula)"
+            }
+            Domain::Weight => {
+                "a finite weight >= 0 (factors of either sign are grad_output's to take)"
+            }
+            Domain::Number => "a number (out_of_range=\"allow\" lets NaN pass)",
+            _ => "a number >= 0 (out_of_range=\"allow\" follows the formula)",
+        }
+    }
+}
+
+/// An argument whose elements are checked where they are used.
+#[derive(Clone, Debug)]
+pub struct Check<'a> {
+    /// The argument's name.
+    pub name: &'static str,
+    /// What its elements must be.
+    pub domain: Domain,
+    /// The argument as it was given.
+    pub given: View<'a>,
+}
+
+impl<'a> Check<'a> {
+    /// The check of an argument, if its domain asks for one.
+    pub fn new(name: &'static str, domain: Domain, given: &View<'a>) -> Option<Self> {
+        domain.is_checked().then(|| Check { name, domain, given: given.clone() })
+    }
+
+    /// The error of the element at an index.
+    pub fn error(&self, index: &[usize]) -> Error {
+        let kind = if self.domain == Domain::Weight { Kind::Weight } else { Kind::Label };
+        Error::element(kind, self.name, index, self.given.number(index), self.domain.expected())
+    }
+
+    /// Looks at every element.
+    pub fn all(&self) -> Result<()> {
+        let n = self.given.len();
+        let flat = self.given.clone().insert_axis(0);
+        let grid = Grid::single(flat.shape(), flat.strides());
+        let mut buffer = [0.0; BLOCK];
+        for col in (0..n).step_by(BLOCK) {
+            let tile = Tile { col, ..Tile::row((n - col).min(BLOCK)) };
+            let block = grid.load::<f64>(&flat, 0, tile, &mut buffer[..tile.cols]);
+            if !self.domain.all_hold(block) {
+                let at = block.iter().position(|&x| !self.domain.holds(x)).unwrap_or(0);
+                return Err(self.error(&unravel(col + at, self.given.shape())));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The order of the elements of the unreduced loss E as the drivers see them, the batch axis first.
+#[derive(Clone, Copy, Debug)]
+pub struct Order<'a> {
+    /// E's shape.
+    pub shape: &'a [usize],
+    /// The axis of the samples.
+    pub batch: usize,
+}
+
+impl Order<'_> {
+    /// E's shape with the batch axis first.
+    pub fn batch_first(&self) -> Shape {
+        let mut shape = Shape::from_slice(self.shape);
+        shape[..=self.batch].rotate_right(1);
+        shape
+    }
+
+    /// The index in an array of shape `given`, with E's elements in E's order, of the element at a position with the
+    /// batch axis first.
+    pub fn element(&self, position: usize, given: &[usize]) -> Vec<usize> {
+        let mut index = unravel(position, &self.batch_first());
+        let n = index.remove(0);
+        index.insert(self.batch, n);
+        let flat = index.iter().zip(self.shape).fold(0, |flat, (i, d)| flat * d + i);
+        unravel(flat, given)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_wrong_element_is_named() {
+        let mut x = vec![1.0_f32; 3 * 1500];
+        x[2 * 1500 + 7] = -0.5;
+        x[2 * 1500 + 9] = f32::NAN;
+        let check = |domain| Check { name: "x", domain, given: View::from_slice(&x, &[3, 1500]) };
+        for domain in [Domain::Sign, Domain::Probability, Domain::NonNegative, Domain::Weight] {
+            let error = check(domain).all().unwrap_err();
+            assert_eq!(error.index, Some(vec![2, 7]), "{domain}");
+        }
+        assert!(check(Domain::Real).all().is_ok());
+    }
+
+    #[test]
+    fn not_a_number_is_in_no_domain() {
+        for domain in [Domain::Sign, Domain::Probability, Domain::NonNegative, Domain::Weight] {
+            assert!(!domain.all_hold(&[1.0, f64::NAN, 1.0]) && domain.all_hold(&[1.0_f32, 1.0]));
+        }
+        assert!(!Domain::Weight.holds(f64::INFINITY) && Domain::NonNegative.holds(f64::INFINITY));
+    }
+}
