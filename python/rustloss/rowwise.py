@@ -169,7 +169,7 @@ class KLDivLoss(Loss):
     >>> log_target = teacher - np.log(np.exp(teacher).sum())
     >>> value, grad = loss.value_and_grad([[4.0, 0.0]], log_target)
     >>> print(value.round(6), grad.round(6))
-    [0.907617] [[-0.598954  0.598954]]
+    [1.074092] [[-0.598954  0.598954]]
     """
 
     __slots__ = ()

@@ -19,7 +19,7 @@ use crate::memory;
 use crate::real::Real;
 use crate::reduce::PairwiseSum;
 use crate::simd::Isa;
-use crate::view::{DType, View};
+use crate::view::DType;
 use crate::weight::Weighting;
 
 /// Longest run whose products are summed at once.

@@ -79,7 +79,7 @@ pub static LOSSES: &[Spec] = &[
         ],
         params: &[float("margin", 0.0, Bound::Finite), AXIS, OUT_OF_RANGE],
         hess: false,
-        kinks: "cosine(input1, input2) == margin",
+        kinks: "cosine(input1, input2, axis) == margin",
         build: |p| Ok(Box::new(cosine_embedding::CosineEmbedding::new(p))),
     },
 ];
