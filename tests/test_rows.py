@@ -1,4 +1,4 @@
-"""Losses of rows and of pairs where rows are out, infinite, far apart, or weighted beyond float32."""
+"""Losses of rows and pairs: rows that are out, infinite or far apart, weights beyond float32."""
 
 from __future__ import annotations
 
@@ -343,7 +343,7 @@ def test_temperature_divides_logits_and_keeps_the_size_of_gradients(temperature)
 @DTYPE
 @pytest.mark.parametrize("temperature", [1e-3, 1e-10, 1e-30, 1e-40, 1e-300])
 def test_no_small_temperature_overflows(temperature, dtype):
-    """Of small temperatures T the largest logit has all the mass: E is T y (max - x) + T^2 y log y."""
+    """The largest logits have all the mass: E is T y (max - x) + T^2 (y log y + y log ties)."""
     x = np.array([[3.0, 1.0, -2.0], [1.0, 1.0, 0.0]], dtype)
     y = np.array([[0.25, 0.5, 0.25], [0.5, 0.5, 0.0]])
     loss = KL(from_logits=False, temperature=temperature, reduction="none")
