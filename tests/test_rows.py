@@ -21,6 +21,9 @@ WIDTHS = [3, 100, 2000]
 TERMS = 8
 """4 ulp of the sum of the absolute terms, in `EPS`."""
 
+MOST = float(np.finfo(np.float32).max)
+LEAST = float(np.finfo(np.float32).smallest_subnormal)
+
 DTYPE = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 WIDTH = pytest.mark.parametrize("width", WIDTHS)
 
@@ -135,11 +138,12 @@ def test_certain_classes_share_the_mass(width, dtype):
     p = np.zeros((1, width))
     p[0, :certain] = 1 / certain
     x = np.where(p > 0, INF, 0.0).astype(dtype)
+    logs = np.where(dense > 0, 0.0, -INF)
     for loss, given in [
         (CE(), label),
         (CE(sparse_label=False), dense),
         (KL(from_logits=False, reduction="sample_sum"), dense),
-        (KL(from_logits=False, reduction="sample_sum", log_target=True), np.log(dense + 0.0)),
+        (KL(from_logits=False, reduction="sample_sum", log_target=True), logs),
     ]:
         value, grad, _, hess = results(loss, x, given)
         np.testing.assert_allclose(value, math.log(certain), rtol=4 * EPS[dtype])
@@ -182,7 +186,7 @@ def test_squares_too_large_for_float32_may_cancel():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.25])
 def test_distances_too_large_for_float32(smoothing):
-    """Against float64, whose range is enough; relative to the largest number as in all tests."""
+    """Against float64, whose range is enough."""
     rng = np.random.default_rng(1)
     x1 = rng.standard_normal((5, 7)) * 1e-12 + 1e19
     x2 = -x1 + 1e16 * rng.standard_normal((5, 7))
@@ -194,9 +198,10 @@ def test_distances_too_large_for_float32(smoothing):
     assert np.isfinite(ours).all() or (value > np.finfo(np.float32).max).any()
     with np.errstate(over="ignore"):
         np.testing.assert_allclose(ours, value.astype(np.float32), rtol=16 * EPS[np.float32])
+    # The bound of 8 ulp is relative to the terms: slopes of up to 1 times distances, twice.
+    size = 2 * np.abs(x1[:, None] - x2[None].astype(float)).max()
     for slope, expected in zip(slopes, grads.values(), strict=True):
-        size = np.abs(expected).max()
-        np.testing.assert_allclose(slope, expected, rtol=0, atol=1e-5 * size)
+        np.testing.assert_allclose(slope, expected, rtol=0, atol=2 * TERMS * EPS[np.float32] * size)
 
 
 # Weights that float32 cannot hold
@@ -236,15 +241,12 @@ def test_weights_beyond_single_precision_scale_every_form(width, weight):
     weights = np.array([weight, 1.0, 0.0, weight])
     for name, (loss, label) in forms(width, 4).items():
         wide = results(loss, x.astype(np.float64), label, weights)
-        with np.errstate(over="ignore"):
-            expected = [part.astype(np.float32) for part in wide]
-        for part, other in zip(results(loss, x, label, weights), expected, strict=True):
-            finite = np.isfinite(other)
-            np.testing.assert_allclose(
-                part[finite], other[finite], rtol=1e-5, atol=1e-7 * min(weight, 1.0), err_msg=name
-            )
-            assert not np.isnan(part).any(), name
+        for part, exact in zip(results(loss, x, label, weights), wide, strict=True):
             assert (part[2] == 0).all(), name
+            for row, expected in zip(part, exact, strict=True):
+                bound = LEAST + 2 * TERMS * EPS[np.float32] * np.abs(expected).max()
+                expected = np.clip(expected, -MOST, MOST)
+                np.testing.assert_allclose(np.clip(row, -MOST, MOST), expected, 0, bound, name)
 
 
 def test_weights_of_elements_act_in_double_precision():
@@ -442,7 +444,7 @@ def test_labels_of_a_divergence_are_not_negative(dtype):
 
 
 def test_empty_calls_with_long_axes():
-    x = np.lib.stride_tricks.as_strided(np.zeros(1), (0, 2**31, 2**30, 2), (8, 8, 8, 8))
+    x = np.zeros((0, 2**31, 2**30, 2), np.int8)
     label = x[..., 0]
     for loss, args in [
         (CE(reduction="sum"), (x, label)),
@@ -451,7 +453,7 @@ def test_empty_calls_with_long_axes():
         (rl.TripletLoss(reduction="sum"), (x, x, x)),
     ]:
         assert loss(*args) == 0
-    empty = np.lib.stride_tricks.as_strided(np.zeros(1), (2**32, 0), (8, 8))
+    empty = np.zeros((2**32, 0))
     with pytest.raises(ShapeError, match="x1: expected fewer samples"):
         rl.SDMLLoss(reduction="sum")(empty, empty)
 

@@ -10,7 +10,7 @@
 use super::kernel::{Outputs, PairKernel, Pairs, RowOutputs};
 use crate::error::{Error, Kind, Result, Tuple};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results, axis};
-use crate::losses::rowwise::kernel::Reduced;
+use crate::losses::rowwise::reduced::Reduced;
 use crate::losses::rowwise::scale::Scale;
 use crate::losses::rowwise::softmax::Softmax;
 use crate::memory;

@@ -56,7 +56,8 @@ impl Loss for CosineEmbedding {
         let layout = if given.len() == 1 {
             Layout::new(&[1, given[0]], 0, Some(1))
         } else {
-            Layout::new(given, axes.batch, Some(vector))
+            let batch = axes.batch + usize::from(axes.batch >= vector);
+            Layout::new(given, batch, Some(vector))
         };
         let weighting = axes.weighting(call)?;
         let inputs = [layout.input(call, 0)?, layout.input(call, 1)?];

@@ -3,22 +3,18 @@
 //! A loss sees one row of each of its inputs and writes one row of each gradient, already multiplied by the row's scale;
 //! what it returns is the row's loss. A row of scale 0 has zeros for derivatives, whatever it holds: the driver writes them
 //! and asks for none. Scales that the type of computation cannot hold are the driver's, too. Weights and reductions are
-//! the elementwise driver's, see [`Reduced`].
+//! the elementwise driver's, see [`super::reduced`].
 
 use super::scale::{Scale, multiply, split};
 use super::softmax_group::{LANES, Order};
-use crate::block::{self, Identity, Outputs, Run};
 use crate::domain::Check;
 use crate::error::Result;
 use crate::grid::{Grid, Tile};
-use crate::losses::call::Axes;
-use crate::memory;
 use crate::operand::{Argument, Input, Operand, Output, sized};
 use crate::parallel;
 use crate::real::Real;
 use crate::simd::{self, Isa, Kernel, Level};
-use crate::view::{DType, View, ViewMut};
-use crate::weight::Weighting;
+use crate::view::{DType, ViewMut};
 use std::ops::Range;
 
 /// Rows that are gathered together where rows lie closer together than columns: a cache line of `f32`.
@@ -398,9 +394,10 @@ impl<L, const K: usize> Job<'_, L, K> {
     ) where
         L: RowKernel<T, K>,
     {
-        let (mut scale, mut rest) = ([0.0; LANES], [1.0; LANES]);
+        let (mut scale, mut rest, mut done) = ([0.0; LANES], [1.0; LANES], true);
         for l in 0..value.len() {
             [scale[l], rest[l]] = self.scale::<T>(row + l);
+            done &= scale[l] != 0.0 && rest[l] == 1.0;
         }
         let classes = self.grid.cols;
         let wants_grad = self.grads[0].is_some();
@@ -415,6 +412,9 @@ impl<L, const K: usize> Job<'_, L, K> {
             value,
             wants_grad,
         });
+        if done {
+            return;
+        }
         for l in 0..value.len() {
             if self.kernel.skips(row + l) {
                 value[l] = T::ZERO;
@@ -451,58 +451,4 @@ fn of_row<'a, T>(
     run: &Range<usize>,
 ) -> Option<&'a mut [T]> {
     out.as_deref_mut().filter(|_| wanted).map(|out| &mut out[run.clone()])
-}
-
-/// From E, one number for each row, to the result, by the elementwise driver.
-pub struct Reduced<'a> {
-    /// E's axes.
-    pub axes: &'a Axes,
-    /// Its weights.
-    pub weighting: &'a Weighting<'a>,
-    /// The instruction set.
-    pub level: Level,
-}
-
-impl Reduced<'_> {
-    /// The derivative of the result with respect to each element of E.
-    pub fn scale(&self) -> Result<Scale> {
-        let shape = self.axes.batch_first();
-        if let Some(scale) = self.weighting.uniform_scale(&shape)? {
-            return Ok(Scale::All(scale));
-        }
-        let mut scale = memory::filled(0.0, shape.iter().product())?;
-        self.scales(ViewMut::from_slice(&mut scale, &shape))?;
-        Ok(Scale::Each(scale))
-    }
-
-    /// The same for every element of E, written to a view of its shape with the batch axis first.
-    pub fn scales(&self, scales: ViewMut<'_>) -> Result<()> {
-        let zero = [0.0];
-        let input = View::from_slice(&zero, &[]).broadcast_to(scales.shape()).map(Argument::from);
-        let outputs = Outputs { grads: [Some(scales), None, None], ..Outputs::default() };
-        self.drive::<f64>(input.as_slice(), &outputs)
-    }
-
-    /// The value, from E with the batch axis first.
-    pub fn value<T: Real>(&self, unreduced: &[T], value: ViewMut<'_>) -> Result<()> {
-        let shape = self.axes.batch_first();
-        let inputs = [View::from_slice(unreduced, &shape).into()];
-        let outputs = Outputs {
-            value: self.axes.value(value, self.weighting.reduction),
-            ..Outputs::default()
-        };
-        self.drive::<T>(&inputs, &outputs)
-    }
-
-    fn drive<T: Real>(&self, inputs: &[Argument<'_>], outputs: &Outputs<'_>) -> Result<()> {
-        let Reduced { axes, weighting, level } = *self;
-        block::drive::<T>(&Run {
-            kernel: &Identity,
-            level,
-            order: axes.order(),
-            inputs,
-            outputs,
-            weighting,
-        })
-    }
 }

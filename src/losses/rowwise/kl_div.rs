@@ -17,8 +17,9 @@
 //!
 //! Source: Apache MXNet Gluon, `KLDivLoss`; `log_target` as PyTorch has it.
 
-use super::kernel::{Reduced, RowKernel, RowOutputs, Rows, drive};
+use super::kernel::{RowKernel, RowOutputs, Rows, drive};
 use super::plan::{Layout, RowPlan};
+use super::reduced::Reduced;
 use super::scale::{Scale, multiply};
 use super::softmax::{Softmax, through_softmax};
 use crate::domain::{Check, Domain};

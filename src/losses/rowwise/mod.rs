@@ -1,9 +1,11 @@
 //! Losses that look at one vector at a time.
 
+mod class_labels;
 pub mod cosine_embedding;
-pub(crate) mod kernel;
+mod kernel;
 pub mod kl_div;
 mod plan;
+pub(crate) mod reduced;
 pub(crate) mod scale;
 pub mod softmax;
 pub mod softmax_ce;

@@ -1,6 +1,7 @@
 //! The call of a loss that has one number for each row.
 
-use super::kernel::{Reduced, RowKernel, Rows, drive};
+use super::kernel::{RowKernel, Rows, drive};
+use super::reduced::Reduced;
 use super::scale::Scale;
 use crate::domain::{Check, Order};
 use crate::error::{Error, Kind, Result, Tuple};

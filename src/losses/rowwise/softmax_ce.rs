@@ -10,7 +10,9 @@
 //!
 //! Source: Apache MXNet Gluon, `SoftmaxCrossEntropyLoss`; class weights and label smoothing as PyTorch has them.
 
-use super::kernel::{Group, Reduced, RowKernel, RowOutputs, Rows, drive};
+use super::class_labels::{ClassLabels, Classes, IGNORED, LabelRule};
+use super::kernel::{Group, RowKernel, RowOutputs, Rows, drive};
+use super::reduced::Reduced;
 use super::scale::Scale;
 use super::softmax::{Softmax, through_softmax};
 use super::softmax_group::{GroupSoftmax, LANES};
@@ -25,19 +27,12 @@ use crate::simd::{Isa, Level};
 use crate::view::{Shape, View, ViewMut, elements};
 use crate::weight::Weighting;
 
-/// A label that is not looked at.
-const IGNORED: u32 = u32::MAX;
-
-/// What PyTorch calls a label that is not looked at.
-const PADDING: f64 = -100.0;
-
 /// Softmax cross-entropy with its parameters.
 pub struct SoftmaxCe {
     axis: isize,
     sparse: bool,
     target: Target,
-    ignore_index: Option<i64>,
-    clip: bool,
+    rule: LabelRule,
 }
 
 /// How labels become a distribution, and what the input is.
@@ -64,8 +59,7 @@ impl SoftmaxCe {
                 smoothing: params.float("label_smoothing"),
                 class_weight: params.vector("class_weight").map(memory::copied).transpose()?,
             },
-            ignore_index,
-            clip,
+            rule: LabelRule { ignore_index, clip },
         })
     }
 }
@@ -99,7 +93,20 @@ impl Loss for SoftmaxCe {
         let labels = if self.sparse {
             let expected = "pred's shape without the class axis, or with it of size 1";
             let lined_up = axes.line_up(label).ok_or_else(|| label_error(expected))?;
-            Labels::Sparse(self.sparse_labels(call, &axes, &lined_up, &mut weighting, classes)?)
+            let Target { class_weight, smoothing, .. } = &self.target;
+            let classes = Classes {
+                count: classes,
+                weight: class_weight.as_deref(),
+                inside: *smoothing > 0.0,
+            };
+            let arguments = (call, &axes);
+            Labels::Sparse(ClassLabels::new(
+                &self.rule,
+                arguments,
+                &lined_up,
+                &mut weighting,
+                &classes,
+            )?)
         } else {
             let expected =
                 "pred's shape up to axes of size 1, or one dimension with as many elements";
@@ -123,85 +130,8 @@ impl Loss for SoftmaxCe {
 
 /// The labels of all rows, the batch axis first.
 enum Labels<'a> {
-    Sparse(Sparse),
+    Sparse(ClassLabels),
     Dense(Argument<'a>),
-}
-
-/// Class indices that were copied, then checked.
-struct Sparse {
-    labels: Vec<u32>,
-    /// The product of sample weight, class weight and not being ignored, if any of them differs from 1.
-    weight: Option<Vec<f64>>,
-    /// What weighted means divide by the sum of, where that is not `weight`.
-    divisor_weight: Option<Vec<f64>>,
-}
-
-impl SoftmaxCe {
-    fn sparse_labels(
-        &self,
-        call: &Call<'_>,
-        axes: &Axes,
-        label: &View<'_>,
-        weighting: &mut Weighting<'_>,
-        classes: usize,
-    ) -> Result<Sparse> {
-        let given = label.to_vec::<f64>()?;
-        let sample_weight = weighting.take_weights()?;
-        let class_weight = self.target.class_weight.as_deref();
-        let ignore_index = self.ignore_index.map(|i| i as f64);
-        // With smoothing, class weights are part of the loss itself; weighted means count them all the same.
-        let inside = self.target.smoothing > 0.0;
-        let mut labels = Vec::new();
-        memory::reserve(&mut labels, given.len())?;
-        for (row, &value) in given.iter().enumerate() {
-            let weightless = sample_weight.as_ref().is_some_and(|w| w[row] == 0.0);
-            // The conversion saturates, so that only a whole number in range survives the way back.
-            let class = value as u32;
-            let label = if weightless || Some(value) == ignore_index {
-                IGNORED
-            } else if f64::from(class) == value && (class as usize) < classes {
-                class
-            } else if self.clip && !value.is_nan() {
-                value.trunc().clamp(0.0, classes as f64 - 1.0) as u32
-            } else {
-                let (name, given) = (call.names[1], call.input(1));
-                let index = axes.element(row, given.shape());
-                let mut allowed = format!("an integer with 0 <= {name} < {classes}");
-                if value == PADDING {
-                    allowed += " (labels to be left out: ignore_index=-100)";
-                }
-                return Err(Error::element(
-                    Kind::Label,
-                    name,
-                    &index,
-                    given.number(&index),
-                    allowed,
-                ));
-            };
-            // Smoothed, such a label leaves the other classes their parts.
-            let without =
-                !inside && class_weight.is_some_and(|w| w.get(label as usize) == Some(&0.0));
-            labels.push(if without { IGNORED } else { label });
-        }
-        let weigh = |by_class: Option<&[f64]>| -> Result<Vec<f64>> {
-            let rows = labels.iter().enumerate();
-            memory::collect(rows.map(|(row, &label)| {
-                if label == IGNORED {
-                    return 0.0;
-                }
-                by_class.map_or(1.0, |w| w[label as usize])
-                    * sample_weight.as_ref().map_or(1.0, |w| w[row])
-            }))
-        };
-        let plain = sample_weight.is_none() && !labels.contains(&IGNORED);
-        let (weight, divisor_weight) = match (plain, class_weight) {
-            (true, None) => (None, None),
-            (true, Some(_)) if inside => (None, Some(weigh(class_weight)?)),
-            (false, Some(_)) if inside => (Some(weigh(None)?), Some(weigh(class_weight)?)),
-            _ => (Some(weigh(class_weight)?), None),
-        };
-        Ok(Sparse { labels, weight, divisor_weight })
-    }
 }
 
 struct SoftmaxPlan<'a> {
@@ -270,10 +200,12 @@ impl SoftmaxPlan<'_> {
         };
         let target = RowTarget::<T>::new(self.target)?;
         match &self.labels {
-            Labels::Sparse(Sparse { labels, .. }) if target.smoothing == T::ZERO => {
+            Labels::Sparse(ClassLabels { labels, .. }) if target.smoothing == T::ZERO => {
                 drive(&SparseRows { labels, from_logits: target.from_logits }, rows)?;
             }
-            Labels::Sparse(Sparse { labels, .. }) => drive(&SmoothedRows { labels, target }, rows)?,
+            Labels::Sparse(ClassLabels { labels, .. }) => {
+                drive(&SmoothedRows { labels, target }, rows)?
+            }
             Labels::Dense(label) => {
                 let (inputs, grads) = ([&self.pred, label], [grad, label_grad.as_ref()]);
                 let Rows { level, shape, outer, outside, hess, elements, scale, value, .. } = rows;
