@@ -38,7 +38,7 @@ const COST: f64 = 0.08;
 
 /// A loss of the squared distances of a vector of the first batch to all of the second.
 pub trait PairKernel<T: Real>: Sync {
-    /// One row of E, of which it returns the sum.
+    /// One row of E, of which it returns the sum, or anything if that is not wanted.
     fn row<S: Isa>(&self, row: usize, distances: &[f64], outputs: RowOutputs<'_, T>) -> T;
 }
 
@@ -48,6 +48,8 @@ pub struct RowOutputs<'a, T> {
     pub value: Option<&'a mut [T]>,
     /// The derivative of the result with respect to each distance.
     pub slopes: Option<&'a mut [T]>,
+    /// Whether the sum is wanted.
+    pub wants_sum: bool,
     /// Scratch as long as the row.
     pub scratch: [&'a mut [T]; 3],
 }
@@ -205,6 +207,7 @@ impl<T: Real, L: PairKernel<T>> Kernel for RowTile<'_, '_, '_, L, T> {
             let outputs = RowOutputs {
                 value: value.as_deref_mut().map(|x| &mut x[run.clone()]),
                 slopes: slopes.as_deref_mut().map(|x| &mut x[run]),
+                wants_sum: sums.is_some(),
                 scratch: scratch.each_mut().map(|x| &mut x[..]),
             };
             let sum = job.kernel.row::<S>(tile.row + r, distances, outputs);
@@ -275,7 +278,7 @@ impl<L> RowJob<'_, '_, L> {
                         squares_at_level::<S, T>(a, b, lanes);
                     }
                     let lanes = lanes.as_flattened().as_flattened().as_flattened();
-                    let sums = sum_lanes(lanes, &mut halves).as_chunks::<GROUP>().0;
+                    let sums = sum_lanes(lanes, &mut halves)?.as_chunks::<GROUP>().0;
                     for (row, sums) in distances.chunks_exact_mut(self.n).zip(sums) {
                         for (distance, sum) in row[j..].iter_mut().zip(sums) {
                             *distance += sum.to_f64();
@@ -387,18 +390,21 @@ fn squares<S: Isa, T: Real, const I: usize, const W: usize>(
 
 /// The sums of every [`LANES`] numbers, pairwise.
 #[inline(always)]
-fn sum_lanes<'a, T: Real>(lanes: &[T], halves: &'a mut [Vec<T>; 2]) -> &'a [T] {
+fn sum_lanes<'a, T: Real>(lanes: &[T], halves: &'a mut [Vec<T>; 2]) -> Result<&'a [T]> {
     const { assert!(LANES == 16) };
     let [even, odd] = halves;
+    let even = sized(even, lanes.len() / 2)?;
+    let odd = sized(odd, lanes.len() / 4)?;
     add_pairs(lanes, even);
     add_pairs(even, odd);
     add_pairs(odd, even);
-    add_pairs(even, odd);
-    odd
+    add_pairs(&even[..lanes.len() / 8], odd);
+    Ok(&odd[..lanes.len() / LANES])
 }
 
 #[inline(always)]
-fn add_pairs<T: Real>(x: &[T], out: &mut Vec<T>) {
-    out.clear();
-    out.extend(x.as_chunks::<2>().0.iter().map(|[a, b]| *a + *b));
+fn add_pairs<T: Real>(x: &[T], out: &mut [T]) {
+    for (out, [a, b]) in out.iter_mut().zip(x.as_chunks::<2>().0) {
+        *out = *a + *b;
+    }
 }

@@ -161,7 +161,7 @@ struct Rows {
 impl<T: Real> PairKernel<T> for Rows {
     #[inline(always)]
     fn row<S: Isa>(&self, row: usize, distances: &[f64], outputs: RowOutputs<'_, T>) -> T {
-        let RowOutputs { value, slopes, scratch: [z, exps, terms] } = outputs;
+        let RowOutputs { value, slopes, wants_sum, scratch: [z, exps, terms] } = outputs;
         let [partner, other] = self.target;
         // Relative to the nearest the rounding is that of the differences.
         let nearest = least(distances);
@@ -175,13 +175,16 @@ impl<T: Real> PairKernel<T> for Rows {
             let gap = if distance == nearest { 0.0 } else { distance - nearest };
             T::from_f64(target.loss(gap + log_sum))
         };
-        let value = value.unwrap_or(&mut *terms);
-        for (value, &distance) in value.iter_mut().zip(distances) {
-            *value = loss(other, distance);
+        let mut sum_of_row = T::ZERO;
+        if value.is_some() || wants_sum {
+            let value = value.unwrap_or(&mut *terms);
+            for (value, &distance) in value.iter_mut().zip(distances) {
+                *value = loss(other, distance);
+            }
+            value[row] = loss(partner, distances[row]);
+            sum_of_row = T::from_f64(sum::<S, T>(value));
         }
-        value[row] = loss(partner, distances[row]);
-        let loss = T::from_f64(sum::<S, T>(value));
-        let Some(slopes) = slopes else { return loss };
+        let Some(slopes) = slopes else { return sum_of_row };
 
         let (scale, t) = if self.by_row { (self.scale.of(row), terms) } else { (1.0, terms) };
         t.fill(T::from_f64(other.q));
@@ -201,7 +204,7 @@ impl<T: Real> PairKernel<T> for Rows {
         } else {
             slopes.fill(T::ZERO);
         }
-        loss
+        sum_of_row
     }
 }
 

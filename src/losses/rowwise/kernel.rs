@@ -44,6 +44,8 @@ pub struct RowOutputs<'a, T, const K: usize> {
     pub hess: Option<&'a mut [T]>,
     /// The loss of each element, of losses that have one for each.
     pub elements: Option<&'a mut [T]>,
+    /// Whether the row's loss is wanted.
+    pub wants_value: bool,
     /// Scratch as long as the row.
     pub scratch: [&'a mut [T]; 2],
 }
@@ -83,7 +85,7 @@ pub trait RowKernel<T: Real, const K: usize>: Sync {
         false
     }
 
-    /// One row: returns its loss. The scale is a normal number, or 0 where no derivative is wanted.
+    /// One row: returns its loss, or anything if that is not wanted. The scale is a normal number, or 0 where no derivative is wanted.
     fn row<S: Isa>(&self, row: usize, x: [&[T]; K], outputs: RowOutputs<'_, T, K>, scale: f64)
     -> T;
 
@@ -305,6 +307,7 @@ impl<L, const K: usize> Job<'_, L, K> {
                 grads: grads.each_mut().map(|out| of_row(out, scale != 0.0, &run)),
                 hess: of_row(&mut hess, scale != 0.0, &run),
                 elements: of_row(&mut elements, true, &run),
+                wants_value: self.value.is_some(),
                 scratch: row_scratch.each_mut().map(|b| &mut **b),
             };
             let x = inputs.map(|x| &x[run.clone()]);

@@ -87,13 +87,13 @@ impl<const LOG: bool> Divergence<LOG> {
         self,
         softmax: &Softmax<T>,
         [x, label]: [&[T]; 2],
-        value: &mut [T],
+        value: Option<&mut [T]>,
         label_grad: Option<&mut [T]>,
         weigh: impl Fn(f64, usize) -> f64,
     ) {
         let log_sum = T::from_f64(softmax.others).log1p::<S>() * T::from_f64(self.temperature);
         let term = |x: T, label: T| self.term::<S, T>(label, softmax.gap(x) + log_sum);
-        for ((v, &x), &label) in value.iter_mut().zip(x).zip(label) {
+        for ((v, &x), &label) in value.into_iter().flatten().zip(x).zip(label) {
             *v = term(x, label).value;
         }
         if let Some(label_grad) = label_grad {
@@ -250,12 +250,14 @@ impl<T: Real, const LOG: bool> RowKernel<T, 2> for LogitRows<LOG> {
         scale: f64,
     ) -> T {
         let LogitRows(divergence) = *self;
-        let RowOutputs { grads: [grad, label_grad], hess, scratch: [exps, terms], .. } = outputs;
+        let RowOutputs { grads: [grad, label_grad], hess, wants_value, scratch, .. } = outputs;
+        let [exps, terms] = scratch;
         let t = divergence.temperature;
         let y = if LOG { exps_of::<S, T>(label, terms) } else { label };
         let (softmax, _) = through_softmax::<S, T>(x, y, t, scale, grad, hess, exps);
-        divergence.row::<S, T>(&softmax, [x, label], terms, label_grad, |slope, _| slope * scale);
-        T::from_f64(sum::<S, T>(terms) * t)
+        let value = wants_value.then_some(&mut *terms);
+        divergence.row::<S, T>(&softmax, [x, label], value, label_grad, |slope, _| slope * scale);
+        T::from_f64(if wants_value { sum::<S, T>(terms) * t } else { 0.0 })
     }
 }
 
@@ -274,7 +276,7 @@ impl<T: Real, const LOG: bool> RowKernel<T, 3> for WeightedRows<LOG> {
         scale: f64,
     ) -> T {
         let WeightedRows(divergence) = *self;
-        let RowOutputs { grads: [grad, label_grad, _], hess, elements, scratch } = outputs;
+        let RowOutputs { grads: [grad, label_grad, _], hess, mut elements, scratch, .. } = outputs;
         let [exps, weighted] = scratch;
         let y = if LOG { exps_of::<S, T>(label, exps) } else { label };
         for ((w, &y), &weight) in weighted.iter_mut().zip(y).zip(weight) {
@@ -283,9 +285,10 @@ impl<T: Real, const LOG: bool> RowKernel<T, 3> for WeightedRows<LOG> {
         let t = divergence.temperature;
         let (softmax, _) = through_softmax::<S, T>(x, weighted, t, scale, grad, hess, exps);
         let weigh = |slope: f64, c: usize| slope.weighted(weight[c].to_f64()) * scale;
-        let value = elements.unwrap_or(exps);
-        divergence.row::<S, T>(&softmax, [x, label], value, label_grad, weigh);
-        multiply(value, t);
+        divergence.row::<S, T>(&softmax, [x, label], elements.as_deref_mut(), label_grad, weigh);
+        if let Some(elements) = elements {
+            multiply(elements, t);
+        }
         T::ZERO
     }
 }

@@ -369,6 +369,7 @@ impl<T: Real> RowTarget<T> {
         label_grad: Option<&mut [T]>,
         hess: Option<&mut [T]>,
         scratch: &mut [T],
+        wants_value: bool,
         scale: f64,
     ) -> T {
         let scale_t = T::from_f64(scale);
@@ -386,6 +387,9 @@ impl<T: Real> RowTarget<T> {
                     *g = (-x).weighted(self.label_slope(c)) * scale_t;
                 }
             }
+            if !wants_value {
+                return T::ZERO;
+            }
             for ((s, &x), &y) in scratch.iter_mut().zip(x).zip(y) {
                 *s = (-x).weighted(y);
             }
@@ -396,6 +400,9 @@ impl<T: Real> RowTarget<T> {
             for (c, (g, &x)) in label_grad.iter_mut().zip(x).enumerate() {
                 *g = softmax.log_sum_minus::<S>(x).weighted(self.label_slope(c)) * scale_t;
             }
+        }
+        if !wants_value {
+            return T::ZERO;
         }
         for ((s, &x), &y) in scratch.iter_mut().zip(x).zip(y) {
             *s = softmax.gap(x).weighted(y);
@@ -418,10 +425,11 @@ impl<T: Real> RowKernel<T, 2> for RowTarget<T> {
 
     #[inline(always)]
     fn row<S: Isa>(&self, _: usize, [x, y]: [&[T]; 2], out: RowOutputs<'_, T, 2>, scale: f64) -> T {
-        let RowOutputs { grads: [grad, label_grad], hess, scratch: [scratch, mixed], .. } = out;
+        let RowOutputs { grads: [grad, label_grad], hess, wants_value, scratch, .. } = out;
+        let [scratch, mixed] = scratch;
         mixed.copy_from_slice(y);
         self.mix(mixed);
-        self.dense::<S>(x, mixed, grad, label_grad, hess, scratch, scale)
+        self.dense::<S>(x, mixed, grad, label_grad, hess, scratch, wants_value, scale)
     }
 }
 
@@ -441,11 +449,11 @@ impl<T: Real> RowKernel<T, 1> for SmoothedRows<'_, T> {
 
     #[inline(always)]
     fn row<S: Isa>(&self, row: usize, [x]: [&[T]; 1], out: RowOutputs<'_, T, 1>, scale: f64) -> T {
-        let RowOutputs { grads: [grad], hess, scratch: [scratch, mixed], .. } = out;
+        let RowOutputs { grads: [grad], hess, wants_value, scratch: [scratch, mixed], .. } = out;
         let label = self.labels[row] as usize;
         mixed.fill(T::ZERO);
         mixed[label] = T::ONE;
         self.target.mix(mixed);
-        self.target.dense::<S>(x, mixed, grad, None, hess, scratch, scale)
+        self.target.dense::<S>(x, mixed, grad, None, hess, scratch, wants_value, scale)
     }
 }
