@@ -51,8 +51,13 @@ fn bench<T: Real>(c: &mut Criterion) {
         } else {
             View::from_slice(&label, shape)
         };
-        let options =
-            Options { weight: 1.0, batch_axis: 0, reduction: Reduction::Sample, empty: f64::NAN };
+        let options = Options {
+            weight: 1.0,
+            batch_axis: 0,
+            reduction: Reduction::Sample,
+            empty: f64::NAN,
+            allow_out_of_range: false,
+        };
         let (mut value, mut grad) = (vec![T::ZERO; rows], vec![T::ZERO; n]);
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Elements(n as u64));
@@ -64,6 +69,7 @@ fn bench<T: Real>(c: &mut Criterion) {
                     level,
                     dtype: T::DTYPE,
                     names: ["pred", "label", "", "", ""],
+                    domains: [Domain::Real; MAX_ARGUMENTS],
                     inputs: [
                         Some(View::from_slice(&pred, shape)),
                         Some(label.clone()),

@@ -59,7 +59,7 @@ macro_rules! with_predicate {
                 $body
             }
             Domain::Probability => {
-                let $holds = |x: $T| (x >= $T::ZERO) & (x <= $T::ONE);
+                let $holds = |x: $T| ($T::ZERO..=$T::ONE).contains(&x);
                 $body
             }
             Domain::NonNegative | Domain::Distribution => {
@@ -67,7 +67,7 @@ macro_rules! with_predicate {
                 $body
             }
             Domain::Weight => {
-                let $holds = |x: $T| (x >= $T::ZERO) & (x < $T::INFINITY);
+                let $holds = |x: $T| ($T::ZERO..$T::INFINITY).contains(&x);
                 $body
             }
             _ => $other,

@@ -1,0 +1,149 @@
+"""Weights act in float64, an exact 0 removes, totals are as exact as those of `math.fsum`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rustloss as rl
+
+SUM_ULP = 2
+"""Of a sum, relative to the sum of the absolute terms."""
+
+
+def assert_sum(found: Any, terms: Any, ulp: float = SUM_ULP) -> None:
+    terms = np.asarray(terms, np.float64).ravel()
+    exact, size = math.fsum(terms), math.fsum(np.abs(terms))
+    spacing = float(np.spacing(np.asarray(size, np.asarray(found).dtype)))
+    assert abs(float(found) - exact) <= ulp * spacing, (found, exact)
+
+
+# Sums
+
+
+@pytest.mark.parametrize("n", [7, 1000, 100_000, 1_000_003])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_weighted_totals(n, dtype):
+    rng = np.random.default_rng(n)
+    pred = rng.normal(size=n).astype(dtype)
+    zero = np.zeros(n, dtype)
+    weight = rng.random(n)
+    value = rl.L1Loss(reduction="none")(pred, zero).astype(np.float64)
+    assert_sum(rl.L1Loss(reduction="sum")(pred, zero), value)
+    assert_sum(rl.L1Loss(reduction="sum")(pred, zero, 0.1), value * 0.1)
+    assert_sum(rl.L1Loss(reduction="sum")(pred, zero, weight), value * weight)
+    mean = rl.L1Loss(reduction="weighted_mean")(pred, zero, weight)
+    assert_sum(mean, value * weight / math.fsum(weight))
+
+
+@pytest.mark.parametrize("shape", [(100_000, 3), (300, 1000), (3, 100_000)])
+def test_weighted_totals_of_rows(shape):
+    rng = np.random.default_rng(0)
+    pred = rng.normal(size=shape)
+    value = np.abs(pred)
+    for weight in (rng.random(shape[0]), rng.random(shape), rng.random((1, shape[1]))):
+        wide = weight[:, None] if weight.ndim == 1 else weight
+        assert_sum(rl.L1Loss(reduction="sum")(pred, 0 * pred, weight), value * wide)
+        rows = rl.L1Loss(reduction="sample_sum")(pred, 0 * pred, weight)
+        for row, terms in list(zip(rows, value * wide, strict=True))[:10]:
+            assert_sum(row, terms)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("axes", [(), (1,), (0,), (1, 2), (0, 2), (0, 1)])
+def test_gradients_of_broadcast_inputs(dtype, axes):
+    shape = (40, 50, 60)
+    rng = np.random.default_rng(1)
+    pred = rng.normal(size=shape).astype(dtype)
+    label = (rng.random(shape) < 0.5).astype(dtype)
+    kept = tuple(n if axis in axes else 1 for axis, n in enumerate(shape))
+    loss = rl.SigmoidBCELoss(reduction="sum", batch_axis=1)
+    weight = np.ones(kept, dtype)
+    _, grad = loss.value_and_grad(pred, label, None, weight, wrt="pos_weight")
+    _, full = loss.value_and_grad(pred, label, None, np.ones(shape, dtype), wrt="pos_weight")
+    summed = tuple(axis for axis in range(3) if axis not in axes)
+    for at in np.ndindex(*kept):
+        terms = full[tuple(slice(None) if a in summed else i for a, i in enumerate(at))]
+        assert_sum(grad[at], terms)
+
+
+def test_gradient_of_one_number_over_a_million():
+    pred = np.full(1_000_003, 0.1)
+    loss = rl.SigmoidBCELoss(reduction="sum")
+    _, grad = loss.value_and_grad(pred, np.ones_like(pred), None, 1.0, wrt="pos_weight")
+    _, one = loss.value_and_grad(pred[:1], np.ones(1), None, 1.0, wrt="pos_weight")
+    assert_sum(grad, np.full(len(pred), float(one)))
+
+
+# Size
+
+
+@pytest.mark.parametrize("size", [1e39, 1e-50, 1e300, 5e-324])
+@pytest.mark.parametrize("shape", [(), (3,), (3, 200)])
+def test_weights_that_float32_cannot_hold(size, shape):
+    pred = np.full((3, 200), 2.0, np.float32)
+    label = np.zeros_like(pred)
+    weight = np.full(shape, size)
+    _, grad = rl.L2Loss().value_and_grad(pred, label, weight, grad_output=1 / size)
+    np.testing.assert_allclose(grad, 2.0 / 200, rtol=2e-7)
+    mean = rl.L2Loss(reduction="weighted_mean")(pred, label, weight)
+    np.testing.assert_allclose(mean, 2.0, rtol=2e-7)
+    value = rl.L2Loss(reduction="none", weight=min(1 / size, 1e300))(pred, label, weight)
+    np.testing.assert_allclose(value, np.float32(2.0 * (size * min(1 / size, 1e300))), rtol=2e-7)
+
+
+def test_only_an_exact_0_removes():
+    nan = np.array([[np.nan, 1.0]], np.float32)
+    label = np.zeros_like(nan)
+    value, grad = rl.L2Loss().value_and_grad(nan, label, [[1e-50, 1.0]])
+    assert np.isnan(value).all()
+    assert np.isnan(grad[0, 0])
+    value, grad = rl.L2Loss().value_and_grad(nan, label, [[0.0, 1.0]])
+    assert (value, grad.tolist()) == (0.25, [[0.0, 0.5]])
+
+
+@pytest.mark.parametrize("outer", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("weight", [0.0, [0.0, 1.0], [[0.0], [1.0]], [[0.0, 0.0], [1.0, 1.0]]])
+def test_a_weight_of_0_beats_any_outer_gradient(outer, weight):
+    pred = np.array([[1.0, np.nan], [3.0, 4.0]])
+    loss = rl.L2Loss(reduction="none")
+    outer = np.array([[outer, outer], [1.0, 1.0]])
+    _, grad = loss.value_and_grad(pred, 0 * pred + 1, weight, grad_output=outer)
+    assert (grad[0] == 0).all()
+    _, hess = loss.grad_hess(pred, 0 * pred + 1, weight, grad_output=outer)
+    assert (hess[0] == 0).all()
+
+
+def test_one_dimension_and_zero_weight():
+    value, grad = rl.L2Loss().value_and_grad(
+        [1.0, 2.0], [0.0, 0.0], sample_weight=[0, 1], grad_output=[np.inf, 1.0]
+    )
+    assert (value.tolist(), grad.tolist()) == ([0.0, 2.0], [0.0, 2.0])
+
+
+def test_an_outer_gradient_of_0_leaves_nothing():
+    pred = np.array([np.nan, 1.0])
+    grad, hess = rl.SigmoidBCELoss().grad_hess(pred, [1.0, 1.0], grad_output=[0.0, 1.0])
+    assert (grad[0], hess[0]) == (0, 0)
+
+
+# Divisor
+
+
+def test_denominator_of_weighted_mean():
+    rng = np.random.default_rng(2)
+    pred, label, weight = rng.normal(size=(3, 6, 4))
+    weight = np.abs(weight)
+    loss = rl.L2Loss(reduction="weighted_mean")
+    whole, whole_grad = loss.value_and_grad(pred, label, weight)
+    parts, grads = 0.0, []
+    for chosen in (slice(0, 2), slice(2, 6)):
+        batch = pred[chosen], label[chosen], weight[chosen]
+        value, grad = loss.value_and_grad(*batch, denominator=weight.sum())
+        parts += value
+        grads.append(grad)
+    np.testing.assert_allclose(parts, whole, rtol=1e-14)
+    np.testing.assert_allclose(np.concatenate(grads), whole_grad, rtol=1e-14)
