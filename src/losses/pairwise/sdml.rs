@@ -141,9 +141,11 @@ impl Target {
         Target { q, log: q.ln() }
     }
 
-    /// q (log q + surprise), with the surprise -log p.
+    /// q (log q - log p), in f64, which has room for distances of which f32 holds a small part only.
     #[inline(always)]
-    fn loss(self, surprise: f64) -> f64 {
+    fn loss(self, distance: f64, nearest: f64, log_sum: f64) -> f64 {
+        let gap = distance - nearest;
+        let surprise = if distance == nearest { log_sum } else { gap + log_sum };
         let nothing = self.q == 0.0 && !surprise.is_nan();
         let loss = self.q * (self.log + surprise);
         if nothing { 0.0 } else { loss }
@@ -170,18 +172,13 @@ impl<T: Real> PairKernel<T> for Rows {
         }
         let softmax = Softmax::of::<S>(z, exps);
         let log_sum = Real::log1p::<S>(softmax.others);
-        // In f64, which has room for distances of which f32 holds a small part only.
-        let loss = |target: Target, distance: f64| {
-            let gap = if distance == nearest { 0.0 } else { distance - nearest };
-            T::from_f64(target.loss(gap + log_sum))
-        };
         let mut sum_of_row = T::ZERO;
         if value.is_some() || wants_sum {
             let value = value.unwrap_or(&mut *terms);
             for (value, &distance) in value.iter_mut().zip(distances) {
-                *value = loss(other, distance);
+                *value = T::from_f64(other.loss(distance, nearest, log_sum));
             }
-            value[row] = loss(partner, distances[row]);
+            value[row] = T::from_f64(partner.loss(distances[row], nearest, log_sum));
             sum_of_row = T::from_f64(sum::<S, T>(value));
         }
         let Some(slopes) = slopes else { return sum_of_row };

@@ -239,20 +239,15 @@ struct Products<W> {
 impl<W: Scalar> Products<W> {
     #[inline(always)]
     fn of<S: Isa, T: Real>(u: &[T], v: &[T], scales: [f64; 2]) -> Self {
-        let of_block = |u: &[T], v: &[T]| {
-            if T::DTYPE == DType::F32 {
-                of_block::<S, T>(u, v, scales).map(|sum| [sum, 0.0])
-            } else {
-                of_block_exactly::<S, T>(u, v, scales)
-            }
-        };
         let sums = if u.len() <= PRODUCTS {
-            of_block(u, v)
+            of_block::<S, T>(u, v, scales)
         } else {
             let mut blocks = <[[PairwiseSum; 2]; 3]>::default();
             for (u, v) in u.chunks(PRODUCTS).zip(v.chunks(PRODUCTS)) {
-                for (sums, parts) in blocks.iter_mut().zip(of_block(u, v)) {
-                    sums.iter_mut().zip(parts).for_each(|(sum, part)| sum.add(part));
+                for (sums, parts) in blocks.iter_mut().zip(of_block::<S, T>(u, v, scales)) {
+                    for (sum, part) in sums.iter_mut().zip(parts) {
+                        sum.add(part);
+                    }
                 }
             }
             blocks.map(|sums| sums.map(|sum| sum.total()))
@@ -263,9 +258,19 @@ impl<W: Scalar> Products<W> {
     }
 }
 
-/// The sums of u v, u u and v v.
+/// The sums of u v, u u and v v, and what they have lost to rounding where that can be seen.
 #[inline(always)]
-fn of_block<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [f64; 3] {
+fn of_block<S: Isa, T: Real>(u: &[T], v: &[T], scales: [f64; 2]) -> [[f64; 2]; 3] {
+    if T::DTYPE == DType::F32 {
+        of_block_fast::<S, T>(u, v, scales).map(|sum| [sum, 0.0])
+    } else {
+        of_block_exactly::<S, T>(u, v, scales)
+    }
+}
+
+/// The sums alone, of products that are exact.
+#[inline(always)]
+fn of_block_fast<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [f64; 3] {
     let ((u, u_rest), (v, v_rest)) = (u.as_chunks::<LANES>(), v.as_chunks::<LANES>());
     let [mut uv, mut uu, mut vv] = [[0.0; LANES]; 3];
     for (u, v) in u.iter().zip(v) {
@@ -295,36 +300,39 @@ fn of_block<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [f64; 
     [uv[0] + rest[0], uu[0] + rest[1], vv[0] + rest[2]]
 }
 
-/// The same, each with what products and additions round off.
+/// The sums, each with what products and additions round off.
 #[inline(always)]
 fn of_block_exactly<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [[f64; 2]; 3] {
-    let add = |sum: &mut f64, lost: &mut f64, a: f64, b: f64| {
-        let [product, error] = two_product::<S>(a, b);
-        let [new, lost_now] = two_sum(*sum, product);
-        (*sum, *lost) = (new, *lost + (error + lost_now));
-    };
     let ((u, u_rest), (v, v_rest)) = (u.as_chunks::<LANES>(), v.as_chunks::<LANES>());
     let (mut sums, mut losses) = ([[0.0; LANES]; 3], [[0.0; LANES]; 3]);
     for (u, v) in u.iter().zip(v) {
         for l in 0..LANES {
             let (u, v) = (u[l].to_f64() * of_u, v[l].to_f64() * of_v);
-            add(&mut sums[0][l], &mut losses[0][l], u, v);
-            add(&mut sums[1][l], &mut losses[1][l], u, u);
-            add(&mut sums[2][l], &mut losses[2][l], v, v);
+            add::<S>(&mut sums[0][l], &mut losses[0][l], u, v);
+            add::<S>(&mut sums[1][l], &mut losses[1][l], u, u);
+            add::<S>(&mut sums[2][l], &mut losses[2][l], v, v);
         }
     }
     for (l, (u, v)) in u_rest.iter().zip(v_rest).enumerate() {
         let (u, v) = (u.to_f64() * of_u, v.to_f64() * of_v);
-        add(&mut sums[0][l], &mut losses[0][l], u, v);
-        add(&mut sums[1][l], &mut losses[1][l], u, u);
-        add(&mut sums[2][l], &mut losses[2][l], v, v);
+        add::<S>(&mut sums[0][l], &mut losses[0][l], u, v);
+        add::<S>(&mut sums[1][l], &mut losses[1][l], u, u);
+        add::<S>(&mut sums[2][l], &mut losses[2][l], v, v);
     }
     std::array::from_fn(|i| {
         let [mut total, mut lost] = [0.0, 0.0];
         for (sum, loss) in sums[i].iter().zip(&losses[i]) {
-            let [new, lost_now] = two_sum(total, *sum);
-            (total, lost) = (new, lost + (loss + lost_now));
+            let [new, rounded] = two_sum(total, *sum);
+            (total, lost) = (new, lost + (loss + rounded));
         }
         [total, lost]
     })
+}
+
+/// Adds a product to a sum, and what both round off to what the sum has lost.
+#[inline(always)]
+fn add<S: Isa>(sum: &mut f64, lost: &mut f64, a: f64, b: f64) {
+    let [product, error] = two_product::<S>(a, b);
+    let [new, rounded] = two_sum(*sum, product);
+    (*sum, *lost) = (new, *lost + (error + rounded));
 }

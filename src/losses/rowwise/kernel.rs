@@ -80,6 +80,7 @@ pub trait RowKernel<T: Real, const K: usize>: Sync {
     const GROUPED: bool = false;
 
     /// Whether a row is left out: its loss and derivatives are 0, whatever it holds.
+    #[inline(always)]
     fn skips(&self, row: usize) -> bool {
         let _ = row;
         false
@@ -380,8 +381,8 @@ impl<L, const K: usize> Job<'_, L, K> {
             return Ok(());
         }
         let first = tile.row * tile.cols;
-        let outside = x.iter().enumerate().filter(|(_, x)| !check.domain.holds(**x));
-        outside.map(|(i, _)| (self.outside)(check, first + i)).collect()
+        let mut outside = x.iter().enumerate().filter(|(_, x)| !check.domain.holds(**x));
+        outside.try_for_each(|(i, _)| (self.outside)(check, first + i))
     }
 
     /// The rows from `row` on, one for each value.

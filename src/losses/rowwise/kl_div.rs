@@ -92,13 +92,15 @@ impl<const LOG: bool> Divergence<LOG> {
         weigh: impl Fn(f64, usize) -> f64,
     ) {
         let log_sum = T::from_f64(softmax.others).log1p::<S>() * T::from_f64(self.temperature);
-        let term = |x: T, label: T| self.term::<S, T>(label, softmax.gap(x) + log_sum);
-        for ((v, &x), &label) in value.into_iter().flatten().zip(x).zip(label) {
-            *v = term(x, label).value;
+        if let Some(value) = value {
+            for ((v, &x), &label) in value.iter_mut().zip(x).zip(label) {
+                *v = self.term::<S, T>(label, softmax.gap(x) + log_sum).value;
+            }
         }
         if let Some(label_grad) = label_grad {
             for (c, ((g, &x), &label)) in label_grad.iter_mut().zip(x).zip(label).enumerate() {
-                *g = T::from_f64(weigh(term(x, label).slope.to_f64() * self.temperature, c));
+                let slope = self.term::<S, T>(label, softmax.gap(x) + log_sum).slope;
+                *g = T::from_f64(weigh(slope.to_f64() * self.temperature, c));
             }
         }
     }
@@ -153,9 +155,10 @@ impl KlDiv {
             return Err(Error::new(Kind::Shape, call.names[0], detail));
         }
         if pred.len() == 1 {
-            return match self.from_logits {
-                true => elementwise::plan(divergence, call),
-                false => self.plan_row(call, divergence),
+            return if self.from_logits {
+                elementwise::plan(divergence, call)
+            } else {
+                self.plan_row(call, divergence)
             };
         }
         let axes = Axes::elementwise(pred, call.options.batch_axis)?;
@@ -366,7 +369,7 @@ impl<const LOG: bool> ElementPlan<'_, LOG> {
             &WeightedRows(self.divergence),
             Rows::<T, 3> {
                 level: *level,
-                shape: shape,
+                shape,
                 outer: shape.len() - 1,
                 inputs: [x, label, &weight],
                 outside: &outside,
@@ -392,7 +395,9 @@ fn largest(weights: &mut [f64], cols: usize) -> Result<Vec<f64>> {
             return 1.0;
         }
         if largest > 0.0 {
-            row.iter_mut().for_each(|w| *w /= largest);
+            for weight in row {
+                *weight /= largest;
+            }
         }
         largest
     }))

@@ -32,7 +32,9 @@ impl Scale {
         if largest == f64::INFINITY {
             return 1.0;
         }
-        scales.iter_mut().for_each(|scale| *scale /= largest);
+        for scale in scales {
+            *scale /= largest;
+        }
         largest
     }
 }

@@ -26,31 +26,23 @@ impl<T: Real> Softmax<T> {
     /// Fills `exps` with exp(x - max).
     #[inline(always)]
     pub fn of<S: Isa>(x: &[T], exps: &mut [T]) -> Self {
-        Self::by::<S>(x, exps, shifted_exps::<S, T>)
+        Self::tempered::<S>(x, 1.0, exps)
     }
 
     /// The softmax of x / `temperature`: fills `exps` with exp((x - max) / temperature). The logits are not divided: what
     /// would overflow there is 0 here.
     #[inline(always)]
     pub fn tempered<S: Isa>(x: &[T], temperature: f64, exps: &mut [T]) -> Self {
-        Self::by::<S>(x, exps, |x, max, _, exps| tempered_exps::<S, T>(x, max, temperature, exps))
-    }
-
-    /// From what fills a block of `exps`, given the block of x, the maximum and whether all is near.
-    #[inline(always)]
-    fn by<S: Isa>(x: &[T], exps: &mut [T], fill: impl Fn(&[T], T, bool, &mut [T])) -> Self {
         let Extremes { at, near } = Extremes::of(x);
         let max = x.get(at).copied().unwrap_or(-T::INFINITY);
-        let of_block = |x: &[T], exps: &mut [T], at: usize| {
-            fill(x, max, near, exps);
-            sum_without::<S, T>(exps, at)
-        };
         let others = if x.len() <= BLOCK {
-            of_block(x, exps, at)
+            fill::<S, T>(x, max, near, temperature, exps);
+            sum_without::<S, T>(exps, at)
         } else {
             let mut sum = PairwiseSum::default();
             for (block, (x, exps)) in x.chunks(BLOCK).zip(exps.chunks_mut(BLOCK)).enumerate() {
-                sum.add(of_block(x, exps, at.wrapping_sub(block * BLOCK)));
+                fill::<S, T>(x, max, near, temperature, exps);
+                sum.add(sum_without::<S, T>(exps, at.wrapping_sub(block * BLOCK)));
             }
             sum.total()
         };
@@ -141,11 +133,7 @@ pub fn through_softmax<S: Isa, T: Real>(
     scratch: &mut [T],
 ) -> (Softmax<T>, f64) {
     let exps = grad.as_deref_mut().unwrap_or(scratch);
-    let softmax = if temperature == 1.0 {
-        Softmax::of::<S>(x, exps)
-    } else {
-        Softmax::tempered::<S>(x, temperature, exps)
-    };
+    let softmax = Softmax::tempered::<S>(x, temperature, exps);
     let total = sum_exactly::<S, T>(t);
     if let Some(hess) = hess {
         softmax.curvature(exps, hess, total * scale);
@@ -219,6 +207,16 @@ pub(super) fn shifted_exps<S: Isa, T: Real>(x: &[T], max: T, near: bool, exps: &
         exps.for_each(|(e, &v)| *e = v.exp_difference::<S>(max));
     } else {
         exps.for_each(|(e, &v)| *e = if v == max { T::ONE } else { v.exp_difference::<S>(max) });
+    }
+}
+
+/// Fills a block of `exps`; a temperature of 1 is none.
+#[inline(always)]
+fn fill<S: Isa, T: Real>(x: &[T], max: T, near: bool, temperature: f64, exps: &mut [T]) {
+    if temperature == 1.0 {
+        shifted_exps::<S, T>(x, max, near, exps);
+    } else {
+        tempered_exps::<S, T>(x, max, temperature, exps);
     }
 }
 

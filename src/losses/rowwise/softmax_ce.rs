@@ -204,7 +204,7 @@ impl SoftmaxPlan<'_> {
                 drive(&SparseRows { labels, from_logits: target.from_logits }, rows)?;
             }
             Labels::Sparse(ClassLabels { labels, .. }) => {
-                drive(&SmoothedRows { labels, target }, rows)?
+                drive(&SmoothedRows { labels, target }, rows)?;
             }
             Labels::Dense(label) => {
                 let (inputs, grads) = ([&self.pred, label], [grad, label_grad.as_ref()]);

@@ -167,20 +167,24 @@ impl<T: Real> GroupSoftmax<T> {
 /// [`sum_exactly`] for every lane.
 #[inline(always)]
 fn sum_all_lanes<T: Real>(exps: &[T]) -> [f64; LANES] {
-    let mut blocks = exps.chunks(BLOCK * LANES).map(|exps| match T::DTYPE {
-        DType::F32 => sum_lanes::<T, false>(exps),
-        _ => sum_lanes::<T, true>(exps),
-    });
     if exps.len() <= BLOCK * LANES {
-        return blocks.next().unwrap_or([0.0; LANES]);
+        return sum_block_lanes(exps);
     }
     let mut sums = std::array::from_fn::<_, LANES, _>(|_| PairwiseSum::default());
-    for block in blocks {
-        for (sum, block) in sums.iter_mut().zip(block) {
+    for block in exps.chunks(BLOCK * LANES) {
+        for (sum, block) in sums.iter_mut().zip(sum_block_lanes(block)) {
             sum.add(block);
         }
     }
     sums.map(|sum| sum.total())
+}
+
+#[inline(always)]
+fn sum_block_lanes<T: Real>(exps: &[T]) -> [f64; LANES] {
+    match T::DTYPE {
+        DType::F32 => sum_lanes::<T, false>(exps),
+        _ => sum_lanes::<T, true>(exps),
+    }
 }
 
 /// One block of [`crate::reduce::sum_block_exactly`] for every lane: the same elements in the same order. `EXACT` puts back what additions

@@ -48,7 +48,7 @@ impl Triplet {
     /// The loss, 0 not yet cut off, of samples with terms too large for `T`: of one sign it is infinite, of both it need
     /// not be. Distances are made shorter by a power of two, so that no square overflows in f64.
     #[cold]
-    fn far<T: Real>(&self, x: &[T], p: &[T], n: &[T]) -> f64 {
+    fn far<T: Real>(self, x: &[T], p: &[T], n: &[T]) -> f64 {
         let shorter = f64::from_bits((1023 - 520) << 52);
         let mut total = PairwiseSum::default();
         let mut terms = [0.0; TERMS];
