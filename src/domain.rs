@@ -11,8 +11,10 @@ use std::fmt;
 /// What an argument may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Domain {
-    /// Any number.
+    /// Any number, or NaN.
     Real,
+    /// Any number, but not NaN.
+    Number,
     /// -1 or 1.
     Sign,
     /// 0 to 1.
@@ -49,6 +51,10 @@ impl fmt::Display for Domain {
 macro_rules! with_predicate {
     ($domain:expr, $T:ident, $holds:ident => $body:expr, else $other:expr) => {
         match $domain {
+            Domain::Number => {
+                let $holds = |x: $T| !x.is_nan();
+                $body
+            }
             Domain::Sign => {
                 let $holds = |x: $T| x.abs() == $T::ONE;
                 $body
@@ -97,6 +103,7 @@ impl Domain {
                 "a number from 0 to 1 (out_of_range='allow' follows the formula)"
             }
             Domain::Weight => "a finite weight >= 0",
+            Domain::Number => "a number (out_of_range='allow' lets NaN pass)",
             _ => "a number >= 0 (out_of_range='allow' follows the formula)",
         }
     }

@@ -36,6 +36,16 @@ pub enum Number {
     Float(f64),
 }
 
+impl Number {
+    /// The nearest `f64`.
+    pub fn to_f64(self) -> f64 {
+        match self {
+            Number::Int(x) => x as f64,
+            Number::Float(x) => x,
+        }
+    }
+}
+
 impl From<f64> for Number {
     fn from(x: f64) -> Self {
         Number::Float(x)

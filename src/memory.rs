@@ -34,3 +34,8 @@ pub(crate) fn collect<T>(elements: impl ExactSizeIterator<Item = T>) -> Result<V
     vec.extend(elements);
     Ok(vec)
 }
+
+/// A copy.
+pub(crate) fn copied<T: Copy>(elements: &[T]) -> Result<Vec<T>> {
+    collect(elements.iter().copied())
+}

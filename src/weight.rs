@@ -6,7 +6,7 @@ use crate::grid::{Grid, Tile};
 use crate::memory;
 use crate::reduce::{BLOCK, ExactSum, Reduction, sum_block_exactly};
 use crate::simd::Baseline;
-use crate::view::{View, elements};
+use crate::view::{View, elements, unravel};
 
 /// Everything that multiplies the unreduced loss E, of shape (N, ...), on the way to the result.
 #[derive(Clone, Debug)]
@@ -50,6 +50,12 @@ impl<'a> Weighting<'a> {
             check.all()?;
         }
         self.sample_weight.take().map(|w| w.to_vec()).transpose()
+    }
+
+    /// Whether the element of E, of this shape, at a position has no weight.
+    pub(crate) fn removes(&self, position: usize, shape: &[usize]) -> bool {
+        let weight = |view: &View<'_>| view.number(&unravel(position, shape)).to_f64();
+        self.weight == 0.0 || self.sample_weight.as_ref().map(weight) == Some(0.0)
     }
 
     /// The weighting of the sums of E over one of its other axes, of `len` elements, if no weight differs along it.

@@ -113,12 +113,12 @@ class KLDivLoss(Loss):
     y is the label and pred is ``log p`` (Gluon's meaning of `from_logits`), or logits of which p is
     the softmax along `axis`. The gradient is ``-y``, of logits ``p sum(y) - y`` along `axis` for
     one weight, and ``log y - log p + 1`` with respect to the label. Where y is 0 the loss is 0,
-    whatever p; where it is negative the loss is NaN. The unreduced loss has pred's shape, so the
-    default is
-    the mean over all elements of a sample; ``reduction="sample_sum"`` gives the divergence itself.
+    whatever p. The unreduced loss has pred's shape, so the default is the mean over all elements of
+    a sample; ``reduction="sample_sum"`` gives the divergence itself.
 
     Call: ``(pred, label, sample_weight=None)``. One distribution for the whole batch may be given
-    as label, of shape (C,) or (1, C). `wrt` takes label.
+    as label, of shape (C,) or (1, C). `wrt` takes label. Log-probabilities of one dimension are
+    samples, as in Gluon; logits of one dimension are one row.
 
     Parameters
     ----------
@@ -130,11 +130,26 @@ class KLDivLoss(Loss):
         See `Loss`.
     epsilon : float, default 0.0
         Added inside the logarithm of y; Gluon has 1e-12. Without it the derivative with respect to
-        a label of 0 is -inf.
+        a label of 0 is -inf, and inf where p is 0 too: any other label has an infinite loss there.
+    log_target : bool, default False
+        Whether the label is ``t = log y``, -inf for 0: the loss is ``exp(t) (t - log p)``, its
+        derivative with respect to the label ``exp(t) (t - log p + 1)``.
+    temperature : float, default 1.0
+        T > 0, of logits: the loss is ``T**2`` times the divergence of ``softmax(pred / T)``, as
+        knowledge distillation has it. The label is compared as it is: take the teacher's
+        distribution at the same temperature. The gradient is ``T (p sum(y) - y)``.
+    out_of_range : {"raise", "allow"}, default "raise"
+        What happens to a label below 0, or to one that is NaN; "allow" follows the formula.
+
+    Raises
+    ------
+    rustloss.errors.LabelError
+        If a label whose weight is not 0 is negative or NaN; the logarithm of one may be any number.
 
     References
     ----------
-    Apache MXNet Gluon, ``KLDivLoss``, with the mean of version 2.0.
+    Apache MXNet Gluon, ``KLDivLoss``, with the mean of version 2.0; `log_target` as PyTorch has it.
+    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015).
 
     Examples
     --------
@@ -144,6 +159,17 @@ class KLDivLoss(Loss):
     >>> value, grad = loss.value_and_grad(np.log([[0.5, 0.25, 0.25]]), [[0.5, 0.5, 0.0]])
     >>> print(value, grad)
     [0.34657359] [[-0.5 -0.5 -0. ]]
+
+    A student's logits against a teacher's, at temperature 4:
+
+    >>> loss = rl.KLDivLoss(
+    ...     from_logits=False, log_target=True, temperature=4.0, reduction="sample_sum"
+    ... )
+    >>> teacher = np.array([[8.0, 0.0]]) / 4
+    >>> log_target = teacher - np.log(np.exp(teacher).sum())
+    >>> value, grad = loss.value_and_grad([[4.0, 0.0]], log_target)
+    >>> print(value.round(6), grad.round(6))
+    [1.074092] [[-0.598954  0.598954]]
     """
 
     __slots__ = ()
@@ -156,6 +182,9 @@ class KLDivLoss(Loss):
         batch_axis: int = 0,
         *,
         epsilon: float = 0.0,
+        log_target: bool = False,
+        temperature: float = 1.0,
+        out_of_range: Literal["raise", "allow"] = "raise",
         **options: Unpack[Options],
     ) -> Self:
         return super().__new__(
@@ -166,6 +195,9 @@ class KLDivLoss(Loss):
             weight=weight,
             batch_axis=batch_axis,
             epsilon=epsilon,
+            log_target=log_target,
+            temperature=temperature,
+            out_of_range=out_of_range,
             **options,
         )
 
@@ -218,10 +250,10 @@ class TripletLoss(Loss):
 class CosineEmbeddingLoss(Loss):
     """Cosine embedding loss: vectors that are to be alike, label 1, or not, label -1.
 
-    With the cosine c of the vectors along the last axis: ``1 - c`` for label 1 and
-    ``max(0, c - margin)`` for label -1, of slope 0 at the margin. A vector that is exactly zero has
-    cosine 0 and gradient 0; no other is too short or too long. The unreduced loss has the shape of
-    the leading axes; inputs of one dimension are one pair of vectors.
+    With the cosine c of the vectors along `axis`: ``1 - c`` for label 1 and ``max(0, c - margin)``
+    for label -1, of slope 0 at the margin. A vector that is exactly zero has cosine 0 and gradient
+    0; no other is too short or too long. The unreduced loss has the shape of the other axes; inputs
+    of one dimension are one pair of vectors.
 
     Call: ``(input1, input2, label, sample_weight=None)``, with one label for each pair; the
     gradient is a tuple of two.
@@ -232,6 +264,11 @@ class CosineEmbeddingLoss(Loss):
         See `Loss`.
     margin : float, default 0
         The cosine up to which vectors count as different.
+    axis : int, default -1
+        The axis of the vectors; it must not be the batch axis.
+    out_of_range : {"raise", "allow"}, default "raise"
+        What happens to a label that is neither 1 nor -1; "allow" takes it for -1, as Gluon 2.0
+        does.
 
     Raises
     ------
@@ -258,6 +295,9 @@ class CosineEmbeddingLoss(Loss):
         weight: float | None = None,
         batch_axis: int = 0,
         margin: float = 0,
+        *,
+        axis: int = -1,
+        out_of_range: Literal["raise", "allow"] = "raise",
         **options: Unpack[Options],
     ) -> Self:
         return super().__new__(
@@ -266,5 +306,7 @@ class CosineEmbeddingLoss(Loss):
             weight=weight,
             batch_axis=batch_axis,
             margin=margin,
+            axis=axis,
+            out_of_range=out_of_range,
             **options,
         )

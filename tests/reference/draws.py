@@ -181,19 +181,28 @@ def softmax_cross_entropy(draw: Draw) -> Call:
 
 
 def kl_divergence(draw: Draw) -> Call:
-    ndim = draw.size(2, 3)
-    params: dict[str, Any] = {"from_logits": draw.pick(True, False), "axis": draw.axis(ndim)}
+    ndim = draw.size(1, 3)
+    from_logits = ndim == 1 or draw.pick(True, False)
+    params: dict[str, Any] = {"from_logits": from_logits, "axis": draw.axis(ndim)}
     class_axis = params["axis"] % ndim
-    params["batch_axis"] = draw.axis(ndim, but=class_axis)
-    params["epsilon"] = draw.pick(0.0, 0.0625)
+    params["batch_axis"] = draw.axis(ndim, but=class_axis if ndim > 1 else None)
+    params["log_target"] = draw.pick(False, True)
+    if not params["log_target"]:
+        params["epsilon"] = draw.pick(0.0, 0.0625)
+    if not from_logits:
+        params["temperature"] = draw.pick(1.0, 0.75, 2.5)
     shape = tuple(draw.size(1) if axis == class_axis else draw.size() for axis in range(ndim))
-    pred, label = draw.numbers("real", shape), draw.numbers("unit", shape)
+    domain = "real" if params["log_target"] else "unit"
+    pred, label = draw.numbers("real", shape), draw.numbers(domain, shape)
     inputs = {"pred": pred, "label": draw.label_shape(label)}
-    if ndim == 2 and class_axis == 1 and draw.pick(True, False):
-        shared = draw.numbers("unit", (shape[1],))
+    is_shared = ndim == 2 and class_axis == 1 and draw.pick(True, False)
+    if is_shared:
+        shared = draw.numbers(domain, (shape[1],))
         inputs["label"] = draw.pick(shared, shared[None])
 
     def spoil(off: Any) -> None:
+        if not is_shared:
+            inputs["label"].reshape(shape)[off] = np.nan
         if not params["from_logits"]:
             off = np.broadcast_to(off.all(axis=class_axis, keepdims=True), shape)
         pred[off] = np.nan
@@ -219,24 +228,34 @@ def triplet(draw: Draw) -> Call:
 
 def cosine_embedding(draw: Draw) -> Call:
     lead = tuple(draw.size() for _ in range(draw.size(0, 2)))
-    full = (*lead, draw.size(1))
     shape = lead or (1,)
     # no margin that a cosine on the grid can equal, up to rounding
     params: dict[str, Any] = {"margin": draw.pick(0.1875, -0.3125)}
+    params["axis"] = draw.axis(len(lead) + 1)
+    vector_axis = params["axis"] % (len(lead) + 1)
+    full = (*lead[:vector_axis], draw.size(1), *lead[vector_axis:])
+    sample_axis = 0
     if lead:
-        params["batch_axis"] = draw.pick(*range(len(lead)), *range(-len(full), -1))
+        params["batch_axis"] = draw.axis(len(full), but=vector_axis)
+        sample_axis = params["batch_axis"] % len(full)
+        sample_axis -= sample_axis > vector_axis
     inputs = {key: draw.numbers("real", full) for key in ("input1", "input2")}
+
+    def vectors_of(key: str) -> Any:
+        return np.moveaxis(inputs[key], vector_axis, -1)
+
     if not draw.smooth:
-        for vectors in inputs.values():
-            vectors[np.asarray(draw.random.random(lead) < 0.1)] = 0.0
+        for key in ("input1", "input2"):
+            vectors_of(key)[np.asarray(draw.random.random(lead) < 0.1)] = 0.0
     label = draw.numbers("sign", shape)
     inputs["label"] = draw.label_shape(label.astype(draw.pick(np.int64, np.float32)))
 
     def spoil(off: Any) -> None:
-        inputs["input1"].reshape(*shape, -1)[off] = np.nan
+        vectors_of("input1")[off if lead else off[0]] = np.nan
         inputs["label"].reshape(shape)[off] = BAD_CLASS
 
-    return Call(params, inputs, shape, params.get("batch_axis", 0) % len(full), spoil)
+    unit_axis = vector_axis if lead else 1
+    return Call(params, inputs, shape, sample_axis, spoil, unit_axis)
 
 
 def sdml(draw: Draw) -> Call:

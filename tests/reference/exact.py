@@ -151,19 +151,24 @@ def softmax_cross_entropy(params: Any, x: list[Any], y: Any) -> Quantities:
 
 @formula("KLDivLoss")
 def kl_divergence(params: Any, x: list[Any], y: list[Any]) -> Quantities:
-    logs = [mpmath.log(v) if v else mpmath.mpf(0) for v in y]
+    heat, log_target = mpmath.mpf(params.get("temperature", 1.0)), params.get("log_target")
+    logs = y if log_target else [mpmath.log(v) if v else mpmath.mpf(0) for v in y]
+    y = [mpmath.exp(v) for v in y] if log_target else y
     if params.get("from_logits", True):
         surprise: list[Terms] = [(-v,) for v in x]
         slopes: list[Terms] = [(-v,) for v in y]
     else:
-        surprise, p, *_ = softmax(x)
+        surprise, p, *_ = softmax([v / heat for v in x])
         total = mpmath.fsum(y)
-        slopes = [(share * total, -v) for share, v in zip(p, y, strict=True)]
+        slopes = [(heat * share * total, -heat * v) for share, v in zip(p, y, strict=True)]
     rows = list(zip(y, logs, surprise, strict=True))
+    by_label = [(log, mpmath.mpf(1), *terms) if v else () for v, log, terms in rows]
+    if log_target:
+        by_label = [tuple(v * term for term in t) for v, t in zip(y, by_label, strict=True)]
     return {
-        "value": [(v * log, *(v * term for term in terms)) for v, log, terms in rows],
+        "value": [tuple(heat**2 * v * term for term in (log, *terms)) for v, log, terms in rows],
         "pred": slopes,
-        "label": [(log, mpmath.mpf(1), *terms) if v else () for v, log, terms in rows],
+        "label": [tuple(heat**2 * term for term in terms) for terms in by_label],
     }
 
 

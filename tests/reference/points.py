@@ -299,6 +299,18 @@ def log_probabilities(n: int, classes: int) -> Draw:
     return draw
 
 
+def log_targets(draw: Draw) -> Draw:
+    """Take the logarithms of labels, none of them infinite."""
+
+    def logs(rng: Rng, dtype: str) -> Inputs:
+        inputs = draw(rng, dtype)
+        with np.errstate(divide="ignore"):
+            label = np.maximum(np.log(inputs["label"].astype(np.float64)), -80.0)
+        return {**inputs, "label": label.astype(dtype)}
+
+    return logs
+
+
 def vectors(rng: Rng, dtype: str, n: int, width: int, *, any_scale: bool) -> Array:
     scale = np.ldexp(1.0, rng.integers(-20, 20, (n, 1)) * (rng.random((n, 1)) < 0.3 * any_scale))
     return (rng.standard_normal((n, width)) * scale).astype(dtype)
@@ -439,10 +451,29 @@ CASES = [
     *(kl(f", {c}", log_probabilities(n, c)) for n, c in SHAPES),
     *(kl(f" from logits, {c}", dense(n, c), from_logits=False) for n, c in SHAPES),
     *(
+        kl(f" at temperature {t}, {c}", dense(n, c), from_logits=False, temperature=t)
+        for (n, c), t in zip(SHAPES, [0.3, 2.5, 7.0], strict=True)
+    ),
+    *(
+        kl(f" of log-targets, {c}", log_targets(log_probabilities(n, c)), log_target=True)
+        for n, c in SHAPES
+    ),
+    *(
+        kl(
+            f" of log-targets from logits, {c}",
+            log_targets(dense(n, c)),
+            log_target=True,
+            from_logits=False,
+        )
+        for n, c in SHAPES
+    ),
+    *(
         Case(f"Triplet, {d} features", "TripletLoss", triplets(n, d), TRIPLET, {"margin": 1.0})
         for n, d in [(300, 2), (40, 100), (4, 2000)]
     ),
     cosine(300, 2, 0.0),
+    cosine(500, 3, 0.0),
+    cosine(200, 17, 0.25),
     cosine(60, 100, 0.5),
     cosine(6, 1000, 0.0),
     *(sdml(n, d) for n, d in [(2, 3), (8, 8), (16, 50)]),

@@ -121,29 +121,41 @@ def kl_divergence(
     axis: int = -1,
     batch_axis: int = 0,
     epsilon: float = 0.0,
+    log_target: bool = False,
+    temperature: float = 1.0,
+    out_of_range: str = "raise",
 ) -> Unreduced:
     given, target = array(pred), array(label)
     class_axis = axis_index(axis, given.ndim)
     sample_axis = axis_index(batch_axis, given.ndim)
-    if class_axis == sample_axis:
+    # a single vector of log-probabilities has no classes to speak of
+    if class_axis == sample_axis and not (given.ndim == 1 and from_logits):
         raise ValueError("axis and batch_axis are the same")
     x = np.moveaxis(given, class_axis, -1)
     if target.shape in ((x.shape[-1],), (1, x.shape[-1])) and target.size != given.size:
-        y = np.broadcast_to(target.reshape(-1), x.shape)
+        labels = np.broadcast_to(target.reshape(-1), x.shape)
     else:
-        y = np.moveaxis(match_shape(target, given.shape), class_axis, -1)
+        labels = np.moveaxis(match_shape(target, given.shape), class_axis, -1)
 
-    surprise, p, rest = softmax_terms(x)
+    y = np.exp(labels) if log_target else labels
+    log_y = labels if log_target else np.log(y + epsilon)
+    surprise, p, rest = softmax_terms(x / temperature)
     if from_logits:
         surprise = -x
-    log_y = np.log(y + epsilon)
+    if log_target:
+        slope = times(y, labels + surprise + 1)
+    else:
+        ratio = np.where(y == 0, epsilon == 0, y / (y + epsilon))
+        # of an impossible class any label but 0 has an infinite loss
+        slope = np.where((y == 0) & (surprise == np.inf), np.inf, log_y + surprise + ratio)
 
     def backward(c: Array) -> dict[str, Array]:
         c = np.moveaxis(c, class_axis, -1)
         counts = (c != 0).any(axis=-1, keepdims=True)
         cy = weigh(c, y)
-        by_pred = -cy if from_logits else np.where(counts, through_softmax(cy, p, rest), 0.0)
-        by_label = weigh(c, log_y + surprise + np.where(y == 0, epsilon == 0, y / (y + epsilon)))
+        by_logits = temperature * through_softmax(cy, p, rest)
+        by_pred = -cy if from_logits else np.where(counts, by_logits, 0.0)
+        by_label = weigh(c, temperature**2 * slope)
         if y.size == target.size:
             by_label = np.moveaxis(by_label, -1, class_axis)
         return {
@@ -157,8 +169,15 @@ def kl_divergence(
         bend = weigh(c, y).sum(axis=-1, keepdims=True) * p * rest
         return np.moveaxis(np.where(counts, bend, 0.0), -1, class_axis)
 
-    values = times(y, log_y) + times(y, surprise)
-    return Unreduced(np.moveaxis(values, -1, class_axis), backward, curvature, sample_axis)
+    values = temperature**2 * (times(y, log_y) + times(y, surprise))
+    wrong = np.isnan(labels) if log_target else ~(labels >= 0)
+    return Unreduced(
+        np.moveaxis(values, -1, class_axis),
+        backward,
+        curvature,
+        sample_axis,
+        invalid=np.moveaxis(wrong, -1, class_axis) & (out_of_range == "raise"),
+    )
 
 
 @oracle("TripletLoss")
@@ -203,6 +222,8 @@ def cosine_embedding(
     *,
     batch_axis: int = 0,
     margin: float = 0.0,
+    axis: int = -1,
+    out_of_range: str = "raise",
 ) -> Unreduced:
     shapes = [np.shape(input1), np.shape(input2)]
     if not shapes[0]:
@@ -210,8 +231,10 @@ def cosine_embedding(
     u = np.atleast_2d(array(input1))
     v = match_shape(array(input2), shapes[0]).reshape(u.shape)
     sample_axis = axis_index(batch_axis, u.ndim)
-    if sample_axis == u.ndim - 1:
+    vector_axis = axis_index(axis, u.ndim) if len(shapes[0]) > 1 else 1
+    if sample_axis == vector_axis:
         raise ValueError("batch_axis is the axis of the vectors")
+    u, v = np.moveaxis(u, vector_axis, -1), np.moveaxis(v, vector_axis, -1)
     y = match_shape(array(label), u.shape[:-1])
     (u, u_norm, u_length), (v, v_norm, v_length) = scaled(u), scaled(v)
     zero = (u_norm == 0) | (v_norm == 0)
@@ -225,7 +248,13 @@ def cosine_embedding(
         c = np.where(off, 0.0, np.where(y == 1, -c, c))[..., None]
         by_u = np.where(zero, 0.0, (v / v_norm - cosine * u / u_norm) / u_length)
         by_v = np.where(zero, 0.0, (u / u_norm - cosine * v / v_norm) / v_length)
-        grads = [weigh(c, s).reshape(n) for s, n in zip((by_u, by_v), shapes, strict=True)]
-        return {"input1": grads[0], "input2": grads[1]}
+        grads = [np.moveaxis(weigh(c, s), -1, vector_axis) for s in (by_u, by_v)]
+        return {"input1": grads[0].reshape(shapes[0]), "input2": grads[1].reshape(shapes[1])}
 
-    return Unreduced(values, backward, sample_axis=sample_axis, invalid=np.abs(y) != 1)
+    return Unreduced(
+        values,
+        backward,
+        sample_axis=sample_axis - (sample_axis > vector_axis),
+        unit_axis=vector_axis,
+        invalid=(np.abs(y) != 1) & (out_of_range == "raise"),
+    )

@@ -146,9 +146,9 @@ def _sides_of_kinks(loss: Loss, call: Mapping[str, Any]) -> list[Array]:
     return sides
 
 
-def _cosine(a: Array, b: Array) -> Any:
-    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    return np.sum(a * b, axis=-1) / norms
+def _cosine(a: Array, b: Array, axis: int) -> Any:
+    norms = np.linalg.norm(a, axis=axis) * np.linalg.norm(b, axis=axis)
+    return np.sum(a * b, axis=axis) / norms
 
 
 #: What the registry's words for kinks may use; `sum` is over all axes but that of the samples.

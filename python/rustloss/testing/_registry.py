@@ -177,7 +177,7 @@ def geometry(loss: Loss, shape: tuple[int, ...]) -> Geometry:
         return Geometry(shape, batch, 1 - batch, (n, n), 0, 2)
     if ndim == 1:
         return Geometry(shape, None, 0, (1,), 0, 1)
-    classes = loss.axis % ndim if rule == "classes" else ndim - 1
+    classes = loss.axis % ndim
     unreduced = shape[:classes] + shape[classes + 1 :]
     return Geometry(shape, batch, classes, unreduced, batch - (batch > classes), classes)
 
@@ -221,4 +221,6 @@ def domain_of(loss: Loss, entry: Input) -> str:
             return "Real"
     if entry.name == "label" and params.get("label_format") == "binary":
         return "Probability"
+    if entry.name == "label" and params.get("log_target"):
+        return "LogDistribution"
     return entry.domain

@@ -191,7 +191,7 @@ class _Drawn:
             params.setdefault("axis", self.whole(-max(ndim, 1), max(ndim, 1) - 1))
             taken = params["axis"] % max(ndim, 1)
         else:
-            taken = ndim - 1 if spec.rule == "angle" else None
+            taken = None
         if "batch_axis" in signature and "batch_axis" not in params:
             free = [axis for axis in range(-ndim, ndim) if axis % ndim != taken]
             # One vector is one row, of which there is no other axis.

@@ -23,6 +23,8 @@ pub(super) struct PullJob<'a, 'b, T> {
     pub batches: &'a [View<'b>; 2],
     pub grids: [Grid; 2],
     pub slopes: &'a [T],
+    /// What the sums are multiplied by.
+    pub factor: f64,
     pub out: [Option<(Output<'a, 'b>, Grid)>; 2],
     pub n: usize,
 }
@@ -50,7 +52,7 @@ impl<T: Real> Kernel for PullTile<'_, '_, '_, T> {
                 let row = out.tile::<T>(grid, tile, &mut buffer)?;
                 for (g, sums) in row.chunks_mut(LANES).zip(sums.iter().step_by(TOGETHER)) {
                     for (g, sum) in g.iter_mut().zip(sums) {
-                        *g = T::from_f64(-2.0 * sum);
+                        *g = T::from_f64(-2.0 * sum * job.factor);
                     }
                 }
                 out.finish(grid, tile, &buffer);

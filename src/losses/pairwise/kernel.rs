@@ -16,8 +16,9 @@ use crate::memory;
 use crate::operand::{Operand, Output, sized};
 use crate::parallel;
 use crate::real::Real;
-use crate::simd::{self, Isa, Kernel, Level};
-use crate::view::{View, ViewMut};
+use crate::reduce::{PairwiseSum, sum_block_exactly};
+use crate::simd::{self, Baseline, Isa, Kernel, Level};
+use crate::view::{DType, View, ViewMut};
 use std::marker::PhantomData;
 
 /// Elements of a chunk: whole registers of every level.
@@ -30,12 +31,14 @@ const GROUP: usize = 4;
 const TASK: (usize, usize) = (64, 16);
 /// Vectors of the second batch in a tile of distances.
 const TILE: usize = 32;
+/// Squares of a distance that are summed together in f64.
+const FAR: usize = 256;
 /// Rough time for value and gradient of one element of one pair, in nanoseconds.
 const COST: f64 = 0.08;
 
 /// A loss of the squared distances of a vector of the first batch to all of the second.
 pub trait PairKernel<T: Real>: Sync {
-    /// One row of E, of which it returns the sum.
+    /// One row of E, of which it returns the sum, or anything if that is not wanted.
     fn row<S: Isa>(&self, row: usize, distances: &[f64], outputs: RowOutputs<'_, T>) -> T;
 }
 
@@ -45,6 +48,8 @@ pub struct RowOutputs<'a, T> {
     pub value: Option<&'a mut [T]>,
     /// The derivative of the result with respect to each distance.
     pub slopes: Option<&'a mut [T]>,
+    /// Whether the sum is wanted.
+    pub wants_sum: bool,
     /// Scratch as long as the row.
     pub scratch: [&'a mut [T]; 3],
 }
@@ -71,7 +76,7 @@ impl Pairs<'_> {
     /// Rough time for value and gradient, in nanoseconds.
     pub fn cost(&self) -> f64 {
         let [n, d] = self.shape();
-        COST * (n * n) as f64 * (d + 2 * LANES) as f64
+        COST * (n as f64) * (n as f64) * (d + 2 * LANES) as f64
     }
 
     fn shape(&self) -> [usize; 2] {
@@ -121,8 +126,14 @@ impl Pairs<'_> {
         })
     }
 
-    /// The gradients with respect to the vectors of both batches: the sum of 2 `slopes` (own - other) over the others.
-    pub fn gradients<T: Real>(&self, slopes: &[T], out: [Option<&ViewMut<'_>>; 2]) -> Result<()> {
+    /// The gradients with respect to the vectors of both batches: the sum of 2 `slopes` (own - other) over the others,
+    /// times a factor.
+    pub fn gradients<T: Real>(
+        &self,
+        slopes: &[T],
+        factor: f64,
+        out: [Option<&ViewMut<'_>>; 2],
+    ) -> Result<()> {
         let [n, d] = self.shape();
         let job = PullJob {
             batches: self.batches,
@@ -134,6 +145,7 @@ impl Pairs<'_> {
                 Some((out, grid))
             }),
             slopes,
+            factor,
             n,
         };
         let (rows, cols) = (PULL_TILE.0, PULL_TILE.1 / size_of::<T>());
@@ -195,6 +207,7 @@ impl<T: Real, L: PairKernel<T>> Kernel for RowTile<'_, '_, '_, L, T> {
             let outputs = RowOutputs {
                 value: value.as_deref_mut().map(|x| &mut x[run.clone()]),
                 slopes: slopes.as_deref_mut().map(|x| &mut x[run]),
+                wants_sum: sums.is_some(),
                 scratch: scratch.each_mut().map(|x| &mut x[..]),
             };
             let sum = job.kernel.row::<S>(tile.row + r, distances, outputs);
@@ -210,6 +223,44 @@ impl<L> RowJob<'_, '_, L> {
     /// The squared distances of a block of rows.
     #[inline(always)]
     fn distances<S: Isa, T: Real>(&self, tile: Tile, distances: &mut [f64]) -> Result<()> {
+        self.near::<S, T>(tile, distances)?;
+        // Squares may be too large for f32 where what becomes of them is not.
+        if T::DTYPE == DType::F32 {
+            for (row, distances) in (tile.row..).zip(distances.chunks_exact_mut(self.n)) {
+                let far = |distance: &f64| !distance.is_finite();
+                for (col, distance) in distances.iter_mut().enumerate().filter(|(_, d)| far(d)) {
+                    *distance = self.far([row, col]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The squared distance of two vectors, in f64.
+    #[cold]
+    fn far(&self, vectors: [usize; 2]) -> f64 {
+        let mut buffers = [[0.0; FAR]; 2];
+        let mut sum = PairwiseSum::default();
+        for col in (0..self.d).step_by(FAR) {
+            let cols = FAR.min(self.d - col);
+            let [a, b] = &mut buffers;
+            let load = |batch: usize, buffer: &mut [f64]| {
+                let tile = Tile { row: vectors[batch], rows: 1, col, cols };
+                self.vectors[batch].read(&self.pairs.batches[batch], 0, tile, buffer);
+            };
+            load(0, a);
+            load(1, b);
+            for (a, b) in a.iter_mut().zip(b) {
+                *a = (*a - *b) * (*a - *b);
+            }
+            sum.add(sum_block_exactly::<Baseline, f64>(&a[..cols]));
+        }
+        sum.total()
+    }
+
+    /// The squared distances of a block of rows, by squares in `T`.
+    #[inline(always)]
+    fn near<S: Isa, T: Real>(&self, tile: Tile, distances: &mut [f64]) -> Result<()> {
         let [mut first, mut second] = [Panel::<T>::default(), Panel::default()];
         let zero = [[[T::ZERO; LANES]; GROUP]; GROUP];
         let mut lanes = memory::filled(zero, tile.rows.div_ceil(GROUP))?;
@@ -227,7 +278,7 @@ impl<L> RowJob<'_, '_, L> {
                         squares_at_level::<S, T>(a, b, lanes);
                     }
                     let lanes = lanes.as_flattened().as_flattened().as_flattened();
-                    let sums = sum_lanes(lanes, &mut halves).as_chunks::<GROUP>().0;
+                    let sums = sum_lanes(lanes, &mut halves)?.as_chunks::<GROUP>().0;
                     for (row, sums) in distances.chunks_exact_mut(self.n).zip(sums) {
                         for (distance, sum) in row[j..].iter_mut().zip(sums) {
                             *distance += sum.to_f64();
@@ -339,18 +390,21 @@ fn squares<S: Isa, T: Real, const I: usize, const W: usize>(
 
 /// The sums of every [`LANES`] numbers, pairwise.
 #[inline(always)]
-fn sum_lanes<'a, T: Real>(lanes: &[T], halves: &'a mut [Vec<T>; 2]) -> &'a [T] {
+fn sum_lanes<'a, T: Real>(lanes: &[T], halves: &'a mut [Vec<T>; 2]) -> Result<&'a [T]> {
     const { assert!(LANES == 16) };
     let [even, odd] = halves;
+    let even = sized(even, lanes.len() / 2)?;
+    let odd = sized(odd, lanes.len() / 4)?;
     add_pairs(lanes, even);
     add_pairs(even, odd);
     add_pairs(odd, even);
-    add_pairs(even, odd);
-    odd
+    add_pairs(&even[..lanes.len() / 8], odd);
+    Ok(&odd[..lanes.len() / LANES])
 }
 
 #[inline(always)]
-fn add_pairs<T: Real>(x: &[T], out: &mut Vec<T>) {
-    out.clear();
-    out.extend(x.as_chunks::<2>().0.iter().map(|[a, b]| *a + *b));
+fn add_pairs<T: Real>(x: &[T], out: &mut [T]) {
+    for (out, [a, b]) in out.iter_mut().zip(x.as_chunks::<2>().0) {
+        *out = *a + *b;
+    }
 }

@@ -10,7 +10,8 @@
 use super::kernel::{Outputs, PairKernel, Pairs, RowOutputs};
 use crate::error::{Error, Kind, Result, Tuple};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results, axis};
-use crate::losses::rowwise::kernel::{Reduced, Scale};
+use crate::losses::rowwise::reduced::Reduced;
+use crate::losses::rowwise::scale::Scale;
 use crate::losses::rowwise::softmax::Softmax;
 use crate::memory;
 use crate::real::Real;
@@ -29,8 +30,8 @@ impl Loss for Sdml {
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
         let [first, second] = [call.input(0), call.input(1)];
         let error = |argument: usize, expected: &str| {
-            let shape = Tuple(call.input(argument).shape());
-            let detail = format!("expected {expected}, got shape {shape}");
+            let given = Tuple(call.input(argument).shape());
+            let detail = format!("expected {expected}, got shape {given}");
             Error::new(Kind::Shape, call.names[argument], detail)
         };
         if first.shape().len() != 2 {
@@ -43,6 +44,10 @@ impl Loss for Sdml {
         let n = first.shape()[batch];
         if n == 1 {
             return Err(error(0, "at least two samples to tell from each other"));
+        }
+        // The loss has an element for every pair, as arrays have: no more bytes than an address can count.
+        if n.checked_mul(n).is_none_or(|pairs| pairs > isize::MAX as usize / size_of::<f64>()) {
+            return Err(error(0, "fewer samples, whose pairs can be counted"));
         }
         let axes = Axes::elementwise(&[n, n], 0)?;
         let weighting = axes.weighting(call)?;
@@ -92,16 +97,18 @@ impl SdmlPlan<'_> {
         let value = results.value.is_some().then_some(&mut unreduced[..]);
         let (value, sums) = if self.by_row { (None, value) } else { (value, None) };
         let others = (n as f64 - 1.0).max(1.0);
+        let mut scale = if derives { reduced.scale()? } else { Scale::All(1.0) };
+        let factor = scale.normalise::<T>();
         let kernel = Rows {
-            target: [1.0 - self.smoothing, self.smoothing / others].map(Target::<T>::new),
-            scale: if derives { reduced.scale()? } else { Scale::All(1.0) },
+            target: [1.0 - self.smoothing, self.smoothing / others].map(Target::new),
+            scale,
             by_row: self.by_row,
         };
         let slopes_out = derives.then_some(&mut slopes[..]);
         self.pairs().rows(&kernel, Outputs { value, sums, slopes: slopes_out })?;
         if derives {
             let grads = [first, second].map(|g| Some(g?.map(|v| v.move_axis(self.batch, 0))));
-            self.pairs().gradients(&slopes, grads.each_ref().map(Option::as_ref))?;
+            self.pairs().gradients(&slopes, factor, grads.each_ref().map(Option::as_ref))?;
         }
         if let Some(value) = results.value {
             reduced.value(&unreduced, value)?;
@@ -124,37 +131,39 @@ impl Plan for SdmlPlan<'_> {
 
 /// A target and its logarithm.
 #[derive(Clone, Copy)]
-struct Target<T> {
-    q: T,
-    log: T,
+struct Target {
+    q: f64,
+    log: f64,
 }
 
-impl<T: Real> Target<T> {
+impl Target {
     fn new(q: f64) -> Self {
-        Target { q: T::from_f64(q), log: T::from_f64(q.ln()) }
+        Target { q, log: q.ln() }
     }
 
-    /// q (log q + surprise), with the surprise -log p.
+    /// q (log q - log p), in f64, which has room for distances of which f32 holds a small part only.
     #[inline(always)]
-    fn loss(self, surprise: T) -> T {
-        let nothing = self.q == T::ZERO && !surprise.is_nan();
+    fn loss(self, distance: f64, nearest: f64, log_sum: f64) -> f64 {
+        let gap = distance - nearest;
+        let surprise = if distance == nearest { log_sum } else { gap + log_sum };
+        let nothing = self.q == 0.0 && !surprise.is_nan();
         let loss = self.q * (self.log + surprise);
-        if nothing { T::ZERO } else { loss }
+        if nothing { 0.0 } else { loss }
     }
 }
 
-struct Rows<T> {
+struct Rows {
     /// Of the partner and of the others.
-    target: [Target<T>; 2],
+    target: [Target; 2],
     /// Of each row, or of each element of E.
     scale: Scale,
     by_row: bool,
 }
 
-impl<T: Real> PairKernel<T> for Rows<T> {
+impl<T: Real> PairKernel<T> for Rows {
     #[inline(always)]
     fn row<S: Isa>(&self, row: usize, distances: &[f64], outputs: RowOutputs<'_, T>) -> T {
-        let RowOutputs { value, slopes, scratch: [z, exps, terms] } = outputs;
+        let RowOutputs { value, slopes, wants_sum, scratch: [z, exps, terms] } = outputs;
         let [partner, other] = self.target;
         // Relative to the nearest the rounding is that of the differences.
         let nearest = least(distances);
@@ -162,18 +171,21 @@ impl<T: Real> PairKernel<T> for Rows<T> {
             *z = T::from_f64(nearest - distance);
         }
         let softmax = Softmax::of::<S>(z, exps);
-        let log_sum = T::from_f64(softmax.others).log1p::<S>();
-        let value = value.unwrap_or(&mut *terms);
-        for (value, &z) in value.iter_mut().zip(&*z) {
-            *value = other.loss(softmax.gap(z) + log_sum);
+        let log_sum = Real::log1p::<S>(softmax.others);
+        let mut sum_of_row = T::ZERO;
+        if value.is_some() || wants_sum {
+            let value = value.unwrap_or(&mut *terms);
+            for (value, &distance) in value.iter_mut().zip(distances) {
+                *value = T::from_f64(other.loss(distance, nearest, log_sum));
+            }
+            value[row] = T::from_f64(partner.loss(distances[row], nearest, log_sum));
+            sum_of_row = T::from_f64(sum::<S, T>(value));
         }
-        value[row] = partner.loss(softmax.gap(z[row]) + log_sum);
-        let loss = T::from_f64(sum::<S, T>(value));
-        let Some(slopes) = slopes else { return loss };
+        let Some(slopes) = slopes else { return sum_of_row };
 
         let (scale, t) = if self.by_row { (self.scale.of(row), terms) } else { (1.0, terms) };
-        t.fill(other.q);
-        t[row] = partner.q;
+        t.fill(T::from_f64(other.q));
+        t[row] = T::from_f64(partner.q);
         let mut counts = scale != 0.0;
         if !self.by_row {
             counts = false;
@@ -189,7 +201,7 @@ impl<T: Real> PairKernel<T> for Rows<T> {
         } else {
             slopes.fill(T::ZERO);
         }
-        loss
+        sum_of_row
     }
 }
 

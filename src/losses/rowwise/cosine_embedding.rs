@@ -1,72 +1,94 @@
 //! Cosine embedding loss: vectors u and v, alike (label 1) or not (label -1).
 //!
 //! With c = u v / (|u| |v|): `loss = 1 - c` for label 1, `max(0, c - margin)` for label -1. The gradient of c with respect
-//! to u is `(v / |v| - c u / |u|) / |u|`, and likewise for v. At the margin the slope is 0. A vector that is exactly zero has
-//! c = 0 and gradient 0; no other vector is too short or too long. Source: Apache MXNet Gluon, `CosineEmbeddingLoss`.
+//! to u is `v / (|u| |v|) - u (u v) / (|u| |v| u u)`, and likewise for v. At the margin the slope is 0. A vector that is
+//! exactly zero has c = 0 and gradient 0; no other vector is too short or too long.
+//!
+//! In f64, whose products and sums have no digits to spare, what they round off is kept, and so is what the factors of
+//! the gradient round off: a gradient has three roundings left, each of half an ulp of its two terms at most.
+//!
+//! Source: Apache MXNet Gluon, `CosineEmbeddingLoss`.
 
 use super::kernel::{RowKernel, RowOutputs};
 use super::plan::{Layout, RowPlan};
-use crate::error::{Error, Kind, Result};
+use super::twofold::{Scalar, Twofold, two_product, two_sum};
+use crate::error::{Error, Kind, Result, Tuple};
 use crate::losses::call::{Axes, Call, Loss, Plan};
+use crate::losses::spec::Params;
+use crate::memory;
 use crate::real::Real;
-use crate::reduce::sum_pairwise;
+use crate::reduce::PairwiseSum;
 use crate::simd::Isa;
-use crate::view::View;
+use crate::view::DType;
 use crate::weight::Weighting;
-use smallvec::SmallVec;
 
-/// Longest run whose products are summed at once: in f64 a vector's own sums have no digits to spare.
+/// Longest run whose products are summed at once.
 const PRODUCTS: usize = 256;
+
+/// Sums of products side by side.
+const LANES: usize = 16;
 
 /// The cosine embedding loss with its parameters.
 #[derive(Clone, Copy)]
 pub struct CosineEmbedding {
-    /// The cosine up to which vectors count as different.
-    pub margin: f64,
+    axis: isize,
+    margin: f64,
+}
+
+impl CosineEmbedding {
+    /// From the registry's parameters.
+    pub fn new(params: &Params) -> Self {
+        CosineEmbedding {
+            axis: params.int("axis").unwrap_or(-1) as isize,
+            margin: params.float("margin"),
+        }
+    }
 }
 
 impl Loss for CosineEmbedding {
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
         let given = call.input(0).shape();
         if given.is_empty() {
-            let detail = "expected vectors along the last axis, got a number";
+            let detail = "expected vectors along an axis, got a number";
             return Err(Error::new(Kind::Shape, call.names[0], detail));
         }
-        let (axes, vector) = Axes::rowwise(given, -1, call.options.batch_axis)?;
+        let (axes, vector) = Axes::rowwise(given, self.axis, call.options.batch_axis)?;
         let layout = if given.len() == 1 {
             Layout::new(&[1, given[0]], 0, Some(1))
         } else {
-            Layout::new(given, axes.batch, Some(vector))
+            let batch = axes.batch + usize::from(axes.batch >= vector);
+            Layout::new(given, batch, Some(vector))
         };
         let weighting = axes.weighting(call)?;
         let inputs = [layout.input(call, 0)?, layout.input(call, 1)?];
-        let kernel = Rows { labels: labels(call, &axes, &weighting)?, margin: self.margin };
+        let labels = labels(call, &axes, &weighting)?;
+        let kernel = Rows { labels, margin: self.margin };
         let (level, single) = (call.level, call.single());
         Ok(Box::new(RowPlan { kernel, level, single, axes, layout, inputs, weighting }))
     }
 }
 
-/// Whether each pair is alike, the batch axis first.
+/// Whether each pair is alike, the batch axis first: a label other than 1 says no, where it is allowed.
 fn labels(call: &Call<'_>, axes: &Axes, weighting: &Weighting<'_>) -> Result<Vec<bool>> {
     let (name, given) = (call.names[2], call.input(2));
     let lined_up = axes.line_up(given).ok_or_else(|| {
+        let [expected, given] = [&axes.shape[..], given.shape()].map(Tuple);
         let detail = format!(
-            "expected one label for each pair of vectors, shape {:?}, got shape {:?}",
-            axes.shape,
-            given.shape()
+            "expected one label for each pair of vectors, shape {expected}, got shape {given}"
         );
         Error::new(Kind::Shape, name, detail)
     })?;
-    let weights = weighting.sample_weight.as_ref().map(View::to_vec::<f64>).transpose()?;
-    let check = |(row, &label): (usize, &f64)| {
-        let weightless = weights.as_ref().is_some_and(|w| w[row] == 0.0);
-        if label.abs() == 1.0 || weightless {
-            return Ok(label == 1.0);
+    let labels = lined_up.to_vec::<f64>()?;
+    if let Some(check) = call.check(2, call.domains[2]) {
+        let shape = axes.batch_first();
+        let wrong = |(row, &label): (usize, &f64)| {
+            !check.domain.holds(label) && !weighting.removes(row, &shape)
+        };
+        if let Some(row) = labels.iter().enumerate().position(wrong) {
+            return Err(check.error(&axes.element(row, given.shape())));
         }
-        let index = axes.element(row, given.shape());
-        Err(Error::element(Kind::Label, name, &index, label, "1 or -1"))
-    };
-    lined_up.to_vec::<f64>()?.iter().enumerate().map(check).collect()
+    }
+    memory::collect(labels.iter().map(|&label| label == 1.0))
 }
 
 struct Rows {
@@ -85,39 +107,59 @@ impl<T: Real> RowKernel<T, 2> for Rows {
         outputs: RowOutputs<'_, T, 2>,
         scale: f64,
     ) -> T {
-        let pair = Pair::of::<S, T>(u, v);
-        let (loss, slope) = if self.labels[row] {
-            (1.0 - pair.cos, -scale)
+        if T::DTYPE == DType::F32 {
+            self.pair::<S, T, f64>(row, [u, v], outputs.grads, scale)
         } else {
-            let excess = pair.cos - self.margin;
-            (excess.where_positive(excess), scale.where_positive(excess))
-        };
-        // c's derivative is v / (|u| |v|) - u c / |u|^2, of a zero vector 0.
-        let over = |x: f64, y: f64| if y == 0.0 { 0.0 } else { x / y };
-        let toward = over(slope, pair.norms);
-        let back = [pair.uu, pair.vv].map(|square| over(slope * pair.cos, square));
-        let scaled = pair.scales != [1.0; 2];
-        if !scaled && [toward, back[0], back[1]].into_iter().all(fits::<T>) {
-            let [toward, back_u, back_v] = [toward, back[0], back[1]].map(T::from_f64);
-            pull(outputs.grads, [u, v], |u, v| [v * toward - u * back_u, u * toward - v * back_v]);
-        } else {
-            let [scale_u, scale_v] = pair.scales;
-            pull(outputs.grads, [u, v], |u, v| {
-                let (u, v) = (u.to_f64() * scale_u, v.to_f64() * scale_v);
-                let by_u = (v * toward - u * back[0]) * scale_u;
-                let by_v = (u * toward - v * back[1]) * scale_v;
-                [by_u, by_v].map(T::from_f64)
-            });
+            self.pair::<S, T, Twofold>(row, [u, v], outputs.grads, scale)
         }
-        T::from_f64(loss)
     }
 }
 
-/// Whether a factor keeps its precision in `T`.
-#[inline(always)]
-fn fits<T: Real>(factor: f64) -> bool {
-    let size = T::from_f64(factor).abs();
-    factor == 0.0 || (size >= T::MIN_POSITIVE && size < T::INFINITY)
+impl Rows {
+    #[inline(always)]
+    fn pair<S: Isa, T: Real, W: Scalar>(
+        &self,
+        row: usize,
+        [u, v]: [&[T]; 2],
+        grads: [Option<&mut [T]>; 2],
+        scale: f64,
+    ) -> T {
+        let Pair { scales, uv, squares, norms } = Pair::<W>::of::<S, T>(u, v);
+        let cos = if norms.high() == 0.0 { uv.high() } else { uv.over::<S>(norms).high() };
+        let cos = if cos > 1.0 { 1.0 } else { cos };
+        let cos = if cos < -1.0 { -1.0 } else { cos };
+        let (loss, slope) = if self.labels[row] {
+            (1.0 - cos, -scale)
+        } else {
+            let excess = cos - self.margin;
+            (excess.where_positive(excess), scale.where_positive(excess))
+        };
+        let loss = T::from_f64(loss);
+        if grads.iter().all(Option::is_none) {
+            return loss;
+        }
+        // Of a zero vector all is 0.
+        let over = |x: W, y: W| if y.high() == 0.0 { W::of(0.0, 0.0) } else { x.over::<S>(y) };
+        let toward = over(W::of(slope, 0.0), norms);
+        let back = squares.map(|square| toward.times::<S>(over(uv, square)));
+        let factors = [toward, back[0], back[1]];
+        if T::DTYPE == DType::F32 && scales == [1.0; 2] && factors.iter().all(|f| T::fits(f.high()))
+        {
+            let [toward, back_u, back_v] = factors.map(|f| T::from_f64(f.high()));
+            pull(grads, [u, v], |u, v| [v * toward - u * back_u, u * toward - v * back_v]);
+        } else {
+            let [scale_u, scale_v] = scales;
+            let [toward, back_u, back_v] = factors.map(|f| [f.high(), f.low()]);
+            let slope = |own: f64, other: f64, back: [f64; 2]| {
+                (other * toward[0] - own * back[0]) + (other * toward[1] - own * back[1])
+            };
+            pull(grads, [u, v], |u, v| {
+                let (u, v) = (u.to_f64() * scale_u, v.to_f64() * scale_v);
+                [slope(u, v, back_u) * scale_u, slope(v, u, back_v) * scale_v].map(T::from_f64)
+            });
+        }
+        loss
+    }
 }
 
 /// Fills what is wanted of both gradients, element by element.
@@ -140,33 +182,35 @@ fn pull<T: Real>(grads: [Option<&mut [T]>; 2], [u, v]: [&[T]; 2], slopes: impl F
     }
 }
 
-/// Two vectors: their cosine and what its gradient needs. Everything is in f64, where products of f32 are exact.
-struct Pair {
-    cos: f64,
+/// What the cosine of two vectors and its gradient need. Products of f32 are exact in f64.
+struct Pair<W> {
     /// Powers of two that bring the vectors into range. The rest is of the scaled vectors.
     scales: [f64; 2],
-    /// The product of the lengths.
-    norms: f64,
+    uv: W,
     /// The squared lengths.
-    uu: f64,
-    vv: f64,
+    squares: [W; 2],
+    /// The product of the lengths.
+    norms: W,
 }
 
-impl Pair {
+impl<W: Scalar> Pair<W> {
     #[inline(always)]
     fn of<S: Isa, T: Real>(u: &[T], v: &[T]) -> Self {
         let (mut products, mut scales) = (Products::of::<S, T>(u, v, [1.0; 2]), [1.0; 2]);
-        if [products.uu, products.vv].iter().any(|&square| scale_for(square) != 1.0) {
-            scales = [scale_for(products.uu), scale_for(products.vv)];
+        let found = [products.uu, products.vv].map(|square: W| scale_for(square.high()));
+        if found != scales {
+            scales = found;
             products = Products::of::<S, T>(u, v, scales);
         }
         let Products { uv, uu, vv } = products;
         // Where it is in range, the root of the product: of equal vectors the cosine is exactly 1.
-        let norms = if (uu * vv).is_normal() { (uu * vv).sqrt() } else { uu.sqrt() * vv.sqrt() };
-        let cos = if norms == 0.0 { uv } else { uv / norms };
-        let cos = if cos > 1.0 { 1.0 } else { cos };
-        let cos = if cos < -1.0 { -1.0 } else { cos };
-        Pair { cos, scales, norms, uu, vv }
+        let product = uu.times::<S>(vv);
+        let norms = if product.high().is_normal() {
+            product.root::<S>()
+        } else {
+            uu.root::<S>().times::<S>(vv.root::<S>())
+        };
+        Pair { scales, uv, squares: [uu, vv], norms }
     }
 }
 
@@ -186,52 +230,109 @@ fn scale_for(square: f64) -> f64 {
 
 /// Sums of products of two vectors.
 #[derive(Clone, Copy)]
-struct Products {
-    uv: f64,
-    uu: f64,
-    vv: f64,
+struct Products<W> {
+    uv: W,
+    uu: W,
+    vv: W,
 }
 
-impl Products {
+impl<W: Scalar> Products<W> {
     #[inline(always)]
     fn of<S: Isa, T: Real>(u: &[T], v: &[T], scales: [f64; 2]) -> Self {
-        let mut blocks = SmallVec::<[Products; 16]>::new();
-        for (u, v) in u.chunks(PRODUCTS).zip(v.chunks(PRODUCTS)) {
-            blocks.push(Products::of_block::<S, T>(u, v, scales));
-        }
-        let sum = |of: fn(&Products) -> f64| sum_pairwise(0..blocks.len(), &|i| of(&blocks[i]));
-        Products { uv: sum(|p| p.uv), uu: sum(|p| p.uu), vv: sum(|p| p.vv) }
-    }
-
-    #[inline(always)]
-    fn of_block<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> Self {
-        const LANES: usize = 16;
-        let ((u, u_rest), (v, v_rest)) = (u.as_chunks::<LANES>(), v.as_chunks::<LANES>());
-        let [mut uv, mut uu, mut vv] = [[0.0; LANES]; 3];
-        for (u, v) in u.iter().zip(v) {
-            for l in 0..LANES {
-                let (u, v) = (u[l].to_f64() * of_u, v[l].to_f64() * of_v);
-                uv[l] = Real::mul_add::<S>(u, v, uv[l]);
-                uu[l] = Real::mul_add::<S>(u, u, uu[l]);
-                vv[l] = Real::mul_add::<S>(v, v, vv[l]);
-            }
-        }
-        let mut half = LANES / 2;
-        while half > 0 {
-            for lanes in [&mut uv, &mut uu, &mut vv] {
-                for l in 0..half {
-                    lanes[l] += lanes[l + half];
+        let sums = if u.len() <= PRODUCTS {
+            of_block::<S, T>(u, v, scales)
+        } else {
+            let mut blocks = <[[PairwiseSum; 2]; 3]>::default();
+            for (u, v) in u.chunks(PRODUCTS).zip(v.chunks(PRODUCTS)) {
+                for (sums, parts) in blocks.iter_mut().zip(of_block::<S, T>(u, v, scales)) {
+                    for (sum, part) in sums.iter_mut().zip(parts) {
+                        sum.add(part);
+                    }
                 }
             }
-            half /= 2;
-        }
-        let mut rest = Products { uv: 0.0, uu: 0.0, vv: 0.0 };
-        for (u, v) in u_rest.iter().zip(v_rest) {
-            let (u, v) = (u.to_f64() * of_u, v.to_f64() * of_v);
-            rest.uv += u * v;
-            rest.uu += u * u;
-            rest.vv += v * v;
-        }
-        Products { uv: uv[0] + rest.uv, uu: uu[0] + rest.uu, vv: vv[0] + rest.vv }
+            blocks.map(|sums| sums.map(|sum| sum.total()))
+        };
+        let [uv, uu, vv] =
+            sums.map(|[sum, lost]| W::of(sum, if lost.is_nan() { 0.0 } else { lost }));
+        Products { uv, uu, vv }
     }
+}
+
+/// The sums of u v, u u and v v, and what they have lost to rounding where that can be seen.
+#[inline(always)]
+fn of_block<S: Isa, T: Real>(u: &[T], v: &[T], scales: [f64; 2]) -> [[f64; 2]; 3] {
+    if T::DTYPE == DType::F32 {
+        of_block_fast::<S, T>(u, v, scales).map(|sum| [sum, 0.0])
+    } else {
+        of_block_exactly::<S, T>(u, v, scales)
+    }
+}
+
+/// The sums alone, of products that are exact.
+#[inline(always)]
+fn of_block_fast<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [f64; 3] {
+    let ((u, u_rest), (v, v_rest)) = (u.as_chunks::<LANES>(), v.as_chunks::<LANES>());
+    let [mut uv, mut uu, mut vv] = [[0.0; LANES]; 3];
+    for (u, v) in u.iter().zip(v) {
+        for l in 0..LANES {
+            let (u, v) = (u[l].to_f64() * of_u, v[l].to_f64() * of_v);
+            uv[l] = Real::mul_add::<S>(u, v, uv[l]);
+            uu[l] = Real::mul_add::<S>(u, u, uu[l]);
+            vv[l] = Real::mul_add::<S>(v, v, vv[l]);
+        }
+    }
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lanes in [&mut uv, &mut uu, &mut vv] {
+            for l in 0..half {
+                lanes[l] += lanes[l + half];
+            }
+        }
+        half /= 2;
+    }
+    let mut rest = [0.0; 3];
+    for (u, v) in u_rest.iter().zip(v_rest) {
+        let (u, v) = (u.to_f64() * of_u, v.to_f64() * of_v);
+        for (sum, product) in rest.iter_mut().zip([u * v, u * u, v * v]) {
+            *sum += product;
+        }
+    }
+    [uv[0] + rest[0], uu[0] + rest[1], vv[0] + rest[2]]
+}
+
+/// The sums, each with what products and additions round off.
+#[inline(always)]
+fn of_block_exactly<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [[f64; 2]; 3] {
+    let ((u, u_rest), (v, v_rest)) = (u.as_chunks::<LANES>(), v.as_chunks::<LANES>());
+    let (mut sums, mut losses) = ([[0.0; LANES]; 3], [[0.0; LANES]; 3]);
+    for (u, v) in u.iter().zip(v) {
+        for l in 0..LANES {
+            let (u, v) = (u[l].to_f64() * of_u, v[l].to_f64() * of_v);
+            add::<S>(&mut sums[0][l], &mut losses[0][l], u, v);
+            add::<S>(&mut sums[1][l], &mut losses[1][l], u, u);
+            add::<S>(&mut sums[2][l], &mut losses[2][l], v, v);
+        }
+    }
+    for (l, (u, v)) in u_rest.iter().zip(v_rest).enumerate() {
+        let (u, v) = (u.to_f64() * of_u, v.to_f64() * of_v);
+        add::<S>(&mut sums[0][l], &mut losses[0][l], u, v);
+        add::<S>(&mut sums[1][l], &mut losses[1][l], u, u);
+        add::<S>(&mut sums[2][l], &mut losses[2][l], v, v);
+    }
+    std::array::from_fn(|i| {
+        let [mut total, mut lost] = [0.0, 0.0];
+        for (sum, loss) in sums[i].iter().zip(&losses[i]) {
+            let [new, rounded] = two_sum(total, *sum);
+            (total, lost) = (new, lost + (loss + rounded));
+        }
+        [total, lost]
+    })
+}
+
+/// Adds a product to a sum, and what both round off to what the sum has lost.
+#[inline(always)]
+fn add<S: Isa>(sum: &mut f64, lost: &mut f64, a: f64, b: f64) {
+    let [product, error] = two_product::<S>(a, b);
+    let [new, rounded] = two_sum(*sum, product);
+    (*sum, *lost) = (new, *lost + (error + rounded));
 }

@@ -1,20 +1,21 @@
 //! The driver of row by row work: tiles and threads, once for every loss of the family.
 //!
 //! A loss sees one row of each of its inputs and writes one row of each gradient, already multiplied by the row's scale;
-//! what it returns is the row's loss. Weights and reductions are the elementwise driver's, see [`Reduced`].
+//! what it returns is the row's loss. A row of scale 0 has zeros for derivatives, whatever it holds: the driver writes them
+//! and asks for none. Scales that the type of computation cannot hold are the driver's, too. Weights and reductions are
+//! the elementwise driver's, see [`super::reduced`].
 
-use crate::block::{self, Identity, Outputs, Run};
+use super::scale::{Scale, multiply, split};
+use super::softmax_group::{LANES, Order};
+use crate::domain::Check;
 use crate::error::Result;
 use crate::grid::{Grid, Tile};
-use crate::losses::call::Axes;
-use crate::losses::rowwise::softmax_group::{LANES, Order};
-use crate::memory;
 use crate::operand::{Argument, Input, Operand, Output, sized};
 use crate::parallel;
 use crate::real::Real;
 use crate::simd::{self, Isa, Kernel, Level};
-use crate::view::{View, ViewMut};
-use crate::weight::Weighting;
+use crate::view::{DType, ViewMut};
+use std::ops::Range;
 
 /// Rows that are gathered together where rows lie closer together than columns: a cache line of `f32`.
 const GATHER_ROWS: usize = 16;
@@ -41,6 +42,10 @@ pub struct RowOutputs<'a, T, const K: usize> {
     pub grads: [Option<&'a mut [T]>; K],
     /// The second derivative with respect to the first input, times the scale.
     pub hess: Option<&'a mut [T]>,
+    /// The loss of each element, of losses that have one for each.
+    pub elements: Option<&'a mut [T]>,
+    /// Whether the row's loss is wanted.
+    pub wants_value: bool,
     /// Scratch as long as the row.
     pub scratch: [&'a mut [T]; 2],
 }
@@ -60,7 +65,7 @@ pub struct Group<'a, T> {
     /// The second derivative.
     pub hess: Option<&'a mut [T]>,
     /// The scale of each row, and 0 up to [`LANES`].
-    pub scale: &'a [f64],
+    pub scale: &'a [f64; LANES],
     /// The loss of each row.
     pub value: &'a mut [T],
     /// Whether the derivative is wanted.
@@ -74,11 +79,18 @@ pub trait RowKernel<T: Real, const K: usize>: Sync {
     /// Whether there is a form for several rows.
     const GROUPED: bool = false;
 
-    /// One row: returns its loss.
+    /// Whether a row is left out: its loss and derivatives are 0, whatever it holds.
+    #[inline(always)]
+    fn skips(&self, row: usize) -> bool {
+        let _ = row;
+        false
+    }
+
+    /// One row: returns its loss, or anything if that is not wanted. The scale is a normal number, or 0 where no derivative is wanted.
     fn row<S: Isa>(&self, row: usize, x: [&[T]; K], outputs: RowOutputs<'_, T, K>, scale: f64)
     -> T;
 
-    /// Several rows, with the same bits.
+    /// Several rows, with the same bits. What is written of rows of scale 0, and the loss of rows left out, does not count.
     fn group<S: Isa>(&self, group: Group<'_, T>) {
         let _ = group;
     }
@@ -93,34 +105,23 @@ pub struct Rows<'a, T, const K: usize> {
     /// How many axes are the rows'.
     pub outer: usize,
     /// The inputs.
-    pub inputs: [&'a View<'a>; K],
+    pub inputs: [&'a Argument<'a>; K],
+    /// What an element of an input outside its domain leads to, given its position: an error, unless it has no weight.
+    pub outside: &'a Outside<'a>,
     /// Their gradients.
     pub grads: [Option<&'a ViewMut<'a>>; K],
     /// The second derivative.
     pub hess: Option<&'a ViewMut<'a>>,
+    /// The loss of each element.
+    pub elements: Option<&'a ViewMut<'a>>,
     /// What the derivatives of each row are multiplied by.
     pub scale: &'a Scale,
     /// The loss of each row, if wanted.
     pub value: Option<&'a mut [T]>,
 }
 
-/// A factor of all rows, or of each.
-pub enum Scale {
-    /// One for all.
-    All(f64),
-    /// One for each.
-    Each(Vec<f64>),
-}
-
-impl Scale {
-    /// The factor of a row.
-    pub fn of(&self, row: usize) -> f64 {
-        match self {
-            Scale::All(scale) => *scale,
-            Scale::Each(scales) => scales[row],
-        }
-    }
-}
+/// See [`Rows::outside`].
+pub type Outside<'a> = dyn Fn(&Check<'_>, usize) -> Result<()> + Sync + 'a;
 
 /// Runs `kernel` over all rows.
 pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(
@@ -128,9 +129,10 @@ pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(
     rows: Rows<'_, T, K>,
 ) -> Result<()> {
     let mut grid = Grid::new(rows.shape, rows.outer);
-    let inputs = rows.inputs.map(|v| Operand::input(&mut grid, v));
+    let inputs = rows.inputs.map(|v| (Operand::argument(&mut grid, v), v.check.as_ref()));
     let grads = rows.grads.map(|v| v.map(|v| Operand::output(&mut grid, v)));
     let hess = rows.hess.map(|v| Operand::output(&mut grid, v));
+    let elements = rows.elements.map(|v| Operand::output(&mut grid, v));
     grid.merge();
     let values = rows.value.map(|v| {
         let n = v.len();
@@ -142,8 +144,8 @@ pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(
         grid.add(v.strides());
         grid
     });
-    let outputs = grads.iter().flatten().chain(&hess).map(|o| o.k);
-    let gathers = inputs.iter().map(|o| o.k).chain(outputs).any(|k| grid.prefers_rows(k));
+    let outputs = grads.iter().flatten().chain(&hess).chain(&elements).map(|o| o.k);
+    let gathers = inputs.iter().map(|(o, _)| o.k).chain(outputs).any(|k| grid.prefers_rows(k));
     let form = match L::GROUPED {
         true if gathers || grid.cols <= SHORT => Form::Lanes,
         true if grid.cols <= MEDIUM => Form::Group,
@@ -161,8 +163,10 @@ pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(
         kernel,
         grid: &grid,
         inputs,
+        outside: rows.outside,
         grads,
         hess,
+        elements,
         scale: rows.scale,
         value: values.as_ref().zip(value_grid.as_ref()),
         form,
@@ -181,9 +185,11 @@ pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(
 struct Job<'a, L, const K: usize> {
     kernel: &'a L,
     grid: &'a Grid,
-    inputs: [Input<'a, 'a>; K],
+    inputs: [(Input<'a, 'a>, Option<&'a Check<'a>>); K],
+    outside: &'a Outside<'a>,
     grads: [Option<Output<'a, 'a>>; K],
     hess: Option<Output<'a, 'a>>,
+    elements: Option<Output<'a, 'a>>,
     scale: &'a Scale,
     value: Option<(&'a ViewMut<'a>, &'a Grid)>,
     form: Form,
@@ -204,8 +210,10 @@ struct Scratch<T, const K: usize> {
     inputs: [Vec<T>; K],
     grads: [Vec<T>; K],
     hess: Vec<T>,
+    elements: Vec<T>,
     value: Vec<T>,
-    scale: Vec<f64>,
+    /// Labels in their own type, for their check.
+    exact: Vec<f64>,
     row: [Vec<T>; 2],
 }
 
@@ -215,8 +223,9 @@ impl<T: Real, const K: usize> Scratch<T, K> {
             inputs: [const { Vec::new() }; K],
             grads: [const { Vec::new() }; K],
             hess: Vec::new(),
+            elements: Vec::new(),
             value: Vec::new(),
-            scale: Vec::new(),
+            exact: Vec::new(),
             row: [const { Vec::new() }; 2],
         }
     }
@@ -253,42 +262,66 @@ impl<L, const K: usize> Job<'_, L, K> {
     where
         L: RowKernel<T, K>,
     {
-        let (grid, len) = (self.grid, tile.len());
+        let grid = self.grid;
         let mut inputs = [&[][..]; K];
-        for ((x, o), buffer) in inputs.iter_mut().zip(&self.inputs).zip(&mut scratch.inputs) {
+        for ((x, (o, check)), buffer) in
+            inputs.iter_mut().zip(&self.inputs).zip(&mut scratch.inputs)
+        {
             *x = o.tile(grid, tile, buffer)?;
+            if let Some(check) = check {
+                if o.view.dtype() == DType::F64 && T::DTYPE != DType::F64 {
+                    self.check(check, tile, o.tile::<f64>(grid, tile, &mut scratch.exact)?)?;
+                } else {
+                    self.check(check, tile, x)?;
+                }
+            }
         }
         let mut grads = [const { None }; K];
         for ((grad, o), buffer) in grads.iter_mut().zip(&self.grads).zip(&mut scratch.grads) {
             *grad = o.as_ref().map(|o| o.tile(grid, tile, buffer)).transpose()?;
         }
-        let mut hess =
-            self.hess.as_ref().map(|o| o.tile(grid, tile, &mut scratch.hess)).transpose()?;
+        let [mut hess, mut elements] = [None, None];
+        for (out, o, buffer) in [
+            (&mut hess, &self.hess, &mut scratch.hess),
+            (&mut elements, &self.elements, &mut scratch.elements),
+        ] {
+            *out = o.as_ref().map(|o| o.tile(grid, tile, buffer)).transpose()?;
+        }
         let [first, second] = &mut scratch.row;
         let mut row_scratch = [sized(first, tile.cols)?, sized(second, tile.cols)?];
         for r in 0..tile.rows {
             let run = r * tile.cols..(r + 1) * tile.cols;
-            let scale = self.scale.of(tile.row + r);
-            let mut outputs = RowOutputs {
-                grads: grads.each_mut().map(|g| g.as_deref_mut().map(|g| &mut g[run.clone()])),
-                hess: hess.as_deref_mut().map(|h| &mut h[run.clone()]),
-                scratch: row_scratch.each_mut().map(|b| &mut **b),
-            };
+            let [scale, rest] = self.scale::<T>(tile.row + r);
             if scale == 0.0 {
-                for out in outputs.grads.iter_mut().chain([&mut outputs.hess]) {
-                    if let Some(out) = out.take() {
-                        out.fill(T::ZERO);
-                    }
+                for out in grads.iter_mut().chain([&mut hess]).flatten() {
+                    out[run.clone()].fill(T::ZERO);
                 }
             }
+            if self.kernel.skips(tile.row + r) {
+                scratch.value[r] = T::ZERO;
+                if let Some(elements) = &mut elements {
+                    elements[run].fill(T::ZERO);
+                }
+                continue;
+            }
+            let outputs = RowOutputs {
+                grads: grads.each_mut().map(|out| of_row(out, scale != 0.0, &run)),
+                hess: of_row(&mut hess, scale != 0.0, &run),
+                elements: of_row(&mut elements, true, &run),
+                wants_value: self.value.is_some(),
+                scratch: row_scratch.each_mut().map(|b| &mut **b),
+            };
             let x = inputs.map(|x| &x[run.clone()]);
             scratch.value[r] = self.kernel.row::<S>(tile.row + r, x, outputs, scale);
+            for out in grads.iter_mut().chain([&mut hess]).flatten() {
+                multiply(&mut out[run.clone()], rest);
+            }
         }
-        for (o, buffer) in
-            self.grads.iter().zip(&scratch.grads).chain([(&self.hess, &scratch.hess)])
-        {
+        let outputs = self.grads.iter().chain([&self.hess, &self.elements]);
+        let buffers = scratch.grads.iter().chain([&scratch.hess, &scratch.elements]);
+        for (o, buffer) in outputs.zip(buffers) {
             if let Some(o) = o {
-                o.finish(grid, tile, &buffer[..len.min(buffer.len())]);
+                o.finish(grid, tile, buffer);
             }
         }
         Ok(())
@@ -300,28 +333,17 @@ impl<L, const K: usize> Job<'_, L, K> {
         L: RowKernel<T, K>,
     {
         let grid = self.grid;
-        let x = self.inputs[0].tile(grid, tile, &mut scratch.inputs[0])?;
+        let x = self.inputs[0].0.tile(grid, tile, &mut scratch.inputs[0])?;
         let grad = match &self.grads[0] {
             Some(o) => o.tile(grid, tile, &mut scratch.grads[0])?,
             None => sized(&mut scratch.grads[0], tile.len())?,
         };
         let hess = self.hess.as_ref().map(|o| o.tile(grid, tile, &mut scratch.hess)).transpose()?;
         let value = &mut scratch.value[..tile.rows];
-        self.scales(tile.row, tile.rows, &mut scratch.scale);
-        self.kernel.group::<S>(Group {
-            order: Order::Rows(tile.cols),
-            row: tile.row,
-            classes: tile.cols,
-            x,
-            grad,
-            hess,
-            scale: &scratch.scale,
-            value,
-            wants_grad: self.grads[0].is_some(),
-        });
+        self.together::<S, T>(Order::Rows(tile.cols), tile.row, x, grad, hess, value);
         for (o, buffer) in [(&self.grads[0], &scratch.grads[0]), (&self.hess, &scratch.hess)] {
             if let Some(o) = o {
-                o.finish(grid, tile, &buffer[..tile.len().min(buffer.len())]);
+                o.finish(grid, tile, buffer);
             }
         }
         Ok(())
@@ -335,23 +357,14 @@ impl<L, const K: usize> Job<'_, L, K> {
         let (grid, group) = (self.grid, tile.cols * LANES);
         let len = tile.rows.div_ceil(LANES) * group;
         let x = sized(&mut scratch.inputs[0], len)?;
-        grid.read_lanes(self.inputs[0].view, self.inputs[0].k, tile, LANES, x);
+        grid.read_lanes(self.inputs[0].0.view, self.inputs[0].0.k, tile, LANES, x);
         let grad = sized(&mut scratch.grads[0], len)?;
         let mut hess = self.hess.as_ref().map(|_| sized(&mut scratch.hess, len)).transpose()?;
         for (g, value) in scratch.value[..tile.rows].chunks_mut(LANES).enumerate() {
             let (row, run) = (tile.row + g * LANES, g * group..(g + 1) * group);
-            self.scales(row, value.len(), &mut scratch.scale);
-            self.kernel.group::<S>(Group {
-                order: Order::Lanes,
-                row,
-                classes: tile.cols,
-                x: &x[run.clone()],
-                grad: &mut grad[run.clone()],
-                hess: hess.as_deref_mut().map(|hess| &mut hess[run]),
-                scale: &scratch.scale,
-                value,
-                wants_grad: self.grads[0].is_some(),
-            });
+            let (x, grad) = (&x[run.clone()], &mut grad[run.clone()]);
+            let hess = hess.as_deref_mut().map(|hess| &mut hess[run]);
+            self.together::<S, T>(Order::Lanes, row, x, grad, hess, value);
         }
         for (o, buffer) in [(&self.grads[0], &scratch.grads[0]), (&self.hess, &scratch.hess)] {
             if let Some(o) = o {
@@ -361,62 +374,85 @@ impl<L, const K: usize> Job<'_, L, K> {
         Ok(())
     }
 
-    /// The scales of some rows, and 0 up to [`LANES`].
-    fn scales(&self, row: usize, rows: usize, scale: &mut Vec<f64>) {
-        scale.clear();
-        scale.extend((row..row + rows).map(|row| self.scale.of(row)));
-        scale.resize(LANES, 0.0);
-    }
-}
-
-/// From E, one number for each row, to the result, by the elementwise driver.
-pub struct Reduced<'a> {
-    /// E's axes.
-    pub axes: &'a Axes,
-    /// Its weights.
-    pub weighting: &'a Weighting<'a>,
-    /// The instruction set.
-    pub level: Level,
-}
-
-impl Reduced<'_> {
-    /// The derivative of the result with respect to each element of E.
-    pub fn scale(&self) -> Result<Scale> {
-        let shape = self.axes.batch_first();
-        if let Some(scale) = self.weighting.uniform_scale(&shape)? {
-            return Ok(Scale::All(scale));
+    /// Checks a tile of an input.
+    #[inline(always)]
+    fn check<X: Real>(&self, check: &Check<'_>, tile: Tile, x: &[X]) -> Result<()> {
+        if check.domain.all_hold(x) {
+            return Ok(());
         }
-        let mut scale = memory::filled(0.0, shape.iter().product())?;
-        let zero = [0.0];
-        let input = View::from_slice(&zero, &[]).broadcast_to(&shape).map(Argument::from);
-        let outputs = Outputs {
-            grads: [Some(ViewMut::from_slice(&mut scale, &shape)), None, None],
-            ..Outputs::default()
-        };
-        self.drive::<f64>(input.as_slice(), &outputs)?;
-        Ok(Scale::Each(scale))
+        let first = tile.row * tile.cols;
+        let mut outside = x.iter().enumerate().filter(|(_, x)| !check.domain.holds(**x));
+        outside.try_for_each(|(i, _)| (self.outside)(check, first + i))
     }
 
-    /// The value, from E with the batch axis first.
-    pub fn value<T: Real>(&self, unreduced: &[T], value: ViewMut<'_>) -> Result<()> {
-        let shape = self.axes.batch_first();
-        let inputs = [View::from_slice(unreduced, &shape).into()];
-        let outputs = Outputs {
-            value: self.axes.value(value, self.weighting.reduction),
-            ..Outputs::default()
-        };
-        self.drive::<T>(&inputs, &outputs)
+    /// The rows from `row` on, one for each value.
+    #[inline(always)]
+    fn together<S: Isa, T: Real>(
+        &self,
+        order: Order,
+        row: usize,
+        x: &[T],
+        grad: &mut [T],
+        mut hess: Option<&mut [T]>,
+        value: &mut [T],
+    ) where
+        L: RowKernel<T, K>,
+    {
+        let (mut scale, mut rest, mut done) = ([0.0; LANES], [1.0; LANES], true);
+        for l in 0..value.len() {
+            [scale[l], rest[l]] = self.scale::<T>(row + l);
+            done &= scale[l] != 0.0 && rest[l] == 1.0;
+        }
+        let classes = self.grid.cols;
+        let wants_grad = self.grads[0].is_some();
+        self.kernel.group::<S>(Group {
+            order,
+            row,
+            classes,
+            x,
+            grad,
+            hess: hess.as_deref_mut(),
+            scale: &scale,
+            value,
+            wants_grad,
+        });
+        if done {
+            return;
+        }
+        for l in 0..value.len() {
+            if self.kernel.skips(row + l) {
+                value[l] = T::ZERO;
+            }
+            for out in [Some(&mut *grad).filter(|_| wants_grad), hess.as_deref_mut()] {
+                let Some(out) = out else { continue };
+                if scale[l] == 0.0 {
+                    (0..classes).for_each(|class| out[order.at(l, class)] = T::ZERO);
+                } else if rest[l] != 1.0 {
+                    for class in 0..classes {
+                        let x = &mut out[order.at(l, class)];
+                        *x = T::from_f64(x.to_f64() * rest[l]);
+                    }
+                }
+            }
+        }
     }
 
-    fn drive<T: Real>(&self, inputs: &[Argument<'_>], outputs: &Outputs<'_>) -> Result<()> {
-        let Reduced { axes, weighting, level } = *self;
-        block::drive::<T>(&Run {
-            kernel: &Identity,
-            level,
-            order: axes.order(),
-            inputs,
-            outputs,
-            weighting,
-        })
+    /// What the kernel multiplies the derivatives of a row by, 0 of one that is left out, and the rest.
+    #[inline(always)]
+    fn scale<T: Real>(&self, row: usize) -> [f64; 2]
+    where
+        L: RowKernel<T, K>,
+    {
+        if self.kernel.skips(row) { [0.0, 1.0] } else { split::<T>(self.scale.of(row)) }
     }
+}
+
+/// The row of an output, if it is wanted.
+#[inline(always)]
+fn of_row<'a, T>(
+    out: &'a mut Option<&mut [T]>,
+    wanted: bool,
+    run: &Range<usize>,
+) -> Option<&'a mut [T]> {
+    out.as_deref_mut().filter(|_| wanted).map(|out| &mut out[run.clone()])
 }

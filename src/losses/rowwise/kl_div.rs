@@ -4,90 +4,179 @@
 //! `log y - l + 1` with respect to y, second derivative 0. Where y is 0 the loss is 0, whatever l; below 0 it is NaN. An
 //! epsilon, if there is one, is added inside the logarithm of y only.
 //!
+//! A label may be t = log y: `loss = exp(t) (t - l)`, of derivative `exp(t) (t - l + 1)` with respect to t, both 0 where
+//! exp(t) is.
+//!
 //! From logits x, l = log softmax(x) along an axis. With s the derivative of the result with respect to each element of
 //! E, the gradient is `p sum(s y) - s y`, the diagonal of the second derivative `sum(s y) p (1 - p)`.
 //!
-//! Source: Apache MXNet Gluon, `KLDivLoss`.
+//! A temperature T makes it T^2 times the divergence of softmax(x / T): gradients keep their size, as Hinton, Vinyals and
+//! Dean have it, "Distilling the Knowledge in a Neural Network" (2015). The gradient is T times that of logits x / T, the
+//! second derivative is the same. What is computed is E / T, with T log p instead of log p: `T log p = (x - max) - T log
+//! sum exp((x - max) / T)`, in which no small T overflows.
+//!
+//! Source: Apache MXNet Gluon, `KLDivLoss`; `log_target` as PyTorch has it.
 
-use super::kernel::{Reduced, RowKernel, RowOutputs, Rows, Scale, drive};
+use super::kernel::{RowKernel, RowOutputs, Rows, drive};
 use super::plan::{Layout, RowPlan};
+use super::reduced::Reduced;
+use super::scale::{Scale, multiply};
 use super::softmax::{Softmax, through_softmax};
-use crate::error::{Error, Kind, Result};
+use crate::domain::{Check, Domain};
+use crate::error::{Error, Kind, Result, Tuple};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::elementwise::{self, Elementwise, Point};
 use crate::losses::spec::Params;
 use crate::memory;
+use crate::operand::Argument;
 use crate::real::Real;
-use crate::reduce::sum;
+use crate::reduce::{Reduction, sum};
 use crate::simd::{Isa, Level};
-use crate::view::{Shape, View, ViewMut};
+use crate::view::{Shape, View, ViewMut, elements};
 use crate::weight::Weighting;
 
 /// The divergence with its parameters.
 pub struct KlDiv {
     from_logits: bool,
+    log_target: bool,
     axis: isize,
-    divergence: Divergence,
-}
-
-/// One element, from log p and y.
-#[derive(Clone, Copy)]
-struct Divergence {
     epsilon: f64,
+    temperature: f64,
 }
 
-impl Elementwise<2> for Divergence {
+/// One element, from log p and y, or its logarithm if `LOG`.
+#[derive(Clone, Copy)]
+struct Divergence<const LOG: bool> {
+    epsilon: f64,
+    temperature: f64,
+}
+
+/// An element of E / T.
+struct Term<T> {
+    y: T,
+    value: T,
+    /// The derivative with respect to the label.
+    slope: T,
+}
+
+impl<const LOG: bool> Divergence<LOG> {
+    /// From the label and -T log p.
+    #[inline(always)]
+    fn term<S: Isa, T: Real>(self, label: T, surprise: T) -> Term<T> {
+        let t = T::from_f64(self.temperature);
+        if LOG {
+            let (y, gap) = (label.exp::<S>(), label * t + surprise);
+            return Term { y, value: gap.weighted(y), slope: (gap + t).weighted(y) };
+        }
+        let shifted = label + T::from_f64(self.epsilon);
+        let gap = shifted.log::<S>() * t + surprise;
+        let ratio = if self.epsilon == 0.0 { t } else { label / shifted * t };
+        let (nothing, value) = (label == T::ZERO && !surprise.is_nan(), label * gap);
+        // Of an impossible class any label but 0 has an infinite loss.
+        let jumps = label == T::ZERO && surprise == T::INFINITY;
+        Term {
+            y: label,
+            value: if nothing { T::ZERO } else { value },
+            slope: if jumps { T::INFINITY } else { gap + ratio },
+        }
+    }
+
+    /// E and its derivative with respect to the label, through `weigh`, for a row of logits.
+    #[inline(always)]
+    fn row<S: Isa, T: Real>(
+        self,
+        softmax: &Softmax<T>,
+        [x, label]: [&[T]; 2],
+        value: Option<&mut [T]>,
+        label_grad: Option<&mut [T]>,
+        weigh: impl Fn(f64, usize) -> f64,
+    ) {
+        let log_sum = T::from_f64(softmax.others).log1p::<S>() * T::from_f64(self.temperature);
+        if let Some(value) = value {
+            for ((v, &x), &label) in value.iter_mut().zip(x).zip(label) {
+                *v = self.term::<S, T>(label, softmax.gap(x) + log_sum).value;
+            }
+        }
+        if let Some(label_grad) = label_grad {
+            for (c, ((g, &x), &label)) in label_grad.iter_mut().zip(x).zip(label).enumerate() {
+                let slope = self.term::<S, T>(label, softmax.gap(x) + log_sum).slope;
+                *g = T::from_f64(weigh(slope.to_f64() * self.temperature, c));
+            }
+        }
+    }
+}
+
+impl<const LOG: bool> Elementwise<2> for Divergence<LOG> {
     const COST: f64 = 0.5;
 
     #[inline(always)]
     fn point<S: Isa, T: Real>(self, [pred, label]: [T; 2]) -> Point<T, 2> {
-        let shifted = label + T::from_f64(self.epsilon);
-        let gap = shifted.log::<S>() - pred;
-        let ratio = if self.epsilon == 0.0 { T::ONE } else { label / shifted };
-        let nothing = label == T::ZERO && !pred.is_nan();
-        let value = label * gap;
-        Point {
-            value: if nothing { T::ZERO } else { value },
-            grad: [-label, gap + ratio],
-            hess: T::ZERO,
-        }
+        let Term { y, value, slope } = self.term::<S, T>(label, -pred);
+        Point { value, grad: [-y, slope], hess: T::ZERO }
     }
 }
 
 impl KlDiv {
     /// From the registry's parameters.
-    pub fn new(params: &Params) -> Self {
-        KlDiv {
-            from_logits: params.flag("from_logits"),
-            axis: params.int("axis").unwrap_or(-1) as isize,
-            divergence: Divergence { epsilon: params.float("epsilon") },
-        }
+    pub fn new(params: &Params) -> Result<Self> {
+        let (from_logits, log_target) = (params.flag("from_logits"), params.flag("log_target"));
+        let [epsilon, temperature] = ["epsilon", "temperature"].map(|name| params.float(name));
+        params.only_if(epsilon == 0.0 || !log_target, "epsilon", "log_target=False")?;
+        params.only_if(temperature == 1.0 || !from_logits, "temperature", "from_logits=False")?;
+        let axis = params.int("axis").unwrap_or(-1) as isize;
+        Ok(KlDiv { from_logits, log_target, axis, epsilon, temperature })
     }
 }
 
 impl Loss for KlDiv {
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
+        let KlDiv { epsilon, temperature, .. } = *self;
+        if self.log_target {
+            let mut call = call.clone();
+            call.domains[1] = Domain::Number;
+            self.plan_of(&call, Divergence::<true> { epsilon, temperature })
+        } else {
+            self.plan_of(call, Divergence::<false> { epsilon, temperature })
+        }
+    }
+
+    fn in_place(&self) -> bool {
+        true
+    }
+}
+
+impl KlDiv {
+    fn plan_of<'a, const LOG: bool>(
+        &self,
+        call: &Call<'a>,
+        divergence: Divergence<LOG>,
+    ) -> Result<Box<dyn Plan + 'a>> {
         let (pred, label) = (call.input(0).shape(), call.input(1));
         let (rows, class) = Axes::rowwise(pred, self.axis, call.options.batch_axis)?;
-        if pred.len() == 1 {
-            let detail = "expected another axis than the class axis, and pred has one only";
-            return Err(Error::new(Kind::Parameter, "batch_axis", detail));
-        }
-        let axes = Axes::elementwise(pred, call.options.batch_axis)?;
         let classes = pred[class];
-        if classes == 0 && rows.shape.iter().product::<usize>() > 0 {
-            let detail = format!("expected at least one class, got shape {pred:?}");
+        if classes == 0 && !rows.shape.contains(&0) && !(pred.len() == 1 && self.from_logits) {
+            let detail = format!("expected at least one class, got shape {}", Tuple(pred));
             return Err(Error::new(Kind::Shape, call.names[0], detail));
         }
+        if pred.len() == 1 {
+            return if self.from_logits {
+                elementwise::plan(divergence, call)
+            } else {
+                self.plan_row(call, divergence)
+            };
+        }
+        let axes = Axes::elementwise(pred, call.options.batch_axis)?;
         // One distribution for all rows.
         let shared = label.len() != call.input(0).len()
             && (*label.shape() == [classes] || *label.shape() == [1, classes]);
         let mut call = call.clone();
         if shared {
+            check_shared(&call, &axes)?;
+            call.domains[1] = Domain::Real;
             let label = label.clone().reshape(&[classes]);
             call.inputs[1] = label.and_then(|l| l.along(class, pred));
         }
-        let plan = self.plan_full(&call, &axes, rows, class)?;
+        let plan = self.plan_full(&call, divergence, &axes, rows, class)?;
         if !shared {
             return Ok(plan);
         }
@@ -95,22 +184,40 @@ impl Loss for KlDiv {
         label_shape[class] = classes;
         Ok(Box::new(SharedLabel { plan, axes, label_shape, single: call.single() }))
     }
-    fn in_place(&self) -> bool {
-        true
-    }
-}
 
-impl KlDiv {
-    /// For a label of the prediction's shape.
-    fn plan_full<'a>(
+    /// For logits of one dimension: one row.
+    fn plan_row<'a, const LOG: bool>(
         &self,
         call: &Call<'a>,
+        divergence: Divergence<LOG>,
+    ) -> Result<Box<dyn Plan + 'a>> {
+        let classes = call.input(0).len();
+        let as_row = |view: &mut Option<View<'a>>| {
+            if let Some(v) = view.take_if(|v| *v.shape() == [classes]) {
+                *view = Some(v.insert_axis(0));
+            }
+        };
+        let mut call = call.clone();
+        call.inputs.iter_mut().for_each(as_row);
+        [&mut call.sample_weight, &mut call.grad_output].into_iter().for_each(as_row);
+        let axes = Axes::elementwise(&[1, classes], 0)?;
+        let rows = Axes::samples(1);
+        let plan = self.plan_full(&call, divergence, &axes, rows, 1)?;
+        let whole = call.options.reduction == Reduction::None;
+        Ok(Box::new(OneRow { plan, classes: whole.then_some(classes) }))
+    }
+
+    /// For a label of the prediction's shape.
+    fn plan_full<'a, const LOG: bool>(
+        &self,
+        call: &Call<'a>,
+        divergence: Divergence<LOG>,
         axes: &Axes,
         rows: Axes,
         class: usize,
     ) -> Result<Box<dyn Plan + 'a>> {
         if self.from_logits {
-            return elementwise::plan(self.divergence, call);
+            return elementwise::plan(divergence, call);
         }
         let layout = Layout::new(&axes.shape, axes.batch, Some(class));
         let inputs = [layout.input(call, 0)?, layout.input(call, 1)?];
@@ -119,11 +226,11 @@ impl KlDiv {
         let at = class + usize::from(class < axes.batch);
         Ok(match weighting.of_sums(at, axes.shape[class]) {
             Some(weighting) => {
-                let kernel = LogitRows(self.divergence);
+                let kernel = LogitRows(divergence);
                 Box::new(RowPlan { kernel, level, single, axes: rows, layout, inputs, weighting })
             }
             None => Box::new(ElementPlan {
-                divergence: self.divergence,
+                divergence,
                 level,
                 single,
                 axes: axes.clone(),
@@ -136,152 +243,198 @@ impl KlDiv {
 }
 
 /// Rows of logits whose elements all have the same weight: the sum of E over the row is enough.
-struct LogitRows(Divergence);
+struct LogitRows<const LOG: bool>(Divergence<LOG>);
 
-impl<T: Real> RowKernel<T, 2> for LogitRows {
+impl<T: Real, const LOG: bool> RowKernel<T, 2> for LogitRows<LOG> {
     const COST: f64 = 1.2;
 
     #[inline(always)]
     fn row<S: Isa>(
         &self,
         _: usize,
-        [x, y]: [&[T]; 2],
+        [x, label]: [&[T]; 2],
         outputs: RowOutputs<'_, T, 2>,
         scale: f64,
     ) -> T {
-        let RowOutputs { grads: [grad, label_grad], hess, scratch: [exps, terms] } = outputs;
-        let (softmax, _) = through_softmax::<S, T>(x, y, scale, grad, hess, exps);
-        self.0
-            .rows::<S, T>(&softmax, x, y, terms, label_grad, |slope, _| slope * T::from_f64(scale));
-        T::from_f64(sum::<S, T>(terms))
+        let LogitRows(divergence) = *self;
+        let RowOutputs { grads: [grad, label_grad], hess, wants_value, scratch, .. } = outputs;
+        let [exps, terms] = scratch;
+        let t = divergence.temperature;
+        let y = if LOG { exps_of::<S, T>(label, terms) } else { label };
+        let (softmax, _) = through_softmax::<S, T>(x, y, t, scale, grad, hess, exps);
+        let value = wants_value.then_some(&mut *terms);
+        divergence.row::<S, T>(&softmax, [x, label], value, label_grad, |slope, _| slope * scale);
+        T::from_f64(if wants_value { sum::<S, T>(terms) * t } else { 0.0 })
     }
 }
 
-/// Rows of logits whose elements have weights of their own, the third input: the derivative with respect to a weight
-/// is its element of E.
-struct WeightedRows(Divergence);
+/// Rows of logits whose elements have weights of their own, the third input, relative to the row's scale.
+struct WeightedRows<const LOG: bool>(Divergence<LOG>);
 
-impl<T: Real> RowKernel<T, 3> for WeightedRows {
+impl<T: Real, const LOG: bool> RowKernel<T, 3> for WeightedRows<LOG> {
     const COST: f64 = 1.5;
 
     #[inline(always)]
     fn row<S: Isa>(
         &self,
         _: usize,
-        [x, y, s]: [&[T]; 3],
+        [x, label, weight]: [&[T]; 3],
         outputs: RowOutputs<'_, T, 3>,
-        _: f64,
+        scale: f64,
     ) -> T {
-        let RowOutputs { grads: [grad, label_grad, value], hess, scratch: [exps, weighted] } =
-            outputs;
-        for ((w, &y), &s) in weighted.iter_mut().zip(y).zip(s) {
-            *w = y.weighted(s);
+        let WeightedRows(divergence) = *self;
+        let RowOutputs { grads: [grad, label_grad, _], hess, mut elements, scratch, .. } = outputs;
+        let [exps, weighted] = scratch;
+        let y = if LOG { exps_of::<S, T>(label, exps) } else { label };
+        for ((w, &y), &weight) in weighted.iter_mut().zip(y).zip(weight) {
+            *w = y.weighted(weight);
         }
-        // A row that does not count at all may hold anything.
-        let counts = T::from_f64(f64::from(u8::from(s.iter().any(|&s| s != T::ZERO))));
-        let mut derivatives = [grad, hess];
-        let [grad, hess] = derivatives.each_mut().map(Option::as_deref_mut);
-        let (softmax, _) = through_softmax::<S, T>(x, weighted, 1.0, grad, hess, exps);
-        for out in derivatives.into_iter().flatten().filter(|_| counts == T::ZERO) {
-            out.fill(T::ZERO);
+        let t = divergence.temperature;
+        let (softmax, _) = through_softmax::<S, T>(x, weighted, t, scale, grad, hess, exps);
+        let weigh = |slope: f64, c: usize| slope.weighted(weight[c].to_f64()) * scale;
+        divergence.row::<S, T>(&softmax, [x, label], elements.as_deref_mut(), label_grad, weigh);
+        if let Some(elements) = elements {
+            multiply(elements, t);
         }
-        let value = value.unwrap_or(exps);
-        self.0.rows::<S, T>(&softmax, x, y, value, label_grad, |slope, c| slope.weighted(s[c]));
         T::ZERO
     }
 }
 
-impl Divergence {
-    /// E and its derivative with respect to the label, through `weigh`, for a row of logits.
-    #[inline(always)]
-    fn rows<S: Isa, T: Real>(
-        self,
-        softmax: &Softmax<T>,
-        x: &[T],
-        y: &[T],
-        value: &mut [T],
-        label_grad: Option<&mut [T]>,
-        weigh: impl Fn(T, usize) -> T,
-    ) {
-        let log_sum = T::from_f64(softmax.others).log1p::<S>();
-        let point = |x: T, y: T| self.point::<S, T>([-(softmax.gap(x) + log_sum), y]);
-        for ((v, &x), &y) in value.iter_mut().zip(x).zip(y) {
-            *v = point(x, y).value;
-        }
-        if let Some(label_grad) = label_grad {
-            for (c, ((g, &x), &y)) in label_grad.iter_mut().zip(x).zip(y).enumerate() {
-                *g = weigh(point(x, y).grad[1], c);
-            }
-        }
+#[inline(always)]
+fn exps_of<'a, S: Isa, T: Real>(x: &[T], out: &'a mut [T]) -> &'a [T] {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = x.exp::<S>();
     }
+    out
 }
 
 /// From logits, where E itself is wanted or weights differ along the class axis.
-struct ElementPlan<'a> {
-    divergence: Divergence,
+struct ElementPlan<'a, const LOG: bool> {
+    divergence: Divergence<LOG>,
     level: Level,
     single: bool,
     axes: Axes,
     layout: Layout,
-    inputs: [View<'a>; 2],
+    inputs: [Argument<'a>; 2],
     weighting: Weighting<'a>,
 }
 
-impl Plan for ElementPlan<'_> {
+impl<const LOG: bool> Plan for ElementPlan<'_, LOG> {
     fn value_shape(&self) -> Shape {
         self.axes.value_shape(self.weighting.reduction)
     }
     fn cost(&self) -> f64 {
-        <WeightedRows as RowKernel<f32, 3>>::COST * self.inputs[0].len() as f64
+        <WeightedRows<LOG> as RowKernel<f32, 3>>::COST * self.inputs[0].view.len() as f64
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
         if self.single { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
     }
 }
 
-impl ElementPlan<'_> {
+impl<const LOG: bool> ElementPlan<'_, LOG> {
     fn run_in<T: Real>(&self, results: Results<'_>) -> Result<()> {
-        let ElementPlan { axes, weighting, level, .. } = self;
+        let ElementPlan { axes, weighting, level, layout, .. } = self;
         let reduced = Reduced { axes, weighting, level: *level };
-        let scale = match reduced.scale()? {
-            Scale::All(scale) => vec![scale],
-            Scale::Each(scales) => scales,
-        };
-        // Both are in E's order with the batch axis first.
-        let shape = axes.batch_first();
-        let scale = if scale.len() == 1 {
-            View::from_slice(&scale, &[]).broadcast_to(&axes.shape)
-        } else {
-            Some(View::from_slice(&scale, &shape).move_axis(0, axes.batch))
-        };
-        let elements = if results.value.is_some() { self.inputs[0].len() } else { 0 };
-        let mut unreduced = memory::filled(T::ZERO, elements)?;
-        let value = results.value.is_some().then(|| {
-            ViewMut::from_slice(&mut unreduced, &shape).map(|v| v.move_axis(0, axes.batch))
-        });
+        let [x, label] = &self.inputs;
+        let shape = x.view.shape();
         let [grad, label_grad, ..] = results.grads;
-        let grads = [grad, label_grad, value].map(|v| v.and_then(|v| self.layout.line_up_mut(v)));
-        let hess = results.hess.and_then(|v| self.layout.line_up_mut(v));
-        let Some(scale) = scale.and_then(|s| self.layout.line_up(&s)) else { return Ok(()) };
-        let [x, y] = &self.inputs;
+        let grads = [grad, label_grad, None].map(|v| layout.line_up_mut(v?));
+        let hess = results.hess.and_then(|v| layout.line_up_mut(v));
+        let derives = hess.is_some() || grads.iter().any(Option::is_some);
+        let mut weights = Vec::new();
+        let scale = match weighting.uniform_scale(&axes.batch_first())? {
+            Some(scale) => Scale::All(scale),
+            None if !derives => Scale::All(1.0),
+            None => {
+                memory::grow(&mut weights, x.view.len(), 0.0)?;
+                let view = ViewMut::from_slice(&mut weights, shape);
+                reduced.scales(view.map(|v| layout.batch_first(v)))?;
+                Scale::Each(largest(&mut weights, shape.last().copied().unwrap_or(1))?)
+            }
+        };
+        let weight = match &scale {
+            Scale::All(_) => View::from_slice(&[1.0], &[]).broadcast_to(shape),
+            Scale::Each(_) => Some(View::from_slice(&weights, shape)),
+        };
+        let Some(weight) = weight.map(Argument::from) else { return Ok(()) };
+        let outside = |check: &Check<'_>, position: usize| {
+            if weighting.removes(layout.unrolled(position), &axes.batch_first()) {
+                return Ok(());
+            }
+            Err(check.error(&layout.element(position, check.given.shape())))
+        };
+        let len = if results.value.is_some() { x.view.len() } else { 0 };
+        let mut unreduced = memory::filled(T::ZERO, len)?;
+        let value = results.value.is_some().then(|| {
+            let view = ViewMut::from_slice(&mut unreduced, &axes.batch_first());
+            view.map(|v| layout.vector_last(v))
+        });
         drive(
             &WeightedRows(self.divergence),
             Rows::<T, 3> {
                 level: *level,
-                shape: x.shape(),
+                shape,
                 outer: shape.len() - 1,
-                inputs: [x, y, &scale],
+                inputs: [x, label, &weight],
+                outside: &outside,
                 grads: grads.each_ref().map(Option::as_ref),
                 hess: hess.as_ref(),
-                scale: &Scale::All(1.0),
+                elements: value.as_ref(),
+                scale: &scale,
                 value: None,
             },
         )?;
-        drop(grads);
         if let Some(value) = results.value {
             reduced.value(&unreduced, value)?;
         }
         Ok(())
+    }
+}
+
+/// The largest size of each row of weights, which are divided by it; 1 where that is not finite.
+fn largest(weights: &mut [f64], cols: usize) -> Result<Vec<f64>> {
+    memory::collect(weights.chunks_exact_mut(cols.max(1)).map(|row| {
+        let largest = row.iter().fold(0.0, |largest: f64, w| largest.max(w.abs()));
+        if largest == f64::INFINITY {
+            return 1.0;
+        }
+        if largest > 0.0 {
+            for weight in row {
+                *weight /= largest;
+            }
+        }
+        largest
+    }))
+}
+
+/// Checks a label that is one distribution for all rows, if any has a weight.
+fn check_shared(call: &Call<'_>, axes: &Axes) -> Result<()> {
+    let checked = call.check(1, call.domains[1]).map_or(Ok(()), |check| check.all());
+    if checked.is_ok() {
+        return checked;
+    }
+    let mut weighting = axes.weighting(call)?;
+    let weighs = |weights: Option<Vec<f64>>| weights.is_none_or(|w| w.iter().any(|&w| w != 0.0));
+    let counts = weighting.weight != 0.0 && !call.input(0).is_empty();
+    if counts && weighs(weighting.take_weights()?) { checked } else { Ok(()) }
+}
+
+/// A call with logits of one dimension, whose E is of one dimension, too.
+struct OneRow<'a> {
+    plan: Box<dyn Plan + 'a>,
+    /// The elements of the value, if it is E.
+    classes: Option<usize>,
+}
+
+impl Plan for OneRow<'_> {
+    fn value_shape(&self) -> Shape {
+        self.classes.map_or_else(|| self.plan.value_shape(), |classes| smallvec::smallvec![classes])
+    }
+    fn cost(&self) -> f64 {
+        self.plan.cost()
+    }
+    fn run(&self, results: Results<'_>) -> Result<()> {
+        self.plan.run(results)
     }
 }
 
@@ -311,7 +464,7 @@ impl SharedLabel<'_> {
             return self.plan.run(results);
         };
         let shape = self.axes.batch_first();
-        let mut full = memory::filled(T::ZERO, shape.iter().product())?;
+        let mut full = memory::filled(T::ZERO, elements(&shape))?;
         let in_order =
             ViewMut::from_slice(&mut full, &shape).map(|v| v.move_axis(0, self.axes.batch));
         let Results { value, mut grads, hess } = results;

@@ -1,17 +1,21 @@
 //! Losses that look at one vector at a time.
 
+mod class_labels;
 pub mod cosine_embedding;
-pub(crate) mod kernel;
+mod kernel;
 pub mod kl_div;
 mod plan;
+pub(crate) mod reduced;
+pub(crate) mod scale;
 pub mod softmax;
 pub mod softmax_ce;
 pub mod softmax_group;
 pub mod triplet;
+mod twofold;
 
 use super::spec::{
-    Bound, Default, Domain, Family, Gradient, Kind, SAMPLE_WEIGHT, Spec, Unreduced, flag, float,
-    input, label, param, pred,
+    Bound, Default, Domain, Family, Gradient, Kind, OUT_OF_RANGE, SAMPLE_WEIGHT, Spec, Unreduced,
+    flag, float, input, label, param, pred,
 };
 
 /// The axis of the classes.
@@ -41,11 +45,18 @@ pub static LOSSES: &[Spec] = &[
         name: "KLDivLoss",
         family: Family::Rowwise,
         inputs: &[pred(Domain::LogDistribution), label(Domain::Distribution), SAMPLE_WEIGHT],
-        params: &[flag("from_logits", true), AXIS, float("epsilon", 0.0, Bound::NonNegative)],
+        params: &[
+            flag("from_logits", true),
+            AXIS,
+            float("epsilon", 0.0, Bound::NonNegative),
+            flag("log_target", false),
+            float("temperature", 1.0, Bound::Positive),
+            OUT_OF_RANGE,
+        ],
         unreduced: Unreduced::Element,
         hess: true,
         kinks: "",
-        build: |p| Ok(Box::new(kl_div::KlDiv::new(p))),
+        build: |p| Ok(Box::new(kl_div::KlDiv::new(p)?)),
     },
     Spec {
         name: "TripletLoss",
@@ -71,10 +82,10 @@ pub static LOSSES: &[Spec] = &[
             input("label", Domain::Sign, Gradient::Never),
             SAMPLE_WEIGHT,
         ],
-        params: &[float("margin", 0.0, Bound::Finite)],
+        params: &[float("margin", 0.0, Bound::Finite), AXIS, OUT_OF_RANGE],
         unreduced: Unreduced::Row,
         hess: false,
-        kinks: "cosine(input1, input2) == margin",
-        build: |p| Ok(Box::new(cosine_embedding::CosineEmbedding { margin: p.float("margin") })),
+        kinks: "cosine(input1, input2, axis) == margin",
+        build: |p| Ok(Box::new(cosine_embedding::CosineEmbedding::new(p))),
     },
 ];

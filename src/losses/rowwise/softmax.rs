@@ -5,10 +5,11 @@
 //! is others / (1 + others): none of them cancels when one class has all the mass. Sums are in f64, in an order that is
 //! a function of the row's length alone, so that [`super::softmax_group`] gives the same bits for several rows.
 
+use super::scale::{multiply, split};
+use super::twofold::two_product;
 use crate::real::Real;
-use crate::reduce::{BLOCK, sum_block_exactly, sum_exactly, sum_pairwise};
+use crate::reduce::{BLOCK, PairwiseSum, sum_block_exactly, sum_exactly};
 use crate::simd::Isa;
-use smallvec::SmallVec;
 
 /// What a row's softmax comes from.
 #[derive(Clone, Copy)]
@@ -25,14 +26,27 @@ impl<T: Real> Softmax<T> {
     /// Fills `exps` with exp(x - max).
     #[inline(always)]
     pub fn of<S: Isa>(x: &[T], exps: &mut [T]) -> Self {
+        Self::tempered::<S>(x, 1.0, exps)
+    }
+
+    /// The softmax of x / `temperature`: fills `exps` with exp((x - max) / temperature). The logits are not divided: what
+    /// would overflow there is 0 here.
+    #[inline(always)]
+    pub fn tempered<S: Isa>(x: &[T], temperature: f64, exps: &mut [T]) -> Self {
         let Extremes { at, near } = Extremes::of(x);
         let max = x.get(at).copied().unwrap_or(-T::INFINITY);
-        let mut sums = SmallVec::<[f64; 32]>::new();
-        for (block, (x, exps)) in x.chunks(BLOCK).zip(exps.chunks_mut(BLOCK)).enumerate() {
-            shifted_exps::<S, T>(x, max, near, exps);
-            sums.push(sum_without::<S, T>(exps, at.wrapping_sub(block * BLOCK)));
-        }
-        Softmax { max, at, others: sum_pairwise(0..sums.len(), &|i| sums[i]) }
+        let others = if x.len() <= BLOCK {
+            fill::<S, T>(x, max, near, temperature, exps);
+            sum_without::<S, T>(exps, at)
+        } else {
+            let mut sum = PairwiseSum::default();
+            for (block, (x, exps)) in x.chunks(BLOCK).zip(exps.chunks_mut(BLOCK)).enumerate() {
+                fill::<S, T>(x, max, near, temperature, exps);
+                sum.add(sum_without::<S, T>(exps, at.wrapping_sub(block * BLOCK)));
+            }
+            sum.total()
+        };
+        Softmax { max, at, others: possible(max, others) }
     }
 
     /// log(sum exp(x)) - x, never negative.
@@ -106,25 +120,28 @@ impl<T: Real> Softmax<T> {
     }
 }
 
-/// The softmax of x, the sum of t, and what passes through the one: the first and second derivative of
-/// `sum(-t log p)`, times `scale`.
+/// The softmax of x / `temperature`, the sum of t, and what passes through the one: the first and second derivative of
+/// `sum(-t log p) temperature^2`, times `scale`.
 #[inline(always)]
 pub fn through_softmax<S: Isa, T: Real>(
     x: &[T],
     t: &[T],
+    temperature: f64,
     scale: f64,
     mut grad: Option<&mut [T]>,
     hess: Option<&mut [T]>,
     scratch: &mut [T],
 ) -> (Softmax<T>, f64) {
     let exps = grad.as_deref_mut().unwrap_or(scratch);
-    let softmax = Softmax::of::<S>(x, exps);
+    let softmax = Softmax::tempered::<S>(x, temperature, exps);
     let total = sum_exactly::<S, T>(t);
     if let Some(hess) = hess {
         softmax.curvature(exps, hess, total * scale);
     }
     if let Some(grad) = grad {
+        let [scale, rest] = split::<T>(scale * temperature);
         softmax.pull(t, total, grad, scale);
+        multiply(grad, rest);
     }
     (softmax, total)
 }
@@ -193,6 +210,45 @@ pub(super) fn shifted_exps<S: Isa, T: Real>(x: &[T], max: T, near: bool, exps: &
     }
 }
 
+/// Fills a block of `exps`; a temperature of 1 is none.
+#[inline(always)]
+fn fill<S: Isa, T: Real>(x: &[T], max: T, near: bool, temperature: f64, exps: &mut [T]) {
+    if temperature == 1.0 {
+        shifted_exps::<S, T>(x, max, near, exps);
+    } else {
+        tempered_exps::<S, T>(x, max, temperature, exps);
+    }
+}
+
+/// Fills `exps` with exp((x - max) / temperature), the rounding of the quotient put back.
+#[inline(always)]
+fn tempered_exps<S: Isa, T: Real>(x: &[T], max: T, temperature: f64, exps: &mut [T]) {
+    for (e, &v) in exps.iter_mut().zip(x) {
+        let [quotient, low] = quotient::<S>(v.to_f64(), max.to_f64(), temperature);
+        let high = T::from_f64(quotient);
+        let low = T::from_f64((quotient - high.to_f64()) + low);
+        let low = if high == -T::INFINITY { T::ZERO } else { low };
+        *e = if v == max { T::ONE } else { high.exp_difference::<S>(-low) };
+    }
+}
+
+/// (x - max) / temperature and what rounding it lost.
+#[inline(always)]
+fn quotient<S: Isa>(x: f64, max: f64, temperature: f64) -> [f64; 2] {
+    let difference = x - max;
+    let minuend = difference + max;
+    let lost = (x - minuend) - (max + (difference - minuend));
+    let quotient = difference / temperature;
+    let [product, error] = two_product::<S>(quotient, temperature);
+    [quotient, (((difference - product) - error) + lost) / temperature]
+}
+
+/// The sum of the others of a row with this maximum: a row of nothing but -infinity has no softmax.
+#[inline(always)]
+pub(super) fn possible<T: Real>(max: T, others: f64) -> f64 {
+    if max == -T::INFINITY { f64::NAN } else { others }
+}
+
 /// The sum of a block that leaves out the 1 that stands `at`, if that is in it.
 #[inline(always)]
 fn sum_without<S: Isa, T: Real>(exps: &mut [T], at: usize) -> f64 {
@@ -219,7 +275,8 @@ mod tests {
         assert_eq!(of(&[1.0, -inf]).log_sum_minus::<Baseline>(-inf), inf);
         assert!(of(&[1.0, f64::NAN]).log_sum_minus::<Baseline>(1.0).is_nan());
         assert!(of(&[f64::NAN, 1.0]).log_sum_minus::<Baseline>(1.0).is_nan());
-        assert!([f64::NAN, -f64::NAN].iter().all(|&x| of(&[x]).others.is_nan()));
+        assert!([f64::NAN, -f64::NAN, -inf].iter().all(|&x| of(&[x, x]).others.is_nan()));
+        assert_eq!(of(&[inf, -inf, inf]).others, 1.0);
     }
 
     #[test]

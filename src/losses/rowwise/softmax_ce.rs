@@ -10,29 +10,29 @@
 //!
 //! Source: Apache MXNet Gluon, `SoftmaxCrossEntropyLoss`; class weights and label smoothing as PyTorch has them.
 
-use super::kernel::{Group, Reduced, RowKernel, RowOutputs, Rows, Scale, drive};
+use super::class_labels::{ClassLabels, Classes, IGNORED, LabelRule};
+use super::kernel::{Group, RowKernel, RowOutputs, Rows, drive};
+use super::reduced::Reduced;
+use super::scale::Scale;
 use super::softmax::{Softmax, through_softmax};
 use super::softmax_group::{GroupSoftmax, LANES};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, Tuple};
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::spec::Params;
 use crate::memory;
+use crate::operand::Argument;
 use crate::real::Real;
 use crate::reduce::sum;
 use crate::simd::{Isa, Level};
-use crate::view::{Shape, View, ViewMut};
+use crate::view::{Shape, View, ViewMut, elements};
 use crate::weight::Weighting;
-
-/// A label that is not looked at.
-const IGNORED: u32 = u32::MAX;
 
 /// Softmax cross-entropy with its parameters.
 pub struct SoftmaxCe {
     axis: isize,
     sparse: bool,
     target: Target,
-    ignore_index: Option<i64>,
-    clip: bool,
+    rule: LabelRule,
 }
 
 /// How labels become a distribution, and what the input is.
@@ -57,10 +57,9 @@ impl SoftmaxCe {
             target: Target {
                 from_logits: params.flag("from_logits"),
                 smoothing: params.float("label_smoothing"),
-                class_weight: params.vector("class_weight").map(<[f64]>::to_vec),
+                class_weight: params.vector("class_weight").map(memory::copied).transpose()?,
             },
-            ignore_index,
-            clip,
+            rule: LabelRule { ignore_index, clip },
         })
     }
 }
@@ -70,9 +69,8 @@ impl Loss for SoftmaxCe {
         let pred = call.input(0);
         let (axes, class_axis) = Axes::rowwise(pred.shape(), self.axis, call.options.batch_axis)?;
         let classes = pred.shape()[class_axis];
-        let rows: usize = axes.shape.iter().product();
-        if classes == 0 && rows > 0 {
-            let detail = format!("expected at least one class, got shape {:?}", pred.shape());
+        if classes == 0 && !axes.shape.contains(&0) {
+            let detail = format!("expected at least one class, got shape {}", Tuple(pred.shape()));
             return Err(Error::new(Kind::Shape, "pred", detail));
         }
         if let Some(weights) = &self.target.class_weight
@@ -85,22 +83,38 @@ impl Loss for SoftmaxCe {
         let mut weighting = axes.weighting(call)?;
         let label = call.input(1);
         let label_error = |expected: &str| {
-            let (pred, given) = (pred.shape(), label.shape());
+            let one_hot = self.sparse && label.clone().reshape(pred.shape()).is_some();
+            let remedy = if one_hot { "; distributions need sparse_label=False" } else { "" };
+            let [pred, given] = [pred, label].map(|v| Tuple(v.shape()));
             let detail =
-                format!("expected {expected} (pred has shape {pred:?}), got shape {given:?}");
+                format!("expected {expected} (pred has shape {pred}), got shape {given}{remedy}");
             Error::new(Kind::Shape, call.names[1], detail)
         };
         let labels = if self.sparse {
             let expected = "pred's shape without the class axis, or with it of size 1";
             let lined_up = axes.line_up(label).ok_or_else(|| label_error(expected))?;
-            Labels::Sparse(self.sparse_labels(call, &axes, &lined_up, &mut weighting, classes)?)
+            let Target { class_weight, smoothing, .. } = &self.target;
+            let classes = Classes {
+                count: classes,
+                weight: class_weight.as_deref(),
+                inside: *smoothing > 0.0,
+            };
+            let arguments = (call, &axes);
+            Labels::Sparse(ClassLabels::new(
+                &self.rule,
+                arguments,
+                &lined_up,
+                &mut weighting,
+                &classes,
+            )?)
         } else {
             let expected =
                 "pred's shape up to axes of size 1, or one dimension with as many elements";
             let view = label.clone().reshape(pred.shape()).ok_or_else(|| label_error(expected))?;
-            Labels::Dense(axes.line_up_rows(view, class_axis))
+            Labels::Dense(axes.line_up_rows(view, class_axis).into())
         };
-        let pred = axes.line_up_rows(pred.clone(), class_axis);
+        let view = axes.line_up_rows(pred.clone(), class_axis);
+        let pred = Argument { overwritten: call.in_place, ..view.into() };
         Ok(Box::new(SoftmaxPlan {
             target: &self.target,
             level: call.level,
@@ -113,9 +127,11 @@ impl Loss for SoftmaxCe {
             weighting,
         }))
     }
+
     fn differentiable(&self, position: usize) -> bool {
         position != 1 || !self.sparse
     }
+
     fn in_place(&self) -> bool {
         true
     }
@@ -123,75 +139,8 @@ impl Loss for SoftmaxCe {
 
 /// The labels of all rows, the batch axis first.
 enum Labels<'a> {
-    Sparse(Sparse),
-    Dense(View<'a>),
-}
-
-/// Class indices that were copied, then checked.
-struct Sparse {
-    labels: Vec<u32>,
-    /// The product of sample weight, class weight and not being ignored, if any of them differs from 1.
-    weight: Option<Vec<f64>>,
-    /// What weighted means divide by the sum of, where that is not `weight`.
-    divisor_weight: Option<Vec<f64>>,
-}
-
-impl SoftmaxCe {
-    fn sparse_labels(
-        &self,
-        call: &Call<'_>,
-        axes: &Axes,
-        label: &View<'_>,
-        weighting: &mut Weighting<'_>,
-        classes: usize,
-    ) -> Result<Sparse> {
-        let given = label.to_vec::<f64>()?;
-        let sample_weight = weighting.take_weights()?;
-        let class_weight = self.target.class_weight.as_deref();
-        let ignore_index = self.ignore_index.map(|i| i as f64);
-        // With smoothing, class weights are part of the loss itself; weighted means count them all the same.
-        let inside = self.target.smoothing > 0.0;
-        let mut labels = Vec::new();
-        memory::reserve(&mut labels, given.len())?;
-        for (row, &value) in given.iter().enumerate() {
-            let weightless = sample_weight.as_ref().is_some_and(|w| w[row] == 0.0);
-            // The conversion saturates, so that only a whole number in range survives the way back.
-            let class = value as u32;
-            let label = if weightless || Some(value) == ignore_index {
-                IGNORED
-            } else if f64::from(class) == value && (class as usize) < classes {
-                class
-            } else if self.clip && !value.is_nan() {
-                value.trunc().clamp(0.0, classes as f64 - 1.0) as u32
-            } else {
-                let index = axes.element(row, call.input(1).shape());
-                let allowed = format!("an integer with 0 <= {} < {classes}", call.names[1]);
-                return Err(Error::element(Kind::Label, call.names[1], &index, value, allowed));
-            };
-            // Smoothed, such a label leaves the other classes their parts.
-            let without =
-                !inside && class_weight.is_some_and(|w| w.get(label as usize) == Some(&0.0));
-            labels.push(if without { IGNORED } else { label });
-        }
-        let weigh = |by_class: Option<&[f64]>| -> Result<Vec<f64>> {
-            let rows = labels.iter().enumerate();
-            memory::collect(rows.map(|(row, &label)| {
-                if label == IGNORED {
-                    return 0.0;
-                }
-                by_class.map_or(1.0, |w| w[label as usize])
-                    * sample_weight.as_ref().map_or(1.0, |w| w[row])
-            }))
-        };
-        let plain = sample_weight.is_none() && !labels.contains(&IGNORED);
-        let (weight, divisor_weight) = match (plain, class_weight) {
-            (true, None) => (None, None),
-            (true, Some(_)) if inside => (None, Some(weigh(class_weight)?)),
-            (false, Some(_)) if inside => (Some(weigh(None)?), Some(weigh(class_weight)?)),
-            _ => (Some(weigh(class_weight)?), None),
-        };
-        Ok(Sparse { labels, weight, divisor_weight })
-    }
+    Sparse(ClassLabels),
+    Dense(Argument<'a>),
 }
 
 struct SoftmaxPlan<'a> {
@@ -201,7 +150,7 @@ struct SoftmaxPlan<'a> {
     axes: Axes,
     class_axis: usize,
     pred_shape: Shape,
-    pred: View<'a>,
+    pred: Argument<'a>,
     labels: Labels<'a>,
     weighting: Weighting<'a>,
 }
@@ -211,7 +160,7 @@ impl Plan for SoftmaxPlan<'_> {
         self.axes.value_shape(self.weighting.reduction)
     }
     fn cost(&self) -> f64 {
-        COST * self.pred.len() as f64
+        COST * self.pred.view.len() as f64
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
         if self.single { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
@@ -242,32 +191,48 @@ impl SoftmaxPlan<'_> {
         let hess = self.line_up(results.hess);
         let derives = grad.is_some() || label_grad.is_some() || hess.is_some();
         let scale = if derives { reduced.scale()? } else { Scale::All(1.0) };
-        let mut unreduced = memory::filled(
-            T::ZERO,
-            if results.value.is_some() { shape.iter().product() } else { 0 },
-        )?;
+        let mut unreduced =
+            memory::filled(T::ZERO, if results.value.is_some() { elements(&shape) } else { 0 })?;
         let grad = grad.as_ref();
         let value = results.value.is_some().then_some(&mut unreduced[..]);
         let rows = Rows {
             level: self.level,
-            shape: self.pred.shape(),
+            shape: self.pred.view.shape(),
             outer: shape.len(),
             inputs: [&self.pred],
+            outside: &|_, _| Ok(()),
             grads: [grad],
             hess: hess.as_ref(),
+            elements: None,
             scale: &scale,
             value,
         };
-        let target = RowTarget::<T>::new(self.target);
+        let target = RowTarget::<T>::new(self.target)?;
         match &self.labels {
-            Labels::Sparse(Sparse { labels, .. }) if target.smoothing == T::ZERO => {
+            Labels::Sparse(ClassLabels { labels, .. }) if target.smoothing == T::ZERO => {
                 drive(&SparseRows { labels, from_logits: target.from_logits }, rows)?;
             }
-            Labels::Sparse(Sparse { labels, .. }) => drive(&SmoothedRows { labels, target }, rows)?,
+            Labels::Sparse(ClassLabels { labels, .. }) => {
+                drive(&SmoothedRows { labels, target }, rows)?;
+            }
             Labels::Dense(label) => {
                 let (inputs, grads) = ([&self.pred, label], [grad, label_grad.as_ref()]);
-                let Rows { level, shape, outer, hess, scale, value, .. } = rows;
-                drive(&target, Rows { level, shape, outer, inputs, grads, hess, scale, value })?;
+                let Rows { level, shape, outer, outside, hess, elements, scale, value, .. } = rows;
+                drive(
+                    &target,
+                    Rows {
+                        level,
+                        shape,
+                        outer,
+                        inputs,
+                        outside,
+                        grads,
+                        hess,
+                        elements,
+                        scale,
+                        value,
+                    },
+                )?;
             }
         }
         if let Some(value) = results.value {
@@ -288,12 +253,14 @@ impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
     const GROUPED: bool = true;
 
     #[inline(always)]
+    fn skips(&self, row: usize) -> bool {
+        self.labels[row] == IGNORED
+    }
+
+    #[inline(always)]
     fn row<S: Isa>(&self, row: usize, [x]: [&[T]; 1], out: RowOutputs<'_, T, 1>, scale: f64) -> T {
-        let RowOutputs { grads: [mut grad], mut hess, scratch: [scratch, _] } = out;
+        let RowOutputs { grads: [mut grad], mut hess, scratch: [scratch, _], .. } = out;
         let label = self.labels[row] as usize;
-        if label >= x.len() {
-            return T::ZERO;
-        }
         if self.from_logits {
             for out in [&mut grad, &mut hess].into_iter().flatten() {
                 out.fill(T::ZERO);
@@ -323,7 +290,7 @@ impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
     fn group<S: Isa>(&self, group: Group<'_, T>) {
         let Group { order, row, classes, x, grad, hess, scale, value, wants_grad } = group;
         let labels = &self.labels[row..][..value.len()];
-        // A row without a label has scale 0 and weight 0; any class will do for it.
+        // Any class will do for a row that is left out.
         let mut label = [0; LANES];
         for (label, &given) in label.iter_mut().zip(labels) {
             *label = (given as usize).min(classes - 1);
@@ -343,7 +310,7 @@ impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
             let picked = pick(x);
             for (l, value) in value.iter_mut().enumerate() {
                 *value = -picked[l];
-                grad[order.at(l, label[l])] = T::from_f64((-1.0).weighted(scale[l]));
+                grad[order.at(l, label[l])] = T::from_f64(-scale[l]);
             }
             return;
         }
@@ -358,7 +325,7 @@ impl<T: Real> RowKernel<T, 1> for SparseRows<'_> {
             let mut slopes = [T::ZERO; LANES];
             for l in 0..LANES {
                 let complement = softmax.row(l).complement(label[l], exps[l]);
-                slopes[l] = T::from_f64((-complement).weighted(scale[l]));
+                slopes[l] = T::from_f64(-complement * scale[l]);
             }
             softmax.scale_exps(grad, scale);
             for l in 0..labels.len() {
@@ -376,13 +343,13 @@ struct RowTarget<T> {
 }
 
 impl<T: Real> RowTarget<T> {
-    fn new(target: &Target) -> Self {
-        let class_weight = target.class_weight.as_ref();
-        RowTarget {
+    fn new(target: &Target) -> Result<Self> {
+        let in_t = |w: &Vec<f64>| memory::collect(w.iter().map(|&w| T::from_f64(w)));
+        Ok(RowTarget {
             from_logits: target.from_logits,
             smoothing: T::from_f64(target.smoothing),
-            class_weight: class_weight.map(|w| w.iter().map(|&w| T::from_f64(w)).collect()),
-        }
+            class_weight: target.class_weight.as_ref().map(in_t).transpose()?,
+        })
     }
 
     /// y as it is used, from the label's row.
@@ -411,6 +378,7 @@ impl<T: Real> RowTarget<T> {
         label_grad: Option<&mut [T]>,
         hess: Option<&mut [T]>,
         scratch: &mut [T],
+        wants_value: bool,
         scale: f64,
     ) -> T {
         let scale_t = T::from_f64(scale);
@@ -428,16 +396,22 @@ impl<T: Real> RowTarget<T> {
                     *g = (-x).weighted(self.label_slope(c)) * scale_t;
                 }
             }
+            if !wants_value {
+                return T::ZERO;
+            }
             for ((s, &x), &y) in scratch.iter_mut().zip(x).zip(y) {
                 *s = (-x).weighted(y);
             }
             return T::from_f64(sum::<S, T>(scratch));
         }
-        let (softmax, total) = through_softmax::<S, T>(x, y, scale, grad, hess, scratch);
+        let (softmax, total) = through_softmax::<S, T>(x, y, 1.0, scale, grad, hess, scratch);
         if let Some(label_grad) = label_grad {
             for (c, (g, &x)) in label_grad.iter_mut().zip(x).enumerate() {
                 *g = softmax.log_sum_minus::<S>(x).weighted(self.label_slope(c)) * scale_t;
             }
+        }
+        if !wants_value {
+            return T::ZERO;
         }
         for ((s, &x), &y) in scratch.iter_mut().zip(x).zip(y) {
             *s = softmax.gap(x).weighted(y);
@@ -460,10 +434,11 @@ impl<T: Real> RowKernel<T, 2> for RowTarget<T> {
 
     #[inline(always)]
     fn row<S: Isa>(&self, _: usize, [x, y]: [&[T]; 2], out: RowOutputs<'_, T, 2>, scale: f64) -> T {
-        let RowOutputs { grads: [grad, label_grad], hess, scratch: [scratch, mixed] } = out;
+        let RowOutputs { grads: [grad, label_grad], hess, wants_value, scratch, .. } = out;
+        let [scratch, mixed] = scratch;
         mixed.copy_from_slice(y);
         self.mix(mixed);
-        self.dense::<S>(x, mixed, grad, label_grad, hess, scratch, scale)
+        self.dense::<S>(x, mixed, grad, label_grad, hess, scratch, wants_value, scale)
     }
 }
 
@@ -477,15 +452,17 @@ impl<T: Real> RowKernel<T, 1> for SmoothedRows<'_, T> {
     const COST: f64 = 2.0 * COST;
 
     #[inline(always)]
+    fn skips(&self, row: usize) -> bool {
+        self.labels[row] == IGNORED
+    }
+
+    #[inline(always)]
     fn row<S: Isa>(&self, row: usize, [x]: [&[T]; 1], out: RowOutputs<'_, T, 1>, scale: f64) -> T {
-        let RowOutputs { grads: [grad], hess, scratch: [scratch, mixed] } = out;
+        let RowOutputs { grads: [grad], hess, wants_value, scratch: [scratch, mixed], .. } = out;
         let label = self.labels[row] as usize;
-        if label >= x.len() {
-            return T::ZERO;
-        }
         mixed.fill(T::ZERO);
         mixed[label] = T::ONE;
         self.target.mix(mixed);
-        self.target.dense::<S>(x, mixed, grad, None, hess, scratch, scale)
+        self.target.dense::<S>(x, mixed, grad, None, hess, scratch, wants_value, scale)
     }
 }

@@ -1,11 +1,10 @@
 //! The softmax of several rows together: row after row, or side by side.
 
-use super::softmax::{Extremes, Softmax, shifted_exps};
+use super::softmax::{Extremes, Softmax, possible, shifted_exps};
 use crate::real::Real;
-use crate::reduce::{BLOCK, sum_exactly, sum_pairwise};
+use crate::reduce::{BLOCK, PairwiseSum, sum_exactly};
 use crate::simd::{Isa, SUM_LANES};
 use crate::view::DType;
-use smallvec::SmallVec;
 
 /// Rows that are worked on together, at most.
 pub const LANES: usize = 32;
@@ -89,26 +88,14 @@ impl<T: Real> GroupSoftmax<T> {
                 }
                 others
             }
-            Order::Lanes => {
-                let mut sums = SmallVec::<[[f64; LANES]; 1]>::new();
-                for exps in exps.chunks(BLOCK * LANES) {
-                    sums.push(match T::DTYPE {
-                        DType::F32 => sum_lanes::<T, false>(exps),
-                        _ => sum_lanes::<T, true>(exps),
-                    });
-                }
-                match &sums[..] {
-                    [sums] => *sums,
-                    sums => std::array::from_fn(|l| sum_pairwise(0..sums.len(), &|i| sums[i][l])),
-                }
-            }
+            Order::Lanes => sum_all_lanes(exps),
         };
         for l in 0..rows {
             exps[order.at(l, at[l] as usize)] = ones[l];
         }
         for l in 0..LANES {
             // NaN is not to be left out.
-            others[l] += (ones[l] - T::ONE).to_f64();
+            others[l] = possible(max[l], others[l] + (ones[l] - T::ONE).to_f64());
         }
         GroupSoftmax { order, rows, max, at, others }
     }
@@ -125,16 +112,16 @@ impl<T: Real> GroupSoftmax<T> {
 
     /// Turns exponentials into probabilities times `scale`.
     #[inline(always)]
-    pub fn scale_exps(&self, exps: &mut [T], scale: &[f64]) {
+    pub fn scale_exps(&self, exps: &mut [T], scale: &[f64; LANES]) {
         let mut factor = [T::ZERO; LANES];
         for l in 0..LANES {
-            factor[l] = T::from_f64(self.row(l).inverse().weighted(scale[l]));
+            factor[l] = T::from_f64(self.row(l).inverse() * scale[l]);
         }
         match self.order {
             Order::Rows(classes) => {
                 for (exps, &factor) in exps.chunks_exact_mut(classes).zip(&factor) {
                     for e in exps {
-                        *e = e.weighted(factor);
+                        *e *= factor;
                     }
                 }
             }
@@ -143,7 +130,7 @@ impl<T: Real> GroupSoftmax<T> {
                 let factors = [factor; 4];
                 for exps in exps.chunks_mut(factors.as_flattened().len()) {
                     for (e, &factor) in exps.iter_mut().zip(factors.as_flattened()) {
-                        *e = e.weighted(factor);
+                        *e *= factor;
                     }
                 }
             }
@@ -152,7 +139,7 @@ impl<T: Real> GroupSoftmax<T> {
 
     /// [`Softmax::curvature`] for each row.
     #[inline(always)]
-    pub fn curvature(&self, exps: &[T], out: &mut [T], scale: &[f64]) {
+    pub fn curvature(&self, exps: &[T], out: &mut [T], scale: &[f64; LANES]) {
         let classes = match self.order {
             Order::Rows(classes) => classes,
             Order::Lanes => exps.len() / LANES,
@@ -163,11 +150,10 @@ impl<T: Real> GroupSoftmax<T> {
             let scale_t = T::from_f64(scale[l]);
             for at in (0..classes).map(|c| self.order.at(l, c)) {
                 let p = exps[at] * inverse;
-                let curvature = p * (T::ONE - p) * scale_t;
-                out[at] = if scale[l] == 0.0 { T::ZERO } else { curvature };
+                out[at] = p * (T::ONE - p) * scale_t;
             }
             let at_max = softmax.others * softmax.inverse() * softmax.inverse();
-            out[self.order.at(l, softmax.at)] = T::from_f64(at_max.weighted(scale[l]));
+            out[self.order.at(l, softmax.at)] = T::from_f64(at_max * scale[l]);
         }
     }
 
@@ -175,6 +161,29 @@ impl<T: Real> GroupSoftmax<T> {
     #[inline(always)]
     pub fn row(&self, l: usize) -> Softmax<T> {
         Softmax { max: self.max[l], at: self.at[l] as usize, others: self.others[l] }
+    }
+}
+
+/// [`sum_exactly`] for every lane.
+#[inline(always)]
+fn sum_all_lanes<T: Real>(exps: &[T]) -> [f64; LANES] {
+    if exps.len() <= BLOCK * LANES {
+        return sum_block_lanes(exps);
+    }
+    let mut sums = std::array::from_fn::<_, LANES, _>(|_| PairwiseSum::default());
+    for block in exps.chunks(BLOCK * LANES) {
+        for (sum, block) in sums.iter_mut().zip(sum_block_lanes(block)) {
+            sum.add(block);
+        }
+    }
+    sums.map(|sum| sum.total())
+}
+
+#[inline(always)]
+fn sum_block_lanes<T: Real>(exps: &[T]) -> [f64; LANES] {
+    match T::DTYPE {
+        DType::F32 => sum_lanes::<T, false>(exps),
+        _ => sum_lanes::<T, true>(exps),
     }
 }
 

@@ -9,8 +9,11 @@ use super::plan::{Layout, RowPlan};
 use crate::error::Result;
 use crate::losses::call::{Axes, Call, Loss, Plan};
 use crate::real::Real;
-use crate::reduce::sum;
-use crate::simd::Isa;
+use crate::reduce::{PairwiseSum, sum, sum_block_exactly};
+use crate::simd::{Baseline, Isa};
+
+/// Terms that are summed at once where they are large.
+const TERMS: usize = 256;
 
 /// The triplet loss with its parameters.
 #[derive(Clone, Copy)]
@@ -35,6 +38,30 @@ impl Loss for Triplet {
     }
 }
 
+/// (p - x)^2 - (n - x)^2 as (a - b)(a + b): nothing overflows that the difference does not need.
+#[inline(always)]
+fn excess<T: Real>([x, p, n]: [T; 3]) -> T {
+    (p - n) * ((p - x) + (n - x))
+}
+
+impl Triplet {
+    /// The loss, 0 not yet cut off, of samples with terms too large for `T`: of one sign it is infinite, of both it need
+    /// not be. Distances are made shorter by a power of two, so that no square overflows in f64.
+    #[cold]
+    fn far<T: Real>(self, x: &[T], p: &[T], n: &[T]) -> f64 {
+        let shorter = f64::from_bits((1023 - 520) << 52);
+        let mut total = PairwiseSum::default();
+        let mut terms = [0.0; TERMS];
+        for ((x, p), n) in x.chunks(TERMS).zip(p.chunks(TERMS)).zip(n.chunks(TERMS)) {
+            for (((term, &x), &p), &n) in terms.iter_mut().zip(x).zip(p).zip(n) {
+                *term = excess([x, p, n].map(|v| v.to_f64() * shorter));
+            }
+            total.add(sum_block_exactly::<Baseline, f64>(&terms[..x.len()]));
+        }
+        (self.margin * shorter * shorter + total.total()) / shorter / shorter
+    }
+}
+
 impl<T: Real> RowKernel<T, 3> for Triplet {
     const COST: f64 = 0.4;
 
@@ -48,10 +75,10 @@ impl<T: Real> RowKernel<T, 3> for Triplet {
     ) -> T {
         let RowOutputs { grads, scratch: [terms, _], .. } = outputs;
         for (((term, &x), &p), &n) in terms.iter_mut().zip(x).zip(p).zip(n) {
-            // a^2 - b^2 as (a - b)(a + b): nothing overflows that the difference does not need.
-            *term = (p - n) * ((p - x) + (n - x));
+            *term = excess([x, p, n]);
         }
         let loss = self.margin + sum::<S, T>(terms);
+        let loss = if loss.abs() < f64::INFINITY { loss } else { self.far(x, p, n) };
         let slope = T::from_f64(2.0 * scale);
         match grads {
             grads if loss <= 0.0 => {

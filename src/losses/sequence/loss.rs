@@ -7,7 +7,8 @@ use super::{
 };
 use crate::error::{Error, Kind, Result};
 use crate::losses::call::{Axes, Call, Lattice, Loss, PathResults, Plan, Results};
-use crate::losses::rowwise::kernel::{Reduced, Scale};
+use crate::losses::rowwise::reduced::Reduced;
+use crate::losses::rowwise::scale::Scale;
 use crate::losses::spec::Params;
 use crate::reduce::Reduction;
 use crate::simd::Level;

@@ -1,0 +1,482 @@
+"""Losses of rows and pairs: rows that are out, infinite or far apart, weights beyond float32."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import reference
+import rustloss as rl
+from rustloss.errors import LabelError, ParameterError, ShapeError
+from rustloss.testing import example
+
+INF, NAN = np.inf, np.nan
+EPS = {np.float32: 2.0**-24, np.float64: 2.0**-53}
+"""Half an ulp, relative to the number at most."""
+WIDTHS = [3, 100, 2000]
+"""Classes of rows that are worked on side by side, together, and one by one."""
+TERMS = 8
+"""4 ulp of the sum of the absolute terms, in `EPS`."""
+
+MOST = float(np.finfo(np.float32).max)
+LEAST = float(np.finfo(np.float32).smallest_subnormal)
+
+DTYPE = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+WIDTH = pytest.mark.parametrize("width", WIDTHS)
+
+CE, KL = rl.SoftmaxCELoss, rl.KLDivLoss
+Rows = tuple[rl.Loss, Any]
+
+
+def forms(width: int, rows: int, **options: Any) -> dict[str, Rows]:
+    """Return every loss on logits, with labels for some rows."""
+    label = np.arange(rows) % width
+    dense = np.eye(width)[label]
+    return {
+        "sparse": (CE(**options), label),
+        "smoothed": (CE(label_smoothing=0.25, **options), label),
+        "weighted": (CE(class_weight=np.full(width, 0.5), **options), label),
+        "dense": (CE(sparse_label=False, **options), dense),
+        "divergence": (KL(from_logits=False, reduction="sample_sum"), dense),
+        "by element": (KL(from_logits=False, reduction="none"), dense),
+        "at a temperature": (KL(from_logits=False, temperature=2.0), dense),
+        "log-targets": (KL(from_logits=False, log_target=True), np.where(dense > 0, 0.0, -INF)),
+    }
+
+
+def results(loss: rl.Loss, *args: Any, **options: Any) -> list[Any]:
+    """Return value, gradient, and both of `grad_hess`, written over what is not a number."""
+    buffers = [np.full(np.shape(args[0]), NAN, args[0].dtype) for _ in range(3)]
+    value, grad = loss.value_and_grad(*args, **options, grad_out=buffers[0])
+    both = loss.grad_hess(*args, **options, grad_out=buffers[1], hess_out=buffers[2])
+    return [value, grad, *both]
+
+
+# Rows that are out
+
+
+@DTYPE
+@WIDTH
+@pytest.mark.parametrize("outer", [INF, NAN, -INF])
+def test_a_row_of_weight_zero_is_zero_whatever_arrives(width, outer, dtype):
+    rng = np.random.default_rng(width)
+    for name, (loss, label) in forms(width, 5).items():
+        x = rng.standard_normal((5, width)).astype(dtype)
+        x[1] = NAN
+        weight = np.array([1.0, 0.0, 1.0, 0.0, 2.0])
+        value = np.asarray(loss(x, label, weight))
+        factor = np.ones(value.shape)
+        factor[[1, 3]] = outer
+        for part in results(loss, x, label, weight, grad_output=factor)[1:]:
+            assert (part[[1, 3]] == 0).all(), name
+            assert np.isfinite(part[[0, 2, 4]]).all(), name
+
+
+@DTYPE
+@WIDTH
+@pytest.mark.parametrize("smoothing", [0.0, 0.25])
+def test_an_ignored_row_is_zero_whatever_arrives(width, smoothing, dtype):
+    loss = CE(ignore_index=-1, label_smoothing=smoothing)
+    x = np.random.default_rng(width).standard_normal((4, width)).astype(dtype)
+    x[2] = [INF] * width
+    label = np.array([0, -1, -1, 1])
+    for memory in (x, np.asfortranarray(x)):
+        value, *derivatives = results(loss, memory, label, grad_output=[1.0, INF, NAN, 1.0])
+        assert (value[1:3] == 0).all()
+        for part in derivatives:
+            assert (part[1:3] == 0).all()
+            assert np.isfinite(part).all()
+
+
+@DTYPE
+def test_a_gradient_of_nothing_has_no_curvature(dtype):
+    """An outer gradient of 0 is a factor of 0 for both derivatives, of NaN too."""
+    for name, (loss, label) in forms(3, 2).items():
+        x = np.array([[NAN, 0.0, 1.0], [INF, -INF, INF]], dtype)
+        for part in results(loss, x, label, grad_output=0.0)[1:]:
+            assert (part == 0).all(), name
+
+
+@DTYPE
+@pytest.mark.parametrize(
+    "name", ["TripletLoss", "CosineEmbeddingLoss", "SDMLLoss", "KLDivLoss", "SoftmaxCELoss"]
+)
+def test_a_gradient_of_nothing_is_zero_for_every_input(name, dtype):
+    loss = getattr(rl, name)()
+    inputs = example(loss, dtype=dtype)
+    first = next(iter(inputs))
+    inputs[first] = np.full_like(inputs[first], NAN)
+    _, grads = loss.value_and_grad(**inputs, grad_output=0.0)
+    for grad in grads if isinstance(grads, tuple) else (grads,):
+        assert (grad == 0).all()
+
+
+# Infinite logits
+
+
+@DTYPE
+@WIDTH
+def test_a_row_of_impossible_classes_is_not_a_number(width, dtype):
+    for name, (loss, label) in forms(width, 3).items():
+        x = np.zeros((3, width), dtype)
+        x[1] = -INF
+        for memory in (x, np.asfortranarray(x)):
+            for part in results(loss, memory, label):
+                assert np.isnan(part[1]).all(), name
+                assert np.isfinite(part[[0, 2]]).all(), name
+
+
+@DTYPE
+@WIDTH
+def test_certain_classes_share_the_mass(width, dtype):
+    certain = 2
+    label = np.zeros(1, int)
+    dense = np.eye(width)[label]
+    p = np.zeros((1, width))
+    p[0, :certain] = 1 / certain
+    x = np.where(p > 0, INF, 0.0).astype(dtype)
+    logs = np.where(dense > 0, 0.0, -INF)
+    for loss, given in [
+        (CE(), label),
+        (CE(sparse_label=False), dense),
+        (KL(from_logits=False, reduction="sample_sum"), dense),
+        (KL(from_logits=False, reduction="sample_sum", log_target=True), logs),
+    ]:
+        value, grad, _, hess = results(loss, x, given)
+        np.testing.assert_allclose(value, math.log(certain), rtol=4 * EPS[dtype])
+        np.testing.assert_array_equal(grad, p - dense)
+        np.testing.assert_array_equal(hess, p * (1 - p))
+
+
+@DTYPE
+@WIDTH
+def test_rows_alone_and_together_have_the_same_bits(width, dtype):
+    rng = np.random.default_rng(width)
+    x = rng.standard_normal((40, width)).astype(dtype)
+    x[3], x[5, :2], x[7, 1], x[9, 0] = -INF, INF, NAN, -INF
+    for name, (loss, label) in forms(width, 40, weight=3.0).items():
+        whole = results(loss, x, label)
+        across = results(loss, np.asfortranarray(x), label)
+        alone = [results(loss, x[i : i + 1], label[i : i + 1]) for i in range(40)]
+        for part, other, rows in zip(whole, across, zip(*alone, strict=True), strict=True):
+            np.testing.assert_array_equal(part, other, name)
+            np.testing.assert_array_equal(part, np.concatenate(rows), name)
+
+
+# Far apart
+
+
+def test_squares_too_large_for_float32_may_cancel():
+    far = np.float32(1e20)
+    x = np.zeros((1, 2), np.float32)
+    p, n = np.array([[far, 0]], np.float32), np.array([[0, far]], np.float32)
+    value, grads = rl.TripletLoss(margin=0.5).value_and_grad(x, p, n)
+    assert value == 0.5
+    for grad, expected in zip(grads, (2 * (n - p), 2 * (p - x), 2 * (x - n)), strict=True):
+        np.testing.assert_array_equal(grad, expected)
+    assert rl.TripletLoss()(x, p, 0 * n) == INF
+    assert rl.TripletLoss()(x, 0 * p, n) == 0
+    huge = 1e200
+    value = rl.TripletLoss(margin=0.5)([[0.0, 0.0]], [[huge, 0.0]], [[0.0, huge]])
+    assert value == 0.5
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.25])
+def test_distances_too_large_for_float32(smoothing):
+    """Against float64, whose range is enough."""
+    rng = np.random.default_rng(1)
+    x1 = rng.standard_normal((5, 7)) * 1e-12 + 1e19
+    x2 = -x1 + 1e16 * rng.standard_normal((5, 7))
+    x1, x2 = x1.astype(np.float32), x2.astype(np.float32)
+    x2[1], x1[1] = 3e19, 3e19
+    params = {"smoothing_parameter": smoothing}
+    value, grads, _ = reference.loss("SDMLLoss", params, x1.astype(float), x2.astype(float))
+    ours, slopes = rl.SDMLLoss(**params).value_and_grad(x1, x2)
+    assert np.isfinite(ours).all() or (value > np.finfo(np.float32).max).any()
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(ours, value.astype(np.float32), rtol=16 * EPS[np.float32])
+    # The bound of 8 ulp is relative to the terms: slopes of up to 1 times distances, twice.
+    size = 2 * np.abs(x1[:, None] - x2[None].astype(float)).max()
+    for slope, expected in zip(slopes, grads.values(), strict=True):
+        np.testing.assert_allclose(slope, expected, rtol=0, atol=2 * TERMS * EPS[np.float32] * size)
+
+
+# Weights that float32 cannot hold
+
+
+@pytest.mark.parametrize("weight", [1e39, 1e-50, 1e300])
+@pytest.mark.parametrize(
+    "name",
+    ["TripletLoss", "CosineEmbeddingLoss", "SDMLLoss", "KLDivLoss", "SoftmaxCrossEntropyLoss"],
+)
+def test_weights_act_in_double_precision(name, weight):
+    """The outer gradient brings the gradient back into range."""
+    for params in [{}, {"from_logits": False}] if name == "KLDivLoss" else [{}]:
+        loss = getattr(rl, name)(**params)
+        inputs = example(loss, dtype=np.float32)
+        _, plain = loss.value_and_grad(**inputs)
+        n = len(next(iter(inputs.values())))
+        _, grads = loss.value_and_grad(
+            **inputs, sample_weight=np.full(n, weight), grad_output=1 / weight
+        )
+        _, mixed = loss.value_and_grad(
+            **inputs,
+            sample_weight=np.where(np.arange(n) % 2, weight, 1.0),
+            grad_output=np.where(np.arange(n) % 2, 1 / weight, 1.0),
+        )
+        plain, grads, mixed = (g if isinstance(g, tuple) else (g,) for g in (plain, grads, mixed))
+        for a, b, c in zip(plain, grads, mixed, strict=True):
+            # The product of weight and outer gradient is 1 up to rounding.
+            np.testing.assert_allclose(b, a, rtol=4 * EPS[np.float32])
+            np.testing.assert_allclose(c, a, rtol=4 * EPS[np.float32])
+
+
+@WIDTH
+@pytest.mark.parametrize("weight", [1e39, 1e-50])
+def test_weights_beyond_single_precision_scale_every_form(width, weight):
+    x = np.random.default_rng(width).standard_normal((4, width)).astype(np.float32)
+    weights = np.array([weight, 1.0, 0.0, weight])
+    for name, (loss, label) in forms(width, 4).items():
+        wide = results(loss, x.astype(np.float64), label, weights)
+        for part, exact in zip(results(loss, x, label, weights), wide, strict=True):
+            assert (part[2] == 0).all(), name
+            for row, expected in zip(part, exact, strict=True):
+                bound = LEAST + 2 * TERMS * EPS[np.float32] * np.abs(expected).max()
+                expected = np.clip(expected, -MOST, MOST)
+                np.testing.assert_allclose(np.clip(row, -MOST, MOST), expected, 0, bound, name)
+
+
+def test_weights_of_elements_act_in_double_precision():
+    loss = KL(from_logits=False, reduction="none")
+    x, y = np.zeros((2, 2), np.float32), np.array([[0.5, 0.5], [0.25, 0.75]])
+    weight = np.array([[1e39, 1e39], [1e-50, 0.0]])
+    factor = np.where(weight > 0, 1e-39, 1.0)
+    factor[1] = 1e50
+    value, grad = loss.value_and_grad(x, y, weight, grad_output=factor)
+    # E is y log(2 y), and the gradient of the second row sum(w y) / 2 - w y.
+    np.testing.assert_allclose(value, [[0.0, 0.0], [0.0, 0.0]], atol=1e-49)
+    np.testing.assert_allclose(grad, [[0.0, 0.0], [-0.125, 0.125]], rtol=4 * EPS[np.float32])
+
+
+# Cosine embedding
+
+
+@DTYPE
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2])
+def test_vectors_lie_along_any_axis(axis, dtype):
+    rng = np.random.default_rng(3)
+    u, v = (rng.standard_normal((4, 5, 6)).astype(dtype) for _ in range(2))
+    batch = 1 if axis == 0 else 0
+    moved = [np.moveaxis(w, axis, -1) for w in (u, v)]
+    label = np.where(rng.random(moved[0].shape[:-1]) < 0.5, 1, -1)
+    options = {"reduction": "none", "margin": 0.125}
+    value, grads = rl.CosineEmbeddingLoss(axis=axis, batch_axis=batch, **options).value_and_grad(
+        u, v, label
+    )
+    plain, slopes = rl.CosineEmbeddingLoss(**options).value_and_grad(*moved, label)
+    np.testing.assert_array_equal(value, plain)
+    for grad, slope in zip(grads, slopes, strict=True):
+        np.testing.assert_array_equal(np.moveaxis(grad, axis, -1), slope)
+
+
+def test_vectors_and_samples_have_different_axes():
+    with pytest.raises(ParameterError, match="batch_axis: expected another axis"):
+        rl.CosineEmbeddingLoss(axis=0)(np.ones((2, 3)), np.ones((2, 3)), [1, 1, 1])
+
+
+def test_other_labels_count_as_different_if_allowed():
+    u, v = np.array([[3.0, 4.0]] * 4), np.array([[4.0, 3.0]] * 4)
+    label = [1, -1, 0, NAN]
+    with pytest.raises(LabelError, match=r"label\[2\]: expected 1 or -1.*got 0"):
+        rl.CosineEmbeddingLoss()(u, v, label)
+    loose = rl.CosineEmbeddingLoss(out_of_range="allow")
+    np.testing.assert_allclose(loose(u, v, label), [0.04, 0.96, 0.96, 0.96], rtol=1e-15)
+
+
+def test_parallel_vectors_have_no_gradient():
+    u = np.random.default_rng(5).standard_normal((50, 9))
+    for factor in (1.0, 2.0, 0.5, -4.0):
+        _, grads = rl.CosineEmbeddingLoss().value_and_grad(u, factor * u, np.ones(50))
+        assert all((grad == 0).all() for grad in grads)
+
+
+# Divergence
+
+
+@DTYPE
+def test_log_targets_are_labels(dtype):
+    rng = np.random.default_rng(7)
+    x, z = rng.standard_normal((2, 6, 8)).astype(dtype)
+    y = np.exp(z - z.max(1, keepdims=True)).astype(np.float64)
+    y /= y.sum(1, keepdims=True)
+    y[0, 0] = 0.0
+    with np.errstate(divide="ignore"):
+        t = np.log(y)
+    for options in [{}, {"from_logits": False}, {"from_logits": False, "temperature": 2.0}]:
+        plain = KL(**options, reduction="none").value_and_grad(x, y, wrt=("pred", "label"))
+        logs = KL(**options, reduction="none", log_target=True)
+        value, (grad, by_log) = logs.value_and_grad(x, t, wrt=("pred", "label"))
+        bound = 16 * EPS[dtype] * np.abs(x).max()
+        np.testing.assert_allclose(value, plain[0], rtol=0, atol=4 * bound)
+        np.testing.assert_allclose(grad, plain[1][0], rtol=0, atol=bound)
+        # By t = log y it is y times the derivative by y.
+        with np.errstate(invalid="ignore"):
+            expected = np.where(y > 0, y * plain[1][1], 0.0)
+        np.testing.assert_allclose(by_log, expected, rtol=0, atol=4 * bound)
+
+
+@pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0, 100.0])
+def test_temperature_divides_logits_and_keeps_the_size_of_gradients(temperature):
+    rng = np.random.default_rng(8)
+    x, y = rng.standard_normal((4, 5)), rng.random((4, 5))
+    y /= y.sum(1, keepdims=True)
+    options = {"from_logits": False, "reduction": "sample_sum"}
+    found = KL(**options, temperature=temperature).value_and_grad(x, y)
+    plain = KL(**options).value_and_grad(x / temperature, y)
+    np.testing.assert_allclose(found[0], temperature**2 * plain[0], rtol=1e-12)
+    np.testing.assert_allclose(found[1], temperature * plain[1], rtol=1e-12, atol=1e-15)
+    hess = KL(**options, temperature=temperature).grad_hess(x, y)[1]
+    np.testing.assert_allclose(hess, KL(**options).grad_hess(x / temperature, y)[1], rtol=1e-12)
+
+
+@DTYPE
+@pytest.mark.parametrize("temperature", [1e-3, 1e-10, 1e-30, 1e-40, 1e-300])
+def test_no_small_temperature_overflows(temperature, dtype):
+    """The largest logits have all the mass: E is T y (max - x) + T^2 (y log y + y log ties)."""
+    x = np.array([[3.0, 1.0, -2.0], [1.0, 1.0, 0.0]], dtype)
+    y = np.array([[0.25, 0.5, 0.25], [0.5, 0.5, 0.0]])
+    loss = KL(from_logits=False, temperature=temperature, reduction="none")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_y = np.where(y > 0, y * np.log(y), 0.0)
+    p = np.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
+    log_sum = np.log([[1.0], [2.0]])
+    t = temperature
+    expected = t * (y * (x.max(1, keepdims=True) - x)) + t * t * (log_y + y * log_sum)
+    value, grad, _, hess = results(loss, x, y)
+    # A class of the ties is right for itself: y log y and y log 2 cancel.
+    floor = float(np.finfo(dtype).smallest_subnormal)
+    scale = np.abs(expected).max() if dtype == np.float64 else 0.0
+    np.testing.assert_allclose(value, expected.astype(dtype), rtol=1e-6, atol=floor + 1e-12 * scale)
+    np.testing.assert_allclose(
+        grad, (t * (p * y.sum(1, keepdims=True) - y)).astype(dtype), rtol=1e-6, atol=floor
+    )
+    np.testing.assert_allclose(hess, p * (1 - p) * y.sum(1, keepdims=True), rtol=1e-6, atol=floor)
+
+
+def test_parameters_without_a_meaning():
+    with pytest.raises(ParameterError, match="temperature: it needs from_logits=False"):
+        KL(temperature=2.0)
+    with pytest.raises(ParameterError, match="epsilon: it needs log_target=False"):
+        KL(log_target=True, epsilon=1e-12)
+    with pytest.raises(ParameterError, match="temperature: expected a finite number > 0"):
+        KL(from_logits=False, temperature=0.0)
+
+
+def test_log_probabilities_of_one_dimension_are_samples():
+    x, y = np.log([0.25, 0.5, 0.25]), np.array([0.5, 0.5, 0.0])
+    value, grad = KL().value_and_grad(x, y)
+    np.testing.assert_allclose(value, [0.5 * math.log(2), 0.0, 0.0], atol=1e-16)
+    np.testing.assert_array_equal(grad, -y)
+    weighted = KL(reduction="sum")(x, y, [2.0, 1.0, 1.0])
+    np.testing.assert_allclose(weighted, math.log(2))
+
+
+@pytest.mark.parametrize("weight", [None, 2.0, [1.0, 0.0, 2.0]])
+def test_logits_of_one_dimension_are_one_row(weight):
+    x, y = np.array([1.0, 2.0, 4.0]), np.array([0.5, 0.25, 0.25])
+    of_row = None if weight is None else np.atleast_2d(weight)
+    for reduction in ("none", "sample", "sample_sum", "sum", "mean", "sample_weighted_mean"):
+        loss = KL(from_logits=False, reduction=reduction)
+        value, grad = loss.value_and_grad(x, y, weight)
+        rows, slopes = loss.value_and_grad(x[None], y[None], of_row)
+        assert value.shape == {"none": (3,), "sum": (), "mean": ()}.get(reduction, (1,))
+        np.testing.assert_array_equal(value, rows[0] if reduction == "none" else rows)
+        np.testing.assert_array_equal(grad, slopes[0])
+    loss = KL(from_logits=False, reduction="none")
+    _, grad = loss.value_and_grad(x, y, grad_output=[1.0, 0.0, 0.0])
+    _, slopes = loss.value_and_grad(x[None], y[None], grad_output=[[1.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(grad, slopes[0])
+
+
+@DTYPE
+def test_an_impossible_class_has_the_limit_for_a_slope(dtype):
+    x = np.array([[-INF, 0.0, -INF, 0.0]], dtype)
+    y = np.array([[0.0, 0.0, 0.5, 0.5]])
+    for loss in (KL(reduction="none"), KL(reduction="none", from_logits=False)):
+        value, (_, slope) = loss.value_and_grad(x, y, wrt=("pred", "label"))
+        np.testing.assert_array_equal(value[0, :3], [0.0, 0.0, INF])
+        np.testing.assert_array_equal(slope[0, :3], [INF, -INF, INF])
+
+
+@DTYPE
+def test_labels_of_a_divergence_are_not_negative(dtype):
+    rng = np.random.default_rng(9)
+    x = rng.standard_normal((3, 2, 4)).astype(dtype)
+    for wrong in (-1.0, -1e-300, NAN):
+        y = rng.random((3, 2, 4))
+        y[1, 0, 2] = wrong
+        for options in [{}, {"from_logits": False}, {"from_logits": False, "reduction": "none"}]:
+            for axis, batch in [(-1, 0), (0, 1), (1, 2)]:
+                loss = KL(**options, axis=axis, batch_axis=batch)
+                with pytest.raises(LabelError) as caught:
+                    loss(x, y)
+                assert caught.value.index == (1, 0, 2)
+                weight = np.ones((3, 2, 4))
+                weight[1] = 0.0
+                assert np.isfinite(loss(x, y, weight)).all()
+                with pytest.raises(LabelError, match="label"):
+                    loss.value_and_grad(x.astype(np.float32), y, grad_output=0.0)
+            assert KL(**options, out_of_range="allow")(x, y).shape is not None
+    shared = np.array([0.5, 0.5, -0.5, 0.5])
+    for loss in (KL(), KL(from_logits=False)):
+        with pytest.raises(LabelError, match=r"label\[2\]: expected a number >= 0.*got -0\.5"):
+            loss(x[:, 0], shared)
+        assert (loss(x[:, 0], shared, np.zeros(3)) == 0).all()
+    logs = KL(log_target=True)
+    with pytest.raises(LabelError, match=r"label\[0\]\[1\]|label\[0, 1\]"):
+        logs([[0.0, 0.0]], [[5.0, NAN]])
+
+
+# Shapes and messages
+
+
+def test_empty_calls_with_long_axes():
+    x = np.zeros((0, 2**31, 2**30, 2), np.int8)
+    label = x[..., 0]
+    for loss, args in [
+        (CE(reduction="sum"), (x, label)),
+        (KL(reduction="sum", from_logits=False), (x, x)),
+        (rl.CosineEmbeddingLoss(reduction="sum"), (x, x, label)),
+        (rl.TripletLoss(reduction="sum"), (x, x, x)),
+    ]:
+        assert loss(*args) == 0
+    empty = np.zeros((2**32, 0))
+    with pytest.raises(ShapeError, match="x1: expected fewer samples"):
+        rl.SDMLLoss(reduction="sum")(empty, empty)
+
+
+def test_pairs_beyond_memory_are_refused():
+    x = np.zeros((200_000, 2), np.float32)
+    loss = rl.SDMLLoss()
+    with pytest.raises(MemoryError):
+        loss.value_and_grad(x, x)
+    assert np.isfinite(loss(x[:4], x[:4])).all()
+
+
+def test_messages_know_the_remedy():
+    x = np.zeros((2, 3))
+    with pytest.raises(ShapeError, match=r"label: .*\(2, 3\).*sparse_label=False"):
+        CE()(x, np.eye(3)[:2])
+    with pytest.raises(LabelError, match=r"label\[1\]: .*ignore_index=-100.*got -100"):
+        CE()(x, [0, -100])
+    with pytest.raises(LabelError, match=r"got 9007199254740993"):
+        CE()(x, np.array([0, 2**53 + 1]))
+    with pytest.raises(ShapeError, match=r"class_weight|weight for each of 3"):
+        CE(class_weight=[1.0, 2.0])(x, [0, 1])
+    with pytest.raises(ShapeError, match=r"pred has shape \(2, 3\)\), got shape \(3,\)"):
+        rl.TripletLoss()(x, np.zeros(3), x)
+    with pytest.raises(ShapeError, match=r"x1's shape \(2, 3\), got shape \(3, 2\)"):
+        rl.SDMLLoss()(x, x.T)
