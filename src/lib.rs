@@ -9,10 +9,12 @@ pub mod losses;
 pub mod math;
 mod memory;
 mod operand;
-pub mod parallel;
 #[cfg(feature = "python")]
 mod python;
 pub mod real;
 pub mod reduce;
 pub mod simd;
+pub mod threads;
 pub mod weight;
+
+pub use threads as parallel;

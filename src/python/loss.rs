@@ -4,7 +4,7 @@ use super::array::{Array, Borrow, Out, check_disjoint};
 use super::bind::{Bind, grad_outs, wrt};
 use super::error::{exception, guard};
 use super::params::{options, to_python, value};
-use super::threads::warn_once;
+use super::threads::{detach, warn_once};
 use crate::error::{Error, Kind};
 use crate::losses::call::{
     Call, Lattice, Loss, MAX_ARGUMENTS, Options, PathResults, Plan, Results,
@@ -263,7 +263,7 @@ impl<'py> Arrays<'py> {
         self.inputs.iter().flatten().chain(&self.grad_output)
     }
 
-    /// Runs what reads these arrays, other Python threads going on meanwhile if the cost is high.
+    /// Runs what reads these arrays, other Python threads going on meanwhile and signals ending it if the cost is high.
     fn compute(
         &self,
         py: Python<'py>,
@@ -276,7 +276,7 @@ impl<'py> Arrays<'py> {
         } else {
             let _borrows: Vec<Box<dyn Borrow + 'py>> =
                 self.iter().map(Array::borrow).collect::<PyResult<_>>()?;
-            py.detach(run)
+            detach(py, cost, run)?
         };
         computed.map_err(|e| exception(py, &e))
     }
