@@ -28,10 +28,10 @@ pub(super) struct Call {
 
 /// Runs `f`, whose calls of [`super::run`] fail with [`Error::interrupted`] soon after `poll` says so.
 ///
-/// The thread that calls this one polls about twenty times a second while it works or waits. A poll that panics stops
-/// the call.
+/// The calling thread polls at once and then about twenty times a second while it works or waits. A poll that panics
+/// stops the call.
 pub fn interruptible<R>(poll: Poll, f: impl FnOnce() -> R) -> R {
-    let poll = Some((poll, Instant::now() + INTERVAL));
+    let poll = Some((poll, Instant::now()));
     within(Some(Call { stopped: Arc::default(), poll }), f)
 }
 

@@ -292,7 +292,6 @@ mod tests {
             || true,
             || {
                 let job = Job::new(2, 1, &work);
-                thread::sleep(cancel::INTERVAL);
                 assert_eq!(check(), Err(Error::interrupted()));
                 job.help();
                 assert!(job.panic.into_inner().unwrap().is_none());
