@@ -340,6 +340,28 @@ fn one_call_ends_and_the_calls_of_other_threads_go_on() {
 }
 
 #[test]
+fn a_call_that_is_to_stop_polls_no_more() {
+    static TIMES: AtomicUsize = AtomicUsize::new(0);
+    let _turn = turn();
+    let poll = || TIMES.fetch_add(1, Ordering::Relaxed) == 0;
+    for n in [1, 2] {
+        TIMES.store(0, Ordering::Relaxed);
+        let job = || threads::run(8, LARGE, &|_| Ok(()));
+        with_num_threads(count(n), || {
+            interruptible(poll, || {
+                let stopped = || endless(LARGE, Duration::from_micros(100));
+                assert_eq!(stopped(), Err(Error::interrupted()));
+                thread::sleep(LATEST);
+                assert_eq!(stopped(), Err(Error::interrupted()));
+                assert_eq!(job(), Err(Error::interrupted()));
+            });
+            assert_eq!(job(), Ok(()));
+        });
+        assert_eq!(TIMES.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[test]
 fn a_poll_may_make_calls_and_panic() {
     let _turn = turn();
     with_num_threads(count(2), || {

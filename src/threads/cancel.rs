@@ -26,6 +26,18 @@ pub(super) struct Call {
     poll: Option<(Poll, Instant)>,
 }
 
+impl Call {
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// What is to be polled now. A call that was told to stop does not ask again.
+    fn due(&self) -> Option<Poll> {
+        let (poll, next) = self.poll?;
+        (!self.is_stopped() && Instant::now() >= next).then_some(poll)
+    }
+}
+
 /// Runs `f`, whose calls of [`super::run`] fail with [`Error::interrupted`] soon after `poll` says so.
 ///
 /// The calling thread polls at once and then about twenty times a second while it works or waits. A poll that panics
@@ -55,16 +67,14 @@ pub(super) fn current() -> Option<Call> {
 /// Fails if the call that this thread works for is to stop. Loops that run for long within one task ask now and then; it
 /// takes about as long as it takes to read the clock.
 pub(crate) fn check() -> Result<()> {
-    let due =
-        CALL.with_borrow(|call| call.as_ref()?.poll.filter(|(_, due)| Instant::now() >= *due));
-    if let Some((poll, _)) = due {
+    if let Some(poll) = CALL.with_borrow(|call| call.as_ref()?.due()) {
         ask(poll);
     }
     if is_stopped() { Err(Error::interrupted()) } else { Ok(()) }
 }
 
 pub(super) fn is_stopped() -> bool {
-    CALL.with_borrow(|call| call.as_ref().is_some_and(|call| call.stopped.load(Ordering::Relaxed)))
+    CALL.with_borrow(|call| call.as_ref().is_some_and(Call::is_stopped))
 }
 
 #[cold]
