@@ -109,7 +109,8 @@ def test_what_a_signal_handler_raises_ends_the_call(n):
 @SIGNALS
 def test_a_signal_handler_that_returns_changes_nothing():
     x, zero = ones(2_000_000), np.broadcast_to(np.zeros(1000, "f4"), (2_000_000, 1000))
-    loss, inside = rl.L2Loss(reduction="mean"), []
+    loss = rl.L2Loss(reduction="mean")
+    inside: list[bool] = []
     while not any(inside):
         running = True
         with alarm(lambda *_: inside.append(running), 0.05):  # noqa: B023
