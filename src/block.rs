@@ -9,10 +9,10 @@ use crate::error::Result;
 use crate::grid::{Grid, Tile};
 use crate::memory;
 use crate::operand::{Input, Operand, Output, sized};
-use crate::parallel;
 use crate::real::Real;
 use crate::reduce::{BLOCK, Reduction, sum_block_exactly, sum_pairwise};
 use crate::simd::{self, Isa, Kernel, Level};
+use crate::threads;
 use crate::view::{View, ViewMut};
 use crate::weight::{Divisor, Weighting};
 use smallvec::SmallVec;
@@ -197,7 +197,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         let (down, across) = (grid.rows.div_ceil(rows), grid.cols.div_ceil(cols));
         let tiles = down * across;
         let tile_ns = self.kernel.cost() * (rows * cols) as f64;
-        let work = |tasks: &mut parallel::Tasks<'_>| {
+        let work = |tasks: &mut threads::Tasks<'_>| {
             let mut scratch = Scratch {
                 inputs: Default::default(),
                 grads: Default::default(),
@@ -218,7 +218,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             }
             Ok(())
         };
-        parallel::run(tiles, tile_ns, &work)
+        threads::run(tiles, tile_ns, &work)
     }
 
     /// Outputs of E's shape.

@@ -16,5 +16,3 @@ pub mod reduce;
 pub mod simd;
 pub mod threads;
 pub mod weight;
-
-pub use threads as parallel;

@@ -10,9 +10,9 @@ use crate::losses::call::Axes;
 use crate::losses::rowwise::softmax_group::{LANES, Order};
 use crate::memory;
 use crate::operand::{Input, Operand, Output, sized};
-use crate::parallel;
 use crate::real::Real;
 use crate::simd::{self, Isa, Kernel, Level};
+use crate::threads;
 use crate::view::{View, ViewMut};
 use crate::weight::Weighting;
 
@@ -168,7 +168,7 @@ pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(
         form,
     };
     let step_ns = L::COST * (step * grid.cols) as f64;
-    parallel::run(grid.rows.div_ceil(step), step_ns, &|tasks| {
+    threads::run(grid.rows.div_ceil(step), step_ns, &|tasks| {
         let mut scratch = Scratch::new();
         for row in tasks.map(|task| task * step) {
             let tile = Tile { row, rows: step.min(grid.rows - row), col: 0, cols: grid.cols };
