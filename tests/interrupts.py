@@ -75,19 +75,15 @@ def pairs() -> Arguments:
     return tuple(rng.normal(size=(3_000, 2_048)).astype("f4") for _ in range(2))
 
 
-def ctc() -> rl.CTCLoss:
-    return rl.CTCLoss(memory_limit=128 << 20)
-
-
 CASES: dict[str, tuple[Callable[..., Any], Callable[[], Arguments]]] = {
-    "ctc value, many": (ctc(), lambda: utterances(*MANY)),
-    "ctc value, long": (ctc(), lambda: utterances(*LONG)),
-    "ctc gradient, many": (ctc().value_and_grad, lambda: utterances(*MANY)),
-    "ctc gradient, long": (ctc().value_and_grad, lambda: utterances(*LONG)),
-    "ctc posteriors, many": (ctc().posteriors, lambda: utterances(*FEWER)),
-    "ctc posteriors, long": (ctc().posteriors, lambda: utterances(*SHORTER)),
-    "ctc alignment, many": (ctc().align, lambda: utterances(*MANY)),
-    "ctc alignment, long": (ctc().align, lambda: utterances(*LONG)),
+    "ctc value, many": (rl.CTCLoss(), lambda: utterances(*MANY)),
+    "ctc value, long": (rl.CTCLoss(), lambda: utterances(*LONG)),
+    "ctc gradient, many": (rl.CTCLoss().value_and_grad, lambda: utterances(*MANY)),
+    "ctc gradient, long": (rl.CTCLoss().value_and_grad, lambda: utterances(*LONG)),
+    "ctc posteriors, many": (rl.CTCLoss().posteriors, lambda: utterances(*FEWER)),
+    "ctc posteriors, long": (rl.CTCLoss().posteriors, lambda: utterances(*SHORTER)),
+    "ctc alignment, many": (rl.CTCLoss().align, lambda: utterances(*MANY)),
+    "ctc alignment, long": (rl.CTCLoss().align, lambda: utterances(*LONG)),
     "sdml gradient": (rl.SDMLLoss().value_and_grad, pairs),
     "softmax value": (rl.SoftmaxCELoss(reduction="mean"), rows),
     "elementwise value": (rl.SigmoidBCELoss(reduction="mean"), elements),
