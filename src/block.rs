@@ -11,10 +11,10 @@ use crate::factor::{Buffers, Factor, Factors};
 use crate::grid::{Grid, Tile};
 use crate::memory;
 use crate::operand::{Argument, Input, Operand, Output, sized};
-use crate::parallel;
 use crate::real::Real;
 use crate::reduce::{BLOCK, ExactSum, Reduction, sum_block, sum_block_exactly};
 use crate::simd::{self, Isa, Kernel, Level};
+use crate::threads;
 use crate::view::{DType, ViewMut, elements};
 use crate::weight::Weighting;
 use smallvec::SmallVec;
@@ -205,7 +205,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         let (down, across) = (grid.rows.div_ceil(rows), grid.cols.div_ceil(cols));
         let tiles = down * across;
         let tile_ns = self.kernel.cost() * (rows * cols) as f64;
-        let work = |tasks: &mut parallel::Tasks<'_>| {
+        let work = |tasks: &mut threads::Tasks<'_>| {
             let mut scratch = Scratch {
                 inputs: Default::default(),
                 grads: Default::default(),
@@ -228,7 +228,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             }
             Ok(())
         };
-        parallel::run(tiles, tile_ns, &work)
+        threads::run(tiles, tile_ns, &work)
     }
 
     /// Outputs of E's shape.

@@ -4,7 +4,7 @@ use super::array::{Array, Out, Type, buffer, overlap, same_memory};
 use super::bind::{Bind, grad_outs, wrt};
 use super::error::{exception, guard, shown};
 use super::params::{options, own_params, to_python};
-use super::threads::warn_once;
+use super::threads::{detach, warn_once};
 use crate::error::{Error, Kind, Quoted};
 use crate::losses::call::{
     Call, Lattice, Loss, MAX_ARGUMENTS, Options, PathResults, Plan, Results,
@@ -386,13 +386,13 @@ impl<'py> Arrays<'py> {
     }
 }
 
-/// Runs what reads the arrays of a call, other Python threads going on meanwhile if the cost is high.
+/// Runs what reads the arrays of a call, other Python threads going on meanwhile and signals ending it if the cost is high.
 fn compute(
     py: Python<'_>,
     cost: f64,
     run: impl FnOnce() -> Result<(), Error> + Send,
 ) -> PyResult<()> {
-    let computed = if cost < DETACH_NS { run() } else { py.detach(run) };
+    let computed = if cost < DETACH_NS { run() } else { detach(py, cost, run)? };
     computed.map_err(|e| exception(py, &e))
 }
 

@@ -2,7 +2,7 @@
 
 use crate::case::*;
 use rustloss::losses::sequence::Error;
-use rustloss::parallel::with_num_threads;
+use rustloss::threads::with_num_threads;
 use std::num::NonZero;
 
 #[test]

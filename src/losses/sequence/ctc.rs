@@ -20,8 +20,8 @@ use super::sweep::{Lattice, Outcome, Sink, Storage};
 use super::target::{Labels, Target};
 use super::wide::Wide;
 use super::{Error, Input, LANES, task_ns, viterbi};
-use crate::parallel;
 use crate::simd::{Level, dispatch};
+use crate::threads;
 use std::cell::Cell;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -144,7 +144,7 @@ pub fn ctc<E: Element>(
     };
     let (shared, single) = job.schedule();
     Scratch::with(|scratch| shared.iter().for_each(|&n| run(n, true, scratch)));
-    parallel::run(single.len(), task_ns(options.parallel), &|tasks| {
+    threads::run(single.len(), task_ns(options.parallel), &|tasks| {
         Scratch::with(|scratch| tasks.for_each(|i| run(single[i], false, scratch)));
         Ok(())
     })?;
@@ -259,7 +259,7 @@ impl<E: Element> Job<'_, E> {
         };
         let mut order: Vec<_> = (0..lengths.len()).map(|n| (cost(n), n)).collect();
         order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let threads = if self.options.parallel { parallel::num_threads() } else { 1 };
+        let threads = if self.options.parallel { threads::num_threads() } else { 1 };
         // How long it takes if the first `shared` samples are shared out by two threads each.
         let time = |shared: usize| {
             let (first, rest) = order.split_at(shared);
@@ -443,7 +443,7 @@ impl<E: Element> Job<'_, E> {
                 Mutex::new((i * chunk, frames, table, Defect::default()))
             })
             .collect();
-        parallel::run(chunks.len(), task_ns(true), &|tasks| {
+        threads::run(chunks.len(), task_ns(true), &|tasks| {
             for i in tasks {
                 let mut chunk = chunks[i].lock().unwrap_or_else(PoisonError::into_inner);
                 let (first, frames, table, defect) = &mut *chunk;

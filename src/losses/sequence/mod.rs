@@ -74,7 +74,7 @@ pub static LOSSES: &[Spec] = &[Spec {
 /// Elements of a vector step along the states.
 const LANES: usize = 8;
 
-/// What a task of this family takes, for [`crate::parallel::run`]: it pays to share wherever that is wanted.
+/// What a task of this family takes, for [`crate::threads::run`]: it pays to share wherever that is wanted.
 fn task_ns(shared: bool) -> f64 {
     if shared { f64::INFINITY } else { 0.0 }
 }

@@ -15,8 +15,8 @@ use super::planes::{Lines, sized};
 use super::target::Target;
 use super::weights::Weights;
 use super::{Error, LANES, Side, task_ns};
-use crate::parallel;
 use crate::simd::Level;
+use crate::threads;
 use std::f64::consts::LN_2;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -274,7 +274,7 @@ impl Lattice<'_> {
 
     fn both<T: Send>(&self, sides: [&mut T; 2], work: impl Fn(&mut T) + Sync) -> Result<(), Error> {
         let sides = sides.map(Mutex::new);
-        parallel::run(2, task_ns(self.parallel), &|tasks| {
+        threads::run(2, task_ns(self.parallel), &|tasks| {
             for i in tasks {
                 work(&mut sides[i].lock().unwrap_or_else(PoisonError::into_inner));
             }
