@@ -87,6 +87,8 @@ pub struct Error {
     pub index: Option<Vec<usize>>,
     /// For a label, length or weight: the value found.
     pub value: Option<Number>,
+    /// Whether the argument is a sequence of sequences, and the index goes through them one by one.
+    pub nested: bool,
 }
 
 /// The result of a check.
@@ -101,6 +103,7 @@ impl Error {
             detail: detail.into(),
             index: None,
             value: None,
+            nested: false,
         }
     }
 
@@ -119,6 +122,7 @@ impl Error {
             detail: format!("expected {allowed}, got {value}"),
             index: Some(index.to_vec()),
             value: Some(value),
+            nested: false,
         }
     }
 
@@ -136,8 +140,10 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.argument)?;
-        if let Some(index) = &self.index {
-            write!(f, "{index:?}")?;
+        match &self.index {
+            Some(index) if self.nested => index.iter().try_for_each(|i| write!(f, "[{i}]"))?,
+            Some(index) => write!(f, "{index:?}")?,
+            None => {}
         }
         write!(f, ": {}", self.detail)
     }

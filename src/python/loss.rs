@@ -153,6 +153,7 @@ impl PyLoss {
             dtype: arrays.dtype,
             names: [""; MAX_ARGUMENTS],
             inputs: [const { None }; MAX_ARGUMENTS],
+            listed: arrays.listed,
             sample_weight: self.sample_weight.and_then(given),
             grad_output: view(arrays.grad_output.as_ref()),
             denominator: bound.option("denominator").map(denominator).transpose()?,
@@ -227,6 +228,8 @@ impl PyLoss {
 struct Arrays<'py> {
     /// By position in the registry's inputs.
     inputs: SmallVec<[Option<Array<'py>>; MAX_ARGUMENTS + 1]>,
+    /// Whether label sequences came as a list of them.
+    listed: bool,
     grad_output: Option<Array<'py>>,
     descr: Bound<'py, PyArrayDescr>,
     dtype: DType,
@@ -235,11 +238,12 @@ struct Arrays<'py> {
 impl<'py> Arrays<'py> {
     fn new(spec: &Spec, bound: &Bind<'py>) -> PyResult<Self> {
         let mut inputs = SmallVec::new();
-        let mut ragged = None;
+        let (mut ragged, mut listed) = (None, false);
         for (input, given) in spec.inputs.iter().zip(&bound.inputs) {
             inputs.push(match given {
                 Some(object) if input.domain == Domain::Tokens => {
                     let (tokens, offsets) = Array::extract_tokens(input.name, object)?;
+                    listed = offsets.is_some();
                     ragged = offsets;
                     Some(tokens)
                 }
@@ -256,7 +260,7 @@ impl<'py> Arrays<'py> {
         let grad_output = bound.option("grad_output");
         let grad_output = grad_output.map(|o| Array::extract("grad_output", o)).transpose()?;
         let (descr, dtype) = result_dtype(bound.py, spec, &inputs)?;
-        Ok(Arrays { inputs, grad_output, descr, dtype })
+        Ok(Arrays { inputs, listed, grad_output, descr, dtype })
     }
 
     fn iter(&self) -> impl Iterator<Item = &Array<'py>> {

@@ -5,6 +5,7 @@ mod bind;
 mod error;
 mod loss;
 mod math;
+mod memory;
 mod params;
 mod threads;
 
@@ -34,5 +35,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(params::registry, m)?)?;
     m.add_function(wrap_pyfunction!(config, m)?)?;
     math::register(m)?;
+    memory::register(m)?;
     threads::register(m)
 }

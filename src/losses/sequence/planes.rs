@@ -1,7 +1,9 @@
 //! Rows of a lattice: planes of numbers, and vector steps along them.
 
+use super::LANES;
 use super::target::Target;
-use super::{Error, LANES};
+use crate::error::Result;
+use crate::memory;
 pub(super) use crate::simd::Octet;
 use std::hint;
 use std::mem;
@@ -21,7 +23,7 @@ impl Lines {
     const SLACK: usize = Self::LINE / size_of::<f64>() - 1;
 
     /// The first `len` numbers of what grows as needed; they may be any.
-    pub fn sized(&mut self, len: usize) -> Result<&mut [f64], Error> {
+    pub fn sized(&mut self, len: usize) -> Result<&mut [f64]> {
         sized(&mut self.memory, len.saturating_add(Self::SLACK))?;
         let start = self.memory.as_ptr().align_offset(Self::LINE).min(Self::SLACK);
         (self.start, self.len) = (start, len);
@@ -49,12 +51,8 @@ impl DerefMut for Lines {
 }
 
 /// The first `len` elements of a buffer that grows as needed.
-pub(super) fn sized<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> Result<&mut [T], Error> {
-    if let Some(missing) = len.checked_sub(buffer.len()) {
-        let refused = |_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) };
-        buffer.try_reserve_exact(missing).map_err(refused)?;
-        buffer.resize(len, T::default());
-    }
+pub(super) fn sized<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> Result<&mut [T]> {
+    memory::grow(buffer, len, T::default())?;
     Ok(&mut buffer[..len])
 }
 
