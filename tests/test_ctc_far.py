@@ -18,6 +18,9 @@ CASES = 40
 UNIT = 2**1074
 """Every finite float64 is a whole number of these parts of 1."""
 
+TIE = 10**8
+"""Paths that differ by less than a part of 1 like this count as equally good."""
+
 
 def whole(x: Any) -> int:
     """Return a number in parts of 1, exactly."""
@@ -107,7 +110,9 @@ def check(pred: Any, label: Any, blank: int, input_: Any = "logits") -> None:
     assert_allclose(value, expected, rtol=LOSS[dtype], atol=LOSS[dtype])
     assert_array_equal(loss(pred, label), value)
     if np.isfinite(exact.loss):
-        assert_allclose(grad, exact.grad, rtol=0, atol=GRADIENT[dtype])
+        # Exponentials of log-probabilities have any size.
+        rtol = 0.0 if input_ == "logits" else 2 * np.finfo(dtype).eps
+        assert_allclose(grad, exact.grad, rtol=rtol, atol=GRADIENT[dtype])
         assert_allclose(loss.posteriors(pred, label), exact.posteriors, atol=GRADIENT[dtype])
     found = loss.align(pred, label)
     states = found.index
@@ -115,7 +120,7 @@ def check(pred: Any, label: Any, blank: int, input_: Any = "logits") -> None:
     score = sum(
         whole(pred[t, label[u] if u >= 0 else blank]) for t, u in enumerate(states.tolist())
     )
-    assert abs(score - exact.best) <= UNIT * 1e-9 * max(1, abs(exact.best) // UNIT // 10**6)
+    assert abs(score - exact.best) * TIE <= UNIT
 
 
 def random_case(rng: np.random.Generator) -> tuple[Any, Any, int]:

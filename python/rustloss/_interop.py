@@ -96,7 +96,10 @@ def _row(name: str, i: int, row: Any) -> NDArray[Any]:
         raise LabelError(text, name, (i,))
     if isinstance(row, (list, tuple)) and None in row:
         raise _null(name, i, row.index(None))
-    array = as_array(f"{name}[{i}]", row)
+    try:
+        array = as_array(f"{name}[{i}]", row)
+    except DTypeError as error:
+        raise DTypeError(str(error), name, (i,)) from error
     if array.ndim != 1:
         text = f"{name}[{i}]: expected one dimension, got shape {array.shape}"
         raise ShapeError(text, name, (i,))

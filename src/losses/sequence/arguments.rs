@@ -94,12 +94,12 @@ impl<'a> GivenLabels<'a> {
         let (end, runs) = match (shape.len(), offsets) {
             (1, Some(offsets)) => {
                 if call.inputs[LABEL_LENGTHS].is_some() {
-                    let detail = if listed {
-                        "expected none beside a list of sequences of different lengths"
+                    let (argument, detail) = if listed {
+                        (LABEL, "expected rows of one length beside label_lengths")
                     } else {
-                        "expected either label_lengths or label_offsets"
+                        (LABEL_LENGTHS, "expected either label_lengths or label_offsets")
                     };
-                    return Err(Error::new(Kind::Parameter, call.names[LABEL_LENGTHS], detail));
+                    return Err(Error::new(Kind::Parameter, call.names[argument], detail));
                 }
                 if listed && offsets.len() != samples + 1 {
                     return Err(wrong_count(offsets.len() - 1));

@@ -103,7 +103,8 @@ impl<const K: usize> Number<K> {
             return f64::NEG_INFINITY;
         }
         let size = if self.is_negative() { Self::ZERO.minus(self) } else { self };
-        let size = size.0.iter().rev().fold(0.0, |sum, &word| sum * WORD + word as f64) / WORD;
+        let whole = size.0[1..].iter().rev().fold(0.0, |sum, &word| sum * WORD + word as f64);
+        let size = whole + size.0[0] as f64 / WORD;
         if self.is_negative() { -size } else { size }
     }
 
