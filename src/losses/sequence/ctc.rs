@@ -9,23 +9,19 @@
 //! blanks removed; the occupancy is the probability, given the label sequence, that the path is at class k at frame t.
 //! A. Graves et al., "Connectionist temporal classification", ICML 2006.
 
-use super::blocks::DEEPEST;
-use super::fixed::{self, Fixed};
+use super::far::Far;
 use super::frames::{Frame, Inputs, Status, Survey};
-use super::linear::Linear;
 use super::planes::sized;
-use super::results::{Nobody, Taker};
+use super::results::Taker;
 use super::rows::{Element, Rows, RowsMut};
 use super::scratch::Scratch;
-use super::sweep::{Lattice, Outcome, Sink, Storage};
+use super::sweep::{Lattice, Sink};
 use super::target::{Labels, Target};
 use super::viterbi::{self, Floats, best_path};
-use super::wide::Wide;
 use super::{Input, LANES, checkpoints, task_ns};
 use crate::error::{Error, Kind, Result};
 use crate::simd::{Level, dispatch};
 use crate::{memory, parallel};
-use std::f64::consts::LN_2;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -463,75 +459,4 @@ fn sum(numbers: impl Iterator<Item = f64>) -> f64 {
     }
     // Infinities leave a NaN there.
     if lost.is_finite() { sum + lost } else { sum }
-}
-
-/// The emissions that were left out because they are far below the largest of their frames, and what is computed with
-/// them where no path avoids them.
-struct Far {
-    /// The logarithm that no path through one of them exceeds.
-    nearest: f64,
-    /// The logarithm of the number of paths is at most this.
-    paths: f64,
-    /// Words of a number that holds the sum over any path.
-    words: usize,
-}
-
-impl Far {
-    fn new(status: &Status, frames: usize) -> Self {
-        let [nearest, furthest] = status.far;
-        let paths = frames as f64 * 3.0_f64.ln();
-        let short = furthest * (frames as f64) < fixed::SHORT_LIMIT;
-        Far { nearest: -nearest, paths, words: if short { fixed::SHORT } else { fixed::LONG } }
-    }
-
-    /// Whether a path with this logarithm is better than all that were left out.
-    fn is_outweighed_by(&self, log: f64) -> bool {
-        self.nearest < log || self.nearest == f64::NEG_INFINITY
-    }
-
-    /// Whether the sum of all paths that were left out would vanish in this one.
-    fn is_outweighed_in_sum_by(&self, log: f64) -> bool {
-        const VANISHING: f64 = -60.0 * LN_2;
-        self.is_outweighed_by(log + VANISHING - self.paths)
-    }
-
-    fn solve(
-        &self,
-        lattice: &Lattice<'_>,
-        storage: &mut Storage,
-        sink: Option<&dyn Sink>,
-    ) -> Result<f64> {
-        let outcome = match self.words {
-            fixed::SHORT => lattice.run::<Fixed<{ fixed::SHORT }>>(storage, sink),
-            _ => lattice.run::<Fixed<{ fixed::LONG }>>(storage, sink),
-        };
-        Ok(outcome?.log_likelihood)
-    }
-
-    fn best_path(&self, lattice: &Lattice<'_>, states: &mut [u32]) -> Result<f64> {
-        let Lattice { level, target, source, budget, .. } = *lattice;
-        match self.words {
-            fixed::SHORT => {
-                best_path::<Fixed<{ fixed::SHORT }>>(level, target, source, budget, states)
-            }
-            _ => best_path::<Fixed<{ fixed::LONG }>>(level, target, source, budget, states),
-        }
-    }
-}
-
-impl Lattice<'_> {
-    /// The logarithm of the sum over all paths.
-    fn solve(&self, storage: &mut Storage, sink: Option<&dyn Sink>) -> Result<f64> {
-        if self.frames.iter().all(|frame| frame.bits <= DEEPEST) {
-            let mut outcome = self.run::<Linear>(storage, sink)?;
-            if !outcome.trusted && sink.is_none() {
-                // What was dropped can be weighed only when the directions have passed through each other.
-                outcome = self.run::<Linear>(storage, Some(&Nobody))?;
-            }
-            if let Outcome { log_likelihood, trusted: true } = outcome {
-                return Ok(log_likelihood);
-            }
-        }
-        Ok(self.run::<Wide>(storage, sink)?.log_likelihood)
-    }
 }

@@ -6,6 +6,7 @@
 //! | `target` | the states of a label sequence and their reach |
 //! | `frames`, `exponentials` | softmax of every frame, emissions of the classes that occur |
 //! | `linear`, `wide`, `fixed` | sums over paths: fast with exponents shared by frames, robust with one for each number, exact |
+//! | `far` | which of these a sample needs |
 //! | `planes`, `weights` | rows of states, and the arrows between them |
 //! | `sweep`, `blocks`, `checkpoints` | the two directions, their meeting, what is stored |
 //! | `ctc`, `results`, `scratch` | a batch: validation, schedule, gradient; memory from call to call |
@@ -19,6 +20,7 @@ mod blocks;
 mod checkpoints;
 mod ctc;
 mod exponentials;
+mod far;
 mod fixed;
 mod frames;
 mod linear;

@@ -3,8 +3,8 @@
 use super::LANES;
 use super::target::Target;
 use crate::error::Result;
-use crate::memory;
 pub(super) use crate::simd::Octet;
+use crate::{memory, parallel};
 use std::hint;
 use std::mem;
 use std::ops::{Deref, DerefMut, Range};
@@ -52,7 +52,13 @@ impl DerefMut for Lines {
 
 /// The first `len` elements of a buffer that grows as needed.
 pub(super) fn sized<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> Result<&mut [T]> {
-    memory::grow(buffer, len, T::default())?;
+    // What the system takes some milliseconds to give.
+    const UNCHECKED: usize = 1 << 21;
+    memory::reserve(buffer, len.saturating_sub(buffer.len()))?;
+    while buffer.len() < len {
+        parallel::check()?;
+        memory::grow(buffer, len.min(buffer.len() + UNCHECKED), T::default())?;
+    }
     Ok(&mut buffer[..len])
 }
 

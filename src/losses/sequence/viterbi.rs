@@ -57,8 +57,9 @@ pub(super) fn best_path<A: Scores>(
 ) -> Result<f64> {
     let (frames, len) = (target.frames, A::row_len(target));
     let span = span(target.width, frames, len * size_of::<f64>(), budget);
-    let mut rows = memory::filled(0.0, frames.div_ceil(span) * len)?;
-    let mut moves = memory::filled(0, span * target.width)?;
+    let (mut rows, mut moves) = (Vec::new(), Vec::new());
+    let rows = sized(&mut rows, frames.div_ceil(span) * len)?;
+    let moves = sized(&mut moves, span * target.width)?;
     let mut search = Search {
         level,
         target,
