@@ -77,6 +77,7 @@ fn bench<T: Real>(c: &mut Criterion) {
                         None,
                         None,
                     ],
+                    listed: false,
                     sample_weight: None,
                     grad_output: None,
                     denominator: None,

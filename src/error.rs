@@ -140,6 +140,8 @@ pub struct Error {
     pub index: Option<Vec<usize>>,
     /// For a label, length or weight: the value found.
     pub value: Option<Number>,
+    /// Whether the argument is a sequence of sequences, and the index goes through them one by one.
+    pub nested: bool,
 }
 
 /// The result of a check.
@@ -154,6 +156,7 @@ impl Error {
             detail: detail.into(),
             index: None,
             value: None,
+            nested: false,
         }
     }
 
@@ -176,6 +179,7 @@ impl Error {
             detail: format!("expected {allowed}, got {value}{remedy}"),
             index: Some(index.to_vec()),
             value: Some(value),
+            nested: false,
         }
     }
 
@@ -196,8 +200,10 @@ impl fmt::Display for Error {
             return f.write_str(&self.detail);
         }
         f.write_str(&self.argument)?;
-        if let Some(index) = &self.index {
-            write!(f, "{index:?}")?;
+        match &self.index {
+            Some(index) if self.nested => index.iter().try_for_each(|i| write!(f, "[{i}]"))?,
+            Some(index) => write!(f, "{index:?}")?,
+            None => {}
         }
         write!(f, ": {}", self.detail)
     }

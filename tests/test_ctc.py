@@ -1,7 +1,8 @@
 """CTC: value and gradient against the textbook, what may not change them, and the edges.
 
 The published vectors are in `test_golden.py`, all paths of short frames in `tests/ctc/exact.rs`,
-posteriors and alignments in `test_ctc_align.py`, what is refused in `test_ctc_calls.py`.
+posteriors and alignments in `test_ctc_align.py`, forms of labels and what is refused in
+`test_ctc_calls.py`, inputs that lie far apart in `test_ctc_far.py`.
 """
 
 from __future__ import annotations
@@ -155,8 +156,6 @@ def test_labels_in_any_form(form: str, data: st.DataObject) -> None:
     batch = data.draw(utterances()).of(data.draw(st.sampled_from(over_precisions)))
     loss = rl.CTCLoss(blank=batch.blank)
     given_ = labels_in(form, batch) | {"pred_lengths": batch.lengths}
-    if form == "list" and len({len(label) for label in batch.labels}) == 1:
-        given_["label"] = np.array(batch.labels)
     assert_same_bits(everything(loss, pred=batch.pred, **given_), everything(loss, **batch.inputs))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rustloss.errors import ArgumentError, DTypeError, ShapeError
+from rustloss.errors import ArgumentError, DTypeError, LabelError, ShapeError
 
 #: Kinds of NumPy's types that hold real numbers.
 _REAL_KINDS = "biuf"
@@ -117,26 +117,102 @@ def _nulls(value: Any) -> NDArray[np.bool_] | None:
 
 
 def tokens(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Return label sequences as one array and, if they are ragged, the offsets in it.
+    """Return label sequences as an array and, if they came as a list, the offsets in it.
 
     Parameters
     ----------
     name : str
         The argument's name, for errors.
     value : array_like, sequence of array_like, or Arrow list array
-        Padded labels, or one sequence of labels for each sample.
+        Labels in one array, or one sequence of labels for each sample.
+
+    Returns
+    -------
+    array : ndarray
+        The labels as they are, or for a list one sequence behind another. Rows of one length stay
+        rows: they may be padded.
+    offsets : ndarray, optional
+        Where each sequence begins, and where the last one ends.
     """
+    if hasattr(value, "combine_chunks"):  # an Arrow chunked array
+        value = value.combine_chunks()
     if hasattr(value, "offsets") and hasattr(value, "values"):  # an Arrow list array, not copied
-        offsets = np.asarray(value.offsets)
-        flat = np.asarray(value.values)[offsets[0] : offsets[-1]]
-        return as_array(name, flat), offsets - offsets[0]
-    if not isinstance(value, (list, tuple)) or len({np.shape(item) for item in value}) <= 1:
+        return _list_array(name, value)
+    if hasattr(value, "flatten") and hasattr(getattr(value, "type", None), "list_size"):
+        return _fixed_size_list_array(name, value)
+    if getattr(value, "dtype", None) is not None and _holds_sequences(value):
+        value = list(value)
+    if not isinstance(value, (list, tuple)) or (value and all(np.ndim(x) == 0 for x in value)):
         return as_array(name, value), None
-    rows = [as_array(f"{name}[{i}]", item) for i, item in enumerate(value)]
-    for i, row in enumerate(rows):
-        if row.ndim != 1:
-            text = f"{name}[{i}]: expected one dimension, got shape {row.shape}"
-            raise ShapeError(text, name, (i,))
+    rows = [_row(name, i, row) for i, row in enumerate(value)]
     offsets = np.cumsum([0, *map(len, rows)])
-    flat = np.concatenate([row for row in rows if len(row)] or [np.empty(0, np.int64)])
-    return flat, offsets
+    if rows and len({len(row) for row in rows}) == 1:
+        return np.stack(rows), offsets
+    return np.concatenate([row for row in rows if len(row)] or [np.empty(0, np.int64)]), offsets
+
+
+def _holds_sequences(value: Any) -> bool:
+    """Return whether the elements of an array, or of a column, are sequences."""
+    text = str(value.dtype).lower()
+    return text == "object" or text.startswith("list")
+
+
+def _row(name: str, i: int, row: Any) -> NDArray[Any]:
+    """Return row `i` of a list of sequences."""
+    if row is None or (np.ndim(row) == 0 and not isinstance(row, (str, bytes))):
+        text = f"{name}[{i}]: expected a sequence of labels, got {row!r}"
+        raise LabelError(text, name, (i,))
+    if isinstance(row, (list, tuple)) and None in row:
+        raise _null(name, i, row.index(None))
+    try:
+        array = as_array(f"{name}[{i}]", row)
+    except DTypeError as error:
+        raise DTypeError(str(error), name, (i,)) from error
+    if array.ndim != 1:
+        text = f"{name}[{i}]: expected one dimension, got shape {array.shape}"
+        raise ShapeError(text, name, (i,))
+    return array
+
+
+def _null(name: str, i: int, j: int | None = None) -> LabelError:
+    """Return the error about a sequence, or a label in it, that is null."""
+    index, what = ((i,), "a sequence of labels") if j is None else ((i, j), "a label")
+    place = "".join(f"[{k}]" for k in index)
+    return LabelError(f"{name}{place}: expected {what}, got a null", name, index)
+
+
+def _nulls(array: Any) -> NDArray[np.intp]:
+    """Return the positions of the nulls of an Arrow array."""
+    if not getattr(array, "null_count", 0):
+        return np.empty(0, np.intp)
+    return np.flatnonzero(np.asarray(array.is_null(), dtype=bool))
+
+
+def _list_array(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    offsets = as_array(name, value.offsets)
+    if not len(offsets):  # Arrow's other form of no sequences at all
+        offsets = np.zeros(1, np.int64)
+    values = value.values
+    whole = offsets.ndim == 1 and offsets.dtype.kind in "iu"
+    offsets = offsets.astype(np.int64)
+    if not whole or offsets[0] < 0 or offsets[-1] > len(values) or (np.diff(offsets) < 0).any():
+        text = f"{name}: expected offsets that ascend from 0 to the number of values, {len(values)}"
+        raise ShapeError(text, name)
+    for i in _nulls(value):
+        raise _null(name, int(i))
+    values = values[offsets[0] : offsets[-1]]
+    offsets = offsets - offsets[0]
+    for at in _nulls(values):
+        i = int(np.searchsorted(offsets, at, side="right")) - 1
+        raise _null(name, i, int(at - offsets[i]))
+    return as_array(name, values), offsets
+
+
+def _fixed_size_list_array(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    for i in _nulls(value):
+        raise _null(name, int(i))
+    width, values = value.type.list_size, value.flatten()
+    for at in _nulls(values):
+        raise _null(name, *divmod(int(at), width))
+    rows = as_array(name, values).reshape(len(value), width)
+    return rows, np.arange(len(value) + 1) * width

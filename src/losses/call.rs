@@ -46,6 +46,8 @@ pub struct Call<'a> {
     pub domains: [Domain; MAX_ARGUMENTS],
     /// The arrays by position, `sample_weight` aside.
     pub inputs: [Option<View<'a>>; MAX_ARGUMENTS],
+    /// Whether label sequences came as a list of them.
+    pub listed: bool,
     /// Weights of samples or elements.
     pub sample_weight: Option<View<'a>>,
     /// The gradient with respect to the result.

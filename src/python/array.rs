@@ -90,7 +90,7 @@ impl<'py> Array<'py> {
         Type { descr: self.object.dtype(), dtype: self.dtype }
     }
 
-    /// Label sequences: an array as it is, or sequences of any lengths as one flat array and the offsets in it.
+    /// Label sequences: an array as it is, or a list of them as one array and the offsets in it.
     pub fn extract_tokens(
         name: &'static str,
         object: &Bound<'py, PyAny>,

@@ -190,6 +190,7 @@ impl PyLoss {
             names: [""; MAX_ARGUMENTS],
             domains: [Domain::Real; MAX_ARGUMENTS],
             inputs: [const { None }; MAX_ARGUMENTS],
+            listed: arrays.listed,
             sample_weight: self.sample_weight.and_then(given),
             grad_output: view(arrays.grad_output.as_ref()),
             denominator,
@@ -335,6 +336,8 @@ impl<'py> Buffers<'py> {
 struct Arrays<'py> {
     /// By position in the registry's inputs.
     inputs: SmallVec<[Option<Array<'py>>; MAX_ARGUMENTS + 1]>,
+    /// Whether label sequences came as a list of them.
+    listed: bool,
     grad_output: Option<Array<'py>>,
     result: Type<'py>,
     /// Whether the gradient by the first input goes to that input's own memory.
@@ -347,11 +350,12 @@ impl<'py> Arrays<'py> {
         warn_once(bound.py)?;
         let spec = loss.spec;
         let mut inputs = SmallVec::new();
-        let mut ragged = None;
+        let (mut ragged, mut listed) = (None, false);
         for (input, given) in spec.inputs.iter().zip(&bound.inputs) {
             inputs.push(match given {
                 Some(object) if input.domain == Domain::Tokens => {
                     let (tokens, offsets) = Array::extract_tokens(input.name, object)?;
+                    listed = offsets.is_some();
                     ragged = offsets;
                     Some(tokens)
                 }
@@ -368,7 +372,7 @@ impl<'py> Arrays<'py> {
         let given = bound.option("grad_output");
         let grad_output = given.map(|o| Array::extract("grad_output", o)).transpose()?;
         let result = Type::float64(bound.py);
-        let mut arrays = Arrays { inputs, grad_output, result, in_place: false };
+        let mut arrays = Arrays { inputs, listed, grad_output, result, in_place: false };
         let given = bound.inputs.iter().flatten().chain(given);
         let as_given = arrays.iter().map(|a| a.object.as_ptr()).eq(given.map(Bound::as_ptr));
         if buffers.iter().next().is_some() || !as_given {
