@@ -17,7 +17,6 @@ use crate::losses::call::{Axes, Call, Loss, Plan};
 use crate::losses::spec::Params;
 use crate::memory;
 use crate::real::Real;
-use crate::reduce::PairwiseSum;
 use crate::simd::Isa;
 use crate::view::DType;
 use crate::weight::Weighting;
@@ -239,19 +238,13 @@ struct Products<W> {
 impl<W: Scalar> Products<W> {
     #[inline(always)]
     fn of<S: Isa, T: Real>(u: &[T], v: &[T], scales: [f64; 2]) -> Self {
-        let sums = if u.len() <= PRODUCTS {
-            of_block::<S, T>(u, v, scales)
-        } else {
-            let mut blocks = <[[PairwiseSum; 2]; 3]>::default();
-            for (u, v) in u.chunks(PRODUCTS).zip(v.chunks(PRODUCTS)) {
-                for (sums, parts) in blocks.iter_mut().zip(of_block::<S, T>(u, v, scales)) {
-                    for (sum, part) in sums.iter_mut().zip(parts) {
-                        sum.add(part);
-                    }
-                }
+        let mut sums = [[0.0; 2]; 3];
+        for (u, v) in u.chunks(PRODUCTS).zip(v.chunks(PRODUCTS)) {
+            for (sum, part) in sums.iter_mut().zip(of_block::<S, T>(u, v, scales)) {
+                let [total, rounded] = two_sum(sum[0], part[0]);
+                *sum = [total, sum[1] + (part[1] + rounded)];
             }
-            blocks.map(|sums| sums.map(|sum| sum.total()))
-        };
+        }
         let [uv, uu, vv] =
             sums.map(|[sum, lost]| W::of(sum, if lost.is_nan() { 0.0 } else { lost }));
         Products { uv, uu, vv }
@@ -304,35 +297,38 @@ fn of_block_fast<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [
 #[inline(always)]
 fn of_block_exactly<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [[f64; 2]; 3] {
     let ((u, u_rest), (v, v_rest)) = (u.as_chunks::<LANES>(), v.as_chunks::<LANES>());
-    let (mut sums, mut losses) = ([[0.0; LANES]; 3], [[0.0; LANES]; 3]);
+    let [mut uv, mut uu, mut vv] = [[[0.0; LANES]; 2]; 3];
     for (u, v) in u.iter().zip(v) {
-        for l in 0..LANES {
-            let (u, v) = (u[l].to_f64() * of_u, v[l].to_f64() * of_v);
-            add::<S>(&mut sums[0][l], &mut losses[0][l], u, v);
-            add::<S>(&mut sums[1][l], &mut losses[1][l], u, u);
-            add::<S>(&mut sums[2][l], &mut losses[2][l], v, v);
-        }
+        let (u, v) = (u.map(|u| u.to_f64() * of_u), v.map(|v| v.to_f64() * of_v));
+        add::<S>(&mut uv, &u, &v);
+        add::<S>(&mut uu, &u, &u);
+        add::<S>(&mut vv, &v, &v);
     }
-    for (l, (u, v)) in u_rest.iter().zip(v_rest).enumerate() {
-        let (u, v) = (u.to_f64() * of_u, v.to_f64() * of_v);
-        add::<S>(&mut sums[0][l], &mut losses[0][l], u, v);
-        add::<S>(&mut sums[1][l], &mut losses[1][l], u, u);
-        add::<S>(&mut sums[2][l], &mut losses[2][l], v, v);
+    // What is missing to a whole chunk is 0.
+    let [mut u, mut v] = [[0.0; LANES]; 2];
+    for l in 0..u_rest.len() {
+        (u[l], v[l]) = (u_rest[l].to_f64() * of_u, v_rest[l].to_f64() * of_v);
     }
-    std::array::from_fn(|i| {
-        let [mut total, mut lost] = [0.0, 0.0];
-        for (sum, loss) in sums[i].iter().zip(&losses[i]) {
-            let [new, rounded] = two_sum(total, *sum);
-            (total, lost) = (new, lost + (loss + rounded));
+    add::<S>(&mut uv, &u, &v);
+    add::<S>(&mut uu, &u, &u);
+    add::<S>(&mut vv, &v, &v);
+    [uv, uu, vv].map(|[sums, lost]| {
+        let mut total = [0.0, 0.0];
+        for (sum, lost) in sums.iter().zip(&lost) {
+            let [new, rounded] = two_sum(total[0], *sum);
+            total = [new, total[1] + (lost + rounded)];
         }
-        [total, lost]
+        total
     })
 }
 
-/// Adds a product to a sum, and what both round off to what the sum has lost.
+/// Adds products to sums, and what both round off to what the sums have lost.
 #[inline(always)]
-fn add<S: Isa>(sum: &mut f64, lost: &mut f64, a: f64, b: f64) {
-    let [product, error] = two_product::<S>(a, b);
-    let [new, rounded] = two_sum(*sum, product);
-    (*sum, *lost) = (new, *lost + (error + rounded));
+fn add<S: Isa>([sum, lost]: &mut [[f64; LANES]; 2], a: &[f64; LANES], b: &[f64; LANES]) {
+    for l in 0..LANES {
+        let [product, error] = two_product::<S>(a[l], b[l]);
+        let [new, rounded] = two_sum(sum[l], product);
+        lost[l] += error + rounded;
+        sum[l] = new;
+    }
 }
