@@ -5,7 +5,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rustloss::losses::call::{Call, MAX_ARGUMENTS, Options, Results};
 use rustloss::losses::registry;
-use rustloss::losses::spec::Params;
+use rustloss::losses::spec::{Domain, Params};
 use rustloss::real::Real;
 use rustloss::reduce::Reduction;
 use rustloss::simd;
@@ -77,9 +77,11 @@ fn bench<T: Real>(c: &mut Criterion) {
                         None,
                         None,
                     ],
+                    listed: false,
                     sample_weight: None,
                     grad_output: None,
                     denominator: None,
+                    in_place: false,
                 };
                 let plan = loss.plan(&call).expect("a valid call");
                 let mut grads = [const { None }; MAX_ARGUMENTS];

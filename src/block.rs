@@ -11,10 +11,10 @@ use crate::factor::{Buffers, Factor, Factors};
 use crate::grid::{Grid, Tile};
 use crate::memory;
 use crate::operand::{Argument, Input, Operand, Output, sized};
-use crate::parallel;
 use crate::real::Real;
 use crate::reduce::{BLOCK, ExactSum, Reduction, sum_block, sum_block_exactly};
 use crate::simd::{self, Isa, Kernel, Level};
+use crate::threads;
 use crate::view::{DType, ViewMut, elements};
 use crate::weight::Weighting;
 use smallvec::SmallVec;
@@ -185,6 +185,8 @@ struct Scratch<T> {
     hess: Vec<T>,
     value: Vec<T>,
     factors: Buffers,
+    /// Values times their weights.
+    products: Vec<f64>,
     /// Labels in their own type, for their check.
     exact: Vec<f64>,
     /// The values of a small tile, which shall not cost an allocation.
@@ -203,13 +205,14 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         let (down, across) = (grid.rows.div_ceil(rows), grid.cols.div_ceil(cols));
         let tiles = down * across;
         let tile_ns = self.kernel.cost() * (rows * cols) as f64;
-        let work = |tasks: &mut parallel::Tasks<'_>| {
+        let work = |tasks: &mut threads::Tasks<'_>| {
             let mut scratch = Scratch {
                 inputs: Default::default(),
                 grads: Default::default(),
                 hess: Vec::new(),
                 value: Vec::new(),
                 factors: Buffers::default(),
+                products: Vec::new(),
                 exact: Vec::new(),
                 few: [T::ZERO; FEW],
             };
@@ -225,7 +228,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             }
             Ok(())
         };
-        parallel::run(tiles, tile_ns, &work)
+        threads::run(tiles, tile_ns, &work)
     }
 
     /// Outputs of E's shape.
@@ -237,8 +240,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
     fn tile<S: Isa>(&self, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
         let Tile { cols, .. } = tile;
         let (grid, len) = (self.grid, tile.len());
-        let [weight_buffer, outer_buffer, scale_buffer, products] = scratch.factors.split();
-        let weights = self.factors.weights(grid, tile, weight_buffer)?;
+        let (weights, scale) = self.factors.of_tile(grid, tile, &mut scratch.factors)?;
         let mut inputs = [&[][..]; MAX_INPUTS];
         for ((input, (o, check)), buffer) in
             inputs.iter_mut().zip(&self.inputs).zip(&mut scratch.inputs)
@@ -261,7 +263,6 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             None => Some(sized(value_buffer, len)?),
         };
 
-        let scale = self.factors.scale(grid, tile, weights, outer_buffer, scale_buffer)?;
         let at_once = scale.as_one();
         let wanted = BlockOutputs {
             value: value.as_deref_mut(),
@@ -272,12 +273,12 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         self.kernel.run(self.level, &inputs[..self.inputs.len()], wanted, of_kernel);
         for out in grads.iter_mut().chain([&mut hess]).flatten() {
             if at_once.is_none() || at_once == Some(T::ZERO) {
-                scale.apply(out, cols, 1.0);
+                scale.apply(out, cols);
             }
         }
         if let Some(value) = value {
             if self.reduces {
-                self.sum::<S>(tile, value, weights, products)?;
+                self.sum::<S>(tile, value, weights, &mut scratch.products)?;
             } else if self.weight != 1.0 || self.factors.is_weighted() {
                 weights.apply(value, cols, self.weight);
             }
@@ -347,9 +348,9 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         weights: Factor<'_>,
         products: &mut Vec<f64>,
     ) -> Result<()> {
-        let by_row = matches!(weights, Factor::One(_))
-            || self.block_rows == 1 && matches!(weights, Factor::Rows(_));
-        if by_row {
+        let by_row = !self.per_block || self.block_rows == 1;
+        let one = matches!(weights, Factor::One(_));
+        if one || (by_row && self.factors.weighs_rows(self.grid)) {
             self.sum_blocks(tile, value, weights, sum_block_exactly::<S, T>);
             return Ok(());
         }
@@ -379,14 +380,14 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             for (i, block) in value.chunks(self.block_rows * tile.cols).enumerate() {
                 let row = i * self.block_rows;
                 let slot = (tile.row + row) / self.block_rows;
-                store(slot, sum(block).weighted(weights.at(row)));
+                store(slot, sum(block).weighted(weights.of_row(row, tile.cols)));
             }
             return;
         }
         for (r, run) in value.chunks_exact(tile.cols).enumerate() {
             let first = (tile.row + r) * blocks + tile.col / BLOCK;
             for (b, block) in run.chunks(BLOCK).enumerate() {
-                store(first + b, sum(block).weighted(weights.at(r)));
+                store(first + b, sum(block).weighted(weights.of_row(r, tile.cols)));
             }
         }
     }

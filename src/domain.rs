@@ -1,6 +1,7 @@
 //! What the elements of an argument must be, and the check of it, in the tile that computes.
 
 use crate::error::{Error, Kind, Result};
+use crate::factor::all;
 use crate::grid::{Grid, Tile};
 use crate::real::Real;
 use crate::reduce::BLOCK;
@@ -84,7 +85,7 @@ impl Domain {
     /// Whether all of them do.
     #[inline(always)]
     pub fn all_hold<T: Real>(self, x: &[T]) -> bool {
-        with_predicate!(self, T, holds => !x.iter().fold(false, |wrong, &x| wrong | !holds(x)), else true)
+        with_predicate!(self, T, holds => all(x, |&x| holds(x)), else true)
     }
 
     /// Whether elements are looked at one by one.
@@ -96,16 +97,14 @@ impl Domain {
     fn expected(self) -> &'static str {
         match self {
             Domain::Sign => {
-                "1 or -1 (2 * label - 1 makes them of 0 and 1; out_of_range=\"allow\" follows the formula)"
+                "1 or -1 (2 * label - 1 makes them of 0 and 1; out_of_range='allow' follows the formula)"
             }
             Domain::Probability => {
-                "a number from 0 to 1 (out_of_range=\"allow\" follows the formula)"
+                "a number from 0 to 1 (out_of_range='allow' follows the formula)"
             }
-            Domain::Weight => {
-                "a finite weight >= 0 (factors of either sign are grad_output's to take)"
-            }
-            Domain::Number => "a number (out_of_range=\"allow\" lets NaN pass)",
-            _ => "a number >= 0 (out_of_range=\"allow\" follows the formula)",
+            Domain::Weight => "a finite weight >= 0",
+            Domain::Number => "a number (out_of_range='allow' lets NaN pass)",
+            _ => "a number >= 0 (out_of_range='allow' follows the formula)",
         }
     }
 }

@@ -19,6 +19,8 @@ pub enum Kind {
     Parameter,
     /// An output buffer: read-only, overlapping, or of the wrong layout.
     Output,
+    /// The arguments as a whole: one is missing, unknown, or given twice.
+    Call,
     /// A request that does not fit in memory.
     Memory,
     /// The caller was told to stop.
@@ -66,22 +68,63 @@ impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Number::Int(x) => write!(f, "{x}"),
-            Number::Float(x) => write!(f, "{x}"),
+            Number::Float(x) if x.is_nan() => f.write_str("nan"),
+            Number::Float(x) if x.fract() == 0.0 && x.abs() < 1e16 => write!(f, "{x}"),
+            // The shortest digits that give the number back, with an exponent where Python has one.
+            Number::Float(x) => write!(f, "{x:?}"),
         }
     }
 }
 
-/// A shape as Python prints it: `()`, `(3,)`, `(3, 4)`.
-pub struct Tuple<'a>(pub &'a [usize]);
+impl Number {
+    fn is_negative(self) -> bool {
+        match self {
+            Number::Int(x) => x < 0,
+            Number::Float(x) => x < 0.0,
+        }
+    }
+}
 
-impl fmt::Display for Tuple<'_> {
+/// A shape, or whatever else, as Python prints a tuple: `()`, `(3,)`, `(3, 4)`. Of a long one the start.
+pub struct Tuple<'a, T = usize>(pub &'a [T]);
+
+impl<T: fmt::Display> fmt::Display for Tuple<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// More than the most axes that NumPy has.
+        const SHOWN: usize = 80;
         f.write_str("(")?;
-        for (i, d) in self.0.iter().enumerate() {
-            write!(f, "{}{d}", if i > 0 { ", " } else { "" })?;
+        for (i, x) in self.0.iter().take(SHOWN).enumerate() {
+            write!(f, "{}{x}", if i > 0 { ", " } else { "" })?;
+        }
+        if self.0.len() > SHOWN {
+            f.write_str(", ...")?;
         }
         f.write_str(if self.0.len() == 1 { ",)" } else { ")" })
     }
+}
+
+/// A word as Python prints it. Of a long one the start.
+#[derive(Clone, Copy)]
+pub struct Quoted<'a>(pub &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 60;
+        f.write_str("'")?;
+        for (i, c) in self.0.chars().take(SHOWN + 1).enumerate() {
+            match c {
+                _ if i == SHOWN => f.write_str("...")?,
+                '"' => f.write_str("\"")?,
+                c => write!(f, "{}", c.escape_debug())?,
+            }
+        }
+        f.write_str("'")
+    }
+}
+
+/// Words as Python prints a tuple of them.
+pub fn quoted<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    Tuple(&words.into_iter().map(Quoted).collect::<Vec<_>>()).to_string()
 }
 
 /// A mistake in a call: which argument, what was expected, what came.
@@ -89,7 +132,7 @@ impl fmt::Display for Tuple<'_> {
 pub struct Error {
     /// The kind.
     pub kind: Kind,
-    /// The argument's name.
+    /// The argument's name; empty if there is none to blame.
     pub argument: String,
     /// What was expected and what came, without the argument's name.
     pub detail: String,
@@ -97,6 +140,8 @@ pub struct Error {
     pub index: Option<Vec<usize>>,
     /// For a label, length or weight: the value found.
     pub value: Option<Number>,
+    /// Whether the argument is a sequence of sequences, and the index goes through them one by one.
+    pub nested: bool,
 }
 
 /// The result of a check.
@@ -111,6 +156,7 @@ impl Error {
             detail: detail.into(),
             index: None,
             value: None,
+            nested: false,
         }
     }
 
@@ -123,12 +169,17 @@ impl Error {
         allowed: impl fmt::Display,
     ) -> Self {
         let value = value.into();
+        let remedy = match kind {
+            Kind::Weight if value.is_negative() => "; signed factors belong in grad_output",
+            _ => "",
+        };
         Error {
             kind,
             argument: argument.to_owned(),
-            detail: format!("expected {allowed}, got {value}"),
+            detail: format!("expected {allowed}, got {value}{remedy}"),
             index: Some(index.to_vec()),
             value: Some(value),
+            nested: false,
         }
     }
 
@@ -145,12 +196,54 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.argument.is_empty() {
+            return f.write_str(&self.detail);
+        }
         f.write_str(&self.argument)?;
-        if let Some(index) = &self.index {
-            write!(f, "{index:?}")?;
+        match &self.index {
+            Some(index) if self.nested => index.iter().try_for_each(|i| write!(f, "[{i}]"))?,
+            Some(index) => write!(f, "{index:?}")?,
+            None => {}
         }
         write!(f, ": {}", self.detail)
     }
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_messages_show_is_python() {
+        let shapes: [(&[usize], &str); 3] = [(&[], "()"), (&[3], "(3,)"), (&[3, 4], "(3, 4)")];
+        for (shape, text) in shapes {
+            assert_eq!(Tuple(shape).to_string(), text);
+        }
+        let numbers = [
+            (Number::Int(i128::from(u64::MAX)), "18446744073709551615"),
+            (Number::Float(f64::NAN), "nan"),
+            (Number::Float(f64::NEG_INFINITY), "-inf"),
+            (Number::Float(2.0), "2"),
+            (Number::Float(-0.1), "-0.1"),
+            (Number::Float(1e300), "1e300"),
+        ];
+        for (number, text) in numbers {
+            assert_eq!(number.to_string(), text);
+        }
+        assert_eq!(quoted(["a\n", "it's \"b\""]), r#"('a\n', 'it\'s "b"')"#);
+        assert_eq!(Quoted(&"x".repeat(1000)).to_string().len(), 65);
+        assert!(Tuple(&[0; 1000]).to_string().ends_with(", 0, ...)"));
+    }
+
+    #[test]
+    fn negative_weights_have_a_remedy() {
+        let text = |kind, value: i128| Error::element(kind, "w", &[1], value, "x").to_string();
+        let remedy = "; signed factors belong in grad_output";
+        assert_eq!(text(Kind::Weight, -2), format!("w[1]: expected x, got -2{remedy}"));
+        assert_eq!(text(Kind::Weight, 2), "w[1]: expected x, got 2");
+        assert_eq!(text(Kind::Label, -2), "w[1]: expected x, got -2");
+        assert_eq!(Error::new(Kind::Call, "", "no").to_string(), "no");
+    }
+}

@@ -1,13 +1,15 @@
 //! What the elements of a tile are multiplied by: weights, the gradient from outside, divisors.
 //!
 //! Factors act in f64, whatever the type of computation: 1e39 and 1e-50 are ordinary weights of `f32` losses. A weight
-//! of exactly 0 removes its element, whatever the element, the outer gradient or the divisor hold.
+//! of exactly 0 removes its element, whatever the element, the outer gradient or the divisor hold. A factor that the type
+//! of computation holds is rounded to it once, so that the bits of a product do not depend on how factors are laid out.
 
 use crate::domain::Domain;
 use crate::error::Result;
 use crate::grid::{Grid, Tile};
 use crate::operand::{Input, sized};
 use crate::real::Real;
+use crate::view::DType;
 use crate::weight::{Divisor, Weighting};
 
 /// Rows shorter than this are multiplied element by element.
@@ -21,16 +23,35 @@ pub(crate) enum Factor<'a> {
     /// One for each row.
     Rows(&'a [f64]),
     /// One for each element.
-    Elements(&'a [f64]),
+    Singles(&'a [f32]),
+    /// One for each element.
+    Doubles(&'a [f64]),
+}
+
+/// Calls `$body` with the slice of the factors of single elements, and `$other` where there is none.
+macro_rules! with_elements {
+    ($factor:expr, $factors:ident => $body:expr, $other:pat => $otherwise:expr) => {
+        match $factor {
+            Factor::Singles($factors) => $body,
+            Factor::Doubles($factors) => $body,
+            $other => $otherwise,
+        }
+    };
 }
 
 /// Scratch for the factors of a tile.
 #[derive(Default)]
 pub(crate) struct Buffers {
-    weight: Vec<f64>,
-    grad_output: Vec<f64>,
+    weights: Loaded,
+    grad_output: Loaded,
     scale: Vec<f64>,
-    products: Vec<f64>,
+}
+
+/// Scratch for factors that memory does not hold as a slice.
+#[derive(Default)]
+struct Loaded {
+    singles: Vec<f32>,
+    doubles: Vec<f64>,
 }
 
 /// The factors of a run, lined up.
@@ -60,163 +81,183 @@ impl<'v, 'a> Factors<'v, 'a> {
         self.sample_weight.is_some()
     }
 
-    /// The weights of a tile, checked.
+    /// Whether no weight differs within a row.
+    pub fn weighs_rows(&self, grid: &Grid) -> bool {
+        self.sample_weight.as_ref().is_none_or(|o| grid.constant_in_row(o.k))
+    }
+
+    /// The weights of a tile, checked, and what the derivatives are multiplied by.
     #[inline(always)]
-    pub fn weights<'s>(
+    pub fn of_tile<'s>(
         &'s self,
         grid: &Grid,
         tile: Tile,
-        buffer: &'s mut Vec<f64>,
-    ) -> Result<Factor<'s>> {
-        let weights = load(self.sample_weight.as_ref(), grid, tile, buffer)?;
-        if let Some(check) = &self.weighting.weight_check {
-            let fine = match weights {
-                Factor::One(weight) => Domain::Weight.holds(weight),
-                Factor::Rows(weights) | Factor::Elements(weights) => {
-                    Domain::Weight.all_hold(weights)
-                }
-            };
-            if !fine {
-                // No weight is exempt, so that the first wrong one of all is the one to name.
-                check.all()?;
-            }
+        buffers: &'s mut Buffers,
+    ) -> Result<(Factor<'s>, Scale<'s>)> {
+        let Buffers { weights, grad_output, scale } = buffers;
+        let weights = load(self.sample_weight.as_ref(), grid, tile, weights)?;
+        if let Some(check) = &self.weighting.weight_check
+            && !weights.all_are_weights()
+        {
+            // No weight is exempt, so that the first wrong one of all is the one to name.
+            check.all()?;
         }
-        Ok(weights)
+        let outer = load(self.grad_output.as_ref(), grid, tile, grad_output)?;
+        Ok((weights, self.scale(tile, weights, outer, scale)?))
     }
 
-    /// What the derivatives of a tile are multiplied by, given its weights.
     #[inline(always)]
-    pub fn scale<'s>(
+    fn scale<'s>(
         &self,
-        grid: &Grid,
         tile: Tile,
-        weights: Factor<'_>,
-        grad_output: &mut Vec<f64>,
+        weights: Factor<'s>,
+        outer: Factor<'_>,
         scale: &'s mut Vec<f64>,
-    ) -> Result<Factor<'s>> {
-        let outer = load(self.grad_output.as_ref(), grid, tile, grad_output)?;
+    ) -> Result<Scale<'s>> {
         if self.weight == 0.0 {
-            return Ok(Factor::One(0.0));
+            return Ok(Scale { factor: Factor::One(0.0), times: 1.0 });
         }
         let share = |row: usize| self.weight / self.divisor.row(row);
-        if let (Factor::One(weight), Factor::One(outer), Divisor::All(_)) =
-            (weights, outer, &self.divisor)
-        {
-            return Ok(Factor::One((share(0) * outer).weighted(weight)));
+        if let (Factor::One(outer), Divisor::All(_)) = (outer, &self.divisor) {
+            return Ok(Scale { factor: weights, times: share(0) * outer });
         }
-        if !matches!(weights, Factor::Elements(_)) && !matches!(outer, Factor::Elements(_)) {
+        let by_row = |factor: &Factor<'_>| matches!(factor, Factor::One(_) | Factor::Rows(_));
+        if by_row(&weights) && by_row(&outer) {
             let scale = sized(scale, tile.rows)?;
             for (r, scale) in scale.iter_mut().enumerate() {
                 *scale = (share(tile.row + r) * outer.at(r)).weighted(weights.at(r));
             }
-            return Ok(Factor::Rows(scale));
+            return Ok(Scale { factor: Factor::Rows(scale), times: 1.0 });
         }
         let scale = sized(scale, tile.len())?;
         for (r, scale) in scale.chunks_exact_mut(tile.cols).enumerate() {
             let share = share(tile.row + r);
-            match (weights.row(r, tile.cols), outer.row(r, tile.cols)) {
-                (Factor::Elements(weights), Factor::Elements(outer)) => {
-                    for ((scale, &weight), &outer) in scale.iter_mut().zip(weights).zip(outer) {
-                        *scale = (share * outer).weighted(weight);
-                    }
-                }
-                (Factor::Elements(weights), outer) => {
-                    let share = share * outer.at(0);
-                    for (scale, &weight) in scale.iter_mut().zip(weights) {
-                        *scale = share.weighted(weight);
-                    }
-                }
-                (weight, outer) => {
-                    let weight = weight.at(0);
-                    for (c, scale) in scale.iter_mut().enumerate() {
-                        *scale = (share * outer.at(c)).weighted(weight);
-                    }
-                }
+            outer.row(r, tile.cols).copy_to(scale);
+            for scale in scale.iter_mut() {
+                *scale *= share;
             }
+            weights.row(r, tile.cols).weigh(scale);
         }
-        Ok(Factor::Elements(scale))
+        Ok(Scale { factor: Factor::Doubles(scale), times: 1.0 })
     }
 }
 
-impl Buffers {
-    /// The four parts.
-    pub fn split(&mut self) -> [&mut Vec<f64>; 4] {
-        [&mut self.weight, &mut self.grad_output, &mut self.scale, &mut self.products]
+/// A factor of every element, times a number for all.
+#[derive(Clone, Copy)]
+pub(crate) struct Scale<'a> {
+    factor: Factor<'a>,
+    times: f64,
+}
+
+impl Scale<'_> {
+    /// One factor for all that the type of computation can hold, to be multiplied in at once.
+    pub fn as_one<T: Real>(&self) -> Option<T> {
+        match self.factor {
+            Factor::One(factor) => {
+                Some(self.times.weighted(factor)).filter(|&scale| T::fits(scale)).map(T::from_f64)
+            }
+            _ => None,
+        }
+    }
+
+    /// Multiplies a tile of rows of `cols` elements.
+    #[inline(always)]
+    pub fn apply<T: Real>(&self, x: &mut [T], cols: usize) {
+        self.factor.apply(x, cols, self.times);
     }
 }
 
 impl<'a> Factor<'a> {
     /// The factor that comes i-th.
     #[inline(always)]
-    pub fn at(&self, i: usize) -> f64 {
+    fn at(&self, i: usize) -> f64 {
         match self {
             Factor::One(factor) => *factor,
-            Factor::Rows(factors) | Factor::Elements(factors) => factors[i],
+            Factor::Rows(factors) | Factor::Doubles(factors) => factors[i],
+            Factor::Singles(factors) => f64::from(factors[i]),
         }
+    }
+
+    /// The factor of the first element of a row.
+    #[inline(always)]
+    pub fn of_row(&self, row: usize, cols: usize) -> f64 {
+        let first = with_elements!(self, _factors => row * cols, _ => row);
+        self.at(first)
     }
 
     /// The factors of a row.
     #[inline(always)]
-    pub fn row(&self, row: usize, cols: usize) -> Factor<'a> {
+    fn row(&self, row: usize, cols: usize) -> Factor<'a> {
         match self {
-            Factor::Elements(factors) => Factor::Elements(&factors[row * cols..][..cols]),
+            Factor::Singles(factors) => Factor::Singles(&factors[row * cols..][..cols]),
+            Factor::Doubles(factors) => Factor::Doubles(&factors[row * cols..][..cols]),
             factors => Factor::One(factors.at(row)),
         }
     }
 
     /// Whether the factor of an element is 0.
     pub fn removes(&self, index: usize, cols: usize) -> bool {
-        0.0 == match self {
-            Factor::One(factor) => *factor,
-            Factor::Rows(factors) => factors[index / cols],
-            Factor::Elements(factors) => factors[index],
+        let i = if let Factor::Rows(_) = self { index / cols } else { index };
+        self.at(i) == 0.0
+    }
+
+    #[inline(always)]
+    fn all_are_weights(&self) -> bool {
+        match self {
+            Factor::One(weight) => Domain::Weight.holds(*weight),
+            Factor::Rows(weights) | Factor::Doubles(weights) => Domain::Weight.all_hold(weights),
+            Factor::Singles(weights) => Domain::Weight.all_hold(weights),
         }
     }
 
-    /// One factor that the type of computation can hold, to be multiplied in at once.
-    pub fn as_one<T: Real>(&self) -> Option<T> {
-        match *self {
-            Factor::One(factor) if T::fits(factor) => Some(T::from_f64(factor)),
-            _ => None,
-        }
+    /// Copies the factors of a row.
+    #[inline(always)]
+    fn copy_to(&self, row: &mut [f64]) {
+        with_elements!(*self, factors => {
+            for (x, factor) in row.iter_mut().zip(factors) {
+                *x = factor.to_f64();
+            }
+        }, factor => row.fill(factor.at(0)));
+    }
+
+    /// Multiplies numbers in f64 by the factors of a row, of which a 0 leaves nothing.
+    #[inline(always)]
+    fn weigh(&self, row: &mut [f64]) {
+        with_elements!(*self, factors => {
+            for (x, factor) in row.iter_mut().zip(factors) {
+                *x = x.weighted(factor.to_f64());
+            }
+        }, factor => {
+            let factor = factor.at(0);
+            for x in row {
+                *x = x.weighted(factor);
+            }
+        });
     }
 
     /// Multiplies a tile of rows of `cols` elements, and by another number for all.
     #[inline(always)]
     pub fn apply<T: Real>(&self, x: &mut [T], cols: usize, times: f64) {
         match *self {
-            Factor::One(factor) => multiply(x, factor * times),
+            Factor::One(factor) => multiply(x, times.weighted(factor)),
             Factor::Rows(factors) => {
                 for (x, &factor) in x.chunks_exact_mut(cols).zip(factors) {
-                    multiply(x, factor * times);
+                    multiply(x, times.weighted(factor));
                 }
             }
-            Factor::Elements(factors) => {
-                for (x, &factor) in x.iter_mut().zip(factors) {
-                    *x = T::from_f64(x.to_f64().weighted(factor * times));
-                }
-            }
+            Factor::Singles(factors) => multiply_each(x, factors, times),
+            Factor::Doubles(factors) => multiply_each(x, factors, times),
         }
     }
 
     /// The products of a tile with the factors, in f64.
     #[inline(always)]
     pub fn products<T: Real>(&self, x: &[T], cols: usize, products: &mut [f64]) {
-        let rows = products.chunks_exact_mut(cols).zip(x.chunks_exact(cols)).enumerate();
-        for (r, (products, x)) in rows {
-            match self.row(r, cols) {
-                Factor::Elements(factors) => {
-                    for ((product, x), &factor) in products.iter_mut().zip(x).zip(factors) {
-                        *product = x.to_f64().weighted(factor);
-                    }
-                }
-                factor => {
-                    let factor = factor.at(0);
-                    for (product, x) in products.iter_mut().zip(x) {
-                        *product = x.to_f64().weighted(factor);
-                    }
-                }
-            }
+        for (product, x) in products.iter_mut().zip(x) {
+            *product = x.to_f64();
+        }
+        for (r, products) in products.chunks_exact_mut(cols).enumerate() {
+            self.row(r, cols).weigh(products);
         }
     }
 }
@@ -227,20 +268,22 @@ fn load<'s>(
     input: Option<&'s Input<'_, '_>>,
     grid: &Grid,
     tile: Tile,
-    buffer: &'s mut Vec<f64>,
+    buffers: &'s mut Loaded,
 ) -> Result<Factor<'s>> {
     let Some(input) = input else { return Ok(Factor::One(1.0)) };
     let column = Tile { col: 0, cols: 1, ..tile };
     let constant_in_row = grid.constant_in_row(input.k);
-    if constant_in_row && (grid.constant_in_column(input.k) || tile.rows == 1) {
+    Ok(if constant_in_row && grid.constant_in_column(input.k) {
         let mut factor = [0.0];
         grid.read(input.view, input.k, Tile { rows: 1, ..column }, &mut factor);
-        Ok(Factor::One(factor[0]))
-    } else if constant_in_row && tile.cols >= SHORT {
-        Ok(Factor::Rows(input.tile(grid, column, buffer)?))
+        Factor::One(factor[0])
+    } else if constant_in_row && grid.cols >= SHORT {
+        Factor::Rows(input.tile(grid, column, &mut buffers.doubles)?)
+    } else if input.view.dtype() == DType::F32 {
+        Factor::Singles(input.tile(grid, tile, &mut buffers.singles)?)
     } else {
-        Ok(Factor::Elements(input.tile(grid, tile, buffer)?))
-    }
+        Factor::Doubles(input.tile(grid, tile, &mut buffers.doubles)?)
+    })
 }
 
 /// Multiplies in the type of computation if that can hold the factor, else in f64.
@@ -260,4 +303,33 @@ fn multiply<T: Real>(x: &mut [T], factor: f64) {
             *x = T::from_f64(x.to_f64() * factor);
         }
     }
+}
+
+/// [`multiply`] by a factor of each element, and by another number for all.
+#[inline(always)]
+fn multiply_each<T: Real, F: Real>(x: &mut [T], factors: &[F], times: f64) {
+    let product = |factor: &F| times.weighted(factor.to_f64());
+    if all(factors, |factor| T::fits(product(factor))) {
+        for (x, factor) in x.iter_mut().zip(factors) {
+            *x = x.weighted(T::from_f64(product(factor)));
+        }
+    } else {
+        for (x, factor) in x.iter_mut().zip(factors) {
+            multiply(std::slice::from_mut(x), product(factor));
+        }
+    }
+}
+
+/// Whether a predicate holds for all, in a form that becomes vectors.
+#[inline(always)]
+pub(crate) fn all<T>(x: &[T], holds: impl Fn(&T) -> bool) -> bool {
+    const LANES: usize = 32;
+    let mut wrong = [0_u32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (wrong, x) in wrong.iter_mut().zip(chunk) {
+            *wrong |= u32::from(!holds(x));
+        }
+    }
+    wrong.iter().all(|&wrong| wrong == 0) && rest.iter().all(holds)
 }

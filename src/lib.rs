@@ -11,10 +11,10 @@ pub mod losses;
 pub mod math;
 mod memory;
 mod operand;
-pub mod parallel;
 #[cfg(feature = "python")]
 mod python;
 pub mod real;
 pub mod reduce;
 pub mod simd;
+pub mod threads;
 pub mod weight;

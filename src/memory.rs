@@ -4,6 +4,10 @@
 //! the input; `clippy.toml` lists what that forbids.
 
 use crate::error::{Error, Result};
+use crate::threads;
+
+/// Elements written between two looks at whether the call is to stop: the system takes its time to give new memory.
+const FILLED_AT_ONCE: usize = 1 << 18;
 
 /// `len` copies of `value`.
 pub(crate) fn filled<T: Copy>(value: T, len: usize) -> Result<Vec<T>> {
@@ -15,8 +19,9 @@ pub(crate) fn filled<T: Copy>(value: T, len: usize) -> Result<Vec<T>> {
 /// Makes a vector longer, up to `len` elements, with copies of `value`.
 pub(crate) fn grow<T: Copy>(vec: &mut Vec<T>, len: usize, value: T) -> Result<()> {
     reserve(vec, len.saturating_sub(vec.len()))?;
-    if vec.len() < len {
-        vec.resize(len, value);
+    while vec.len() < len {
+        threads::check()?;
+        vec.resize(len.min(vec.len() + FILLED_AT_ONCE), value);
     }
     Ok(())
 }

@@ -1,10 +1,13 @@
 """Hypothesis profiles: a few examples by default, many under `-m slow`.
 
-Both are derandomised, so that a failure is the same everywhere.
+Both are derandomised, so that a failure is the same everywhere. Fresh results are poisoned, so that
+one that is not written is wrong and not by chance what was there before.
 """
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+from rustloss import _core
 
 settings.register_profile(
     "fast",
@@ -24,6 +27,7 @@ def is_slow_run(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    _core.poison(0xA5)
     settings.load_profile("slow" if is_slow_run(config) else "fast")
 
 

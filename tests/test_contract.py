@@ -16,7 +16,6 @@ import rustloss as rl
 from contract import (
     DTYPES,
     HALF_TYPES,
-    PER_SAMPLE,
     assert_same_bits,
     default_grads,
     everything,
@@ -25,7 +24,7 @@ from contract import (
     place_of,
     remade,
 )
-from rustloss.errors import ShapeError
+from rustloss.errors import ParameterError, ShapeError
 from rustloss.testing import arguments, check_gradient, example
 from rustloss.testing._inputs import broadcast_weight, weight_shapes
 from rustloss.testing._registry import (
@@ -80,6 +79,10 @@ def test_entry_points_agree(name, data):
     names = default_grads(loss)
     grads = grads if len(names) > 1 else (grads,)
     ways.append({"value": value, **dict(zip(names, grads, strict=True))})
+    grads = loss.grad(*positional)
+    ways.append(dict(zip(names, grads if len(names) > 1 else (grads,), strict=True)))
+    ways.append(dict(zip(wrt, loss.grad(**inputs, wrt=wrt), strict=True)))
+    ways += [{one: loss.grad(**inputs, wrt=one)} for one in wrt]
     if spec_of(loss).hess:
         grad, hess = loss.grad_hess(*positional)
         ways.append({names[0]: grad, "hess": hess})
@@ -89,13 +92,47 @@ def test_entry_points_agree(name, data):
 
 @over_losses
 @given(data=st.data())
+def test_gradient_alone_is_the_product_with_a_vector(name, data):
+    loss, inputs = data.draw(arguments(name))
+    wrt = differentiable(loss, inputs)
+    shape = np.shape(loss(**inputs))
+    vector = np.random.default_rng(data.draw(st.integers(0, 1000))).normal(size=shape)
+    options: dict[str, Any] = {"wrt": wrt, "grad_output": vector}
+    if loss.reduction == "mean":
+        options["denominator"] = 4.0
+    _, expected = loss.value_and_grad(**inputs, **options)
+    buffers = tuple(np.empty_like(array) for array in expected)
+    found = loss.grad(**inputs, **options, grad_out=buffers)
+    assert all(array is buffer for array, buffer in zip(found, buffers, strict=True))
+    assert_same_bits(dict(enumerate(found)), dict(enumerate(map(np.asarray, expected))))
+
+
+@over_losses
+def test_every_input_has_a_gradient_or_says_that_it_has_none(name):
+    optional = [i.name for i in spec_of(name).inputs if i.domain != "Offsets"]
+    for loss in losses_of(name):
+        inputs = example(loss, optional=optional)
+        with_gradient = differentiable(loss, inputs)
+        for key, array in inputs.items():
+            if key in with_gradient:
+                _, grad = loss.value_and_grad(**inputs, wrt=key)
+                assert np.shape(grad) == np.shape(array)
+                continue
+            for wrt in (key, (with_gradient[0], key)):
+                for method in (loss.value_and_grad, loss.grad):
+                    with pytest.raises(ParameterError, match=f"wrt: .* got '{key}'"):
+                        method(**inputs, wrt=wrt)
+
+
+@over_losses
+@given(data=st.data())
 def test_results_have_the_predictions_type(name, data):
     dtype = data.draw(st.sampled_from(DTYPES))
     loss, inputs = data.draw(arguments(name, dtype=dtype))
     found = everything(loss, inputs, grad_output=np.float64(0.5))
     value = found.pop("value")
-    total = value.shape == () and loss.reduction not in (*PER_SAMPLE, "sample_weighted_mean")
-    assert value.dtype == (np.float32 if total and dtype in HALF_TYPES else dtype)
+    by_element = spec_of(loss).unreduced == "Element" and loss.reduction == "none"
+    assert value.dtype == (np.float32 if dtype in HALF_TYPES and not by_element else dtype)
     assert isinstance(value, np.ndarray) == (value.shape != ())
     pred = found.pop("hess", None)
     for key, grad in [

@@ -190,6 +190,16 @@ def check(name: str, dtype: str, level: str, count: int) -> None:
     assert error[worst] <= BOUND[name], at
 
 
+def test_an_empty_instruction_set_is_as_none():
+    code = "import rustloss; print(rustloss.show_config()['isa'])"
+    own = {name: value for name, value in os.environ.items() if name != "RUSTLOSS_ISA"}
+    levels = [
+        subprocess.check_output([sys.executable, "-c", code], env=own | given, text=True).strip()
+        for given in ({}, {"RUSTLOSS_ISA": ""})
+    ]
+    assert levels == [_core.config()["isa_available"][-1]] * 2
+
+
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -218,8 +218,8 @@ def test_reductions_are_those_of_the_core():
     assert typing.get_args(_loss.Reduction) == REDUCTIONS
     with pytest.raises(ValueError, match="reduction") as caught:
         specs()["L2Loss"].cls(reduction="spam")
-    listed = str(caught.value).partition("one of [")[2].partition("]")[0]
-    assert {word.strip('" ') for word in listed.split(",")} >= set(specs()["L2Loss"].reductions)
+    listed = str(caught.value).partition("one of (")[2].partition(")")[0]
+    assert {word.strip("' ") for word in listed.split(",")} >= set(specs()["L2Loss"].reductions)
     for reduction in specs()["L2Loss"].reductions:
         assert specs()["L2Loss"].cls(reduction=reduction).reduction == reduction
 

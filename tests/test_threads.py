@@ -285,9 +285,14 @@ def test_block_decorates():
     assert rl.get_num_threads() == 5
 
 
+MOST_THREADS = max(
+    64, 4 * len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
+)
+
+
 def test_more_threads_than_cpus():
-    rl.set_num_threads(np.int64(64))
-    assert rl.get_num_threads() == 64
+    rl.set_num_threads(np.int64(MOST_THREADS))
+    assert rl.get_num_threads() == MOST_THREADS
     assert computed("L2Loss", reduction="sum") == rl.num_threads(1)(computed)(
         "L2Loss", reduction="sum"
     )
@@ -302,11 +307,12 @@ def test_thread_count_of_a_wrong_type(function, n):
     assert rl.get_num_threads() == before
 
 
-@pytest.mark.parametrize("n", [0, -1, 10**30, np.int8(-3)])
+@pytest.mark.parametrize("n", [0, -1, MOST_THREADS + 1, 10**30, np.int8(-3)])
 @pytest.mark.parametrize("function", [rl.set_num_threads, rl.num_threads])
 def test_thread_count_out_of_range(function, n):
     before = rl.get_num_threads()
-    with pytest.raises(ParameterError, match=r"^n: expected an integer >= 1, got ") as caught:
+    text = f"^n: expected an integer from 1 to {MOST_THREADS}, got "
+    with pytest.raises(ParameterError, match=text) as caught:
         function(n)
     assert caught.value.argument == "n"
     assert rl.get_num_threads() == before
@@ -391,7 +397,7 @@ print(json.dumps([n, [[w.category.__name__, str(w.message)] for w in caught]]))
         ({"RUSTLOSS_NUM_THREADS": "3", "RAYON_NUM_THREADS": "4", "OMP_NUM_THREADS": "5"}, 3),
         ({"RAYON_NUM_THREADS": " 4 ", "OMP_NUM_THREADS": "5"}, 4),
         ({"OMP_NUM_THREADS": "5,2,x"}, 5),
-        ({"RUSTLOSS_NUM_THREADS": "100"}, 100),
+        ({"RUSTLOSS_NUM_THREADS": "64"}, 64),
         ({"RUSTLOSS_NUM_THREADS": "7", "RAYON_NUM_THREADS": "never looked at"}, 7),
     ],
 )
@@ -417,6 +423,15 @@ def test_bad_environment_warns_once(environment, skipped, expected, first):
     for name, (_, text) in zip(skipped, caught, strict=True):
         assert text.startswith(f"{name}_NUM_THREADS: expected a positive integer, got ")
         assert repr(environment[f"{name}_NUM_THREADS"])[1:-1] in text
+
+
+@pytest.mark.parametrize("value", [str(MOST_THREADS + 1), "100000", "9" * 30])
+@pytest.mark.parametrize("name", ["RUSTLOSS_NUM_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS"])
+def test_counts_of_the_environment_are_capped(name, value):
+    counts, [[category, text]] = child_process(REPORT.format(first=""), **{name: value})
+    assert counts == [MOST_THREADS] * 2
+    assert category == "RuntimeWarning"
+    assert text == f'{name}: "{value}" is more than {MOST_THREADS}, which is used'
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="CPUs cannot be chosen")

@@ -20,6 +20,7 @@ __all__ = [
     "get_num_threads",
     "num_threads",
     "plot",
+    "release_memory",
     "set_num_threads",
     "show_config",
 ]
@@ -27,6 +28,28 @@ __all__ += elementwise.__all__
 __all__ += pairwise.__all__
 __all__ += rowwise.__all__
 __all__ += sequence.__all__
+
+
+def release_memory() -> int:
+    """Give back the memory that calls have left for later ones.
+
+    To get memory from the system takes time, and so `CTCLoss` keeps up to 64 MiB of scratch for
+    its next calls: in the whole process, not for each thread.
+
+    Returns
+    -------
+    int
+        How many bytes that were.
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> rl.CTCLoss()([[[0.0, 1.0]]], [[0]])
+    array([1.31326169])
+    >>> rl.release_memory() > 0, rl.release_memory()
+    (True, 0)
+    """
+    return _core.release_memory()
 
 
 def show_config() -> dict[str, Any]:

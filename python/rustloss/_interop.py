@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rustloss.errors import DTypeError, ShapeError
+from rustloss.errors import ArgumentError, DTypeError, LabelError, ShapeError
 
 #: Kinds of NumPy's types that hold real numbers.
 _REAL_KINDS = "biuf"
+#: Characters of somebody else's text that a message has room for.
+_LONGEST = 200
 
 
 def as_array(name: str, value: Any) -> NDArray[Any]:
@@ -28,47 +31,188 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
     DTypeError
         If it is a masked array, or holds anything but real numbers.
     """
+    try:
+        return _as_array(name, value)
+    except (ArgumentError, MemoryError):
+        raise
+    except Exception as error:
+        text = f"{name}: expected an array of real numbers ({_brief(error)})"
+        raise DTypeError(text, name) from error
+
+
+def _as_array(name: str, value: Any) -> NDArray[Any]:
     if isinstance(value, np.ma.MaskedArray):
         text = f"{name}: expected a plain array, got a masked array; pass the mask as sample_weight"
         raise DTypeError(text, name)
     if isinstance(value, (str, bytes)) or value is None:
-        raise DTypeError(f"{name}: expected real numbers, got {value!r}", name)
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError) as error:
-        raise DTypeError(f"{name}: expected an array of real numbers ({error})", name) from error
+        raise DTypeError(f"{name}: expected real numbers, got {reprlib.repr(value)}", name)
+    _refuse_foreign(name, value)
+    if isinstance(value, (list, tuple)) and value:
+        _refuse_foreign(f"{name}[0]", value[0])
+    _refuse_nulls(name, value)
+    array = np.asarray(value)
     dtype = array.dtype.newbyteorder("=")
     if dtype.name == "bfloat16":
         pass
     elif dtype.kind not in _REAL_KINDS:
-        raise DTypeError(f"{name}: expected real numbers, got dtype {array.dtype}", name)
+        text = f"{name}: expected real numbers, got dtype {_brief(array.dtype)}"
+        raise DTypeError(text, name)
     elif dtype.itemsize > np.dtype(np.float64).itemsize:
         text = f"{name}: expected at most 64-bit numbers, got dtype {array.dtype}"
         raise DTypeError(text, name)
     return np.require(np.asarray(array, dtype=dtype), requirements=["ALIGNED"])
 
 
+def _brief(thing: object) -> str:
+    text = str(thing)
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+
+
+def _refuse_foreign(name: str, value: Any) -> None:
+    """Refuse an array of another library that NumPy cannot read, or only element by element."""
+    packages = {str(cls.__module__).partition(".")[0] for cls in type(value).__mro__}
+    remedy = ""
+    if "torch" in packages:
+        steps = {
+            ".detach()": getattr(value, "requires_grad", False),
+            ".cpu()": getattr(getattr(value, "device", None), "type", "cpu") != "cpu",
+            ".float()": str(getattr(value, "dtype", "")) == "torch.bfloat16",
+        }
+        needed = "".join(step for step, needs in steps.items() if needs)
+        remedy = f"pass {name}{needed}.numpy()" if needed else ""
+    elif "mxnet" in packages:
+        remedy = f"pass {name}.asnumpy()"
+    elif "tensorflow" in packages and not hasattr(value, "numpy"):
+        remedy = "a symbolic tensor has none: call through tf.numpy_function, or pass .numpy()"
+    elif "jax" in packages and "Tracer" in type(value).__name__:
+        remedy = "a traced value has none: call through jax.pure_callback"
+    if remedy:
+        kind = type(value)
+        text = f"{name}: expected numbers in an array, got {kind.__module__}.{kind.__name__}"
+        raise DTypeError(f"{text}; {remedy}", name.partition("[")[0])
+
+
+def _refuse_nulls(name: str, value: Any) -> None:
+    nulls = _nulls(value)
+    if nulls is None or not nulls.any():
+        return
+    index = tuple(map(int, np.argwhere(nulls)[0]))
+    text = f"{name}[{', '.join(map(str, index))}]: expected a number, got a null"
+    raise DTypeError(f"{text}; fill nulls in or drop their rows first", name, index)
+
+
+def _nulls(value: Any) -> NDArray[np.bool_] | None:
+    """Return where a column or a table has no number, None for what has a number everywhere."""
+    if hasattr(value, "isna"):  # pandas, whose columns of NumPy's types have NaN but no nulls
+        dtypes = value.dtypes if hasattr(value, "columns") else [value.dtype]
+        may = np.array([not isinstance(dtype, np.dtype) for dtype in dtypes], bool)
+        return np.asarray(value.isna(), bool) & may if may.any() else None
+    if hasattr(value, "is_null"):  # a column of Arrow or polars
+        return np.asarray(value.is_null(), bool)
+    columns = getattr(value, "itercolumns", None) or getattr(value, "get_columns", None)
+    if columns is None:
+        return None
+    found = [_nulls(column) for column in columns()]  # a table of Arrow or polars
+    return np.stack([nulls for nulls in found if nulls is not None], axis=1)
+
+
 def tokens(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Return label sequences as one array and, if they are ragged, the offsets in it.
+    """Return label sequences as an array and, if they came as a list, the offsets in it.
 
     Parameters
     ----------
     name : str
         The argument's name, for errors.
     value : array_like, sequence of array_like, or Arrow list array
-        Padded labels, or one sequence of labels for each sample.
+        Labels in one array, or one sequence of labels for each sample.
+
+    Returns
+    -------
+    array : ndarray
+        The labels as they are, or for a list one sequence behind another. Rows of one length stay
+        rows: they may be padded.
+    offsets : ndarray, optional
+        Where each sequence begins, and where the last one ends.
     """
+    if hasattr(value, "combine_chunks"):  # an Arrow chunked array
+        value = value.combine_chunks()
     if hasattr(value, "offsets") and hasattr(value, "values"):  # an Arrow list array, not copied
-        offsets = np.asarray(value.offsets)
-        flat = np.asarray(value.values)[offsets[0] : offsets[-1]]
-        return as_array(name, flat), offsets - offsets[0]
-    if not isinstance(value, (list, tuple)) or len({np.shape(item) for item in value}) <= 1:
+        return _list_array(name, value)
+    if hasattr(value, "flatten") and hasattr(getattr(value, "type", None), "list_size"):
+        return _fixed_size_list_array(name, value)
+    if getattr(value, "dtype", None) is not None and _holds_sequences(value):
+        value = list(value)
+    if not isinstance(value, (list, tuple)) or (value and all(np.ndim(x) == 0 for x in value)):
         return as_array(name, value), None
-    rows = [as_array(f"{name}[{i}]", item) for i, item in enumerate(value)]
-    for i, row in enumerate(rows):
-        if row.ndim != 1:
-            text = f"{name}[{i}]: expected one dimension, got shape {row.shape}"
-            raise ShapeError(text, name, (i,))
+    rows = [_row(name, i, row) for i, row in enumerate(value)]
     offsets = np.cumsum([0, *map(len, rows)])
-    flat = np.concatenate([row for row in rows if len(row)] or [np.empty(0, np.int64)])
-    return flat, offsets
+    if rows and len({len(row) for row in rows}) == 1:
+        return np.stack(rows), offsets
+    return np.concatenate([row for row in rows if len(row)] or [np.empty(0, np.int64)]), offsets
+
+
+def _holds_sequences(value: Any) -> bool:
+    """Return whether the elements of an array, or of a column, are sequences."""
+    text = str(value.dtype).lower()
+    return text == "object" or text.startswith("list")
+
+
+def _row(name: str, i: int, row: Any) -> NDArray[Any]:
+    """Return row `i` of a list of sequences."""
+    if row is None or (np.ndim(row) == 0 and not isinstance(row, (str, bytes))):
+        text = f"{name}[{i}]: expected a sequence of labels, got {row!r}"
+        raise LabelError(text, name, (i,))
+    if isinstance(row, (list, tuple)) and None in row:
+        raise _null(name, i, row.index(None))
+    try:
+        array = as_array(f"{name}[{i}]", row)
+    except DTypeError as error:
+        raise DTypeError(str(error), name, (i,)) from error
+    if array.ndim != 1:
+        text = f"{name}[{i}]: expected one dimension, got shape {array.shape}"
+        raise ShapeError(text, name, (i,))
+    return array
+
+
+def _null(name: str, i: int, j: int | None = None) -> LabelError:
+    """Return the error about a sequence, or a label in it, that is null."""
+    index, what = ((i,), "a sequence of labels") if j is None else ((i, j), "a label")
+    place = "".join(f"[{k}]" for k in index)
+    return LabelError(f"{name}{place}: expected {what}, got a null", name, index)
+
+
+def _nulls(array: Any) -> NDArray[np.intp]:
+    """Return the positions of the nulls of an Arrow array."""
+    if not getattr(array, "null_count", 0):
+        return np.empty(0, np.intp)
+    return np.flatnonzero(np.asarray(array.is_null(), dtype=bool))
+
+
+def _list_array(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    offsets = as_array(name, value.offsets)
+    if not len(offsets):  # Arrow's other form of no sequences at all
+        offsets = np.zeros(1, np.int64)
+    values = value.values
+    whole = offsets.ndim == 1 and offsets.dtype.kind in "iu"
+    offsets = offsets.astype(np.int64)
+    if not whole or offsets[0] < 0 or offsets[-1] > len(values) or (np.diff(offsets) < 0).any():
+        text = f"{name}: expected offsets that ascend from 0 to the number of values, {len(values)}"
+        raise ShapeError(text, name)
+    for i in _nulls(value):
+        raise _null(name, int(i))
+    values = values[offsets[0] : offsets[-1]]
+    offsets = offsets - offsets[0]
+    for at in _nulls(values):
+        i = int(np.searchsorted(offsets, at, side="right")) - 1
+        raise _null(name, i, int(at - offsets[i]))
+    return as_array(name, values), offsets
+
+
+def _fixed_size_list_array(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    for i in _nulls(value):
+        raise _null(name, int(i))
+    width, values = value.type.list_size, value.flatten()
+    for at in _nulls(values):
+        raise _null(name, *divmod(int(at), width))
+    rows = as_array(name, values).reshape(len(value), width)
+    return rows, np.arange(len(value) + 1) * width

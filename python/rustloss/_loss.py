@@ -44,6 +44,9 @@ class Loss(_core.Loss):
     denominator=None)``
         The value and d(sum of value)/d(input), times `grad_output` (a number or an array of the
         value's shape). `wrt` names the inputs: one name gives one array, a tuple of names a tuple.
+    ``loss.grad(pred, label, ..., wrt=None, grad_output=None, grad_out=None, denominator=None)``
+        The gradient alone, without the work for the value: the vector-Jacobian product for a
+        `grad_output` of the value's shape.
     ``loss.grad_hess(pred, label, ..., grad_output=None, grad_out=None, hess_out=None,
     denominator=None)``
         The gradient and the diagonal of the second derivative with respect to the prediction.
@@ -73,8 +76,13 @@ class Loss(_core.Loss):
     not negative; an element of weight 0 is out, whatever it holds.
 
     The prediction decides the element type of the results: float16, bfloat16, float32 or float64;
-    integers, truth values and lists are read as float64. Results that are one number are NumPy
-    scalars, float32 for the half types.
+    integers, truth values and lists are read as float64. For the half types every value that is a
+    sum or a mean is float32, and only ``"none"`` of a loss with one number for each element keeps
+    the type; gradients keep it always. Results that are one number are NumPy scalars.
+
+    `out` and `grad_out` are arrays of the results' own type and shape (`out` may be float32 for the
+    half types) that overlap neither an input nor each other. Element by element losses and those
+    through a softmax take the prediction itself as `grad_out`: the gradient then replaces it.
     """
 
     __slots__ = ()
@@ -95,6 +103,20 @@ class Loss(_core.Loss):
         except KeyError:
             text = f"{type(self).__name__!r} object has no attribute {name!r}"
             raise AttributeError(text, name=name, obj=self) from None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self._refuse_change(name)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._refuse_change(name)
+        super().__delattr__(name)
+
+    def _refuse_change(self, name: str) -> None:
+        if name in self._params:
+            kind = type(self).__name__
+            text = f"{name!r} of {kind} is immutable; make a new {kind}"
+            raise AttributeError(text, name=name, obj=self)
 
     def __repr__(self) -> str:
         signature = inspect.signature(type(self).__new__).parameters

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "ArgumentError",
+    "CallError",
     "DTypeError",
     "InternalError",
     "LabelError",
@@ -25,11 +26,11 @@ class ArgumentError(Exception):
     Attributes
     ----------
     argument : str or None
-        The argument's name.
+        The argument's name; None where there is none to blame.
     index : tuple of int or None
         Where the value stands in the argument.
-    value : float or None
-        The value found there.
+    value : int, float or None
+        The value found there, exactly.
     """
 
     def __init__(
@@ -46,6 +47,10 @@ class ArgumentError(Exception):
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return type(self), (str(self), self.argument, self.index, self.value)
+
+
+class CallError(ArgumentError, TypeError):
+    """An argument that is missing, unknown or given twice, or more arguments than there are."""
 
 
 class ShapeError(ArgumentError, ValueError):

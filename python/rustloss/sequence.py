@@ -105,17 +105,22 @@ class CTCLoss(Loss):
     - padded, of shape (N, L): each ends at its first -1, or by `label_lengths`;
     - flat, one sequence behind another, with `label_lengths` or with `label_offsets`, N + 1 places
       from 0 to the number of labels;
-    - a list of sequences, or an Arrow list array.
+    - a list of sequences, one for each sample, or an Arrow list array. Lists of one length are
+      padded rows; in sequences of different lengths, and in an Arrow list array, every number is a
+      label, and a -1 an error.
 
     Frames behind `pred_lengths` and padding are never read. `posteriors` and `align` give the
     probability of every label at every frame and the most probable path.
+
+    Finite numbers in pred may lie any distance apart. A mask of -1e9, -1e20 or the least number of
+    the type is as good as -inf where a path avoids it; where none does, the loss says how far.
 
     Parameters
     ----------
     layout : {"NTC", "TNC", "TC"}, default "NTC"
         The axes of pred: samples, frames, classes. "TC" is one sample; its value has shape ().
     label_layout : {"NT", "TN"}, default "NT"
-        The axes of padded labels.
+        The axes of padded labels in one array.
     weight : float, optional
         See `Loss`.
     blank : {"last", "first"} or int, default "last"
@@ -126,7 +131,8 @@ class CTCLoss(Loss):
     infeasible : {"inf", "zero", "raise"}, default "inf"
         The loss of a label that no path through its frames gives; its gradient is 0.
     memory_limit : int, default 268435456
-        Bytes of scratch that a thread may use.
+        Bytes of scratch that a thread may use. Of these, up to 64 MiB in the whole process are kept
+        for the next calls until `rustloss.release_memory` gives them back.
     **options
         See `Loss`. ``reduction="target_mean"`` divides each loss by its label's length, at least 1,
         and takes the mean.
@@ -134,7 +140,7 @@ class CTCLoss(Loss):
     Raises
     ------
     rustloss.errors.LabelError
-        If a label is out of range, negative or the blank.
+        If a label is out of range, negative, the blank or null.
     rustloss.errors.LengthError
         If a length is out of range, or with ``infeasible="raise"`` if frames are too few.
     MemoryError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import sys
 import threading
 from contextlib import ContextDecorator
 from typing import SupportsIndex
@@ -21,7 +20,9 @@ def get_num_threads() -> int:
     The first of these that was given decides: the innermost `num_threads` block of this Python
     thread, `set_num_threads`, the environment variables ``RUSTLOSS_NUM_THREADS``,
     ``RAYON_NUM_THREADS`` and ``OMP_NUM_THREADS`` (of a list, the first entry), the number of CPUs
-    available to the process. The environment is read once, at first use.
+    available to the process. The environment is read once, at first use; a count in it that is not
+    a positive integer is skipped, and one above the limit of `set_num_threads` stands for that
+    limit, each with a warning.
 
     Returns
     -------
@@ -35,13 +36,15 @@ def set_num_threads(n: SupportsIndex) -> None:
     """
     Set how many threads a call may use, for the whole process.
 
-    Results do not depend on it: they have the same bits for any number of threads.
+    Results do not depend on it: they have the same bits for any number of threads. The threads are
+    started by the first call that is long enough to share, and are kept. A forked child starts its
+    own.
 
     Parameters
     ----------
     n : int
         The number of threads, the calling one among them; 1 starts none. It may exceed the number
-        of CPUs.
+        of CPUs, up to 4 threads for each, and up to 64 on small machines.
 
     See Also
     --------
@@ -59,8 +62,8 @@ class num_threads(ContextDecorator):  # noqa: N801 (reads as a function)
     Parameters
     ----------
     n : int
-        The number of threads, the calling one among them; 1 starts none. It may exceed the number
-        of CPUs.
+        The number of threads, the calling one among them; 1 starts none. The limit is that of
+        `set_num_threads`.
 
     Examples
     --------
@@ -93,6 +96,7 @@ def _checked(n: SupportsIndex) -> int:
         count = None
     if count is None or isinstance(n, bool):
         raise TypeError(f"n: expected an integer, got {n!r}")
-    if not 1 <= count <= sys.maxsize:
-        raise ParameterError(f"n: expected an integer >= 1, got {n!r}", "n")
+    most = _core.max_num_threads()
+    if not 1 <= count <= most:
+        raise ParameterError(f"n: expected an integer from 1 to {most}, got {n!r}", "n")
     return count

@@ -46,12 +46,16 @@ pub struct Call<'a> {
     pub domains: [Domain; MAX_ARGUMENTS],
     /// The arrays by position, `sample_weight` aside.
     pub inputs: [Option<View<'a>>; MAX_ARGUMENTS],
+    /// Whether label sequences came as a list of them.
+    pub listed: bool,
     /// Weights of samples or elements.
     pub sample_weight: Option<View<'a>>,
     /// The gradient with respect to the result.
     pub grad_output: Option<View<'a>>,
     /// Replaces the divisor of the mean.
     pub denominator: Option<f64>,
+    /// Whether the gradient by the first input goes to the very memory of that input.
+    pub in_place: bool,
 }
 
 impl<'a> Call<'a> {
@@ -123,6 +127,15 @@ pub trait Lattice: Sync {
 pub trait Loss: Send + Sync {
     /// Checks the arguments.
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>>;
+    /// Whether there is a gradient by the input at a position, which the registry promises for some parameters.
+    fn differentiable(&self, _position: usize) -> bool {
+        true
+    }
+    /// Whether every part of the first input is read before the gradient by it is written there, so that both may be
+    /// the same memory.
+    fn in_place(&self) -> bool {
+        false
+    }
 }
 
 /// The axes of the unreduced loss E.
@@ -292,7 +305,7 @@ impl Axes {
     pub fn weighting<'a>(&self, call: &Call<'a>) -> Result<Weighting<'a>> {
         let Options { weight, reduction, empty, .. } = *call.options;
         if call.denominator.is_some() && !reduction.takes_denominator() {
-            let detail = "it replaces the divisor of reduction=\"mean\" and \"weighted_mean\", and this loss has another reduction";
+            let detail = "it replaces the divisor of reduction='mean' and 'weighted_mean', and this loss has another reduction";
             return Err(Error::new(Kind::Parameter, "denominator", detail));
         }
         Ok(Weighting {

@@ -1,7 +1,7 @@
 //! What the registry says of a loss: data, read by the Python classes, the tests and the benchmarks.
 
 pub use crate::domain::Domain;
-use crate::error::{Error, Kind as Mistake, Result};
+use crate::error::{Error, Kind as Mistake, Number, Quoted, Result, Tuple, quoted};
 use crate::losses::call::{Loss, MAX_ARGUMENTS};
 use std::fmt;
 
@@ -15,6 +15,8 @@ pub struct Spec {
     pub inputs: &'static [Input],
     /// The constructor's parameters beside those that all losses have.
     pub params: &'static [Param],
+    /// What the unreduced loss has one number for.
+    pub unreduced: Unreduced,
     /// Whether there is a second derivative.
     pub hess: bool,
     /// Where the gradient jumps, as a predicate in words for readers and tests; empty where it is smooth.
@@ -36,6 +38,19 @@ impl Spec {
             Some(i + usize::from(i >= weight)).filter(|&i| i < self.inputs.len())
         })
     }
+}
+
+/// What the unreduced loss E has one number for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreduced {
+    /// An element of the prediction.
+    Element,
+    /// A vector of the prediction: a sum along its axis.
+    Row,
+    /// A row of one batch and a row of the other.
+    Pair,
+    /// A sample.
+    Sample,
 }
 
 /// The shape of the work.
@@ -168,9 +183,9 @@ impl fmt::Display for Value {
             Value::Flag(true) => f.write_str("True"),
             Value::Flag(false) => f.write_str("False"),
             Value::Int(i) => write!(f, "{i}"),
-            Value::Float(x) => write!(f, "{x}"),
-            Value::Text(text) => write!(f, "{text:?}"),
-            Value::Vector(v) => write!(f, "{v:?}"),
+            Value::Float(x) => Number::Float(*x).fmt(f),
+            Value::Text(text) => Quoted(text).fmt(f),
+            Value::Vector(v) => Tuple(v).fmt(f),
         }
     }
 }
@@ -209,9 +224,13 @@ impl Kind {
             Kind::Float(Bound::Positive) => "a finite number > 0".into(),
             Kind::Float(Bound::NonNegative) => "a finite number >= 0".into(),
             Kind::Float(Bound::Unit) => "a number from 0 to 1".into(),
-            Kind::Choice(words) => format!("one of {words:?}"),
-            Kind::FlagOr(words) => format!("True, False or one of {words:?}"),
-            Kind::IndexOr(words) => format!("an integer >= 0 or one of {words:?}"),
+            Kind::Choice(words) => format!("one of {}", quoted(words.iter().copied())),
+            Kind::FlagOr(words) => {
+                format!("True, False or one of {}", quoted(words.iter().copied()))
+            }
+            Kind::IndexOr(words) => {
+                format!("an integer >= 0 or one of {}", quoted(words.iter().copied()))
+            }
             Kind::Weights => "a vector of finite weights >= 0".into(),
         }
     }
@@ -242,7 +261,8 @@ impl Params {
         let mut params = Params(spec.params.iter().map(|p| (p.name, p.default.value())).collect());
         for (name, value) in given {
             let Some(at) = spec.params.iter().position(|p| p.name == name) else {
-                let detail = format!("{} has no parameter of this name", spec.name);
+                let own = quoted(spec.params.iter().map(|p| p.name));
+                let detail = format!("{} has no such parameter; its own are {own}", spec.name);
                 return Err(Error::new(Mistake::Parameter, &name, detail));
             };
             let Param { default, kind, .. } = spec.params[at];

@@ -1,17 +1,58 @@
 //! NumPy arrays in and out. The only place of the Python layer that touches array memory.
+//!
+//! Whatever Python code an argument brings along (conversions, subclasses, warning filters) may change the other
+//! arguments. So it all runs first; then the arrays are looked at once more, and only then are pointers taken.
+//!
+//! Nobody keeps a list of arrays in use: memory that another thread writes during a call gives some number or other, as
+//! in NumPy. What such numbers could lead out of bounds (labels, lengths) is copied before it is checked, and a resize of
+//! memory in use is refused by NumPy, which counts references.
 
 use super::error::exception;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Tuple};
 use crate::view::{DType, Shape, Strides, View, ViewMut};
-use half::{bf16, f16};
 use numpy::npyffi::{NPY_ARRAY_ALIGNED, NPY_ARRAY_WRITEABLE, PY_ARRAY_API, PyArray_CheckExact};
-use numpy::{
-    PyArrayDescr, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArray,
-    PyUntypedArrayMethods,
-};
+use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 use std::ptr;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// The byte that fresh outputs are filled with, so that tests can tell what was not written; negative for none.
+static POISON: AtomicI32 = AtomicI32::new(if cfg!(debug_assertions) { 0xA5 } else { -1 });
+
+/// Fills fresh outputs with a byte from now on, or with nothing. For tests.
+#[pyfunction]
+#[pyo3(signature = (byte, /))]
+pub fn poison(byte: Option<u8>) {
+    POISON.store(byte.map_or(-1, i32::from), Ordering::Relaxed);
+}
+
+/// An element type by NumPy's description and by the library's name.
+#[derive(Clone)]
+pub struct Type<'py> {
+    /// The description.
+    pub descr: Bound<'py, PyArrayDescr>,
+    /// The name.
+    pub dtype: DType,
+}
+
+impl<'py> Type<'py> {
+    /// Single precision.
+    pub fn float32(py: Python<'py>) -> Self {
+        Type { descr: numpy::dtype::<f32>(py), dtype: DType::F32 }
+    }
+
+    /// Double precision.
+    pub fn float64(py: Python<'py>) -> Self {
+        Type { descr: numpy::dtype::<f64>(py), dtype: DType::F64 }
+    }
+
+    /// Integers.
+    pub fn int64(py: Python<'py>) -> Self {
+        Type { descr: numpy::dtype::<i64>(py), dtype: DType::I64 }
+    }
+}
 
 /// An aligned array in native byte order whose element type the library knows.
 pub struct Array<'py> {
@@ -23,71 +64,6 @@ pub struct Array<'py> {
     pub dtype: DType,
 }
 
-/// Keeps an array from being written (or touched, for an output) by other extensions that track borrows.
-pub trait Borrow {}
-impl<T: numpy::Element> Borrow for numpy::PyReadonlyArrayDyn<'_, T> {}
-impl<T: numpy::Element> Borrow for numpy::PyReadwriteArrayDyn<'_, T> {}
-
-/// Calls `$body` with the type alias `$E` bound to the element type that NumPy's wrapper knows.
-macro_rules! with_numpy_element {
-    ($dtype:expr, $E:ident => $body:expr) => {
-        match $dtype {
-            DType::F16 => {
-                type $E = f16;
-                $body
-            }
-            DType::BF16 => {
-                type $E = bf16;
-                $body
-            }
-            DType::F32 => {
-                type $E = f32;
-                $body
-            }
-            DType::F64 => {
-                type $E = f64;
-                $body
-            }
-            DType::I8 => {
-                type $E = i8;
-                $body
-            }
-            DType::I16 => {
-                type $E = i16;
-                $body
-            }
-            DType::I32 => {
-                type $E = i32;
-                $body
-            }
-            DType::I64 => {
-                type $E = i64;
-                $body
-            }
-            DType::U8 => {
-                type $E = u8;
-                $body
-            }
-            DType::U16 => {
-                type $E = u16;
-                $body
-            }
-            DType::U32 => {
-                type $E = u32;
-                $body
-            }
-            DType::U64 => {
-                type $E = u64;
-                $body
-            }
-            DType::Bool => {
-                type $E = bool;
-                $body
-            }
-        }
-    };
-}
-
 impl<'py> Array<'py> {
     /// The argument as an array; what is not one already goes through `rustloss._interop`.
     pub fn extract(name: &'static str, object: &Bound<'py, PyAny>) -> PyResult<Self> {
@@ -97,12 +73,24 @@ impl<'py> Array<'py> {
         let converted =
             object.py().import("rustloss._interop")?.getattr("as_array")?.call1((name, object))?;
         Self::plain(name, &converted).ok_or_else(|| {
-            let detail = "expected real numbers".to_owned();
-            exception(object.py(), &Error::new(Kind::DType, name, detail))
+            exception(object.py(), &Error::new(Kind::DType, name, "expected real numbers"))
         })
     }
 
-    /// Label sequences: an array as it is, or sequences of any lengths as one flat array and the offsets in it.
+    /// The array as it is now that all Python code of the call has run.
+    pub fn again(&self) -> PyResult<Self> {
+        Self::plain(self.name, &self.object).ok_or_else(|| {
+            let detail = "expected an array that stays as it is, got one that changes its type during the call";
+            exception(self.object.py(), &Error::new(Kind::DType, self.name, detail))
+        })
+    }
+
+    /// The element type.
+    pub fn element_type(&self) -> Type<'py> {
+        Type { descr: self.object.dtype(), dtype: self.dtype }
+    }
+
+    /// Label sequences: an array as it is, or a list of them as one array and the offsets in it.
     pub fn extract_tokens(
         name: &'static str,
         object: &Bound<'py, PyAny>,
@@ -139,17 +127,15 @@ impl<'py> Array<'py> {
         // SAFETY: NumPy's own pointer, shape and strides of an aligned array of this type, which `self` keeps alive.
         unsafe { View::from_raw_parts(ptr, self.dtype, shape, strides) }
     }
+}
 
-    /// Marks the array as being read.
-    pub fn borrow(&self) -> PyResult<Box<dyn Borrow + 'py>> {
-        with_numpy_element!(self.dtype, E => {
-            let typed = self.object.cast::<PyArrayDyn<E>>()?.try_readonly();
-            typed.map(|guard| Box::new(guard) as _).map_err(|_| {
-                let detail = "another call is writing to this array";
-                exception(self.object.py(), &Error::new(Kind::Output, self.name, detail))
-            })
-        })
-    }
+/// The caller's own array for results, before it is known what these need.
+pub fn buffer<'py>(name: &str, object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
+    object.cast().cloned().map_err(|_| {
+        let kind = object.get_type().name().map_or_else(|_| "an object".into(), |n| n.to_string());
+        let detail = format!("expected a NumPy array, got {kind}");
+        exception(object.py(), &Error::new(Kind::Output, name, detail))
+    })
 }
 
 /// An array that results are written to.
@@ -162,9 +148,9 @@ pub struct Out<'py> {
 }
 
 impl<'py> Out<'py> {
-    /// A new array.
-    pub fn new(descr: &Bound<'py, PyArrayDescr>, dtype: DType, shape: &[usize]) -> PyResult<Self> {
-        let py = descr.py();
+    /// A new array, whose shape follows from that of the argument `name`.
+    pub fn new(name: &str, of: &Type<'py>, shape: &[usize]) -> PyResult<Self> {
+        let py = of.descr.py();
         // SAFETY: `PyArray_Empty` reads `shape.len()` lengths (an `npy_intp` is as large as a `usize`), steals a reference
         // to the descriptor and returns a new reference, or null with an exception set.
         let object = unsafe {
@@ -172,35 +158,50 @@ impl<'py> Out<'py> {
                 py,
                 shape.len() as i32,
                 shape.as_ptr().cast_mut().cast(),
-                descr.clone().into_ptr().cast(),
+                of.descr.clone().into_ptr().cast(),
                 0,
             );
-            Bound::from_owned_ptr_or_err(py, array)?
+            Bound::from_owned_ptr_or_err(py, array)
         };
-        Ok(Out { object: object.cast_into()?, dtype, given: false })
+        let object = object.map_err(|error| {
+            if !error.is_instance_of::<PyValueError>(py) {
+                return error;
+            }
+            let (shape, dtype) = (Tuple(shape), of.dtype.name());
+            let detail = format!("expected results that an array can hold, and they have shape {shape} and dtype {dtype}");
+            exception(py, &Error::new(Kind::Shape, name, detail))
+        })?;
+        let out = Out { object: object.cast_into()?, dtype: of.dtype, given: false };
+        if let Ok(byte) = u8::try_from(POISON.load(Ordering::Relaxed)) {
+            out.fill(byte);
+        }
+        Ok(out)
     }
 
-    /// The caller's own array, which must be exactly what the result needs.
+    /// Fills a new array with a byte.
+    fn fill(&self, byte: u8) {
+        let (ptr, shape, _) = parts(&self.object);
+        let bytes = shape.iter().product::<usize>() * self.dtype.size();
+        // SAFETY: a new array is contiguous and known to nobody, and any bytes are numbers of the types of results.
+        unsafe { ptr.write_bytes(byte, bytes) };
+    }
+
+    /// The caller's own array, which must be exactly what the result needs; `types` are those it may have.
     pub fn given(
         name: &str,
-        object: &Bound<'py, PyAny>,
-        descr: &Bound<'py, PyArrayDescr>,
-        dtype: DType,
+        array: &Bound<'py, PyUntypedArray>,
+        types: &[Type<'py>],
         shape: &[usize],
     ) -> PyResult<Self> {
-        let py = object.py();
-        let wrong = |detail: String| exception(py, &Error::new(Kind::Output, name, detail));
-        let Ok(array) = object.cast::<PyUntypedArray>() else {
-            return Err(wrong(format!(
-                "expected a NumPy array, got {}",
-                object.get_type().name()?
-            )));
+        let wrong = |detail: String| exception(array.py(), &Error::new(Kind::Output, name, detail));
+        let Some(found) = types.iter().find(|t| array.dtype().is_equiv_to(&t.descr)) else {
+            let names: Vec<_> = types.iter().map(|t| t.dtype.name()).collect();
+            let detail = format!("expected dtype {}, got {}", names.join(" or "), array.dtype());
+            return Err(wrong(detail));
         };
-        if !array.dtype().is_equiv_to(descr) {
-            return Err(wrong(format!("expected dtype {descr}, got {}", array.dtype())));
-        }
         if array.shape() != shape {
-            return Err(wrong(format!("expected shape {shape:?}, got shape {:?}", array.shape())));
+            let (expected, got) = (Tuple(shape), Tuple(array.shape()));
+            return Err(wrong(format!("expected shape {expected}, got shape {got}")));
         }
         if flags(array) & NPY_ARRAY_WRITEABLE == 0 {
             return Err(wrong("expected a writeable array, got a read-only one".into()));
@@ -209,28 +210,15 @@ impl<'py> Out<'py> {
             let detail = "expected an aligned array whose elements lie apart in memory";
             return Err(wrong(detail.into()));
         }
-        Ok(Out { object: array.clone(), dtype, given: true })
-    }
-
-    /// Marks the array as being written. One of our own is known to nobody else.
-    pub fn borrow(&self, name: &str) -> PyResult<Option<Box<dyn Borrow + 'py>>> {
-        if !self.given {
-            return Ok(None);
-        }
-        with_numpy_element!(self.dtype, E => {
-            let typed = self.object.cast::<PyArrayDyn<E>>()?.try_readwrite();
-            typed.map(|guard| Some(Box::new(guard) as _)).map_err(|_| {
-                let detail = "another call is using this array";
-                exception(self.object.py(), &Error::new(Kind::Output, name, detail))
-            })
-        })
+        Ok(Out { object: array.clone(), dtype: found.dtype, given: true })
     }
 
     /// The memory, to write.
     pub fn view(&self) -> ViewMut<'_> {
         let (ptr, shape, strides) = parts(&self.object);
         // SAFETY: NumPy's own pointer, shape and strides of an aligned, writeable array whose elements are distinct; it is
-        // new and known to nobody, or borrowed and checked to overlap nothing else of the call.
+        // new and known to nobody, or the caller's, who leaves it to this call, and checked to overlap nothing else of it
+        // but, where the loss allows that, the first input.
         unsafe { ViewMut::from_raw_parts(ptr, self.dtype, shape, strides) }
     }
 
@@ -288,6 +276,9 @@ fn parts(array: &Bound<'_, PyUntypedArray>) -> (*mut u8, Shape, Strides) {
 
 /// Whether two elements of an array may share memory: true unless each axis steps over all that lies within it.
 fn overlaps_itself(array: &Bound<'_, PyUntypedArray>) -> bool {
+    if array.shape().contains(&0) {
+        return false;
+    }
     let mut axes: Vec<(usize, usize)> = array
         .strides()
         .iter()
@@ -304,25 +295,44 @@ fn overlaps_itself(array: &Bound<'_, PyUntypedArray>) -> bool {
     })
 }
 
-/// Fails if two arrays share memory.
-pub fn check_disjoint(
-    out: (&str, &Bound<'_, PyUntypedArray>),
-    other: (&str, &Bound<'_, PyUntypedArray>),
-) -> PyResult<()> {
+/// Whether two arrays have elements in common.
+pub fn overlap(
+    one: &Bound<'_, PyUntypedArray>,
+    other: &Bound<'_, PyUntypedArray>,
+) -> PyResult<bool> {
     let extent = |array: &Bound<'_, PyUntypedArray>| {
         let (ptr, shape, strides) = parts(array);
         crate::view::extent(ptr as usize, array.dtype().itemsize(), &shape, &strides)
     };
-    let ((low, high), (other_low, other_high)) = (extent(out.1), extent(other.1));
+    let ((low, high), (other_low, other_high)) = (extent(one), extent(other));
     if high <= other_low || other_high <= low {
-        return Ok(());
+        return Ok(false);
     }
     // The exact answer is a search that NumPy has; where it gives up, the arrays count as overlapping.
-    let py = out.1.py();
-    let shares = py.import("numpy")?.getattr("shares_memory")?.call1((out.1, other.1, 10_000));
-    if shares.is_ok_and(|shares| matches!(shares.is_truthy(), Ok(false))) {
-        return Ok(());
+    let shares_memory = one.py().import("numpy")?.getattr("shares_memory")?;
+    let shares = shares_memory.call1((base_view(one)?, base_view(other)?, 10_000));
+    Ok(!shares.is_ok_and(|shares| matches!(shares.is_truthy(), Ok(false))))
+}
+
+/// A view without the methods that a subclass brings along.
+fn base_view<'py>(array: &Bound<'py, PyUntypedArray>) -> PyResult<Bound<'py, PyAny>> {
+    let py = array.py();
+    let plain = py.get_type::<PyUntypedArray>().as_type_ptr();
+    // SAFETY: `PyArray_View` takes an array, no description and NumPy's own type, and returns a new reference, or null with
+    // an exception set.
+    unsafe {
+        let view = PY_ARRAY_API.PyArray_View(py, array.as_array_ptr(), ptr::null_mut(), plain);
+        Bound::from_owned_ptr_or_err(py, view)
     }
-    let detail = format!("it overlaps {}; results need memory of their own", other.0);
-    Err(exception(py, &Error::new(Kind::Output, out.0, detail)))
+}
+
+/// Whether two arrays are the same elements in the same order.
+pub fn same_memory(one: &Bound<'_, PyUntypedArray>, other: &Bound<'_, PyUntypedArray>) -> bool {
+    let ((ptr, shape, strides), (other_ptr, other_shape, other_strides)) =
+        (parts(one), parts(other));
+    let mut steps = strides.iter().zip(&other_strides).zip(&shape);
+    ptr == other_ptr
+        && shape == other_shape
+        && one.dtype().is_equiv_to(&other.dtype())
+        && steps.all(|((s, other), &d)| s == other || d <= 1)
 }

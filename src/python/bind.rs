@@ -1,12 +1,13 @@
 //! From the arguments of a Python call to the inputs and options of a loss.
 
-use super::error::exception;
-use crate::error::{Error, Kind};
+use super::array::buffer;
+use super::error::{brief, exception, shown};
+use crate::error::{Error, Kind, Quoted, quoted};
 use crate::losses::call::MAX_ARGUMENTS;
 use crate::losses::spec::{Domain, Gradient, Spec};
-use pyo3::exceptions::PyTypeError;
+use numpy::PyUntypedArray;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PySequence, PyString, PyTuple};
 use smallvec::SmallVec;
 
 /// The arguments of a call by their names.
@@ -26,41 +27,44 @@ impl<'py> Bind<'py> {
         kwargs: Option<&Bound<'py, PyDict>>,
         options: &[&'static str],
     ) -> PyResult<Self> {
-        let names = || spec.inputs.iter().map(|i| i.name).collect::<Vec<_>>().join(", ");
-        let positional = spec.inputs.iter().filter(|i| i.domain != Domain::Offsets).count();
-        if args.len() > positional {
-            let (most, got) = (positional, args.len());
-            let text = format!(
-                "{}: expected at most {most} arguments ({}), got {got}",
-                spec.name,
-                names()
-            );
-            return Err(PyTypeError::new_err(text));
-        }
-        let mut bind = Bind {
-            py: args.py(),
-            inputs: [const { None }; MAX_ARGUMENTS + 1],
-            options: SmallVec::new(),
+        let py = args.py();
+        let wrong = |argument: &str, detail: String| {
+            exception(py, &Error::new(Kind::Call, argument, detail))
         };
+        let takes = || {
+            let names = quoted(spec.inputs.iter().map(|i| i.name));
+            let by_name = quoted(options.iter().copied());
+            format!("{} takes {names} and by name {by_name}", spec.name)
+        };
+        let most = spec.inputs.iter().filter(|i| i.domain != Domain::Offsets).count();
+        if args.len() > most {
+            let got = args.len();
+            let detail = format!("expected at most {most} arguments, got {got}; {}", takes());
+            return Err(wrong("", detail));
+        }
+        let mut bind =
+            Bind { py, inputs: [const { None }; MAX_ARGUMENTS + 1], options: SmallVec::new() };
         for (slot, value) in bind.inputs.iter_mut().zip(args.iter()) {
             *slot = Some(value);
         }
         for (key, value) in kwargs.into_iter().flatten() {
-            let key = key.cast::<PyString>()?.to_cow()?;
+            let Ok(key) = key.cast::<PyString>() else {
+                let detail = format!("expected names of arguments, got {}", shown(&key));
+                return Err(wrong("", detail));
+            };
+            let key = key.to_string_lossy();
             if let Some(at) = spec.inputs.iter().position(|i| i.name == key) {
                 if bind.inputs[at].replace(value).is_some() {
-                    let text = format!("{}: got several values for argument {key:?}", spec.name);
-                    return Err(PyTypeError::new_err(text));
+                    let detail = "expected one value, got one by position and one by name";
+                    return Err(wrong(&key, detail.into()));
                 }
             } else if let Some(name) = options.iter().find(|o| **o == key) {
                 if !value.is_none() {
                     bind.options.push((name, value));
                 }
             } else {
-                let expected = format!("{}, and by name {}", names(), options.join(", "));
-                let text =
-                    format!("{}: unexpected argument {key:?}; it takes {expected}", spec.name);
-                return Err(PyTypeError::new_err(text));
+                let detail = format!("unexpected argument; {}", takes());
+                return Err(wrong(&brief(&key), detail));
             }
         }
         for (input, slot) in spec.inputs.iter().zip(&mut bind.inputs) {
@@ -68,8 +72,7 @@ impl<'py> Bind<'py> {
                 *slot = None;
             }
             if slot.is_none() && input.required {
-                let text = format!("{}: argument {:?} is missing or None", spec.name, input.name);
-                return Err(PyTypeError::new_err(text));
+                return Err(wrong(input.name, format!("missing or None; {}", takes())));
             }
         }
         Ok(bind)
@@ -82,42 +85,52 @@ impl<'py> Bind<'py> {
 }
 
 /// The inputs that gradients are wanted for, and whether the result is one array rather than a tuple.
-pub fn wrt(spec: &Spec, bound: &Bind<'_>) -> PyResult<(SmallVec<[usize; MAX_ARGUMENTS]>, bool)> {
-    let position = |name: &str| {
-        let found =
-            spec.inputs.iter().position(|i| i.name == name && i.gradient != Gradient::Never);
-        let differentiable = spec.inputs.iter().filter(|i| i.gradient != Gradient::Never);
-        let detail = match found {
-            Some(at) if bound.inputs[at].is_some() => return Ok(at),
-            Some(_) => format!("expected an argument of the call, and {name:?} was not given"),
-            None => {
-                let names: Vec<_> = differentiable.map(|i| i.name).collect();
-                format!("expected names of {names:?}, got {name:?}")
-            }
-        };
-        Err(exception(bound.py, &Error::new(Kind::Parameter, "wrt", detail)))
-    };
+/// `differentiable` tells of an input by position whether it has a gradient with the parameters of the loss.
+pub fn wrt(
+    spec: &Spec,
+    bound: &Bind<'_>,
+    differentiable: impl Fn(usize) -> bool,
+) -> PyResult<(SmallVec<[usize; MAX_ARGUMENTS]>, bool)> {
+    let inputs = || spec.inputs.iter().enumerate();
     let Some(wrt) = bound.option("wrt") else {
-        let mut grads = SmallVec::new();
-        for (i, input) in spec.inputs.iter().enumerate() {
-            if input.gradient == Gradient::Default {
-                grads.push(i);
-            }
-        }
+        let default = inputs().filter(|(_, input)| input.gradient == Gradient::Default);
+        let grads: SmallVec<[usize; MAX_ARGUMENTS]> = default.map(|(i, _)| i).collect();
         let single = grads.len() == 1;
         return Ok((grads, single));
     };
+    let has_gradient = |i: usize| spec.inputs[i].gradient != Gradient::Never && differentiable(i);
+    let wrong = |got: String| {
+        let names = quoted(inputs().filter(|(i, _)| has_gradient(*i)).map(|(_, input)| input.name));
+        let detail = format!("expected one of {names} or a tuple of several, got {got}");
+        exception(bound.py, &Error::new(Kind::Parameter, "wrt", detail))
+    };
+    let position = |name: &Bound<'_, PyString>| {
+        let name = name.to_string_lossy();
+        let got = Quoted(&name);
+        match inputs().find(|(_, input)| input.name == name) {
+            Some((i, input)) if !has_gradient(i) && input.domain == Domain::Classes => {
+                Err(wrong(format!("{got}; class indices have no gradient")))
+            }
+            Some((i, _)) if has_gradient(i) && bound.inputs[i].is_some() => Ok(i),
+            Some((i, _)) if has_gradient(i) => {
+                Err(wrong(format!("{got}, which was not given to the call")))
+            }
+            _ => Err(wrong(got.to_string())),
+        }
+    };
     if let Ok(name) = wrt.cast::<PyString>() {
-        return Ok((smallvec::smallvec![position(&name.to_cow()?)?], true));
+        return Ok((smallvec::smallvec![position(name)?], true));
     }
-    let detail = "expected a name or a tuple of different names";
-    let wrong = || exception(bound.py, &Error::new(Kind::Parameter, "wrt", detail));
-    let names: Vec<String> = wrt.extract().map_err(|_| wrong())?;
+    let several = wrt.cast::<PySequence>().ok();
+    let several = several.filter(|names| names.len().is_ok_and(|n| n <= spec.inputs.len()));
+    let Some(several) = several else { return Err(wrong(shown(wrt))) };
     let mut grads = SmallVec::new();
-    for name in names {
-        let at = position(&name)?;
+    for name in several.try_iter()?.take(spec.inputs.len()) {
+        let name = name?;
+        let Ok(name) = name.cast::<PyString>() else { return Err(wrong(shown(&name))) };
+        let at = position(name)?;
         if grads.contains(&at) {
-            return Err(wrong());
+            return Err(wrong(format!("{} twice", Quoted(&name.to_string_lossy()))));
         }
         grads.push(at);
     }
@@ -128,18 +141,19 @@ pub fn wrt(spec: &Spec, bound: &Bind<'_>) -> PyResult<(SmallVec<[usize; MAX_ARGU
 pub fn grad_outs<'py>(
     bound: &Bind<'py>,
     n: usize,
-) -> PyResult<SmallVec<[Option<Bound<'py, PyAny>>; MAX_ARGUMENTS]>> {
-    let Some(given) = bound.option("grad_out") else { return Ok(smallvec::smallvec![None; n]) };
-    let Ok(several) = given.cast::<PyTuple>() else {
-        if n == 1 {
-            return Ok(smallvec::smallvec![Some(given.clone())]);
-        }
-        let detail = format!("expected a tuple of {n} arrays, one for each gradient");
-        return Err(exception(bound.py, &Error::new(Kind::Output, "grad_out", detail)));
+) -> PyResult<SmallVec<[Option<Bound<'py, PyUntypedArray>>; MAX_ARGUMENTS]>> {
+    const NAME: &str = "grad_out";
+    let Some(given) = bound.option(NAME) else { return Ok(smallvec::smallvec![None; n]) };
+    let wrong = |got: String| {
+        let detail = format!("expected a tuple of {n} arrays, one for each gradient, got {got}");
+        exception(bound.py, &Error::new(Kind::Output, NAME, detail))
     };
-    if several.len() != n {
-        let detail = format!("expected {n} arrays, one for each gradient, got {}", several.len());
-        return Err(exception(bound.py, &Error::new(Kind::Output, "grad_out", detail)));
+    match given.cast::<PyTuple>() {
+        Err(_) if n == 1 => Ok(smallvec::smallvec![Some(buffer(NAME, given)?)]),
+        Err(_) => Err(wrong("something else".into())),
+        Ok(several) if several.len() != n => Err(wrong(several.len().to_string())),
+        Ok(several) => {
+            several.iter().map(|o| (!o.is_none()).then(|| buffer(NAME, &o)).transpose()).collect()
+        }
     }
-    Ok(several.iter().map(|o| (!o.is_none()).then_some(o)).collect())
 }

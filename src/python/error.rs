@@ -17,11 +17,13 @@ pub fn exception(py: Python<'_>, error: &Error) -> PyErr {
         Kind::Weight => "WeightError",
         Kind::Parameter => "ParameterError",
         Kind::Output => "OutputError",
+        Kind::Call => "CallError",
         Kind::Memory => return PyMemoryError::new_err(error.to_string()),
         Kind::Interrupted => return PyKeyboardInterrupt::new_err(()),
     };
     let make = || -> PyResult<Bound<'_, PyAny>> {
-        let kwargs = [("argument", error.argument.as_str())].into_py_dict(py)?;
+        let argument = Some(&*error.argument).filter(|name| !name.is_empty());
+        let kwargs = [("argument", argument)].into_py_dict(py)?;
         if let Some(index) = &error.index {
             kwargs.set_item("index", PyTuple::new(py, index)?)?;
         }
@@ -33,6 +35,19 @@ pub fn exception(py: Python<'_>, error: &Error) -> PyErr {
         py.import("rustloss.errors")?.getattr(class)?.call((error.to_string(),), Some(&kwargs))
     };
     make().map_or_else(|failure| failure, PyErr::from_value)
+}
+
+/// The start of a text of any length.
+pub fn brief(text: &str) -> String {
+    const SHOWN: usize = 100;
+    let end = text.char_indices().nth(SHOWN).map_or(text.len(), |(end, _)| end);
+    format!("{}{}", &text[..end], if end < text.len() { "..." } else { "" })
+}
+
+/// An object as Python shows it, in a few words.
+pub fn shown(object: &Bound<'_, PyAny>) -> String {
+    let repr = || object.py().import("reprlib")?.getattr("repr")?.call1((object,))?.str();
+    repr().map_or_else(|_| "an object".into(), |text| brief(&text.to_string_lossy()))
 }
 
 /// Runs `body`; a panic becomes `InternalError`, which `except Exception` catches.

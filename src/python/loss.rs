@@ -1,24 +1,25 @@
 //! The class that every loss of the Python face derives from: arguments in, arrays out, errors in words.
 
-use super::array::{Array, Borrow, Out, check_disjoint};
+use super::array::{Array, Out, Type, buffer, overlap, same_memory};
 use super::bind::{Bind, grad_outs, wrt};
-use super::error::{exception, guard};
-use super::params::{options, to_python, value};
-use super::threads::warn_once;
-use crate::error::{Error, Kind};
+use super::error::{exception, guard, shown};
+use super::params::{options, own_params, to_python};
+use super::threads::{detach, warn_once};
+use crate::error::{Error, Kind, Quoted};
 use crate::losses::call::{
     Call, Lattice, Loss, MAX_ARGUMENTS, Options, PathResults, Plan, Results,
 };
 use crate::losses::registry as losses;
-use crate::losses::spec::{Domain, Family, Gradient, Params, Spec};
+use crate::losses::spec::{Domain, Gradient, Params, Spec, Unreduced};
 use crate::reduce::Reduction;
 use crate::simd;
-use crate::view::{DType, View};
-use numpy::{PyArrayDescr, PyUntypedArrayMethods, dtype};
+use crate::view::View;
+use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyDict, PyMappingProxy, PyTuple};
+use pyo3::types::{IntoPyDict, PyDict, PyMappingProxy, PyString, PyTuple};
 use smallvec::SmallVec;
+use std::{ptr, slice};
 
 /// Work that is worth letting other Python threads run meanwhile, in nanoseconds.
 const DETACH_NS: f64 = 5_000.0;
@@ -41,25 +42,25 @@ pub struct PyLoss {
 impl PyLoss {
     #[new]
     #[pyo3(signature = (name, **params))]
-    fn new(py: Python<'_>, name: &str, params: Option<Bound<'_, PyDict>>) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        name: &Bound<'_, PyString>,
+        params: Option<Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
         guard(py, || {
             let params = params.unwrap_or_else(|| PyDict::new(py));
-            let spec = losses().find(|s| s.name == name);
-            let spec =
-                spec.ok_or_else(|| PyTypeError::new_err(format!("there is no loss {name:?}")))?;
-            let (mut options, mut shown) = options(&params)?;
-            if options.reduction == Reduction::TargetMean && spec.family != Family::Sequence {
-                let detail = "\"target_mean\" is for losses of target sequences";
-                return Err(exception(py, &Error::new(Kind::Parameter, "reduction", detail)));
-            }
-            let own = params.iter().map(|(k, v)| Ok((k.extract::<String>()?, value(&k, &v)?)));
-            let own = own.collect::<PyResult<Vec<_>>>()?;
-            let params = Params::new(spec, own).map_err(|e| exception(py, &e))?;
+            let name = name.to_string_lossy();
+            let spec = losses().find(|s| s.name == name).ok_or_else(|| {
+                let detail = format!("expected the name of a loss, got {}", Quoted(&name));
+                exception(py, &Error::new(Kind::Parameter, "name", detail))
+            })?;
+            let (mut options, mut all) = options(spec, &params)?;
+            let params = Params::new(spec, own_params(&params)?).map_err(|e| exception(py, &e))?;
             options.allow_out_of_range = params.allows_out_of_range();
             let loss = (spec.build)(&params).map_err(|e| exception(py, &e))?;
-            shown.splice(0..0, params.iter().map(|(name, value)| (name, value.clone())));
-            let shown = shown.iter().map(|(name, value)| Ok((*name, to_python(py, value)?)));
-            let params = shown.collect::<PyResult<Vec<_>>>()?.into_py_dict(py)?;
+            all.splice(0..0, params.iter().map(|(name, value)| (name, value.clone())));
+            let all = all.iter().map(|(name, value)| Ok((*name, to_python(py, value)?)));
+            let params = all.collect::<PyResult<Vec<_>>>()?.into_py_dict(py)?;
             let params = PyMappingProxy::new(py, params.as_mapping()).unbind();
             let (arguments, sample_weight) = (spec.arguments(), spec.sample_weight());
             Ok(PyLoss { spec, loss, options, arguments, sample_weight, params })
@@ -91,17 +92,23 @@ impl PyLoss {
         let py = args.py();
         guard(py, || {
             let bound = Bind::new(self.spec, args, kwargs, OPTIONS)?;
-            let (grads, single) = wrt(self.spec, &bound)?;
-            let wanted = Wanted { value: true, grads, hess: false };
-            let (value, grads, _) = self.run(&bound, &wanted)?;
+            let (value, grads) = self.derive(&bound, true)?;
             let value = value.ok_or_else(no_result)?.into_result()?;
-            let mut grads = grads.into_iter().map(Out::into_result);
-            let grads = if single {
-                grads.next().ok_or_else(no_result)??
-            } else {
-                PyTuple::new(py, grads.collect::<PyResult<Vec<_>>>()?)?.into_any()
-            };
             PyTuple::new(py, [value, grads])
+        })
+    }
+
+    /// The gradient alone.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn grad<'py>(
+        &self,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        const OPTIONS: &[&str] = &["wrt", "grad_output", "grad_out", "denominator"];
+        guard(args.py(), || {
+            let bound = Bind::new(self.spec, args, kwargs, OPTIONS)?;
+            Ok(self.derive(&bound, false)?.1)
         })
     }
 
@@ -116,8 +123,8 @@ impl PyLoss {
         let py = args.py();
         guard(py, || {
             if !self.spec.hess {
-                let text = format!("{} has no second derivative to give", self.spec.name);
-                return Err(PyTypeError::new_err(text));
+                let detail = format!("{} has no second derivative to give", self.spec.name);
+                return Err(exception(py, &Error::new(Kind::Call, "", detail)));
             }
             let bound = Bind::new(self.spec, args, kwargs, OPTIONS)?;
             let wanted = Wanted { value: false, grads: smallvec::smallvec![0], hess: true };
@@ -139,25 +146,55 @@ struct Wanted {
 type Computed<'py> = (Option<Out<'py>>, SmallVec<[Out<'py>; MAX_ARGUMENTS]>, Option<Out<'py>>);
 
 impl PyLoss {
+    /// The value, if wanted, and the gradient: one array, or a tuple.
+    fn derive<'py>(
+        &self,
+        bound: &Bind<'py>,
+        value: bool,
+    ) -> PyResult<(Option<Out<'py>>, Bound<'py, PyAny>)> {
+        let (grads, single) = wrt(self.spec, bound, |i| self.differentiable(i))?;
+        let (value, grads, _) = self.run(bound, &Wanted { value, grads, hess: false })?;
+        let mut grads = grads.into_iter().map(Out::into_result);
+        let grads = if single {
+            grads.next().ok_or_else(no_result)??
+        } else {
+            PyTuple::new(bound.py, grads.collect::<PyResult<Vec<_>>>()?)?.into_any()
+        };
+        Ok((value, grads))
+    }
+
+    /// Whether the registry's input at a position has a gradient with the parameters of this loss.
+    fn differentiable(&self, input: usize) -> bool {
+        self.position(input).is_some_and(|at| self.loss.differentiable(at))
+    }
+
+    /// Where a [`Call`] has the registry's input at a position.
+    fn position(&self, input: usize) -> Option<usize> {
+        self.arguments.iter().position(|a| *a == Some(input))
+    }
+
     /// Checks the arguments.
     fn plan<'a>(
         &'a self,
-        bound: &Bind<'_>,
+        py: Python<'_>,
         arrays: &'a Arrays<'_>,
+        denominator: Option<f64>,
     ) -> PyResult<Box<dyn Plan + 'a>> {
-        let raise = |e: Error| exception(bound.py, &e);
+        let raise = |e: Error| exception(py, &e);
         let given = |i: usize| view(arrays.inputs[i].as_ref());
         let mut call = Call {
             options: &self.options,
             level: simd::level()
                 .map_err(|e| raise(Error::new(Kind::Parameter, "RUSTLOSS_ISA", e)))?,
-            dtype: arrays.dtype,
+            dtype: arrays.result.dtype,
             names: [""; MAX_ARGUMENTS],
             domains: [Domain::Real; MAX_ARGUMENTS],
             inputs: [const { None }; MAX_ARGUMENTS],
+            listed: arrays.listed,
             sample_weight: self.sample_weight.and_then(given),
             grad_output: view(arrays.grad_output.as_ref()),
-            denominator: bound.option("denominator").map(denominator).transpose()?,
+            denominator,
+            in_place: arrays.in_place,
         };
         for (to, i) in self.arguments.iter().enumerate() {
             let Some(i) = *i else { break };
@@ -169,60 +206,129 @@ impl PyLoss {
     }
 
     fn run<'py>(&self, bound: &Bind<'py>, wanted: &Wanted) -> PyResult<Computed<'py>> {
-        let arrays = Arrays::new(self.spec, bound)?;
-        let plan = &*self.plan(bound, &arrays)?;
-        let Arrays { inputs, descr, dtype, .. } = &arrays;
-        let (descr, dtype) = (descr.clone(), *dtype);
+        let denominator = bound.option("denominator").map(denominator).transpose()?;
+        let buffers = Buffers::new(bound, &wanted.grads)?;
+        let arrays = Arrays::new(self, bound, &buffers)?;
+        let plan = &*self.plan(bound.py, &arrays, denominator)?;
 
-        let total = self.options.reduction.is_total();
-        let value_dtype = if total && dtype != DType::F64 { DType::F32 } else { dtype };
-        let value_descr =
-            if value_dtype == dtype { descr.clone() } else { numpy::dtype::<f32>(bound.py) };
-        let output =
-            |name: &str, given: Option<&Bound<'py, PyAny>>, descr, dtype, shape: &[usize]| {
-                match given {
-                    None => Out::new(descr, dtype, shape),
-                    Some(object) => Out::given(name, object, descr, dtype, shape),
+        let first = self.spec.inputs[0].name;
+        let value = wanted.value.then(|| {
+            let (of, shape) = (self.value_type(&arrays.result), plan.value_shape());
+            match &buffers.out {
+                None => Out::new(first, &of, &shape),
+                // A half type has room for single precision as well.
+                Some(array) if of.dtype.size() == 2 => {
+                    Out::given("out", array, &[of, Type::float32(bound.py)], &shape)
                 }
-            };
-        let value = wanted
-            .value
-            .then(|| {
-                output("out", bound.option("out"), &value_descr, value_dtype, &plan.value_shape())
-            })
-            .transpose()?;
-        let given = grad_outs(bound, wanted.grads.len())?;
+                Some(array) => Out::given("out", array, &[of], &shape),
+            }
+        });
+        let value = value.transpose()?;
+        let like = |i: usize, name: &str, buffer: Option<&Bound<'py, PyUntypedArray>>| {
+            let shape = arrays.inputs[i].as_ref().map_or(&[][..], |a| a.object.shape());
+            match buffer {
+                None => Out::new(self.spec.inputs[i].name, &arrays.result, shape),
+                Some(array) => Out::given(name, array, slice::from_ref(&arrays.result), shape),
+            }
+        };
         let mut grads = SmallVec::<[Out<'py>; MAX_ARGUMENTS]>::new();
-        for (&i, given) in wanted.grads.iter().zip(&given) {
-            let shape = inputs[i].as_ref().map_or(&[][..], |a| a.object.shape());
-            grads.push(output("grad_out", given.as_ref(), &descr, dtype, shape)?);
+        for (i, buffer) in &buffers.grads {
+            grads.push(like(*i, "grad_out", buffer.as_ref())?);
         }
-        let pred_shape = inputs[0].as_ref().map_or(&[][..], |a| a.object.shape());
-        let hess = wanted
-            .hess
-            .then(|| output("hess_out", bound.option("hess_out"), &descr, dtype, pred_shape))
-            .transpose()?;
-        if ["out", "grad_out", "hess_out"].iter().any(|name| bound.option(name).is_some()) {
-            check_outputs(value.as_ref(), &grads, hess.as_ref(), arrays.iter())?;
-        }
+        let hess = wanted.hess.then(|| like(0, "hess_out", buffers.hess.as_ref())).transpose()?;
 
-        let mut written = Vec::new();
-        let named = value.iter().map(|o| ("out", o)).chain(hess.iter().map(|o| ("hess_out", o)));
-        for (name, out) in named.chain(grads.iter().map(|o| ("grad_out", o))) {
-            written.extend(out.borrow(name)?);
-        }
         let mut results = Results {
             value: value.as_ref().map(Out::view),
             hess: hess.as_ref().map(Out::view),
             ..Results::default()
         };
-        for (i, grad) in wanted.grads.iter().zip(&grads) {
-            if let Some(to) = self.arguments.iter().position(|a| *a == Some(*i)) {
+        for (&i, grad) in wanted.grads.iter().zip(&grads) {
+            if let Some(to) = self.position(i) {
                 results.grads[to] = Some(grad.view());
             }
         }
-        arrays.compute(bound.py, plan.cost(), || plan.run(results))?;
+        compute(bound.py, plan.cost(), || plan.run(results))?;
         Ok((value, grads, hess))
+    }
+
+    /// The element type of the value. A half type is for single elements: it has no room for sums and no digits for means.
+    fn value_type<'py>(&self, result: &Type<'py>) -> Type<'py> {
+        let sums =
+            self.spec.unreduced != Unreduced::Element || self.options.reduction != Reduction::None;
+        if sums && result.dtype.size() == 2 {
+            Type::float32(result.descr.py())
+        } else {
+            result.clone()
+        }
+    }
+}
+
+/// The caller's own arrays for the results.
+#[derive(Default)]
+struct Buffers<'py> {
+    out: Option<Bound<'py, PyUntypedArray>>,
+    /// With the positions of their inputs in the registry.
+    grads: SmallVec<[(usize, Option<Bound<'py, PyUntypedArray>>); MAX_ARGUMENTS]>,
+    hess: Option<Bound<'py, PyUntypedArray>>,
+}
+
+impl<'py> Buffers<'py> {
+    fn new(bound: &Bind<'py>, grads: &[usize]) -> PyResult<Self> {
+        let given = |name: &str| bound.option(name).map(|o| buffer(name, o)).transpose();
+        Ok(Buffers {
+            out: given("out")?,
+            grads: grads.iter().copied().zip(grad_outs(bound, grads.len())?).collect(),
+            hess: given("hess_out")?,
+        })
+    }
+
+    /// All of them, with the input whose gradient goes there.
+    fn iter(
+        &self,
+    ) -> impl Iterator<Item = (&'static str, Option<usize>, &Bound<'py, PyUntypedArray>)> {
+        let named = |name: &'static str| move |array| (name, None, array);
+        let grads = self
+            .grads
+            .iter()
+            .filter_map(|(i, array)| Some(("grad_out", Some(*i), array.as_ref()?)));
+        self.out
+            .iter()
+            .map(named("out"))
+            .chain(grads)
+            .chain(self.hess.iter().map(named("hess_out")))
+    }
+
+    /// Fails if one shares memory with an input or with another one, but for the gradient by the first input in that
+    /// input's own memory where the loss allows it. Tells whether this is so.
+    fn check(&self, loss: &PyLoss, arrays: &Arrays<'py>) -> PyResult<bool> {
+        let mut in_place = false;
+        let mut others: Vec<_> = arrays.iter().map(|a| (a.name, &a.object)).collect();
+        let first = others[0];
+        for (name, of, array) in self.iter() {
+            let gradient = of == Some(0) && loss.loss.in_place();
+            for &other in &others {
+                if !overlap(array, other.1)? {
+                    continue;
+                }
+                if gradient && ptr::eq(other.1, first.1) && same_memory(array, other.1) {
+                    in_place = true;
+                    continue;
+                }
+                let but = if loss.loss.in_place() && other.0 == first.0 {
+                    format!(
+                        "; grad_out alone may be {} itself, same memory, shape and strides",
+                        first.0
+                    )
+                } else {
+                    String::new()
+                };
+                let detail =
+                    format!("it overlaps {}; results need memory of their own{but}", other.0);
+                return Err(exception(array.py(), &Error::new(Kind::Output, name, detail)));
+            }
+            others.push((name, array));
+        }
+        Ok(in_place)
     }
 }
 
@@ -230,19 +336,26 @@ impl PyLoss {
 struct Arrays<'py> {
     /// By position in the registry's inputs.
     inputs: SmallVec<[Option<Array<'py>>; MAX_ARGUMENTS + 1]>,
+    /// Whether label sequences came as a list of them.
+    listed: bool,
     grad_output: Option<Array<'py>>,
-    descr: Bound<'py, PyArrayDescr>,
-    dtype: DType,
+    result: Type<'py>,
+    /// Whether the gradient by the first input goes to that input's own memory.
+    in_place: bool,
 }
 
 impl<'py> Arrays<'py> {
-    fn new(spec: &Spec, bound: &Bind<'py>) -> PyResult<Self> {
+    /// Runs all Python code that the arguments bring along; after it nothing of the call changes any more.
+    fn new(loss: &PyLoss, bound: &Bind<'py>, buffers: &Buffers<'py>) -> PyResult<Self> {
+        warn_once(bound.py)?;
+        let spec = loss.spec;
         let mut inputs = SmallVec::new();
-        let mut ragged = None;
+        let (mut ragged, mut listed) = (None, false);
         for (input, given) in spec.inputs.iter().zip(&bound.inputs) {
             inputs.push(match given {
                 Some(object) if input.domain == Domain::Tokens => {
                     let (tokens, offsets) = Array::extract_tokens(input.name, object)?;
+                    listed = offsets.is_some();
                     ragged = offsets;
                     Some(tokens)
                 }
@@ -256,33 +369,35 @@ impl<'py> Arrays<'py> {
             let error = Error::new(Kind::Parameter, offsets.name, detail);
             return Err(exception(bound.py, &error));
         }
-        let grad_output = bound.option("grad_output");
-        let grad_output = grad_output.map(|o| Array::extract("grad_output", o)).transpose()?;
-        let (descr, dtype) = result_dtype(bound.py, spec, &inputs)?;
-        Ok(Arrays { inputs, grad_output, descr, dtype })
+        let given = bound.option("grad_output");
+        let grad_output = given.map(|o| Array::extract("grad_output", o)).transpose()?;
+        let result = Type::float64(bound.py);
+        let mut arrays = Arrays { inputs, listed, grad_output, result, in_place: false };
+        let given = bound.inputs.iter().flatten().chain(given);
+        let as_given = arrays.iter().map(|a| a.object.as_ptr()).eq(given.map(Bound::as_ptr));
+        if buffers.iter().next().is_some() || !as_given {
+            arrays.in_place = buffers.check(loss, &arrays)?;
+            for array in arrays.inputs.iter_mut().chain([&mut arrays.grad_output]).flatten() {
+                *array = array.again()?;
+            }
+        }
+        arrays.result = result_type(bound.py, spec, &arrays.inputs)?;
+        Ok(arrays)
     }
 
     fn iter(&self) -> impl Iterator<Item = &Array<'py>> {
         self.inputs.iter().flatten().chain(&self.grad_output)
     }
+}
 
-    /// Runs what reads these arrays, other Python threads going on meanwhile if the cost is high.
-    fn compute(
-        &self,
-        py: Python<'py>,
-        cost: f64,
-        run: impl FnOnce() -> Result<(), Error> + Send,
-    ) -> PyResult<()> {
-        warn_once(py)?;
-        let computed = if cost < DETACH_NS {
-            run()
-        } else {
-            let _borrows: Vec<Box<dyn Borrow + 'py>> =
-                self.iter().map(Array::borrow).collect::<PyResult<_>>()?;
-            py.detach(run)
-        };
-        computed.map_err(|e| exception(py, &e))
-    }
+/// Runs what reads the arrays of a call, other Python threads going on meanwhile and signals ending it if the cost is high.
+fn compute(
+    py: Python<'_>,
+    cost: f64,
+    run: impl FnOnce() -> Result<(), Error> + Send,
+) -> PyResult<()> {
+    let computed = if cost < DETACH_NS { run() } else { detach(py, cost, run)? };
+    computed.map_err(|e| exception(py, &e))
 }
 
 /// Calls `f` with the checked arguments of a call about paths.
@@ -294,8 +409,8 @@ fn on_lattice<'py, R>(
 ) -> PyResult<R> {
     guard(args.py(), || {
         let bound = Bind::new(loss.spec, args, kwargs, &[])?;
-        let arrays = Arrays::new(loss.spec, &bound)?;
-        let plan = loss.plan(&bound, &arrays)?;
+        let arrays = Arrays::new(loss, &bound, &Buffers::default())?;
+        let plan = loss.plan(bound.py, &arrays, None)?;
         f(&arrays, &*plan, plan.lattice().ok_or_else(no_result)?)
     })
 }
@@ -310,9 +425,9 @@ pub fn posteriors<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = args.py();
     on_lattice(loss, args, kwargs, |arrays, plan, lattice| {
-        let out = Out::new(&arrays.descr, arrays.dtype, &lattice.shapes()[0])?;
+        let out = Out::new("pred", &arrays.result, &lattice.shapes()[0])?;
         let results = PathResults { posteriors: Some(out.view()), ..PathResults::default() };
-        arrays.compute(py, plan.cost(), || lattice.run(results))?;
+        compute(py, plan.cost(), || lattice.run(results))?;
         out.into_result()
     })
 }
@@ -329,12 +444,11 @@ pub fn align<'py>(
     let py = args.py();
     on_lattice(loss, args, kwargs, |arrays, plan, lattice| {
         let [_, shape] = lattice.shapes();
-        let number = || Out::new(&arrays.descr, arrays.dtype, &shape);
-        let index = Out::new(&numpy::dtype::<i64>(py), DType::I64, &shape)?;
-        let path = [index, number()?, number()?];
+        let of = |of: &Type<'py>| Out::new("pred", of, &shape);
+        let path = [of(&Type::int64(py))?, of(&arrays.result)?, of(&arrays.result)?];
         let alignment = Some(path.each_ref().map(Out::view));
         let results = PathResults { alignment, ..PathResults::default() };
-        arrays.compute(py, plan.cost(), || lattice.run(results))?;
+        compute(py, plan.cost(), || lattice.run(results))?;
         let path = path.into_iter().map(Out::into_result);
         PyTuple::new(py, path.collect::<PyResult<Vec<_>>>()?)
     })
@@ -344,46 +458,21 @@ fn view<'a>(array: Option<&'a Array<'_>>) -> Option<View<'a>> {
     array.map(Array::view)
 }
 
-/// Outputs must share memory neither with inputs nor with each other.
-fn check_outputs<'a, 'py: 'a>(
-    value: Option<&Out<'py>>,
-    grads: &[Out<'py>],
-    hess: Option<&Out<'py>>,
-    inputs: impl Iterator<Item = &'a Array<'py>>,
-) -> PyResult<()> {
-    let mut others: Vec<_> = inputs.map(|a| (a.name, &a.object)).collect();
-    let named = value.into_iter().map(|o| ("out", o));
-    let named = named
-        .chain(grads.iter().map(|o| ("grad_out", o)))
-        .chain(hess.into_iter().map(|o| ("hess_out", o)));
-    for (name, out) in named {
-        for &other in &others {
-            check_disjoint((name, &out.object), other)?;
-        }
-        others.push((name, &out.object));
-    }
-    Ok(())
-}
-
 /// The element type of the results: that of the inputs with a gradient by default, promoted as NumPy does.
-fn result_dtype<'py>(
+fn result_type<'py>(
     py: Python<'py>,
     spec: &Spec,
     arrays: &[Option<Array<'py>>],
-) -> PyResult<(Bound<'py, PyArrayDescr>, DType)> {
-    let mut result: Option<(Bound<'py, PyArrayDescr>, DType)> = None;
+) -> PyResult<Type<'py>> {
+    let mut result: Option<Type<'py>> = None;
     for (input, array) in spec.inputs.iter().zip(arrays) {
         let (Gradient::Default, Some(array)) = (input.gradient, array) else { continue };
-        let (descr, dtype) = if array.dtype.is_float() {
-            (array.object.dtype(), array.dtype)
-        } else {
-            (dtype::<f64>(py), DType::F64)
-        };
+        let own = if array.dtype.is_float() { array.element_type() } else { Type::float64(py) };
         result = Some(match result {
-            None => (descr, dtype),
-            Some(r) if r.1 == dtype || dtype.size() < r.1.size() => r,
-            Some(r) if dtype.size() > r.1.size() => (descr, dtype),
-            Some(_) => (numpy::dtype::<f32>(py), DType::F32),
+            None => own,
+            Some(r) if r.dtype == own.dtype || own.dtype.size() < r.dtype.size() => r,
+            Some(r) if own.dtype.size() > r.dtype.size() => own,
+            Some(_) => Type::float32(py),
         });
     }
     result.ok_or_else(no_result)
@@ -397,7 +486,7 @@ fn denominator(given: &Bound<'_, PyAny>) -> PyResult<f64> {
     match given.extract::<f64>() {
         Ok(d) if d.is_finite() && d > 0.0 => Ok(d),
         _ => {
-            let detail = format!("expected a finite number > 0, got {}", given.repr()?);
+            let detail = format!("expected a finite number > 0, got {}", shown(given));
             Err(exception(given.py(), &Error::new(Kind::Parameter, "denominator", detail)))
         }
     }

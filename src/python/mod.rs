@@ -5,6 +5,7 @@ mod bind;
 mod error;
 mod loss;
 mod math;
+mod memory;
 mod params;
 mod threads;
 
@@ -33,6 +34,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(loss::align, m)?)?;
     m.add_function(wrap_pyfunction!(params::registry, m)?)?;
     m.add_function(wrap_pyfunction!(config, m)?)?;
+    m.add_function(wrap_pyfunction!(array::poison, m)?)?;
     math::register(m)?;
+    memory::register(m)?;
     threads::register(m)
 }

@@ -1,27 +1,32 @@
 //! Parameters of constructors, from Python's values to the registry's and back.
 
-use super::error::exception;
-use crate::error::{Error, Kind};
+use super::error::{brief, exception, shown};
+use crate::error::{Error, Kind, quoted};
 use crate::losses::call::Options;
 use crate::losses::registry as losses;
-use crate::losses::spec::Value;
+use crate::losses::spec::{Family, Spec, Value};
+use crate::memory;
 use crate::reduce::Reduction;
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyList, PyString, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyList, PySequence, PyString, PyTuple};
 
 /// Takes the parameters that all losses have out of `params`; also as they are shown.
-pub fn options(params: &Bound<'_, PyDict>) -> PyResult<(Options, Vec<(&'static str, Value)>)> {
+pub fn options(
+    spec: &Spec,
+    params: &Bound<'_, PyDict>,
+) -> PyResult<(Options, Vec<(&'static str, Value)>)> {
     let py = params.py();
-    let mut shown = Vec::new();
+    let mut all = Vec::new();
     let mut take = |name: &'static str, default: Value| -> PyResult<Value> {
         let given = match params.get_item(name)? {
             Some(given) => {
                 params.del_item(name)?;
-                value(&PyString::new(py, name), &given)?
+                value(name, &given)?
             }
             None => default,
         };
-        shown.push((name, given.clone()));
+        all.push((name, given.clone()));
         Ok(given)
     };
     let wrong = |name: &str, expected: &str, got: Value| {
@@ -41,16 +46,30 @@ pub fn options(params: &Bound<'_, PyDict>) -> PyResult<(Options, Vec<(&'static s
     let given = take("reduction", Value::Text("sample".into()))?;
     let found = Reduction::ALL.iter().find(|(name, _)| given == Value::Text((*name).into()));
     let Some(&(_, reduction)) = found else {
-        let names: Vec<_> = Reduction::ALL.iter().map(|(name, _)| *name).collect();
-        return Err(wrong("reduction", &format!("one of {names:?}"), given));
+        let names = quoted(Reduction::ALL.iter().map(|(name, _)| *name));
+        return Err(wrong("reduction", &format!("one of {names}"), given));
     };
+    if reduction == Reduction::TargetMean && spec.family != Family::Sequence {
+        let expected = "another one, as this loss has no target sequences to divide by,";
+        return Err(wrong("reduction", expected, given));
+    }
     let empty = match take("empty", Value::Text("nan".into()))? {
         Value::Text(t) if t == "nan" => f64::NAN,
         Value::Text(t) if t == "zero" => 0.0,
-        got => return Err(wrong("empty", "one of [\"nan\", \"zero\"]", got)),
+        got => return Err(wrong("empty", "one of ('nan', 'zero')", got)),
     };
     let options = Options { weight, batch_axis, reduction, empty, allow_out_of_range: false };
-    Ok((options, shown))
+    Ok((options, all))
+}
+
+/// The parameters that are left, a loss's own.
+pub fn own_params(params: &Bound<'_, PyDict>) -> PyResult<Vec<(String, Value)>> {
+    let own = params.iter().map(|(name, given)| {
+        let name = brief(&name.str()?.to_string_lossy());
+        let value = value(&name, &given)?;
+        Ok((name, value))
+    });
+    own.collect()
 }
 
 /// A value of the registry as Python has it.
@@ -66,34 +85,49 @@ pub fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyA
 }
 
 /// A parameter as a value of the registry's kinds.
-pub fn value(name: &Bound<'_, PyAny>, given: &Bound<'_, PyAny>) -> PyResult<Value> {
-    let wrong = || {
-        let expected = "None, a truth value, a number, a word or a vector of numbers";
-        let detail = format!("expected {expected}, got {given}");
-        exception(given.py(), &Error::new(Kind::Parameter, &name.to_string(), detail))
-    };
+fn value(name: &str, given: &Bound<'_, PyAny>) -> PyResult<Value> {
     if given.is_none() {
         return Ok(Value::None);
     }
     if let Ok(text) = given.cast::<PyString>() {
-        return Ok(Value::Text(text.to_string()));
+        return Ok(Value::Text(text.to_string_lossy().into_owned()));
     }
     if given.is_instance_of::<PyBool>() {
         return Ok(Value::Flag(given.is_truthy()?));
     }
-    let is_array =
-        given.hasattr("shape")? && given.hasattr("ndim")? && !given.getattr("ndim")?.eq(0)?;
-    if is_array || given.is_instance_of::<PyList>() || given.is_instance_of::<PyTuple>() {
-        let list = given.call_method0("tolist").unwrap_or_else(|_| given.clone());
-        return list.extract().map(Value::Vector).map_err(|_| wrong());
+    let number = || -> PyResult<Value> {
+        let is_array =
+            given.hasattr("shape")? && given.hasattr("ndim")? && !given.getattr("ndim")?.eq(0)?;
+        if is_array || given.is_instance_of::<PyList>() || given.is_instance_of::<PyTuple>() {
+            return vector(given);
+        }
+        if let Ok(flag) = given.extract::<bool>() {
+            return Ok(Value::Flag(flag));
+        }
+        if let Ok(i) = given.extract::<i64>() {
+            return Ok(Value::Int(i));
+        }
+        given.extract::<f64>().map(Value::Float)
+    };
+    number().map_err(|error| {
+        if error.is_instance_of::<PyMemoryError>(given.py()) {
+            return error;
+        }
+        let expected = "None, True, False, a number, a word or a vector of numbers";
+        let detail = format!("expected {expected}, got {}", shown(given));
+        exception(given.py(), &Error::new(Kind::Parameter, name, detail))
+    })
+}
+
+fn vector(given: &Bound<'_, PyAny>) -> PyResult<Value> {
+    let list = given.call_method0("tolist").unwrap_or_else(|_| given.clone());
+    let list = list.cast::<PySequence>()?;
+    let mut vector = Vec::new();
+    memory::reserve(&mut vector, list.len()?).map_err(|e| exception(given.py(), &e))?;
+    for number in list.try_iter()?.take(vector.capacity()) {
+        vector.push(number?.extract()?);
     }
-    if let Ok(flag) = given.extract::<bool>() {
-        return Ok(Value::Flag(flag));
-    }
-    if let Ok(i) = given.extract::<i64>() {
-        return Ok(Value::Int(i));
-    }
-    given.extract::<f64>().map(Value::Float).map_err(|_| wrong())
+    Ok(Value::Vector(vector))
 }
 
 /// The registry as Python data: one dictionary for each loss.
@@ -122,6 +156,7 @@ pub fn registry(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
         row.set_item("family", format!("{:?}", spec.family).to_lowercase())?;
         row.set_item("inputs", inputs)?;
         row.set_item("params", params)?;
+        row.set_item("unreduced", format!("{:?}", spec.unreduced))?;
         row.set_item("hess", spec.hess)?;
         row.set_item("kinks", spec.kinks)?;
         list.append(row)?;

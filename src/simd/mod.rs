@@ -162,7 +162,8 @@ impl Level {
     }
 }
 
-/// The level in use: the best available one, or the one that the environment variable `RUSTLOSS_ISA` names.
+/// The level in use: the best available one, or the one that the environment variable `RUSTLOSS_ISA` names; an
+/// empty one is as none.
 ///
 /// # Errors
 /// The text of a message if `RUSTLOSS_ISA` names no level of this CPU.
@@ -171,9 +172,9 @@ pub fn level() -> Result<Level, String> {
     LEVEL
         .get_or_init(|| {
             let mut available = Level::ALL.iter().copied().filter(|l| l.available());
-            match std::env::var("RUSTLOSS_ISA") {
-                Err(_) => Ok(available.next_back().unwrap_or(Level::Baseline)),
-                Ok(name) => available.clone().find(|l| l.name() == name).ok_or_else(|| {
+            match std::env::var("RUSTLOSS_ISA").unwrap_or_default() {
+                name if name.is_empty() => Ok(available.next_back().unwrap_or(Level::Baseline)),
+                name => available.clone().find(|l| l.name() == name).ok_or_else(|| {
                     let names: Vec<_> = available.map(Level::name).collect();
                     format!("RUSTLOSS_ISA: expected one of {names:?} on this CPU, got {name:?}")
                 }),

@@ -1,8 +1,9 @@
 //! Batches to try, and the textbook to hold them against.
 
+use rustloss::error::{Error, Kind, Number};
 use rustloss::losses::sequence::rows::{Element, Layout, Rows, RowsMut};
 use rustloss::losses::sequence::{
-    Batch, Error, Gradient, Input, Labels, Options, Outputs, Posteriors, ctc,
+    Batch, Gradient, Input, Labels, Options, Outputs, Posteriors, ctc,
 };
 use rustloss::simd;
 
@@ -243,6 +244,14 @@ pub fn against_textbook(case: &Case, answer: &Answer, loss: f64, gradient: f64) 
         }
         let rest = case.lengths[n] * classes..frames * classes;
         assert!(answer.grad[n * frames * classes..][rest].iter().all(|&x| x == 0.0));
+    }
+}
+
+/// The memory limit that would do, of a call that was refused.
+pub fn needed<T>(refused: Result<T, Error>) -> usize {
+    match refused.err() {
+        Some(Error { kind: Kind::Memory, value: Some(Number::Int(bytes)), .. }) => bytes as usize,
+        other => panic!("not refused for its memory, but {other:?}"),
     }
 }
 

@@ -1,8 +1,9 @@
 //! The edges of the domain, and what lies beyond.
 
 use crate::case::*;
+use rustloss::error::{Error, Kind};
 use rustloss::losses::sequence::rows::{Layout, Rows, RowsMut};
-use rustloss::losses::sequence::{Batch, Error, Gradient, Input, Labels, Outputs, ctc};
+use rustloss::losses::sequence::{Batch, Gradient, Input, Labels, Outputs, ctc};
 
 #[test]
 fn infeasible_samples_are_infinite_with_gradient_0() {
@@ -155,6 +156,7 @@ fn any_strides_give_the_same() {
     let layout = Layout {
         origin: (samples * frames - 1) * gap,
         strides: [-(gap as isize), -((samples * gap) as isize)],
+        step: 1,
         counts: [samples, frames],
         width: classes,
     };
@@ -194,7 +196,13 @@ fn any_strides_give_the_same() {
 #[test]
 fn layouts_that_leave_or_overlap_are_refused() {
     let mut data = [0.0; 12];
-    let layout = |origin, strides, counts, width| Layout { origin, strides, counts, width };
+    let layout =
+        |origin, strides, counts, width| Layout { origin, strides, step: 1, counts, width };
+    let across = |step, width| Layout { origin: 0, strides: [2, 1], step, counts: [2, 2], width };
+    assert!(Rows::new(&data, across(4, 3)).is_some());
+    assert!(Rows::new(&data, across(4, 4)).is_none());
+    assert!(RowsMut::new(&mut data, across(4, 3)).is_some());
+    assert!(RowsMut::new(&mut data, across(3, 3)).is_none());
     assert!(Rows::new(&data, layout(0, [6, 3], [2, 2], 3)).is_some());
     assert!(Rows::new(&data, layout(1, [6, 3], [2, 2], 3)).is_none());
     assert!(Rows::new(&data, layout(2, [6, -3], [2, 2], 3)).is_none());
@@ -214,15 +222,17 @@ fn wrong_labels_and_lengths_are_named() {
     let with = |change: &dyn Fn(&mut Case)| {
         let mut case = case.clone();
         change(&mut case);
-        case.run_as::<f64>(&[1.0; 2], LIMIT).map(|_| ())
+        let Error { kind, index, value, .. } = case.run_as::<f64>(&[1.0; 2], LIMIT).unwrap_err();
+        (kind, index, value)
     };
-    let label = |label| Err(Error::Label { sample: 1, position: 2, label });
+    let label = |label: u32| (Kind::Label, Some(vec![1, 2]), Some(i128::from(label).into()));
     assert_eq!(with(&|case| case.labels[1][2] = 5), label(5));
     assert_eq!(with(&|case| case.labels[1][2] = u32::MAX), label(u32::MAX));
     assert_eq!(with(&|case| case.labels[1][2] = case.blank), label(case.blank));
-    assert_eq!(with(&|case| case.lengths[1] = 10), Err(Error::Length { sample: 1, length: 10 }));
-    assert_eq!(with(&|case| case.blank = 5), Err(Error::Blank));
-    assert_eq!(with(&|case| case.lengths.truncate(1)), Err(Error::Shape));
+    let length = (Kind::Length, Some(vec![1]), Some(10_usize.into()));
+    assert_eq!(with(&|case| case.lengths[1] = 10), length);
+    assert_eq!(with(&|case| case.blank = 5), (Kind::Parameter, None, None));
+    assert_eq!(with(&|case| case.lengths.truncate(1)), (Kind::Shape, None, None));
     assert!(Labels::new(vec![1, 2], vec![0, 2, 1]).is_none());
     assert!(Labels::new(vec![1, 2], vec![0, 1]).is_none());
     assert!(Labels::new(vec![1, 2], vec![]).is_none());

@@ -11,7 +11,7 @@ import numpy as np
 
 from rustloss._loss import Loss
 from rustloss.testing._inputs import example, overlapping, relayout
-from rustloss.testing._registry import LossLike, Spec, is_sparse, spec_of
+from rustloss.testing._registry import LossLike, Spec, differentiable, is_sparse, spec_of
 
 INF, NAN = np.inf, np.nan
 
@@ -135,7 +135,7 @@ def invalid_calls(loss: LossLike) -> Iterator[InvalidCall]:
 
 
 def _methods(spec: Spec) -> tuple[str, ...]:
-    return ("__call__", "value_and_grad", *(("grad_hess",) if spec.hess else ()))
+    return ("__call__", "value_and_grad", "grad", *(("grad_hess",) if spec.hess else ()))
 
 
 def _parameters(spec: Spec) -> Iterator[InvalidCall]:
@@ -296,6 +296,7 @@ def _outputs(spec: Spec, method: str) -> Iterator[InvalidCall]:
     several = sum(i.gradient == "Default" for i in spec.inputs) > 1
     shapes = {"__call__": {"out": value.shape}}
     shapes["value_and_grad"] = {"out": value.shape, "grad_out": pred.shape}
+    shapes["grad"] = {"grad_out": pred.shape}
     shapes["grad_hess"] = {"grad_out": pred.shape, "hess_out": pred.shape}
 
     def bad(name: str, defect: str, array: Any, inputs: dict[str, Any]) -> InvalidCall:
@@ -330,14 +331,15 @@ def _outputs(spec: Spec, method: str) -> Iterator[InvalidCall]:
         inputs[spec.inputs[0].name] = memory[start : 2 * start].reshape(pred.shape)
         inputs[spec.inputs[0].name][...] = pred
         size = int(np.prod(shape))
-        for defect, at in {"start": start, "end": 2 * start - 1, "rim": start - size + 1}.items():
+        places = {"inside": start + 1, "end": 2 * start - 1, "rim": start - size + 1}
+        for defect, at in places.items():
             yield bad(
                 name,
                 f"overlapping the {defect} of {spec.inputs[0].name}",
                 memory[at : at + size].reshape(shape),
                 inputs,
             )
-    if several and method == "value_and_grad":
+    if several and method in ("value_and_grad", "grad"):
         for defect, array in {"not a tuple": valid_grads[0], "too few": valid_grads[:1]}.items():
             inputs = {**_base(spec)[1], "grad_out": array}
             yield InvalidCall(spec.name, "grad_out", defect, inputs=inputs, method=method)
@@ -364,9 +366,12 @@ def _options(spec: Spec) -> Iterator[InvalidCall]:
             yield InvalidCall(spec.name, "denominator", "without a mean", params, inputs)
     first = spec.inputs[0].name
     wrong: tuple[Any, ...] = ("spam", "", "sample_weight", ("spam",), (first, "spam"), 1, {}, [1])
+    loss, valid = _base(spec)
+    wrong += tuple(name for name in valid if name not in differentiable(loss, valid))
     for wrt in (*wrong, (first, first)):
-        inputs = {**_base(spec)[1], "wrt": wrt}
-        yield InvalidCall(spec.name, "wrt", f"{wrt!r}", inputs=inputs, method="value_and_grad")
+        for method in ("value_and_grad", "grad"):
+            inputs = {**_base(spec)[1], "wrt": wrt}
+            yield InvalidCall(spec.name, "wrt", f"{wrt!r}", inputs=inputs, method=method)
     for method in _methods(spec):
         for name in ("spam", "predd", "weight", "reduction"):
             inputs = {**_base(spec)[1], name: 1.0}

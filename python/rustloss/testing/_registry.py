@@ -62,6 +62,7 @@ class Spec:
     family: str
     inputs: tuple[Input, ...]
     params: Mapping[str, Param]
+    unreduced: str
     hess: bool
     kinks: str
 
@@ -114,6 +115,7 @@ def specs() -> Mapping[str, Spec]:
             row["family"],
             tuple(Input(**i) for i in row["inputs"]),
             {name: _param(p) for name, p in row["params"].items()},
+            row["unreduced"],
             row["hess"],
             row["kinks"],
         )

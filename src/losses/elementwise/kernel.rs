@@ -113,6 +113,9 @@ impl<L: Elementwise<K> + 'static, const K: usize> Loss for Erased<L, K> {
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
         plan(self.0, call)
     }
+    fn in_place(&self) -> bool {
+        true
+    }
 }
 
 /// Checks a call of `loss`: the prediction, a label of as many elements, and inputs that broadcast.
@@ -137,7 +140,7 @@ pub fn plan<'a, L: Elementwise<K> + 'static, const K: usize>(
             Error::new(Mistake::Shape, name, detail)
         })?;
         let check = call.check(k, loss.domain(k, call.domains[k]));
-        inputs.push(Argument { view, check, overwritten: false });
+        inputs.push(Argument { view, check, overwritten: k == 0 && call.in_place });
     }
     let (weighting, level, single) = (axes.weighting(call)?, call.level, call.single());
     Ok(Box::new(ElementwisePlan { loss: Erased(loss), level, single, axes, inputs, weighting }))
@@ -160,6 +163,9 @@ pub fn with_optional<A: Elementwise<2> + 'static, B: Elementwise<3> + 'static>(
 impl<A: Loss, B: Loss> Loss for WithOptional<A, B> {
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
         if call.inputs[2].is_some() { self.with.plan(call) } else { self.without.plan(call) }
+    }
+    fn in_place(&self) -> bool {
+        self.with.in_place() && self.without.in_place()
     }
 }
 

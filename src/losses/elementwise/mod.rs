@@ -13,8 +13,8 @@ pub mod squared_hinge;
 pub use kernel::{Elementwise, Point, erased, plan, with_optional};
 
 use super::spec::{
-    Bound, Default, Domain, Family, Gradient, Kind, OUT_OF_RANGE, SAMPLE_WEIGHT, Spec, flag, float,
-    input, label, optional, param, pred,
+    Bound, Default, Domain, Family, Gradient, Kind, OUT_OF_RANGE, SAMPLE_WEIGHT, Spec, Unreduced,
+    flag, float, input, label, optional, param, pred,
 };
 
 /// What most of them are like.
@@ -23,6 +23,7 @@ const COMMON: Spec = Spec {
     family: Family::Elementwise,
     inputs: &[pred(Domain::Real), label(Domain::Real), SAMPLE_WEIGHT],
     params: &[],
+    unreduced: Unreduced::Element,
     hess: true,
     kinks: "",
     build: |_| Ok(erased(l1::L1)),

@@ -128,6 +128,9 @@ impl<C: Constant> Loss for PoissonNll<C> {
             plan(FromRate { epsilon, constant: self.constant }, call)
         }
     }
+    fn in_place(&self) -> bool {
+        true
+    }
 }
 
 /// From the registry's parameters.

@@ -5,9 +5,9 @@ use crate::error::Result;
 use crate::grid::{Grid, Tile};
 use crate::memory;
 use crate::operand::Output;
-use crate::parallel;
 use crate::real::Real;
 use crate::simd::{Isa, Kernel};
+use crate::threads;
 use crate::view::View;
 
 /// Vectors whose differences a lane adds in a row.
@@ -137,7 +137,7 @@ impl<T: Real> PullJob<'_, '_, T> {
         let mut by_own = [[T::ZERO; VECTORS]; TOGETHER];
         let mut by_other = [[T::ZERO; TOGETHER]; VECTORS];
         for start in (0..self.n).step_by(PULL_TILE.0) {
-            parallel::check()?;
+            threads::check()?;
             fill(others, 1 - of, start)?;
             let finite = own.finite && others.finite;
             for (group, sums) in sums.chunks_mut(TOGETHER * width).enumerate() {

@@ -14,10 +14,10 @@ use crate::error::Result;
 use crate::grid::{Grid, Tile};
 use crate::memory;
 use crate::operand::{Operand, Output, sized};
-use crate::parallel;
 use crate::real::Real;
 use crate::reduce::{PairwiseSum, sum_block_exactly};
 use crate::simd::{self, Baseline, Isa, Kernel, Level};
+use crate::threads;
 use crate::view::{DType, View, ViewMut};
 use std::marker::PhantomData;
 
@@ -117,7 +117,7 @@ impl Pairs<'_> {
         };
         let rows = n.div_ceil(2).next_multiple_of(GROUP).clamp(TASK.1, TASK.0);
         let tiles = n.div_ceil(rows);
-        parallel::run(tiles, self.cost() / tiles as f64, &|tasks| {
+        threads::run(tiles, self.cost() / tiles as f64, &|tasks| {
             for row in tasks.map(|task| task * rows) {
                 let tile = Tile { row, rows: rows.min(n - row), col: 0, cols: n };
                 simd::dispatch(self.level, RowTile { job: &job, tile, of: PhantomData::<T> })?;
@@ -151,7 +151,7 @@ impl Pairs<'_> {
         let (rows, cols) = (PULL_TILE.0, PULL_TILE.1 / size_of::<T>());
         let across = d.div_ceil(cols);
         let tiles = n.div_ceil(rows) * across;
-        parallel::run(tiles, self.cost() / tiles as f64, &|tasks| {
+        threads::run(tiles, self.cost() / tiles as f64, &|tasks| {
             for task in tasks {
                 let (row, col) = (task / across * rows, task % across * cols);
                 let tile = Tile { row, rows: rows.min(n - row), col, cols: cols.min(d - col) };
@@ -268,7 +268,7 @@ impl<L> RowJob<'_, '_, L> {
         let most = RUN / size_of::<T>();
         for start in (0..self.d).step_by(most) {
             let run = Tile { col: start, cols: most.min(self.d - start), ..tile };
-            parallel::check()?;
+            threads::check()?;
             first.fill(&self.vectors[0], &self.pairs.batches[0], run)?;
             for col in (0..self.n).step_by(TILE) {
                 let run = Tile { row: col, rows: TILE.min(self.n - col), ..run };

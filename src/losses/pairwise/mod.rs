@@ -9,7 +9,7 @@ mod gradients;
 mod kernel;
 pub mod sdml;
 
-use super::spec::{Bound, Domain, Family, Gradient, SAMPLE_WEIGHT, Spec, float, input};
+use super::spec::{Bound, Domain, Family, Gradient, SAMPLE_WEIGHT, Spec, Unreduced, float, input};
 
 /// The registry's rows.
 pub static LOSSES: &[Spec] = &[Spec {
@@ -21,6 +21,7 @@ pub static LOSSES: &[Spec] = &[Spec {
         SAMPLE_WEIGHT,
     ],
     params: &[float("smoothing_parameter", 0.3, Bound::Unit)],
+    unreduced: Unreduced::Pair,
     hess: false,
     kinks: "",
     build: |p| Ok(Box::new(sdml::Sdml { smoothing: p.float("smoothing_parameter") })),

@@ -11,9 +11,9 @@ use crate::domain::Check;
 use crate::error::Result;
 use crate::grid::{Grid, Tile};
 use crate::operand::{Argument, Input, Operand, Output, sized};
-use crate::parallel;
 use crate::real::Real;
 use crate::simd::{self, Isa, Kernel, Level};
+use crate::threads;
 use crate::view::{DType, ViewMut};
 use std::ops::Range;
 
@@ -172,7 +172,7 @@ pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(
         form,
     };
     let step_ns = L::COST * (step * grid.cols) as f64;
-    parallel::run(grid.rows.div_ceil(step), step_ns, &|tasks| {
+    threads::run(grid.rows.div_ceil(step), step_ns, &|tasks| {
         let mut scratch = Scratch::new();
         for row in tasks.map(|task| task * step) {
             let tile = Tile { row, rows: step.min(grid.rows - row), col: 0, cols: grid.cols };

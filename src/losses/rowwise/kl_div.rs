@@ -139,6 +139,10 @@ impl Loss for KlDiv {
             self.plan_of(call, Divergence::<false> { epsilon, temperature })
         }
     }
+
+    fn in_place(&self) -> bool {
+        true
+    }
 }
 
 impl KlDiv {

@@ -14,8 +14,8 @@ pub mod triplet;
 mod twofold;
 
 use super::spec::{
-    Bound, Default, Domain, Family, Gradient, Kind, OUT_OF_RANGE, SAMPLE_WEIGHT, Spec, flag, float,
-    input, label, param, pred,
+    Bound, Default, Domain, Family, Gradient, Kind, OUT_OF_RANGE, SAMPLE_WEIGHT, Spec, Unreduced,
+    flag, float, input, label, param, pred,
 };
 
 /// The axis of the classes.
@@ -36,6 +36,7 @@ pub static LOSSES: &[Spec] = &[
             param("class_weight", Default::None, Kind::Weights),
             float("label_smoothing", 0.0, Bound::Unit),
         ],
+        unreduced: Unreduced::Row,
         hess: true,
         kinks: "",
         build: |p| Ok(Box::new(softmax_ce::SoftmaxCe::new(p)?)),
@@ -52,6 +53,7 @@ pub static LOSSES: &[Spec] = &[
             float("temperature", 1.0, Bound::Positive),
             OUT_OF_RANGE,
         ],
+        unreduced: Unreduced::Element,
         hess: true,
         kinks: "",
         build: |p| Ok(Box::new(kl_div::KlDiv::new(p)?)),
@@ -66,6 +68,7 @@ pub static LOSSES: &[Spec] = &[
             SAMPLE_WEIGHT,
         ],
         params: &[float("margin", 1.0, Bound::Finite)],
+        unreduced: Unreduced::Sample,
         hess: false,
         kinks: "margin + sum((positive - pred)**2 - (negative - pred)**2) == 0",
         build: |p| Ok(Box::new(triplet::Triplet { margin: p.float("margin") })),
@@ -80,6 +83,7 @@ pub static LOSSES: &[Spec] = &[
             SAMPLE_WEIGHT,
         ],
         params: &[float("margin", 0.0, Bound::Finite), AXIS, OUT_OF_RANGE],
+        unreduced: Unreduced::Row,
         hess: false,
         kinks: "cosine(input1, input2, axis) == margin",
         build: |p| Ok(Box::new(cosine_embedding::CosineEmbedding::new(p))),

@@ -55,7 +55,7 @@ impl Layout {
             Error::new(Kind::Shape, name, detail)
         })?;
         let check = call.check(position, call.domains[position]);
-        Ok(Argument { view, check, overwritten: false })
+        Ok(Argument { view, check, overwritten: position == 0 && call.in_place })
     }
 
     /// The index in an array of shape `given`, with the first input's elements in their order, of the element at a

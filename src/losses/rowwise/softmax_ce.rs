@@ -113,7 +113,8 @@ impl Loss for SoftmaxCe {
             let view = label.clone().reshape(pred.shape()).ok_or_else(|| label_error(expected))?;
             Labels::Dense(axes.line_up_rows(view, class_axis).into())
         };
-        let pred = axes.line_up_rows(pred.clone(), class_axis).into();
+        let view = axes.line_up_rows(pred.clone(), class_axis);
+        let pred = Argument { overwritten: call.in_place, ..view.into() };
         Ok(Box::new(SoftmaxPlan {
             target: &self.target,
             level: call.level,
@@ -125,6 +126,14 @@ impl Loss for SoftmaxCe {
             labels,
             weighting,
         }))
+    }
+
+    fn differentiable(&self, position: usize) -> bool {
+        position != 1 || !self.sparse
+    }
+
+    fn in_place(&self) -> bool {
+        true
     }
 }
 

@@ -1,12 +1,14 @@
-//! The two arithmetics give the same, wherever the fast one says that it can be trusted.
+//! The arithmetics give the same, wherever the fast one says that it can be trusted.
 
 use super::LANES;
 use super::blocks::DEEPEST;
+use super::fixed::{Fixed, SHORT};
 use super::frames::{Form, Frame, Source};
 use super::linear::Linear;
 use super::sweep::{Arithmetic, Lattice, Occupancies, Outcome, Sink, Storage};
 use super::target::Target;
 use super::wide::Wide;
+use crate::error::Result;
 use crate::simd;
 use std::f64::consts::{LN_2, LOG2_E};
 use std::ops::Range;
@@ -20,7 +22,7 @@ const OCCUPANCY: f64 = 1e-11;
 struct Logs(Vec<f64>, usize);
 
 impl Source for Logs {
-    fn fill(&self, form: Form, frames: Range<usize>, out: &mut [f64]) {
+    fn fill(&self, form: Form, frames: Range<usize>, out: &mut [f64]) -> Result<()> {
         let stride = self.1;
         for (i, t) in frames.enumerate() {
             for (k, &x) in self.0[t * stride..(t + 1) * stride].iter().enumerate() {
@@ -32,9 +34,14 @@ impl Source for Logs {
                         (out[2 * i * stride + k], out[(2 * i + 1) * stride + k]) = (m, bits);
                     }
                     Form::Log => out[i * stride + k] = x,
+                    Form::Exact => {
+                        let x = 0.5 * x;
+                        (out[2 * i * stride + k], out[(2 * i + 1) * stride + k]) = (x, 0.0);
+                    }
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -49,7 +56,7 @@ impl Sink for Keep<'_> {
         totals: &[[f64; 2]],
         _: Option<&[f64]>,
         _: &mut Vec<f64>,
-    ) {
+    ) -> Result<()> {
         let Keep(target, kept) = self;
         for (i, t) in frames.enumerate() {
             let reach = target.groups(t);
@@ -62,6 +69,7 @@ impl Sink for Keep<'_> {
                 to.iter_mut().zip(from).for_each(|(to, from)| *to = from / total);
             }
         }
+        Ok(())
     }
 }
 
@@ -100,7 +108,7 @@ fn tries(count: u64, spread: f64, peak: f64) -> u64 {
         let len = (uniform() * (frames as f64 / 2.0)) as usize;
         let labels: Vec<u32> = (0..len).map(|_| 1 + (uniform() * 20.0) as u32).collect();
         let mut target = Target::default();
-        target.set(&labels, 0, frames);
+        target.set(&labels, 0, frames).unwrap();
         let stride = target.stride();
         let mut logs = vec![f64::NEG_INFINITY; frames * stride];
         let mut bits = vec![0.0; frames];
@@ -118,6 +126,12 @@ fn tries(count: u64, spread: f64, peak: f64) -> u64 {
         let logs = Logs(logs, stride);
         let (exact, occupancies) = run::<Wide>(&target, &logs, &bits, 1 << 28);
         assert!(exact.trusted);
+        let (fixed, own) = run::<Fixed<SHORT>>(&target, &logs, &bits, 1 << 28);
+        let (a, b) = (fixed.log_likelihood, exact.log_likelihood);
+        assert!(fixed.trusted && (a == b || (a - b).abs() <= LOSS * b.abs().max(1.0)), "{a} {b}");
+        for (a, b) in own.iter().zip(&occupancies) {
+            assert!((a - b).abs() <= OCCUPANCY, "{a} against {b}");
+        }
         if bits.iter().any(|&bits| bits > DEEPEST) {
             continue;
         }

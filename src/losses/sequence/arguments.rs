@@ -1,139 +1,222 @@
 //! Lengths and label sequences as a call gives them: copied, then checked, then used.
 
-use crate::error::{Error, Kind, Result};
+use super::Labels;
+use super::target::allowed_labels;
+use crate::error::{Error, Kind, Number, Result, Tuple};
 use crate::losses::call::Call;
+use crate::memory;
 use crate::view::{Shape, View, unravel};
 
 /// Where the arguments stand.
+const LABEL: usize = 1;
 pub(super) const PRED_LENGTHS: usize = 2;
 const LABEL_LENGTHS: usize = 3;
 const LABEL_OFFSETS: usize = 4;
 
-/// A length beyond all labels, and still exact as a float.
-const LONGEST: usize = 1 << 53;
-
-/// Lengths of all samples: whole numbers up to `most`.
+/// Lengths of all samples: whole numbers up to `most`, if there is a limit.
 pub(super) fn lengths(
     call: &Call<'_>,
     position: usize,
     samples: usize,
-    most: usize,
+    most: Option<usize>,
 ) -> Result<Option<Vec<usize>>> {
     let Some(view) = &call.inputs[position] else { return Ok(None) };
     let name = call.names[position];
     if view.len() != samples || view.shape().len() > 1 {
-        let detail = format!("expected shape [{samples}], got shape {:?}", view.shape());
+        let (expected, got) = ([samples], view.shape());
+        let detail = format!("expected shape {}, got shape {}", Tuple(&expected), Tuple(got));
         return Err(Error::new(Kind::Shape, name, detail));
     }
-    let whole = |(n, x): (usize, f64)| {
-        let length = x as usize;
-        if length as f64 == x && length <= most {
-            return Ok(length);
-        }
-        let index = if view.shape().is_empty() { vec![] } else { vec![n] };
-        let allowed = format!("an integer from 0 to {most}");
-        Err(Error::element(Kind::Length, name, &index, x, allowed))
-    };
-    view.to_vec::<f64>()?.into_iter().enumerate().map(whole).collect::<Result<_>>().map(Some)
+    let mut lengths = memory::filled(0, samples)?;
+    for (n, (length, x)) in lengths.iter_mut().zip(view.to_vec::<f64>()?).enumerate() {
+        *length =
+            whole(x).filter(|&length| most.is_none_or(|most| length <= most)).ok_or_else(|| {
+                let index = if view.shape().is_empty() { &[][..] } else { &[n] };
+                let allowed = match most {
+                    Some(most) => format!("an integer from 0 to {most}"),
+                    None => "an integer >= 0".into(),
+                };
+                Error::element(Kind::Length, name, index, view.number(index), allowed)
+            })?;
+    }
+    Ok(Some(lengths))
 }
+
+/// A number without a fraction that is not negative.
+fn whole(x: f64) -> Option<usize> {
+    Some(x as usize).filter(|&whole| whole as f64 == x)
+}
+
+/// What says where a label sequence ends.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    /// The first -1, or the end of its row.
+    Padding,
+    /// A length.
+    Length,
+    /// The beginning of the next one.
+    Next,
+}
+
+/// The labels of a sample in the array: the place of the first one, the step from one to the next, and how many.
+type Run = (usize, usize, usize);
 
 /// Labels as they were given, copied.
 pub(super) struct GivenLabels<'a> {
     name: &'a str,
+    /// As they stand in the argument.
+    view: View<'a>,
     labels: Vec<f64>,
-    /// Per sample: the place of the first label, the step from one to the next, and how many there are.
-    runs: Vec<(usize, usize, usize)>,
-    /// Whether a -1 ends a sequence.
-    ends: bool,
-    shape: Shape,
+    /// One for each sample.
+    runs: Vec<Run>,
+    end: End,
+    /// Whether the argument is a list of sequences.
+    listed: bool,
 }
 
 impl<'a> GivenLabels<'a> {
     /// `single` if there is one sample without an axis; `labels_first` if padded labels have their samples last.
     pub fn new(call: &Call<'a>, samples: usize, single: bool, labels_first: bool) -> Result<Self> {
-        let view = call.input(1);
-        let (name, shape) = (call.names[1], view.shape());
+        let (view, name, listed) = (call.input(LABEL), call.names[LABEL], call.listed);
+        let shape = view.shape();
         let wrong = |expected: String| {
-            Error::new(Kind::Shape, name, format!("expected {expected}, got shape {shape:?}"))
+            let detail = format!("expected {expected}, got shape {}", Tuple(shape));
+            Error::new(Kind::Shape, name, detail)
         };
-        let lengths_up_to = |most: usize| lengths(call, LABEL_LENGTHS, samples, most);
-        let mut ends = false;
-        let runs = match (shape.len(), &call.inputs[LABEL_OFFSETS]) {
+        let wrong_count = |count: usize| {
+            let detail = format!("expected {samples} sequences, one for each sample, got {count}");
+            Error::new(Kind::Shape, name, detail)
+        };
+        let lengths = |most| lengths(call, LABEL_LENGTHS, samples, most);
+        let offsets = call.inputs[LABEL_OFFSETS].as_ref();
+        // An empty list has no sequences, or it is one without labels.
+        let offsets = offsets.filter(|offsets| !(listed && single && offsets.len() == 1));
+        let (end, runs) = match (shape.len(), offsets) {
             (1, Some(offsets)) => {
                 if call.inputs[LABEL_LENGTHS].is_some() {
-                    let detail = "expected either label_lengths or label_offsets, which a list of sequences brings";
-                    return Err(Error::new(Kind::Parameter, call.names[1], detail));
+                    let (argument, detail) = if listed {
+                        (LABEL, "expected rows of one length beside label_lengths")
+                    } else {
+                        (LABEL_LENGTHS, "expected either label_lengths or label_offsets")
+                    };
+                    return Err(Error::new(Kind::Parameter, call.names[argument], detail));
                 }
-                let places = lengths_of_offsets(call, offsets, samples, shape[0])?;
-                (0..samples).map(|n| (places[n], 1, places[n + 1] - places[n])).collect()
+                if listed && offsets.len() != samples + 1 {
+                    return Err(wrong_count(offsets.len() - 1));
+                }
+                let places = places(call, offsets, samples, shape[0])?;
+                let ends = places.iter().skip(1);
+                let runs = places.iter().zip(ends).map(|(&place, end)| (place, 1, end - place));
+                (End::Next, memory::collect(runs)?)
             }
             (1, None) if single => {
-                let given = lengths_up_to(shape[0])?;
-                ends = given.is_none();
-                vec![(0, 1, given.map_or(shape[0], |lengths| lengths[0]))]
+                let given = lengths(Some(shape[0]))?;
+                let end = if given.is_some() { End::Length } else { End::Padding };
+                let count = given.map_or(shape[0], |lengths| lengths[0]);
+                (end, memory::filled((0, 1, count), 1)?)
             }
+            (1, None) if samples == 0 && shape[0] == 0 => (End::Padding, Vec::new()),
             (1, None) => {
-                let Some(lengths) = lengths_up_to(LONGEST)? else {
-                    return Err(wrong(
-                        "two dimensions, or label_lengths or label_offsets for one".into(),
-                    ));
+                let Some(lengths) = lengths(None)? else {
+                    let expected = "two dimensions, or label_lengths or label_offsets for one";
+                    return Err(wrong(expected.into()));
                 };
                 let total = lengths.iter().fold(0usize, |sum, &l| sum.saturating_add(l));
                 if total != shape[0] {
-                    return Err(wrong(format!(
-                        "as many labels as label_lengths add up to, {total}"
-                    )));
+                    let expected = format!("as many labels as label_lengths add up to, {total}");
+                    return Err(wrong(expected));
                 }
-                let starts = lengths.iter().scan(0, |next, length| {
-                    *next += length;
-                    Some(*next - length)
+                let mut next = 0;
+                let runs = lengths.iter().map(|&length| {
+                    next += length;
+                    (next - length, 1, length)
                 });
-                starts.zip(&lengths).map(|(start, &length)| (start, 1, length)).collect()
+                (End::Length, memory::collect(runs)?)
             }
-            (2, None) if !single => {
+            (2, offsets) if listed || (!single && offsets.is_none()) => {
+                let labels_first = labels_first && !listed;
                 let (n, width) =
                     if labels_first { (shape[1], shape[0]) } else { (shape[0], shape[1]) };
                 if n != samples {
-                    return Err(wrong(format!("labels of {samples} samples")));
+                    return Err(if listed {
+                        wrong_count(n)
+                    } else {
+                        wrong(format!("labels of {samples} samples"))
+                    });
                 }
-                let given = lengths_up_to(width)?;
-                ends = given.is_none();
+                let given = lengths(Some(width))?;
+                let end = if given.is_some() { End::Length } else { End::Padding };
                 let length = |n: usize| given.as_ref().map_or(width, |lengths| lengths[n]);
                 let (step, between) = if labels_first { (samples, 1) } else { (1, width) };
-                (0..n).map(|n| (n * between, step, length(n))).collect()
+                (end, memory::collect((0..n).map(|n| (n * between, step, length(n))))?)
             }
             _ => return Err(wrong("padded labels of all samples, or one dimension".into())),
         };
-        let labels = view.to_vec::<f64>()?;
-        Ok(GivenLabels { name, labels, runs, ends, shape: Shape::from_slice(shape) })
+        Ok(GivenLabels { name, view: view.clone(), labels: view.to_vec()?, runs, end, listed })
     }
 
-    /// Checks the labels of a sample and appends them.
-    pub fn push(&self, n: usize, classes: usize, blank: u32, flat: &mut Vec<u32>) -> Result<()> {
-        let (start, step, count) = self.runs[n];
-        for i in 0..count {
-            let place = start + i * step;
-            let value = self.labels[place];
-            if self.ends && value == -1.0 {
-                break;
+    /// Checks the labels of all samples but those that are `left_out`, which become empty.
+    pub fn check(
+        &self,
+        left_out: impl Fn(usize) -> bool,
+        classes: usize,
+        blank: u32,
+    ) -> Result<Labels> {
+        let most = self.runs.iter().map(|&(.., count)| count).sum();
+        let (mut flat, mut offsets) = (Vec::new(), Vec::new());
+        memory::reserve(&mut flat, most)?;
+        memory::reserve(&mut offsets, self.runs.len() + 1)?;
+        offsets.push(0);
+        for (n, &(start, step, count)) in self.runs.iter().enumerate() {
+            for i in 0..if left_out(n) { 0 } else { count } {
+                let x = self.labels[start + i * step];
+                if self.end == End::Padding && x == -1.0 {
+                    break;
+                }
+                let label = x as u32;
+                if f64::from(label) != x || label as usize >= classes || label == blank {
+                    return Err(self.wrong(n, i, classes, blank));
+                }
+                flat.push(label);
             }
-            let label = value as u32;
-            if f64::from(label) != value || label as usize >= classes || label == blank {
-                let index = unravel(place, &self.shape);
-                let allowed = format!(
-                    "an integer with 0 <= {} < {classes} that is not the blank, {blank}",
-                    self.name
-                );
-                return Err(Error::element(Kind::Label, self.name, &index, value, allowed));
-            }
-            flat.push(label);
+            offsets.push(flat.len());
         }
-        Ok(())
+        Labels::new(flat, offsets).ok_or_else(|| {
+            Error::new(Kind::Shape, self.name, "expected sequences one behind another")
+        })
+    }
+
+    /// What is wrong with label i of sample n.
+    fn wrong(&self, n: usize, i: usize, classes: usize, blank: u32) -> Error {
+        let (start, step, _) = self.runs[n];
+        let place = unravel(start + i * step, &Shape::from_slice(self.view.shape()));
+        let value = self.view.number(&place);
+        let index = if self.listed { vec![n, i] } else { place };
+        let allowed = allowed_labels(classes, blank);
+        let mut error = Error::element(Kind::Label, self.name, &index, value, allowed);
+        error.nested = self.listed;
+        let negative = match value {
+            Number::Int(x) => x < 0,
+            Number::Float(x) => x < 0.0,
+        };
+        if negative || value == Number::from(i128::from(blank)) || value == f64::from(blank).into()
+        {
+            error.detail += match self.end {
+                End::Padding => "; padding is -1, or anything at all behind label_lengths",
+                End::Length => "; label_lengths counts it as a label",
+                End::Next if self.listed => {
+                    "; sequences of different lengths need no padding, and rows of one length are \
+                     padded with -1"
+                }
+                End::Next => "; label_offsets counts it as a label",
+            };
+        }
+        error
     }
 }
 
 /// Offsets that ascend from 0 to the number of labels.
-fn lengths_of_offsets(
+fn places(
     call: &Call<'_>,
     offsets: &View<'_>,
     samples: usize,
@@ -141,25 +224,20 @@ fn lengths_of_offsets(
 ) -> Result<Vec<usize>> {
     let name = call.names[LABEL_OFFSETS];
     if *offsets.shape() != [samples + 1] {
-        // A list of sequences comes as offsets too.
-        let detail = format!(
-            "expected {samples} sequences, so label_offsets of shape [{}], got shape {:?}",
-            samples + 1,
-            offsets.shape()
-        );
-        return Err(Error::new(Kind::Shape, call.names[1], detail));
+        let (expected, got) = ([samples + 1], offsets.shape());
+        let detail = format!("expected shape {}, got shape {}", Tuple(&expected), Tuple(got));
+        return Err(Error::new(Kind::Shape, name, detail));
     }
-    let mut places: Vec<usize> = Vec::with_capacity(samples + 1);
+    let mut places = memory::filled(0, samples + 1)?;
+    let mut least = 0;
     for (i, x) in offsets.to_vec::<f64>()?.into_iter().enumerate() {
-        let least = places.last().copied().unwrap_or(0);
         let most = if i == 0 { 0 } else { labels };
-        let least = if i == samples { labels } else { least };
-        let place = x as usize;
-        if place as f64 != x || place < least || place > most {
+        least = if i == samples { labels } else { least };
+        let Some(place) = whole(x).filter(|place| (least..=most).contains(place)) else {
             let allowed = format!("an integer from {least} to {most}");
-            return Err(Error::element(Kind::Length, name, &[i], x, allowed));
-        }
-        places.push(place);
+            return Err(Error::element(Kind::Length, name, &[i], offsets.number(&[i]), allowed));
+        };
+        (places[i], least) = (place, place);
     }
     Ok(places)
 }

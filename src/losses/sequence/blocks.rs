@@ -1,6 +1,8 @@
 //! Blocks: consecutive frames over which the exponents of [`Linear`](super::linear::Linear) stay the same.
 
 use super::Side;
+use crate::error::Result;
+use crate::memory;
 use std::ops::Range;
 
 /// Bits that exponents let mantissas grow by in a block. With a bit and a half for each of the sums, and 1 for the start,
@@ -36,7 +38,7 @@ pub(super) fn cut(
     frames: &Range<usize>,
     bits: impl Fn(usize) -> f64,
     blocks: &mut Vec<Block>,
-) {
+) -> Result<()> {
     blocks.clear();
     let mut fall = f64::INFINITY;
     for i in 0..frames.len() {
@@ -49,10 +51,14 @@ pub(super) fn cut(
             }
             _ => {
                 fall = bits(t);
+                if blocks.len() == blocks.capacity() {
+                    memory::reserve(blocks, blocks.len().max(FRAMES))?;
+                }
                 blocks.push(Block { frames: t..t + 1, fall });
             }
         }
     }
+    Ok(())
 }
 
 impl Block {

@@ -2,7 +2,7 @@
 
 use super::blocks::{Block, FRAMES};
 use super::frames::Frame;
-use super::sweep::{Arithmetic, Storage, state_len};
+use super::sweep::{Arithmetic, Storage};
 use super::target::Target;
 use std::ops::Range;
 
@@ -43,7 +43,10 @@ impl Plan {
         (0..self.levels).fold(blocks, |blocks, _| blocks.div_ceil(self.fan))
     }
 
-    pub fn pieces(self, blocks: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    pub fn pieces(
+        self,
+        blocks: &Range<usize>,
+    ) -> impl ExactSizeIterator<Item = Range<usize>> + use<> {
         let Range { start, end } = *blocks;
         let piece = (end - start).div_ceil(self.fan).max(1);
         (start..end).step_by(piece).map(move |begin| begin..end.min(begin + piece))
@@ -62,7 +65,7 @@ impl Sizes {
     pub fn of<A: Arithmetic>(target: &Target, blocks: &[Block]) -> Self {
         let sizes = || blocks.iter().map(|block| A::store_len(target, block.frames.len()));
         Sizes {
-            state: state_len(target),
+            state: A::state_len(target),
             all_rows: sizes().sum(),
             largest_block: sizes().max().unwrap_or(0),
             blocks: blocks.len(),
@@ -88,9 +91,11 @@ pub(super) fn fixed_bytes(labels: usize, frames: usize) -> usize {
     frames * size_of::<Frame>() + Target::bytes(labels, frames) + Storage::fixed_bytes(labels)
 }
 
-/// The lowest memory limit, in bytes, for a sample.
-pub(super) fn least_bytes(labels: usize, frames: usize) -> usize {
-    let state = 2 * (2 * labels + 40) * size_of::<f64>();
+/// The lowest memory limit, in bytes, for a sample, with states of so many elements a number.
+pub(super) fn least_bytes(labels: usize, frames: usize, elements: usize) -> usize {
+    let state = elements * (2 * labels + 40) * size_of::<f64>();
     let levels = frames.max(2).ilog2() as usize + 1;
-    fixed_bytes(labels, frames) + 2 * (FRAMES + 2 * levels) * state
+    // Beside what is stored, each of the four directions has a state and two rows of them.
+    let more = 4 * 3 * (state - state / elements * 2);
+    fixed_bytes(labels, frames) + 2 * (FRAMES + 2 * levels) * state + more
 }

@@ -9,25 +9,28 @@
 //! blanks removed; the occupancy is the probability, given the label sequence, that the path is at class k at frame t.
 //! A. Graves et al., "Connectionist temporal classification", ICML 2006.
 
-use super::blocks::DEEPEST;
-use super::checkpoints;
-use super::frames::{Defect, Frame, Inputs, Survey};
-use super::linear::Linear;
-use super::planes::{Lines, sized};
-use super::results::{Nobody, Taker};
+use super::far::Far;
+use super::frames::{Frame, Inputs, Status, Survey};
+use super::planes::sized;
+use super::results::Taker;
 use super::rows::{Element, Rows, RowsMut};
-use super::sweep::{Lattice, Outcome, Sink, Storage};
+use super::scratch::Scratch;
+use super::sweep::{Lattice, Sink};
 use super::target::{Labels, Target};
-use super::wide::Wide;
-use super::{Error, Input, LANES, task_ns, viterbi};
-use crate::parallel;
+use super::viterbi::{self, Floats, best_path};
+use super::{Input, LANES, checkpoints, task_ns};
+use crate::error::{Error, Kind, Result};
 use crate::simd::{Level, dispatch};
-use std::cell::Cell;
+use crate::{memory, threads};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Elements of the frames that a task of the first pass takes, if one sample is shared out.
 const TASK: usize = 1 << 14;
+
+/// Elements of outputs that are set before asking whether to go on.
+const UNCHECKED: usize = 1 << 20;
 
 /// What a shared-out sample must save, in nanoseconds of the whole, to be worth waking threads for.
 const WORTHWHILE: f64 = 20_000.0;
@@ -128,61 +131,27 @@ pub struct Options {
 /// hold NaN or +inf.
 ///
 /// # Errors
-/// See [`Error`]. Nothing has been written unless memory was refused.
+/// What is wrong with labels, lengths, the blank or the layouts, before anything is written; a sample that does not fit
+/// into [`Options::memory_limit`], memory that the system refuses, or a caller that was told to stop.
 pub fn ctc<E: Element>(
     batch: &Batch<'_, E>,
     outputs: &Outputs<'_, E>,
     options: &Options,
-) -> Result<Vec<f64>, Error> {
+) -> Result<Vec<f64>> {
     let job = Job { batch, outputs, options };
     job.check()?;
-    let samples = batch.labels.samples();
-    let losses: Vec<_> = (0..samples).map(|_| Mutex::new(Ok(0.0))).collect();
-    let run = |n: usize, shared: bool, scratch: &mut Scratch| {
-        let loss = job.sample(n, shared, scratch);
-        *losses[n].lock().unwrap_or_else(PoisonError::into_inner) = loss;
-    };
-    let (shared, single) = job.schedule();
-    Scratch::with(|scratch| shared.iter().for_each(|&n| run(n, true, scratch)));
-    parallel::run(single.len(), task_ns(options.parallel), &|tasks| {
-        Scratch::with(|scratch| tasks.for_each(|i| run(single[i], false, scratch)));
+    let losses = memory::collect((0..batch.labels.samples()).map(|_| AtomicU64::new(0)))?;
+    let run = |n: usize, shared: bool, scratch: &mut Scratch| -> Result<()> {
+        losses[n].store(job.sample(n, shared, scratch)?.to_bits(), Ordering::Relaxed);
         Ok(())
+    };
+    let (order, shared) = job.schedule()?;
+    let (shared, single) = order.split_at(shared);
+    Scratch::with(|scratch| shared.iter().try_for_each(|&(_, n)| run(n, true, scratch)))?;
+    threads::run(single.len(), task_ns(options.parallel), &|tasks| {
+        Scratch::with(|scratch| tasks.try_for_each(|i| run(single[i].1, false, scratch)))
     })?;
-    losses
-        .into_iter()
-        .map(|loss| loss.into_inner().unwrap_or_else(PoisonError::into_inner))
-        .collect()
-}
-
-/// Memory that a thread takes from sample to sample, and from call to call if there is little of it: to get it from the
-/// system anew, or from another thread's cache, takes a tenth of the time of a call.
-#[derive(Default)]
-struct Scratch {
-    target: Target,
-    frames: Vec<Frame>,
-    table: Lines,
-    storage: Storage,
-}
-
-thread_local! {
-    /// What this thread's last sample has left for the next one.
-    static KEPT: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
-}
-
-impl Scratch {
-    /// The most bytes that a thread keeps from call to call.
-    const KEPT_BYTES: usize = 32 << 20;
-
-    fn with(work: impl FnOnce(&mut Scratch)) {
-        let mut scratch = KEPT.take().unwrap_or_default();
-        work(&mut scratch);
-        KEPT.set(Some(scratch).filter(|scratch| scratch.bytes() <= Self::KEPT_BYTES));
-    }
-
-    fn bytes(&self) -> usize {
-        let frames = self.frames.capacity() * size_of::<Frame>();
-        frames + self.table.capacity() * size_of::<f64>() + self.storage.bytes()
-    }
+    memory::collect(losses.into_iter().map(|loss| f64::from_bits(loss.into_inner())))
 }
 
 /// What the outputs of frames are set to when no lattice decides.
@@ -205,7 +174,7 @@ struct Job<'a, E> {
 }
 
 impl<E: Element> Job<'_, E> {
-    fn check(&self) -> Result<(), Error> {
+    fn check(&self) -> Result<()> {
         let Batch { frames, blank, lengths, labels, .. } = self.batch;
         let [samples, count] = frames.counts();
         let fits = |rows: &RowsMut<'_, E>, width: usize| {
@@ -229,71 +198,86 @@ impl<E: Element> Job<'_, E> {
                 counts == [frames.counts(); 3] && widths == [1; 3]
             });
         if !valid {
-            return Err(Error::Shape);
+            let detail = "lengths, labels or outputs do not fit the frames";
+            return Err(Error::new(Kind::Shape, "frames", detail));
         }
         if samples > 0 && *blank as usize >= frames.width() {
-            return Err(Error::Blank);
+            let detail = format!("expected a class below {}, got {blank}", frames.width());
+            return Err(Error::new(Kind::Parameter, "blank", detail));
         }
         for (n, &length) in lengths.iter().enumerate() {
             if length > count {
-                return Err(Error::Length { sample: n, length });
+                let allowed = format!("an integer from 0 to {count}");
+                return Err(Error::element(Kind::Length, "pred_lengths", &[n], length, allowed));
             }
             labels.check(n, frames.width(), *blank)?;
-            let count = labels.sample(n).len();
-            let search = self.outputs.alignment.map_or(0, |_| viterbi::least_bytes(count, length));
-            let bytes = checkpoints::least_bytes(count, length).saturating_add(search);
-            if bytes > self.options.memory_limit {
-                return Err(Error::MemoryLimit { sample: n, bytes });
-            }
+            self.check_memory(n, [2, 1])?;
         }
         Ok(())
     }
 
-    /// The samples whose two directions run side by side, one sample after the other, and those that threads take whole;
-    /// the longest first. The results are the same in any case.
-    fn schedule(&self) -> (Vec<usize>, Vec<usize>) {
+    /// Whether a sample fits into the memory limit, with so many elements for a number of the lattice and for a score.
+    fn check_memory(&self, n: usize, [lattice, score]: [usize; 2]) -> Result<()> {
+        let (labels, frames) = (self.batch.labels.sample(n).len(), self.batch.lengths[n]);
+        let search =
+            self.outputs.alignment.map_or(0, |_| viterbi::least_bytes(labels, frames, score));
+        let bytes = checkpoints::least_bytes(labels, frames, lattice).saturating_add(search);
+        if bytes <= self.options.memory_limit {
+            return Ok(());
+        }
+        let detail = format!("sample {n} needs a memory limit of at least {bytes} bytes");
+        let error = Error::new(Kind::Memory, "memory_limit", detail);
+        Err(Error { value: Some(bytes.into()), ..error })
+    }
+
+    /// The samples with what they cost, the longest first, and how many of them, from the first on, are shared out by the
+    /// two directions of each; threads take the others whole. The results are the same in any case.
+    fn schedule(&self) -> Result<(Vec<(f64, usize)>, usize)> {
         let Batch { frames, lengths, labels, .. } = self.batch;
         let cost = |n: usize| {
             let states = 2 * labels.sample(n).len() + 2;
             lengths[n] as f64 * (states as f64 * STATE_NS + frames.width() as f64 * CLASS_NS)
         };
-        let mut order: Vec<_> = (0..lengths.len()).map(|n| (cost(n), n)).collect();
-        order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let threads = if self.options.parallel { parallel::num_threads() } else { 1 };
+        let mut order = memory::collect((0..lengths.len()).map(|n| (cost(n), n)))?;
+        order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let threads = if self.options.parallel { threads::num_threads() } else { 1 };
         // How long it takes if the first `shared` samples are shared out by two threads each.
-        let time = |shared: usize| {
+        let mut loads = memory::filled(0.0, threads)?;
+        let mut time = |shared: usize| {
             let (first, rest) = order.split_at(shared);
-            let mut loads = vec![0.0; threads];
+            loads.fill(0.0);
             for (cost, _) in rest {
                 if let Some(load) = loads.iter_mut().min_by(|a: &&mut f64, b| a.total_cmp(b)) {
                     *load += cost;
                 }
             }
             let halves: f64 = first.iter().map(|(cost, _)| cost / 2.0 + WORTHWHILE).sum();
-            halves + loads.into_iter().fold(0.0, f64::max)
+            halves + loads.iter().copied().fold(0.0, f64::max)
         };
         let most = if threads > 1 { order.len().min(threads) } else { 0 };
         let shared = (0..=most).min_by(|&a, &b| time(a).total_cmp(&time(b))).unwrap_or(0);
-        let mut order: Vec<_> = order.into_iter().map(|(_, n)| n).collect();
-        let single = order.split_off(shared);
-        (order, single)
+        Ok((order, shared))
     }
 
     /// The loss of a sample.
-    fn sample(&self, n: usize, shared: bool, scratch: &mut Scratch) -> Result<f64, Error> {
+    fn sample(&self, n: usize, shared: bool, scratch: &mut Scratch) -> Result<f64> {
         let Batch { lengths, labels, blank, input, frames: rows } = self.batch;
         let Options { level, memory_limit, .. } = *self.options;
         let (labels, frames) = (labels, lengths[n]);
-        self.fill(n, frames..rows.counts()[1], Filling::Padding);
+        threads::check()?;
+        self.fill(n, frames..rows.counts()[1], Filling::Padding)?;
+        let impossible = || {
+            self.fill(n, 0..frames, Filling::Impossible)?;
+            Ok(f64::INFINITY)
+        };
         if labels.frames_needed(n) > frames {
-            self.fill(n, 0..frames, Filling::Impossible);
-            return Ok(f64::INFINITY);
+            return impossible();
         }
         if frames == 0 {
             return Ok(0.0);
         }
         let Scratch { target, frames: frame_data, table, storage } = scratch;
-        target.set(labels.sample(n), *blank, frames);
+        target.set(labels.sample(n), *blank, frames)?;
         let target = &*target;
         let budget = memory_limit.saturating_sub(checkpoints::fixed_bytes(target.len, frames));
         let table_len = target.stride().saturating_mul(frames);
@@ -303,16 +287,12 @@ impl<E: Element> Job<'_, E> {
         let keeps = pays && bytes <= budget / 4;
         let table = table.sized(if keeps { table_len } else { 0 })?;
         let frame_data = sized(frame_data, frames)?;
-        let defect = self.survey(n, shared, target, frame_data, keeps.then_some(&mut *table))?;
-        if defect.nan {
-            self.fill(n, 0..frames, Filling::Nan);
+        let status = self.survey(n, shared, target, frame_data, keeps.then_some(&mut *table))?;
+        if status.nan {
+            self.fill(n, 0..frames, Filling::Nan)?;
             return Ok(f64::NAN);
         }
-        let impossible = || {
-            self.fill(n, 0..frames, Filling::Impossible);
-            Ok(f64::INFINITY)
-        };
-        if defect.impossible {
+        if status.impossible {
             return impossible();
         }
         let inputs = Inputs { level, rows, n, target, frames: frame_data };
@@ -328,57 +308,66 @@ impl<E: Element> Job<'_, E> {
         };
         let grad = self.outputs.grad.filter(|grad| grad.scale[n] != 0.0);
         if grad.is_none() {
-            self.fill(n, 0..frames, Filling::NoGradient);
+            self.fill(n, 0..frames, Filling::NoGradient)?;
         }
+        let far = Far::new(&status, frames);
         if let Some(alignment) = self.outputs.alignment
-            && !self.align(n, &lattice, frame_data, alignment)?
+            && !self.align(n, &lattice, &far, alignment)?
         {
             return impossible();
         }
-        let taker = Taker { n, grad, outputs: self.outputs, lattice: &lattice };
+        let taker = Taker { n, inputs: *rows, grad, outputs: self.outputs, lattice: &lattice };
         let Outputs { posteriors, alignment, .. } = self.outputs;
         let wanted = grad.is_some() || posteriors.is_some() || alignment.is_some();
-        let log_likelihood = lattice.solve(storage, wanted.then_some(&taker))?;
+        let sink = wanted.then_some(&taker as &dyn Sink);
+        let mut log_likelihood = lattice.solve(storage, sink)?;
+        if !far.is_outweighed_in_sum_by(log_likelihood) {
+            self.check_memory(n, [far.words, 1])?;
+            log_likelihood = far.solve(&lattice, storage, sink)?;
+        }
         if log_likelihood == f64::NEG_INFINITY {
             return impossible();
         }
-        let base: f64 = frame_data.iter().map(|frame| frame.base).sum();
-        let loss = base - log_likelihood;
+        let loss = sum(frame_data.iter().map(|frame| frame.base)) - log_likelihood;
         // Rounding may leave a sure model a hair above certainty.
         Ok(if *input == Input::Logits && loss <= 0.0 { 0.0 } else { loss })
     }
 
     /// Sets the outputs of some frames.
-    fn fill(&self, n: usize, frames: Range<usize>, filling: Filling) {
+    fn fill(&self, n: usize, frames: Range<usize>, filling: Filling) -> Result<()> {
         let value = if filling == Filling::Nan { f64::NAN } else { 0.0 };
+        let unchecked = (UNCHECKED / self.batch.frames.width().max(1)).max(1);
         for t in frames {
+            if t % unchecked == 0 {
+                threads::check()?;
+            }
             if let Some(Gradient { rows, scale }) = self.outputs.grad {
                 let value = if scale[n] == 0.0 { 0.0 } else { value };
                 // SAFETY: this thread alone works on the sample.
-                unsafe { rows.row(n, t) }.fill(E::of(value));
+                unsafe { rows.row(n, t) }.fill(0..rows.width(), E::of(value));
             }
             if filling == Filling::NoGradient {
                 continue;
             }
             if let Some(posteriors) = self.outputs.posteriors {
                 // SAFETY: as above.
-                let row = unsafe { posteriors.rows.row(n, t) };
-                let (own, rest) =
-                    row.split_at_mut(posteriors.width(self.batch.labels.sample(n).len()));
-                own.fill(E::of(value));
-                rest.fill(E::of(0.0));
+                let mut row = unsafe { posteriors.rows.row(n, t) };
+                let own = posteriors.width(self.batch.labels.sample(n).len());
+                row.fill(0..own, E::of(value));
+                row.fill(own..posteriors.rows.width(), E::of(0.0));
             }
             if let Some(path) = self.outputs.alignment {
                 let impossible = filling == Filling::Impossible;
                 // SAFETY: as above.
-                let rows = unsafe {
+                let mut rows = unsafe {
                     (path.states.row(n, t), path.log_probs.row(n, t), path.posteriors.row(n, t))
                 };
-                rows.0[0] = NO_STATE;
-                rows.1[0] = if impossible { f64::NEG_INFINITY } else { value };
-                rows.2[0] = value;
+                rows.0.set(0, NO_STATE);
+                rows.1.set(0, if impossible { f64::NEG_INFINITY } else { value });
+                rows.2.set(0, value);
             }
         }
+        Ok(())
     }
 
     /// The most probable path and its probabilities. False if there is none.
@@ -386,28 +375,32 @@ impl<E: Element> Job<'_, E> {
         &self,
         n: usize,
         lattice: &Lattice<'_>,
-        frames: &[Frame],
+        far: &Far,
         alignment: &Alignment<'_>,
-    ) -> Result<bool, Error> {
+    ) -> Result<bool> {
         let Batch { frames: rows, labels, blank, input, .. } = self.batch;
-        let Lattice { level, target, source, budget, .. } = *lattice;
-        let mut states = vec![0; frames.len()];
-        let found = viterbi::best_path(level, target, source, budget, &mut states)?;
-        if found {
-            let labels = labels.sample(n);
-            for (t, (&state, frame)) in states.iter().zip(frames).enumerate() {
-                let class = if state % 2 == 1 { labels[state as usize / 2] } else { *blank };
-                let x: f64 = rows.row(n, t)[class as usize].to();
-                let log_prob =
-                    if *input == Input::Logits { (x - frame.shift) - frame.base } else { x };
-                // SAFETY: this thread alone works on the sample.
-                unsafe {
-                    alignment.states.row(n, t)[0] = state;
-                    alignment.log_probs.row(n, t)[0] = log_prob;
-                }
+        let Lattice { level, target, frames, source, budget, .. } = *lattice;
+        let mut states = memory::filled(0, frames.len())?;
+        let mut score = best_path::<Floats>(level, target, source, budget, &mut states)?;
+        if !far.is_outweighed_by(score) {
+            self.check_memory(n, [2, far.words])?;
+            score = far.best_path(lattice, &mut states)?;
+        }
+        if score == f64::NEG_INFINITY {
+            return Ok(false);
+        }
+        let labels = labels.sample(n);
+        for (t, (&state, frame)) in states.iter().zip(frames).enumerate() {
+            let class = if state % 2 == 1 { labels[state as usize / 2] } else { *blank };
+            let x: f64 = rows.row(n, t).at(class as usize).to();
+            let log_prob = if *input == Input::Logits { (x - frame.shift) - frame.base } else { x };
+            // SAFETY: this thread alone works on the sample.
+            unsafe {
+                alignment.states.row(n, t).set(0, state);
+                alignment.log_probs.row(n, t).set(0, log_prob);
             }
         }
-        Ok(found)
+        Ok(true)
     }
 
     /// The first pass over the frames, by chunks that do not matter to the result.
@@ -418,7 +411,7 @@ impl<E: Element> Job<'_, E> {
         target: &Target,
         frames: &mut [Frame],
         mut table: Option<&mut [f64]>,
-    ) -> Result<Defect, Error> {
+    ) -> Result<Status> {
         let Batch { frames: rows, input, .. } = self.batch;
         let grad = self.outputs.grad.map(|grad| (grad.rows, grad.scale[n]));
         let grad = grad.filter(|&(_, scale)| scale != 0.0);
@@ -427,50 +420,43 @@ impl<E: Element> Job<'_, E> {
             dispatch(self.options.level, survey)
         };
         if !shared {
-            return Ok(survey(0, frames, table));
+            return survey(0, frames, table);
         }
         let chunk = (TASK / rows.width()).max(LANES);
-        let chunks: Vec<_> = frames
-            .chunks_mut(chunk)
-            .enumerate()
-            .map(|(i, frames)| {
-                let len = frames.len() * target.stride();
-                let table = table.take().map(|rest| {
-                    let (part, rest) = rest.split_at_mut(len);
-                    table = Some(rest);
-                    part
-                });
-                Mutex::new((i * chunk, frames, table, Defect::default()))
-            })
-            .collect();
-        parallel::run(chunks.len(), task_ns(true), &|tasks| {
+        let chunks = frames.chunks_mut(chunk).enumerate().map(|(i, frames)| {
+            let len = frames.len() * target.stride();
+            let table = table.take().map(|rest| {
+                let (part, rest) = rest.split_at_mut(len);
+                table = Some(rest);
+                part
+            });
+            Mutex::new((i * chunk, frames, table, Status::ORDINARY))
+        });
+        let chunks = memory::collect(chunks)?;
+        threads::run(chunks.len(), task_ns(true), &|tasks| {
             for i in tasks {
                 let mut chunk = chunks[i].lock().unwrap_or_else(PoisonError::into_inner);
-                let (first, frames, table, defect) = &mut *chunk;
-                *defect = survey(*first, frames, table.as_deref_mut());
+                let (first, frames, table, status) = &mut *chunk;
+                *status = survey(*first, frames, table.as_deref_mut())?;
             }
             Ok(())
         })?;
-        Ok(chunks.into_iter().fold(Defect::default(), |all, chunk| {
-            let (.., defect) = chunk.into_inner().unwrap_or_else(PoisonError::into_inner);
-            Defect { nan: all.nan | defect.nan, impossible: all.impossible | defect.impossible }
+        Ok(chunks.into_iter().fold(Status::ORDINARY, |all, chunk| {
+            let (.., status) = chunk.into_inner().unwrap_or_else(PoisonError::into_inner);
+            all.and(status)
         }))
     }
 }
 
-impl Lattice<'_> {
-    /// The logarithm of the sum over all paths.
-    fn solve(&self, storage: &mut Storage, sink: Option<&dyn Sink>) -> Result<f64, Error> {
-        if self.frames.iter().all(|frame| frame.bits <= DEEPEST) {
-            let mut outcome = self.run::<Linear>(storage, sink)?;
-            if !outcome.trusted && sink.is_none() {
-                // What was dropped can be weighed only when the directions have passed through each other.
-                outcome = self.run::<Linear>(storage, Some(&Nobody))?;
-            }
-            if let Outcome { log_likelihood, trusted: true } = outcome {
-                return Ok(log_likelihood);
-            }
-        }
-        Ok(self.run::<Wide>(storage, sink)?.log_likelihood)
+/// The sum of numbers of any sizes, with what additions round off put back.
+fn sum(numbers: impl Iterator<Item = f64>) -> f64 {
+    let (mut sum, mut lost) = (0.0, 0.0);
+    for x in numbers {
+        let new: f64 = sum + x;
+        let added = new - sum;
+        lost += (sum - (new - added)) + (x - added);
+        sum = new;
     }
+    // Infinities leave a NaN there.
+    if lost.is_finite() { sum + lost } else { sum }
 }

@@ -8,15 +8,20 @@
 //! need, too, unless one of these is too small for a number: then those of the frame are computed anew, relative to the
 //! largest that occurs and in `f64`. So are those of log-probabilities, always: without the sum of a softmax a loss can be
 //! small beside what the emissions of many frames lose to a narrow type.
+//!
+//! Emissions further than [`FAR`] below the largest are left out, as if they were 0: that is what masks are for. Where no
+//! path avoids them, or none that outweighs them, [`Fixed`](super::fixed::Fixed) takes the inputs as they are.
 
 use super::blocks::ALONE;
 use super::exponentials::{Extremes, STEP, Sums};
 use super::planes::fold;
-use super::rows::{Element, Rows, RowsMut};
+use super::rows::{Element, Row, Rows, RowsMut};
 use super::target::Target;
 use super::{Input, LANES};
+use crate::error::Result;
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
+use crate::{memory, threads};
 use std::array;
 use std::f64::consts::LOG2_E;
 use std::ops::Range;
@@ -26,6 +31,12 @@ pub(super) const BATCH: usize = 16;
 
 /// Elements of the rows that are worked on together.
 const TOGETHER: usize = 4096;
+
+/// Elements of the rows after which to ask whether to go on.
+const UNCHECKED: usize = 1 << 17;
+
+/// Natural logarithms of emissions are taken to be -inf from here down. In bits they are exact below 2^20.
+pub(super) const FAR: f64 = (1 << 19) as f64;
 
 /// Emissions below are computed anew.
 const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
@@ -45,13 +56,28 @@ pub(super) struct Frame {
     pub wide: bool,
 }
 
-/// What makes a sample's loss something else than a finite number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Defect {
+/// What is out of the ordinary in the frames of a sample.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Status {
     /// Some input is NaN or +inf.
     pub nan: bool,
     /// In some frame all classes that occur have probability 0.
     pub impossible: bool,
+    /// The least and the greatest distance of emissions that were left out, in nats; infinite and 0 if none was.
+    pub far: [f64; 2],
+}
+
+impl Status {
+    pub const ORDINARY: Self = Status { nan: false, impossible: false, far: [f64::INFINITY, 0.0] };
+
+    /// That of two ranges of frames.
+    pub fn and(self, other: Self) -> Self {
+        Status {
+            nan: self.nan | other.nan,
+            impossible: self.impossible | other.impossible,
+            far: [self.far[0].min(other.far[0]), self.far[1].max(other.far[1])],
+        }
+    }
 }
 
 /// The pass over a range of frames of sample `n`.
@@ -70,29 +96,34 @@ pub(super) struct Survey<'a, E> {
 }
 
 impl<E: Element> Kernel for Survey<'_, E> {
-    type Output = Defect;
+    type Output = Result<Status>;
 
     #[inline(always)]
-    fn run<S: Isa>(mut self) -> Defect {
+    fn run<S: Isa>(mut self) -> Result<Status> {
         let (classes, stride) = (self.rows.width(), self.target.stride());
         let together = (TOGETHER / classes.max(1)).clamp(1, BATCH);
-        let in_place = E::DIRECT && self.grad.is_some();
+        let in_place = self.grad.is_some_and(|(grad, _)| E::DIRECT && grad.is_dense());
+        let zeros = |len| memory::filled(E::Real::ZERO, len);
         let mut scratch = Scratch {
-            row: vec![E::Real::ZERO; if E::DIRECT { 0 } else { classes }],
-            exps: vec![E::Real::ZERO; if in_place { 0 } else { classes * together }],
-            emissions: vec![0.0; if self.table.is_some() { 0 } else { stride }],
+            row: zeros(self.rows.scratch_len())?,
+            exps: zeros(if in_place { 0 } else { classes * together })?,
+            emissions: memory::filled(0.0, if self.table.is_some() { 0 } else { stride })?,
         };
         let mut sums = Sums::NONE;
-        let mut defect = Defect::default();
+        let mut status = Status::ORDINARY;
+        let unchecked = (UNCHECKED / (classes + stride)).max(1).next_multiple_of(together);
         for begin in (0..self.frames.len()).step_by(together) {
+            if begin % unchecked == 0 {
+                threads::check()?;
+            }
             let frames = begin..self.frames.len().min(begin + together);
             match self.input {
-                Input::Logits => self.softmax::<S>(frames, &mut scratch, &mut sums, &mut defect),
-                _ => self.log_probs::<S>(frames, &mut scratch, &mut defect),
+                Input::Logits => self.softmax::<S>(frames, &mut scratch, &mut sums, &mut status),
+                _ => self.log_probs::<S>(frames, &mut scratch, &mut status),
             }
         }
-        defect.nan |= self.frames.iter().any(|frame| frame.base.is_nan());
-        defect
+        status.nan |= self.frames.iter().any(|frame| frame.base.is_nan());
+        Ok(status)
     }
 }
 
@@ -115,11 +146,11 @@ impl<E: Element> Survey<'_, E> {
         frames: Range<usize>,
         scratch: &mut Scratch<E::Real>,
         sums: &mut Sums<E::Real>,
-        defect: &mut Defect,
+        status: &mut Status,
     ) {
         let Scratch { row: buffer, exps, emissions } = scratch;
         let (n, target, count) = (self.n, self.target, frames.len());
-        let mut rows: [&[E]; BATCH] = [&[]; BATCH];
+        let mut rows = [Row::EMPTY; BATCH];
         let mut exps_of: [&mut [E::Real]; BATCH] = array::from_fn(|_| Default::default());
         let mut spare = exps.chunks_exact_mut(self.rows.width().max(1));
         for (i, t) in (self.first + frames.start..).take(count).enumerate() {
@@ -127,18 +158,18 @@ impl<E: Element> Survey<'_, E> {
             let spare = spare.next().unwrap_or_default();
             exps_of[i] = match self.grad {
                 // SAFETY: this is the only survey of this sample, and its frames are not in another range.
-                Some((grad, _)) => E::buffer(unsafe { grad.row(n, t) }, spare),
+                Some((grad, _)) => unsafe { grad.row(n, t) }.buffer(spare),
                 None => spare,
             };
         }
         let (rows, exps_of) = (&rows[..count], &mut exps_of[..count]);
         let mut extremes = [Extremes::NONE; BATCH];
         for (row, extremes) in rows.iter().zip(&mut extremes) {
-            *extremes = Extremes::of::<S>(E::load(row, buffer));
-            defect.nan |= extremes.max == E::Real::INFINITY;
+            *extremes = Extremes::of::<S>(row.load(buffer));
+            status.nan |= extremes.max == E::Real::INFINITY;
         }
         for (i, (row, exps)) in rows.iter().zip(&mut *exps_of).enumerate() {
-            sums.exponentials::<S>(i, E::load(row, buffer), &extremes[i], exps);
+            sums.exponentials::<S>(i, row.load(buffer), &extremes[i], exps);
         }
         let others = sums.other::<S>();
         let (mut base, mut factor) = ([0.0; BATCH], [0.0; BATCH]);
@@ -157,18 +188,17 @@ impl<E: Element> Survey<'_, E> {
         }
         if let Some((grad, scale)) = self.grad {
             for (i, exps) in exps_of.iter_mut().enumerate() {
-                let factor = E::Real::from_f64(scale * factor[i]);
-                exps.iter_mut().for_each(|e| *e *= factor);
-                if !E::DIRECT {
-                    // SAFETY: as above.
-                    E::store(unsafe { grad.row(n, self.first + frames.start + i) }, exps);
+                multiply(exps, scale * factor[i]);
+                if !(E::DIRECT && grad.is_dense()) {
+                    // SAFETY: as above; what was written is in scratch.
+                    unsafe { grad.row(n, self.first + frames.start + i) }.store(exps);
                 }
             }
         }
         for t in frames {
             if self.frames[t].bits > bits_below_1(SMALLEST) {
                 let Frame { shift, base, factor, .. } = self.frames[t];
-                let own = self.emit_wide::<S>(t, emissions, defect);
+                let own = self.emit_wide::<S>(t, emissions, status);
                 // With all classes impossible there is nothing that it could be above.
                 let above = if shift == f64::NEG_INFINITY { 0.0 } else { shift - own.shift };
                 let factor = factor * (-above).exp_nonpositive::<S>();
@@ -182,54 +212,69 @@ impl<E: Element> Survey<'_, E> {
         &mut self,
         frames: Range<usize>,
         scratch: &mut Scratch<E::Real>,
-        defect: &mut Defect,
+        status: &mut Status,
     ) {
         let Scratch { row: buffer, exps, emissions } = scratch;
         let torch = self.input == Input::LogProbsTorch;
         for t in frames {
             let row = self.rows.row(self.n, self.first + t);
-            defect.nan |= !is_possible(row);
-            let own = self.emit_wide::<S>(t, emissions, defect);
+            status.nan |= !is_possible(row.load(buffer));
+            let own = self.emit_wide::<S>(t, emissions, status);
             let factor = if torch { Real::exp::<S>(own.shift) } else { 0.0 };
             self.frames[t] = Frame { base: -own.shift, factor, ..own };
             let Some((rows, scale)) = self.grad else { continue };
             // SAFETY: it is held for this step only, as above.
-            let out = unsafe { rows.row(self.n, self.first + t) };
-            if torch {
-                scaled_exp::<S, E>(E::load(row, buffer), out, scale, exps);
-            } else {
-                out.fill(E::of(0.0));
+            let mut out = unsafe { rows.row(self.n, self.first + t) };
+            if !torch {
+                out.fill(0..rows.width(), E::of(0.0));
+                continue;
+            }
+            let direct = E::DIRECT && rows.is_dense();
+            let exps = out.buffer(exps.get_mut(..rows.width()).unwrap_or_default());
+            exps.iter_mut().zip(row.load(buffer)).for_each(|(y, x)| *y = x.exp::<S>());
+            multiply(exps, scale);
+            if !direct {
+                // SAFETY: as above; what was written is in scratch.
+                unsafe { rows.row(self.n, self.first + t) }.store(exps);
             }
         }
     }
 
     /// The emissions of frame t in `f64`, relative to the largest of them, and what is known of the frame.
     #[inline(always)]
-    fn emit_wide<S: Isa>(&mut self, t: usize, scratch: &mut [f64], defect: &mut Defect) -> Frame {
+    fn emit_wide<S: Isa>(&mut self, t: usize, scratch: &mut [f64], status: &mut Status) -> Frame {
         let x = self.rows.row(self.n, self.first + t);
         let row = row_of(&mut self.table, scratch, t, self.target);
-        let masked = place(self.target, |class| x[class].to(), row) == f64::NEG_INFINITY;
+        let lowest = place(self.target, |class| x.at(class).to(), row);
         let row = row.as_chunks_mut::<LANES>().0;
         let (mut max, mut least) = ([f64::NEG_INFINITY; LANES], [1.0; LANES]);
+        let [mut nearest, mut furthest] = [[f64::INFINITY; LANES], [0.0; LANES]];
         for x in &*row {
             for i in 0..LANES {
                 max[i] = Real::max(x[i], max[i]);
             }
         }
         let max = fold(max, Real::max);
-        defect.impossible |= max == f64::NEG_INFINITY;
+        status.impossible |= max == f64::NEG_INFINITY;
         // With all of them -inf there is nothing to be relative to.
         let shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
         for x in row {
             let e = x.map(|x| x.exp_difference::<S>(shift));
             for i in 0..LANES {
-                let possible = if x[i] == f64::NEG_INFINITY { 1.0 } else { e[i] };
-                least[i] = Real::min(possible, least[i]);
+                let gap = shift - x[i];
+                least[i] = Real::min(if gap > FAR { 1.0 } else { e[i] }, least[i]);
+                // A distance may be out of range where the input is not.
+                let finite = Real::min(gap, f64::MAX);
+                let left_out = (gap > FAR) & (x[i] > f64::NEG_INFINITY);
+                nearest[i] = Real::min(if left_out { finite } else { f64::INFINITY }, nearest[i]);
+                furthest[i] = Real::max(if left_out { finite } else { 0.0 }, furthest[i]);
             }
             *x = e;
         }
+        let far = [fold(nearest, Real::min), fold(furthest, Real::max)];
+        *status = status.and(Status { far, ..Status::ORDINARY });
         let bits = bits_below_1(fold(least, Real::min));
-        let bits = if masked { Real::max(bits, ALONE) } else { bits };
+        let bits = if shift - lowest > FAR { Real::max(bits, ALONE) } else { bits };
         Frame { shift, bits, wide: true, ..Frame::default() }
     }
 }
@@ -269,21 +314,21 @@ fn bits_below_1(x: f64) -> f64 {
     if x < f64::MIN_POSITIVE { f64::INFINITY } else { (1023 - (x.to_bits() >> 52) as i64) as f64 }
 }
 
+/// Multiplies a row by a factor that the type of the row may have no room for.
 #[inline(always)]
-fn scaled_exp<S: Isa, E: Element>(x: &[E::Real], out: &mut [E], scale: f64, y: &mut [E::Real]) {
-    let y = &mut y[..if E::DIRECT { 0 } else { x.len() }];
-    let scale = E::Real::from_f64(scale);
-    for (y, &x) in E::buffer(out, y).iter_mut().zip(x) {
-        *y = x.exp::<S>() * scale;
+fn multiply<R: Real>(row: &mut [R], factor: f64) {
+    let narrow = R::from_f64(factor);
+    if narrow.abs() == R::INFINITY {
+        row.iter_mut().for_each(|x| *x = R::from_f64(x.to_f64() * factor));
+    } else {
+        row.iter_mut().for_each(|x| *x *= narrow);
     }
-    E::store(out, y);
 }
 
 /// Whether all elements are below +inf and none is NaN.
 #[inline(always)]
-fn is_possible<E: Element>(row: &[E]) -> bool {
-    row.chunks(STEP)
-        .all(|part| part.iter().fold(true, |ok, x| ok & (x.to::<f64>() < f64::INFINITY)))
+fn is_possible<R: Real>(row: &[R]) -> bool {
+    row.chunks(STEP).all(|part| part.iter().fold(true, |ok, x| ok & (*x < R::INFINITY)))
 }
 
 /// A form of emission rows.
@@ -291,16 +336,25 @@ fn is_possible<E: Element>(row: &[E]) -> bool {
 pub(super) enum Form {
     /// `exp(x - shift)`.
     Linear,
-    /// `m` and then `k`, with `m * 2^k = exp(x - shift)` and m near 1: of any size.
+    /// `m` and then `k`, with `m * 2^k = exp(x - shift)` and m near 1.
     Wide,
     /// `x - shift`.
     Log,
+    /// Two numbers that add up to `(x - shift) / 2` exactly, none left out.
+    Exact,
+}
+
+impl Form {
+    /// Numbers of an emission.
+    pub fn parts(self) -> usize {
+        if matches!(self, Form::Wide | Form::Exact) { 2 } else { 1 }
+    }
 }
 
 /// Where emission rows come from when they are not kept.
 pub(super) trait Source: Sync {
     /// Computes those of some frames.
-    fn fill(&self, form: Form, frames: Range<usize>, out: &mut [f64]);
+    fn fill(&self, form: Form, frames: Range<usize>, out: &mut [f64]) -> Result<()>;
 }
 
 /// The inputs of sample `n`.
@@ -313,8 +367,8 @@ pub(super) struct Inputs<'a, E> {
 }
 
 impl<E: Element> Source for Inputs<'_, E> {
-    fn fill(&self, form: Form, frames: Range<usize>, out: &mut [f64]) {
-        dispatch(self.level, Fill { inputs: self, form, frames, out });
+    fn fill(&self, form: Form, frames: Range<usize>, out: &mut [f64]) -> Result<()> {
+        dispatch(self.level, Fill { inputs: self, form, frames, out })
     }
 }
 
@@ -326,26 +380,25 @@ struct Fill<'a, 'b, E> {
 }
 
 impl<E: Element> Kernel for Fill<'_, '_, E> {
-    type Output = ();
+    type Output = Result<()>;
 
     #[inline(always)]
-    fn run<S: Isa>(self) {
+    fn run<S: Isa>(self) -> Result<()> {
         let Inputs { rows, n, target, frames, .. } = *self.inputs;
         let stride = target.stride();
         // Fewer classes than places: each class's exponential is taken once.
-        let few = rows.width() < stride;
-        let mut exps = vec![E::Real::ZERO; if few { rows.width() } else { 0 }];
-        let mut buffer = exps.clone();
-        let parts = if self.form == Form::Wide { 2 } else { 1 };
-        for (t, out) in self.frames.zip(self.out.chunks_exact_mut(parts * stride)) {
+        let few = rows.width() < stride && self.form == Form::Linear;
+        let zeros = |len| memory::filled(E::Real::ZERO, if few { len } else { 0 });
+        let (mut exps, mut buffer) = (zeros(rows.width())?, zeros(rows.scratch_len())?);
+        for (t, out) in self.frames.zip(self.out.chunks_exact_mut(self.form.parts() * stride)) {
             let x = rows.row(n, t);
             let Frame { shift, wide, .. } = frames[t];
-            let (out, exponents) = out.split_at_mut(stride);
+            let (out, second) = out.split_at_mut(stride);
             // Nothing reaches what is behind the labels.
             let beyond = target.len..target.width;
             match self.form {
                 Form::Linear if wide => {
-                    place(target, |class| x[class].to(), out);
+                    place(target, |class| x.at(class).to(), out);
                     for e in out {
                         *e = e.exp_difference::<S>(shift);
                     }
@@ -354,45 +407,60 @@ impl<E: Element> Kernel for Fill<'_, '_, E> {
                     let shift = E::Real::from_f64(shift);
                     let exp = |x: E::Real| x.exp_difference::<S>(shift);
                     if few {
-                        let x = E::load(x, &mut buffer);
+                        let x = x.load(&mut buffer);
                         exps.iter_mut().zip(x).for_each(|(e, &x)| *e = exp(x));
                         place(target, |class| exps[class].to_f64(), out);
                     } else {
-                        place(target, |class| x[class].to(), out);
+                        place(target, |class| x.at(class).to(), out);
                         for e in out {
                             *e = exp(E::Real::from_f64(*e)).to_f64();
                         }
                     }
                 }
                 Form::Wide => {
-                    place(target, |class| x[class].to(), out);
-                    for (m, k) in out.iter_mut().zip(&mut *exponents) {
-                        (*m, *k) = wide_exp::<S>(*m - shift);
+                    place(target, |class| x.at(class).to(), out);
+                    for (m, k) in out.iter_mut().zip(second) {
+                        (*m, *k) = wide_exp::<S>(*m, shift);
                     }
                     out[beyond].fill(0.0);
                 }
                 Form::Log => {
-                    place(target, |class| x[class].to(), out);
+                    place(target, |class| x.at(class).to(), out);
                     for x in &mut *out {
-                        *x -= shift;
+                        let e = *x - shift;
+                        *x = if e < -FAR { f64::NEG_INFINITY } else { e };
+                    }
+                    out[beyond].fill(f64::NEG_INFINITY);
+                }
+                Form::Exact => {
+                    place(target, |class| x.at(class).to(), out);
+                    for (x, low) in out.iter_mut().zip(second) {
+                        (*x, *low) = difference(0.5 * *x, 0.5 * shift);
                     }
                     out[beyond].fill(f64::NEG_INFINITY);
                 }
             }
         }
+        Ok(())
     }
 }
 
-/// `exp(x)` for `x <= 0` as m and k, with `exp(x) = m * 2^k`.
+/// `x - shift`, and what that lost to rounding.
 #[inline(always)]
-fn wide_exp<S: Isa>(x: f64) -> (f64, f64) {
+fn difference(x: f64, shift: f64) -> (f64, f64) {
+    let rounded = x - shift;
+    let minuend = rounded + shift;
+    (rounded, (x - minuend) - (shift + (rounded - minuend)))
+}
+
+/// `exp(x - shift)` for `x <= shift` as m and k, with `exp(x - shift) = m * 2^k`.
+#[inline(always)]
+fn wide_exp<S: Isa>(x: f64, shift: f64) -> (f64, f64) {
     const LN2_HI: f64 = 0.693_147_180_369_123_8; // 33 bits, so that its products with k are exact below 2^20
     const LN2_LO: f64 = 1.908_214_929_270_587_7e-10;
-    // Beyond, sums of a billion frames would overflow.
-    const DEEPEST: f64 = -1e298;
-    let k = (x * LOG2_E).round_ties_even().max(DEEPEST);
-    let r = Real::mul_add::<S>(k, -LN2_LO, Real::mul_add::<S>(k, -LN2_HI, x));
-    // The remainder of a huge x is rounding error of any size.
-    let m = Real::exp::<S>(Real::max(-1.0, r).min(1.0));
-    if x == f64::NEG_INFINITY { (0.0, 0.0) } else { (m, k) }
+    let (x, lost) = difference(x, shift);
+    let k = (x * LOG2_E).round_ties_even();
+    let r = Real::mul_add::<S>(k, -LN2_LO, Real::mul_add::<S>(k, -LN2_HI, x)) + lost;
+    let m = Real::exp::<S>(r);
+    if x < -FAR { (0.0, 0.0) } else { (m, k) }
 }

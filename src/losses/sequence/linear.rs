@@ -28,6 +28,7 @@ use super::sweep::{Arithmetic, Crossing, Kept, Work, state_len};
 use super::target::{Run, Target};
 use super::weights::{Arrows, Groups, Weights};
 use super::{LANES, Side, wide};
+use crate::error::Result;
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
 use std::ops::Range;
@@ -405,7 +406,7 @@ impl Kernel for Cross<'_> {
             }
         }
         power.copy_from_slice(over_power);
-        Crossing { scale, total }
+        Crossing::of(scale, total)
     }
 }
 
@@ -423,8 +424,17 @@ fn normalize(target: &Target, state: &mut [f64]) {
 impl Arithmetic for Linear {
     const FORM: Form = Form::Linear;
 
-    fn blocks(side: Side, range: Range<usize>, frames: &[Frame], blocks: &mut Vec<Block>) {
-        blocks::cut(side, &range, |t| frames[t].bits, blocks);
+    fn state_len(target: &Target) -> usize {
+        state_len(target)
+    }
+
+    fn blocks(
+        side: Side,
+        range: Range<usize>,
+        frames: &[Frame],
+        blocks: &mut Vec<Block>,
+    ) -> Result<()> {
+        blocks::cut(side, &range, |t| frames[t].bits, blocks)
     }
 
     fn store_len(target: &Target, frames: usize) -> usize {
@@ -435,7 +445,7 @@ impl Arithmetic for Linear {
         [head(target), target.row()]
     }
 
-    fn start(state: &mut [f64], first: usize) {
+    fn start(_: &Target, state: &mut [f64], first: usize) {
         state.fill(0.0);
         state[first] = 1.0;
     }
@@ -447,9 +457,9 @@ impl Arithmetic for Linear {
         state: &mut [f64],
         work: &mut Work,
         store: Option<&mut [f64]>,
-    ) -> Kept {
+    ) -> Result<Kept> {
         let state = State::new(state, target);
-        dispatch(level, Advance { side, target, block, e, state, work, store })
+        Ok(dispatch(level, Advance { side, target, block, e, state, work, store }))
     }
 
     fn cross(
@@ -471,8 +481,8 @@ impl Arithmetic for Linear {
         work: &mut Work,
         (store, whole): (&mut [f64], bool),
         totals: &mut [[f64; 2]],
-    ) -> bool {
+    ) -> Result<bool> {
         let state = State::new(state, target);
-        dispatch(level, Pass { side, target, block, e, state, work, store, whole, totals })
+        Ok(dispatch(level, Pass { side, target, block, e, state, work, store, whole, totals }))
     }
 }

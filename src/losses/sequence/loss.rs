@@ -5,11 +5,12 @@ use super::rows::{Element, Layout, Rows, RowsMut};
 use super::{
     Alignment, Batch, Gradient, Input, Labels, NO_STATE, Options, Outputs, Posteriors, ctc,
 };
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, Tuple};
 use crate::losses::call::{Axes, Call, Lattice, Loss, PathResults, Plan, Results};
 use crate::losses::rowwise::reduced::Reduced;
 use crate::losses::rowwise::scale::Scale;
 use crate::losses::spec::Params;
+use crate::memory;
 use crate::reduce::Reduction;
 use crate::simd::Level;
 use crate::view::{DType, Shape, View, ViewMut};
@@ -78,7 +79,8 @@ impl Ctc {
         let (samples, frames) = self.layout;
         let rank = 2 + usize::from(samples.is_some());
         if pred.len() != rank {
-            let detail = format!("expected {rank} dimensions by the layout, got shape {pred:?}");
+            let detail =
+                format!("expected {rank} dimensions by the layout, got shape {}", Tuple(pred));
             return Err(Error::new(Kind::Shape, "pred", detail));
         }
         let n = samples.map_or(1, |axis| pred[axis]);
@@ -121,42 +123,39 @@ impl Loss for Ctc {
         let weight = weighting.take_weights()?;
         let weightless = |n: usize| weight.as_ref().is_some_and(|w| w[n] == 0.0);
 
-        let mut lengths =
-            lengths(call, PRED_LENGTHS, samples, count)?.unwrap_or(vec![count; samples]);
-        let given = GivenLabels::new(call, samples, self.layout.0.is_none(), self.labels_first)?;
-        let (mut flat, mut offsets) = (Vec::new(), vec![0]);
-        for n in 0..samples {
-            // A sample of weight 0 is not looked at: it becomes an empty one.
-            if weightless(n) {
-                lengths[n] = 0;
-            } else {
-                given.push(n, classes, blank, &mut flat)?;
-            }
-            offsets.push(flat.len());
-        }
-        let Some(labels) = Labels::new(flat, offsets) else {
-            return Err(Error::new(
-                Kind::Shape,
-                call.names[1],
-                "expected sequences one behind another",
-            ));
+        let mut lengths = match lengths(call, PRED_LENGTHS, samples, Some(count))? {
+            Some(lengths) => lengths,
+            None => memory::filled(count, samples)?,
         };
+        let given = GivenLabels::new(call, samples, self.layout.0.is_none(), self.labels_first)?;
+        // A sample of weight 0 is not looked at: it becomes an empty one.
+        let labels = given.check(weightless, classes, blank)?;
+        lengths
+            .iter_mut()
+            .enumerate()
+            .filter(|(n, _)| weightless(*n))
+            .for_each(|(_, len)| *len = 0);
         let raises = self.infeasible == Infeasible::Raise;
         if let Some(n) = (0..samples).find(|&n| raises && labels.frames_needed(n) > lengths[n]) {
-            let allowed = format!(
-                "at least {} frames for the {} labels of sample {n}",
-                labels.frames_needed(n),
-                labels.sample(n).len()
-            );
-            let (name, value) = (call.names[PRED_LENGTHS], lengths[n] as f64);
-            return Err(Error::element(Kind::Length, name, &[n], value, allowed));
+            let (needed, own) = (labels.frames_needed(n), labels.sample(n));
+            let allowed =
+                format!("at least {needed} frames for the {} labels of sample {n}", own.len());
+            let name = call.names[PRED_LENGTHS];
+            let mut error = Error::element(Kind::Length, name, &[n], lengths[n], allowed);
+            // As padding with a class leaves them.
+            if let [.., last, again] = own
+                && last == again
+            {
+                error.detail += "; padding is -1, or anything at all behind label_lengths";
+            }
+            return Err(error);
         }
         let by_target = call.options.reduction == Reduction::TargetMean;
         let weight = if by_target {
             let weigh = |n: usize| {
                 weight.as_ref().map_or(1.0, |w| w[n]) / labels.sample(n).len().max(1) as f64
             };
-            Some((0..samples).map(weigh).collect())
+            Some(memory::collect((0..samples).map(weigh))?)
         } else {
             weight
         };
@@ -251,7 +250,7 @@ impl Lattice for CtcPlan<'_> {
 }
 
 impl CtcPlan<'_> {
-    fn run_in<E: Element + Default>(&self, results: Results<'_>) -> Result<()> {
+    fn run_in<E: Element>(&self, results: Results<'_>) -> Result<()> {
         let shape = self.axes.batch_first();
         let weighting = Weighting {
             sample_weight: self.weight.as_deref().map(|w| View::from_slice(w, &shape)),
@@ -261,16 +260,15 @@ impl CtcPlan<'_> {
         let [grad, ..] = results.grads;
         let scale: Vec<f64> = match (&grad, reduced.scale()?) {
             (None, _) => Vec::new(),
-            (_, Scale::All(scale)) => vec![scale; self.lengths.len()],
+            (_, Scale::All(scale)) => memory::filled(scale, self.lengths.len())?,
             (_, Scale::Each(scales)) => scales,
         };
-        let mut grad = grad.map(|view| Written::<E>::new(self.loss.samples_first(view)));
-        let rows = grad.as_mut().map(Written::rows).transpose()?;
+        let mut grad = grad.map(|view| self.loss.samples_first(view));
+        let rows = grad.as_mut().map(written::<E>).transpose()?;
         let mut losses = self.compute(&Outputs {
             grad: rows.as_ref().map(|rows| Gradient { rows, scale: &scale }),
             ..Outputs::default()
         })?;
-        grad.iter().for_each(Written::finish);
         if self.loss.infeasible == Infeasible::Zero {
             losses.iter_mut().filter(|loss| **loss == f64::INFINITY).for_each(|loss| *loss = 0.0);
         }
@@ -280,32 +278,41 @@ impl CtcPlan<'_> {
         Ok(())
     }
 
-    fn run_paths_in<E: Element + Default>(&self, results: PathResults<'_>) -> Result<()> {
+    fn run_paths_in<E: Element>(&self, results: PathResults<'_>) -> Result<()> {
         let counts = [self.pred.shape()[0], self.pred.shape()[1]];
-        let written = |view| Written::<E>::new(self.loss.samples_first(view));
-        let mut posteriors = results.posteriors.map(written);
-        let mut path = results.alignment.as_ref().map(|_| Path::new(counts));
-        let rows = posteriors.as_mut().map(Written::rows).transpose()?;
+        let mut posteriors = results.posteriors.map(|view| self.loss.samples_first(view));
+        let mut path = results.alignment.as_ref().map(|_| Path::new(counts)).transpose()?;
+        let rows = posteriors.as_mut().map(written::<E>).transpose()?;
         let alignment = path.as_mut().map(|path| path.rows(counts)).transpose()?;
         self.compute(&Outputs {
             grad: None,
             posteriors: rows.as_ref().map(|rows| Posteriors { rows, blanks: false }),
             alignment: alignment.as_ref(),
         })?;
-        posteriors.iter().for_each(Written::finish);
         if let (Some(out), Some(path)) = (results.alignment, &path) {
             let [index, log_prob, posterior] = out.map(|view| self.loss.samples_first(view));
-            index.copy_from(&path.index());
+            index.copy_from(&path.index()?);
             log_prob.copy_from(&path.log_probs);
             posterior.copy_from(&path.posteriors);
         }
         Ok(())
     }
 
-    fn compute<E: Element + Default>(&self, outputs: &Outputs<'_, E>) -> Result<Vec<f64>> {
-        let mut copy = Vec::new();
+    fn compute<E: Element>(&self, outputs: &Outputs<'_, E>) -> Result<Vec<f64>> {
+        let converted;
+        let frames = match Rows::of(&self.pred) {
+            Some(rows) => rows,
+            // Numbers of another type, as integers are.
+            None => {
+                converted = self.pred.to_vec::<f64>()?;
+                let view = View::from_slice(&converted, self.pred.shape());
+                Rows::of(&view).ok_or_else(|| {
+                    Error::new(Kind::DType, "pred", "expected numbers of the result's type")
+                })?
+            }
+        };
         let batch = Batch {
-            frames: rows(&self.pred, &mut copy)?,
+            frames,
             input: self.loss.input,
             blank: self.blank,
             lengths: &self.lengths,
@@ -314,57 +321,12 @@ impl CtcPlan<'_> {
         let options =
             Options { level: self.level, parallel: true, memory_limit: self.loss.memory_limit };
         ctc(&batch, outputs, &options)
-            .map_err(|error| Error::new(Kind::Memory, "memory_limit", error.to_string()))
     }
 }
 
-/// Rows of an array of samples, frames and classes; its elements are copied if classes do not lie side by side.
-fn rows<'a, E: Element + Default>(view: &View<'a>, copy: &'a mut Vec<E>) -> Result<Rows<'a, E>> {
-    let layout = |first, strides: &[isize]| layout_of::<E>(view.shape(), first, strides);
-    let (data, layout) = match view.dense::<E>() {
-        Some((data, first)) if side_by_side::<E>(view) => (data, layout(first, view.strides())),
-        _ => {
-            copy.extend(view.to_vec::<f64>()?.into_iter().map(E::of::<f64>));
-            (&copy[..], Layout::contiguous(view.shape()[0], view.shape()[1], view.shape()[2]))
-        }
-    };
-    Rows::new(data, layout).ok_or_else(|| Error::new(Kind::Shape, "pred", "unexpected layout"))
-}
-
-/// Rows of a result: its own, or a copy's if classes do not lie side by side in it.
-struct Written<'a, E> {
-    view: ViewMut<'a>,
-    copy: Vec<E>,
-}
-
-impl<'a, E: Element + Default> Written<'a, E> {
-    fn new(view: ViewMut<'a>) -> Self {
-        Written { view, copy: Vec::new() }
-    }
-
-    fn rows(&mut self) -> Result<RowsMut<'_, E>> {
-        let shape = self.view.shape();
-        // SAFETY: the results of a call are its own, and these rows are the only way to them while they live.
-        let (data, layout) = match unsafe { self.view.dense_mut::<E>() } {
-            Some((data, first)) if side_by_side::<E>(&self.view.view) => {
-                (data, layout_of::<E>(shape, first, self.view.strides()))
-            }
-            _ => {
-                self.copy.resize(shape.iter().product(), E::default());
-                (&mut self.copy[..], Layout::contiguous(shape[0], shape[1], shape[2]))
-            }
-        };
-        RowsMut::new(data, layout)
-            .ok_or_else(|| Error::new(Kind::Output, "grad_out", "unexpected layout"))
-    }
-
-    /// Brings what was computed elsewhere.
-    fn finish(&self) {
-        if !self.copy.is_empty() {
-            let computed: Vec<f64> = self.copy.iter().map(|&x| E::to::<f64>(x)).collect();
-            self.view.copy_from(&computed);
-        }
-    }
+/// The rows of a result.
+fn written<'a, E: Element>(view: &'a mut ViewMut<'_>) -> Result<RowsMut<'a, E>> {
+    RowsMut::of(view).ok_or_else(|| Error::new(Kind::Output, "grad_out", "unexpected layout"))
 }
 
 /// The most probable path as it is computed, samples first.
@@ -375,13 +337,13 @@ struct Path {
 }
 
 impl Path {
-    fn new([samples, frames]: [usize; 2]) -> Self {
+    fn new([samples, frames]: [usize; 2]) -> Result<Self> {
         let count = samples * frames;
-        Path {
-            states: vec![NO_STATE; count],
-            log_probs: vec![0.0; count],
-            posteriors: vec![0.0; count],
-        }
+        Ok(Path {
+            states: memory::filled(NO_STATE, count)?,
+            log_probs: memory::filled(0.0, count)?,
+            posteriors: memory::filled(0.0, count)?,
+        })
     }
 
     fn rows(&mut self, [samples, frames]: [usize; 2]) -> Result<Alignment<'_>> {
@@ -395,26 +357,12 @@ impl Path {
     }
 
     /// Which label of its sequence each state is; -1 for blanks and where there is none.
-    fn index(&self) -> Vec<f64> {
+    fn index(&self) -> Result<Vec<f64>> {
         let index = |&state: &u32| match state {
             NO_STATE => -1.0,
             state if state % 2 == 0 => -1.0,
             state => f64::from(state / 2),
         };
-        self.states.iter().map(index).collect()
-    }
-}
-
-fn side_by_side<E>(view: &View<'_>) -> bool {
-    view.shape()[2] <= 1 || view.strides()[2] == size_of::<E>() as isize
-}
-
-fn layout_of<E>(shape: &[usize], origin: usize, strides: &[isize]) -> Layout {
-    let unit = size_of::<E>() as isize;
-    Layout {
-        origin,
-        strides: [strides[0] / unit, strides[1] / unit],
-        counts: [shape[0], shape[1]],
-        width: shape[2],
+        memory::collect(self.states.iter().map(index))
     }
 }

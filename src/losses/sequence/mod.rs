@@ -5,10 +5,11 @@
 //! | [`rows`] | frames of a strided array, read and written |
 //! | `target` | the states of a label sequence and their reach |
 //! | `frames`, `exponentials` | softmax of every frame, emissions of the classes that occur |
-//! | `linear`, `wide` | sums over paths: fast with exponents shared by frames, robust with one for each number |
+//! | `linear`, `wide`, `fixed` | sums over paths: fast with exponents shared by frames, robust with one for each number, exact |
+//! | `far` | which of these a sample needs |
 //! | `planes`, `weights` | rows of states, and the arrows between them |
 //! | `sweep`, `blocks`, `checkpoints` | the two directions, their meeting, what is stored |
-//! | `ctc`, `results` | a batch: validation, schedule, gradient |
+//! | `ctc`, `results`, `scratch` | a batch: validation, schedule, gradient; memory from call to call |
 //! | `viterbi` | the best path |
 //! | `loss`, `arguments` | the loss of the registry: results, and what a call gives, checked |
 
@@ -19,12 +20,15 @@ mod blocks;
 mod checkpoints;
 mod ctc;
 mod exponentials;
+mod far;
+mod fixed;
 mod frames;
 mod linear;
 mod loss;
 mod planes;
 mod results;
 pub mod rows;
+mod scratch;
 mod sweep;
 mod target;
 mod viterbi;
@@ -32,13 +36,13 @@ mod weights;
 mod wide;
 
 pub use ctc::{Alignment, Batch, Gradient, NO_STATE, Options, Outputs, Posteriors, ctc};
+pub use scratch::release_memory;
 pub use target::Labels;
 
 use super::spec::{
-    Default, Domain, Family, Gradient as Derived, Kind, SAMPLE_WEIGHT, Spec, input, optional,
-    param, pred,
+    Default, Domain, Family, Gradient as Derived, Kind, SAMPLE_WEIGHT, Spec, Unreduced, input,
+    optional, param, pred,
 };
-use std::fmt;
 use std::ops::Range;
 
 /// The registry's rows.
@@ -65,6 +69,7 @@ pub static LOSSES: &[Spec] = &[Spec {
         param("infeasible", Default::Text("inf"), Kind::Choice(&["inf", "zero", "raise"])),
         param("memory_limit", Default::Int(1 << 28), Kind::Int(1)),
     ],
+    unreduced: Unreduced::Sample,
     hess: false,
     kinks: "",
     build: |p| Ok(Box::new(loss::Ctc::new(p))),
@@ -73,7 +78,7 @@ pub static LOSSES: &[Spec] = &[Spec {
 /// Elements of a vector step along the states.
 const LANES: usize = 8;
 
-/// What a task of this family takes, for [`crate::parallel::run`]: it pays to share wherever that is wanted.
+/// What a task of this family takes, for [`crate::threads::run`]: it pays to share wherever that is wanted.
 fn task_ns(shared: bool) -> f64 {
     if shared { f64::INFINITY } else { 0.0 }
 }
@@ -88,73 +93,6 @@ pub enum Input {
     /// The same, with the gradient by the logits of a softmax that is taken to have made them.
     LogProbsTorch,
 }
-
-/// Why a batch cannot be computed.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Error {
-    /// A label is no class, or is the blank.
-    Label {
-        /// The sample.
-        sample: usize,
-        /// Its place in the label sequence.
-        position: usize,
-        /// The label.
-        label: u32,
-    },
-    /// A sample has more frames than there are.
-    Length {
-        /// The sample.
-        sample: usize,
-        /// How many frames it is said to have.
-        length: usize,
-    },
-    /// The blank is no class.
-    Blank,
-    /// Lengths, labels or outputs are not those of the frames.
-    Shape,
-    /// A sample does not fit into [`Options::memory_limit`].
-    MemoryLimit {
-        /// The sample.
-        sample: usize,
-        /// The lowest limit, in bytes, that would do.
-        bytes: usize,
-    },
-    /// The system refuses memory.
-    OutOfMemory {
-        /// How many bytes were asked for.
-        bytes: usize,
-    },
-    /// The work on a task failed.
-    Task(crate::error::Error),
-}
-
-impl From<crate::error::Error> for Error {
-    fn from(error: crate::error::Error) -> Self {
-        Error::Task(error)
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Label { sample, position, label } => {
-                write!(f, "label {position} of sample {sample} is {label}: no class, or the blank")
-            }
-            Error::Length { sample, length } => {
-                write!(f, "sample {sample} is said to have {length} frames, more than there are")
-            }
-            Error::Blank => f.write_str("the blank is no class"),
-            Error::Shape => f.write_str("lengths, labels or outputs do not fit the frames"),
-            Error::MemoryLimit { sample, bytes } => {
-                write!(f, "sample {sample} needs a memory limit of at least {bytes} bytes")
-            }
-            Error::OutOfMemory { bytes } => write!(f, "no memory for {bytes} bytes"),
-            Error::Task(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
 
 /// The end of an utterance that a direction comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,10 @@
 //! Rows of a lattice: planes of numbers, and vector steps along them.
 
+use super::LANES;
 use super::target::Target;
-use super::{Error, LANES};
+use crate::error::Result;
 pub(super) use crate::simd::Octet;
+use crate::{memory, threads};
 use std::hint;
 use std::mem;
 use std::ops::{Deref, DerefMut, Range};
@@ -21,7 +23,7 @@ impl Lines {
     const SLACK: usize = Self::LINE / size_of::<f64>() - 1;
 
     /// The first `len` numbers of what grows as needed; they may be any.
-    pub fn sized(&mut self, len: usize) -> Result<&mut [f64], Error> {
+    pub fn sized(&mut self, len: usize) -> Result<&mut [f64]> {
         sized(&mut self.memory, len.saturating_add(Self::SLACK))?;
         let start = self.memory.as_ptr().align_offset(Self::LINE).min(Self::SLACK);
         (self.start, self.len) = (start, len);
@@ -49,11 +51,13 @@ impl DerefMut for Lines {
 }
 
 /// The first `len` elements of a buffer that grows as needed.
-pub(super) fn sized<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> Result<&mut [T], Error> {
-    if let Some(missing) = len.checked_sub(buffer.len()) {
-        let refused = |_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) };
-        buffer.try_reserve_exact(missing).map_err(refused)?;
-        buffer.resize(len, T::default());
+pub(super) fn sized<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> Result<&mut [T]> {
+    // What the system takes some milliseconds to give.
+    const UNCHECKED: usize = 1 << 21;
+    memory::reserve(buffer, len.saturating_sub(buffer.len()))?;
+    while buffer.len() < len {
+        threads::check()?;
+        memory::grow(buffer, len.min(buffer.len() + UNCHECKED), T::default())?;
     }
     Ok(&mut buffer[..len])
 }

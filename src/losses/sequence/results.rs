@@ -3,9 +3,11 @@
 use super::LANES;
 use super::ctc::{Gradient, Outputs, Posteriors};
 use super::frames::Form;
-use super::planes::lanes;
-use super::rows::Element;
+use super::planes::{lanes, sized};
+use super::rows::{Element, Rows};
 use super::sweep::{Lattice, Occupancies, Sink};
+use crate::error::Result;
+use crate::real::Real;
 use crate::simd::{Isa, Kernel, dispatch};
 use std::ops::Range;
 
@@ -20,13 +22,15 @@ impl Sink for Nobody {
         _: &[[f64; 2]],
         _: Option<&[f64]>,
         _: &mut Vec<f64>,
-    ) {
+    ) -> Result<()> {
+        Ok(())
     }
 }
 
 /// Makes outputs of the occupancies of a sample.
 pub(super) struct Taker<'a, E> {
     pub n: usize,
+    pub inputs: Rows<'a, E>,
     pub grad: Option<Gradient<'a, E>>,
     pub outputs: &'a Outputs<'a, E>,
     pub lattice: &'a Lattice<'a>,
@@ -40,27 +44,30 @@ impl<E: Element> Sink for Taker<'_, E> {
         totals: &[[f64; 2]],
         e: Option<&[f64]>,
         scratch: &mut Vec<f64>,
-    ) {
+    ) -> Result<()> {
         let target = self.lattice.target;
         if let Some(grad) = &self.grad {
             let stride = target.stride();
             let window = if e.is_some() { 0 } else { frames.len() * stride };
-            scratch.resize(stride + window, 0.0);
-            let (slopes, window) = scratch.split_at_mut(stride);
-            let e = e.unwrap_or_else(|| {
-                self.lattice.source.fill(Form::Linear, frames.clone(), window);
-                window
-            });
+            let (slopes, window) = sized(scratch, stride + window)?.split_at_mut(stride);
+            let e = match e {
+                Some(e) => e,
+                None => {
+                    self.lattice.source.fill(Form::Linear, frames.clone(), window)?;
+                    window
+                }
+            };
             let (taker, frames) = (self, frames.clone());
             dispatch(self.lattice.level, Take { taker, grad, frames, rows, totals, e, slopes });
         }
         if let Some(path) = self.outputs.alignment {
             for (i, t) in frames.clone().enumerate() {
                 // SAFETY: this call alone has the frames, and nobody writes states any more.
-                let (state, out) =
-                    unsafe { (path.states.row(self.n, t)[0], path.posteriors.row(self.n, t)) };
+                let (state, mut out) =
+                    unsafe { (path.states.row(self.n, t).at(0), path.posteriors.row(self.n, t)) };
                 let plane = if state % 2 == 1 { target.width } else { 0 };
-                out[0] = rows.row(i)[plane + state as usize / 2] / totals[i].iter().sum::<f64>();
+                let occupancy = rows.row(i)[plane + state as usize / 2];
+                out.set(0, occupancy / totals[i].iter().sum::<f64>());
             }
         }
         if let Some(posteriors) = self.outputs.posteriors {
@@ -68,6 +75,7 @@ impl<E: Element> Sink for Taker<'_, E> {
                 self.posteriors(rows.row(i), t, totals[i][0] + totals[i][1], &posteriors);
             }
         }
+        Ok(())
     }
 }
 
@@ -78,16 +86,16 @@ impl<E: Element> Taker<'_, E> {
         let reach = target.groups(t);
         let reach = reach.start * LANES..(reach.end * LANES).min(target.len + 1);
         // SAFETY: `take` alone has the frames.
-        let out = unsafe { posteriors.rows.row(self.n, t) };
-        out.fill(E::of(0.0));
+        let mut out = unsafe { posteriors.rows.row(self.n, t) };
+        out.fill(0..posteriors.rows.width(), E::of(0.0));
         if posteriors.blanks {
             for u in reach.clone() {
-                out[2 * u] = E::of(blank[u] / total);
+                out.set(2 * u, E::of(blank[u] / total));
             }
         }
         let (first, step) = if posteriors.blanks { (1, 2) } else { (0, 1) };
         for u in reach.start..reach.end.min(target.len) {
-            out[first + step * u] = E::of(label[u] / total);
+            out.set(first + step * u, E::of(label[u] / total));
         }
     }
 }
@@ -112,7 +120,10 @@ impl<E: Element> Kernel for Take<'_, '_, E> {
         let target = taker.lattice.target;
         let (scale, plane) = (grad.scale[taker.n], target.width / LANES);
         for ((i, t), e) in frames.enumerate().zip(e.chunks_exact(target.stride())) {
-            let factor = scale * taker.lattice.frames[t].factor;
+            let factor = taker.lattice.frames[t].factor;
+            // What the emissions are relative to may be out of range where the inputs are not.
+            let direct = (factor == f64::INFINITY).then(|| taker.inputs.row(taker.n, t));
+            let factor = if direct.is_none() { scale * factor } else { 0.0 };
             let share = -scale / (totals[i][0] + totals[i][1]);
             let groups = target.groups(t);
             let label = &rows.row(i)[target.width..];
@@ -132,9 +143,10 @@ impl<E: Element> Kernel for Take<'_, '_, E> {
                 slopes[first] += share * occupancy;
             }
             // SAFETY: this call alone has the frames.
-            let out = unsafe { grad.rows.row(taker.n, t) };
-            for &[place, class] in &target.classes {
-                out[class as usize] = E::of(slopes[place as usize]);
+            let mut out = unsafe { grad.rows.row(taker.n, t) };
+            for [place, class] in target.classes.iter().map(|pair| pair.map(|i| i as usize)) {
+                let own = direct.map_or(0.0, |x| scale * Real::exp::<S>(x.at(class).to::<f64>()));
+                out.set(class, E::of(slopes[place] + own));
             }
         }
     }

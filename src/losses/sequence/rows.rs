@@ -1,11 +1,13 @@
-//! Frames of a batch: rows of classes, side by side in memory, anywhere in a strided array.
+//! Frames of a batch: rows of classes anywhere in a strided array, read and written in place. Rows whose elements lie side
+//! by side are slices; others are gathered, one at a time, into scratch.
 
 use crate::real::Real;
-use crate::view;
+use crate::view::{self, View, ViewMut};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use std::marker::PhantomData;
-use std::slice;
+use std::ops::Range;
+use std::{ptr, slice};
 
 /// A floating-point type that frames are stored in.
 pub trait Element: view::Element + Send + Sync {
@@ -71,16 +73,18 @@ real_element!(f64);
 half_element!(f16);
 half_element!(bf16);
 
-/// Where row `(n, t)` of an array begins: `origin + n * strides[0] + t * strides[1]`, in elements.
+/// Where element k of row `(n, t)` lies: `origin + n * strides[0] + t * strides[1] + k * step`, in elements.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
-    /// The position of row (0, 0).
+    /// The position of the first element of row (0, 0).
     pub origin: usize,
     /// From one sample to the next, and from one frame to the next.
     pub strides: [isize; 2],
+    /// From one element of a row to the next.
+    pub step: isize,
     /// How many samples, and how many frames each.
     pub counts: [usize; 2],
-    /// Elements of a row, which lie side by side.
+    /// Elements of a row.
     pub width: usize,
 }
 
@@ -88,23 +92,47 @@ impl Layout {
     /// A C-ordered array of `samples` times `frames` rows.
     pub fn contiguous(samples: usize, frames: usize, width: usize) -> Self {
         let strides = [(frames * width) as isize, width as isize];
-        Layout { origin: 0, strides, counts: [samples, frames], width }
+        Layout { origin: 0, strides, step: 1, counts: [samples, frames], width }
     }
 
+    /// That of an array of samples, frames and elements, from its first element on; `None` if steps are no multiples of an
+    /// element.
+    fn of<E>(shape: &[usize], strides: &[isize]) -> Option<Self> {
+        let (&[samples, frames, width], &[n, t, k]) = (shape, strides) else { return None };
+        let unit = size_of::<E>() as isize;
+        let whole = [n, t, k].iter().all(|stride| stride % unit == 0);
+        let (strides, step) = ([n / unit, t / unit], k / unit);
+        whole.then_some(Layout { origin: 0, strides, step, counts: [samples, frames], width })
+    }
+
+    /// From row (0, 0) to row `(n, t)`.
+    ///
+    /// # Panics
+    /// If there is no such row.
     #[inline(always)]
-    fn position(&self, n: usize, t: usize) -> usize {
-        debug_assert!(n < self.counts[0] && t < self.counts[1]);
-        let offset = n as isize * self.strides[0] + t as isize * self.strides[1];
-        self.origin.wrapping_add_signed(offset)
+    fn offset(&self, n: usize, t: usize) -> isize {
+        assert!(n < self.counts[0] && t < self.counts[1], "no row ({n}, {t})");
+        n as isize * self.strides[0] + t as isize * self.strides[1]
+    }
+
+    /// Whether the elements of a row lie side by side.
+    fn is_dense(&self) -> bool {
+        self.step == 1 || self.width <= 1
+    }
+
+    fn axes(&self) -> [(isize, usize); 3] {
+        let ([n, t], [samples, frames]) = (self.strides, self.counts);
+        [(n, samples), (t, frames), (self.step, self.width)]
     }
 
     /// Whether every row lies inside `len` elements.
     fn fits(&self, len: usize) -> bool {
-        if self.counts.contains(&0) {
+        let axes = self.axes();
+        if axes.iter().any(|&(_, count)| count == 0) {
             return true;
         }
-        let (mut low, mut high) = (self.origin as i128, self.origin as i128 + self.width as i128);
-        for (&stride, &count) in self.strides.iter().zip(&self.counts) {
+        let (mut low, mut high) = (self.origin as i128, self.origin as i128 + 1);
+        for (stride, count) in axes {
             let reach = stride as i128 * (count as i128 - 1);
             low += reach.min(0);
             high += reach.max(0);
@@ -112,20 +140,19 @@ impl Layout {
         low >= 0 && high <= len as i128
     }
 
-    /// Whether no two rows share an element: the rows of one axis fit between two steps of the other.
+    /// Whether no two elements are one: those of some axes fit between two steps of the next.
     fn is_disjoint(&self) -> bool {
-        if self.counts.contains(&0) {
+        let mut axes = self.axes().map(|(stride, count)| (stride.unsigned_abs() as u128, count));
+        if axes.iter().any(|&(_, count)| count == 0) {
             return true;
         }
-        let mut axes =
-            [0, 1].map(|i| (self.strides[i].unsigned_abs() as u128, self.counts[i] as u128));
         axes.sort_unstable();
-        let mut reach = self.width as u128;
+        let mut reach = 1;
         for (stride, count) in axes.into_iter().filter(|axis| axis.1 > 1) {
             if stride < reach {
                 return false;
             }
-            reach += stride * (count - 1);
+            reach += stride * (count as u128 - 1);
         }
         true
     }
@@ -134,14 +161,29 @@ impl Layout {
 /// Rows to read.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a, E> {
-    data: &'a [E],
+    /// The first element of row (0, 0).
+    first: *const E,
     layout: Layout,
+    life: PhantomData<&'a [E]>,
 }
 
-impl<'a, E> Rows<'a, E> {
+// SAFETY: it only reads memory that is borrowed for its lifetime.
+unsafe impl<E: Sync> Sync for Rows<'_, E> {}
+// SAFETY: as above.
+unsafe impl<E: Sync> Send for Rows<'_, E> {}
+
+impl<'a, E: Element> Rows<'a, E> {
     /// The rows of `data`; `None` if the layout leaves it.
     pub fn new(data: &'a [E], layout: Layout) -> Option<Self> {
-        layout.fits(data.len()).then_some(Rows { data, layout })
+        let first = data.as_ptr().wrapping_add(layout.origin);
+        layout.fits(data.len()).then_some(Rows { first, layout, life: PhantomData })
+    }
+
+    /// The rows of an array of samples, frames and classes; `None` if its elements are of another type.
+    pub(crate) fn of(view: &View<'a>) -> Option<Self> {
+        let layout = Layout::of::<E>(view.shape(), view.strides())?;
+        let same = view.dtype() == E::DTYPE;
+        same.then_some(Rows { first: view.ptr.cast(), layout, life: PhantomData })
     }
 
     /// How many samples, and how many frames each.
@@ -154,18 +196,70 @@ impl<'a, E> Rows<'a, E> {
         self.layout.width
     }
 
+    /// How many numbers [`Row::load`] needs as scratch.
+    pub(super) fn scratch_len(&self) -> usize {
+        if E::DIRECT && self.layout.is_dense() { 0 } else { self.layout.width }
+    }
+
     /// Row `(n, t)`.
+    ///
+    /// # Panics
+    /// If there is no such row.
     #[inline(always)]
-    pub fn row(&self, n: usize, t: usize) -> &'a [E] {
-        let start = self.layout.position(n, t);
-        &self.data[start..start + self.layout.width]
+    pub fn row(&self, n: usize, t: usize) -> Row<'a, E> {
+        let first = self.first.wrapping_offset(self.layout.offset(n, t));
+        Row { first, step: self.layout.step, width: self.layout.width, life: PhantomData }
+    }
+}
+
+/// A row to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a, E> {
+    first: *const E,
+    step: isize,
+    width: usize,
+    life: PhantomData<&'a [E]>,
+}
+
+impl<'a, E: Element> Row<'a, E> {
+    /// An empty row.
+    pub(super) const EMPTY: Self =
+        Row { first: ptr::dangling(), step: 1, width: 0, life: PhantomData };
+
+    /// Element k.
+    ///
+    /// # Panics
+    /// If there is no such element.
+    #[inline(always)]
+    pub fn at(&self, k: usize) -> E {
+        assert!(k < self.width, "no element {k}");
+        // SAFETY: an element of a row, which was borrowed for 'a.
+        unsafe { *self.first.wrapping_offset(k as isize * self.step) }
+    }
+
+    /// All elements as numbers to compute with: as they are, or in `scratch`, of [`Rows::scratch_len`].
+    #[inline(always)]
+    pub(super) fn load<'s>(&self, scratch: &'s mut [E::Real]) -> &'s [E::Real]
+    where
+        'a: 's,
+    {
+        if self.step == 1 || self.width <= 1 {
+            // SAFETY: the elements of a row, side by side, which were borrowed for 'a.
+            let row = unsafe { slice::from_raw_parts(self.first, self.width) };
+            return E::load(row, scratch);
+        }
+        for (k, x) in scratch.iter_mut().enumerate() {
+            *x = self.at(k).to();
+        }
+        scratch
     }
 }
 
 /// Rows to write, from several threads at once.
 #[derive(Debug)]
 pub struct RowsMut<'a, E> {
-    data: *mut E,
+    /// The first element of row (0, 0).
+    first: *mut E,
     layout: Layout,
     life: PhantomData<&'a mut [E]>,
 }
@@ -175,11 +269,19 @@ unsafe impl<E: Send> Sync for RowsMut<'_, E> {}
 // SAFETY: it stands for the exclusive borrow of a slice.
 unsafe impl<E: Send> Send for RowsMut<'_, E> {}
 
-impl<'a, E> RowsMut<'a, E> {
-    /// The rows of `data`; `None` if the layout leaves it or two rows overlap.
+impl<'a, E: view::Element> RowsMut<'a, E> {
+    /// The rows of `data`; `None` if the layout leaves it or two elements overlap.
     pub fn new(data: &'a mut [E], layout: Layout) -> Option<Self> {
         let valid = layout.fits(data.len()) && layout.is_disjoint();
-        valid.then_some(RowsMut { data: data.as_mut_ptr(), layout, life: PhantomData })
+        let first = data.as_mut_ptr().wrapping_add(layout.origin);
+        valid.then_some(RowsMut { first, layout, life: PhantomData })
+    }
+
+    /// The rows of an output of samples, frames and elements; `None` if its elements are of another type.
+    pub(crate) fn of(view: &'a mut ViewMut<'_>) -> Option<Self> {
+        let layout = Layout::of::<E>(view.shape(), view.strides())?;
+        let first = view.view.ptr.cast::<E>().cast_mut();
+        (view.dtype() == E::DTYPE).then_some(RowsMut { first, layout, life: PhantomData })
     }
 
     /// How many samples, and how many frames each.
@@ -190,6 +292,12 @@ impl<'a, E> RowsMut<'a, E> {
     /// Elements of a row.
     pub fn width(&self) -> usize {
         self.layout.width
+    }
+
+    /// Whether rows are slices.
+    #[inline(always)]
+    pub(super) fn is_dense(&self) -> bool {
+        self.layout.is_dense()
     }
 
     /// Row `(n, t)`.
@@ -200,12 +308,91 @@ impl<'a, E> RowsMut<'a, E> {
     /// # Panics
     /// If there is no such row.
     #[inline(always)]
-    #[allow(clippy::mut_from_ref)]
-    pub unsafe fn row(&self, n: usize, t: usize) -> &mut [E] {
-        assert!(n < self.layout.counts[0] && t < self.layout.counts[1], "no row ({n}, {t})");
-        // SAFETY: `new` has checked that all rows lie inside the slice and are disjoint; the caller sees to the rest.
-        unsafe {
-            slice::from_raw_parts_mut(self.data.add(self.layout.position(n, t)), self.layout.width)
+    pub unsafe fn row(&self, n: usize, t: usize) -> RowMut<'_, E> {
+        let first = self.first.wrapping_offset(self.layout.offset(n, t));
+        RowMut { first, step: self.layout.step, width: self.layout.width, life: PhantomData }
+    }
+}
+
+/// A row to write.
+#[derive(Debug)]
+pub struct RowMut<'a, E> {
+    first: *mut E,
+    step: isize,
+    width: usize,
+    life: PhantomData<&'a mut [E]>,
+}
+
+impl<'a, E: view::Element> RowMut<'a, E> {
+    #[inline(always)]
+    fn place(&self, k: usize) -> *mut E {
+        assert!(k < self.width, "no element {k}");
+        self.first.wrapping_offset(k as isize * self.step)
+    }
+
+    /// Element k.
+    ///
+    /// # Panics
+    /// If there is no such element.
+    #[inline(always)]
+    pub fn at(&self, k: usize) -> E {
+        // SAFETY: an element of a row that this alone holds.
+        unsafe { *self.place(k) }
+    }
+
+    /// Sets element k.
+    ///
+    /// # Panics
+    /// If there is no such element.
+    #[inline(always)]
+    pub fn set(&mut self, k: usize, x: E) {
+        // SAFETY: an element of a row that this alone holds.
+        unsafe { *self.place(k) = x };
+    }
+
+    /// All elements, if they lie side by side.
+    #[inline(always)]
+    fn slice(self) -> Result<&'a mut [E], Self> {
+        if self.step == 1 || self.width <= 1 {
+            // SAFETY: the elements of a row that this alone held, side by side.
+            return Ok(unsafe { slice::from_raw_parts_mut(self.first, self.width) });
+        }
+        Err(self)
+    }
+
+    /// Sets some elements.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[inline(always)]
+    pub fn fill(&mut self, range: Range<usize>, x: E) {
+        let row = RowMut { life: PhantomData, ..*self };
+        match row.slice() {
+            Ok(row) => row[range].fill(x),
+            Err(mut row) => range.for_each(|k| row.set(k, x)),
+        }
+    }
+}
+
+impl<'a, E: Element> RowMut<'a, E> {
+    /// All elements, to write: as they are, or `scratch`, to be handed to [`RowMut::store`].
+    #[inline(always)]
+    pub(super) fn buffer<'s>(self, scratch: &'s mut [E::Real]) -> &'s mut [E::Real]
+    where
+        'a: 's,
+    {
+        match self.slice() {
+            Ok(row) => E::buffer(row, scratch),
+            Err(_) => scratch,
+        }
+    }
+
+    /// Completes a row that was written through [`RowMut::buffer`].
+    #[inline(always)]
+    pub(super) fn store(self, values: &[E::Real]) {
+        match self.slice() {
+            Ok(row) => E::store(row, values),
+            Err(mut row) => values.iter().enumerate().for_each(|(k, &x)| row.set(k, E::of(x))),
         }
     }
 }

@@ -14,9 +14,10 @@ use super::frames::{Form, Frame, Source};
 use super::planes::{Lines, sized};
 use super::target::Target;
 use super::weights::Weights;
-use super::{Error, LANES, Side, task_ns};
-use crate::parallel;
+use super::{LANES, Side, task_ns};
+use crate::error::Result;
 use crate::simd::Level;
+use crate::{memory, threads};
 use std::f64::consts::LN_2;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -47,11 +48,11 @@ pub(super) struct Work {
 
 impl Walk {
     /// Makes room for those of a target; they may be any.
-    fn fit(&mut self, target: &Target) -> Result<(), Error> {
+    fn fit<A: Arithmetic>(&mut self, target: &Target) -> Result<()> {
         let Walk { state, work, .. } = self;
         forget(work.own.sized(2 * target.width)?);
-        forget(work.rows.sized(2 * state_len(target))?);
-        forget(state.sized(state_len(target))?);
+        forget(work.rows.sized(2 * A::state_len(target))?);
+        forget(state.sized(A::state_len(target))?);
         work.weights.fit(target)
     }
 
@@ -64,7 +65,7 @@ impl Walk {
     }
 }
 
-/// Elements of a direction's state at some frame: a row of mantissas and the exponents that belong to it.
+/// Elements of a state as a row of mantissas and the exponents that belong to it.
 pub(super) fn state_len(target: &Target) -> usize {
     2 * target.row()
 }
@@ -72,14 +73,17 @@ pub(super) fn state_len(target: &Target) -> usize {
 /// Two directions at the same frame.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Crossing {
-    /// The likelihood is `total * 2^scale`.
+    /// The likelihood is `total * 2^scale`, if the numbers have exponents.
     pub scale: f64,
     pub total: f64,
+    /// The logarithm of the likelihood.
+    pub log: f64,
 }
 
 impl Crossing {
-    fn log(self) -> f64 {
-        self.total.ln() + self.scale * LN_2
+    /// By its exponent.
+    pub fn of(scale: f64, total: f64) -> Self {
+        Crossing { scale, total, log: total.ln() + scale * LN_2 }
     }
 }
 
@@ -99,14 +103,21 @@ pub(super) trait Arithmetic {
     /// The form of the emissions.
     const FORM: Form;
 
+    /// Elements of a direction's state at some frame.
+    fn state_len(target: &Target) -> usize;
     /// Cuts frames of a side into blocks, in the order of that side.
-    fn blocks(side: Side, range: Range<usize>, frames: &[Frame], blocks: &mut Vec<Block>);
+    fn blocks(
+        side: Side,
+        range: Range<usize>,
+        frames: &[Frame],
+        blocks: &mut Vec<Block>,
+    ) -> Result<()>;
     /// Elements that a block of so many frames takes when its rows are stored.
     fn store_len(target: &Target, frames: usize) -> usize;
     /// Where in a stored block the occupancies of its first frame begin, and the elements from one frame to the next.
     fn occupancies(target: &Target) -> [usize; 2];
     /// The state before any frame: all of it in one state.
-    fn start(state: &mut [f64], first: usize);
+    fn start(target: &Target, state: &mut [f64], first: usize);
     /// Goes through the frames of a block, storing them.
     fn advance(
         level: Level,
@@ -115,7 +126,7 @@ pub(super) trait Arithmetic {
         state: &mut [f64],
         work: &mut Work,
         store: Option<&mut [f64]>,
-    ) -> Kept;
+    ) -> Result<Kept>;
     /// Steps from the middle over to the state `over` of the other direction, and makes `state` one for [`pass`]. With
     /// that state comes whether it is whole: then there is no path where it is 0.
     fn cross(
@@ -137,7 +148,7 @@ pub(super) trait Arithmetic {
         work: &mut Work,
         stored: (&mut [f64], bool),
         totals: &mut [[f64; 2]],
-    ) -> bool;
+    ) -> Result<bool>;
 }
 
 /// Takes the occupancies of a block.
@@ -151,7 +162,7 @@ pub(super) trait Sink: Sync {
         totals: &[[f64; 2]],
         e: Option<&[f64]>,
         scratch: &mut Vec<f64>,
-    );
+    ) -> Result<()>;
 }
 
 /// Rows of a block: two planes of occupancies each.
@@ -235,10 +246,10 @@ impl Lattice<'_> {
         &self,
         storage: &mut Storage,
         sink: Option<&dyn Sink>,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<Outcome> {
         let target = self.target;
         for walk in &mut storage.walks {
-            walk.fit(target)?;
+            walk.fit::<A>(target)?;
         }
         let [memory, end_memory] = &mut storage.halves;
         let [start_walk, end_walk, from_end, from_start] = &mut storage.walks;
@@ -253,7 +264,7 @@ impl Lattice<'_> {
             A::cross(self.level, at, over, &mut walk.state, &mut walk.work, scale)
         };
         let crossing = cross(&end, &start, from_end, None);
-        let log_likelihood = crossing.log();
+        let log_likelihood = crossing.log;
         let Some(sink) = sink.filter(|_| crossing.total != 0.0) else {
             let all = start.kept.max(end.kept) == Kept::All;
             return Ok(Outcome { log_likelihood, trusted: all && log_likelihood < f64::INFINITY });
@@ -267,35 +278,42 @@ impl Lattice<'_> {
         let mut end = Meeting { half: end, walk: from_start, crossing, trusted };
         self.both([&mut start, &mut end], |meeting| {
             let blocks = 0..meeting.half.blocks.len();
-            meeting.descend::<A>(self, 0, blocks, sink);
+            meeting.descend::<A>(self, 0, blocks, sink)
         })?;
         Ok(Outcome { log_likelihood, trusted: start.trusted && end.trusted })
     }
 
-    fn both<T: Send>(&self, sides: [&mut T; 2], work: impl Fn(&mut T) + Sync) -> Result<(), Error> {
+    fn both<T: Send>(
+        &self,
+        sides: [&mut T; 2],
+        work: impl Fn(&mut T) -> Result<()> + Sync,
+    ) -> Result<()> {
         let sides = sides.map(Mutex::new);
-        parallel::run(2, task_ns(self.parallel), &|tasks| {
+        threads::run(2, task_ns(self.parallel), &|tasks| {
             for i in tasks {
-                work(&mut sides[i].lock().unwrap_or_else(PoisonError::into_inner));
+                work(&mut sides[i].lock().unwrap_or_else(PoisonError::into_inner))?;
             }
             Ok(())
-        })?;
-        Ok(())
+        })
     }
 
     /// The emission rows of a block.
-    fn emissions<'s>(&'s self, form: Form, block: &Block, window: &'s mut Vec<f64>) -> &'s [f64] {
+    fn emissions<'s>(
+        &'s self,
+        form: Form,
+        block: &Block,
+        window: &'s mut Vec<f64>,
+    ) -> Result<&'s [f64]> {
         let Range { start, end } = block.frames;
         let stride = self.target.stride();
-        match self.table {
+        Ok(match self.table {
             Some(table) if form == Form::Linear => &table[start * stride..end * stride],
             _ => {
-                let parts = if form == Form::Wide { 2 } else { 1 };
-                window.resize((end - start) * parts * stride, 0.0);
-                self.source.fill(form, block.frames.clone(), window);
+                let window = sized(window, (end - start) * form.parts() * stride)?;
+                self.source.fill(form, block.frames.clone(), window)?;
                 window
             }
-        }
+        })
     }
 }
 
@@ -318,15 +336,15 @@ impl<'a> Half<'a> {
         Memory { blocks, store, checkpoints }: &'a mut Memory,
         walk: &'a mut Walk,
         keep: bool,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self> {
         let target = lattice.target;
-        A::blocks(side, target.half(side), lattice.frames, blocks);
-        A::start(&mut walk.state, if side == Side::Start { 0 } else { target.len });
+        A::blocks(side, target.half(side), lattice.frames, blocks)?;
+        A::start(target, &mut walk.state, if side == Side::Start { 0 } else { target.len });
         let plan =
             if keep { Plan::new::<A>(target, blocks, lattice.budget / 2) } else { Plan::NOTHING };
         let store = store.sized(Sizes::of::<A>(target, blocks).store(plan))?;
         forget(store);
-        let checkpoints = sized(checkpoints, plan.levels * plan.fan * state_len(target))?;
+        let checkpoints = sized(checkpoints, plan.levels * plan.fan * A::state_len(target))?;
         Ok(Half { side, walk, store, checkpoints, blocks, plan, kept: Kept::All })
     }
 
@@ -335,19 +353,19 @@ impl<'a> Half<'a> {
     }
 
     /// Goes from the end of the utterance to the middle.
-    fn climb<A: Arithmetic>(&mut self, lattice: &Lattice<'_>, keep: bool) {
+    fn climb<A: Arithmetic>(&mut self, lattice: &Lattice<'_>, keep: bool) -> Result<()> {
         let all = 0..self.blocks.len();
         if !keep {
-            self.skip::<A>(lattice, all);
-        } else if self.plan.levels == 0 {
-            self.store::<A>(lattice, all);
-        } else {
-            let pieces = self.plan.pieces(&all);
-            for (i, piece) in pieces.enumerate() {
-                self.save(0, i);
-                self.skip::<A>(lattice, piece);
-            }
+            return self.skip::<A>(lattice, all);
         }
+        if self.plan.levels == 0 {
+            return self.store::<A>(lattice, all);
+        }
+        for (i, piece) in self.plan.pieces(&all).enumerate() {
+            self.save(0, i);
+            self.skip::<A>(lattice, piece)?;
+        }
+        Ok(())
     }
 
     fn checkpoint(&self, level: usize, i: usize) -> Range<usize> {
@@ -367,20 +385,22 @@ impl<'a> Half<'a> {
     }
 
     /// Goes through some blocks.
-    fn skip<A: Arithmetic>(&mut self, lattice: &Lattice<'_>, blocks: Range<usize>) {
+    fn skip<A: Arithmetic>(&mut self, lattice: &Lattice<'_>, blocks: Range<usize>) -> Result<()> {
         for block in &self.blocks[blocks] {
-            self.advance::<A>(lattice, block, None);
+            self.advance::<A>(lattice, block, None)?;
         }
+        Ok(())
     }
 
     /// Goes through some blocks and stores their rows.
-    fn store<A: Arithmetic>(&mut self, lattice: &Lattice<'_>, blocks: Range<usize>) {
+    fn store<A: Arithmetic>(&mut self, lattice: &Lattice<'_>, blocks: Range<usize>) -> Result<()> {
         let mut begin = 0;
         for block in &self.blocks[blocks] {
             let len = A::store_len(lattice.target, block.frames.len());
-            self.advance::<A>(lattice, block, Some(begin..begin + len));
+            self.advance::<A>(lattice, block, Some(begin..begin + len))?;
             begin += len;
         }
+        Ok(())
     }
 
     fn advance<A: Arithmetic>(
@@ -388,13 +408,15 @@ impl<'a> Half<'a> {
         lattice: &Lattice<'_>,
         block: &Block,
         store: Option<Range<usize>>,
-    ) {
+    ) -> Result<()> {
+        threads::check()?;
         let Walk { state, work, window, .. } = &mut *self.walk;
-        let e = lattice.emissions(A::FORM, block, window);
+        let e = lattice.emissions(A::FORM, block, window)?;
         let store = store.map(|place| &mut self.store[place]);
         let at = (self.side, lattice.target);
-        let kept = A::advance(lattice.level, at, (block, e), state, work, store);
+        let kept = A::advance(lattice.level, at, (block, e), state, work, store)?;
         self.kept = self.kept.max(kept);
+        Ok(())
     }
 }
 
@@ -414,27 +436,28 @@ impl Meeting<'_> {
         level: usize,
         blocks: Range<usize>,
         sink: &dyn Sink,
-    ) {
+    ) -> Result<()> {
         if level == self.half.plan.levels {
             if level > 0 {
-                self.half.store::<A>(lattice, blocks.clone());
+                self.half.store::<A>(lattice, blocks.clone())?;
             }
             return self.pass::<A>(lattice, blocks, sink);
         }
-        let pieces: Vec<_> = self.half.plan.pieces(&blocks).collect();
+        let pieces = memory::collect(self.half.plan.pieces(&blocks))?;
         // The first level was saved on the way to the middle.
         if level > 0 {
             for (i, piece) in pieces.iter().enumerate() {
                 self.half.save(level, i);
                 if i + 1 < pieces.len() {
-                    self.half.skip::<A>(lattice, piece.clone());
+                    self.half.skip::<A>(lattice, piece.clone())?;
                 }
             }
         }
         for (i, piece) in pieces.into_iter().enumerate().rev() {
             self.half.restore(level, i);
-            self.descend::<A>(lattice, level + 1, piece, sink);
+            self.descend::<A>(lattice, level + 1, piece, sink)?;
         }
+        Ok(())
     }
 
     /// Goes back through stored blocks.
@@ -443,7 +466,7 @@ impl Meeting<'_> {
         lattice: &Lattice<'_>,
         blocks: Range<usize>,
         sink: &dyn Sink,
-    ) {
+    ) -> Result<()> {
         let target = lattice.target;
         let lens = |block: &Block| A::store_len(target, block.frames.len());
         let mut end: usize = self.half.blocks[blocks.clone()].iter().map(lens).sum();
@@ -453,23 +476,25 @@ impl Meeting<'_> {
         // That of the half is idle now.
         let window = &mut self.half.walk.window;
         for block in self.half.blocks[blocks].iter().rev() {
+            threads::check()?;
             let begin = end - lens(block);
             let store = &mut self.half.store[begin..end];
             let stored = (&mut *store, whole);
             end = begin;
-            totals.resize(block.frames.len(), [0.0; 2]);
-            let e = lattice.emissions(A::FORM, block, window);
+            let totals = sized(totals, block.frames.len())?;
+            let e = lattice.emissions(A::FORM, block, window)?;
             let state = (&mut state[..], self.crossing.scale);
             let at = (side, target);
-            self.trusted &= A::pass(lattice.level, at, (block, e), state, work, stored, totals);
+            self.trusted &= A::pass(lattice.level, at, (block, e), state, work, stored, totals)?;
             let error = |[a, b]: &[f64; 2]| ((a + b) / self.crossing.total - 1.0).abs();
             self.trusted &= totals.iter().all(|total| error(total) <= TOLERANCE);
             let ([first, step], frames) = (A::occupancies(target), block.frames.len());
             let (side, len) = (owner, 2 * target.width);
             let rows = Occupancies { store, side, frames, first, step, len };
             let e = Some(e).filter(|_| A::FORM == Form::Linear);
-            sink.take(block.frames.clone(), &rows, totals, e, scratch);
+            sink.take(block.frames.clone(), &rows, totals, e, scratch)?;
         }
+        Ok(())
     }
 }
 

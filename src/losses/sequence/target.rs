@@ -1,6 +1,8 @@
 //! What a label sequence asks of the frames: states, transitions, reach.
 
-use super::{Error, LANES, Side};
+use super::{LANES, Side};
+use crate::error::{Error, Kind, Result};
+use crate::memory;
 use std::iter;
 use std::ops::Range;
 
@@ -42,13 +44,18 @@ impl Labels {
         labels.len() + labels.windows(2).filter(|pair| pair[0] == pair[1]).count()
     }
 
-    pub(super) fn check(&self, n: usize, classes: usize, blank: u32) -> Result<(), Error> {
-        let wrong = |&(_, &label): &(usize, &u32)| label as usize >= classes || label == blank;
-        match self.sample(n).iter().enumerate().find(wrong) {
-            Some((position, &label)) => Err(Error::Label { sample: n, position, label }),
-            None => Ok(()),
-        }
+    pub(super) fn check(&self, n: usize, classes: usize, blank: u32) -> Result<()> {
+        let wrong = |label: &u32| *label as usize >= classes || *label == blank;
+        let labels = self.sample(n);
+        let Some(position) = labels.iter().position(wrong) else { return Ok(()) };
+        let (index, label) = ([n, position], labels[position] as usize);
+        Err(Error::element(Kind::Label, "label", &index, label, allowed_labels(classes, blank)))
     }
+}
+
+/// What a label may be, in words.
+pub(super) fn allowed_labels(classes: usize, blank: u32) -> String {
+    format!("an integer with 0 <= label < {classes} that is not the blank, {blank}")
 }
 
 /// One label sequence laid out for its lattice.
@@ -82,18 +89,18 @@ pub(super) struct Target {
 
 impl Target {
     /// Makes it that of `frames` frames; they must be as many as the labels need.
-    pub fn set(&mut self, labels: &[u32], blank: u32, frames: usize) {
+    pub fn set(&mut self, labels: &[u32], blank: u32, frames: usize) -> Result<()> {
         let len = labels.len();
         let width = (len + 2).next_multiple_of(LANES);
         (self.len, self.width, self.frames, self.blank) = (len, width, frames, blank);
-        refill(&mut self.labels, labels.iter().copied());
+        refill(&mut self.labels, width, labels.iter().copied())?;
         self.labels.resize(width, blank);
         let keys = (0..).zip(labels).map(|(u, &class)| u64::from(class) << 32 | u);
-        refill(&mut self.sorted, keys);
+        refill(&mut self.sorted, len, keys)?;
         self.sorted.sort_unstable();
         let Target { classes, repeats, skip, band, sorted, .. } = self;
-        classes.clear();
-        repeats.clear();
+        refill(classes, len + 1, [])?;
+        refill(repeats, len, [])?;
         for key in sorted {
             let (class, u) = ((*key >> 32) as u32, *key as u32);
             match classes.last() {
@@ -102,12 +109,20 @@ impl Target {
             }
         }
         classes.push([width as u32, blank]);
-        skip.clear();
+        refill(skip, width + LANES, [])?;
         skip.resize(width + LANES, 0.0);
         for (skip, pair) in skip[1..].iter_mut().zip(labels.windows(2)) {
             *skip = f64::from(u8::from(pair[0] != pair[1]));
         }
-        refill(band, bands(&skip[..len], frames));
+        refill(band, frames, bands(&skip[..len], frames))
+    }
+
+    /// What it takes.
+    pub fn capacity(&self) -> usize {
+        let Target { labels, classes, repeats, skip, band, sorted, .. } = self;
+        let pairs = [classes, repeats, band].map(Vec::capacity);
+        (pairs.iter().sum::<usize>() + skip.capacity() + sorted.capacity()) * size_of::<u64>()
+            + labels.capacity() * size_of::<u32>()
     }
 
     /// Elements of an emission row.
@@ -210,9 +225,12 @@ fn bands(skip: &[f64], frames: usize) -> impl Iterator<Item = [u32; 2]> {
     })
 }
 
-fn refill<T>(buffer: &mut Vec<T>, items: impl Iterator<Item = T>) {
+/// Replaces what a buffer holds by some items, and makes room for `len`.
+fn refill<T>(buffer: &mut Vec<T>, len: usize, items: impl IntoIterator<Item = T>) -> Result<()> {
     buffer.clear();
+    memory::reserve(buffer, len)?;
     buffer.extend(items);
+    Ok(())
 }
 
 impl Side {

@@ -7,31 +7,56 @@
 //! A byte for each label and frame says where the label and the blank before it come from. Where these do not fit, only
 //! the scores at every so many frames are kept, and the bytes between two of them are computed again on the way back.
 
+use super::LANES;
 use super::blocks::FRAMES;
 use super::frames::{Form, Source};
 use super::planes::sized;
 use super::target::Target;
-use super::{Error, LANES};
+use crate::error::Result;
 use crate::simd::{Isa, Kernel, Level, dispatch};
+use crate::{memory, threads};
+use std::mem;
 use std::ops::Range;
 
 /// How a label was entered: not at all, from the blank before it, or from the label before it. The bit behind says
 /// whether the blank before it was entered from a label.
-const ADVANCE: u8 = 1;
-const SKIP: u8 = 2;
+pub(super) const ADVANCE: u8 = 1;
+pub(super) const SKIP: u8 = 2;
 const MOVES: u8 = 3;
-const BLANK_ADVANCE: u8 = 4;
+pub(super) const BLANK_ADVANCE: u8 = 4;
 
-/// Finds the state of every frame: blank u is 2u, label u is 2u + 1. False if all paths are impossible.
-pub(super) fn best_path(
+/// How scores are represented.
+pub(super) trait Scores {
+    /// The form of the emissions.
+    const FORM: Form;
+
+    /// Elements of a row of scores: those of the blanks, and those of the labels.
+    fn row_len(target: &Target) -> usize;
+    /// Before any frame.
+    fn start(target: &Target, row: &mut [f64]);
+    /// From one frame to the next; `moves` takes a byte for each label.
+    fn step(
+        level: Level,
+        at: (&Target, usize),
+        e: &[f64],
+        row: &[f64],
+        next: &mut [f64],
+        moves: Option<&mut [u8]>,
+    );
+    /// Whether the best path ends at the last label, and its score.
+    fn last(target: &Target, row: &[f64]) -> (bool, f64);
+}
+
+/// Finds the state of every frame: blank u is 2u, label u is 2u + 1. Returns the score, -inf if all paths are impossible.
+pub(super) fn best_path<A: Scores>(
     level: Level,
     target: &Target,
     source: &dyn Source,
     budget: usize,
     states: &mut [u32],
-) -> Result<bool, Error> {
-    let (frames, len) = (target.frames, target.row());
-    let span = span(target.width, frames, budget);
+) -> Result<f64> {
+    let (frames, len) = (target.frames, A::row_len(target));
+    let span = span(target.width, frames, len * size_of::<f64>(), budget);
     let (mut rows, mut moves) = (Vec::new(), Vec::new());
     let rows = sized(&mut rows, frames.div_ceil(span) * len)?;
     let moves = sized(&mut moves, span * target.width)?;
@@ -39,33 +64,28 @@ pub(super) fn best_path(
         level,
         target,
         source,
-        row: vec![f64::NEG_INFINITY; len],
-        next: vec![f64::NEG_INFINITY; len],
-        window: vec![0.0; FRAMES * target.stride()],
+        row: memory::filled(0.0, len)?,
+        next: memory::filled(0.0, len)?,
+        window: Vec::new(),
     };
-    search.row[0] = 0.0;
-    let mut pieces = rows.chunks_exact_mut(len).zip((0..).step_by(span)).collect::<Vec<_>>();
-    let last = pieces.len() - 1;
-    for (i, (row, first)) in pieces.iter_mut().enumerate() {
+    A::start(target, &mut search.row);
+    let last = frames.div_ceil(span) - 1;
+    let piece = |i: usize| i * span..frames.min((i + 1) * span);
+    for (i, row) in rows.chunks_exact_mut(len).enumerate() {
         row.copy_from_slice(&search.row);
-        let piece = *first..frames.min(*first + span);
-        search.advance(piece, (i == last).then_some(&mut *moves));
+        search.advance::<A>(piece(i), (i == last).then_some(&mut *moves))?;
     }
-    let (blank, label) = search.row.split_at(target.width);
-    let at_label = target.len > 0 && label[target.len - 1] >= blank[target.len];
+    let (at_label, score) = A::last(target, &search.row);
+    if score == f64::NEG_INFINITY {
+        return Ok(score);
+    }
     let mut state = 2 * target.len - usize::from(at_label);
-    if search.row[if at_label { target.width + target.len - 1 } else { target.len }]
-        == f64::NEG_INFINITY
-    {
-        return Ok(false);
-    }
-    for (i, (row, first)) in pieces.iter().enumerate().rev() {
-        let piece = *first..frames.min(*first + span);
+    for (i, row) in rows.chunks_exact(len).enumerate().rev() {
         if i < last {
             search.row.copy_from_slice(row);
-            search.advance(piece.clone(), Some(&mut *moves));
+            search.advance::<A>(piece(i), Some(&mut *moves))?;
         }
-        for (t, moves) in piece.zip(moves.chunks_exact(target.width)).rev() {
+        for (t, moves) in piece(i).zip(moves.chunks_exact(target.width)).rev() {
             states[t] = state as u32;
             let come = moves[state / 2];
             state -= match state % 2 {
@@ -74,27 +94,24 @@ pub(super) fn best_path(
             };
         }
     }
-    Ok(true)
+    Ok(score)
 }
 
 /// How many frames' bytes are kept: all, or as many as make them and the scores at every so many frames smallest.
-fn span(width: usize, frames: usize, budget: usize) -> usize {
+fn span(width: usize, frames: usize, row_bytes: usize, budget: usize) -> usize {
     if frames.saturating_mul(width) <= budget {
         return frames;
     }
-    ((frames * row_bytes(width) / width.max(1)).isqrt() + 1).min(frames)
+    ((frames * row_bytes / width.max(1)).isqrt() + 1).min(frames)
 }
 
-fn row_bytes(width: usize) -> usize {
-    (2 * width + LANES) * size_of::<f64>()
-}
-
-/// The least that [`best_path`] takes, in bytes.
-pub(super) fn least_bytes(labels: usize, frames: usize) -> usize {
+/// The least that [`best_path`] takes, in bytes, with scores of so many elements.
+pub(super) fn least_bytes(labels: usize, frames: usize, elements: usize) -> usize {
     let width = (labels + 2).next_multiple_of(LANES);
-    let span = span(width, frames, 0).max(1);
-    let window = FRAMES * (width + LANES) * size_of::<f64>();
-    span * width + (frames.div_ceil(span) + 3) * row_bytes(width) + window
+    let row_bytes = (2 * width + LANES) * elements * size_of::<f64>();
+    let span = span(width, frames, row_bytes, 0).max(1);
+    let window = FRAMES * elements.min(2) * (width + LANES) * size_of::<f64>();
+    span * width + (frames.div_ceil(span) + 3) * row_bytes + window
 }
 
 struct Search<'a> {
@@ -108,19 +125,61 @@ struct Search<'a> {
 
 impl Search<'_> {
     /// Goes through some frames; `moves` takes a row of bytes for each.
-    fn advance(&mut self, frames: Range<usize>, mut moves: Option<&mut [u8]>) {
-        let width = self.target.width;
+    fn advance<A: Scores>(
+        &mut self,
+        frames: Range<usize>,
+        mut moves: Option<&mut [u8]>,
+    ) -> Result<()> {
+        let Search { level, target, source, row, next, window } = self;
+        let (width, stride) = (target.width, A::FORM.parts() * target.stride());
         for first in frames.clone().step_by(FRAMES) {
             let part = first..frames.end.min(first + FRAMES);
-            let window = &mut self.window[..part.len() * self.target.stride()];
-            self.source.fill(Form::Log, part.clone(), window);
-            for (t, e) in part.zip(self.window.chunks_exact(self.target.stride())) {
+            let window = sized(window, part.len() * stride)?;
+            source.fill(A::FORM, part.clone(), window)?;
+            for (t, e) in part.zip(window.chunks_exact(stride)) {
+                threads::check()?;
                 let at = (t - frames.start) * width;
                 let moves = moves.as_deref_mut().map(|moves| &mut moves[at..at + width]);
-                let (row, next) = (&self.row, &mut self.next);
-                dispatch(self.level, Step { target: self.target, t, e, row, next, moves });
-                std::mem::swap(&mut self.row, &mut self.next);
+                A::step(*level, (target, t), e, row, next, moves);
+                mem::swap(row, next);
             }
+        }
+        Ok(())
+    }
+}
+
+/// Scores in `f64`.
+pub(super) struct Floats;
+
+impl Scores for Floats {
+    const FORM: Form = Form::Log;
+
+    fn row_len(target: &Target) -> usize {
+        target.row()
+    }
+
+    fn start(_: &Target, row: &mut [f64]) {
+        row.fill(f64::NEG_INFINITY);
+        row[0] = 0.0;
+    }
+
+    fn step(
+        level: Level,
+        (target, t): (&Target, usize),
+        e: &[f64],
+        row: &[f64],
+        next: &mut [f64],
+        moves: Option<&mut [u8]>,
+    ) {
+        dispatch(level, Step { target, t, e, row, next, moves });
+    }
+
+    fn last(target: &Target, row: &[f64]) -> (bool, f64) {
+        let (blank, label) = row.split_at(target.width);
+        let blank = blank[target.len];
+        match target.len.checked_sub(1).map(|u| label[u]) {
+            Some(label) if label >= blank => (true, label),
+            _ => (false, blank),
         }
     }
 }

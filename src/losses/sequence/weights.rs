@@ -3,7 +3,8 @@
 use super::linear::NEARLY_DEAD;
 use super::planes::{Lines, Octet, lanes, power_of_two};
 use super::target::Target;
-use super::{Error, LANES, Side};
+use super::{LANES, Side};
+use crate::error::Result;
 use crate::simd::Isa;
 use std::ops::Range;
 
@@ -17,7 +18,7 @@ pub(super) struct Weights {
 
 impl Weights {
     /// Makes room for those of a target. They may be any, but no arrow crosses from one plane to the other.
-    pub fn fit(&mut self, target: &Target) -> Result<(), Error> {
+    pub fn fit(&mut self, target: &Target) -> Result<()> {
         for lines in [&mut self.enter, &mut self.leave, &mut self.jump] {
             lines.sized(target.width + LANES)?[target.width..].fill(0.0);
         }

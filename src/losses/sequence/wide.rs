@@ -1,7 +1,8 @@
 //! The lattice in plain numbers, each with an exponent of its own.
 //!
-//! Nothing overflows, underflows or has to be trusted, whatever the inputs: every term of a sum is brought to the
-//! exponent of the largest one, and what vanishes there weighs less than rounding does. Relative precision is that of
+//! Nothing overflows, underflows or has to be trusted: every term of a sum is brought to the exponent of the largest one,
+//! and what vanishes there weighs less than rounding does. Exponents are whole numbers, far below 2^53 for emissions that
+//! are not further than [`FAR`](super::frames::FAR) below 1. Relative precision is that of
 //! the type; sums of logarithms, which would serve the same purpose, lose digits as the logarithm grows, and take a
 //! logarithm and exponentials a state. It is some three times slower than [`Linear`](super::linear::Linear) and only
 //! used where that one fails: for emissions that lie hundreds of bits apart.
@@ -12,6 +13,7 @@ use super::planes::{Octet, Steps, copy_row, fold, lanes, planes_mut, power_of_tw
 use super::sweep::{Arithmetic, Crossing, Kept, Work, state_len};
 use super::target::Target;
 use super::{LANES, Side};
+use crate::error::Result;
 use crate::simd::{Isa, Kernel, Level, dispatch};
 use std::ops::{Add, Range};
 
@@ -348,15 +350,19 @@ impl Kernel for Cross<'_> {
         let top = |max: f64, (m, k): (f64, f64)| if m > 0.0 { max.max(k) } else { max };
         let scale = scale.unwrap_or_else(|| products().fold(2.0 * DEAD, top));
         let total = products().map(|(m, k)| m * power_of_two(k - scale)).sum();
-        Crossing { scale, total }
+        Crossing::of(scale, total)
     }
 }
 
 impl Arithmetic for Wide {
     const FORM: Form = Form::Wide;
 
-    fn blocks(side: Side, range: Range<usize>, _: &[Frame], blocks: &mut Vec<Block>) {
-        blocks::cut(side, &range, |_| 0.0, blocks);
+    fn state_len(target: &Target) -> usize {
+        state_len(target)
+    }
+
+    fn blocks(side: Side, range: Range<usize>, _: &[Frame], blocks: &mut Vec<Block>) -> Result<()> {
+        blocks::cut(side, &range, |_| 0.0, blocks)
     }
 
     fn store_len(target: &Target, frames: usize) -> usize {
@@ -367,7 +373,7 @@ impl Arithmetic for Wide {
         [0, state_len(target)]
     }
 
-    fn start(state: &mut [f64], first: usize) {
+    fn start(_: &Target, state: &mut [f64], first: usize) {
         state.fill(0.0);
         state[first] = 1.0;
     }
@@ -379,9 +385,9 @@ impl Arithmetic for Wide {
         state: &mut [f64],
         work: &mut Work,
         store: Option<&mut [f64]>,
-    ) -> Kept {
+    ) -> Result<Kept> {
         dispatch(level, Advance { side, target, block, e, state, work, store });
-        Kept::All
+        Ok(Kept::All)
     }
 
     fn cross(
@@ -403,8 +409,8 @@ impl Arithmetic for Wide {
         work: &mut Work,
         (store, _): (&mut [f64], bool),
         totals: &mut [[f64; 2]],
-    ) -> bool {
+    ) -> Result<bool> {
         dispatch(level, Pass { side, target, block, e, state, scale, work, store, totals });
-        true
+        Ok(true)
     }
 }

@@ -1,6 +1,9 @@
-//! The promises of `parallel::run`, seen from outside.
+//! The promises of `threads::run`, seen from outside.
 
-use rustloss::parallel::{Tasks, num_threads, set_num_threads, with_num_threads};
+use rustloss::error::{Error, Result};
+use rustloss::threads::{
+    self, Tasks, interruptible, max_num_threads, num_threads, set_num_threads, with_num_threads,
+};
 use std::collections::HashSet;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,7 +28,7 @@ fn run(tasks: usize, ns: f64, work: &(dyn Fn(usize) + Sync)) {
         tasks.for_each(work);
         Ok(())
     };
-    rustloss::parallel::run(tasks, ns, &all).unwrap();
+    threads::run(tasks, ns, &all).unwrap();
 }
 
 /// A task that is worth a thread's while, one of those that are worth it if the thread is awake, and one that is not.
@@ -217,6 +220,163 @@ fn thread_count_of_the_thread_comes_before_that_of_the_process() {
     });
     assert_eq!(num_threads(), 5);
     set_num_threads(count(before));
+}
+
+#[test]
+fn thread_counts_are_capped() {
+    let _turn = turn();
+    let (before, most) = (num_threads(), max_num_threads());
+    assert!(most >= 64 && most >= 4 * thread::available_parallelism().unwrap().get());
+    set_num_threads(count(usize::MAX));
+    assert_eq!(num_threads(), most);
+    assert_eq!(with_num_threads(count(most + 1), num_threads), most);
+    assert_eq!(with_num_threads(count(most), || runs(1000, LARGE)), [1; 1000]);
+    set_num_threads(count(before));
+}
+
+/// How late a call may end that is told to stop: half of what users are promised, for busy systems.
+const LATEST: Duration = Duration::from_millis(100);
+
+/// When [`poll`] says that the call is to stop.
+static DEADLINE: Mutex<Option<Instant>> = Mutex::new(None);
+static POLLS: AtomicUsize = AtomicUsize::new(0);
+
+fn poll() -> bool {
+    POLLS.fetch_add(1, Ordering::Relaxed);
+    DEADLINE.lock().unwrap().is_some_and(|deadline| Instant::now() >= deadline)
+}
+
+/// Runs `work` as a call that is told to stop after a while. Returns its result and how late it came.
+fn stopped(work: impl FnOnce() -> Result<()>) -> (Result<()>, Duration) {
+    let deadline = Instant::now() + Duration::from_millis(120);
+    *DEADLINE.lock().unwrap() = Some(deadline);
+    let result = interruptible(poll, work);
+    (result, deadline.elapsed())
+}
+
+/// Tasks of `length`, far more than there is time for.
+fn endless(ns: f64, length: Duration) -> Result<()> {
+    threads::run(1_000_000, ns, &|tasks| {
+        tasks.for_each(|_| thread::sleep(length));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_call_ends_soon_after_it_is_told_to() {
+    let _turn = turn();
+    for n in [1, 2, 8] {
+        for ns in [SMALL, LARGE] {
+            with_num_threads(count(n), || {
+                let (result, late) = stopped(|| endless(ns, Duration::from_micros(100)));
+                assert_eq!(result, Err(Error::interrupted()), "{n} threads, {ns} ns");
+                assert!(late < LATEST, "{late:?} late with {n} threads, {ns} ns");
+                // The next call is like any other.
+                assert_eq!(runs(100, ns), [1; 100]);
+                assert_eq!(interruptible(|| false, || runs(100, ns)), [1; 100]);
+            });
+        }
+    }
+}
+
+#[test]
+fn runs_inside_tasks_end_too() {
+    let _turn = turn();
+    with_num_threads(count(3), || {
+        let inner = |tasks: &mut Tasks<'_>| {
+            tasks.try_for_each(|_| endless(LARGE, Duration::from_micros(100)))
+        };
+        let (result, late) = stopped(|| threads::run(3, LARGE, &inner));
+        assert_eq!(result, Err(Error::interrupted()));
+        assert!(late < LATEST, "{late:?} late");
+    });
+}
+
+#[test]
+fn a_caller_that_waits_for_a_worker_polls() {
+    let _turn = turn();
+    let caller = thread::current().id();
+    let ended = AtomicUsize::new(0);
+    // The worker works until the call is told to stop, which the caller learns while it waits.
+    let work = |tasks: &mut Tasks<'_>| {
+        for _ in tasks {
+            let polls = POLLS.load(Ordering::Relaxed);
+            if thread::current().id() == caller {
+                thread::sleep(Duration::from_millis(1));
+            } else {
+                while POLLS.load(Ordering::Relaxed) < polls + 3 {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                ended.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    };
+    with_num_threads(count(2), || {
+        // A busy system may let the caller do all the tasks.
+        while ended.load(Ordering::Relaxed) == 0 {
+            *DEADLINE.lock().unwrap() = None;
+            assert_eq!(interruptible(poll, || threads::run(8, LARGE, &work)), Ok(()));
+        }
+    });
+}
+
+#[test]
+fn one_call_ends_and_the_calls_of_other_threads_go_on() {
+    let _turn = turn();
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            with_num_threads(count(2), || {
+                interruptible(|| false, || (0..40).map(|_| threads(20, LARGE).len()).max())
+            })
+        });
+        let (result, late) =
+            with_num_threads(count(2), || stopped(|| endless(LARGE, Duration::from_micros(100))));
+        assert_eq!(result, Err(Error::interrupted()));
+        assert!(late < LATEST, "{late:?} late");
+        assert!(!other.is_finished());
+        assert!(other.join().unwrap().is_some());
+    });
+}
+
+#[test]
+fn a_call_that_is_to_stop_polls_no_more() {
+    static TIMES: AtomicUsize = AtomicUsize::new(0);
+    let _turn = turn();
+    let poll = || TIMES.fetch_add(1, Ordering::Relaxed) == 0;
+    for n in [1, 2] {
+        TIMES.store(0, Ordering::Relaxed);
+        let job = || threads::run(8, LARGE, &|_| Ok(()));
+        with_num_threads(count(n), || {
+            interruptible(poll, || {
+                let stopped = || endless(LARGE, Duration::from_micros(100));
+                assert_eq!(stopped(), Err(Error::interrupted()));
+                thread::sleep(LATEST);
+                assert_eq!(stopped(), Err(Error::interrupted()));
+                assert_eq!(job(), Err(Error::interrupted()));
+            });
+            assert_eq!(job(), Ok(()));
+        });
+        assert_eq!(TIMES.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[test]
+fn a_poll_may_make_calls_and_panic() {
+    let _turn = turn();
+    with_num_threads(count(2), || {
+        let calls = || {
+            assert_eq!(runs(100, LARGE), [1; 100]);
+            assert_eq!(interruptible(|| false, || runs(100, LARGE)), [1; 100]);
+            poll()
+        };
+        *DEADLINE.lock().unwrap() = Some(Instant::now() + Duration::from_millis(120));
+        let result = interruptible(calls, || endless(LARGE, Duration::from_micros(100)));
+        assert_eq!(result, Err(Error::interrupted()));
+        let result =
+            interruptible(|| panic!("in a poll"), || endless(LARGE, Duration::from_micros(100)));
+        assert_eq!(result, Err(Error::interrupted()));
+    });
 }
 
 /// Runs `child` in a forked child, which must end well within five seconds.

@@ -1,0 +1,14 @@
+//! Memory that is kept between calls.
+
+use crate::losses::sequence;
+use pyo3::prelude::*;
+
+/// Adds this file's functions to the extension module.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(release_memory, m)?)
+}
+
+#[pyfunction]
+fn release_memory() -> usize {
+    sequence::release_memory()
+}
