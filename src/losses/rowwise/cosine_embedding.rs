@@ -283,52 +283,52 @@ fn of_block_fast<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [
         }
         half /= 2;
     }
-    let mut rest = [0.0; 3];
+    let [mut uv_rest, mut uu_rest, mut vv_rest] = [0.0; 3];
     for (u, v) in u_rest.iter().zip(v_rest) {
         let (u, v) = (u.to_f64() * of_u, v.to_f64() * of_v);
-        for (sum, product) in rest.iter_mut().zip([u * v, u * u, v * v]) {
-            *sum += product;
-        }
+        uv_rest += u * v;
+        uu_rest += u * u;
+        vv_rest += v * v;
     }
-    [uv[0] + rest[0], uu[0] + rest[1], vv[0] + rest[2]]
+    [uv[0] + uv_rest, uu[0] + uu_rest, vv[0] + vv_rest]
 }
 
 /// The sums, each with what products and additions round off.
 #[inline(always)]
 fn of_block_exactly<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [[f64; 2]; 3] {
     let ((u, u_rest), (v, v_rest)) = (u.as_chunks::<LANES>(), v.as_chunks::<LANES>());
-    let [mut uv, mut uu, mut vv] = [[[0.0; LANES]; 2]; 3];
+    let [mut uv, mut uu, mut vv] = [[0.0; LANES]; 3];
+    let [mut uv_lost, mut uu_lost, mut vv_lost] = [[0.0; LANES]; 3];
     for (u, v) in u.iter().zip(v) {
-        let (u, v) = (u.map(|u| u.to_f64() * of_u), v.map(|v| v.to_f64() * of_v));
-        add::<S>(&mut uv, &u, &v);
-        add::<S>(&mut uu, &u, &u);
-        add::<S>(&mut vv, &v, &v);
-    }
-    // What is missing to a whole chunk is 0.
-    let [mut u, mut v] = [[0.0; LANES]; 2];
-    for l in 0..u_rest.len() {
-        (u[l], v[l]) = (u_rest[l].to_f64() * of_u, v_rest[l].to_f64() * of_v);
-    }
-    add::<S>(&mut uv, &u, &v);
-    add::<S>(&mut uu, &u, &u);
-    add::<S>(&mut vv, &v, &v);
-    [uv, uu, vv].map(|[sums, lost]| {
-        let mut total = [0.0, 0.0];
-        for (sum, lost) in sums.iter().zip(&lost) {
-            let [new, rounded] = two_sum(total[0], *sum);
-            total = [new, total[1] + (lost + rounded)];
+        for l in 0..LANES {
+            let (u, v) = (u[l].to_f64() * of_u, v[l].to_f64() * of_v);
+            (uv[l], uv_lost[l]) = add::<S>(uv[l], uv_lost[l], u, v);
+            (uu[l], uu_lost[l]) = add::<S>(uu[l], uu_lost[l], u, u);
+            (vv[l], vv_lost[l]) = add::<S>(vv[l], vv_lost[l], v, v);
         }
-        total
-    })
+    }
+    for (l, (u, v)) in u_rest.iter().zip(v_rest).enumerate() {
+        let (u, v) = (u.to_f64() * of_u, v.to_f64() * of_v);
+        (uv[l], uv_lost[l]) = add::<S>(uv[l], uv_lost[l], u, v);
+        (uu[l], uu_lost[l]) = add::<S>(uu[l], uu_lost[l], u, u);
+        (vv[l], vv_lost[l]) = add::<S>(vv[l], vv_lost[l], v, v);
+    }
+    let mut totals = [[0.0; 2]; 3];
+    for (total, (sums, lost)) in
+        totals.iter_mut().zip([(uv, uv_lost), (uu, uu_lost), (vv, vv_lost)])
+    {
+        for l in 0..LANES {
+            let [new, rounded] = two_sum(total[0], sums[l]);
+            *total = [new, total[1] + (lost[l] + rounded)];
+        }
+    }
+    totals
 }
 
-/// Adds products to sums, and what both round off to what the sums have lost.
+/// Adds a product to a sum, and what both round off to what the sum has lost.
 #[inline(always)]
-fn add<S: Isa>([sum, lost]: &mut [[f64; LANES]; 2], a: &[f64; LANES], b: &[f64; LANES]) {
-    for l in 0..LANES {
-        let [product, error] = two_product::<S>(a[l], b[l]);
-        let [new, rounded] = two_sum(sum[l], product);
-        lost[l] += error + rounded;
-        sum[l] = new;
-    }
+fn add<S: Isa>(sum: f64, lost: f64, a: f64, b: f64) -> (f64, f64) {
+    let [product, error] = two_product::<S>(a, b);
+    let [new, rounded] = two_sum(sum, product);
+    (new, lost + (error + rounded))
 }
