@@ -142,39 +142,73 @@ impl Rows {
         let toward = over(W::of(slope, 0.0), norms);
         let back = squares.map(|square| toward.times::<S>(over(uv, square)));
         let factors = [toward, back[0], back[1]];
-        if T::DTYPE == DType::F32 && scales == [1.0; 2] && factors.iter().all(|f| T::fits(f.high()))
-        {
+        let fit = scales == [1.0; 2] && factors.iter().all(|f| T::fits(f.high()));
+        if T::DTYPE == DType::F32 && fit {
             let [toward, back_u, back_v] = factors.map(|f| T::from_f64(f.high()));
-            pull(grads, [u, v], |u, v| [v * toward - u * back_u, u * toward - v * back_v]);
+            pull(grads, [u, v], Narrow { toward, back: [back_u, back_v] });
         } else {
-            let [scale_u, scale_v] = scales;
             let [toward, back_u, back_v] = factors.map(|f| [f.high(), f.low()]);
-            let slope = |own: f64, other: f64, back: [f64; 2]| {
-                (other * toward[0] - own * back[0]) + (other * toward[1] - own * back[1])
-            };
-            pull(grads, [u, v], |u, v| {
-                let (u, v) = (u.to_f64() * scale_u, v.to_f64() * scale_v);
-                [slope(u, v, back_u) * scale_u, slope(v, u, back_v) * scale_v].map(T::from_f64)
-            });
+            pull(grads, [u, v], Wide { scales, toward, back: [back_u, back_v] });
         }
         loss
     }
 }
 
+/// The gradients at one element of each vector.
+trait Slopes<T>: Copy {
+    fn at(self, u: T, v: T) -> [T; 2];
+}
+
+/// With factors that `T` holds.
+#[derive(Clone, Copy)]
+struct Narrow<T> {
+    toward: T,
+    back: [T; 2],
+}
+
+impl<T: Real> Slopes<T> for Narrow<T> {
+    #[inline(always)]
+    fn at(self, u: T, v: T) -> [T; 2] {
+        let Narrow { toward, back } = self;
+        [v * toward - u * back[0], u * toward - v * back[1]]
+    }
+}
+
+/// With factors that are sums of two numbers, and of vectors that are scaled.
+#[derive(Clone, Copy)]
+struct Wide {
+    scales: [f64; 2],
+    toward: [f64; 2],
+    back: [[f64; 2]; 2],
+}
+
+impl<T: Real> Slopes<T> for Wide {
+    #[inline(always)]
+    fn at(self, u: T, v: T) -> [T; 2] {
+        let Wide { scales, toward, back } = self;
+        let (u, v) = (u.to_f64() * scales[0], v.to_f64() * scales[1]);
+        let low_u = v * toward[1] - u * back[0][1];
+        let low_v = u * toward[1] - v * back[1][1];
+        let by_u = (v * toward[0] - u * back[0][0]) + low_u;
+        let by_v = (u * toward[0] - v * back[1][0]) + low_v;
+        [T::from_f64(by_u * scales[0]), T::from_f64(by_v * scales[1])]
+    }
+}
+
 /// Fills what is wanted of both gradients, element by element.
 #[inline(always)]
-fn pull<T: Real>(grads: [Option<&mut [T]>; 2], [u, v]: [&[T]; 2], slopes: impl Fn(T, T) -> [T; 2]) {
+fn pull<T: Real>(grads: [Option<&mut [T]>; 2], [u, v]: [&[T]; 2], slopes: impl Slopes<T>) {
     match grads {
         [Some(by_u), Some(by_v)] => {
             for (((by_u, by_v), &u), &v) in by_u.iter_mut().zip(by_v).zip(u).zip(v) {
-                [*by_u, *by_v] = slopes(u, v);
+                [*by_u, *by_v] = slopes.at(u, v);
             }
         }
         grads => {
             for (of, grad) in grads.into_iter().enumerate() {
                 let Some(grad) = grad else { continue };
                 for ((g, &u), &v) in grad.iter_mut().zip(u).zip(v) {
-                    *g = slopes(u, v)[of];
+                    *g = slopes.at(u, v)[of];
                 }
             }
         }
@@ -313,16 +347,22 @@ fn of_block_exactly<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -
         (uu[l], uu_lost[l]) = add::<S>(uu[l], uu_lost[l], u, u);
         (vv[l], vv_lost[l]) = add::<S>(vv[l], vv_lost[l], v, v);
     }
-    let mut totals = [[0.0; 2]; 3];
-    for (total, (sums, lost)) in
-        totals.iter_mut().zip([(uv, uv_lost), (uu, uu_lost), (vv, vv_lost)])
-    {
-        for l in 0..LANES {
-            let [new, rounded] = two_sum(total[0], sums[l]);
-            *total = [new, total[1] + (lost[l] + rounded)];
+    [fold(uv, uv_lost), fold(uu, uu_lost), fold(vv, vv_lost)]
+}
+
+/// The sum of all lanes, and what the lanes and their additions have lost.
+#[inline(always)]
+fn fold(mut sums: [f64; LANES], mut lost: [f64; LANES]) -> [f64; 2] {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            let [sum, rounded] = two_sum(sums[l], sums[l + half]);
+            sums[l] = sum;
+            lost[l] += lost[l + half] + rounded;
         }
+        half /= 2;
     }
-    totals
+    [sums[0], lost[0]]
 }
 
 /// Adds a product to a sum, and what both round off to what the sum has lost.
