@@ -171,6 +171,35 @@ impl ExactSum {
     }
 }
 
+/// A [`PairwiseSum`] of the sums of the blocks of a row, which costs a row of one block nothing.
+pub struct BlockSum {
+    only: f64,
+    several: Option<PairwiseSum>,
+}
+
+impl BlockSum {
+    /// For a row of this many elements.
+    #[inline(always)]
+    pub fn new(len: usize) -> Self {
+        BlockSum { only: 0.0, several: (len > BLOCK).then(PairwiseSum::default) }
+    }
+
+    /// The sum of the next block.
+    #[inline(always)]
+    pub fn add(&mut self, sum: f64) {
+        match &mut self.several {
+            None => self.only = sum,
+            Some(several) => several.add(sum),
+        }
+    }
+
+    /// The sum.
+    #[inline(always)]
+    pub fn total(&self) -> f64 {
+        self.several.as_ref().map_or(self.only, PairwiseSum::total)
+    }
+}
+
 /// Pairwise sum of `x(i)` over a range.
 pub fn sum_pairwise(range: Range<usize>, x: &impl Fn(usize) -> f64) -> f64 {
     match range.len() {

@@ -17,7 +17,6 @@ use crate::losses::call::{Axes, Call, Loss, Plan};
 use crate::losses::spec::Params;
 use crate::memory;
 use crate::real::Real;
-use crate::reduce::PairwiseSum;
 use crate::simd::Isa;
 use crate::view::DType;
 use crate::weight::Weighting;
@@ -143,39 +142,73 @@ impl Rows {
         let toward = over(W::of(slope, 0.0), norms);
         let back = squares.map(|square| toward.times::<S>(over(uv, square)));
         let factors = [toward, back[0], back[1]];
-        if T::DTYPE == DType::F32 && scales == [1.0; 2] && factors.iter().all(|f| T::fits(f.high()))
-        {
+        let fit = scales == [1.0; 2] && factors.iter().all(|f| T::fits(f.high()));
+        if T::DTYPE == DType::F32 && fit {
             let [toward, back_u, back_v] = factors.map(|f| T::from_f64(f.high()));
-            pull(grads, [u, v], |u, v| [v * toward - u * back_u, u * toward - v * back_v]);
+            pull(grads, [u, v], Narrow { toward, back: [back_u, back_v] });
         } else {
-            let [scale_u, scale_v] = scales;
             let [toward, back_u, back_v] = factors.map(|f| [f.high(), f.low()]);
-            let slope = |own: f64, other: f64, back: [f64; 2]| {
-                (other * toward[0] - own * back[0]) + (other * toward[1] - own * back[1])
-            };
-            pull(grads, [u, v], |u, v| {
-                let (u, v) = (u.to_f64() * scale_u, v.to_f64() * scale_v);
-                [slope(u, v, back_u) * scale_u, slope(v, u, back_v) * scale_v].map(T::from_f64)
-            });
+            pull(grads, [u, v], Wide { scales, toward, back: [back_u, back_v] });
         }
         loss
     }
 }
 
+/// The gradients at one element of each vector.
+trait Slopes<T>: Copy {
+    fn at(self, u: T, v: T) -> [T; 2];
+}
+
+/// With factors that `T` holds.
+#[derive(Clone, Copy)]
+struct Narrow<T> {
+    toward: T,
+    back: [T; 2],
+}
+
+impl<T: Real> Slopes<T> for Narrow<T> {
+    #[inline(always)]
+    fn at(self, u: T, v: T) -> [T; 2] {
+        let Narrow { toward, back } = self;
+        [v * toward - u * back[0], u * toward - v * back[1]]
+    }
+}
+
+/// With factors that are sums of two numbers, and of vectors that are scaled.
+#[derive(Clone, Copy)]
+struct Wide {
+    scales: [f64; 2],
+    toward: [f64; 2],
+    back: [[f64; 2]; 2],
+}
+
+impl<T: Real> Slopes<T> for Wide {
+    #[inline(always)]
+    fn at(self, u: T, v: T) -> [T; 2] {
+        let Wide { scales, toward, back } = self;
+        let (u, v) = (u.to_f64() * scales[0], v.to_f64() * scales[1]);
+        let low_u = v * toward[1] - u * back[0][1];
+        let low_v = u * toward[1] - v * back[1][1];
+        let by_u = (v * toward[0] - u * back[0][0]) + low_u;
+        let by_v = (u * toward[0] - v * back[1][0]) + low_v;
+        [T::from_f64(by_u * scales[0]), T::from_f64(by_v * scales[1])]
+    }
+}
+
 /// Fills what is wanted of both gradients, element by element.
 #[inline(always)]
-fn pull<T: Real>(grads: [Option<&mut [T]>; 2], [u, v]: [&[T]; 2], slopes: impl Fn(T, T) -> [T; 2]) {
+fn pull<T: Real>(grads: [Option<&mut [T]>; 2], [u, v]: [&[T]; 2], slopes: impl Slopes<T>) {
     match grads {
         [Some(by_u), Some(by_v)] => {
             for (((by_u, by_v), &u), &v) in by_u.iter_mut().zip(by_v).zip(u).zip(v) {
-                [*by_u, *by_v] = slopes(u, v);
+                [*by_u, *by_v] = slopes.at(u, v);
             }
         }
         grads => {
             for (of, grad) in grads.into_iter().enumerate() {
                 let Some(grad) = grad else { continue };
                 for ((g, &u), &v) in grad.iter_mut().zip(u).zip(v) {
-                    *g = slopes(u, v)[of];
+                    *g = slopes.at(u, v)[of];
                 }
             }
         }
@@ -239,19 +272,13 @@ struct Products<W> {
 impl<W: Scalar> Products<W> {
     #[inline(always)]
     fn of<S: Isa, T: Real>(u: &[T], v: &[T], scales: [f64; 2]) -> Self {
-        let sums = if u.len() <= PRODUCTS {
-            of_block::<S, T>(u, v, scales)
-        } else {
-            let mut blocks = <[[PairwiseSum; 2]; 3]>::default();
-            for (u, v) in u.chunks(PRODUCTS).zip(v.chunks(PRODUCTS)) {
-                for (sums, parts) in blocks.iter_mut().zip(of_block::<S, T>(u, v, scales)) {
-                    for (sum, part) in sums.iter_mut().zip(parts) {
-                        sum.add(part);
-                    }
-                }
+        let mut sums = [[0.0; 2]; 3];
+        for (u, v) in u.chunks(PRODUCTS).zip(v.chunks(PRODUCTS)) {
+            for (sum, part) in sums.iter_mut().zip(of_block::<S, T>(u, v, scales)) {
+                let [total, rounded] = two_sum(sum[0], part[0]);
+                *sum = [total, sum[1] + (part[1] + rounded)];
             }
-            blocks.map(|sums| sums.map(|sum| sum.total()))
-        };
+        }
         let [uv, uu, vv] =
             sums.map(|[sum, lost]| W::of(sum, if lost.is_nan() { 0.0 } else { lost }));
         Products { uv, uu, vv }
@@ -290,49 +317,58 @@ fn of_block_fast<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [
         }
         half /= 2;
     }
-    let mut rest = [0.0; 3];
+    let [mut uv_rest, mut uu_rest, mut vv_rest] = [0.0; 3];
     for (u, v) in u_rest.iter().zip(v_rest) {
         let (u, v) = (u.to_f64() * of_u, v.to_f64() * of_v);
-        for (sum, product) in rest.iter_mut().zip([u * v, u * u, v * v]) {
-            *sum += product;
-        }
+        uv_rest += u * v;
+        uu_rest += u * u;
+        vv_rest += v * v;
     }
-    [uv[0] + rest[0], uu[0] + rest[1], vv[0] + rest[2]]
+    [uv[0] + uv_rest, uu[0] + uu_rest, vv[0] + vv_rest]
 }
 
 /// The sums, each with what products and additions round off.
 #[inline(always)]
 fn of_block_exactly<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [[f64; 2]; 3] {
     let ((u, u_rest), (v, v_rest)) = (u.as_chunks::<LANES>(), v.as_chunks::<LANES>());
-    let (mut sums, mut losses) = ([[0.0; LANES]; 3], [[0.0; LANES]; 3]);
+    let [mut uv, mut uu, mut vv] = [[0.0; LANES]; 3];
+    let [mut uv_lost, mut uu_lost, mut vv_lost] = [[0.0; LANES]; 3];
     for (u, v) in u.iter().zip(v) {
         for l in 0..LANES {
             let (u, v) = (u[l].to_f64() * of_u, v[l].to_f64() * of_v);
-            add::<S>(&mut sums[0][l], &mut losses[0][l], u, v);
-            add::<S>(&mut sums[1][l], &mut losses[1][l], u, u);
-            add::<S>(&mut sums[2][l], &mut losses[2][l], v, v);
+            (uv[l], uv_lost[l]) = add::<S>(uv[l], uv_lost[l], u, v);
+            (uu[l], uu_lost[l]) = add::<S>(uu[l], uu_lost[l], u, u);
+            (vv[l], vv_lost[l]) = add::<S>(vv[l], vv_lost[l], v, v);
         }
     }
     for (l, (u, v)) in u_rest.iter().zip(v_rest).enumerate() {
         let (u, v) = (u.to_f64() * of_u, v.to_f64() * of_v);
-        add::<S>(&mut sums[0][l], &mut losses[0][l], u, v);
-        add::<S>(&mut sums[1][l], &mut losses[1][l], u, u);
-        add::<S>(&mut sums[2][l], &mut losses[2][l], v, v);
+        (uv[l], uv_lost[l]) = add::<S>(uv[l], uv_lost[l], u, v);
+        (uu[l], uu_lost[l]) = add::<S>(uu[l], uu_lost[l], u, u);
+        (vv[l], vv_lost[l]) = add::<S>(vv[l], vv_lost[l], v, v);
     }
-    std::array::from_fn(|i| {
-        let [mut total, mut lost] = [0.0, 0.0];
-        for (sum, loss) in sums[i].iter().zip(&losses[i]) {
-            let [new, rounded] = two_sum(total, *sum);
-            (total, lost) = (new, lost + (loss + rounded));
+    [fold(uv, uv_lost), fold(uu, uu_lost), fold(vv, vv_lost)]
+}
+
+/// The sum of all lanes, and what the lanes and their additions have lost.
+#[inline(always)]
+fn fold(mut sums: [f64; LANES], mut lost: [f64; LANES]) -> [f64; 2] {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            let [sum, rounded] = two_sum(sums[l], sums[l + half]);
+            sums[l] = sum;
+            lost[l] += lost[l + half] + rounded;
         }
-        [total, lost]
-    })
+        half /= 2;
+    }
+    [sums[0], lost[0]]
 }
 
 /// Adds a product to a sum, and what both round off to what the sum has lost.
 #[inline(always)]
-fn add<S: Isa>(sum: &mut f64, lost: &mut f64, a: f64, b: f64) {
+fn add<S: Isa>(sum: f64, lost: f64, a: f64, b: f64) -> (f64, f64) {
     let [product, error] = two_product::<S>(a, b);
-    let [new, rounded] = two_sum(*sum, product);
-    (*sum, *lost) = (new, *lost + (error + rounded));
+    let [new, rounded] = two_sum(sum, product);
+    (new, lost + (error + rounded))
 }

@@ -8,7 +8,7 @@
 use super::scale::{multiply, split};
 use super::twofold::two_product;
 use crate::real::Real;
-use crate::reduce::{BLOCK, PairwiseSum, sum_block_exactly, sum_exactly};
+use crate::reduce::{BLOCK, BlockSum, sum_block_exactly, sum_exactly};
 use crate::simd::Isa;
 
 /// What a row's softmax comes from.
@@ -35,18 +35,16 @@ impl<T: Real> Softmax<T> {
     pub fn tempered<S: Isa>(x: &[T], temperature: f64, exps: &mut [T]) -> Self {
         let Extremes { at, near } = Extremes::of(x);
         let max = x.get(at).copied().unwrap_or(-T::INFINITY);
-        let others = if x.len() <= BLOCK {
-            fill::<S, T>(x, max, near, temperature, exps);
-            sum_without::<S, T>(exps, at)
-        } else {
-            let mut sum = PairwiseSum::default();
-            for (block, (x, exps)) in x.chunks(BLOCK).zip(exps.chunks_mut(BLOCK)).enumerate() {
-                fill::<S, T>(x, max, near, temperature, exps);
-                sum.add(sum_without::<S, T>(exps, at.wrapping_sub(block * BLOCK)));
+        let mut others = BlockSum::new(x.len());
+        for (block, (x, exps)) in x.chunks(BLOCK).zip(exps.chunks_mut(BLOCK)).enumerate() {
+            if temperature == 1.0 {
+                shifted_exps::<S, T>(x, max, near, exps);
+            } else {
+                tempered_exps::<S, T>(x, max, temperature, exps);
             }
-            sum.total()
-        };
-        Softmax { max, at, others: possible(max, others) }
+            others.add(sum_without::<S, T>(exps, at.wrapping_sub(block * BLOCK)));
+        }
+        Softmax { max, at, others: possible(max, others.total()) }
     }
 
     /// log(sum exp(x)) - x, never negative.
@@ -202,21 +200,17 @@ impl Extremes {
 pub(super) fn shifted_exps<S: Isa, T: Real>(x: &[T], max: T, near: bool, exps: &mut [T]) {
     let exps = exps.iter_mut().zip(x);
     if near {
-        exps.for_each(|(e, &v)| *e = v.exp_near::<S>(max));
+        for (e, &v) in exps {
+            *e = v.exp_near::<S>(max);
+        }
     } else if max.abs() < T::INFINITY {
-        exps.for_each(|(e, &v)| *e = v.exp_difference::<S>(max));
+        for (e, &v) in exps {
+            *e = v.exp_difference::<S>(max);
+        }
     } else {
-        exps.for_each(|(e, &v)| *e = if v == max { T::ONE } else { v.exp_difference::<S>(max) });
-    }
-}
-
-/// Fills a block of `exps`; a temperature of 1 is none.
-#[inline(always)]
-fn fill<S: Isa, T: Real>(x: &[T], max: T, near: bool, temperature: f64, exps: &mut [T]) {
-    if temperature == 1.0 {
-        shifted_exps::<S, T>(x, max, near, exps);
-    } else {
-        tempered_exps::<S, T>(x, max, temperature, exps);
+        for (e, &v) in exps {
+            *e = if v == max { T::ONE } else { v.exp_difference::<S>(max) };
+        }
     }
 }
 
