@@ -50,12 +50,11 @@ impl<E: Element> Sink for Taker<'_, E> {
             let stride = target.stride();
             let window = if e.is_some() { 0 } else { frames.len() * stride };
             let (slopes, window) = sized(scratch, stride + window)?.split_at_mut(stride);
-            let e = match e {
-                Some(e) => e,
-                None => {
-                    self.lattice.source.fill(Form::Linear, frames.clone(), window)?;
-                    window
-                }
+            let e = if let Some(e) = e {
+                e
+            } else {
+                self.lattice.source.fill(Form::Linear, frames.clone(), window)?;
+                window
             };
             let (taker, frames) = (self, frames.clone());
             dispatch(self.lattice.level, Take { taker, grad, frames, rows, totals, e, slopes });
