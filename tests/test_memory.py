@@ -1,7 +1,7 @@
-"""Memory that the system refuses is a MemoryError: the process lives, inputs stay, the next call is right.
+"""Memory that the system refuses is a MemoryError: inputs stay, and the next call is right.
 
-Every case runs in a child process whose address space is limited more and more loosely, so that each allocation of a
-call is refused in turn until all are granted.
+Every case runs in a child process whose address space is limited more and more loosely, so that
+each allocation of a call is refused in turn until all are granted.
 """
 
 from __future__ import annotations
