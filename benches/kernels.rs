@@ -2,6 +2,8 @@
 //!
 //! Value and gradient of losses of the registry on dense `f32` and `f64` arrays, with the threads of the environment.
 
+#![allow(clippy::disallowed_macros, clippy::disallowed_methods)]
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rustloss::losses::call::{Call, MAX_ARGUMENTS, Options, Results};
 use rustloss::losses::registry;

@@ -169,6 +169,7 @@ impl Order<'_> {
 
     /// The index in an array of shape `given`, with E's elements in E's order, of the element at a position with the
     /// batch axis first.
+    #[allow(clippy::disallowed_methods, reason = "as long as the rank")]
     pub fn element(&self, position: usize, given: &[usize]) -> Vec<usize> {
         let mut index = unravel(position, &self.batch_first());
         let n = index.remove(0);

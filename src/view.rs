@@ -238,6 +238,7 @@ impl<'a> View<'a> {
     }
 
     /// With the axes in another order.
+    #[allow(clippy::disallowed_methods, reason = "as long as the rank")]
     pub fn permute(mut self, order: impl Iterator<Item = usize> + Clone) -> Self {
         let shape = order.clone().map(|axis| self.shape[axis]).collect();
         self.strides = order.map(|axis| self.strides[axis]).collect();
@@ -432,6 +433,7 @@ pub fn extent(ptr: usize, size: usize, shape: &[usize], strides: &[isize]) -> (u
 }
 
 /// The index of the element at position `at` in C order.
+#[allow(clippy::disallowed_macros, reason = "as long as the rank")]
 pub fn unravel(mut at: usize, shape: &[usize]) -> Vec<usize> {
     let mut index = vec![0; shape.len()];
     for (i, &d) in index.iter_mut().zip(shape).rev() {

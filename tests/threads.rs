@@ -1,5 +1,7 @@
 //! The promises of `threads::run`, seen from outside.
 
+#![allow(clippy::disallowed_macros, clippy::disallowed_methods)]
+
 use rustloss::error::{Error, Result};
 use rustloss::threads::{
     self, Tasks, interruptible, max_num_threads, num_threads, set_num_threads, with_num_threads,

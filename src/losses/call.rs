@@ -155,7 +155,7 @@ impl Axes {
     /// Axes of a loss that has one element for each of the prediction's.
     pub fn elementwise(pred: &[usize], batch_axis: isize) -> Result<Self> {
         let scalar = pred.is_empty();
-        let shape = if scalar { smallvec::smallvec![1] } else { Shape::from_slice(pred) };
+        let shape = Shape::from_slice(if scalar { &[1] } else { pred });
         let batch = if scalar { 0 } else { axis("batch_axis", batch_axis, pred)? };
         Ok(Axes { unit: shape.len(), shape, batch, scalar })
     }
@@ -173,10 +173,7 @@ impl Axes {
         let class = axis("axis", class_axis, pred)?;
         let batch = axis("batch_axis", batch_axis, pred)?;
         if pred.len() == 1 {
-            return Ok((
-                Axes { shape: smallvec::smallvec![1], batch: 0, unit: 1, scalar: false },
-                0,
-            ));
+            return Ok((Axes::samples(1), 0));
         }
         if class == batch {
             let detail =
@@ -221,12 +218,12 @@ impl Axes {
 
     /// Axes of a loss that has one element for each of `n` samples.
     pub fn samples(n: usize) -> Self {
-        Axes { shape: smallvec::smallvec![n], batch: 0, unit: 1, scalar: false }
+        Axes { shape: Shape::from_slice(&[n]), batch: 0, unit: 1, scalar: false }
     }
 
     /// Axes of one sample alone, whose loss is a number.
     pub fn single() -> Self {
-        Axes { shape: smallvec::smallvec![1], batch: 0, unit: 1, scalar: true }
+        Axes { scalar: true, ..Axes::samples(1) }
     }
 
     /// E's shape with the batch axis first, as the drivers want it.
@@ -288,7 +285,7 @@ impl Axes {
             _ if self.scalar => Shape::new(),
             Reduction::None => Shape::from_slice(&self.shape),
             r if r.is_total() => Shape::new(),
-            _ => smallvec::smallvec![self.shape[self.batch]],
+            _ => Shape::from_slice(&[self.shape[self.batch]]),
         }
     }
 

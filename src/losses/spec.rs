@@ -257,6 +257,7 @@ impl Params {
     ///
     /// # Errors
     /// If a name is unknown or a value is not acceptable.
+    #[allow(clippy::disallowed_methods, reason = "as many as the registry has")]
     pub fn new(spec: &Spec, given: impl IntoIterator<Item = (String, Value)>) -> Result<Params> {
         let mut params = Params(spec.params.iter().map(|p| (p.name, p.default.value())).collect());
         for (name, value) in given {

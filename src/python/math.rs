@@ -1,5 +1,8 @@
 //! The vector math on NumPy arrays, so that tests can hold it to its error bounds.
 
+use super::error::exception;
+use crate::error::Result;
+use crate::memory;
 use crate::real::Real;
 use crate::simd::{self, Isa, Kernel};
 use numpy::{Element, PyArray1, PyArrayMethods};
@@ -15,20 +18,20 @@ struct Map<'a, T> {
 macro_rules! functions {
     ($isa:ident, $v:ident: $($name:literal => $value:expr,)*) => {
         impl<T: Real> Kernel for Map<'_, T> {
-            type Output = Option<Vec<T>>;
+            type Output = Result<Option<Vec<T>>>;
 
             #[inline(always)]
-            fn run<$isa: Isa>(self) -> Option<Vec<T>> {
-                let mut out = vec![T::ZERO; self.x.len()];
+            fn run<$isa: Isa>(self) -> Result<Option<Vec<T>>> {
+                let mut out = memory::filled(T::ZERO, self.x.len())?;
                 let pairs = out.iter_mut().zip(self.x);
                 match self.name {
                     $($name => pairs.for_each(
                         #[inline(always)]
                         |(y, &$v)| *y = $value
                     ),)*
-                    _ => return None,
+                    _ => return Ok(None),
                 }
-                Some(out)
+                Ok(Some(out))
             }
         }
     };
@@ -56,6 +59,7 @@ fn map<'py, T: Real + Element>(
     let level = simd::level().map_err(PyValueError::new_err)?;
     let borrowed = x.try_readonly()?;
     let out = simd::dispatch(level, Map { name, x: borrowed.as_slice()? })
+        .map_err(|error| exception(x.py(), &error))?
         .ok_or_else(|| PyValueError::new_err(format!("name: no function is called {name:?}")))?;
     Ok(PyArray1::from_vec(x.py(), out))
 }

@@ -42,6 +42,7 @@ pub struct ClassLabels {
 
 impl ClassLabels {
     /// From the label of a call, lined up with E, whose weights are taken.
+    #[allow(clippy::disallowed_methods, reason = "room is reserved first")]
     pub fn new(
         rule: &LabelRule,
         (call, axes): (&Call<'_>, &Axes),

@@ -428,7 +428,8 @@ struct OneRow<'a> {
 
 impl Plan for OneRow<'_> {
     fn value_shape(&self) -> Shape {
-        self.classes.map_or_else(|| self.plan.value_shape(), |classes| smallvec::smallvec![classes])
+        self.classes
+            .map_or_else(|| self.plan.value_shape(), |classes| Shape::from_slice(&[classes]))
     }
     fn cost(&self) -> f64 {
         self.plan.cost()

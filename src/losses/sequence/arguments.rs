@@ -156,6 +156,7 @@ impl<'a> GivenLabels<'a> {
     }
 
     /// Checks the labels of all samples but those that are `left_out`, which become empty.
+    #[allow(clippy::disallowed_methods, reason = "room is reserved first")]
     pub fn check(
         &self,
         left_out: impl Fn(usize) -> bool,
@@ -187,6 +188,7 @@ impl<'a> GivenLabels<'a> {
     }
 
     /// What is wrong with label i of sample n.
+    #[allow(clippy::disallowed_macros, reason = "a place in a list of lists")]
     fn wrong(&self, n: usize, i: usize, classes: usize, blank: u32) -> Error {
         let (start, step, _) = self.runs[n];
         let place = unravel(start + i * step, &Shape::from_slice(self.view.shape()));

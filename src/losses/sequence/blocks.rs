@@ -33,6 +33,7 @@ pub(super) struct Block {
 }
 
 /// Cuts frames of a side into blocks, in the order of that side; the smallest emission of frame t lies `bits(t)` below 1.
+#[allow(clippy::disallowed_methods, reason = "room is reserved first")]
 pub(super) fn cut(
     side: Side,
     frames: &Range<usize>,

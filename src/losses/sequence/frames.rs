@@ -19,6 +19,7 @@ use super::rows::{Element, Row, Rows, RowsMut};
 use super::target::Target;
 use super::{Input, LANES};
 use crate::error::Result;
+use crate::factor::all;
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
 use crate::{memory, threads};
@@ -265,7 +266,7 @@ impl<E: Element> Survey<'_, E> {
                 least[i] = Real::min(if gap > FAR { 1.0 } else { e[i] }, least[i]);
                 // A distance may be out of range where the input is not.
                 let finite = Real::min(gap, f64::MAX);
-                let left_out = (gap > FAR) & (x[i] > f64::NEG_INFINITY);
+                let left_out = gap > FAR && x[i] > f64::NEG_INFINITY;
                 nearest[i] = Real::min(if left_out { finite } else { f64::INFINITY }, nearest[i]);
                 furthest[i] = Real::max(if left_out { finite } else { 0.0 }, furthest[i]);
             }
@@ -319,16 +320,20 @@ fn bits_below_1(x: f64) -> f64 {
 fn multiply<R: Real>(row: &mut [R], factor: f64) {
     let narrow = R::from_f64(factor);
     if narrow.abs() == R::INFINITY {
-        row.iter_mut().for_each(|x| *x = R::from_f64(x.to_f64() * factor));
+        for x in row {
+            *x = R::from_f64(x.to_f64() * factor);
+        }
     } else {
-        row.iter_mut().for_each(|x| *x *= narrow);
+        for x in row {
+            *x *= narrow;
+        }
     }
 }
 
 /// Whether all elements are below +inf and none is NaN.
 #[inline(always)]
 fn is_possible<R: Real>(row: &[R]) -> bool {
-    row.chunks(STEP).all(|part| part.iter().fold(true, |ok, x| ok & (*x < R::INFINITY)))
+    row.chunks(STEP).all(|part| all(part, |x| *x < R::INFINITY))
 }
 
 /// A form of emission rows.

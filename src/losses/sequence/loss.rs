@@ -16,7 +16,6 @@ use crate::simd::Level;
 use crate::view::{DType, Shape, View, ViewMut};
 use crate::weight::Weighting;
 use half::{bf16, f16};
-use smallvec::smallvec;
 
 /// Rough times, in nanoseconds, for a state and for a class of a frame.
 const STATE_NS: f64 = 4.0;
@@ -235,9 +234,9 @@ impl Lattice for CtcPlan<'_> {
     fn shapes(&self) -> [Shape; 2] {
         let [samples, frames] = [self.pred.shape()[0], self.pred.shape()[1]];
         let path: Shape = match self.loss.layout.0 {
-            None => smallvec![frames],
-            Some(0) => smallvec![samples, frames],
-            Some(_) => smallvec![frames, samples],
+            None => Shape::from_slice(&[frames]),
+            Some(0) => Shape::from_slice(&[samples, frames]),
+            Some(_) => Shape::from_slice(&[frames, samples]),
         };
         let mut posteriors = path.clone();
         posteriors.push(self.labels.longest().unwrap_or(0));
@@ -300,16 +299,15 @@ impl CtcPlan<'_> {
 
     fn compute<E: Element>(&self, outputs: &Outputs<'_, E>) -> Result<Vec<f64>> {
         let converted;
-        let frames = match Rows::of(&self.pred) {
-            Some(rows) => rows,
+        let frames = if let Some(rows) = Rows::of(&self.pred) {
+            rows
+        } else {
             // Numbers of another type, as integers are.
-            None => {
-                converted = self.pred.to_vec::<f64>()?;
-                let view = View::from_slice(&converted, self.pred.shape());
-                Rows::of(&view).ok_or_else(|| {
-                    Error::new(Kind::DType, "pred", "expected numbers of the result's type")
-                })?
-            }
+            converted = self.pred.to_vec::<f64>()?;
+            let view = View::from_slice(&converted, self.pred.shape());
+            Rows::of(&view).ok_or_else(|| {
+                Error::new(Kind::DType, "pred", "expected numbers of the result's type")
+            })?
         };
         let batch = Batch {
             frames,

@@ -50,12 +50,11 @@ impl<E: Element> Sink for Taker<'_, E> {
             let stride = target.stride();
             let window = if e.is_some() { 0 } else { frames.len() * stride };
             let (slopes, window) = sized(scratch, stride + window)?.split_at_mut(stride);
-            let e = match e {
-                Some(e) => e,
-                None => {
-                    self.lattice.source.fill(Form::Linear, frames.clone(), window)?;
-                    window
-                }
+            let e = if let Some(e) = e {
+                e
+            } else {
+                self.lattice.source.fill(Form::Linear, frames.clone(), window)?;
+                window
             };
             let (taker, frames) = (self, frames.clone());
             dispatch(self.lattice.level, Take { taker, grad, frames, rows, totals, e, slopes });
@@ -122,8 +121,8 @@ impl<E: Element> Kernel for Take<'_, '_, E> {
         for ((i, t), e) in frames.enumerate().zip(e.chunks_exact(target.stride())) {
             let factor = taker.lattice.frames[t].factor;
             // What the emissions are relative to may be out of range where the inputs are not.
-            let direct = (factor == f64::INFINITY).then(|| taker.inputs.row(taker.n, t));
-            let factor = if direct.is_none() { scale * factor } else { 0.0 };
+            let direct = factor == f64::INFINITY;
+            let factor = if direct { 0.0 } else { scale * factor };
             let share = -scale / (totals[i][0] + totals[i][1]);
             let groups = target.groups(t);
             let label = &rows.row(i)[target.width..];
@@ -144,9 +143,15 @@ impl<E: Element> Kernel for Take<'_, '_, E> {
             }
             // SAFETY: this call alone has the frames.
             let mut out = unsafe { grad.rows.row(taker.n, t) };
-            for [place, class] in target.classes.iter().map(|pair| pair.map(|i| i as usize)) {
-                let own = direct.map_or(0.0, |x| scale * Real::exp::<S>(x.at(class).to::<f64>()));
-                out.set(class, E::of(slopes[place] + own));
+            let classes = target.classes.iter().map(|pair| pair.map(|i| i as usize));
+            if direct {
+                let x = taker.inputs.row(taker.n, t);
+                for [place, class] in classes.clone() {
+                    slopes[place] += scale * Real::exp::<S>(x.at(class).to::<f64>());
+                }
+            }
+            for [place, class] in classes {
+                out.set(class, E::of(slopes[place]));
             }
         }
     }

@@ -89,6 +89,7 @@ pub(super) struct Target {
 
 impl Target {
     /// Makes it that of `frames` frames; they must be as many as the labels need.
+    #[allow(clippy::disallowed_methods, reason = "room is reserved first")]
     pub fn set(&mut self, labels: &[u32], blank: u32, frames: usize) -> Result<()> {
         let len = labels.len();
         let width = (len + 2).next_multiple_of(LANES);
@@ -226,6 +227,7 @@ fn bands(skip: &[f64], frames: usize) -> impl Iterator<Item = [u32; 2]> {
 }
 
 /// Replaces what a buffer holds by some items, and makes room for `len`.
+#[allow(clippy::disallowed_methods, reason = "room is reserved first")]
 fn refill<T>(buffer: &mut Vec<T>, len: usize, items: impl IntoIterator<Item = T>) -> Result<()> {
     buffer.clear();
     memory::reserve(buffer, len)?;
