@@ -166,6 +166,21 @@ def test_rows_alone_and_together_have_the_same_bits(width, dtype):
             np.testing.assert_array_equal(part, np.concatenate(rows), name)
 
 
+@DTYPE
+@WIDTH
+def test_gradients_in_place_of_the_logits_have_the_same_bits(width, dtype):
+    x = np.random.default_rng(width).standard_normal((70, width)).astype(dtype)
+    weight = np.arange(70) % 3
+    for copy in (np.array, np.asfortranarray):
+        for name, (loss, label) in forms(width, 70).items():
+            value, grad = loss.value_and_grad(x, label, weight)
+            memory: Any = copy(x.copy())
+            ours, slopes = loss.value_and_grad(memory, label, weight, grad_out=memory)
+            assert slopes is memory, name
+            np.testing.assert_array_equal(ours, value, name)
+            np.testing.assert_array_equal(slopes, grad, name)
+
+
 # Far apart
 
 
@@ -246,7 +261,9 @@ def test_weights_beyond_single_precision_scale_every_form(width, weight):
             for row, expected in zip(part, exact, strict=True):
                 bound = LEAST + 2 * TERMS * EPS[np.float32] * np.abs(expected).max()
                 expected = np.clip(expected, -MOST, MOST)
-                np.testing.assert_allclose(np.clip(row, -MOST, MOST), expected, 0, bound, name)
+                np.testing.assert_allclose(
+                    np.clip(row, -MOST, MOST), expected, rtol=0, atol=bound, err_msg=name
+                )
 
 
 def test_weights_of_elements_act_in_double_precision():
@@ -272,7 +289,7 @@ def test_vectors_lie_along_any_axis(axis, dtype):
     batch = 1 if axis == 0 else 0
     moved = [np.moveaxis(w, axis, -1) for w in (u, v)]
     label = np.where(rng.random(moved[0].shape[:-1]) < 0.5, 1, -1)
-    options = {"reduction": "none", "margin": 0.125}
+    options: dict[str, Any] = {"reduction": "none", "margin": 0.125}
     value, grads = rl.CosineEmbeddingLoss(axis=axis, batch_axis=batch, **options).value_and_grad(
         u, v, label
     )
@@ -315,7 +332,8 @@ def test_log_targets_are_labels(dtype):
     y[0, 0] = 0.0
     with np.errstate(divide="ignore"):
         t = np.log(y)
-    for options in [{}, {"from_logits": False}, {"from_logits": False, "temperature": 2.0}]:
+    variants: list[dict[str, Any]] = [{}, {"from_logits": False}]
+    for options in [*variants, {"from_logits": False, "temperature": 2.0}]:
         plain = KL(**options, reduction="none").value_and_grad(x, y, wrt=("pred", "label"))
         logs = KL(**options, reduction="none", log_target=True)
         value, (grad, by_log) = logs.value_and_grad(x, t, wrt=("pred", "label"))
@@ -333,7 +351,7 @@ def test_temperature_divides_logits_and_keeps_the_size_of_gradients(temperature)
     rng = np.random.default_rng(8)
     x, y = rng.standard_normal((4, 5)), rng.random((4, 5))
     y /= y.sum(1, keepdims=True)
-    options = {"from_logits": False, "reduction": "sample_sum"}
+    options: dict[str, Any] = {"from_logits": False, "reduction": "sample_sum"}
     found = KL(**options, temperature=temperature).value_and_grad(x, y)
     plain = KL(**options).value_and_grad(x / temperature, y)
     np.testing.assert_allclose(found[0], temperature**2 * plain[0], rtol=1e-12)
@@ -418,7 +436,8 @@ def test_labels_of_a_divergence_are_not_negative(dtype):
     for wrong in (-1.0, -1e-300, NAN):
         y = rng.random((3, 2, 4))
         y[1, 0, 2] = wrong
-        for options in [{}, {"from_logits": False}, {"from_logits": False, "reduction": "none"}]:
+        variants: list[dict[str, Any]] = [{}, {"from_logits": False}]
+        for options in [*variants, {"from_logits": False, "reduction": "none"}]:
             for axis, batch in [(-1, 0), (0, 1), (1, 2)]:
                 loss = KL(**options, axis=axis, batch_axis=batch)
                 with pytest.raises(LabelError) as caught:
