@@ -300,16 +300,15 @@ impl CtcPlan<'_> {
 
     fn compute<E: Element>(&self, outputs: &Outputs<'_, E>) -> Result<Vec<f64>> {
         let converted;
-        let frames = match Rows::of(&self.pred) {
-            Some(rows) => rows,
+        let frames = if let Some(rows) = Rows::of(&self.pred) {
+            rows
+        } else {
             // Numbers of another type, as integers are.
-            None => {
-                converted = self.pred.to_vec::<f64>()?;
-                let view = View::from_slice(&converted, self.pred.shape());
-                Rows::of(&view).ok_or_else(|| {
-                    Error::new(Kind::DType, "pred", "expected numbers of the result's type")
-                })?
-            }
+            converted = self.pred.to_vec::<f64>()?;
+            let view = View::from_slice(&converted, self.pred.shape());
+            Rows::of(&view).ok_or_else(|| {
+                Error::new(Kind::DType, "pred", "expected numbers of the result's type")
+            })?
         };
         let batch = Batch {
             frames,

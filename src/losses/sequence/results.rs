@@ -50,12 +50,11 @@ impl<E: Element> Sink for Taker<'_, E> {
             let stride = target.stride();
             let window = if e.is_some() { 0 } else { frames.len() * stride };
             let (slopes, window) = sized(scratch, stride + window)?.split_at_mut(stride);
-            let e = match e {
-                Some(e) => e,
-                None => {
-                    self.lattice.source.fill(Form::Linear, frames.clone(), window)?;
-                    window
-                }
+            let e = if let Some(e) = e {
+                e
+            } else {
+                self.lattice.source.fill(Form::Linear, frames.clone(), window)?;
+                window
             };
             let (taker, frames) = (self, frames.clone());
             dispatch(self.lattice.level, Take { taker, grad, frames, rows, totals, e, slopes });
@@ -89,14 +88,11 @@ impl<E: Element> Taker<'_, E> {
         let mut out = unsafe { posteriors.rows.row(self.n, t) };
         out.fill(0..posteriors.rows.width(), E::of(0.0));
         if posteriors.blanks {
-            for u in reach.clone() {
-                out.set(2 * u, E::of(blank[u] / total));
-            }
+            out.set_each(reach.clone().map(|u| (2 * u, E::of(blank[u] / total))));
         }
         let (first, step) = if posteriors.blanks { (1, 2) } else { (0, 1) };
-        for u in reach.start..reach.end.min(target.len) {
-            out.set(first + step * u, E::of(label[u] / total));
-        }
+        let labels = reach.start..reach.end.min(target.len);
+        out.set_each(labels.map(|u| (first + step * u, E::of(label[u] / total))));
     }
 }
 
@@ -151,9 +147,7 @@ impl<E: Element> Kernel for Take<'_, '_, E> {
                     slopes[place] += scale * Real::exp::<S>(x.at(class).to::<f64>());
                 }
             }
-            for [place, class] in classes {
-                out.set(class, E::of(slopes[place]));
-            }
+            out.set_each(classes.map(|[place, class]| (class, E::of(slopes[place]))));
         }
     }
 }
