@@ -47,50 +47,61 @@ impl fmt::Display for Domain {
     }
 }
 
-/// Calls `$body` with a predicate `$holds` of one number, if the domain is one of single numbers.
-macro_rules! with_predicate {
-    ($domain:expr, $T:ident, $holds:ident => $body:expr, else $other:expr) => {
-        match $domain {
-            Domain::Number => {
-                let $holds = |x: $T| !x.is_nan();
-                $body
-            }
-            Domain::Sign => {
-                let $holds = |x: $T| x.abs() == $T::ONE;
-                $body
-            }
-            Domain::Probability => {
-                let $holds = |x: $T| ($T::ZERO..=$T::ONE).contains(&x);
-                $body
-            }
-            Domain::NonNegative | Domain::Distribution => {
-                let $holds = |x: $T| x >= $T::ZERO;
-                $body
-            }
-            Domain::Weight => {
-                let $holds = |x: $T| ($T::ZERO..$T::INFINITY).contains(&x);
-                $body
-            }
-            _ => $other,
-        }
-    };
+/// The numbers of a domain: those from one to another, or those whose size is.
+struct Interval<T> {
+    low: T,
+    high: T,
+    of_size: bool,
+}
+
+impl<T: Real> Interval<T> {
+    #[inline(always)]
+    fn has(&self, x: T) -> bool {
+        x >= self.low && x <= self.high
+    }
 }
 
 impl Domain {
+    #[inline(always)]
+    fn interval<T: Real>(self) -> Option<Interval<T>> {
+        let of_size = self == Domain::Sign;
+        let (low, high) = match self {
+            Domain::Number => (-T::INFINITY, T::INFINITY),
+            Domain::Sign => (T::ONE, T::ONE),
+            Domain::Probability => (T::ZERO, T::ONE),
+            Domain::NonNegative | Domain::Distribution => (T::ZERO, T::INFINITY),
+            Domain::Weight => (T::ZERO, T::MAX),
+            _ => return None,
+        };
+        Some(Interval { low, high, of_size })
+    }
+
     /// Whether a number belongs to the domain.
     pub fn holds<T: Real>(self, x: T) -> bool {
-        with_predicate!(self, T, holds => holds(x), else true)
+        self.all_hold(&[x])
     }
 
     /// Whether all of them do.
     #[inline(always)]
     pub fn all_hold<T: Real>(self, x: &[T]) -> bool {
-        with_predicate!(self, T, holds => all(x, |&x| holds(x)), else true)
+        match self.interval::<T>() {
+            None => true,
+            Some(interval) if interval.of_size => all(
+                x,
+                #[inline(always)]
+                |x| interval.has(x.abs()),
+            ),
+            Some(interval) => all(
+                x,
+                #[inline(always)]
+                |x| interval.has(*x),
+            ),
+        }
     }
 
     /// Whether elements are looked at one by one.
     pub fn is_checked(self) -> bool {
-        with_predicate!(self, f32, _holds => true, else false)
+        self.interval::<f32>().is_some()
     }
 
     /// In words, with what to do about the usual mistake.

@@ -308,14 +308,17 @@ fn multiply<T: Real>(x: &mut [T], factor: f64) {
 /// [`multiply`] by a factor of each element, and by another number for all.
 #[inline(always)]
 fn multiply_each<T: Real, F: Real>(x: &mut [T], factors: &[F], times: f64) {
-    let product = |factor: &F| times.weighted(factor.to_f64());
-    if all(factors, |factor| T::fits(product(factor))) {
+    if all(
+        factors,
+        #[inline(always)]
+        |factor| T::fits(times.weighted(factor.to_f64())),
+    ) {
         for (x, factor) in x.iter_mut().zip(factors) {
-            *x = x.weighted(T::from_f64(product(factor)));
+            *x = x.weighted(T::from_f64(times.weighted(factor.to_f64())));
         }
     } else {
         for (x, factor) in x.iter_mut().zip(factors) {
-            multiply(std::slice::from_mut(x), product(factor));
+            multiply(std::slice::from_mut(x), times.weighted(factor.to_f64()));
         }
     }
 }
@@ -327,9 +330,16 @@ pub(crate) fn all<T>(x: &[T], holds: impl Fn(&T) -> bool) -> bool {
     let mut wrong = [0_u32; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
-        for (wrong, x) in wrong.iter_mut().zip(chunk) {
-            *wrong |= u32::from(!holds(x));
+        for l in 0..LANES {
+            wrong[l] |= u32::from(!holds(&chunk[l]));
         }
     }
-    wrong.iter().all(|&wrong| wrong == 0) && rest.iter().all(holds)
+    let mut any = 0;
+    for wrong in wrong {
+        any |= wrong;
+    }
+    for x in rest {
+        any |= u32::from(!holds(x));
+    }
+    any == 0
 }

@@ -44,6 +44,8 @@ pub trait Real:
     const INFINITY: Self;
     /// The smallest normal number.
     const MIN_POSITIVE: Self;
+    /// The largest finite number.
+    const MAX: Self;
     /// A quiet NaN.
     const NAN: Self;
     /// How far below the maximum [`Real::exp_near`] reaches: the exponential is a normal number.
@@ -173,6 +175,7 @@ macro_rules! real {
             const TWO: Self = 2.0;
             const INFINITY: Self = $t::INFINITY;
             const MIN_POSITIVE: Self = $t::MIN_POSITIVE;
+            const MAX: Self = $t::MAX;
             const NAN: Self = $t::NAN;
             const NEAR: Self = $near;
 

@@ -17,7 +17,7 @@ WRONG_UNIT = [-1.0, 1.0 + 2**-40, 255.0, -(2.0**-60), np.nan]
 WRONG_COUNT = [-1.0, -(2.0**-1000), -np.inf, np.nan]
 
 #: The loss, its label's name, labels that are right, labels that are wrong.
-CASES = {
+CASES: dict[str, tuple[Any, dict[str, Any], str, Any, Any]] = {
     "hinge": (rl.HingeLoss, {}, "label", SIGN, WRONG_SIGN),
     "squared hinge": (rl.SquaredHingeLoss, {}, "label", SIGN, WRONG_SIGN),
     "logistic": (rl.LogisticLoss, {}, "label", SIGN, WRONG_SIGN),
@@ -138,9 +138,9 @@ def test_labels_are_checked_in_their_own_type(dtype):
 
 def test_a_label_that_only_its_own_type_tells_from_1():
     with pytest.raises(LabelError):
-        rl.HingeLoss()(np.float32([0.0]), np.array([1 + 2.0**-50]))
+        rl.HingeLoss()(np.array([0.0], np.float32), np.array([1 + 2.0**-50]))
     with pytest.raises(LabelError):
-        rl.SigmoidBCELoss()(ml_dtypes.bfloat16([0.0]), np.float32([1 + 2.0**-20]))
+        rl.SigmoidBCELoss()(np.array([0.0], ml_dtypes.bfloat16), np.array([1 + 2.0**-20], np.float32))
 
 
 def test_one_dimensional_labels_of_more_axes():

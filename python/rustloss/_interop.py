@@ -181,11 +181,10 @@ def _null(name: str, i: int, j: int | None = None) -> LabelError:
     return LabelError(f"{name}{place}: expected {what}, got a null", name, index)
 
 
-def _nulls(array: Any) -> NDArray[np.intp]:
+def _null_positions(array: Any) -> NDArray[np.intp]:
     """Return the positions of the nulls of an Arrow array."""
-    if not getattr(array, "null_count", 0):
-        return np.empty(0, np.intp)
-    return np.flatnonzero(np.asarray(array.is_null(), dtype=bool))
+    nulls = _nulls(array)
+    return np.empty(0, np.intp) if nulls is None else np.flatnonzero(nulls)
 
 
 def _list_array(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -198,21 +197,21 @@ def _list_array(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     if not whole or offsets[0] < 0 or offsets[-1] > len(values) or (np.diff(offsets) < 0).any():
         text = f"{name}: expected offsets that ascend from 0 to the number of values, {len(values)}"
         raise ShapeError(text, name)
-    for i in _nulls(value):
+    for i in _null_positions(value):
         raise _null(name, int(i))
     values = values[offsets[0] : offsets[-1]]
     offsets = offsets - offsets[0]
-    for at in _nulls(values):
+    for at in _null_positions(values):
         i = int(np.searchsorted(offsets, at, side="right")) - 1
         raise _null(name, i, int(at - offsets[i]))
     return as_array(name, values), offsets
 
 
 def _fixed_size_list_array(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    for i in _nulls(value):
+    for i in _null_positions(value):
         raise _null(name, int(i))
     width, values = value.type.list_size, value.flatten()
-    for at in _nulls(values):
+    for at in _null_positions(values):
         raise _null(name, *divmod(int(at), width))
     rows = as_array(name, values).reshape(len(value), width)
     return rows, np.arange(len(value) + 1) * width

@@ -19,7 +19,6 @@ use super::rows::{Element, Row, Rows, RowsMut};
 use super::target::Target;
 use super::{Input, LANES};
 use crate::error::Result;
-use crate::factor::all;
 use crate::real::Real;
 use crate::simd::{Isa, Kernel, Level, dispatch};
 use crate::{memory, threads};
@@ -64,7 +63,7 @@ pub(super) struct Status {
     pub nan: bool,
     /// In some frame all classes that occur have probability 0.
     pub impossible: bool,
-    /// The least and the greatest distance of emissions that were left out, in nats; infinite and 0 if none was.
+    /// The least distance of emissions that were left out, in nats, infinite if none was; and the greatest of any.
     pub far: [f64; 2],
 }
 
@@ -265,10 +264,11 @@ impl<E: Element> Survey<'_, E> {
                 let gap = shift - x[i];
                 least[i] = Real::min(if gap > FAR { 1.0 } else { e[i] }, least[i]);
                 // A distance may be out of range where the input is not.
-                let finite = Real::min(gap, f64::MAX);
-                let left_out = gap > FAR && x[i] > f64::NEG_INFINITY;
-                nearest[i] = Real::min(if left_out { finite } else { f64::INFINITY }, nearest[i]);
-                furthest[i] = Real::max(if left_out { finite } else { 0.0 }, furthest[i]);
+                let possible =
+                    if x[i] > f64::NEG_INFINITY { Real::min(gap, f64::MAX) } else { 0.0 };
+                furthest[i] = Real::max(possible, furthest[i]);
+                nearest[i] =
+                    Real::min(if possible > FAR { possible } else { f64::INFINITY }, nearest[i]);
             }
             *x = e;
         }
@@ -333,7 +333,8 @@ fn multiply<R: Real>(row: &mut [R], factor: f64) {
 /// Whether all elements are below +inf and none is NaN.
 #[inline(always)]
 fn is_possible<R: Real>(row: &[R]) -> bool {
-    row.chunks(STEP).all(|part| all(part, |x| *x < R::INFINITY))
+    let count = |part: &[R]| part.iter().map(|&x| usize::from(x < R::INFINITY)).sum::<usize>();
+    row.chunks(STEP).all(|part| count(part) == part.len())
 }
 
 /// A form of emission rows.

@@ -88,14 +88,11 @@ impl<E: Element> Taker<'_, E> {
         let mut out = unsafe { posteriors.rows.row(self.n, t) };
         out.fill(0..posteriors.rows.width(), E::of(0.0));
         if posteriors.blanks {
-            for u in reach.clone() {
-                out.set(2 * u, E::of(blank[u] / total));
-            }
+            out.set_each(reach.clone().map(|u| (2 * u, E::of(blank[u] / total))));
         }
         let (first, step) = if posteriors.blanks { (1, 2) } else { (0, 1) };
-        for u in reach.start..reach.end.min(target.len) {
-            out.set(first + step * u, E::of(label[u] / total));
-        }
+        let labels = reach.start..reach.end.min(target.len);
+        out.set_each(labels.map(|u| (first + step * u, E::of(label[u] / total))));
     }
 }
 
@@ -150,9 +147,7 @@ impl<E: Element> Kernel for Take<'_, '_, E> {
                     slopes[place] += scale * Real::exp::<S>(x.at(class).to::<f64>());
                 }
             }
-            for [place, class] in classes {
-                out.set(class, E::of(slopes[place]));
-            }
+            out.set_each(classes.map(|[place, class]| (class, E::of(slopes[place]))));
         }
     }
 }

@@ -360,6 +360,19 @@ impl<'a, E: view::Element> RowMut<'a, E> {
         Err(self)
     }
 
+    /// Sets elements k to x, for pairs of both.
+    ///
+    /// # Panics
+    /// If there is no such element.
+    #[inline(always)]
+    pub(super) fn set_each(&mut self, elements: impl Iterator<Item = (usize, E)>) {
+        let row = RowMut { life: PhantomData, ..*self };
+        match row.slice() {
+            Ok(row) => elements.for_each(|(k, x)| row[k] = x),
+            Err(mut row) => elements.for_each(|(k, x)| row.set(k, x)),
+        }
+    }
+
     /// Sets some elements.
     ///
     /// # Panics
