@@ -61,7 +61,8 @@ class Loss(_core.Loss):
         From the unreduced loss E to the result. With N samples and w the product of the weights:
         ``"none"`` E itself; ``"sample"`` the mean over all axes but `batch_axis`, of shape (N,);
         ``"sample_sum"`` the sum instead; ``"sum"`` the sum of E; ``"mean"`` the mean of E, where
-        `denominator=` of the call replaces the divisor; ``"batch_mean"`` sum / N;
+        `denominator=` of the call replaces the divisor, as it does for ``"weighted_mean"``;
+        ``"batch_mean"`` sum / N;
         ``"weighted_mean"`` sum(w E) / sum(w), and 0 where sum(w) is 0;
         ``"sample_weighted_mean"`` the same for each sample.
     empty : {"nan", "zero"}, default "nan"

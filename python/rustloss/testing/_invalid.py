@@ -360,7 +360,7 @@ def _options(spec: Spec) -> Iterator[InvalidCall]:
         params = {"reduction": "mean"}
         yield InvalidCall(spec.name, "denominator", f"{value!r}", params, inputs)
     for reduction in spec.reductions:
-        if reduction != "mean":
+        if reduction not in {"mean", "weighted_mean"}:
             inputs = {**_base(spec)[1], "denominator": 2.0}
             params = {"reduction": reduction}
             yield InvalidCall(spec.name, "denominator", "without a mean", params, inputs)
