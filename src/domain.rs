@@ -19,6 +19,8 @@ pub enum Domain {
     Sign,
     /// 0 to 1.
     Probability,
+    /// 0 to 1, or NaN, which a prediction hands on.
+    PredictedProbability,
     /// A number > 0.
     Positive,
     /// A number >= 0.
@@ -52,28 +54,29 @@ struct Interval<T> {
     low: T,
     high: T,
     of_size: bool,
+    or_nan: bool,
 }
 
 impl<T: Real> Interval<T> {
     #[inline(always)]
     fn has(&self, x: T) -> bool {
-        x >= self.low && x <= self.high
+        (x >= self.low && x <= self.high) || (self.or_nan && x.is_nan())
     }
 }
 
 impl Domain {
     #[inline(always)]
     fn interval<T: Real>(self) -> Option<Interval<T>> {
-        let of_size = self == Domain::Sign;
+        let (of_size, or_nan) = (self == Domain::Sign, self == Domain::PredictedProbability);
         let (low, high) = match self {
             Domain::Number => (-T::INFINITY, T::INFINITY),
             Domain::Sign => (T::ONE, T::ONE),
-            Domain::Probability => (T::ZERO, T::ONE),
+            Domain::Probability | Domain::PredictedProbability => (T::ZERO, T::ONE),
             Domain::NonNegative | Domain::Distribution => (T::ZERO, T::INFINITY),
             Domain::Weight => (T::ZERO, T::MAX),
             _ => return None,
         };
-        Some(Interval { low, high, of_size })
+        Some(Interval { low, high, of_size, or_nan })
     }
 
     /// Whether a number belongs to the domain.
@@ -110,7 +113,7 @@ impl Domain {
             Domain::Sign => {
                 "1 or -1 (2 * label - 1 makes them of 0 and 1; out_of_range='allow' follows the formula)"
             }
-            Domain::Probability => {
+            Domain::Probability | Domain::PredictedProbability => {
                 "a number from 0 to 1 (out_of_range='allow' follows the formula)"
             }
             Domain::Weight => "a finite weight >= 0",

@@ -204,8 +204,8 @@ impl fmt::Display for Error {
         f.write_str(&self.argument)?;
         match &self.index {
             Some(index) if self.nested => index.iter().try_for_each(|i| write!(f, "[{i}]"))?,
-            Some(index) => write!(f, "{index:?}")?,
-            None => {}
+            Some(index) if !index.is_empty() => write!(f, "{index:?}")?,
+            _ => {}
         }
         write!(f, ": {}", self.detail)
     }

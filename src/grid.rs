@@ -448,9 +448,12 @@ fn merge(dims: &mut Shape, operands: &mut [Steps], strides: impl Fn(&mut Steps) 
         if d == 1 {
             continue;
         }
-        let mut behind = |o: &mut Steps| strides(o)[kept - 1] == strides(o)[axis] * d as isize;
-        if kept > 0 && operands.iter_mut().all(&mut behind) {
-            dims[kept - 1] *= d;
+        let mut behind =
+            |o: &mut Steps| strides(o)[kept - 1] == strides(o)[axis].wrapping_mul(d as isize);
+        // Axes of a shape without elements may be longer together than can be counted.
+        let merged = if kept > 0 { dims[kept - 1].checked_mul(d) } else { None };
+        if let Some(merged) = merged.filter(|_| operands.iter_mut().all(&mut behind)) {
+            dims[kept - 1] = merged;
         } else {
             dims[kept] = d;
             kept += 1;

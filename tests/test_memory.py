@@ -192,7 +192,13 @@ def main(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_refused_memory_is_an_error(name):
     code = f"import test_memory; test_memory.main({name!r})"
-    environment = {"PYTHONPATH": str(Path(__file__).parent), "OPENBLAS_NUM_THREADS": "1"}
+    environment = {
+        "PYTHONPATH": str(Path(__file__).parent),
+        "OPENBLAS_NUM_THREADS": "1",
+        # Whatever is large comes from the system and goes back to it.
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+    }
     child = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
     )

@@ -81,7 +81,7 @@ def test_gradient_of_one_number_over_a_million():
 # Size
 
 
-@pytest.mark.parametrize("size", [1e39, 1e-50, 1e300, 5e-324])
+@pytest.mark.parametrize("size", [1e39, 1e-50, 1e300, 1e-300])
 @pytest.mark.parametrize("shape", [(), (3,), (3, 200)])
 def test_weights_that_float32_cannot_hold(size, shape):
     pred = np.full((3, 200), 2.0, np.float32)

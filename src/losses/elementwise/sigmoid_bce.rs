@@ -88,7 +88,7 @@ impl Elementwise<3> for Bce {
     const COST: f64 = 1.0;
 
     fn domain(self, input: usize, domain: Domain) -> Domain {
-        if input == 0 { Domain::Probability } else { domain }
+        if input == 0 { Domain::PredictedProbability } else { domain }
     }
 
     #[inline(always)]
