@@ -1,7 +1,6 @@
 //! What the elements of an argument must be, and the check of it, in the tile that computes.
 
 use crate::error::{Error, Kind, Result};
-use crate::factor::all;
 use crate::grid::{Grid, Tile};
 use crate::real::Real;
 use crate::reduce::BLOCK;
@@ -49,62 +48,43 @@ impl fmt::Display for Domain {
     }
 }
 
-/// The numbers of a domain: those from one to another, or those whose size is.
-struct Interval<T> {
-    low: T,
-    high: T,
-    of_size: bool,
-    or_nan: bool,
-}
-
-impl<T: Real> Interval<T> {
-    #[inline(always)]
-    fn has(&self, x: T) -> bool {
-        (x >= self.low && x <= self.high) || (self.or_nan && x.is_nan())
-    }
-}
-
 impl Domain {
-    #[inline(always)]
-    fn interval<T: Real>(self) -> Option<Interval<T>> {
-        let (of_size, or_nan) = (self == Domain::Sign, self == Domain::PredictedProbability);
-        let (low, high) = match self {
-            Domain::Number => (-T::INFINITY, T::INFINITY),
-            Domain::Sign => (T::ONE, T::ONE),
-            Domain::Probability | Domain::PredictedProbability => (T::ZERO, T::ONE),
-            Domain::NonNegative | Domain::Distribution => (T::ZERO, T::INFINITY),
-            Domain::Weight => (T::ZERO, T::MAX),
-            _ => return None,
-        };
-        Some(Interval { low, high, of_size, or_nan })
-    }
-
     /// Whether a number belongs to the domain.
     pub fn holds<T: Real>(self, x: T) -> bool {
-        self.all_hold(&[x])
+        match self {
+            Domain::Number => !x.is_nan(),
+            Domain::Sign => x.abs() == T::ONE,
+            Domain::Probability => (T::ZERO..=T::ONE).contains(&x),
+            Domain::PredictedProbability => (T::ZERO..=T::ONE).contains(&x) || x.is_nan(),
+            Domain::NonNegative | Domain::Distribution => x >= T::ZERO,
+            Domain::Weight => (T::ZERO..T::INFINITY).contains(&x),
+            _ => true,
+        }
     }
 
     /// Whether all of them do.
     #[inline(always)]
     pub fn all_hold<T: Real>(self, x: &[T]) -> bool {
-        match self.interval::<T>() {
-            None => true,
-            Some(interval) if interval.of_size => all(
-                x,
-                #[inline(always)]
-                |x| interval.has(x.abs()),
-            ),
-            Some(interval) => all(
-                x,
-                #[inline(always)]
-                |x| interval.has(*x),
-            ),
-        }
+        let ordinary = match self {
+            Domain::Number => T::extreme_sizes(x)[1] <= T::INFINITY,
+            Domain::Sign => T::all_signs(x),
+            Domain::Probability | Domain::PredictedProbability => T::all_up_to(x, T::ONE),
+            Domain::NonNegative | Domain::Distribution => T::all_up_to(x, T::INFINITY),
+            Domain::Weight => T::all_up_to(x, T::MAX),
+            _ => true,
+        };
+        ordinary || self.each_holds(x)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn each_holds<T: Real>(self, x: &[T]) -> bool {
+        x.iter().all(|&x| self.holds(x))
     }
 
     /// Whether elements are looked at one by one.
     pub fn is_checked(self) -> bool {
-        self.interval::<f32>().is_some()
+        !self.holds(f32::NAN) || self == Domain::PredictedProbability
     }
 
     /// In words, with what to do about the usual mistake.

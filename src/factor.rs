@@ -308,11 +308,8 @@ fn multiply<T: Real>(x: &mut [T], factor: f64) {
 /// [`multiply`] by a factor of each element, and by another number for all.
 #[inline(always)]
 fn multiply_each<T: Real, F: Real>(x: &mut [T], factors: &[F], times: f64) {
-    if all(
-        factors,
-        #[inline(always)]
-        |factor| T::fits(times.weighted(factor.to_f64())),
-    ) {
+    // A product with any factor lies between those with the extreme ones.
+    if F::extreme_sizes(factors).iter().all(|size| T::fits(times.weighted(size.to_f64()))) {
         for (x, factor) in x.iter_mut().zip(factors) {
             *x = x.weighted(T::from_f64(times.weighted(factor.to_f64())));
         }
@@ -321,25 +318,4 @@ fn multiply_each<T: Real, F: Real>(x: &mut [T], factors: &[F], times: f64) {
             multiply(std::slice::from_mut(x), times.weighted(factor.to_f64()));
         }
     }
-}
-
-/// Whether a predicate holds for all, in a form that becomes vectors.
-#[inline(always)]
-pub(crate) fn all<T>(x: &[T], holds: impl Fn(&T) -> bool) -> bool {
-    const LANES: usize = 32;
-    let mut wrong = [0_u32; LANES];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        for l in 0..LANES {
-            wrong[l] |= u32::from(!holds(&chunk[l]));
-        }
-    }
-    let mut any = 0;
-    for wrong in wrong {
-        any |= wrong;
-    }
-    for x in rest {
-        any |= u32::from(!holds(x));
-    }
-    any == 0
 }

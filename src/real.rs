@@ -119,6 +119,13 @@ pub trait Real:
     /// The same, and what the sum has lost to rounding where that can be seen: 0 for `f32`, whose sums have room.
     fn sum_chunks_and_lost<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> (f64, f64);
 
+    /// Whether all are from 0 to `high`, as their bits show in one step each; -0 counts as below.
+    fn all_up_to(x: &[Self], high: Self) -> bool;
+    /// Whether all are 1 or -1.
+    fn all_signs(x: &[Self]) -> bool;
+    /// The smallest size but 0 and the largest; a NaN counts as beyond infinity. Both are 0 if nothing else is there.
+    fn extreme_sizes(x: &[Self]) -> [Self; 2];
+
     /// Element (i, j) to (j, i).
     fn transpose(block: [[Self; 4]; 4]) -> [[Self; 4]; 4];
 
@@ -186,6 +193,32 @@ macro_rules! real {
             #[inline(always)]
             fn sum_chunks<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> f64 {
                 S::$sum(chunks)
+            }
+            #[inline(always)]
+            fn all_up_to(x: &[Self], high: Self) -> bool {
+                let mut most = 0;
+                for x in x {
+                    most = x.to_bits().max(most);
+                }
+                most <= high.to_bits()
+            }
+            #[inline(always)]
+            fn all_signs(x: &[Self]) -> bool {
+                let mut others = 0;
+                for x in x {
+                    others |= $t::abs(*x).to_bits() ^ Self::ONE.to_bits();
+                }
+                others == 0
+            }
+            #[inline(always)]
+            fn extreme_sizes(x: &[Self]) -> [Self; 2] {
+                let (mut before_least, mut most) = (!Self::ZERO.to_bits(), 0);
+                for x in x {
+                    let size = $t::abs(*x).to_bits();
+                    most = size.max(most);
+                    before_least = size.wrapping_sub(1).min(before_least);
+                }
+                [before_least.wrapping_add(1), most].map($t::from_bits)
             }
             #[inline(always)]
             fn transpose(block: [[Self; 4]; 4]) -> [[Self; 4]; 4] {

@@ -94,7 +94,7 @@ def check_gradient(
 
 
 def _anywhere(loss: Loss) -> Loss:
-    """Return the loss by its formula, where the points of differences leave a label's domain too."""
+    """Return the loss that follows its formula where points of differences leave the domain."""
     spec = spec_of(loss)
     param = spec.params.get("out_of_range")
     if param is None or "allow" not in param.detail:
