@@ -142,7 +142,7 @@ CASES: dict[str, Callable[[], list[Call]]] = {
     "rows": _rows,
     "pairs": _pairs,
     "ctc": _ctc(),
-    "ctc, little memory": _ctc(memory_limit=1 << 20, reduction="target_mean"),
+    "ctc, little memory": _ctc(memory_limit=1 << 25, reduction="target_mean"),
 }
 
 
