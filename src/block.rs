@@ -111,7 +111,7 @@ pub(crate) fn drive<'v, T: Real>(run: &Run<'v, T>) -> Result<()> {
     let mut grid = Grid::new(shape, usize::from(!flat));
     let mut lined_up = SmallVec::new();
     for argument in inputs {
-        lined_up.push((Operand::argument(&mut grid, argument), argument.check.as_ref()));
+        lined_up.push((Operand::argument(&mut grid, argument), argument.check.as_deref()));
     }
     let mut output =
         |view: &'v Option<ViewMut<'v>>| view.as_ref().map(|v| Operand::output(&mut grid, v));
@@ -142,7 +142,7 @@ pub(crate) fn drive<'v, T: Real>(run: &Run<'v, T>) -> Result<()> {
         unreduced,
         reduces: reduced.is_some(),
         per_block,
-        sums: memory::collect((0..slots).map(|_| AtomicU64::new(0)))?,
+        sums: memory::collect_small((0..slots).map(|_| AtomicU64::new(0)))?,
         factors,
         weight: weighting.weight,
         block_rows,
@@ -172,7 +172,7 @@ struct Job<'v, 'a, T> {
     /// Whether a sum may span rows.
     per_block: bool,
     /// Partial sums: one for each block of columns of each row, or of each group of `block_rows` rows.
-    sums: Vec<AtomicU64>,
+    sums: SmallVec<[AtomicU64; 16]>,
     block_rows: usize,
     factors: Factors<'v, 'a>,
     weight: f64,
@@ -242,13 +242,10 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         let (grid, len) = (self.grid, tile.len());
         let (weights, scale) = self.factors.of_tile(grid, tile, &mut scratch.factors)?;
         let mut inputs = [&[][..]; MAX_INPUTS];
-        for ((input, (o, check)), buffer) in
+        for ((input, (o, _)), buffer) in
             inputs.iter_mut().zip(&self.inputs).zip(&mut scratch.inputs)
         {
             *input = o.tile(grid, tile, buffer)?;
-            if let Some(check) = check {
-                self.check(check, o, tile, input, weights, &mut scratch.exact)?;
-            }
         }
         let Scratch { grads: buffers, hess: hess_buffer, value: value_buffer, few, .. } = scratch;
         let mut grads = [const { None }; MAX_INPUTS];
@@ -271,6 +268,12 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         };
         let of_kernel = at_once.unwrap_or(T::ONE);
         self.kernel.run(self.level, &inputs[..self.inputs.len()], wanted, of_kernel);
+        // Only now: the kernel hides that it waits for memory, and leaves the tile in the cache.
+        for (input, (o, check)) in inputs.iter().zip(&self.inputs) {
+            if let Some(check) = check {
+                self.check(check, o, tile, input, weights, &mut scratch.exact)?;
+            }
+        }
         for out in grads.iter_mut().chain([&mut hess]).flatten() {
             if at_once.is_none() || at_once == Some(T::ZERO) {
                 scale.apply(out, cols);

@@ -116,8 +116,8 @@ pub struct Check<'a> {
 
 impl<'a> Check<'a> {
     /// The check of an argument, if its domain asks for one.
-    pub fn new(name: &'static str, domain: Domain, given: &View<'a>) -> Option<Self> {
-        domain.is_checked().then(|| Check { name, domain, given: given.clone() })
+    pub fn new(name: &'static str, domain: Domain, given: &View<'a>) -> Option<Box<Self>> {
+        domain.is_checked().then(|| Box::new(Check { name, domain, given: given.clone() }))
     }
 
     /// The error of the element at an index.

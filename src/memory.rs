@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::threads;
+use smallvec::{Array, SmallVec};
 
 /// Elements written between two looks at whether the call is to stop: the system takes its time to give new memory.
 const FILLED_AT_ONCE: usize = 1 << 18;
@@ -31,6 +32,18 @@ pub(crate) fn grow<T: Copy>(vec: &mut Vec<T>, len: usize, value: T) -> Result<()
 pub(crate) fn reserve<T>(vec: &mut Vec<T>, more: usize) -> Result<()> {
     let bytes = vec.len().saturating_add(more).saturating_mul(size_of::<T>());
     vec.try_reserve_exact(more).map_err(|_| Error::memory(bytes))
+}
+
+/// The elements of an iterator, of which a few take no memory of their own.
+#[allow(clippy::disallowed_methods, reason = "room is reserved first")]
+pub(crate) fn collect_small<A: Array>(
+    elements: impl ExactSizeIterator<Item = A::Item>,
+) -> Result<SmallVec<A>> {
+    let mut vec = SmallVec::new();
+    let bytes = elements.len().saturating_mul(size_of::<A::Item>());
+    vec.try_reserve_exact(elements.len()).map_err(|_| Error::memory(bytes))?;
+    vec.extend(elements);
+    Ok(vec)
 }
 
 /// The elements of an iterator that knows how many there are.

@@ -11,7 +11,7 @@ use crate::view::{View, ViewMut};
 #[derive(Clone, Debug)]
 pub(crate) struct Argument<'a> {
     pub(crate) view: View<'a>,
-    pub(crate) check: Option<Check<'a>>,
+    pub(crate) check: Option<Box<Check<'a>>>,
     /// Whether the gradient goes to the same memory.
     pub(crate) overwritten: bool,
 }

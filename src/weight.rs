@@ -18,7 +18,7 @@ pub struct Weighting<'a> {
     /// Weights, broadcast to E's shape: finite, >= 0. A zero removes its element, NaN included.
     pub sample_weight: Option<View<'a>>,
     /// The check of the weights, if they have not been checked yet.
-    pub weight_check: Option<Check<'a>>,
+    pub weight_check: Option<Box<Check<'a>>>,
     /// What the weighted means divide by the sum of, broadcast to E's shape; `sample_weight` if none.
     pub divisor_weight: Option<View<'a>>,
     /// The gradient with respect to the result, broadcast to E's shape.

@@ -68,7 +68,7 @@ impl<'a> Call<'a> {
     }
 
     /// The check of the input at a position, whose elements are to be of a domain.
-    pub(crate) fn check(&self, position: usize, domain: Domain) -> Option<Check<'a>> {
+    pub(crate) fn check(&self, position: usize, domain: Domain) -> Option<Box<Check<'a>>> {
         let checked = domain == Domain::Weight || !self.options.allow_out_of_range;
         let given = self.inputs[position].as_ref().filter(|_| checked)?;
         Check::new(self.names[position], domain, given)

@@ -371,7 +371,7 @@ impl<'py> Arrays<'py> {
         }
         let given = bound.option("grad_output");
         let grad_output = given.map(|o| Array::extract("grad_output", o)).transpose()?;
-        let result = Type::float64(bound.py);
+        let result = result_type(bound.py, spec, &inputs)?;
         let mut arrays = Arrays { inputs, listed, grad_output, result, in_place: false };
         let given = bound.inputs.iter().flatten().chain(given);
         let as_given = arrays.iter().map(|a| a.object.as_ptr()).eq(given.map(Bound::as_ptr));
@@ -380,8 +380,8 @@ impl<'py> Arrays<'py> {
             for array in arrays.inputs.iter_mut().chain([&mut arrays.grad_output]).flatten() {
                 *array = array.again()?;
             }
+            arrays.result = result_type(bound.py, spec, &arrays.inputs)?;
         }
-        arrays.result = result_type(bound.py, spec, &arrays.inputs)?;
         Ok(arrays)
     }
 

@@ -129,7 +129,7 @@ pub fn drive<T: Real, L: RowKernel<T, K>, const K: usize>(
     rows: Rows<'_, T, K>,
 ) -> Result<()> {
     let mut grid = Grid::new(rows.shape, rows.outer);
-    let inputs = rows.inputs.map(|v| (Operand::argument(&mut grid, v), v.check.as_ref()));
+    let inputs = rows.inputs.map(|v| (Operand::argument(&mut grid, v), v.check.as_deref()));
     let grads = rows.grads.map(|v| v.map(|v| Operand::output(&mut grid, v)));
     let hess = rows.hess.map(|v| Operand::output(&mut grid, v));
     let elements = rows.elements.map(|v| Operand::output(&mut grid, v));
@@ -264,17 +264,8 @@ impl<L, const K: usize> Job<'_, L, K> {
     {
         let grid = self.grid;
         let mut inputs = [&[][..]; K];
-        for ((x, (o, check)), buffer) in
-            inputs.iter_mut().zip(&self.inputs).zip(&mut scratch.inputs)
-        {
+        for ((x, (o, _)), buffer) in inputs.iter_mut().zip(&self.inputs).zip(&mut scratch.inputs) {
             *x = o.tile(grid, tile, buffer)?;
-            if let Some(check) = check {
-                if o.view.dtype() == DType::F64 && T::DTYPE != DType::F64 {
-                    self.check(check, tile, o.tile::<f64>(grid, tile, &mut scratch.exact)?)?;
-                } else {
-                    self.check(check, tile, x)?;
-                }
-            }
         }
         let mut grads = [const { None }; K];
         for ((grad, o), buffer) in grads.iter_mut().zip(&self.grads).zip(&mut scratch.grads) {
@@ -315,6 +306,15 @@ impl<L, const K: usize> Job<'_, L, K> {
             scratch.value[r] = self.kernel.row::<S>(tile.row + r, x, outputs, scale);
             for out in grads.iter_mut().chain([&mut hess]).flatten() {
                 multiply(&mut out[run.clone()], rest);
+            }
+        }
+        // Only now: the kernel hides that it waits for memory, and leaves the tile in the cache.
+        for (x, (o, check)) in inputs.iter().zip(&self.inputs) {
+            let Some(check) = check else { continue };
+            if o.view.dtype() == DType::F64 && T::DTYPE != DType::F64 {
+                self.check(check, tile, o.tile::<f64>(grid, tile, &mut scratch.exact)?)?;
+            } else {
+                self.check(check, tile, x)?;
             }
         }
         let outputs = self.grads.iter().chain([&self.hess, &self.elements]);
