@@ -253,12 +253,19 @@ impl<'a> Factor<'a> {
     /// The products of a tile with the factors, in f64.
     #[inline(always)]
     pub fn products<T: Real>(&self, x: &[T], cols: usize, products: &mut [f64]) {
-        for (product, x) in products.iter_mut().zip(x) {
-            *product = x.to_f64();
-        }
-        for (r, products) in products.chunks_exact_mut(cols).enumerate() {
-            self.row(r, cols).weigh(products);
-        }
+        with_elements!(*self, factors => {
+            for ((product, x), factor) in products.iter_mut().zip(x).zip(factors) {
+                *product = x.to_f64().weighted(factor.to_f64());
+            }
+        }, _ => {
+            let rows = products.chunks_exact_mut(cols).zip(x.chunks_exact(cols));
+            for (r, (products, x)) in rows.enumerate() {
+                let factor = self.at(r);
+                for (product, x) in products.iter_mut().zip(x) {
+                    *product = x.to_f64().weighted(factor);
+                }
+            }
+        });
     }
 }
 
