@@ -59,6 +59,9 @@ impl Iterator for Tasks<'_> {
 
     fn next(&mut self) -> Option<usize> {
         if self.taken.is_empty() {
+            if self.next.load(Ordering::Relaxed) >= self.count {
+                return None;
+            }
             // Nobody takes a task of a call that is to stop.
             check().ok()?;
             let start = self.next.fetch_add(self.chunk, Ordering::Relaxed).min(self.count);
