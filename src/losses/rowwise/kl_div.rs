@@ -111,7 +111,9 @@ impl<const LOG: bool> Elementwise<2> for Divergence<LOG> {
 
     #[inline(always)]
     fn point<S: Isa, T: Real>(self, [pred, label]: [T; 2]) -> Point<T, 2> {
-        let Term { y, value, slope } = self.term::<S, T>(label, -pred);
+        // Log-probabilities have no temperature: as a constant it takes no time.
+        let plain = Divergence::<LOG> { temperature: 1.0, ..self };
+        let Term { y, value, slope } = plain.term::<S, T>(label, -pred);
         Point { value, grad: [-y, slope], hess: T::ZERO }
     }
 }
