@@ -199,9 +199,11 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         let views = self.inputs.iter().map(|(o, _)| o.k);
         let outputs = self.outputs().map(|o| o.k);
         let gathers = views.chain(outputs).any(|k| grid.prefers_rows(k));
-        let wanted = if gathers { GATHER_ROWS } else { TILE / grid.cols.min(TILE) };
+        // Weights and products with them want room in the cache, too.
+        let len = if self.factors.is_weighted() { TILE / 2 } else { TILE };
+        let wanted = if gathers { GATHER_ROWS } else { len / grid.cols.min(len) };
         let rows = (wanted.div_ceil(self.block_rows) * self.block_rows).min(grid.rows);
-        let cols = grid.cols.min(if gathers { BLOCK } else { TILE });
+        let cols = grid.cols.min(if gathers { BLOCK } else { len });
         let (down, across) = (grid.rows.div_ceil(rows), grid.cols.div_ceil(cols));
         let tiles = down * across;
         let tile_ns = self.kernel.cost() * (rows * cols) as f64;

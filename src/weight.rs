@@ -152,9 +152,9 @@ pub(crate) enum Divisor {
 }
 
 impl Divisor {
-    /// A sum of weights as a divisor: where nothing has weight, the sum over it is 0 and stays 0.
+    /// A sum of weights as a divisor: where nothing has weight, the mean and its derivatives are 0.
     fn of_weight(sum: f64) -> f64 {
-        if sum == 0.0 { 1.0 } else { sum }
+        if sum == 0.0 { f64::INFINITY } else { sum }
     }
 
     pub(crate) fn row(&self, row: usize) -> f64 {

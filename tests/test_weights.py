@@ -147,3 +147,17 @@ def test_denominator_of_weighted_mean():
         grads.append(grad)
     np.testing.assert_allclose(parts, whole, rtol=1e-14)
     np.testing.assert_allclose(np.concatenate(grads), whole_grad, rtol=1e-14)
+
+
+@pytest.mark.parametrize("reduction", ["weighted_mean", "sample_weighted_mean"])
+def test_means_of_no_weight_are_0(reduction):
+    # The weight of class 0 is 0, and smoothing leaves a loss of class 1.
+    loss = rl.SoftmaxCELoss(class_weight=[0, 1], label_smoothing=0.1, reduction=reduction)
+    value, grad = loss.value_and_grad(np.zeros((3, 2)), [0, 0, 0])
+    assert not np.any(value)
+    assert not grad.any()
+    value, grad = rl.L2Loss(reduction=reduction).value_and_grad(
+        np.ones((3, 2)), np.zeros((3, 2)), 0
+    )
+    assert not np.any(value)
+    assert not grad.any()
