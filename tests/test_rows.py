@@ -499,3 +499,31 @@ def test_messages_know_the_remedy():
         rl.TripletLoss()(x, np.zeros(3), x)
     with pytest.raises(ShapeError, match=r"x1's shape \(2, 3\), got shape \(3, 2\)"):
         rl.SDMLLoss()(x, x.T)
+
+
+# Corners of weights and shared labels
+
+
+@pytest.mark.parametrize("weight", [1.0, 1e36, 1e37, 1e38, 1e39])
+def test_hessians_of_weights_that_overflow_with_the_label(weight):
+    x, label = np.array([[0.0, -30.0, -30.0]]), np.array([[45.0, 0.0, 0.0]])
+    for loss in (
+        rl.SoftmaxCELoss(sparse_label=False),
+        rl.KLDivLoss(from_logits=False, reduction="sample_sum"),
+    ):
+        _, exact = loss.grad_hess(x, label, [weight])
+        _, hess = loss.grad_hess(x.astype(np.float32), label, [weight])
+        np.testing.assert_allclose(hess, exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("from_logits", [True, False])
+def test_a_shared_label_without_weight_is_not_looked_at(from_logits):
+    pred, label, weight = np.log(np.full((3, 2), 0.5)), np.array([0.25, -0.75]), np.ones((3, 2))
+    loss = rl.KLDivLoss(from_logits=from_logits)
+    weight[:, 1] = 0
+    expected = loss(pred, np.broadcast_to(label, (3, 2)), weight)
+    np.testing.assert_array_equal(loss(pred, label, weight), expected)
+    weight[2, 1] = 1
+    with pytest.raises(rl.errors.LabelError, match=r"label\[1\]: .*-0.75") as caught:
+        loss(pred, label, weight)
+    assert caught.value.index == (1,)

@@ -32,7 +32,7 @@ use crate::operand::Argument;
 use crate::real::Real;
 use crate::reduce::{Reduction, sum};
 use crate::simd::{Isa, Level};
-use crate::view::{Shape, View, ViewMut, elements};
+use crate::view::{Shape, View, ViewMut, elements, unravel};
 use crate::weight::Weighting;
 
 /// The divergence with its parameters.
@@ -173,7 +173,7 @@ impl KlDiv {
             && (*label.shape() == [classes] || *label.shape() == [1, classes]);
         let mut call = call.clone();
         if shared {
-            check_shared(&call, &axes)?;
+            check_shared(&call, &axes, class)?;
             call.domains[1] = Domain::Real;
             let label = label.clone().reshape(&[classes]);
             call.inputs[1] = label.and_then(|l| l.along(class, pred));
@@ -410,15 +410,23 @@ fn largest(weights: &mut [f64], cols: usize) -> Result<Vec<f64>> {
 }
 
 /// Checks a label that is one distribution for all rows, if any has a weight.
-fn check_shared(call: &Call<'_>, axes: &Axes) -> Result<()> {
-    let checked = call.check(1, call.domains[1]).map_or(Ok(()), |check| check.all());
-    if checked.is_ok() {
-        return checked;
+fn check_shared(call: &Call<'_>, axes: &Axes, class: usize) -> Result<()> {
+    let Some(check) = call.check(1, call.domains[1]).filter(|check| check.all().is_err()) else {
+        return Ok(());
+    };
+    let (mut weighting, pred) = (axes.weighting(call)?, call.input(0));
+    if weighting.weight == 0.0 || pred.is_empty() {
+        return Ok(());
     }
-    let mut weighting = axes.weighting(call)?;
-    let weighs = |weights: Option<Vec<f64>>| weights.is_none_or(|w| w.iter().any(|&w| w != 0.0));
-    let counts = weighting.weight != 0.0 && !call.input(0).is_empty();
-    if counts && weighs(weighting.take_weights()?) { checked } else { Ok(()) }
+    // A label counts where some row has a weight for its class.
+    let weights = weighting.take_weights()?;
+    let counts = |label: usize| {
+        let of_label = |at: usize| axes.element(at, pred.shape())[class] == label;
+        weights.as_ref().is_none_or(|w| (0..w.len()).any(|at| w[at] != 0.0 && of_label(at)))
+    };
+    let labels = check.given.to_vec::<f64>()?;
+    let wrong = (0..labels.len()).find(|&i| !check.domain.holds(labels[i]) && counts(i));
+    wrong.map_or(Ok(()), |i| Err(check.error(&unravel(i, check.given.shape()))))
 }
 
 /// A call with logits of one dimension, whose E is of one dimension, too.

@@ -70,6 +70,12 @@ impl<T: Real> Softmax<T> {
             let p = e * inverse;
             *out = p * (T::ONE - p) * scale_t;
         }
+        if !T::fits(scale) {
+            for (out, &e) in out.iter_mut().zip(exps) {
+                let p = e * inverse;
+                *out = T::from_f64((p * (T::ONE - p)).to_f64() * scale);
+            }
+        }
         if let Some(out) = out.get_mut(self.at) {
             *out = T::from_f64(self.others * self.inverse() * self.inverse() * scale);
         }
