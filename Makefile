@@ -12,6 +12,7 @@ help:                                   ## list the tasks
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-16s %s\n", $$1, $$2}'
 
 build: $(VENV)/.installed               ## make .venv and install the release wheel in it
+quick: quick-build                      ## put a quickly built extension module into python/rustloss, for work on the code
 demo: build; $(PY) examples/digits.py && $(PY) examples/digit_strips.py ## train two readers of digits, pictures in demo-output/
 test: test-rust test-python             ## run the Rust and Python tests
 test-slow: slow-rust slow-python        ## run the long tests: dense sampling, large inputs
@@ -58,6 +59,12 @@ define install-wheel
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps $(VENV)/wheels/*.whl
 	touch $(1)/.installed
 endef
+
+# Two instruction sets instead of four, no optimisation across the parts of the crate, and only what changed.
+quick-build: export PYO3_PYTHON = $(abspath $(PY))
+quick-build: $(VENV)/.requirements
+	cargo rustc --locked --profile quick --features python --lib --crate-type cdylib -- --cfg rustloss_two_levels
+	cp target/quick/librustloss.so python/rustloss/_core.abi3.so
 
 test-rust:
 	cargo test --locked
@@ -112,4 +119,4 @@ relock:
 
 .PHONY: help build demo test test-slow test-frameworks lint fmt bench accuracy lock clean \
 	test-rust test-python slow-rust slow-python with-mxnet with-peers lint-rust lint-python \
-	fmt-rust fmt-python bench-rust bench-python relock
+	quick quick-build fmt-rust fmt-python bench-rust bench-python relock

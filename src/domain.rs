@@ -66,7 +66,7 @@ impl Domain {
     #[inline(always)]
     pub fn all_hold<T: Real>(self, x: &[T]) -> bool {
         let ordinary = match self {
-            Domain::Number => T::extreme_sizes(x)[1] <= T::INFINITY,
+            Domain::Number => T::sizes(x).most <= T::INFINITY,
             Domain::Sign => T::all_signs(x),
             Domain::Probability | Domain::PredictedProbability => T::all_up_to(x, T::ONE),
             Domain::NonNegative | Domain::Distribution => T::all_up_to(x, T::INFINITY),

@@ -8,8 +8,9 @@ use crate::domain::Domain;
 use crate::error::Result;
 use crate::grid::{Grid, Tile};
 use crate::operand::{Input, sized};
-use crate::real::Real;
-use crate::view::DType;
+use crate::real::{Real, Sizes};
+use crate::reduce::BLOCK;
+use crate::view::{DType, View};
 use crate::weight::{Divisor, Weighting};
 
 /// Rows shorter than this are multiplied element by element.
@@ -23,17 +24,43 @@ pub(crate) enum Factor<'a> {
     /// One for each row.
     Rows(&'a [f64]),
     /// One for each element.
-    Singles(&'a [f32]),
+    Singles(Elements<'a, f32>),
     /// One for each element.
-    Doubles(&'a [f64]),
+    Doubles(Elements<'a, f64>),
+}
+
+/// A factor for each element of a tile, and the extreme sizes of those of the whole tile.
+#[derive(Clone, Copy)]
+pub(crate) struct Elements<'a, F> {
+    factors: &'a [F],
+    sizes: Sizes<F>,
+}
+
+impl<'a, F: Real> Elements<'a, F> {
+    #[inline(always)]
+    fn new(factors: &'a [F]) -> Self {
+        Elements { factors, sizes: F::sizes(factors) }
+    }
+
+    /// Those of a range.
+    #[inline(always)]
+    fn part(&self, start: usize, len: usize) -> Self {
+        Elements { factors: &self.factors[start..][..len], ..*self }
+    }
+
+    #[inline(always)]
+    fn are_weights(&self) -> bool {
+        let Sizes { most, any_sign, .. } = self.sizes;
+        most < F::INFINITY && (!any_sign || Domain::Weight.all_hold(self.factors))
+    }
 }
 
 /// Calls `$body` with the slice of the factors of single elements, and `$other` where there is none.
 macro_rules! with_elements {
     ($factor:expr, $factors:ident => $body:expr, $other:pat => $otherwise:expr) => {
         match $factor {
-            Factor::Singles($factors) => $body,
-            Factor::Doubles($factors) => $body,
+            Factor::Singles(Elements { factors: $factors, .. }) => $body,
+            Factor::Doubles(Elements { factors: $factors, .. }) => $body,
             $other => $otherwise,
         }
     };
@@ -138,7 +165,7 @@ impl<'v, 'a> Factors<'v, 'a> {
             }
             weights.row(r, tile.cols).weigh(scale);
         }
-        Ok(Scale { factor: Factor::Doubles(scale), times: 1.0 })
+        Ok(Scale { factor: Factor::Doubles(Elements::new(scale)), times: 1.0 })
     }
 }
 
@@ -167,14 +194,38 @@ impl Scale<'_> {
     }
 }
 
+/// The extreme sizes of the elements of an array.
+pub(crate) fn sizes(view: &View<'_>) -> Sizes<f64> {
+    let flat = view.clone().insert_axis(0);
+    let (n, grid) = (view.len(), Grid::single(flat.shape(), flat.strides()));
+    let mut buffer = [0.0; BLOCK];
+    let mut all = Sizes { least: 0.0, most: 0.0, any_sign: false };
+    for col in (0..n).step_by(BLOCK) {
+        let tile = Tile { col, ..Tile::row((n - col).min(BLOCK)) };
+        let block = f64::sizes(grid.load(&flat, 0, tile, &mut buffer[..tile.cols]));
+        if all.least == 0.0 || (block.least > 0.0 && block.least < all.least) {
+            all.least = block.least;
+        }
+        all.most = if block.most < all.most { all.most } else { block.most };
+        all.any_sign |= block.any_sign;
+    }
+    all
+}
+
+/// Whether factors are so far from 1 that products with them and their sums may leave the range of `f32`.
+pub(crate) fn leaves_single(sizes: [f64; 2]) -> bool {
+    const MOST: f64 = (1_u64 << 63) as f64;
+    sizes.iter().any(|size| *size != 0.0 && !(MOST.recip()..=MOST).contains(size))
+}
+
 impl<'a> Factor<'a> {
     /// The factor that comes i-th.
     #[inline(always)]
     fn at(&self, i: usize) -> f64 {
         match self {
             Factor::One(factor) => *factor,
-            Factor::Rows(factors) | Factor::Doubles(factors) => factors[i],
-            Factor::Singles(factors) => f64::from(factors[i]),
+            Factor::Rows(factors) | Factor::Doubles(Elements { factors, .. }) => factors[i],
+            Factor::Singles(elements) => f64::from(elements.factors[i]),
         }
     }
 
@@ -189,8 +240,8 @@ impl<'a> Factor<'a> {
     #[inline(always)]
     fn row(&self, row: usize, cols: usize) -> Factor<'a> {
         match self {
-            Factor::Singles(factors) => Factor::Singles(&factors[row * cols..][..cols]),
-            Factor::Doubles(factors) => Factor::Doubles(&factors[row * cols..][..cols]),
+            Factor::Singles(elements) => Factor::Singles(elements.part(row * cols, cols)),
+            Factor::Doubles(elements) => Factor::Doubles(elements.part(row * cols, cols)),
             factors => Factor::One(factors.at(row)),
         }
     }
@@ -205,8 +256,9 @@ impl<'a> Factor<'a> {
     fn all_are_weights(&self) -> bool {
         match self {
             Factor::One(weight) => Domain::Weight.holds(*weight),
-            Factor::Rows(weights) | Factor::Doubles(weights) => Domain::Weight.all_hold(weights),
-            Factor::Singles(weights) => Domain::Weight.all_hold(weights),
+            Factor::Rows(weights) => Domain::Weight.all_hold(weights),
+            Factor::Singles(weights) => weights.are_weights(),
+            Factor::Doubles(weights) => weights.are_weights(),
         }
     }
 
@@ -287,9 +339,9 @@ fn load<'s>(
     } else if constant_in_row && grid.cols >= SHORT {
         Factor::Rows(input.tile(grid, column, &mut buffers.doubles)?)
     } else if input.view.dtype() == DType::F32 {
-        Factor::Singles(input.tile(grid, tile, &mut buffers.singles)?)
+        Factor::Singles(Elements::new(input.tile(grid, tile, &mut buffers.singles)?))
     } else {
-        Factor::Doubles(input.tile(grid, tile, &mut buffers.doubles)?)
+        Factor::Doubles(Elements::new(input.tile(grid, tile, &mut buffers.doubles)?))
     })
 }
 
@@ -314,9 +366,10 @@ fn multiply<T: Real>(x: &mut [T], factor: f64) {
 
 /// [`multiply`] by a factor of each element, and by another number for all.
 #[inline(always)]
-fn multiply_each<T: Real, F: Real>(x: &mut [T], factors: &[F], times: f64) {
+fn multiply_each<T: Real, F: Real>(x: &mut [T], elements: Elements<'_, F>, times: f64) {
+    let Elements { factors, sizes: Sizes { least, most, .. } } = elements;
     // A product with any factor lies between those with the extreme ones.
-    if F::extreme_sizes(factors).iter().all(|size| T::fits(times.weighted(size.to_f64()))) {
+    if [least, most].iter().all(|size| T::fits(times.weighted(size.to_f64()))) {
         for (x, factor) in x.iter_mut().zip(factors) {
             *x = x.weighted(T::from_f64(times.weighted(factor.to_f64())));
         }

@@ -9,6 +9,17 @@ use crate::view::Element;
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
+/// The extreme sizes of some numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes<T> {
+    /// The smallest but 0; 0 if there is no other.
+    pub least: T,
+    /// The largest; a NaN counts as beyond infinity.
+    pub most: T,
+    /// Whether a number has a sign, be it -0.
+    pub any_sign: bool,
+}
+
 /// `f32` or `f64`.
 #[allow(clippy::return_self_not_must_use)]
 pub trait Real:
@@ -123,8 +134,8 @@ pub trait Real:
     fn all_up_to(x: &[Self], high: Self) -> bool;
     /// Whether all are 1 or -1.
     fn all_signs(x: &[Self]) -> bool;
-    /// The smallest size but 0 and the largest; a NaN counts as beyond infinity. Both are 0 if nothing else is there.
-    fn extreme_sizes(x: &[Self]) -> [Self; 2];
+    /// The extreme sizes of numbers, in one pass.
+    fn sizes(x: &[Self]) -> Sizes<Self>;
 
     /// Element (i, j) to (j, i).
     fn transpose(block: [[Self; 4]; 4]) -> [[Self; 4]; 4];
@@ -211,14 +222,16 @@ macro_rules! real {
                 others == 0
             }
             #[inline(always)]
-            fn extreme_sizes(x: &[Self]) -> [Self; 2] {
-                let (mut before_least, mut most) = (!Self::ZERO.to_bits(), 0);
+            fn sizes(x: &[Self]) -> Sizes<Self> {
+                let (mut before_least, mut most, mut signs) = (!Self::ZERO.to_bits(), 0, 0);
                 for x in x {
                     let size = $t::abs(*x).to_bits();
+                    signs |= x.to_bits();
                     most = size.max(most);
                     before_least = size.wrapping_sub(1).min(before_least);
                 }
-                [before_least.wrapping_add(1), most].map($t::from_bits)
+                let [least, most] = [before_least.wrapping_add(1), most].map($t::from_bits);
+                Sizes { least, most, any_sign: $t::from_bits(signs).is_sign_negative() }
             }
             #[inline(always)]
             fn transpose(block: [[Self; 4]; 4]) -> [[Self; 4]; 4] {

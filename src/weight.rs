@@ -2,6 +2,7 @@
 
 use crate::domain::Check;
 use crate::error::Result;
+use crate::factor;
 use crate::grid::{Grid, Tile};
 use crate::memory;
 use crate::reduce::{BLOCK, ExactSum, Reduction, sum_block_exactly};
@@ -78,6 +79,16 @@ impl<'a> Weighting<'a> {
             grad_output: without(&self.grad_output)?,
             ..self.clone()
         })
+    }
+
+    /// Whether derivatives times the weights may leave the range of `f32`, though their sums may not.
+    pub(crate) fn leaves_single(&self) -> bool {
+        let [mut least, mut most] = [self.weight.abs(); 2];
+        for view in [&self.sample_weight, &self.grad_output].into_iter().flatten() {
+            let sizes = factor::sizes(view);
+            (least, most) = (least * sizes.least, most * sizes.most);
+        }
+        factor::leaves_single([least, most])
     }
 
     /// What each row's sum of w E is divided by.

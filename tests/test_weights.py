@@ -95,6 +95,73 @@ def test_weights_that_float32_cannot_hold(size, shape):
     np.testing.assert_allclose(value, np.float32(2.0 * (size * min(1 / size, 1e300))), rtol=2e-7)
 
 
+@pytest.mark.parametrize("size", [1e39, 1e-50])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("from_sigmoid", [False, True])
+def test_pos_weight_that_float32_cannot_hold(size, dtype, from_sigmoid):
+    pred, label = np.array([0.1, 0.6], dtype), np.array([1.0, 0.5], dtype)
+    call = [np.full(2, size)]
+    loss = rl.SigmoidBCELoss(from_sigmoid=from_sigmoid, weight=1 / size)
+    exact = loss.value_and_grad(pred.astype(float), label, None, *call, wrt=("pred", "pos_weight"))
+    found = loss.value_and_grad(pred, label, None, *call, wrt=("pred", "pos_weight"))
+    for ours, theirs in zip((found[0], *found[1]), (exact[0], *exact[1]), strict=True):
+        with np.errstate(over="ignore"):
+            theirs = theirs.astype(ours.dtype)
+        # The smallest numbers of a type have few digits.
+        few = 1e-7 if ours.dtype == np.float16 else 1e-44
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3 if few > 1e-10 else 1e-6, atol=few)
+
+
+@pytest.mark.parametrize("options", [{"sparse_label": False}, {"label_smoothing": 0.25}])
+def test_class_weights_that_float32_cannot_hold(options):
+    pred = np.array([[1, 2, 3], [0, 0, 5]], np.float32)
+    label = [[0.25, 0.5, 0.25], [0, 1, 0]] if "sparse_label" in options else [0, 1]
+    loss = rl.SoftmaxCELoss(class_weight=[1e39, 1, 1e-50], weight=1e-39, **options)
+    value, grad = loss.value_and_grad(pred, label)
+    exact_value, exact_grad = loss.value_and_grad(pred.astype(float), label)
+    np.testing.assert_allclose(value, exact_value, rtol=2e-7)
+    np.testing.assert_allclose(grad, exact_grad, rtol=2e-7, atol=1e-44)  # few digits there
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("weight", [[1e30, 1e-10, 1], [1, 1e-39, 1], [1e-20, 1e300, 1]])
+def test_weights_far_apart_within_a_row_of_logits(dtype, weight):
+    pred, label = np.array([[1, 2, 3]], dtype), np.array([[0.2, 0.3, 0.5]], dtype)
+    loss = rl.KLDivLoss(from_logits=False, reduction="none")
+    plain, (_, slope) = loss.value_and_grad(pred, label, wrt=("pred", "label"))
+    value, (grad, label_grad) = loss.value_and_grad(pred, label, [weight], wrt=("pred", "label"))
+    p = np.exp(pred[0].astype(float) - 3)
+    s = weight * label[0].astype(float)
+    with np.errstate(over="ignore"):
+        # The smallest numbers of the type have few digits.
+        tiny = {"rtol": 1e-6, "atol": 1e-44}
+        np.testing.assert_allclose(value[0], (plain[0] * np.array(weight)).astype(dtype), **tiny)
+        np.testing.assert_allclose(
+            label_grad[0], (slope[0] * np.array(weight)).astype(dtype), **tiny
+        )
+        exact = p / p.sum() * s.sum() - s
+        np.testing.assert_allclose(grad[0], exact.astype(dtype), rtol=1e-6)
+
+
+OUTER = [[1e39, 1e39], [-1e39, -1e39], [1, 2]]
+
+
+def test_outer_gradients_that_cancel_in_pos_weight():
+    pred, label = np.zeros((3, 2), np.float32), np.ones((3, 2), np.float32)
+    loss = rl.SigmoidBCELoss(reduction="none")
+    _, grad = loss.value_and_grad(
+        pred, label, None, np.ones(2), wrt="pos_weight", grad_output=OUTER
+    )
+    np.testing.assert_allclose(grad, np.log(2) * np.array([1, 2]), rtol=1e-6)
+
+
+def test_outer_gradients_that_cancel_in_a_shared_label():
+    pred, label = np.full((3, 2), -0.5, np.float32), np.full(2, 0.5, np.float32)
+    loss = rl.KLDivLoss(reduction="none")
+    _, grad = loss.value_and_grad(pred, label, wrt="label", grad_output=OUTER)
+    np.testing.assert_allclose(grad, (np.log(0.5) + 0.5 + 1) * np.array([1, 2]), rtol=1e-6)
+
+
 def test_only_an_exact_0_removes():
     nan = np.array([[np.nan, 1.0]], np.float32)
     label = np.zeros_like(nan)

@@ -107,9 +107,11 @@ pub enum Level {
 }
 
 impl Level {
-    /// Every level of this target, weakest first.
+    /// Every level of this build, weakest first. Builds for work on the code leave two levels out: each takes its time.
     pub const ALL: &'static [Level] = if cfg!(target_arch = "aarch64") {
         &[Level::Neon]
+    } else if cfg!(all(target_arch = "x86_64", rustloss_two_levels)) {
+        &[Level::Baseline, Level::Avx2]
     } else if cfg!(target_arch = "x86_64") {
         &[Level::Baseline, Level::Sse42, Level::Avx2, Level::Avx512]
     } else {
@@ -201,6 +203,7 @@ impl Isa for Baseline {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[cfg_attr(rustloss_two_levels, allow(dead_code))]
 mod x86 {
     use super::{Isa, Kernel, SUM_LANES};
     use std::arch::x86_64 as arch;
@@ -388,13 +391,13 @@ pub(crate) fn transpose_f64(block: [[f64; 4]; 4]) -> [[f64; 4]; 4] {
 pub fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
     debug_assert!(level.available());
     match level {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", not(rustloss_two_levels)))]
         // SAFETY: a `Level` other than the baseline comes from `level()`, which only gives levels that this CPU has.
         Level::Sse42 => unsafe { x86::sse42(kernel) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Level::Avx2 => unsafe { x86::avx2(kernel) },
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", not(rustloss_two_levels)))]
         // SAFETY: as above.
         Level::Avx512 => unsafe { x86::avx512(kernel) },
         _ => kernel.run::<Baseline>(),

@@ -7,12 +7,13 @@
 use crate::block::{self, BlockKernel, BlockOutputs, MAX_INPUTS, Outputs};
 use crate::domain::Domain;
 use crate::error::{Error, Kind as Mistake, Result, Tuple};
+use crate::factor;
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::memory;
 use crate::operand::Argument;
-use crate::real::Real;
+use crate::real::{Real, Sizes};
 use crate::simd::{self, Isa, Kernel, Level};
-use crate::view::{Shape, ViewMut, elements};
+use crate::view::{DType, Shape, ViewMut, elements};
 use crate::weight::Weighting;
 use smallvec::SmallVec;
 
@@ -186,11 +187,31 @@ impl<L: Elementwise<K> + 'static, const K: usize> Plan for ElementwisePlan<'_, L
         L::COST * self.inputs[0].view.len() as f64
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
-        if self.single { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
+        if self.single && !self.leaves_single(&results) {
+            self.run_in::<f32>(results)
+        } else {
+            self.run_in::<f64>(results)
+        }
     }
 }
 
 impl<L: Elementwise<K> + 'static, const K: usize> ElementwisePlan<'_, L, K> {
+    /// Whether weights have no room in `f32`, or derivatives that are summed may have none.
+    fn leaves_single(&self, results: &Results<'_>) -> bool {
+        let broadcast = self.inputs.iter().enumerate().skip(2);
+        let is_extreme = |argument: &Argument<'_>| {
+            let weights = argument.check.as_ref().filter(|check| check.domain == Domain::Weight);
+            let wide = weights.filter(|check| check.given.dtype() == DType::F64);
+            wide.is_some_and(|check| {
+                let Sizes { least, most, .. } = factor::sizes(&check.given);
+                factor::leaves_single([least, most])
+            })
+        };
+        broadcast.clone().any(|(_, argument)| is_extreme(argument))
+            || (broadcast.into_iter().any(|(k, _)| results.grads[k].is_some())
+                && self.weighting.leaves_single())
+    }
+
     fn run_in<T: Real>(&self, mut results: Results<'_>) -> Result<()> {
         let shape = self.axes.batch_first();
         // The gradient of an input that was broadcast is summed over the axes that it lacks.

@@ -24,15 +24,16 @@ use super::scale::{Scale, multiply};
 use super::softmax::{Softmax, through_softmax};
 use crate::domain::{Check, Domain};
 use crate::error::{Error, Kind, Result, Tuple};
+use crate::factor;
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::elementwise::{self, Elementwise, Point};
 use crate::losses::spec::Params;
 use crate::memory;
 use crate::operand::Argument;
-use crate::real::Real;
+use crate::real::{Real, Sizes};
 use crate::reduce::{Reduction, sum};
 use crate::simd::{Isa, Level};
-use crate::view::{Shape, View, ViewMut, elements, unravel};
+use crate::view::{DType, Shape, View, ViewMut, elements, unravel};
 use crate::weight::Weighting;
 
 /// The divergence with its parameters.
@@ -177,6 +178,10 @@ impl KlDiv {
             call.domains[1] = Domain::Real;
             let label = label.clone().reshape(&[classes]);
             call.inputs[1] = label.and_then(|l| l.along(class, pred));
+            if axes.weighting(&call)?.leaves_single() {
+                // So that the sum of the label's gradients has a result where they themselves have none.
+                call.dtype = DType::F64;
+            }
         }
         let plan = self.plan_full(&call, divergence, &axes, rows, class)?;
         if !shared {
@@ -329,21 +334,11 @@ impl<const LOG: bool> Plan for ElementPlan<'_, LOG> {
         <WeightedRows<LOG> as RowKernel<f32, 3>>::COST * self.inputs[0].view.len() as f64
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
-        if self.single { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
-    }
-}
-
-impl<const LOG: bool> ElementPlan<'_, LOG> {
-    fn run_in<T: Real>(&self, results: Results<'_>) -> Result<()> {
-        let ElementPlan { axes, weighting, level, layout, .. } = self;
+        let ElementPlan { axes, weighting, level, layout, inputs: [x, _], .. } = self;
         let reduced = Reduced { axes, weighting, level: *level };
-        let [x, label] = &self.inputs;
         let shape = x.view.shape();
-        let [grad, label_grad, ..] = results.grads;
-        let grads = [grad, label_grad, None].map(|v| layout.line_up_mut(v?));
-        let hess = results.hess.and_then(|v| layout.line_up_mut(v));
-        let derives = hess.is_some() || grads.iter().any(Option::is_some);
-        let mut weights = Vec::new();
+        let derives = results.hess.is_some() || results.grads.iter().any(Option::is_some);
+        let (mut weights, mut has_room) = (Vec::new(), true);
         let scale = match weighting.uniform_scale(&axes.batch_first())? {
             Some(scale) => Scale::All(scale),
             None if !derives => Scale::All(1.0),
@@ -351,12 +346,35 @@ impl<const LOG: bool> ElementPlan<'_, LOG> {
                 memory::grow(&mut weights, x.view.len(), 0.0)?;
                 let view = ViewMut::from_slice(&mut weights, shape);
                 reduced.scales(view.map(|v| layout.batch_first(v)))?;
-                Scale::Each(largest(&mut weights, shape.last().copied().unwrap_or(1))?)
+                let rows = weights.chunks_exact_mut(shape.last().copied().unwrap_or(1).max(1));
+                Scale::Each(memory::collect(rows.map(|row| {
+                    let Sizes { least, most, .. } = f64::sizes(row);
+                    has_room &= most == 0.0 || !factor::leaves_single([least / most, 1.0]);
+                    normalise(row)
+                }))?)
             }
         };
-        let weight = match &scale {
+        if self.single && has_room {
+            self.run_in::<f32>(results, &weights, &scale)
+        } else {
+            self.run_in::<f64>(results, &weights, &scale)
+        }
+    }
+}
+
+impl<const LOG: bool> ElementPlan<'_, LOG> {
+    /// With the weights of the elements relative to the scale of their row.
+    fn run_in<T: Real>(&self, results: Results<'_>, weights: &[f64], scale: &Scale) -> Result<()> {
+        let ElementPlan { axes, weighting, level, layout, .. } = self;
+        let reduced = Reduced { axes, weighting, level: *level };
+        let [x, label] = &self.inputs;
+        let shape = x.view.shape();
+        let [grad, label_grad, ..] = results.grads;
+        let grads = [grad, label_grad, None].map(|v| layout.line_up_mut(v?));
+        let hess = results.hess.and_then(|v| layout.line_up_mut(v));
+        let weight = match scale {
             Scale::All(_) => View::from_slice(&[1.0], &[]).broadcast_to(shape),
-            Scale::Each(_) => Some(View::from_slice(&weights, shape)),
+            Scale::Each(_) => Some(View::from_slice(weights, shape)),
         };
         let Some(weight) = weight.map(Argument::from) else { return Ok(()) };
         let outside = |check: &Check<'_>, position: usize| {
@@ -382,7 +400,7 @@ impl<const LOG: bool> ElementPlan<'_, LOG> {
                 grads: grads.each_ref().map(Option::as_ref),
                 hess: hess.as_ref(),
                 elements: value.as_ref(),
-                scale: &scale,
+                scale,
                 value: None,
             },
         )?;
@@ -393,20 +411,20 @@ impl<const LOG: bool> ElementPlan<'_, LOG> {
     }
 }
 
-/// The largest size of each row of weights, which are divided by it; 1 where that is not finite.
-fn largest(weights: &mut [f64], cols: usize) -> Result<Vec<f64>> {
-    memory::collect(weights.chunks_exact_mut(cols.max(1)).map(|row| {
-        let largest = row.iter().fold(0.0, |largest: f64, w| largest.max(w.abs()));
-        if largest == f64::INFINITY {
-            return 1.0;
+/// Divides the weights of a row by one number, which it returns: the largest of them, unless that leaves no room for
+/// the smallest, whose middle with the largest it is then.
+fn normalise(row: &mut [f64]) -> f64 {
+    let Sizes { least, most, .. } = f64::sizes(row);
+    if most.is_nan() || most == f64::INFINITY {
+        return 1.0;
+    }
+    let divisor = if least / most < f64::MIN_POSITIVE { least.sqrt() * most.sqrt() } else { most };
+    if most > 0.0 {
+        for weight in row {
+            *weight /= divisor;
         }
-        if largest > 0.0 {
-            for weight in row {
-                *weight /= largest;
-            }
-        }
-        largest
-    }))
+    }
+    divisor
 }
 
 /// Checks a label that is one distribution for all rows, if any has a weight.

@@ -17,11 +17,12 @@ use super::scale::Scale;
 use super::softmax::{Softmax, through_softmax};
 use super::softmax_group::{GroupSoftmax, LANES};
 use crate::error::{Error, Kind, Result, Tuple};
+use crate::factor;
 use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::spec::Params;
 use crate::memory;
 use crate::operand::Argument;
-use crate::real::Real;
+use crate::real::{Real, Sizes};
 use crate::reduce::sum;
 use crate::simd::{Isa, Level};
 use crate::view::{Shape, View, ViewMut, elements};
@@ -113,12 +114,14 @@ impl Loss for SoftmaxCe {
             let view = label.clone().reshape(pred.shape()).ok_or_else(|| label_error(expected))?;
             Labels::Dense(axes.line_up_rows(view, class_axis).into())
         };
+        let class_weight = self.target.class_weight.as_deref().unwrap_or_default();
+        let Sizes { least, most, .. } = f64::sizes(class_weight);
         let view = axes.line_up_rows(pred.clone(), class_axis);
         let pred = Argument { overwritten: call.in_place, ..view.into() };
         Ok(Box::new(SoftmaxPlan {
             target: &self.target,
             level: call.level,
-            single: call.single(),
+            single: call.single() && !factor::leaves_single([least, most]),
             axes,
             class_axis,
             pred_shape: Shape::from_slice(call.input(0).shape()),
