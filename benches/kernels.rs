@@ -5,13 +5,13 @@
 #![allow(clippy::disallowed_macros, clippy::disallowed_methods)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use rustloss::losses::call::{Call, MAX_ARGUMENTS, Options, Results};
+use rustloss::array::{View, ViewMut};
+use rustloss::drive::Reduction;
 use rustloss::losses::registry;
-use rustloss::losses::spec::{Domain, Params};
-use rustloss::real::Real;
-use rustloss::reduce::Reduction;
+use rustloss::math::Real;
+use rustloss::registry::{Call, MAX_ARGUMENTS, Options, Results};
+use rustloss::registry::{Domain, Params};
 use rustloss::simd;
-use rustloss::view::{View, ViewMut};
 use std::hint::black_box;
 
 /// Losses that take a prediction and a label, with their shapes.

@@ -2,17 +2,13 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_macros, clippy::disallowed_methods))]
 
-pub mod block;
-pub mod domain;
+pub mod array;
+pub mod drive;
 pub mod error;
-mod factor;
-#[macro_use]
-pub mod view;
-pub mod grid;
 pub mod losses;
 pub mod math;
 mod memory;
-mod operand;
+pub mod num;
 #[cfg(feature = "python")]
 #[allow(
     clippy::disallowed_macros,
@@ -20,8 +16,8 @@ mod operand;
     reason = "lists of arguments and parameters, as long as a signature"
 )]
 mod python;
-pub mod real;
-pub mod reduce;
+pub mod registry;
 pub mod simd;
+mod softmax;
+pub mod sum;
 pub mod threads;
-pub mod weight;

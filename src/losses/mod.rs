@@ -1,13 +1,11 @@
 //! The losses, by the shape of their work. Each family's module names its losses; together they are the registry.
 
-pub mod call;
 pub mod elementwise;
 pub mod pairwise;
 pub mod rowwise;
 pub mod sequence;
-pub mod spec;
 
-use spec::Spec;
+use crate::registry::Spec;
 
 /// Every loss.
 pub fn registry() -> impl Iterator<Item = &'static Spec> {

@@ -1,6 +1,6 @@
 //! The derivative of `log(t!)`.
 
-use crate::real::Real;
+use super::log1p;
 use crate::simd::Isa;
 
 /// The Euler-Mascheroni constant.
@@ -31,7 +31,7 @@ pub(crate) fn log_factorial_slope<S: Isa>(t: f64) -> f64 {
         let terms = TERMS.iter().rev();
         0.5 * inverse + square * terms.fold(0.0, |sum, term| sum * square + term)
     };
-    let mut harmonic = Real::log1p::<S>(t / START) + (below_log(START) - below_log(START + t));
+    let mut harmonic = log1p::<f64, S>(t / START) + (below_log(START) - below_log(START + t));
     for k in (1..=SHIFT).rev() {
         let k = k as f64;
         harmonic += 1.0 / (k * (k / t + 1.0));

@@ -1,6 +1,6 @@
 //! `exp` and `expm1`.
 
-use super::float::Float;
+use super::format::Format;
 use crate::simd::Isa;
 
 /// `x = n log(2) + r`.
@@ -15,7 +15,7 @@ pub(super) struct Reduced<T> {
 
 /// Splits `x`, which is NaN or inside `EXP_MIN..=EXP_MAX`; of others the result is of no use.
 #[inline(always)]
-pub(super) fn reduce<T: Float, S: Isa>(x: T) -> Reduced<T> {
+pub(super) fn reduce<T: Format, S: Isa>(x: T) -> Reduced<T> {
     let shifted = x.mul_add::<S>(T::LOG2_E, T::MAGIC);
     let n = shifted - T::MAGIC;
     let high = n.mul_add::<S>(-T::LN2_HI, x); // exact
@@ -25,7 +25,7 @@ pub(super) fn reduce<T: Float, S: Isa>(x: T) -> Reduced<T> {
 
 /// `exp(x)`, within 2 ulp.
 #[inline(always)]
-pub(crate) fn exp<T: Float, S: Isa>(x: T) -> T {
+pub(crate) fn exp<T: Format, S: Isa>(x: T) -> T {
     let x = T::EXP_MAX.min(T::EXP_MIN.max(x)); // both keep a NaN in `x`
     let Reduced { n, r, .. } = reduce::<T, S>(x);
     let y = (r * r).mul_add::<S>(r.exp_tail::<S>(), r) + T::ONE;
@@ -40,13 +40,13 @@ pub(crate) fn exp<T: Float, S: Isa>(x: T) -> T {
 /// `exp(x)` for `x <= 0` or NaN, within 2 ulp: nothing can overflow, which
 /// saves a tenth of the time with AVX-512 and a quarter with AVX2.
 #[inline(always)]
-pub(crate) fn exp_nonpositive<T: Float, S: Isa>(x: T) -> T {
+pub(crate) fn exp_nonpositive<T: Format, S: Isa>(x: T) -> T {
     exp_nonpositive_pair::<T, S>(x).0
 }
 
 /// `exp(x)` for `x <= 0` or NaN, and what it lost to its last rounding.
 #[inline(always)]
-pub(super) fn exp_nonpositive_pair<T: Float, S: Isa>(x: T) -> (T, T) {
+pub(super) fn exp_nonpositive_pair<T: Format, S: Isa>(x: T) -> (T, T) {
     let Reduced { n, r, .. } = reduce::<T, S>(T::EXP_MIN.max(x));
     let w = (r * r).mul_add::<S>(r.exp_tail::<S>(), r);
     // 2^n, subnormal where the result is.
@@ -57,7 +57,7 @@ pub(super) fn exp_nonpositive_pair<T: Float, S: Isa>(x: T) -> (T, T) {
 
 /// `exp(x - max)` for `x <= max`, within 2 ulp of the exact difference.
 #[inline(always)]
-pub(crate) fn exp_difference<T: Float, S: Isa>(x: T, max: T) -> T {
+pub(crate) fn exp_difference<T: Format, S: Isa>(x: T, max: T) -> T {
     let Difference { rounded, n, w } = difference::<T, S>(x, max);
     let scale = n.pow2(T::HALF_RANGE) * T::MAGIC.pow2(-T::HALF_RANGE);
     let exp = scale.mul_add::<S>(w, scale);
@@ -66,7 +66,7 @@ pub(crate) fn exp_difference<T: Float, S: Isa>(x: T, max: T) -> T {
 
 /// The same, with the same bits, for `max - NEAR <= x <= max`: no result is subnormal.
 #[inline(always)]
-pub(crate) fn exp_near<T: Float, S: Isa>(x: T, max: T) -> T {
+pub(crate) fn exp_near<T: Format, S: Isa>(x: T, max: T) -> T {
     let Difference { n, w, .. } = difference::<T, S>(x, max);
     (w + T::ONE).times_pow2(n)
 }
@@ -82,7 +82,7 @@ struct Difference<T> {
 
 /// What `x - max` rounds off, half an ulp of a number that may be large, is put back into the reduced argument.
 #[inline(always)]
-fn difference<T: Float, S: Isa>(x: T, max: T) -> Difference<T> {
+fn difference<T: Format, S: Isa>(x: T, max: T) -> Difference<T> {
     let rounded = x - max;
     let minuend = rounded + max;
     let lost = (x - minuend) - (max + (rounded - minuend));
@@ -93,7 +93,7 @@ fn difference<T: Float, S: Isa>(x: T, max: T) -> Difference<T> {
 
 /// `exp(x) - 1`, within 2 ulp; the sign of a zero is kept.
 #[inline(always)]
-pub(crate) fn expm1<T: Float, S: Isa>(x: T) -> T {
+pub(crate) fn expm1<T: Format, S: Isa>(x: T) -> T {
     let clamped = T::EXP_MAX.min(T::EXPM1_MIN.max(x));
     let Reduced { n, r, r_low } = reduce::<T, S>(clamped);
     // Half the result, because 2^n itself can be out of range.

@@ -3,9 +3,9 @@
 //! Slower than the other functions, but as free of branches. Both polynomials are minimax fits (Remez
 //! exchange in 80-digit arithmetic, error relative to the function).
 
-use super::float::horner;
+use super::format::horner;
 use super::log::log;
-use crate::real::Real;
+use crate::num::Float;
 use crate::simd::Isa;
 
 /// `log(Gamma(x))` for `x >= 0`, within 4 ulp, next to its zeros at 1 and 2 too; NaN below 0.
@@ -99,7 +99,7 @@ fn stirling<S: Isa>(x: f64, log_x: f64) -> f64 {
         -0.001_880_801_982_954_788,
         0.004_885_027_000_289_061
     );
-    Real::mul_add::<S>(x - 0.5, log_x - 1.0, Real::mul_add::<S>(inverse, series, OFFSET))
+    Float::mul_add::<S>(x - 0.5, log_x - 1.0, Float::mul_add::<S>(inverse, series, OFFSET))
 }
 
 #[cfg(test)]

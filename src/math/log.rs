@@ -1,11 +1,11 @@
 //! `log` and `log1p`.
 
-use super::float::Float;
+use super::format::Format;
 use crate::simd::Isa;
 
 /// `log(1 + f) + k log(2)`, for `1 + f` between `sqrt(1/2)` and `sqrt(2)` and an integer `k` given negated.
 #[inline(always)]
-fn log_sum<T: Float, S: Isa>(f: T, minus_k: T) -> T {
+fn log_sum<T: Format, S: Isa>(f: T, minus_k: T) -> T {
     // Two-sum: k log(2) is 0 or exceeds f. Where all is 0 each term has the sign of f, hence `minus_k`.
     let sum = minus_k.mul_add::<S>(-T::LN2_HI, f);
     let lost = f - minus_k.mul_add::<S>(T::LN2_HI, sum);
@@ -14,7 +14,7 @@ fn log_sum<T: Float, S: Isa>(f: T, minus_k: T) -> T {
 
 /// `log(x)`, within 2 ulp; -inf at either zero, NaN below.
 #[inline(always)]
-pub(crate) fn log<T: Float, S: Isa>(x: T) -> T {
+pub(crate) fn log<T: Format, S: Isa>(x: T) -> T {
     let subnormal = x < T::MIN_POSITIVE;
     let (scale, shift) = T::NORMALIZE;
     let (m, minus_k, _) = (if subnormal { x * scale } else { x }).binade();
@@ -24,7 +24,7 @@ pub(crate) fn log<T: Float, S: Isa>(x: T) -> T {
 
 /// `log(1 + x)`, within 2 ulp; -inf at -1, NaN below; the sign of a zero is kept.
 #[inline(always)]
-pub(crate) fn log1p<T: Float, S: Isa>(x: T) -> T {
+pub(crate) fn log1p<T: Format, S: Isa>(x: T) -> T {
     let u = x + T::ONE;
     let (m, minus_k, inverse) = u.binade();
     // (1 + x) 2^-k - 1 from x, not from the rounded sum: one rounding, and none at k = 0, where the
@@ -36,7 +36,7 @@ pub(crate) fn log1p<T: Float, S: Isa>(x: T) -> T {
 
 /// `y = log(u)`, or its limit where `u` is not a positive number. `x` is NaN or infinite with `u`.
 #[inline(always)]
-fn limits<T: Float>(x: T, u: T, y: T) -> T {
+fn limits<T: Format>(x: T, u: T, y: T) -> T {
     let y = if u > T::ZERO { y } else { T::NAN };
     let y = if u == T::ZERO { -T::INFINITY } else { y };
     if x < T::INFINITY { y } else { x }

@@ -1,7 +1,7 @@
 //! The logistic function and what the losses of a logit need with it.
 
 use super::exp::exp_nonpositive_pair;
-use super::float::Float;
+use super::format::Format;
 use crate::simd::Isa;
 
 /// What a loss of a logit `x` needs, from one exponential and one division; a field that is not read is not
@@ -24,7 +24,7 @@ pub struct Logistic<T> {
 /// `v = t q = t - q` is `2 cosh(l) - 2`. So `l` is half of `t + q = 2t - v` times `l / sinh(l)`, an even function
 /// of `l` and hence a function of `v`, whose polynomial needs half the degree of one in `t`.
 #[inline(always)]
-pub(crate) fn logistic<T: Float, S: Isa>(x: T) -> Logistic<T> {
+pub(crate) fn logistic<T: Format, S: Isa>(x: T) -> Logistic<T> {
     let (t, t_low) = exp_nonpositive_pair::<T, S>(-x.abs());
     let q = t / (T::ONE + t);
     let v = t * q;

@@ -1,6 +1,6 @@
 //! Vector math: scalar, branch-free functions that vectorise in a loop over a slice at every level.
 //!
-//! They are methods of [`Real`](crate::real::Real): `x.exp::<S>()` inside a kernel. All take the whole
+//! They are methods of [`Real`]: `x.exp::<S>()` inside a kernel. All take the whole
 //! domain: subnormals in and out, both zeros, infinities and NaN, as the C standard (annex F) has them.
 //!
 //! | function | bound in ulp | exact where |
@@ -17,12 +17,14 @@ mod testing;
 
 pub(crate) mod digamma;
 mod exp;
-mod float;
+mod format;
 mod gamma;
 mod log;
 mod logistic;
+mod real;
 
 pub use logistic::Logistic;
+pub use real::Real;
 
 pub(crate) use exp::{exp, exp_difference, exp_near, exp_nonpositive, expm1};
 pub(crate) use gamma::{lgamma, log_factorial};

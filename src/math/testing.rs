@@ -23,7 +23,7 @@ macro_rules! on_every_level {
         }
     }};
 }
-pub(super) use crate::real::Real;
+pub(super) use crate::math::Real;
 pub(super) use crate::simd::{Isa, Kernel, Level, dispatch};
 pub(super) use on_every_level;
 

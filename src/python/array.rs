@@ -8,8 +8,9 @@
 //! memory in use is refused by NumPy, which counts references.
 
 use super::error::exception;
+use crate::array::{Shape, Strides, View, ViewMut};
 use crate::error::{Error, Kind, Tuple};
-use crate::view::{DType, Shape, Strides, View, ViewMut};
+use crate::num::DType;
 use numpy::npyffi::{NPY_ARRAY_ALIGNED, NPY_ARRAY_WRITEABLE, PY_ARRAY_API, PyArray_CheckExact};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
@@ -302,7 +303,7 @@ pub fn overlap(
 ) -> PyResult<bool> {
     let extent = |array: &Bound<'_, PyUntypedArray>| {
         let (ptr, shape, strides) = parts(array);
-        crate::view::extent(ptr as usize, array.dtype().itemsize(), &shape, &strides)
+        crate::array::extent(ptr as usize, array.dtype().itemsize(), &shape, &strides)
     };
     let ((low, high), (other_low, other_high)) = (extent(one), extent(other));
     if high <= other_low || other_high <= low {

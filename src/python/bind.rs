@@ -3,8 +3,8 @@
 use super::array::buffer;
 use super::error::{brief, exception, shown};
 use crate::error::{Error, Kind, Quoted, quoted};
-use crate::losses::call::MAX_ARGUMENTS;
-use crate::losses::spec::{Domain, Gradient, Spec};
+use crate::registry::MAX_ARGUMENTS;
+use crate::registry::{Domain, Gradient, Spec};
 use numpy::PyUntypedArray;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PySequence, PyString, PyTuple};

@@ -5,15 +5,13 @@ use super::bind::{Bind, grad_outs, wrt};
 use super::error::{exception, guard, shown};
 use super::params::{options, own_params, to_python};
 use super::threads::{detach, warn_once};
+use crate::array::View;
+use crate::drive::Reduction;
 use crate::error::{Error, Kind, Quoted};
-use crate::losses::call::{
-    Call, Lattice, Loss, MAX_ARGUMENTS, Options, PathResults, Plan, Results,
-};
 use crate::losses::registry as losses;
-use crate::losses::spec::{Domain, Gradient, Params, Spec, Unreduced};
-use crate::reduce::Reduction;
+use crate::registry::{Call, Lattice, Loss, MAX_ARGUMENTS, Options, PathResults, Plan, Results};
+use crate::registry::{Domain, Gradient, Params, Spec, Unreduced};
 use crate::simd;
-use crate::view::View;
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;

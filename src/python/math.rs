@@ -2,8 +2,8 @@
 
 use super::error::exception;
 use crate::error::Result;
+use crate::math::Real;
 use crate::memory;
-use crate::real::Real;
 use crate::simd::{self, Isa, Kernel};
 use numpy::{Element, PyArray1, PyArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};

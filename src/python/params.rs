@@ -1,12 +1,12 @@
 //! Parameters of constructors, from Python's values to the registry's and back.
 
 use super::error::{brief, exception, shown};
+use crate::drive::Reduction;
 use crate::error::{Error, Kind, quoted};
-use crate::losses::call::Options;
 use crate::losses::registry as losses;
-use crate::losses::spec::{Family, Spec, Value};
 use crate::memory;
-use crate::reduce::Reduction;
+use crate::registry::Options;
+use crate::registry::{Family, Spec, Value};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyList, PySequence, PyString, PyTuple};

@@ -1,6 +1,6 @@
 //! Instruction-set levels: detected once, chosen in one place.
 //!
-//! A kernel is written as plain generic loops over [`crate::real::Real`] and
+//! A kernel is written as plain generic loops over [`crate::math::Real`] and
 //! marked `#[inline(always)]`; [`dispatch`] compiles its body once for every level, so that the
 //! compiler vectorises it with that level's registers. The type parameter
 //! `S: Isa` tells the code whether a fused multiply-add is an instruction.
@@ -17,7 +17,7 @@ pub trait Isa: Octets + Copy + Send + Sync + 'static {
     /// The bytes of a register.
     const REGISTER: usize = 16;
 
-    /// Sum of all chunks; see [`crate::real::Real::sum_chunks`]. A level overrides it where the compiler keeps a running
+    /// Sum of all chunks; see [`crate::num::Float::sum_chunks`]. A level overrides it where the compiler keeps a running
     /// sum in registers narrower than the level has; the order is the same everywhere.
     #[inline(always)]
     fn sum_f32(chunks: &[[f32; SUM_LANES]]) -> f64 {

@@ -4,7 +4,7 @@
 //! and puts the pieces together anew, so the level that has the registers says what it means.
 
 use super::{Baseline, Isa};
-use crate::real::Real;
+use crate::num::Float;
 use std::array;
 
 /// Eight numbers.
@@ -28,7 +28,7 @@ pub trait Octets: Sized {
     where
         Self: Isa,
     {
-        array::from_fn(|i| Real::mul_add::<Self>(a[i], b[i], c[i]))
+        array::from_fn(|i| Float::mul_add::<Self>(a[i], b[i], c[i]))
     }
     /// The sum of each row: pairs, then pairs of these. In registers eight rows take little more than one.
     #[inline(always)]

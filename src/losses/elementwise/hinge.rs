@@ -5,7 +5,7 @@
 //! `HingeLoss`.
 
 use super::{Elementwise, Point};
-use crate::real::Real;
+use crate::math::Real;
 use crate::simd::Isa;
 
 /// Hinge loss.

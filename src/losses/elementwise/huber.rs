@@ -6,7 +6,7 @@
 //! Huber loss is `rho` times this one).
 
 use super::{Elementwise, Point};
-use crate::real::Real;
+use crate::math::Real;
 use crate::simd::Isa;
 
 /// Huber loss with slope 1 outside.

@@ -4,17 +4,21 @@
 //! What a caller does not want costs nothing: every loop below keeps one or two of the results, and the compiler
 //! drops the rest.
 
-use crate::block::{self, BlockKernel, BlockOutputs, MAX_INPUTS, Outputs};
-use crate::domain::Domain;
+use crate::array::{Shape, ViewMut, elements};
+use crate::drive::Axes;
+use crate::drive::blocks;
+use crate::drive::blocks::{BlockKernel, BlockOutputs, MAX_INPUTS, Outputs};
+use crate::drive::domain::Domain;
+use crate::drive::factor;
+use crate::drive::operand::Argument;
+use crate::drive::weight::Weighting;
 use crate::error::{Error, Kind as Mistake, Result, Tuple};
-use crate::factor;
-use crate::losses::call::{Axes, Call, Loss, Plan, Results};
+use crate::math::Real;
 use crate::memory;
-use crate::operand::Argument;
-use crate::real::{Real, Sizes};
+use crate::num::DType;
+use crate::num::Sizes;
+use crate::registry::{Call, Loss, Plan, Results};
 use crate::simd::{self, Isa, Kernel, Level};
-use crate::view::{DType, Shape, ViewMut, elements};
-use crate::weight::Weighting;
 use smallvec::SmallVec;
 
 /// A loss and its derivatives at one point.
@@ -143,7 +147,7 @@ pub fn plan<'a, L: Elementwise<K> + 'static, const K: usize>(
         let check = call.check(k, loss.domain(k, call.domains[k]));
         inputs.push(Argument { view, check, overwritten: k == 0 && call.in_place });
     }
-    let (weighting, level, single) = (axes.weighting(call)?, call.level, call.single());
+    let (weighting, level, single) = (call.weighting(&axes)?, call.level, call.single());
     Ok(Box::new(ElementwisePlan { loss: Erased(loss), level, single, axes, inputs, weighting }))
 }
 
@@ -231,7 +235,7 @@ impl<L: Elementwise<K> + 'static, const K: usize> ElementwisePlan<'_, L, K> {
                 outputs.grads[k] = Some(ViewMut::from_slice(buffer, &shape));
             }
         }
-        block::drive::<T>(&block::Run {
+        blocks::drive::<T>(&blocks::Run {
             kernel: &self.loss,
             level: self.level,
             order: self.axes.order(),

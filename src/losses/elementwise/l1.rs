@@ -4,7 +4,7 @@
 //! derivative is 0. Source: Apache MXNet Gluon, `L1Loss`.
 
 use super::{Elementwise, Point};
-use crate::real::Real;
+use crate::math::Real;
 use crate::simd::Isa;
 
 /// Absolute error.

@@ -3,7 +3,7 @@
 //! `loss = (label - pred)^2 / 2`, slope `pred - label`, second derivative 1. Source: Apache MXNet Gluon, `L2Loss`.
 
 use super::{Elementwise, Point};
-use crate::real::Real;
+use crate::math::Real;
 use crate::simd::Isa;
 
 /// Half the squared error.

@@ -6,8 +6,8 @@
 
 use super::sigmoid_bce::SigmoidBce;
 use super::{Elementwise, Point};
-use crate::domain::Domain;
-use crate::real::Real;
+use crate::drive::domain::Domain;
+use crate::math::Real;
 use crate::simd::Isa;
 
 /// Logistic loss.

@@ -12,7 +12,7 @@ pub mod squared_hinge;
 
 pub use kernel::{Elementwise, Point, erased, plan, with_optional};
 
-use super::spec::{
+use crate::registry::{
     Bound, Default, Domain, Family, Gradient, Kind, OUT_OF_RANGE, SAMPLE_WEIGHT, Spec, Unreduced,
     flag, float, input, label, optional, param, pred,
 };
@@ -30,7 +30,7 @@ const COMMON: Spec = Spec {
 };
 
 /// The inputs of a loss whose label is a sign.
-const SIGNED: &[super::spec::Input] = &[pred(Domain::Real), label(Domain::Sign), SAMPLE_WEIGHT];
+const SIGNED: &[crate::registry::Input] = &[pred(Domain::Real), label(Domain::Sign), SAMPLE_WEIGHT];
 
 /// The registry's rows.
 pub static LOSSES: &[Spec] = &[

@@ -7,9 +7,9 @@
 
 use super::{Elementwise, Point, plan};
 use crate::error::Result;
-use crate::losses::call::{Call, Loss, Plan, scalar};
-use crate::losses::spec::Params;
-use crate::real::Real;
+use crate::math::Real;
+use crate::registry::Params;
+use crate::registry::{Call, Loss, Plan, scalar};
 use crate::simd::Isa;
 use std::marker::PhantomData;
 

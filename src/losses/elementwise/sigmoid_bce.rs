@@ -15,9 +15,9 @@
 //! Source: Apache MXNet Gluon, `SigmoidBinaryCrossEntropyLoss`.
 
 use super::{Elementwise, Point};
-use crate::domain::Domain;
+use crate::drive::domain::Domain;
 use crate::math::Logistic;
-use crate::real::Real;
+use crate::math::Real;
 use crate::simd::Isa;
 
 /// Binary cross-entropy from logits.

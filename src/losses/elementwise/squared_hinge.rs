@@ -5,7 +5,7 @@
 //! beyond both are 0. Source: Apache MXNet Gluon, `SquaredHingeLoss`.
 
 use super::{Elementwise, Point};
-use crate::real::Real;
+use crate::math::Real;
 use crate::simd::Isa;
 
 /// Squared hinge loss.

@@ -1,14 +1,14 @@
 //! The gradients with respect to the vectors of both batches, in tiles.
 
 use super::kernel::LANES;
+use crate::array::View;
+use crate::array::{Grid, Tile};
+use crate::drive::operand::Output;
 use crate::error::Result;
-use crate::grid::{Grid, Tile};
+use crate::math::Real;
 use crate::memory;
-use crate::operand::Output;
-use crate::real::Real;
 use crate::simd::{Isa, Kernel};
 use crate::threads;
-use crate::view::View;
 
 /// Vectors whose differences a lane adds in a row.
 const CHAIN: usize = 16;

@@ -10,15 +10,16 @@
 //! Roundings do not all go one way: measured it is 2 to 3.
 
 use super::gradients::{PULL_TILE, PullJob, PullTile};
+use crate::array::{Grid, Tile};
+use crate::array::{View, ViewMut};
+use crate::drive::operand::{Operand, Output, sized};
 use crate::error::Result;
-use crate::grid::{Grid, Tile};
+use crate::math::Real;
 use crate::memory;
-use crate::operand::{Operand, Output, sized};
-use crate::real::Real;
-use crate::reduce::{PairwiseSum, sum_block_exactly};
+use crate::num::DType;
 use crate::simd::{self, Baseline, Isa, Kernel, Level};
+use crate::sum::{PairwiseSum, sum_block_exactly};
 use crate::threads;
-use crate::view::{DType, View, ViewMut};
 use std::marker::PhantomData;
 
 /// Elements of a chunk: whole registers of every level.

@@ -9,7 +9,9 @@ mod gradients;
 mod kernel;
 pub mod sdml;
 
-use super::spec::{Bound, Domain, Family, Gradient, SAMPLE_WEIGHT, Spec, Unreduced, float, input};
+use crate::registry::{
+    Bound, Domain, Family, Gradient, SAMPLE_WEIGHT, Spec, Unreduced, float, input,
+};
 
 /// The registry's rows.
 pub static LOSSES: &[Spec] = &[Spec {

@@ -8,17 +8,18 @@
 //! Source: Apache MXNet Gluon, `SDMLLoss`.
 
 use super::kernel::{Outputs, PairKernel, Pairs, RowOutputs};
+use crate::array::{Shape, View};
+use crate::drive::reduced::Reduced;
+use crate::drive::scale::Scale;
+use crate::drive::weight::Weighting;
+use crate::drive::{Axes, axis};
 use crate::error::{Error, Kind, Result, Tuple};
-use crate::losses::call::{Axes, Call, Loss, Plan, Results, axis};
-use crate::losses::rowwise::reduced::Reduced;
-use crate::losses::rowwise::scale::Scale;
-use crate::losses::rowwise::softmax::Softmax;
+use crate::math::Real;
 use crate::memory;
-use crate::real::Real;
-use crate::reduce::sum;
+use crate::registry::{Call, Loss, Plan, Results};
 use crate::simd::{Isa, Level};
-use crate::view::{Shape, View};
-use crate::weight::Weighting;
+use crate::softmax::Softmax;
+use crate::sum::sum;
 
 /// The loss with its parameters.
 pub struct Sdml {
@@ -50,7 +51,7 @@ impl Loss for Sdml {
             return Err(error(0, "fewer samples, whose pairs can be counted"));
         }
         let axes = Axes::elementwise(&[n, n], 0)?;
-        let weighting = axes.weighting(call)?;
+        let weighting = call.weighting(&axes)?;
         let of_rows = weighting.of_sums(1, n);
         let by_row = of_rows.is_some();
         let axes = if by_row { Axes::elementwise(&[n], 0)? } else { axes };

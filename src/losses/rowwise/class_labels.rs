@@ -1,10 +1,11 @@
 //! Labels that are class indices: copied, then checked, with the weights that they bring.
 
+use crate::array::View;
+use crate::drive::Axes;
+use crate::drive::weight::Weighting;
 use crate::error::{Error, Kind, Result};
-use crate::losses::call::{Axes, Call};
 use crate::memory;
-use crate::view::View;
-use crate::weight::Weighting;
+use crate::registry::Call;
 
 /// A label that is not looked at.
 pub const IGNORED: u32 = u32::MAX;

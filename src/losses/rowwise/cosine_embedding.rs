@@ -9,17 +9,19 @@
 //!
 //! Source: Apache MXNet Gluon, `CosineEmbeddingLoss`.
 
-use super::kernel::{RowKernel, RowOutputs};
 use super::plan::{Layout, RowPlan};
-use super::twofold::{Scalar, Twofold, two_product, two_sum};
+use crate::drive::Axes;
+use crate::drive::rows::{RowKernel, RowOutputs};
+use crate::drive::weight::Weighting;
 use crate::error::{Error, Kind, Result, Tuple};
-use crate::losses::call::{Axes, Call, Loss, Plan};
-use crate::losses::spec::Params;
+use crate::math::Real;
 use crate::memory;
-use crate::real::Real;
+use crate::num::DType;
+use crate::num::Float;
+use crate::num::{Scalar, Twofold, two_product, two_sum};
+use crate::registry::Params;
+use crate::registry::{Call, Loss, Plan};
 use crate::simd::Isa;
-use crate::view::DType;
-use crate::weight::Weighting;
 
 /// Longest run whose products are summed at once.
 const PRODUCTS: usize = 256;
@@ -58,7 +60,7 @@ impl Loss for CosineEmbedding {
             let batch = axes.batch + usize::from(axes.batch >= vector);
             Layout::new(given, batch, Some(vector))
         };
-        let weighting = axes.weighting(call)?;
+        let weighting = call.weighting(&axes)?;
         let inputs = [layout.input(call, 0)?, layout.input(call, 1)?];
         let labels = labels(call, &axes, &weighting)?;
         let kernel = Rows { labels, margin: self.margin };
@@ -303,9 +305,9 @@ fn of_block_fast<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [
     for (u, v) in u.iter().zip(v) {
         for l in 0..LANES {
             let (u, v) = (u[l].to_f64() * of_u, v[l].to_f64() * of_v);
-            uv[l] = Real::mul_add::<S>(u, v, uv[l]);
-            uu[l] = Real::mul_add::<S>(u, u, uu[l]);
-            vv[l] = Real::mul_add::<S>(v, v, vv[l]);
+            uv[l] = Float::mul_add::<S>(u, v, uv[l]);
+            uu[l] = Float::mul_add::<S>(u, u, uu[l]);
+            vv[l] = Float::mul_add::<S>(v, v, vv[l]);
         }
     }
     let mut half = LANES / 2;

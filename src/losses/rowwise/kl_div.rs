@@ -17,24 +17,29 @@
 //!
 //! Source: Apache MXNet Gluon, `KLDivLoss`; `log_target` as PyTorch has it.
 
-use super::kernel::{RowKernel, RowOutputs, Rows, drive};
 use super::plan::{Layout, RowPlan};
-use super::reduced::Reduced;
-use super::scale::{Scale, multiply};
-use super::softmax::{Softmax, through_softmax};
-use crate::domain::{Check, Domain};
+use crate::array::{Shape, View, ViewMut, elements, unravel};
+use crate::drive::Axes;
+use crate::drive::Reduction;
+use crate::drive::domain::{Check, Domain};
+use crate::drive::factor;
+use crate::drive::operand::Argument;
+use crate::drive::reduced::Reduced;
+use crate::drive::rows::{RowKernel, RowOutputs, Rows, drive};
+use crate::drive::scale::{Scale, multiply};
+use crate::drive::weight::Weighting;
 use crate::error::{Error, Kind, Result, Tuple};
-use crate::factor;
-use crate::losses::call::{Axes, Call, Loss, Plan, Results};
 use crate::losses::elementwise::{self, Elementwise, Point};
-use crate::losses::spec::Params;
+use crate::math::Real;
 use crate::memory;
-use crate::operand::Argument;
-use crate::real::{Real, Sizes};
-use crate::reduce::{Reduction, sum};
+use crate::num::DType;
+use crate::num::Float;
+use crate::num::Sizes;
+use crate::registry::Params;
+use crate::registry::{Call, Loss, Plan, Results};
 use crate::simd::{Isa, Level};
-use crate::view::{DType, Shape, View, ViewMut, elements, unravel};
-use crate::weight::Weighting;
+use crate::softmax::{Softmax, through_softmax};
+use crate::sum::sum;
 
 /// The divergence with its parameters.
 pub struct KlDiv {
@@ -178,7 +183,7 @@ impl KlDiv {
             call.domains[1] = Domain::Real;
             let label = label.clone().reshape(&[classes]);
             call.inputs[1] = label.and_then(|l| l.along(class, pred));
-            if axes.weighting(&call)?.leaves_single() {
+            if call.weighting(&axes)?.leaves_single() {
                 // So that the sum of the label's gradients has a result where they themselves have none.
                 call.dtype = DType::F64;
             }
@@ -228,7 +233,7 @@ impl KlDiv {
         }
         let layout = Layout::new(&axes.shape, axes.batch, Some(class));
         let inputs = [layout.input(call, 0)?, layout.input(call, 1)?];
-        let weighting = axes.weighting(call)?;
+        let weighting = call.weighting(axes)?;
         let (level, single) = (call.level, call.single());
         let at = class + usize::from(class < axes.batch);
         Ok(match weighting.of_sums(at, axes.shape[class]) {
@@ -432,7 +437,7 @@ fn check_shared(call: &Call<'_>, axes: &Axes, class: usize) -> Result<()> {
     let Some(check) = call.check(1, call.domains[1]).filter(|check| check.all().is_err()) else {
         return Ok(());
     };
-    let (mut weighting, pred) = (axes.weighting(call)?, call.input(0));
+    let (mut weighting, pred) = (call.weighting(axes)?, call.input(0));
     if weighting.weight == 0.0 || pred.is_empty() {
         return Ok(());
     }

@@ -2,24 +2,18 @@
 
 mod class_labels;
 pub mod cosine_embedding;
-mod kernel;
 pub mod kl_div;
 mod plan;
-pub(crate) mod reduced;
-pub(crate) mod scale;
-pub mod softmax;
 pub mod softmax_ce;
-pub mod softmax_group;
 pub mod triplet;
-mod twofold;
 
-use super::spec::{
+use crate::registry::{
     Bound, Default, Domain, Family, Gradient, Kind, OUT_OF_RANGE, SAMPLE_WEIGHT, Spec, Unreduced,
     flag, float, input, label, param, pred,
 };
 
 /// The axis of the classes.
-const AXIS: super::spec::Param = param("axis", Default::Int(-1), Kind::Int(i64::MIN));
+const AXIS: crate::registry::Param = param("axis", Default::Int(-1), Kind::Int(i64::MIN));
 
 /// The registry's rows.
 pub static LOSSES: &[Spec] = &[

@@ -1,17 +1,18 @@
 //! The call of a loss that has one number for each row.
 
-use super::kernel::{RowKernel, Rows, drive};
-use super::reduced::Reduced;
-use super::scale::Scale;
-use crate::domain::{Check, Order};
+use crate::array::{Shape, View, ViewMut, elements, unravel};
+use crate::drive::Axes;
+use crate::drive::domain::{Check, Order};
+use crate::drive::operand::Argument;
+use crate::drive::reduced::Reduced;
+use crate::drive::rows::{RowKernel, Rows, drive};
+use crate::drive::scale::Scale;
+use crate::drive::weight::Weighting;
 use crate::error::{Error, Kind, Result, Tuple};
-use crate::losses::call::{Axes, Call, Plan, Results};
+use crate::math::Real;
 use crate::memory;
-use crate::operand::Argument;
-use crate::real::Real;
+use crate::registry::{Call, Plan, Results};
 use crate::simd::Level;
-use crate::view::{Shape, View, ViewMut, elements, unravel};
-use crate::weight::Weighting;
 
 /// How the arrays of a call lie: of the first input's shape, the batch axis first, the axis of the vectors last.
 #[derive(Clone, Debug)]

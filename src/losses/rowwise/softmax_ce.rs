@@ -2,7 +2,7 @@
 //!
 //! For a row of logits x with p = softmax(x) and a label t, `loss = -log p[t]`; with a distribution y over the classes,
 //! `loss = -sum y log p`. The gradient is `p sum(y) - y`, the diagonal of the second derivative `sum(y) p (1 - p)`. What
-//! the sure and right model leaves of them is computed from the other classes' mass, see [`super::softmax`]. With
+//! the sure and right model leaves of them is computed from the other classes' mass, see [`crate::softmax`]. With
 //! `from_logits` the input already is log p: `loss = -sum y x`, of gradient `-y`.
 //!
 //! Label smoothing mixes y with the uniform distribution: `y (1 - s) + s / C`; class weights w multiply y then. A label
@@ -11,22 +11,26 @@
 //! Source: Apache MXNet Gluon, `SoftmaxCrossEntropyLoss`; class weights and label smoothing as PyTorch has them.
 
 use super::class_labels::{ClassLabels, Classes, IGNORED, LabelRule};
-use super::kernel::{Group, RowKernel, RowOutputs, Rows, drive};
-use super::reduced::Reduced;
-use super::scale::Scale;
-use super::softmax::{Softmax, through_softmax};
-use super::softmax_group::{GroupSoftmax, LANES};
+use crate::array::{Shape, View, ViewMut, elements};
+use crate::drive::Axes;
+use crate::drive::factor;
+use crate::drive::operand::Argument;
+use crate::drive::reduced::Reduced;
+use crate::drive::rows::LANES;
+use crate::drive::rows::{Group, RowKernel, RowOutputs, Rows, drive};
+use crate::drive::scale::Scale;
+use crate::drive::weight::Weighting;
 use crate::error::{Error, Kind, Result, Tuple};
-use crate::factor;
-use crate::losses::call::{Axes, Call, Loss, Plan, Results};
-use crate::losses::spec::Params;
+use crate::math::Real;
 use crate::memory;
-use crate::operand::Argument;
-use crate::real::{Real, Sizes};
-use crate::reduce::sum;
+use crate::num::Float;
+use crate::num::Sizes;
+use crate::registry::Params;
+use crate::registry::{Call, Loss, Plan, Results};
 use crate::simd::{Isa, Level};
-use crate::view::{Shape, View, ViewMut, elements};
-use crate::weight::Weighting;
+use crate::softmax::GroupSoftmax;
+use crate::softmax::{Softmax, through_softmax};
+use crate::sum::sum;
 
 /// Softmax cross-entropy with its parameters.
 pub struct SoftmaxCe {
@@ -81,7 +85,7 @@ impl Loss for SoftmaxCe {
                 format!("expected one weight for each of {classes} classes, got {}", weights.len());
             return Err(Error::new(Kind::Shape, "class_weight", detail));
         }
-        let mut weighting = axes.weighting(call)?;
+        let mut weighting = call.weighting(&axes)?;
         let label = call.input(1);
         let label_error = |expected: &str| {
             let one_hot = self.sparse && label.clone().reshape(pred.shape()).is_some();

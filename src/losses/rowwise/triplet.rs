@@ -4,13 +4,15 @@
 //! gradients with respect to x, p and n are `2 (n - p)`, `2 (p - x)` and `-2 (n - x)`; elsewhere, at 0 too, they are 0.
 //! There is no diagonal second derivative to give: it is 0 for the anchor. Source: Apache MXNet Gluon, `TripletLoss`.
 
-use super::kernel::{RowKernel, RowOutputs};
 use super::plan::{Layout, RowPlan};
+use crate::drive::Axes;
+use crate::drive::rows::{RowKernel, RowOutputs};
 use crate::error::Result;
-use crate::losses::call::{Axes, Call, Loss, Plan};
-use crate::real::Real;
-use crate::reduce::{PairwiseSum, sum, sum_block_exactly};
+use crate::math::Real;
+use crate::num::Float;
+use crate::registry::{Call, Loss, Plan};
 use crate::simd::{Baseline, Isa};
+use crate::sum::{PairwiseSum, sum, sum_block_exactly};
 
 /// Terms that are summed at once where they are large.
 const TERMS: usize = 256;
@@ -31,7 +33,7 @@ impl Loss for Triplet {
         } else {
             Axes::elementwise(&[full.shape[full.batch]], 0)?
         };
-        let weighting = axes.weighting(call)?;
+        let weighting = call.weighting(&axes)?;
         let inputs = [layout.input(call, 0)?, layout.input(call, 1)?, layout.input(call, 2)?];
         let (level, single) = (call.level, call.single());
         Ok(Box::new(RowPlan { kernel: *self, level, single, axes, layout, inputs, weighting }))

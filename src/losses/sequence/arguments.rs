@@ -2,10 +2,10 @@
 
 use super::Labels;
 use super::target::allowed_labels;
+use crate::array::{Shape, View, unravel};
 use crate::error::{Error, Kind, Number, Result, Tuple};
-use crate::losses::call::Call;
 use crate::memory;
-use crate::view::{Shape, View, unravel};
+use crate::registry::Call;
 
 /// Where the arguments stand.
 const LABEL: usize = 1;

@@ -3,7 +3,8 @@
 use super::LANES;
 use super::frames::BATCH;
 use super::planes::{Octet, fold};
-use crate::real::Real;
+use crate::math::Real;
+use crate::num::Float;
 use crate::simd::Isa;
 use std::array;
 
@@ -42,7 +43,7 @@ impl<R: Real> Extremes<R> {
         if !rest.is_empty() {
             step(&last(x));
         }
-        let max = fold(high, Real::max);
+        let max = fold(high, Float::max);
         let mut near = true;
         for i in 0..STEP {
             near &= max - (low[i] + odd[i]) <= R::NEAR;

@@ -19,7 +19,8 @@ use super::rows::{Element, Row, Rows, RowsMut};
 use super::target::Target;
 use super::{Input, LANES};
 use crate::error::Result;
-use crate::real::Real;
+use crate::math::Real;
+use crate::num::Float;
 use crate::simd::{Isa, Kernel, Level, dispatch};
 use crate::{memory, threads};
 use std::array;
@@ -251,10 +252,10 @@ impl<E: Element> Survey<'_, E> {
         let [mut nearest, mut furthest] = [[f64::INFINITY; LANES], [0.0; LANES]];
         for x in &*row {
             for i in 0..LANES {
-                max[i] = Real::max(x[i], max[i]);
+                max[i] = Float::max(x[i], max[i]);
             }
         }
-        let max = fold(max, Real::max);
+        let max = fold(max, Float::max);
         status.impossible |= max == f64::NEG_INFINITY;
         // With all of them -inf there is nothing to be relative to.
         let shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
@@ -262,20 +263,20 @@ impl<E: Element> Survey<'_, E> {
             let e = x.map(|x| x.exp_difference::<S>(shift));
             for i in 0..LANES {
                 let gap = shift - x[i];
-                least[i] = Real::min(if gap > FAR { 1.0 } else { e[i] }, least[i]);
+                least[i] = Float::min(if gap > FAR { 1.0 } else { e[i] }, least[i]);
                 // A distance may be out of range where the input is not.
                 let possible =
-                    if x[i] > f64::NEG_INFINITY { Real::min(gap, f64::MAX) } else { 0.0 };
-                furthest[i] = Real::max(possible, furthest[i]);
+                    if x[i] > f64::NEG_INFINITY { Float::min(gap, f64::MAX) } else { 0.0 };
+                furthest[i] = Float::max(possible, furthest[i]);
                 nearest[i] =
-                    Real::min(if possible > FAR { possible } else { f64::INFINITY }, nearest[i]);
+                    Float::min(if possible > FAR { possible } else { f64::INFINITY }, nearest[i]);
             }
             *x = e;
         }
-        let far = [fold(nearest, Real::min), fold(furthest, Real::max)];
+        let far = [fold(nearest, Float::min), fold(furthest, Float::max)];
         *status = status.and(Status { far, ..Status::ORDINARY });
-        let bits = bits_below_1(fold(least, Real::min));
-        let bits = if shift - lowest > FAR { Real::max(bits, ALONE) } else { bits };
+        let bits = bits_below_1(fold(least, Float::min));
+        let bits = if shift - lowest > FAR { Float::max(bits, ALONE) } else { bits };
         Frame { shift, bits, wide: true, ..Frame::default() }
     }
 }
@@ -302,11 +303,11 @@ fn place(target: &Target, of: impl Fn(usize) -> f64, row: &mut [f64]) -> f64 {
     for (out, classes) in labels.as_chunks_mut().0.iter_mut().zip(target.labels()) {
         *out = classes.map(|class| of(class as usize));
         for (least, &x) in least.iter_mut().zip(&*out) {
-            *least = Real::min(x, *least);
+            *least = Float::min(x, *least);
         }
     }
     blanks[..LANES].copy_from_slice(&blank);
-    fold(least, Real::min)
+    fold(least, Float::min)
 }
 
 /// How far, in bits and rounded up, a number lies below 1; infinite for 0 and what is too small for a normal number.
@@ -466,7 +467,7 @@ fn wide_exp<S: Isa>(x: f64, shift: f64) -> (f64, f64) {
     const LN2_LO: f64 = 1.908_214_929_270_587_7e-10;
     let (x, lost) = difference(x, shift);
     let k = (x * LOG2_E).round_ties_even();
-    let r = Real::mul_add::<S>(k, -LN2_LO, Real::mul_add::<S>(k, -LN2_HI, x)) + lost;
+    let r = Float::mul_add::<S>(k, -LN2_LO, Float::mul_add::<S>(k, -LN2_HI, x)) + lost;
     let m = Real::exp::<S>(r);
     if x < -FAR { (0.0, 0.0) } else { (m, k) }
 }

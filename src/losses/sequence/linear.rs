@@ -29,7 +29,7 @@ use super::target::{Run, Target};
 use super::weights::{Arrows, Groups, Weights};
 use super::{LANES, Side, wide};
 use crate::error::Result;
-use crate::real::Real;
+use crate::num::Float;
 use crate::simd::{Isa, Kernel, Level, dispatch};
 use std::ops::Range;
 
@@ -163,7 +163,7 @@ fn refresh(
         let (row, power) = (&mut state.row[range.clone()], &state.power[range.clone()]);
         for ((x, power), own) in row.iter_mut().zip(power).zip(&mut own[range]) {
             raised |= (*x > 0.0) & (*x < f64::MIN_POSITIVE);
-            let (m, k) = split(Real::max(*x, f64::MIN_POSITIVE));
+            let (m, k) = split(Float::max(*x, f64::MIN_POSITIVE));
             *own = if *x > 0.0 { power + k } else { DEAD };
             *x = if *x > 0.0 { m } else { 0.0 };
         }
@@ -177,17 +177,17 @@ fn refresh(
             Side::Start => {
                 for u in groups.start * LANES..groups.end * LANES {
                     let least = fed - growth;
-                    blank[u] = Real::max(blank_own[u], least);
-                    fed = Real::max(Real::max(label_own[u], blank_own[u] - growth), least);
+                    blank[u] = Float::max(blank_own[u], least);
+                    fed = Float::max(Float::max(label_own[u], blank_own[u] - growth), least);
                     label[u] = fed;
                 }
             }
             Side::End => {
                 let mut next = DEAD;
                 for u in (groups.start * LANES..groups.end * LANES).rev() {
-                    fed = Real::max(Real::max(label_own[u], next - growth), fed - growth);
+                    fed = Float::max(Float::max(label_own[u], next - growth), fed - growth);
                     label[u] = fed;
-                    blank[u] = Real::max(blank_own[u], fed - growth);
+                    blank[u] = Float::max(blank_own[u], fed - growth);
                     next = blank_own[u];
                 }
             }

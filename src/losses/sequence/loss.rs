@@ -5,16 +5,18 @@ use super::rows::{Element, Layout, Rows, RowsMut};
 use super::{
     Alignment, Batch, Gradient, Input, Labels, NO_STATE, Options, Outputs, Posteriors, ctc,
 };
+use crate::array::{Shape, View, ViewMut};
+use crate::drive::Axes;
+use crate::drive::Reduction;
+use crate::drive::reduced::Reduced;
+use crate::drive::scale::Scale;
+use crate::drive::weight::Weighting;
 use crate::error::{Error, Kind, Result, Tuple};
-use crate::losses::call::{Axes, Call, Lattice, Loss, PathResults, Plan, Results};
-use crate::losses::rowwise::reduced::Reduced;
-use crate::losses::rowwise::scale::Scale;
-use crate::losses::spec::Params;
 use crate::memory;
-use crate::reduce::Reduction;
+use crate::num::DType;
+use crate::registry::Params;
+use crate::registry::{Call, Lattice, Loss, PathResults, Plan, Results};
 use crate::simd::Level;
-use crate::view::{DType, Shape, View, ViewMut};
-use crate::weight::Weighting;
 use half::{bf16, f16};
 
 /// Rough times, in nanoseconds, for a state and for a class of a frame.
@@ -118,7 +120,7 @@ impl Loss for Ctc {
         let (axes, [samples, count]) = self.axes_of(pred.shape())?;
         let classes = pred.shape()[pred.shape().len() - 1];
         let blank = if samples > 0 { self.blank(classes)? } else { 0 };
-        let mut weighting = axes.weighting(call)?;
+        let mut weighting = call.weighting(&axes)?;
         let weight = weighting.take_weights()?;
         let weightless = |n: usize| weight.as_ref().is_some_and(|w| w[n] == 0.0);
 

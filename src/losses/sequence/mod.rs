@@ -39,7 +39,7 @@ pub use ctc::{Alignment, Batch, Gradient, NO_STATE, Options, Outputs, Posteriors
 pub use scratch::release_memory;
 pub use target::Labels;
 
-use super::spec::{
+use crate::registry::{
     Default, Domain, Family, Gradient as Derived, Kind, SAMPLE_WEIGHT, Spec, Unreduced, input,
     optional, param, pred,
 };

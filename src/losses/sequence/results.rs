@@ -7,7 +7,7 @@ use super::planes::{lanes, sized};
 use super::rows::{Element, Rows};
 use super::sweep::{Lattice, Occupancies, Sink};
 use crate::error::Result;
-use crate::real::Real;
+use crate::math::Real;
 use crate::simd::{Isa, Kernel, dispatch};
 use std::ops::Range;
 

@@ -1,8 +1,9 @@
 //! Frames of a batch: rows of classes anywhere in a strided array, read and written in place. Rows whose elements lie side
 //! by side are slices; others are gathered, one at a time, into scratch.
 
-use crate::real::Real;
-use crate::view::{self, View, ViewMut};
+use crate::array::{View, ViewMut};
+use crate::math::Real;
+use crate::num;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use std::marker::PhantomData;
@@ -10,7 +11,7 @@ use std::ops::Range;
 use std::{ptr, slice};
 
 /// A floating-point type that frames are stored in.
-pub trait Element: view::Element + Send + Sync {
+pub trait Element: num::Element + Send + Sync {
     /// The type that rows of many classes are computed in.
     type Real: Real;
 
@@ -269,7 +270,7 @@ unsafe impl<E: Send> Sync for RowsMut<'_, E> {}
 // SAFETY: it stands for the exclusive borrow of a slice.
 unsafe impl<E: Send> Send for RowsMut<'_, E> {}
 
-impl<'a, E: view::Element> RowsMut<'a, E> {
+impl<'a, E: num::Element> RowsMut<'a, E> {
     /// The rows of `data`; `None` if the layout leaves it or two elements overlap.
     pub fn new(data: &'a mut [E], layout: Layout) -> Option<Self> {
         let valid = layout.fits(data.len()) && layout.is_disjoint();
@@ -323,7 +324,7 @@ pub struct RowMut<'a, E> {
     life: PhantomData<&'a mut [E]>,
 }
 
-impl<'a, E: view::Element> RowMut<'a, E> {
+impl<'a, E: num::Element> RowMut<'a, E> {
     #[inline(always)]
     fn place(&self, k: usize) -> *mut E {
         assert!(k < self.width, "no element {k}");

@@ -3,9 +3,8 @@
 //! Every operation is branch-free where it matters, so that loops over slices vectorise. Selects are written
 //! `if cond { a } else { b }` on values, never on effects.
 
-use crate::math::{self, Logistic};
+use crate::num::Element;
 use crate::simd::{self, Isa, SUM_LANES};
-use crate::view::Element;
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
@@ -22,7 +21,7 @@ pub struct Sizes<T> {
 
 /// `f32` or `f64`.
 #[allow(clippy::return_self_not_must_use)]
-pub trait Real:
+pub trait Float:
     Element
     + Copy
     + Send
@@ -40,7 +39,7 @@ pub trait Real:
     + MulAssign
     + 'static
 {
-    /// The type of [`Real::key`].
+    /// The type of [`Float::key`].
     type Key: Ord + Copy;
 
     /// 0.
@@ -59,8 +58,6 @@ pub trait Real:
     const MAX: Self;
     /// A quiet NaN.
     const NAN: Self;
-    /// How far below the maximum [`Real::exp_near`] reaches: the exponential is a normal number.
-    const NEAR: Self;
 
     /// Rounded to nearest.
     fn from_f64(x: f64) -> Self;
@@ -87,44 +84,6 @@ pub trait Real:
     /// `|self|` with the sign of `sign`.
     fn copysign(self, sign: Self) -> Self;
 
-    /// `exp(self)`, within 2 ulp.
-    fn exp<S: Isa>(self) -> Self;
-    /// `exp(self)` for `self <= 0` or NaN, within 2 ulp, and faster.
-    fn exp_nonpositive<S: Isa>(self) -> Self;
-    /// `exp(self - max)` for `self <= max`, within 2 ulp of the exact difference.
-    fn exp_difference<S: Isa>(self, max: Self) -> Self;
-    /// The same, with the same bits, for `max - NEAR <= self <= max`, and faster.
-    fn exp_near<S: Isa>(self, max: Self) -> Self;
-    /// `exp(self) - 1`, within 2 ulp.
-    fn expm1<S: Isa>(self) -> Self;
-    /// Natural logarithm, within 2 ulp.
-    fn log<S: Isa>(self) -> Self;
-    /// `log(1 + self)`, within 2 ulp.
-    fn log1p<S: Isa>(self) -> Self;
-    /// `sigmoid(self)`, `sigmoid(-self)` and `softplus(-|self|)` together.
-    fn logistic<S: Isa>(self) -> Logistic<Self>;
-    /// `log(Gamma(self))` for `self >= 0`, within 4 ulp.
-    fn lgamma<S: Isa>(self) -> Self;
-    /// `log(self!) = lgamma(self + 1)` for `self >= 0`, within 4 ulp, small `self` too.
-    fn log_factorial<S: Isa>(self) -> Self;
-    /// The derivative of `log_factorial` at `self >= 0`, within 4 ulp of its two parts, H(self) and -gamma.
-    fn log_factorial_slope<S: Isa>(self) -> Self;
-
-    /// `1 / (1 + exp(-self))`, within 2 ulp.
-    #[inline(always)]
-    fn sigmoid<S: Isa>(self) -> Self {
-        self.logistic::<S>().sigmoid
-    }
-    /// `log(1 + exp(self))`, within 2 ulp.
-    #[inline(always)]
-    fn softplus<S: Isa>(self) -> Self {
-        self.logistic::<S>().softplus_neg_abs + Self::ZERO.max(self)
-    }
-    /// `log(sigmoid(self))`, within 2 ulp.
-    #[inline(always)]
-    fn log_sigmoid<S: Isa>(self) -> Self {
-        -(-self).softplus::<S>()
-    }
     /// Sum of all chunks in f64: lane by lane, then the upper half of the lanes added to the lower until one is left.
     fn sum_chunks<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> f64;
     /// The same, and what the sum has lost to rounding where that can be seen: 0 for `f32`, whose sums have room.
@@ -182,9 +141,9 @@ pub trait Real:
     }
 }
 
-macro_rules! real {
-    ($t:ident, $near:literal, $key:ident, $sum:ident, $sum_and_lost:ident, $transpose:ident) => {
-        impl Real for $t {
+macro_rules! float {
+    ($t:ident, $key:ident, $sum:ident, $sum_and_lost:ident, $transpose:ident) => {
+        impl Float for $t {
             type Key = $key;
 
             const ZERO: Self = 0.0;
@@ -195,7 +154,6 @@ macro_rules! real {
             const MIN_POSITIVE: Self = $t::MIN_POSITIVE;
             const MAX: Self = $t::MAX;
             const NAN: Self = $t::NAN;
-            const NEAR: Self = $near;
 
             #[inline(always)]
             fn sum_chunks_and_lost<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> (f64, f64) {
@@ -286,53 +244,9 @@ macro_rules! real {
             fn copysign(self, sign: Self) -> Self {
                 $t::copysign(self, sign)
             }
-            #[inline(always)]
-            fn exp<S: Isa>(self) -> Self {
-                math::exp::<Self, S>(self)
-            }
-            #[inline(always)]
-            fn exp_nonpositive<S: Isa>(self) -> Self {
-                math::exp_nonpositive::<Self, S>(self)
-            }
-            #[inline(always)]
-            fn exp_difference<S: Isa>(self, max: Self) -> Self {
-                math::exp_difference::<$t, S>(self, max)
-            }
-            #[inline(always)]
-            fn exp_near<S: Isa>(self, max: Self) -> Self {
-                math::exp_near::<$t, S>(self, max)
-            }
-            #[inline(always)]
-            fn expm1<S: Isa>(self) -> Self {
-                math::expm1::<Self, S>(self)
-            }
-            #[inline(always)]
-            fn log<S: Isa>(self) -> Self {
-                math::log::<Self, S>(self)
-            }
-            #[inline(always)]
-            fn log1p<S: Isa>(self) -> Self {
-                math::log1p::<Self, S>(self)
-            }
-            #[inline(always)]
-            fn logistic<S: Isa>(self) -> Logistic<Self> {
-                math::logistic::<Self, S>(self)
-            }
-            #[inline(always)]
-            fn lgamma<S: Isa>(self) -> Self {
-                math::lgamma::<S>(self as f64) as $t
-            }
-            #[inline(always)]
-            fn log_factorial<S: Isa>(self) -> Self {
-                math::log_factorial::<S>(self as f64) as $t
-            }
-            #[inline(always)]
-            fn log_factorial_slope<S: Isa>(self) -> Self {
-                math::digamma::log_factorial_slope::<S>(self as f64) as $t
-            }
         }
     };
 }
 
-real!(f32, 87.0, i32, sum_f32, sum_f32_and_lost, transpose_f32);
-real!(f64, 708.0, i64, sum_f64, sum_f64_and_lost, transpose_f64);
+float!(f32, i32, sum_f32, sum_f32_and_lost, transpose_f32);
+float!(f64, i64, sum_f64, sum_f64_and_lost, transpose_f64);

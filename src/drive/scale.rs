@@ -1,6 +1,6 @@
 //! What derivatives are multiplied by. It is an f64, which the type of computation may not be able to hold.
 
-use crate::real::Real;
+use crate::math::Real;
 
 /// A factor of all rows, or of each.
 pub enum Scale {

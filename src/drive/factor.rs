@@ -4,14 +4,17 @@
 //! of exactly 0 removes its element, whatever the element, the outer gradient or the divisor hold. A factor that the type
 //! of computation holds is rounded to it once, so that the bits of a product do not depend on how factors are laid out.
 
-use crate::domain::Domain;
+use crate::array::View;
+use crate::array::{Grid, Tile};
+use crate::drive::domain::Domain;
+use crate::drive::operand::{Input, sized};
+use crate::drive::weight::{Divisor, Weighting};
 use crate::error::Result;
-use crate::grid::{Grid, Tile};
-use crate::operand::{Input, sized};
-use crate::real::{Real, Sizes};
-use crate::reduce::BLOCK;
-use crate::view::{DType, View};
-use crate::weight::{Divisor, Weighting};
+use crate::math::Real;
+use crate::num::DType;
+use crate::num::Float;
+use crate::num::Sizes;
+use crate::sum::BLOCK;
 
 /// Rows shorter than this are multiplied element by element.
 const SHORT: usize = 64;

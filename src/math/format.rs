@@ -4,14 +4,14 @@
 //! weighted to be relative to the whole function, on the reduced interval widened by one per cent. Each
 //! coefficient was then rounded to the format; the degrees leave the error below 1/16 ulp.
 
-use crate::real::Real;
+use crate::num::Float;
 use crate::simd::Isa;
 
 /// `c0 + x (c1 + x (c2 + ...))`.
 macro_rules! horner {
     ($s:ident, $x:expr, $c:expr) => { $c };
     ($s:ident, $x:expr, $c:expr, $($rest:expr),+) => {
-        Real::mul_add::<$s>($x, horner!($s, $x, $($rest),+), $c)
+        Float::mul_add::<$s>($x, horner!($s, $x, $($rest),+), $c)
     };
 }
 
@@ -21,12 +21,12 @@ pub(super) use horner;
 macro_rules! even_odd {
     ($s:ident, $x:expr, [$($even:expr),+], [$($odd:expr),+]) => {{
         let square = $x * $x;
-        Real::mul_add::<$s>($x, horner!($s, square, $($odd),+), horner!($s, square, $($even),+))
+        Float::mul_add::<$s>($x, horner!($s, square, $($odd),+), horner!($s, square, $($even),+))
     }};
 }
 
 /// A binary interchange format.
-pub(crate) trait Float: Real {
+pub(crate) trait Format: Float {
     /// Adding it to a small `x` leaves `round(x)` in the low bits of the sum.
     const MAGIC: Self;
     /// `log2(e)`.
@@ -73,7 +73,7 @@ macro_rules! format {
         log_tail($f:ident) = $log_tail:expr,
         sinh_tail($v:ident) = $sinh_tail:expr,
     ) => {
-        impl Float for $t {
+        impl Format for $t {
             const MAGIC: Self = 1.5 * (1_u64 << ($t::MANTISSA_DIGITS - 1)) as $t;
             const LOG2_E: Self = std::$t::consts::LOG2_E;
             const ONE_IS_LOST: Self = (1_u64 << ($t::MANTISSA_DIGITS + 1)) as $t;
@@ -146,7 +146,7 @@ format! {
             S, f, 0.333_333_1, -0.250_000_1, 0.200_021_67, -0.166_680_9, 0.142_185_54,
             -0.124_030_836, 0.118_935_116, -0.116_943_37, 0.067_575_74
         );
-        f * f * Real::mul_add::<S>(f, p, -0.5)
+        f * f * Float::mul_add::<S>(f, p, -0.5)
     },
     sinh_tail(v) = horner!(
         S, v, -0.083_333_306, 0.016_665_988, -0.003_565_109, 0.000_767_623_66, -0.000_129_906_46
@@ -184,7 +184,7 @@ format! {
             0.148_021_870_780_761_04
         );
         let half_square = 0.5 * f * f;
-        Real::mul_add::<S>(s, half_square + r, -half_square)
+        Float::mul_add::<S>(s, half_square + r, -half_square)
     },
     sinh_tail(v) = even_odd!(
         S, v,

@@ -1,10 +1,10 @@
 //! What the elements of an argument must be, and the check of it, in the tile that computes.
 
+use crate::array::{Grid, Tile};
+use crate::array::{Shape, View, unravel};
 use crate::error::{Error, Kind, Result};
-use crate::grid::{Grid, Tile};
-use crate::real::Real;
-use crate::reduce::BLOCK;
-use crate::view::{Shape, View, unravel};
+use crate::math::Real;
+use crate::sum::BLOCK;
 use std::fmt;
 
 /// What an argument may hold.

@@ -1,11 +1,11 @@
 //! Arrays with their numbers in a grid, and their tiles as memory to read and to write.
 
-use crate::domain::Check;
+use crate::array::{Grid, Tile};
+use crate::array::{View, ViewMut};
+use crate::drive::domain::Check;
 use crate::error::Result;
-use crate::grid::{Grid, Tile};
+use crate::math::Real;
 use crate::memory;
-use crate::real::Real;
-use crate::view::{View, ViewMut};
 
 /// An input of a driver: lined up with the others, its check, and whether results are written over it.
 #[derive(Clone, Debug)]

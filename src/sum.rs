@@ -1,73 +1,16 @@
-//! From the unreduced loss to what the caller sees: reductions, their divisors, and sums.
+//! Sums: lane by lane within a block, exact or pairwise across blocks, in an order that the length alone decides.
 
-use crate::real::Real;
+use crate::num::DType;
+use crate::num::Float;
 use crate::simd::Isa;
-use crate::view::DType;
 use std::ops::Range;
-
-/// How the unreduced loss E, of shape (N, ...), becomes the result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reduction {
-    /// E itself.
-    None,
-    /// The mean over all axes but the batch axis; shape (N,).
-    Sample,
-    /// The sum over all axes but the batch axis; shape (N,).
-    SampleSum,
-    /// The sum of E.
-    Sum,
-    /// The mean of E, ignored elements counted.
-    Mean,
-    /// The sum of E divided by N.
-    BatchMean,
-    /// sum(w E) / sum(w).
-    WeightedMean,
-    /// sum(w E) / sum(w) over all axes but the batch axis; shape (N,).
-    SampleWeightedMean,
-    /// The mean over the batch of E divided by the target's length (sequence losses).
-    TargetMean,
-}
-
-impl Reduction {
-    /// Every reduction with its name.
-    pub const ALL: &'static [(&'static str, Reduction)] = &[
-        ("none", Reduction::None),
-        ("sample", Reduction::Sample),
-        ("sample_sum", Reduction::SampleSum),
-        ("sum", Reduction::Sum),
-        ("mean", Reduction::Mean),
-        ("batch_mean", Reduction::BatchMean),
-        ("weighted_mean", Reduction::WeightedMean),
-        ("sample_weighted_mean", Reduction::SampleWeightedMean),
-        ("target_mean", Reduction::TargetMean),
-    ];
-
-    /// Whether the result is one number.
-    pub fn is_total(self) -> bool {
-        matches!(
-            self,
-            Reduction::Sum
-                | Reduction::Mean
-                | Reduction::BatchMean
-                | Reduction::WeightedMean
-                | Reduction::TargetMean
-        )
-    }
-}
-
-impl Reduction {
-    /// Whether a call may replace the divisor.
-    pub fn takes_denominator(self) -> bool {
-        matches!(self, Reduction::Mean | Reduction::WeightedMean)
-    }
-}
 
 /// Longest run that is summed at once; longer ones are summed from the sums of their blocks.
 pub const BLOCK: usize = 1024;
 
 /// Sum of at most [`BLOCK`] numbers, in f64. The order is a function of the length alone.
 #[inline(always)]
-pub fn sum_block<S: Isa, T: Real>(x: &[T]) -> f64 {
+pub fn sum_block<S: Isa, T: Float>(x: &[T]) -> f64 {
     let (chunks, rest) = x.as_chunks();
     let rest = rest.iter().fold(0.0, |sum, v| sum + v.to_f64());
     if chunks.is_empty() { rest } else { T::sum_chunks::<S>(chunks) + rest }
@@ -76,7 +19,7 @@ pub fn sum_block<S: Isa, T: Real>(x: &[T]) -> f64 {
 /// [`sum_block`] with what its additions round off put back, so that equal numbers, which all round the same way, do
 /// not drift.
 #[inline(always)]
-pub fn sum_block_exactly<S: Isa, T: Real>(x: &[T]) -> f64 {
+pub fn sum_block_exactly<S: Isa, T: Float>(x: &[T]) -> f64 {
     // An f64 has room for what a sum of so few f32 would round off.
     if T::DTYPE == DType::F32 {
         return sum_block::<S, T>(x);
@@ -92,13 +35,13 @@ pub fn sum_block_exactly<S: Isa, T: Real>(x: &[T]) -> f64 {
 
 /// Sum of any number of numbers: blocks, then pairwise.
 #[inline(always)]
-pub fn sum<S: Isa, T: Real>(x: &[T]) -> f64 {
+pub fn sum<S: Isa, T: Float>(x: &[T]) -> f64 {
     sum_blocks(x, sum_block::<S, T>)
 }
 
 /// [`sum`] by [`sum_block_exactly`].
 #[inline(always)]
-pub fn sum_exactly<S: Isa, T: Real>(x: &[T]) -> f64 {
+pub fn sum_exactly<S: Isa, T: Float>(x: &[T]) -> f64 {
     sum_blocks(x, sum_block_exactly::<S, T>)
 }
 

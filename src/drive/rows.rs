@@ -5,17 +5,40 @@
 //! and asks for none. Scales that the type of computation cannot hold are the driver's, too. Weights and reductions are
 //! the elementwise driver's, see [`super::reduced`].
 
-use super::scale::{Scale, multiply, split};
-use super::softmax_group::{LANES, Order};
-use crate::domain::Check;
+use crate::array::ViewMut;
+use crate::array::{Grid, Tile};
+use crate::drive::domain::Check;
+use crate::drive::operand::{Argument, Input, Operand, Output, sized};
+use crate::drive::scale::{Scale, multiply, split};
 use crate::error::Result;
-use crate::grid::{Grid, Tile};
-use crate::operand::{Argument, Input, Operand, Output, sized};
-use crate::real::Real;
+use crate::math::Real;
+use crate::num::DType;
 use crate::simd::{self, Isa, Kernel, Level};
 use crate::threads;
-use crate::view::{DType, ViewMut};
 use std::ops::Range;
+
+/// Rows that are worked on together, at most.
+pub const LANES: usize = 32;
+
+/// Where the elements of rows that are worked on together stand.
+#[derive(Clone, Copy, Debug)]
+pub enum Placement {
+    /// Row after row, each of this many elements.
+    Rows(usize),
+    /// Side by side: first element 0 of [`LANES`] rows.
+    Lanes,
+}
+
+impl Placement {
+    /// The place of an element.
+    #[inline(always)]
+    pub fn at(self, row: usize, class: usize) -> usize {
+        match self {
+            Placement::Rows(classes) => row * classes + class,
+            Placement::Lanes => class * LANES + row,
+        }
+    }
+}
 
 /// Rows that are gathered together where rows lie closer together than columns: a cache line of `f32`.
 const GATHER_ROWS: usize = 16;
@@ -53,7 +76,7 @@ pub struct RowOutputs<'a, T, const K: usize> {
 /// Rows that are worked on together, at most [`LANES`].
 pub struct Group<'a, T> {
     /// Where their elements stand.
-    pub order: Order,
+    pub order: Placement,
     /// The first row.
     pub row: usize,
     /// The elements of a row.
@@ -340,7 +363,7 @@ impl<L, const K: usize> Job<'_, L, K> {
         };
         let hess = self.hess.as_ref().map(|o| o.tile(grid, tile, &mut scratch.hess)).transpose()?;
         let value = &mut scratch.value[..tile.rows];
-        self.together::<S, T>(Order::Rows(tile.cols), tile.row, x, grad, hess, value);
+        self.together::<S, T>(Placement::Rows(tile.cols), tile.row, x, grad, hess, value);
         for (o, buffer) in [(&self.grads[0], &scratch.grads[0]), (&self.hess, &scratch.hess)] {
             if let Some(o) = o {
                 o.finish(grid, tile, buffer);
@@ -364,7 +387,7 @@ impl<L, const K: usize> Job<'_, L, K> {
             let (row, run) = (tile.row + g * LANES, g * group..(g + 1) * group);
             let (x, grad) = (&x[run.clone()], &mut grad[run.clone()]);
             let hess = hess.as_deref_mut().map(|hess| &mut hess[run]);
-            self.together::<S, T>(Order::Lanes, row, x, grad, hess, value);
+            self.together::<S, T>(Placement::Lanes, row, x, grad, hess, value);
         }
         for (o, buffer) in [(&self.grads[0], &scratch.grads[0]), (&self.hess, &scratch.hess)] {
             if let Some(o) = o {
@@ -389,7 +412,7 @@ impl<L, const K: usize> Job<'_, L, K> {
     #[inline(always)]
     fn together<S: Isa, T: Real>(
         &self,
-        order: Order,
+        order: Placement,
         row: usize,
         x: &[T],
         grad: &mut [T],

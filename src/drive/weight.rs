@@ -1,13 +1,14 @@
 //! Weights: scalar, per sample, per element, and the gradient that arrives from outside.
 
-use crate::domain::Check;
+use crate::array::{Grid, Tile};
+use crate::array::{View, elements, unravel};
+use crate::drive::Reduction;
+use crate::drive::domain::Check;
+use crate::drive::factor;
 use crate::error::Result;
-use crate::factor;
-use crate::grid::{Grid, Tile};
 use crate::memory;
-use crate::reduce::{BLOCK, ExactSum, Reduction, sum_block_exactly};
 use crate::simd::Baseline;
-use crate::view::{View, elements, unravel};
+use crate::sum::{BLOCK, ExactSum, sum_block_exactly};
 
 /// Everything that multiplies the unreduced loss E, of shape (N, ...), on the way to the result.
 #[derive(Clone, Debug)]

@@ -1,15 +1,16 @@
 //! Weights and reduction of losses that were computed elsewhere, by the elementwise driver.
 
-use super::scale::Scale;
-use crate::block::{self, Identity, Outputs, Run};
+use crate::array::{View, ViewMut, elements};
+use crate::drive::Axes;
+use crate::drive::blocks;
+use crate::drive::blocks::{Identity, Outputs, Run};
+use crate::drive::operand::Argument;
+use crate::drive::scale::Scale;
+use crate::drive::weight::Weighting;
 use crate::error::Result;
-use crate::losses::call::Axes;
+use crate::math::Real;
 use crate::memory;
-use crate::operand::Argument;
-use crate::real::Real;
 use crate::simd::Level;
-use crate::view::{View, ViewMut, elements};
-use crate::weight::Weighting;
 
 /// From E, one number for each row, to the result, by the elementwise driver.
 pub struct Reduced<'a> {
@@ -54,7 +55,7 @@ impl Reduced<'_> {
 
     fn drive<T: Real>(&self, inputs: &[Argument<'_>], outputs: &Outputs<'_>) -> Result<()> {
         let Reduced { axes, weighting, level } = *self;
-        block::drive::<T>(&Run {
+        blocks::drive::<T>(&Run {
             kernel: &Identity,
             level,
             order: axes.order(),

@@ -1,11 +1,8 @@
 //! Strided views of arrays of any element type: pointer, element type, shape, byte strides. They are what the array
 //! boundary hands in.
 
-use crate::error::{Number, Result};
-use crate::grid::{Grid, Tile};
-use crate::memory;
-use crate::real::Real;
-use half::{bf16, f16};
+use crate::error::Number;
+use crate::num::{DType, Element, with_element};
 use smallvec::SmallVec;
 use std::marker::PhantomData;
 
@@ -13,91 +10,6 @@ use std::marker::PhantomData;
 pub type Shape = SmallVec<[usize; 3]>;
 /// Byte strides.
 pub type Strides = SmallVec<[isize; 3]>;
-
-macro_rules! dtypes {
-    ($($name:ident $t:ty, $text:literal, $x:ident $to:expr, $number:expr, $y:ident $of:expr;)*) => {
-        /// An element type.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum DType {
-            $(#[doc = $text] $name,)*
-        }
-
-        impl DType {
-            /// The name that NumPy gives it.
-            pub fn name(self) -> &'static str {
-                match self { $(DType::$name => $text,)* }
-            }
-            /// Bytes of an element.
-            pub fn size(self) -> usize {
-                match self { $(DType::$name => size_of::<$t>(),)* }
-            }
-        }
-
-        $(impl Element for $t {
-            const DTYPE: DType = DType::$name;
-            #[inline(always)]
-            fn to<T: Real>(self) -> T {
-                let $x = self;
-                $to
-            }
-            #[inline(always)]
-            fn of<T: Real>($y: T) -> Self {
-                $of
-            }
-            fn number(self) -> Number {
-                let $x = self;
-                Number::from($number)
-            }
-        })*
-
-        /// Calls `$body` with the type alias `E` bound to the Rust type of a [`DType`].
-        macro_rules! with_element {
-            ($dtype:expr, $E:ident => $body:expr) => {
-                match $dtype { $($crate::view::DType::$name => { type $E = $t; $body })* }
-            };
-        }
-    };
-}
-
-dtypes! {
-    F16 half::f16, "float16", x T::from_f32(x.to_f32()), x.to_f64(), y f16::from_f32(y.to_f32());
-    BF16 half::bf16, "bfloat16", x T::from_f32(x.to_f32()), x.to_f64(), y bf16::from_f32(y.to_f32());
-    F32 f32, "float32", x T::from_f32(x), f64::from(x), y y.to_f32();
-    F64 f64, "float64", x T::from_f64(x), x, y y.to_f64();
-    I8 i8, "int8", x T::from_i64(i64::from(x)), i128::from(x), y y.to_f64() as i8;
-    I16 i16, "int16", x T::from_i64(i64::from(x)), i128::from(x), y y.to_f64() as i16;
-    I32 i32, "int32", x T::from_i64(i64::from(x)), i128::from(x), y y.to_f64() as i32;
-    I64 i64, "int64", x T::from_i64(x), i128::from(x), y y.to_f64() as i64;
-    U8 u8, "uint8", x T::from_u64(u64::from(x)), i128::from(x), y y.to_f64() as u8;
-    U16 u16, "uint16", x T::from_u64(u64::from(x)), i128::from(x), y y.to_f64() as u16;
-    U32 u32, "uint32", x T::from_u64(u64::from(x)), i128::from(x), y y.to_f64() as u32;
-    U64 u64, "uint64", x T::from_u64(x), i128::from(x), y y.to_f64() as u64;
-    Bool crate::view::Boolean, "bool", x T::from_u64(u64::from(x.0 != 0)), i128::from(x.0 != 0), y Boolean(u8::from(y != T::ZERO));
-}
-
-impl DType {
-    /// Whether losses are computed for predictions of this type.
-    pub fn is_float(self) -> bool {
-        matches!(self, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
-    }
-}
-
-/// A byte that is a truth value; any bit pattern is valid.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub struct Boolean(u8);
-
-/// A type that arrays hold.
-pub trait Element: Copy + 'static {
-    /// Its tag.
-    const DTYPE: DType;
-    /// To a type of computation, rounded once.
-    fn to<T: Real>(self) -> T;
-    /// From a type of computation, rounded once (half types are computed in `f32`).
-    fn of<T: Real>(x: T) -> Self;
-    /// The number itself.
-    fn number(self) -> Number;
-}
 
 /// A read-only strided array. Every element is aligned for its type and in native byte order.
 #[derive(Debug)]
@@ -271,17 +183,6 @@ impl<'a> View<'a> {
         })
     }
 
-    /// All elements in C order, copied.
-    pub fn to_vec<T: Real>(&self) -> Result<Vec<T>> {
-        let n = self.len();
-        let mut out = memory::filled(T::ZERO, n)?;
-        if n > 0 {
-            let flat = self.clone().insert_axis(0);
-            Grid::single(&flat.shape, &flat.strides).read(&flat, 0, Tile::row(n), &mut out);
-        }
-        Ok(out)
-    }
-
     /// The element at an index, as it stands there.
     ///
     /// # Panics
@@ -369,32 +270,6 @@ impl<'a> ViewMut<'a> {
         let start = slice.as_ptr().cast_mut();
         // SAFETY: the elements may be written, and exclusiveness is the caller's promise.
         Some((unsafe { std::slice::from_raw_parts_mut(start, slice.len()) }, first))
-    }
-
-    /// Writes element i of a view of `n` elements in one dimension, or of one element in none.
-    pub fn fill<T: Real>(&self, n: usize, at: impl Fn(usize) -> T) -> Result<()> {
-        let unit = size_of::<T>() as isize;
-        let dense = self.view.strides.iter().all(|&s| s == unit) || n == 1;
-        if self.view.dtype == T::DTYPE && dense && n > 0 {
-            // SAFETY: `n` adjacent elements of type T of a view that is this caller's alone.
-            let out =
-                unsafe { std::slice::from_raw_parts_mut(self.view.ptr.cast::<T>().cast_mut(), n) };
-            for (i, x) in out.iter_mut().enumerate() {
-                *x = at(i);
-            }
-        } else {
-            self.copy_from(&memory::collect((0..n).map(at))?);
-        }
-        Ok(())
-    }
-
-    /// Copies `data`, all elements in C order, into the view.
-    pub fn copy_from<T: Real>(&self, data: &[T]) {
-        if !data.is_empty() {
-            let flat = self.view.clone().insert_axis(0);
-            let grid = Grid::single(&flat.shape, &flat.strides);
-            grid.scatter(self, 0, Tile::row(data.len()), data);
-        }
     }
 }
 

@@ -3,8 +3,9 @@
 //! A driver lines its operands up in a [`Grid`] and takes tile after tile: a plain slice where memory is already that,
 //! else a gathered and converted copy of the tile's size.
 
-use crate::real::Real;
-use crate::view::{Element, Shape, Strides, View, ViewMut, elements};
+use crate::array::{Shape, Strides, View, ViewMut, elements};
+use crate::num::Float;
+use crate::num::{Element, with_element};
 use smallvec::SmallVec;
 
 /// A rectangle of a grid.
@@ -133,7 +134,12 @@ impl Grid {
     }
 
     /// The memory of a tile of operand `k`, where it holds the tile as such.
-    pub fn borrow<'s, T: Real>(&self, view: &'s View<'_>, k: usize, tile: Tile) -> Option<&'s [T]> {
+    pub fn borrow<'s, T: Float>(
+        &self,
+        view: &'s View<'_>,
+        k: usize,
+        tile: Tile,
+    ) -> Option<&'s [T]> {
         if view.dtype() != T::DTYPE {
             return None;
         }
@@ -143,7 +149,7 @@ impl Grid {
     }
 
     /// A tile of operand `k`: borrowed where memory holds it as such, else gathered into `buffer`.
-    pub fn load<'s, T: Real>(
+    pub fn load<'s, T: Float>(
         &self,
         view: &'s View<'_>,
         k: usize,
@@ -157,13 +163,13 @@ impl Grid {
     }
 
     /// A tile of operand `k`, copied row by row.
-    pub fn read<T: Real>(&self, view: &View<'_>, k: usize, tile: Tile, buffer: &mut [T]) {
+    pub fn read<T: Float>(&self, view: &View<'_>, k: usize, tile: Tile, buffer: &mut [T]) {
         self.read_to(view, k, tile, Places::rows(tile), buffer);
     }
 
     /// A tile of operand `k`, copied with `lanes` rows at a time side by side: column c of row r goes to
     /// `buffer[c * lanes + r]`, and the next rows behind all columns of these.
-    pub fn read_lanes<T: Real>(
+    pub fn read_lanes<T: Float>(
         &self,
         view: &View<'_>,
         k: usize,
@@ -181,7 +187,7 @@ impl Grid {
         self.read_to(view, k, tile, Places::lanes(tile, lanes), buffer);
     }
 
-    fn read_to<T: Real>(
+    fn read_to<T: Float>(
         &self,
         view: &View<'_>,
         k: usize,
@@ -214,7 +220,7 @@ impl Grid {
     }
 
     /// Whether [`Grid::direct`] gives a slice for a tile.
-    pub fn is_direct<T: Real>(&self, out: &ViewMut<'_>, k: usize, tile: Tile) -> bool {
+    pub fn is_direct<T: Float>(&self, out: &ViewMut<'_>, k: usize, tile: Tile) -> bool {
         out.dtype() == T::DTYPE && self.dense(k, size_of::<T>(), tile).is_some()
     }
 
@@ -223,7 +229,7 @@ impl Grid {
     /// # Safety
     /// No two live slices may overlap: every tile is taken by one thread at a time.
     #[allow(clippy::mut_from_ref)]
-    pub unsafe fn direct<'s, T: Real>(
+    pub unsafe fn direct<'s, T: Float>(
         &self,
         out: &'s ViewMut<'_>,
         k: usize,
@@ -239,12 +245,12 @@ impl Grid {
     }
 
     /// Writes a tile of operand `k` from `buffer`. Tiles of different threads must be disjoint.
-    pub fn scatter<T: Real>(&self, out: &ViewMut<'_>, k: usize, tile: Tile, buffer: &[T]) {
+    pub fn scatter<T: Float>(&self, out: &ViewMut<'_>, k: usize, tile: Tile, buffer: &[T]) {
         self.write_from(out, k, tile, Places::rows(tile), buffer);
     }
 
     /// Writes a tile of operand `k` that [`Grid::read_lanes`] lays out.
-    pub fn scatter_lanes<T: Real>(
+    pub fn scatter_lanes<T: Float>(
         &self,
         out: &ViewMut<'_>,
         k: usize,
@@ -264,7 +270,7 @@ impl Grid {
         self.write_from(out, k, tile, Places::lanes(tile, lanes), buffer);
     }
 
-    fn write_from<T: Real>(
+    fn write_from<T: Float>(
         &self,
         out: &ViewMut<'_>,
         k: usize,
@@ -372,7 +378,7 @@ impl Grid {
 }
 
 /// Copies element (r, c) of rows that are `from_step` apart to (c, r) of rows that are `to_step` apart.
-fn transpose<T: Real>(
+fn transpose<T: Float>(
     from: &[T],
     from_step: usize,
     to: &mut [T],

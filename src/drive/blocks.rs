@@ -5,18 +5,21 @@
 //! the inputs, runs the kernel, applies weights and sums. The other families reuse it on their unreduced losses
 //! through [`Identity`], so weighting and reduction exist only here.
 
-use crate::domain::{Check, Domain, Order};
+use crate::array::{Grid, Tile};
+use crate::array::{ViewMut, elements};
+use crate::drive::Reduction;
+use crate::drive::domain::{Check, Domain, Order};
+use crate::drive::factor::{Buffers, Factor, Factors};
+use crate::drive::operand::{Argument, Input, Operand, Output, sized};
+use crate::drive::weight::Weighting;
 use crate::error::Result;
-use crate::factor::{Buffers, Factor, Factors};
-use crate::grid::{Grid, Tile};
+use crate::math::Real;
 use crate::memory;
-use crate::operand::{Argument, Input, Operand, Output, sized};
-use crate::real::Real;
-use crate::reduce::{BLOCK, ExactSum, Reduction, sum_block, sum_block_exactly};
+use crate::num::DType;
+use crate::num::Float;
 use crate::simd::{self, Isa, Kernel, Level};
+use crate::sum::{BLOCK, ExactSum, sum_block, sum_block_exactly};
 use crate::threads;
-use crate::view::{DType, ViewMut, elements};
-use crate::weight::Weighting;
 use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

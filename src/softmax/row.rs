@@ -3,13 +3,13 @@
 //! With m the largest logit of the row, e = exp(x - m): the first element at the maximum counts exactly 1, and what is
 //! summed is `others`, the rest. Then log(sum exp) = m + log1p(others), p = e / (1 + others), and 1 - p of the maximum
 //! is others / (1 + others): none of them cancels when one class has all the mass. Sums are in f64, in an order that is
-//! a function of the row's length alone, so that [`super::softmax_group`] gives the same bits for several rows.
+//! a function of the row's length alone, so that [`super::GroupSoftmax`] gives the same bits for several rows.
 
-use super::scale::{multiply, split};
-use super::twofold::two_product;
-use crate::real::Real;
-use crate::reduce::{BLOCK, BlockSum, sum_block_exactly, sum_exactly};
+use crate::drive::scale::{multiply, split};
+use crate::math::Real;
+use crate::num::two_product;
 use crate::simd::Isa;
+use crate::sum::{BLOCK, BlockSum, sum_block_exactly, sum_exactly};
 
 /// What a row's softmax comes from.
 #[derive(Clone, Copy)]
@@ -150,22 +150,12 @@ pub fn through_softmax<S: Isa, T: Real>(
     (softmax, total)
 }
 
-/// The largest element, in the order of [`Real::key`]. Integers, unlike floats, have a maximum that vectorises.
-#[inline(always)]
-pub fn max<T: Real>(x: &[T]) -> T {
-    let mut key = (-T::INFINITY).key();
-    for v in x {
-        key = key.max(v.key());
-    }
-    T::from_key(key)
-}
-
 /// Elements that are searched at once.
 const SEARCH: usize = 128;
 
 /// What is known of a row before its exponentials are.
 pub(super) struct Extremes {
-    /// Where the largest element, in the order of [`Real::key`], stands first.
+    /// Where the largest element, in the order of [`Float::key`], stands first.
     pub at: usize,
     /// Whether all elements are finite and not further below it than [`Real::NEAR`].
     pub near: bool,

@@ -1,38 +1,16 @@
 //! The softmax of several rows together: row after row, or side by side.
 
-use super::softmax::{Extremes, Softmax, possible, shifted_exps};
-use crate::real::Real;
-use crate::reduce::{BLOCK, PairwiseSum, sum_exactly};
+use crate::drive::rows::{LANES, Placement};
+use crate::math::Real;
+use crate::num::DType;
 use crate::simd::{Isa, SUM_LANES};
-use crate::view::DType;
-
-/// Rows that are worked on together, at most.
-pub const LANES: usize = 32;
-
-/// Where the elements of rows that are worked on together stand.
-#[derive(Clone, Copy, Debug)]
-pub enum Order {
-    /// Row after row, each of this many elements.
-    Rows(usize),
-    /// Side by side: first element 0 of [`LANES`] rows.
-    Lanes,
-}
-
-impl Order {
-    /// The place of an element.
-    #[inline(always)]
-    pub fn at(self, row: usize, class: usize) -> usize {
-        match self {
-            Order::Rows(classes) => row * classes + class,
-            Order::Lanes => class * LANES + row,
-        }
-    }
-}
+use crate::softmax::{Extremes, Softmax, possible, shifted_exps};
+use crate::sum::{BLOCK, PairwiseSum, sum_exactly};
 
 /// The softmax of up to [`LANES`] rows, one step for all of them after the other: no step of one row has to wait for
 /// the one before, and what is one number for each row is computed in registers.
 pub struct GroupSoftmax<T> {
-    order: Order,
+    order: Placement,
     rows: usize,
     /// The largest logits.
     pub max: [T; LANES],
@@ -45,10 +23,10 @@ pub struct GroupSoftmax<T> {
 impl<T: Real> GroupSoftmax<T> {
     /// As [`Softmax::of`], for the first `rows` rows; those side by side must be [`LANES`].
     #[inline(always)]
-    pub fn of<S: Isa>(order: Order, rows: usize, x: &[T], exps: &mut [T]) -> Self {
+    pub fn of<S: Isa>(order: Placement, rows: usize, x: &[T], exps: &mut [T]) -> Self {
         let (mut max, mut at) = ([-T::INFINITY; LANES], [0; LANES]);
         match order {
-            Order::Rows(classes) => {
+            Placement::Rows(classes) => {
                 let mut near = [false; LANES];
                 for (l, x) in x.chunks_exact(classes).enumerate() {
                     let extremes = Extremes::of(x);
@@ -60,7 +38,7 @@ impl<T: Real> GroupSoftmax<T> {
                     shifted_exps::<S, T>(x, max[l], near[l], exps);
                 }
             }
-            Order::Lanes => {
+            Placement::Lanes => {
                 let (x, _) = x.as_chunks::<LANES>();
                 let mut keys = max.map(T::key);
                 for (c, row) in (0..).zip(x) {
@@ -81,14 +59,14 @@ impl<T: Real> GroupSoftmax<T> {
             ones[l] = std::mem::take(&mut exps[order.at(l, at[l] as usize)]);
         }
         let mut others = match order {
-            Order::Rows(classes) => {
+            Placement::Rows(classes) => {
                 let mut others = [0.0; LANES];
                 for (others, exps) in others.iter_mut().zip(exps.chunks_exact(classes)) {
                     *others = sum_exactly::<S, T>(exps);
                 }
                 others
             }
-            Order::Lanes => sum_all_lanes(exps),
+            Placement::Lanes => sum_all_lanes(exps),
         };
         for l in 0..rows {
             exps[order.at(l, at[l] as usize)] = ones[l];
@@ -118,14 +96,14 @@ impl<T: Real> GroupSoftmax<T> {
             factor[l] = T::from_f64(self.row(l).inverse() * scale[l]);
         }
         match self.order {
-            Order::Rows(classes) => {
+            Placement::Rows(classes) => {
                 for (exps, &factor) in exps.chunks_exact_mut(classes).zip(&factor) {
                     for e in exps {
                         *e *= factor;
                     }
                 }
             }
-            Order::Lanes => {
+            Placement::Lanes => {
                 // A loop over `LANES` alone would be unrolled, and the one around it turned into gathers.
                 let factors = [factor; 4];
                 for exps in exps.chunks_mut(factors.as_flattened().len()) {
@@ -141,8 +119,8 @@ impl<T: Real> GroupSoftmax<T> {
     #[inline(always)]
     pub fn curvature(&self, exps: &[T], out: &mut [T], scale: &[f64; LANES]) {
         let classes = match self.order {
-            Order::Rows(classes) => classes,
-            Order::Lanes => exps.len() / LANES,
+            Placement::Rows(classes) => classes,
+            Placement::Lanes => exps.len() / LANES,
         };
         for l in 0..self.rows {
             let softmax = self.row(l);
@@ -187,7 +165,7 @@ fn sum_block_lanes<T: Real>(exps: &[T]) -> [f64; LANES] {
     }
 }
 
-/// One block of [`crate::reduce::sum_block_exactly`] for every lane: the same elements in the same order. `EXACT` puts back what additions
+/// One block of [`crate::sum::sum_block_exactly`] for every lane: the same elements in the same order. `EXACT` puts back what additions
 /// round off; a sum of f32 has room for it.
 #[inline(always)]
 fn sum_lanes<T: Real, const EXACT: bool>(exps: &[T]) -> [f64; LANES] {
@@ -272,8 +250,8 @@ mod tests {
             let x = |i: usize| T::from_f64(((i * 7919) % 997) as f64 * 0.03);
             let lanes: Vec<T> = (0..n * LANES).map(x).collect();
             let rows: Vec<T> =
-                (0..n * LANES).map(|i| lanes[Order::Lanes.at(i / n, i % n)]).collect();
-            for (order, x) in [(Order::Lanes, &lanes), (Order::Rows(n), &rows)] {
+                (0..n * LANES).map(|i| lanes[Placement::Lanes.at(i / n, i % n)]).collect();
+            for (order, x) in [(Placement::Lanes, &lanes), (Placement::Rows(n), &rows)] {
                 let mut exps = vec![T::ZERO; x.len()];
                 let group = GroupSoftmax::of::<Baseline>(order, LANES, x, &mut exps);
                 for (l, row) in rows.chunks_exact(n).enumerate() {

@@ -1,0 +1,15 @@
+//! The drivers: tiles, threads, weights, checks and reduction, written once for all losses.
+
+pub mod axes;
+pub mod blocks;
+pub mod domain;
+pub(crate) mod factor;
+pub(crate) mod operand;
+pub(crate) mod reduced;
+mod reduction;
+pub(crate) mod rows;
+pub(crate) mod scale;
+pub mod weight;
+
+pub use axes::{Axes, axis};
+pub use reduction::Reduction;

@@ -1,0 +1,107 @@
+//! The functions of `f32` and `f64` as methods, with their bounds.
+
+use crate::math::{self, Logistic};
+use crate::num::Float;
+use crate::simd::Isa;
+
+/// `f32` or `f64` with its functions. All but `sqrt` take the instruction set that the code around them is compiled for.
+#[allow(clippy::return_self_not_must_use)]
+pub trait Real: Float {
+    /// How far below the maximum [`Real::exp_near`] reaches: the exponential is a normal number.
+    const NEAR: Self;
+
+    /// `exp(self)`, within 2 ulp.
+    fn exp<S: Isa>(self) -> Self;
+    /// `exp(self)` for `self <= 0` or NaN, within 2 ulp, and faster.
+    fn exp_nonpositive<S: Isa>(self) -> Self;
+    /// `exp(self - max)` for `self <= max`, within 2 ulp of the exact difference.
+    fn exp_difference<S: Isa>(self, max: Self) -> Self;
+    /// The same, with the same bits, for `max - NEAR <= self <= max`, and faster.
+    fn exp_near<S: Isa>(self, max: Self) -> Self;
+    /// `exp(self) - 1`, within 2 ulp.
+    fn expm1<S: Isa>(self) -> Self;
+    /// Natural logarithm, within 2 ulp.
+    fn log<S: Isa>(self) -> Self;
+    /// `log(1 + self)`, within 2 ulp.
+    fn log1p<S: Isa>(self) -> Self;
+    /// `sigmoid(self)`, `sigmoid(-self)` and `softplus(-|self|)` together.
+    fn logistic<S: Isa>(self) -> Logistic<Self>;
+    /// `log(Gamma(self))` for `self >= 0`, within 4 ulp.
+    fn lgamma<S: Isa>(self) -> Self;
+    /// `log(self!) = lgamma(self + 1)` for `self >= 0`, within 4 ulp, small `self` too.
+    fn log_factorial<S: Isa>(self) -> Self;
+    /// The derivative of `log_factorial` at `self >= 0`, within 4 ulp of its two parts, H(self) and -gamma.
+    fn log_factorial_slope<S: Isa>(self) -> Self;
+
+    /// `1 / (1 + exp(-self))`, within 2 ulp.
+    #[inline(always)]
+    fn sigmoid<S: Isa>(self) -> Self {
+        self.logistic::<S>().sigmoid
+    }
+    /// `log(1 + exp(self))`, within 2 ulp.
+    #[inline(always)]
+    fn softplus<S: Isa>(self) -> Self {
+        self.logistic::<S>().softplus_neg_abs + Self::ZERO.max(self)
+    }
+    /// `log(sigmoid(self))`, within 2 ulp.
+    #[inline(always)]
+    fn log_sigmoid<S: Isa>(self) -> Self {
+        -(-self).softplus::<S>()
+    }
+}
+
+macro_rules! real {
+    ($t:ident, $near:literal) => {
+        impl Real for $t {
+            const NEAR: Self = $near;
+
+            #[inline(always)]
+            fn exp<S: Isa>(self) -> Self {
+                math::exp::<Self, S>(self)
+            }
+            #[inline(always)]
+            fn exp_nonpositive<S: Isa>(self) -> Self {
+                math::exp_nonpositive::<Self, S>(self)
+            }
+            #[inline(always)]
+            fn exp_difference<S: Isa>(self, max: Self) -> Self {
+                math::exp_difference::<$t, S>(self, max)
+            }
+            #[inline(always)]
+            fn exp_near<S: Isa>(self, max: Self) -> Self {
+                math::exp_near::<$t, S>(self, max)
+            }
+            #[inline(always)]
+            fn expm1<S: Isa>(self) -> Self {
+                math::expm1::<Self, S>(self)
+            }
+            #[inline(always)]
+            fn log<S: Isa>(self) -> Self {
+                math::log::<Self, S>(self)
+            }
+            #[inline(always)]
+            fn log1p<S: Isa>(self) -> Self {
+                math::log1p::<Self, S>(self)
+            }
+            #[inline(always)]
+            fn logistic<S: Isa>(self) -> Logistic<Self> {
+                math::logistic::<Self, S>(self)
+            }
+            #[inline(always)]
+            fn lgamma<S: Isa>(self) -> Self {
+                math::lgamma::<S>(self as f64) as $t
+            }
+            #[inline(always)]
+            fn log_factorial<S: Isa>(self) -> Self {
+                math::log_factorial::<S>(self as f64) as $t
+            }
+            #[inline(always)]
+            fn log_factorial_slope<S: Isa>(self) -> Self {
+                math::digamma::log_factorial_slope::<S>(self as f64) as $t
+            }
+        }
+    };
+}
+
+real!(f32, 87.0);
+real!(f64, 708.0);

@@ -1,0 +1,10 @@
+//! Numbers: the types that arrays hold and the two that losses are computed in.
+
+mod element;
+mod float;
+mod twofold;
+
+pub(crate) use element::with_element;
+pub use element::{Boolean, DType, Element};
+pub use float::{Float, Sizes};
+pub(crate) use twofold::{Scalar, Twofold, two_product, two_sum};
