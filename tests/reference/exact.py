@@ -178,34 +178,35 @@ def softmax(x: list[Any]) -> Softmax:
 
 @formula("SoftmaxCrossEntropyLoss")
 def softmax_cross_entropy(params: Any, x: list[Any], y: Any) -> Quantities:
-    smoothing, classes = mpmath.mpf(params.get("label_smoothing", 0.0)), len(x)
+    classes, is_sparse = len(x), params.get("sparse_label", True)
+    smoothing = mpmath.mpf(params.get("label_smoothing", 0.0))
     costs = [mpmath.mpf(w) for w in params.get("class_weight", [1.0] * classes)]
-    is_sparse = params.get("sparse_label", True)
-    given = [mpmath.mpf(c == y) for c in range(classes)] if is_sparse else y
-    mixed = [
-        ((1 - smoothing) * v + smoothing / classes) * w for v, w in zip(given, costs, strict=True)
-    ]
-    total = mpmath.fsum(mixed)
+    y = [ONE if c == y else ZERO for c in range(classes)] if is_sparse else y
+    if smoothing:
+        y = [(1 - smoothing) * v + smoothing / classes for v in y]
+    y = [v * w if v else v for v, w in zip(y, costs, strict=True)]
     if params.get("from_logits"):
         surprise: list[Terms] = [(-v,) for v in x]
-        slopes: list[Terms] = [(-v,) for v in mixed]
+        slopes: list[Terms] = [(-v,) for v in y]
         hess: list[Terms] = [(ZERO,)] * classes
     else:
-        of_row = softmax(x)
+        total, of_row = mpmath.fsum(y), softmax(x)
         surprise, hess = of_row.surprise, of_row.curvature(total)
-        slopes = [(share * total, -v) for share, v in zip(of_row.p, mixed, strict=True)]
+        slopes = [
+            (share * total, -v) if v else (share * total,)
+            for share, v in zip(of_row.p, y, strict=True)
+        ]
         if is_sparse and not smoothing:
-            label = int(y)
+            label = y.index(total)
             rest = of_row.rest if label == of_row.largest else 1 - of_row.p[label]
-            slopes = [(share * total,) for share in of_row.p]
             slopes[label] = (-rest * total,)
-    rows = zip(mixed, surprise, strict=True)
-    value = tuple(v * term for v, terms in rows if v for term in terms)
-    by_label = [
-        tuple((1 - smoothing) * w * t for t in terms)
-        for w, terms in zip(costs, surprise, strict=True)
-    ]
-    return {"value": [value or (ZERO,)], "pred": slopes, "label": by_label, "hess": hess}
+    value = tuple(v * term for v, terms in zip(y, surprise, strict=True) if v for term in terms)
+    quantities = {"value": [value or (ZERO,)], "pred": slopes, "hess": hess}
+    if not is_sparse:
+        rates = [(1 - smoothing) * w for w in costs]
+        rows = zip(rates, surprise, strict=True)
+        quantities["label"] = [tuple(rate * t for t in terms) for rate, terms in rows]
+    return quantities
 
 
 @formula("KLDivLoss")
