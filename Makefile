@@ -15,6 +15,7 @@ build: $(VENV)/.installed               ## make .venv and install the release wh
 quick: quick-build                      ## put a quickly built extension module into python/rustloss, for work on the code
 demo: build; $(PY) examples/digits.py && $(PY) examples/digit_strips.py ## train two readers of digits, pictures in demo-output/
 test: test-rust test-python             ## run the Rust and Python tests
+test-loss: build; $(PY) -m pytest --loss "$(NAME)" ## run the tests about one loss: NAME=HuberLoss
 test-slow: slow-rust slow-python        ## run the long tests: dense sampling, large inputs
 test-frameworks: with-mxnet with-peers  ## compare with MXNet, torch and JAX (needs CPython 3.11)
 lint: lint-rust lint-python             ## check format, style, types, stubs and documentation
@@ -117,6 +118,6 @@ relock:
 	{ echo '# Made by `make lock` from [dependency-groups] dev in pyproject.toml.'; $(VENV)-lock/bin/python -m pip freeze; } > requirements/dev.txt
 	rm -rf $(VENV)-lock
 
-.PHONY: help build demo test test-slow test-frameworks lint fmt bench accuracy lock clean \
+.PHONY: help build demo test test-loss test-slow test-frameworks lint fmt bench accuracy lock clean \
 	test-rust test-python slow-rust slow-python with-mxnet with-peers lint-rust lint-python \
 	quick quick-build fmt-rust fmt-python bench-rust bench-python relock

@@ -1,7 +1,8 @@
 """Measure the worst error of the vector math and of every loss, beside PyTorch's where it is.
 
-Errors are in ulp of the sum of the absolute terms, value and gradient, against mpmath and over the
-points of the accuracy tests. S is the largest logit of a row minus the smallest.
+Errors are in ulp of the sum of the absolute terms, against mpmath and over the points of the
+accuracy tests: value, gradient, and the second derivative where there is one (PyTorch's is not
+measured). S is the largest logit of a row minus the smallest.
 """
 
 from __future__ import annotations
@@ -38,12 +39,25 @@ Array = npt.NDArray[Any]
 FUNCTION_POINTS = 4000
 FUNCTION_BOUNDS = dict.fromkeys(math_mpmath.FUNCTIONS, 2) | {"lgamma": 4, "log_factorial": 4}
 
+LEGEND = (
+    "Worst error in ulp of the sum of the absolute terms: value / gradient / second derivative."
+)
 COLUMNS = ["", "bound", *DTYPES, *(f"torch {dtype}" for dtype in DTYPES), "of the bound"]
-WIDTHS = [36, 15, *[16] * 2, *[20] * 2, 12]
+WIDTHS = [62, 30, *[22] * 2, *[20] * 2, 12]
 
 
-def _torch_bce(_: Any, x: Any, z: Any) -> Any:
-    return F.binary_cross_entropy_with_logits(x, z, reduction="none")
+def _torch_bce(params: Any, x: Any, z: Any, pos_weight: Any = None) -> Any:
+    if not params.get("from_sigmoid"):
+        return F.binary_cross_entropy_with_logits(x, z, pos_weight=pos_weight, reduction="none")
+    epsilon = params.get("epsilon", 0.0)
+    if pos_weight is None and not epsilon:
+        return F.binary_cross_entropy(x, z, reduction="none")
+    positive = z if pos_weight is None else pos_weight * z
+    return -positive * torch.log(x + epsilon) - (1 - z) * torch.log(1 - x + epsilon)
+
+
+def _torch_logistic(params: Any, x: Any, y: Any) -> Any:
+    return _torch_bce({}, x, y if params.get("label_format") == "binary" else (y + 1) / 2)
 
 
 def _torch_poisson(params: Any, x: Any, t: Any) -> Any:
@@ -53,9 +67,27 @@ def _torch_poisson(params: Any, x: Any, t: Any) -> Any:
     return value + torch.lgamma(t + 1) if full is True else value
 
 
+def _torch_ce(params: Any, x: Any, y: Any) -> Any:
+    if params.get("from_logits"):
+        is_sparse = params.get("sparse_label", True)
+        return F.nll_loss(x, y, reduction="none") if is_sparse else -(y * x).sum(1)
+    weight = params.get("class_weight")
+    return F.cross_entropy(
+        x,
+        y,
+        weight=None if weight is None else torch.tensor(weight, dtype=x.dtype),
+        label_smoothing=params.get("label_smoothing", 0.0),
+        reduction="none",
+    )
+
+
 def _torch_kl(params: Any, x: Any, y: Any) -> Any:
-    log_prob = x if params.get("from_logits", True) else F.log_softmax(x, 1)
-    return F.kl_div(log_prob, y, reduction="none")
+    heat, epsilon = params.get("temperature", 1.0), params.get("epsilon", 0.0)
+    log_prob = x if params.get("from_logits", True) else F.log_softmax(x / heat, 1)
+    if epsilon:
+        return y * (torch.log(y + epsilon) - log_prob)
+    log_target = params.get("log_target", False)
+    return heat**2 * F.kl_div(log_prob, y, reduction="none", log_target=log_target)
 
 
 def _torch_triplet(params: Any, x: Any, p: Any, n: Any) -> Any:
@@ -69,22 +101,35 @@ def _torch_sdml(params: Any, x1: Any, x2: Any) -> Any:
     return F.kl_div(F.log_softmax(-distances, 1), target, reduction="none")
 
 
+def _torch_ctc(_: Any, x: Any, label: Any) -> Any:
+    samples, frames, classes = x.shape
+    return F.ctc_loss(
+        F.log_softmax(x, 2).transpose(0, 1),
+        label.clamp(min=0),
+        torch.full((samples,), frames),
+        (label >= 0).sum(1),
+        classes - 1,
+        reduction="none",
+    )
+
+
 TORCH: dict[str, Callable[..., Any]] = {
     "L1Loss": lambda _, x, y: F.l1_loss(x, y, reduction="none"),
     "L2Loss": lambda _, x, y: 0.5 * F.mse_loss(x, y, reduction="none"),
     "HuberLoss": lambda p, x, y: F.smooth_l1_loss(x, y, beta=p["rho"], reduction="none"),
     "HingeLoss": lambda p, x, y: F.relu(p["margin"] - x * y),
     "SquaredHingeLoss": lambda p, x, y: F.relu(p["margin"] - x * y).square(),
-    "LogisticLoss": lambda p, x, y: _torch_bce(p, x, (y + 1) / 2),
+    "LogisticLoss": _torch_logistic,
     "SigmoidBinaryCrossEntropyLoss": _torch_bce,
     "PoissonNLLLoss": _torch_poisson,
-    "SoftmaxCrossEntropyLoss": lambda _, x, y: F.cross_entropy(x, y, reduction="none"),
+    "SoftmaxCrossEntropyLoss": _torch_ce,
     "KLDivLoss": _torch_kl,
     "TripletLoss": _torch_triplet,
     "CosineEmbeddingLoss": lambda p, u, v, y: F.cosine_embedding_loss(
         u, v, y, margin=p["margin"], reduction="none"
     ),
     "SDMLLoss": _torch_sdml,
+    "CTCLoss": _torch_ctc,
 }
 """The unreduced losses: PyTorch's own where it has one, else as its users write them."""
 
@@ -110,11 +155,16 @@ def number(error: float) -> str:
     return f"{error:.2f}" if error < 100 else f"{error:.1e}"
 
 
+def parts(of: Mapping[str, Any], largest: Callable[[list[Any]], Any]) -> list[Any]:
+    """Return what there is of the value, of all gradients, of the second derivative."""
+    gradients = largest([x for name, x in of.items() if name not in {"value", "hess"}])
+    return [of["value"], gradients, *([of["hess"]] if "hess" in of else [])]
+
+
 def worst(errors: Mapping[str, tuple[Array, Array]]) -> str:
-    """Return the largest error of the value, and of all gradients."""
+    """Return the largest errors."""
     largest = {name: float(error.max()) for name, (error, _) in errors.items()}
-    value = largest.pop("value")
-    return f"{number(value)} / {number(max(largest.values()))}"
+    return " / ".join(map(number, parts(largest, max)))
 
 
 def loss_row(case: Case) -> list[str]:
@@ -123,15 +173,16 @@ def loss_row(case: Case) -> list[str]:
     for dtype in DTYPES:
         inputs = case.inputs(dtype, 0)
         exact = case.truth(inputs)
-        errors = case.errors(inputs, exact, run((case.loss, dict(case.params), inputs, case.wrt)))
+        errors = case.errors(inputs, exact, run(case.job(inputs)))
         cells.append(worst(errors))
         share = max(share, *(float(shares.max()) for _, shares in errors.values()))
         torch_cells.append(
-            worst(case.errors(inputs, exact, torch_run(case, inputs))) if HAS_TORCH else "missing"
+            worst(case.errors(inputs, exact, torch_run(case, inputs)))
+            if HAS_TORCH and case.loss in TORCH
+            else "missing"
         )
-    gradient = next(bound for name, bound in case.bounds.items() if name != "value")
-    bound = f"{case.bounds['value']} / {gradient}"
-    return [case.title, bound, *cells, *torch_cells, f"{share:.2f}"]
+    bound = " / ".join(map(str, parts(case.bounds, lambda bounds: bounds[0])))
+    return [case.title, bound, *cells, *torch_cells, number(share)]
 
 
 def arguments(name: str, dtype: str) -> Array:
@@ -211,7 +262,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     options = parser.parse_args()
     print(versions())
-    print("Worst error in ulp of the sum of the absolute terms: value / gradient.\n")
+    print(f"{LEGEND}\n")
     print(line(COLUMNS, markdown=options.markdown))
     if options.markdown:
         print(line(["---", *["---:"] * (len(COLUMNS) - 1)], markdown=True))

@@ -32,6 +32,7 @@ UNJUDGED = 0.3
 """The most numbers of a case that go unjudged: gradients at a kink, KL's by a label of 0."""
 
 DTYPE = pytest.mark.parametrize("dtype", DTYPES)
+over_cases = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.loss}-{case.title}")
 
 
 def set_level(level: str) -> None:
@@ -64,10 +65,12 @@ def worst(shares: Any, inputs: dict[str, Any], level: str, name: str) -> str:
 
 def check(case: Case, dtype: str, seeds: range, at_level: dict[str, ProcessPoolExecutor]) -> None:
     unjudged: dict[str, list[float]] = {}
+    beyond: dict[str, float] = {}
     for seed in seeds:
         inputs = case.inputs(dtype, seed)
-        job = case.loss, dict(case.params), inputs, case.wrt
-        running = {level: process.submit(run, job) for level, process in at_level.items()}
+        running = {
+            level: process.submit(run, case.job(inputs)) for level, process in at_level.items()
+        }
         exact = case.truth(inputs)
         for name, numbers in exact.items():
             unjudged.setdefault(name, []).append(np.isnan(numbers.high).mean())
@@ -76,13 +79,23 @@ def check(case: Case, dtype: str, seeds: range, at_level: dict[str, ProcessPoolE
                 assert results.result()[name].dtype == dtype
                 share = shares.max()
                 print(f"{level} {dtype} {name}: {error.max():.2f} ulp, {share:.2f} of the bound")
-                assert share <= 1, worst(shares, inputs, level, name)
+                result = f"{dtype} {name}"
+                if result in case.defects and share > 1:
+                    beyond[result] = max(share, beyond.get(result, 0.0))
+                else:
+                    assert share <= 1, worst(shares, inputs, level, name)
     for name, means in unjudged.items():
         assert np.mean(means) <= UNJUDGED, name
+    if beyond:
+        known = (
+            f"{name}, {share:.3g} of the bound: {case.defects[name]}"
+            for name, share in beyond.items()
+        )
+        pytest.xfail("; ".join(known))
 
 
 @DTYPE
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
+@over_cases
 def test_error_is_bounded(case, dtype, at_level):
     check(case, dtype, range(1), at_level)
 
@@ -91,7 +104,7 @@ def test_error_is_bounded(case, dtype, at_level):
 @pytest.mark.timeout(600)
 @pytest.mark.slow
 @DTYPE
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
+@over_cases
 def test_error_is_bounded_at_many_points(case, dtype, at_level):
     check(case, dtype, range(1, DENSER + 1), at_level)
 

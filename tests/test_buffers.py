@@ -321,6 +321,7 @@ def test_every_result_is_written(name, dtype):
                             assert_all_written(made, inputs, grad_output=factor)
 
 
+@pytest.mark.loss("CTCLoss")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", ["NTC", "TNC", "TC"])
 def test_every_path_is_written(layout, dtype):

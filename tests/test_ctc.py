@@ -33,6 +33,8 @@ from utterances import (
     utterances,
 )
 
+pytestmark = pytest.mark.loss("CTCLoss")
+
 INF, NAN = np.inf, np.nan
 CASES = 40
 """Random shapes for each scale."""

@@ -33,6 +33,8 @@ from utterances import (
     utterances,
 )
 
+pytestmark = pytest.mark.loss("CTCLoss")
+
 VECTORS = json.loads((Path(__file__).parent / "golden" / "ctc_vectors.json").read_text())
 INF, NAN = np.inf, np.nan
 CASES = 60

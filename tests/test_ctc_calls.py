@@ -355,6 +355,8 @@ def test_a_part_of_an_array_is_not_copied() -> None:
 import resource, sys
 import numpy as np
 import rustloss as rl
+
+pytestmark = pytest.mark.loss("CTCLoss")
 pred = np.zeros((8, 1000, 2000), np.float32)
 part = eval(sys.argv[1])
 loss = rl.CTCLoss(blank=0)

@@ -13,6 +13,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import rustloss as rl
 from utterances import GRADIENT, LOSS, over_precisions
 
+pytestmark = pytest.mark.loss("CTCLoss")
+
 INF = np.inf
 CASES = 40
 UNIT = 2**1074

@@ -40,7 +40,9 @@ CASES: dict[str, tuple[Any, dict[str, Any], str, Any, Any]] = {
     "Poisson": (rl.PoissonNLLLoss, {}, "target", COUNT, WRONG_COUNT),
     "Poisson of rates": (rl.PoissonNLLLoss, {"from_logits": False}, "target", COUNT, WRONG_COUNT),
 }
-over_cases = pytest.mark.parametrize("case", CASES)
+over_cases = pytest.mark.parametrize(
+    "case", [pytest.param(case, id=f"{of[0].__name__}-{case}") for case, of in CASES.items()]
+)
 
 SHAPE = (5, 3000)
 """More than one tile, and more than one block of a row."""
@@ -131,6 +133,7 @@ def test_allow_follows_the_formula(case):
     assert grad.shape == SHAPE
 
 
+@pytest.mark.loss("HingeLoss")
 @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint8, bool, np.float16])
 def test_labels_are_checked_in_their_own_type(dtype):
     label = np.ones((2, 2000), dtype)
@@ -142,6 +145,7 @@ def test_labels_are_checked_in_their_own_type(dtype):
     assert caught.value.index == (1, 1999)
 
 
+@pytest.mark.loss("HingeLoss", "SigmoidBinaryCrossEntropyLoss")
 def test_a_label_that_only_its_own_type_tells_from_1():
     with pytest.raises(LabelError):
         rl.HingeLoss()(np.array([0.0], np.float32), np.array([1 + 2.0**-50]))
@@ -151,6 +155,7 @@ def test_a_label_that_only_its_own_type_tells_from_1():
         )
 
 
+@pytest.mark.loss("HingeLoss")
 def test_one_dimensional_labels_of_more_axes():
     label = np.ones(6)
     label[4] = 0
@@ -175,6 +180,7 @@ def test_weights(wrong, shape, reduction):
         assert ("grad_output" in str(caught.value)) == (wrong < 0)
 
 
+@pytest.mark.loss("SigmoidBinaryCrossEntropyLoss")
 def test_positive_weights():
     x = np.zeros((3, 2000))
     weight = np.ones(2000)

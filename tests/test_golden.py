@@ -73,7 +73,7 @@ BUILDS = (
     "reference_float64",
 )
 RECORDS = [
-    pytest.param(name, build, id=f"{name}-{build}")
+    pytest.param(name, build, id=f"{case['loss']}-{name}-{build}")
     for name, case in CASES.items()
     for build in BUILDS
     if isinstance(case[build], dict)
@@ -89,6 +89,12 @@ KINKS = {
     ("hinge_kinks", "label"): [4],
 }
 """Elements where a central difference straddles a kink."""
+
+
+def over(*names: str) -> pytest.MarkDecorator:
+    """Parametrize by names of records, each under its loss."""
+    named = [pytest.param(name, id=f"{CASES[name]['loss']}-{name}") for name in names]
+    return pytest.mark.parametrize("name", named)
 
 
 def numbers(nested: Any) -> Any:
@@ -184,7 +190,7 @@ def test_record(subject: Subject, name: str, build: str) -> None:
 
 
 @over_subjects
-@pytest.mark.parametrize("name", EXCEPTIONS)
+@over(*EXCEPTIONS)
 def test_exception(subject: Subject, name: str) -> None:
     case, exception = CASES[name], EXCEPTIONS[name]
     truth = case["mxnet_1_9_1_float64"] or case["reference_float64"]
@@ -209,7 +215,7 @@ def test_exception(subject: Subject, name: str) -> None:
 
 
 @over_subjects
-@pytest.mark.parametrize("name", [name for name, e in EXCEPTIONS.items() if e.option])
+@over(*(name for name, e in EXCEPTIONS.items() if e.option))
 def test_option_gives_upstreams_number(subject: Subject, name: str) -> None:
     case = CASES[name]
     fields = recorded(case["mxnet_1_9_1_float64"] or case["reference_float64"])
@@ -222,6 +228,7 @@ def test_option_gives_upstreams_number(subject: Subject, name: str) -> None:
         assert_close(actual[key], expected, subject.tolerance(FLOAT64))
 
 
+@pytest.mark.loss("CTCLoss")
 def test_infeasible_gradient_is_zero() -> None:
     for subject in (Subject(None), Subject(np.float64), Subject(np.float32)):
         for infeasible in ("inf", "zero"):
@@ -234,10 +241,7 @@ def test_infeasible_gradient_is_zero() -> None:
 
 
 @over_subjects
-@pytest.mark.parametrize(
-    "name",
-    [n for n, c in CASES.items() if c["loss"] in SCALE_OF_1_9_1 and n not in EXCEPTIONS],
-)
+@over(*(n for n, c in CASES.items() if c["loss"] in SCALE_OF_1_9_1 and n not in EXCEPTIONS))
 def test_reduction_gives_the_scale_of_1_9_1(subject: Subject, name: str) -> None:
     case = CASES[name]
     fields = recorded(case["mxnet_1_9_1_float64"] or case["reference_float64"])
@@ -249,16 +253,16 @@ def test_reduction_gives_the_scale_of_1_9_1(subject: Subject, name: str) -> None
         assert_close(np.ravel(actual[key]), np.ravel(expected), subject.tolerance(own))
 
 
-@pytest.mark.parametrize(
-    "name", ["logistic_signed", "logistic_binary", "bce_zero_logit", "bce_pos_weight_zero_logit"]
-)
+@over("logistic_signed", "logistic_binary", "bce_zero_logit", "bce_pos_weight_zero_logit")
 def test_central_differences_side_with_us_at_logit_zero(name: str) -> None:
     central = recorded(CASES[name]["reference_float64"])["pred"]
     for index, value in EXCEPTIONS[name].ours["pred"].items():
         assert abs(central.flat[index] - value) < CENTRAL_DIFFERENCE
 
 
-@pytest.mark.parametrize(("name", "key"), KINKS)
+@pytest.mark.parametrize(
+    ("name", "key"), [pytest.param(*kink, id=f"{CASES[kink[0]]['loss']}-{kink}") for kink in KINKS]
+)
 def test_kink_is_a_kink(name: str, key: str) -> None:
     fields = recorded(CASES[name]["mxnet_1_9_1_float64"])
     central = recorded(CASES[name]["reference_float64"])
@@ -359,7 +363,9 @@ WORKED = {
 
 
 @over_subjects
-@pytest.mark.parametrize("name", WORKED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, id=f"{case.loss}-{name}") for name, case in WORKED.items()]
+)
 def test_worked_example(subject: Subject, name: str) -> None:
     case = WORKED[name]
     args = {key: numbers(value) for key, value in case.args.items()}
@@ -383,6 +389,7 @@ def vector_logits(vector: dict[str, Any]) -> Any:
     return np.sin((t * 7 + n * 13 + c * 3).astype(np.float32) * np.float32(0.1)).astype(np.float64)
 
 
+@pytest.mark.loss("CTCLoss")
 @over_subjects
 @pytest.mark.parametrize("vector", [pytest.param(v, id=v["name"]) for v in VECTORS])
 def test_ctc_vector(subject: Subject, vector: dict[str, Any]) -> None:
@@ -416,7 +423,7 @@ def test_ctc_vector(subject: Subject, vector: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("name", [n for n in CASES if not getattr(EXCEPTIONS.get(n), "raises", 0)])
+@over(*(n for n in CASES if not getattr(EXCEPTIONS.get(n), "raises", 0)))
 def test_library_is_the_oracle(name: str, dtype: type[np.floating[Any]]) -> None:
     """The recorded calls once more, on inputs rounded to the dtype for both."""
     case = CASES[name]

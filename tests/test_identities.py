@@ -52,6 +52,7 @@ def log_softmax(x: Any) -> Any:
     return x - np.logaddexp.reduce(x, axis=-1, keepdims=True)
 
 
+@pytest.mark.loss("HuberLoss", "L2Loss")
 @DTYPE
 @draws
 @given(st.data())
@@ -68,6 +69,7 @@ def test_huber_with_large_rho_is_scaled_l2(dtype: Any, data: st.DataObject) -> N
     assert_same(rho * huber.grad_hess(pred, label)[1], l2.grad_hess(pred, label)[1], dtype)
 
 
+@pytest.mark.loss("SigmoidBinaryCrossEntropyLoss", "SoftmaxCrossEntropyLoss")
 @DTYPE
 @draws
 @given(st.data())
@@ -94,6 +96,7 @@ def test_binary_cross_entropy_is_softmax_over_two_classes(dtype: Any, data: st.D
     assert_same(np.stack([-grad, grad], axis=-1), by_logits, dtype)
 
 
+@pytest.mark.loss("LogisticLoss", "SigmoidBinaryCrossEntropyLoss")
 @DTYPE
 @draws
 @given(st.data())
@@ -115,6 +118,7 @@ def test_logistic_is_binary_cross_entropy(dtype: Any, data: st.DataObject) -> No
         assert_same(loss.grad_hess(pred, label)[1], bce.grad_hess(pred, target)[1], dtype)
 
 
+@pytest.mark.loss("SoftmaxCrossEntropyLoss")
 @DTYPE
 @draws
 @given(st.data())
@@ -147,6 +151,7 @@ def test_one_hot_labels_are_sparse_labels(dtype: Any, data: st.DataObject) -> No
         assert_same(ours, theirs, dtype)
 
 
+@pytest.mark.loss("KLDivLoss")
 @DTYPE
 @draws
 @given(st.data())
@@ -164,6 +169,7 @@ def test_divergence_from_logits_is_divergence_from_log_probabilities(
     assert_same(grad, through, dtype)
 
 
+@pytest.mark.loss("TripletLoss")
 @DTYPE
 @draws
 @given(st.data())
@@ -191,6 +197,7 @@ def test_triplet_is_three_distances(dtype: Any, data: st.DataObject) -> None:
         assert_same(np.linalg.norm(grad, axis=1), np.where(excess > 0, 2 * side, 0), dtype)
 
 
+@pytest.mark.loss("SDMLLoss", "SoftmaxCrossEntropyLoss")
 @DTYPE
 @draws
 @given(st.data())
@@ -210,6 +217,7 @@ def test_sdml_without_smoothing_is_cross_entropy_on_distances(
     assert_same(by_x2, -pull.sum(axis=0), dtype)
 
 
+@pytest.mark.loss("SoftmaxCrossEntropyLoss", "KLDivLoss", "CTCLoss")
 @DTYPE
 @draws
 @given(st.data())

@@ -41,6 +41,7 @@ def test_elementwise(ax, name):
     np.testing.assert_array_equal(drawn["second derivative"], [x, hess])
 
 
+@pytest.mark.loss("SoftmaxCrossEntropyLoss")
 @pytest.mark.parametrize("index", [0, 1, -1])
 def test_rowwise(ax, index):
     loss = rl.SoftmaxCrossEntropyLoss()

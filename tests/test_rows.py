@@ -58,6 +58,7 @@ def results(loss: rl.Loss, *args: Any, **options: Any) -> list[Any]:
 # Rows that are out
 
 
+@pytest.mark.loss("SoftmaxCrossEntropyLoss", "KLDivLoss")
 @DTYPE
 @WIDTH
 @pytest.mark.parametrize("outer", [INF, NAN, -INF])
@@ -75,6 +76,7 @@ def test_a_row_of_weight_zero_is_zero_whatever_arrives(width, outer, dtype):
             assert np.isfinite(part[[0, 2, 4]]).all(), name
 
 
+@pytest.mark.loss("SoftmaxCrossEntropyLoss")
 @DTYPE
 @WIDTH
 @pytest.mark.parametrize("smoothing", [0.0, 0.25])
@@ -91,6 +93,7 @@ def test_an_ignored_row_is_zero_whatever_arrives(width, smoothing, dtype):
             assert np.isfinite(part).all()
 
 
+@pytest.mark.loss("SoftmaxCrossEntropyLoss", "KLDivLoss")
 @DTYPE
 def test_a_gradient_of_nothing_has_no_curvature(dtype):
     """An outer gradient of 0 is a factor of 0 for both derivatives, of NaN too."""
@@ -117,6 +120,7 @@ def test_a_gradient_of_nothing_is_zero_for_every_input(name, dtype):
 # Infinite logits
 
 
+@pytest.mark.loss("SoftmaxCrossEntropyLoss", "KLDivLoss")
 @DTYPE
 @WIDTH
 def test_a_row_of_impossible_classes_is_not_a_number(width, dtype):
@@ -129,6 +133,7 @@ def test_a_row_of_impossible_classes_is_not_a_number(width, dtype):
                 assert np.isfinite(part[[0, 2]]).all(), name
 
 
+@pytest.mark.loss("SoftmaxCrossEntropyLoss", "KLDivLoss")
 @DTYPE
 @WIDTH
 def test_certain_classes_share_the_mass(width, dtype):
@@ -151,6 +156,7 @@ def test_certain_classes_share_the_mass(width, dtype):
         np.testing.assert_array_equal(hess, p * (1 - p))
 
 
+@pytest.mark.loss("SoftmaxCrossEntropyLoss", "KLDivLoss")
 @DTYPE
 @WIDTH
 def test_rows_alone_and_together_have_the_same_bits(width, dtype):
@@ -166,6 +172,7 @@ def test_rows_alone_and_together_have_the_same_bits(width, dtype):
             np.testing.assert_array_equal(part, np.concatenate(rows), name)
 
 
+@pytest.mark.loss("SoftmaxCrossEntropyLoss", "KLDivLoss")
 @DTYPE
 @WIDTH
 def test_gradients_in_place_of_the_logits_have_the_same_bits(width, dtype):
@@ -184,6 +191,7 @@ def test_gradients_in_place_of_the_logits_have_the_same_bits(width, dtype):
 # Far apart
 
 
+@pytest.mark.loss("TripletLoss")
 def test_squares_too_large_for_float32_may_cancel():
     far = np.float32(1e20)
     x = np.zeros((1, 2), np.float32)
@@ -199,6 +207,7 @@ def test_squares_too_large_for_float32_may_cancel():
     assert value == 0.5
 
 
+@pytest.mark.loss("SDMLLoss")
 @pytest.mark.parametrize("smoothing", [0.0, 0.25])
 def test_distances_too_large_for_float32(smoothing):
     """Against float64, whose range is enough."""
@@ -249,6 +258,7 @@ def test_weights_act_in_double_precision(name, weight):
             np.testing.assert_allclose(c, a, rtol=4 * EPS[np.float32])
 
 
+@pytest.mark.loss("SoftmaxCrossEntropyLoss", "KLDivLoss")
 @WIDTH
 @pytest.mark.parametrize("weight", [1e39, 1e-50])
 def test_weights_beyond_single_precision_scale_every_form(width, weight):
@@ -266,6 +276,7 @@ def test_weights_beyond_single_precision_scale_every_form(width, weight):
                 )
 
 
+@pytest.mark.loss("KLDivLoss")
 def test_weights_of_elements_act_in_double_precision():
     loss = KL(from_logits=False, reduction="none")
     x, y = np.zeros((2, 2), np.float32), np.array([[0.5, 0.5], [0.25, 0.75]])
@@ -281,6 +292,7 @@ def test_weights_of_elements_act_in_double_precision():
 # Cosine embedding
 
 
+@pytest.mark.loss("CosineEmbeddingLoss")
 @DTYPE
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, -2])
 def test_vectors_lie_along_any_axis(axis, dtype):
@@ -299,11 +311,13 @@ def test_vectors_lie_along_any_axis(axis, dtype):
         np.testing.assert_array_equal(np.moveaxis(grad, axis, -1), slope)
 
 
+@pytest.mark.loss("CosineEmbeddingLoss")
 def test_vectors_and_samples_have_different_axes():
     with pytest.raises(ParameterError, match="batch_axis: expected another axis"):
         rl.CosineEmbeddingLoss(axis=0)(np.ones((2, 3)), np.ones((2, 3)), [1, 1, 1])
 
 
+@pytest.mark.loss("CosineEmbeddingLoss")
 def test_other_labels_count_as_different_if_allowed():
     u, v = np.array([[3.0, 4.0]] * 4), np.array([[4.0, 3.0]] * 4)
     label = [1, -1, 0, NAN]
@@ -313,6 +327,7 @@ def test_other_labels_count_as_different_if_allowed():
     np.testing.assert_allclose(loose(u, v, label), [0.04, 0.96, 0.96, 0.96], rtol=1e-15)
 
 
+@pytest.mark.loss("CosineEmbeddingLoss")
 def test_parallel_vectors_have_no_gradient():
     u = np.random.default_rng(5).standard_normal((50, 9))
     for factor in (1.0, 2.0, 0.5, -4.0):
@@ -323,6 +338,7 @@ def test_parallel_vectors_have_no_gradient():
 # Divergence
 
 
+@pytest.mark.loss("KLDivLoss")
 @DTYPE
 def test_log_targets_are_labels(dtype):
     rng = np.random.default_rng(7)
@@ -346,6 +362,7 @@ def test_log_targets_are_labels(dtype):
         np.testing.assert_allclose(by_log, expected, rtol=0, atol=4 * bound)
 
 
+@pytest.mark.loss("KLDivLoss")
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0, 100.0])
 def test_temperature_divides_logits_and_keeps_the_size_of_gradients(temperature):
     rng = np.random.default_rng(8)
@@ -360,6 +377,7 @@ def test_temperature_divides_logits_and_keeps_the_size_of_gradients(temperature)
     np.testing.assert_allclose(hess, KL(**options).grad_hess(x / temperature, y)[1], rtol=1e-12)
 
 
+@pytest.mark.loss("KLDivLoss")
 @DTYPE
 @pytest.mark.parametrize("temperature", [1e-3, 1e-10, 1e-30, 1e-40, 1e-300])
 def test_no_small_temperature_overflows(temperature, dtype):
@@ -384,6 +402,7 @@ def test_no_small_temperature_overflows(temperature, dtype):
     np.testing.assert_allclose(hess, p * (1 - p) * y.sum(1, keepdims=True), rtol=1e-6, atol=floor)
 
 
+@pytest.mark.loss("KLDivLoss")
 def test_parameters_without_a_meaning():
     with pytest.raises(ParameterError, match="temperature: it needs from_logits=False"):
         KL(temperature=2.0)
@@ -393,6 +412,7 @@ def test_parameters_without_a_meaning():
         KL(from_logits=False, temperature=0.0)
 
 
+@pytest.mark.loss("KLDivLoss")
 def test_log_probabilities_of_one_dimension_are_samples():
     x, y = np.log([0.25, 0.5, 0.25]), np.array([0.5, 0.5, 0.0])
     value, grad = KL().value_and_grad(x, y)
@@ -402,6 +422,7 @@ def test_log_probabilities_of_one_dimension_are_samples():
     np.testing.assert_allclose(weighted, math.log(2))
 
 
+@pytest.mark.loss("KLDivLoss")
 @pytest.mark.parametrize("weight", [None, 2.0, [1.0, 0.0, 2.0]])
 def test_logits_of_one_dimension_are_one_row(weight):
     x, y = np.array([1.0, 2.0, 4.0]), np.array([0.5, 0.25, 0.25])
@@ -419,6 +440,7 @@ def test_logits_of_one_dimension_are_one_row(weight):
     np.testing.assert_array_equal(grad, slopes[0])
 
 
+@pytest.mark.loss("KLDivLoss")
 @DTYPE
 def test_an_impossible_class_has_the_limit_for_a_slope(dtype):
     x = np.array([[-INF, 0.0, -INF, 0.0]], dtype)
@@ -429,6 +451,7 @@ def test_an_impossible_class_has_the_limit_for_a_slope(dtype):
         np.testing.assert_array_equal(slope[0, :3], [INF, -INF, INF])
 
 
+@pytest.mark.loss("KLDivLoss")
 @DTYPE
 def test_labels_of_a_divergence_are_not_negative(dtype):
     rng = np.random.default_rng(9)
@@ -462,6 +485,9 @@ def test_labels_of_a_divergence_are_not_negative(dtype):
 # Shapes and messages
 
 
+@pytest.mark.loss(
+    "SoftmaxCrossEntropyLoss", "KLDivLoss", "CosineEmbeddingLoss", "TripletLoss", "SDMLLoss"
+)
 def test_empty_calls_with_long_axes():
     x = np.zeros((0, 2**31, 2**30, 2), np.int8)
     label = x[..., 0]
@@ -477,6 +503,7 @@ def test_empty_calls_with_long_axes():
         rl.SDMLLoss(reduction="sum")(empty, empty)
 
 
+@pytest.mark.loss("SDMLLoss")
 def test_pairs_beyond_memory_are_refused():
     x = np.zeros((200_000, 2), np.float32)
     loss = rl.SDMLLoss()
@@ -485,6 +512,7 @@ def test_pairs_beyond_memory_are_refused():
     assert np.isfinite(loss(x[:4], x[:4])).all()
 
 
+@pytest.mark.loss("SoftmaxCrossEntropyLoss", "TripletLoss", "SDMLLoss")
 def test_messages_know_the_remedy():
     x = np.zeros((2, 3))
     with pytest.raises(ShapeError, match=r"label: .*\(2, 3\).*sparse_label=False"):
@@ -504,6 +532,7 @@ def test_messages_know_the_remedy():
 # Corners of weights and shared labels
 
 
+@pytest.mark.loss("SoftmaxCrossEntropyLoss", "KLDivLoss")
 @pytest.mark.parametrize("weight", [1.0, 1e36, 1e37, 1e38, 1e39])
 def test_hessians_of_weights_that_overflow_with_the_label(weight):
     x, label = np.array([[0.0, -30.0, -30.0]]), np.array([[45.0, 0.0, 0.0]])
@@ -516,6 +545,7 @@ def test_hessians_of_weights_that_overflow_with_the_label(weight):
         np.testing.assert_allclose(hess, exact, rtol=1e-6)
 
 
+@pytest.mark.loss("KLDivLoss")
 @pytest.mark.parametrize("from_logits", [True, False])
 def test_a_shared_label_without_weight_is_not_looked_at(from_logits):
     pred, label, weight = np.log(np.full((3, 2), 0.5)), np.array([0.25, -0.75]), np.ones((3, 2))

@@ -115,6 +115,15 @@ def test_check_gradient_leaves_out_kinks_alone():
         check_gradient(rl.L1Loss(), [1.0, 2.0], [1.0, 3.0], atol=-1.0)
 
 
+def test_check_gradient_of_kinks_alone_fails():
+    text = r"L1Loss\(\): d/dpred was not checked, all 2 elements are at kinks"
+    with pytest.raises(AssertionError, match=text):
+        check_gradient(rl.L1Loss(), [1.0, 2.0], [1.0, 2.0])
+    with pytest.raises(AssertionError, match="d/dlabel was not checked"):
+        check_gradient(rl.HuberLoss(rho=0.5), [1.0], [1.5], wrt="label")
+    check_gradient(rl.L1Loss(), np.zeros((2, 0)), np.zeros((2, 0)))
+
+
 def test_check_gradient_takes_all_of_a_call():
     check_gradient(
         rl.SigmoidBCELoss(reduction="mean"),

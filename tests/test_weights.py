@@ -24,6 +24,7 @@ def assert_sum(found: Any, terms: Any, ulp: float = SUM_ULP) -> None:
 # Sums
 
 
+@pytest.mark.loss("L1Loss")
 @pytest.mark.parametrize("n", [7, 1000, 100_000, 1_000_003])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_weighted_totals(n, dtype):
@@ -39,6 +40,7 @@ def test_weighted_totals(n, dtype):
     assert_sum(mean, value * weight / math.fsum(weight))
 
 
+@pytest.mark.loss("L1Loss")
 @pytest.mark.parametrize("shape", [(100_000, 3), (300, 1000), (3, 100_000)])
 def test_weighted_totals_of_rows(shape):
     rng = np.random.default_rng(0)
@@ -52,6 +54,7 @@ def test_weighted_totals_of_rows(shape):
             assert_sum(row, terms)
 
 
+@pytest.mark.loss("SigmoidBinaryCrossEntropyLoss")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("axes", [(), (1,), (0,), (1, 2), (0, 2), (0, 1)])
 def test_gradients_of_broadcast_inputs(dtype, axes):
@@ -70,6 +73,7 @@ def test_gradients_of_broadcast_inputs(dtype, axes):
         assert_sum(grad[at], terms)
 
 
+@pytest.mark.loss("SigmoidBinaryCrossEntropyLoss")
 def test_gradient_of_one_number_over_a_million():
     pred = np.full(1_000_003, 0.1)
     loss = rl.SigmoidBCELoss(reduction="sum")
@@ -81,6 +85,7 @@ def test_gradient_of_one_number_over_a_million():
 # Size
 
 
+@pytest.mark.loss("L2Loss")
 @pytest.mark.parametrize("size", [1e39, 1e-50, 1e300, 1e-300])
 @pytest.mark.parametrize("shape", [(), (3,), (3, 200)])
 def test_weights_that_float32_cannot_hold(size, shape):
@@ -95,6 +100,7 @@ def test_weights_that_float32_cannot_hold(size, shape):
     np.testing.assert_allclose(value, np.float32(2.0 * (size * min(1 / size, 1e300))), rtol=2e-7)
 
 
+@pytest.mark.loss("SigmoidBinaryCrossEntropyLoss")
 @pytest.mark.parametrize("size", [1e39, 1e-50])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("from_sigmoid", [False, True])
@@ -112,6 +118,7 @@ def test_pos_weight_that_float32_cannot_hold(size, dtype, from_sigmoid):
         np.testing.assert_allclose(ours, theirs, rtol=2e-3 if few > 1e-10 else 1e-6, atol=few)
 
 
+@pytest.mark.loss("SoftmaxCrossEntropyLoss")
 @pytest.mark.parametrize("options", [{"sparse_label": False}, {"label_smoothing": 0.25}])
 def test_class_weights_that_float32_cannot_hold(options):
     pred = np.array([[1, 2, 3], [0, 0, 5]], np.float32)
@@ -124,6 +131,7 @@ def test_class_weights_that_float32_cannot_hold(options):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.loss("KLDivLoss")
 @pytest.mark.parametrize("weight", [[1e30, 1e-10, 1], [1, 1e-39, 1], [1e-20, 1e300, 1]])
 def test_weights_far_apart_within_a_row_of_logits(dtype, weight):
     pred, label = np.array([[1, 2, 3]], dtype), np.array([[0.2, 0.3, 0.5]], dtype)
@@ -146,6 +154,7 @@ def test_weights_far_apart_within_a_row_of_logits(dtype, weight):
 OUTER = [[1e39, 1e39], [-1e39, -1e39], [1, 2]]
 
 
+@pytest.mark.loss("SigmoidBinaryCrossEntropyLoss")
 def test_outer_gradients_that_cancel_in_pos_weight():
     pred, label = np.zeros((3, 2), np.float32), np.ones((3, 2), np.float32)
     loss = rl.SigmoidBCELoss(reduction="none")
@@ -155,6 +164,7 @@ def test_outer_gradients_that_cancel_in_pos_weight():
     np.testing.assert_allclose(grad, np.log(2) * np.array([1, 2]), rtol=1e-6)
 
 
+@pytest.mark.loss("KLDivLoss")
 def test_outer_gradients_that_cancel_in_a_shared_label():
     pred, label = np.full((3, 2), -0.5, np.float32), np.full(2, 0.5, np.float32)
     loss = rl.KLDivLoss(reduction="none")
@@ -162,6 +172,7 @@ def test_outer_gradients_that_cancel_in_a_shared_label():
     np.testing.assert_allclose(grad, (np.log(0.5) + 0.5 + 1) * np.array([1, 2]), rtol=1e-6)
 
 
+@pytest.mark.loss("L2Loss")
 def test_only_an_exact_0_removes():
     nan = np.array([[np.nan, 1.0]], np.float32)
     label = np.zeros_like(nan)
@@ -172,6 +183,7 @@ def test_only_an_exact_0_removes():
     assert (value, grad.tolist()) == (0.25, [[0.0, 0.5]])
 
 
+@pytest.mark.loss("L2Loss")
 @pytest.mark.parametrize("outer", [np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize("weight", [0.0, [0.0, 1.0], [[0.0], [1.0]], [[0.0, 0.0], [1.0, 1.0]]])
 def test_a_weight_of_0_beats_any_outer_gradient(outer, weight):
@@ -184,6 +196,7 @@ def test_a_weight_of_0_beats_any_outer_gradient(outer, weight):
     assert (hess[0] == 0).all()
 
 
+@pytest.mark.loss("L2Loss")
 def test_one_dimension_and_zero_weight():
     value, grad = rl.L2Loss().value_and_grad(
         [1.0, 2.0], [0.0, 0.0], sample_weight=[0, 1], grad_output=[np.inf, 1.0]
@@ -191,6 +204,7 @@ def test_one_dimension_and_zero_weight():
     assert (value.tolist(), grad.tolist()) == ([0.0, 2.0], [0.0, 2.0])
 
 
+@pytest.mark.loss("SigmoidBinaryCrossEntropyLoss")
 def test_an_outer_gradient_of_0_leaves_nothing():
     pred = np.array([np.nan, 1.0])
     grad, hess = rl.SigmoidBCELoss().grad_hess(pred, [1.0, 1.0], grad_output=[0.0, 1.0])
@@ -200,6 +214,7 @@ def test_an_outer_gradient_of_0_leaves_nothing():
 # Divisor
 
 
+@pytest.mark.loss("L2Loss")
 def test_denominator_of_weighted_mean():
     rng = np.random.default_rng(2)
     pred, label, weight = rng.normal(size=(3, 6, 4))
@@ -216,6 +231,7 @@ def test_denominator_of_weighted_mean():
     np.testing.assert_allclose(np.concatenate(grads), whole_grad, rtol=1e-14)
 
 
+@pytest.mark.loss("SoftmaxCrossEntropyLoss", "L2Loss")
 @pytest.mark.parametrize("reduction", ["weighted_mean", "sample_weighted_mean"])
 def test_means_of_no_weight_are_0(reduction):
     # The weight of class 0 is 0, and smoothing leaves a loss of class 1.

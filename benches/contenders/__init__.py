@@ -1,18 +1,25 @@
 """The libraries that ``benches/peers.py`` times, and what they share: cases and contenders.
 
-Every ``with_<library>`` module has one short function per loss, written as a user of that library
-would write it for speed, and ``contenders(case)``, which readies a case's inputs in the library's
-own arrays. ``with_numpy`` doubles as the float64 reference: its functions keep their input's dtype.
+Every ``with_<library>`` module has one short function per row of the table, written as a user of
+that library would write it for speed, and ``contenders(case)``, which readies a case's inputs in
+the library's own arrays. ``with_numpy`` doubles as the float64 reference: its functions keep their
+input's dtype.
+
+A loss of the registry without a row here has cases all the same: on inputs of
+``rustloss.testing``, against the oracle of ``tests/reference``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+import rustloss
+from rustloss import _core, testing
 
 Array = npt.NDArray[Any]
 Result = tuple[Array, tuple[Array, ...]]
@@ -28,22 +35,42 @@ class Contender:
     fetch: Callable[[Any], Result]
 
 
+_Maker = Callable[[np.random.Generator, tuple[int, ...]], tuple[Array, ...]]
+_COMMON = ((8, 8), (128, 128), (1000, 1000))
+
+
 @dataclass(frozen=True)
-class Case:
-    """One loss at one shape. Inputs are the loss's arguments in order, float32 and integers."""
+class Row:
+    """What the table times of a loss: its class's name and parameters, inputs, shapes."""
 
     loss: str
-    shape: tuple[int, ...]
+    make: _Maker
+    params: Mapping[str, Any] = field(default_factory=dict)
+    shapes: tuple[tuple[int, ...], ...] = _COMMON
     differentiable: int = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row at one shape. Inputs are the loss's arguments in order, float32 and integers."""
+
+    title: str
+    row: Row
+    shape: tuple[int, ...]
 
     @property
     def name(self) -> str:
         """Return the text that ``--cases`` matches and the table prints."""
-        return f"{self.loss} {'x'.join(map(str, self.shape))}"
+        return f"{self.title} {'x'.join(map(str, self.shape))}"
+
+    @property
+    def differentiable(self) -> int:
+        """Return how many of the inputs, the first ones, have a gradient."""
+        return self.row.differentiable
 
     def inputs(self) -> tuple[Array, ...]:
         """Return the same inputs on every call."""
-        return _MAKERS[self.loss](np.random.default_rng(20), self.shape)
+        return self.row.make(np.random.default_rng(20), self.shape)
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> Array:
@@ -91,42 +118,66 @@ def _transcription(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[Ar
     return _normal(rng, samples, frames, classes), rng.integers(0, classes - 1, (samples, length))
 
 
-_Maker = Callable[[np.random.Generator, tuple[int, ...]], tuple[Array, ...]]
-_MAKERS: dict[str, _Maker] = {
-    "L1": _with_label(lambda rng, shape: rng.standard_normal(shape)),
-    "L2": _with_label(lambda rng, shape: rng.standard_normal(shape)),
-    "Huber": _with_label(lambda rng, shape: rng.standard_normal(shape)),
-    "Hinge": _with_label(_signs),
-    "SquaredHinge": _with_label(_signs),
-    "Logistic": _with_label(_signs),
-    "SigmoidBCE": _with_label(lambda rng, shape: rng.integers(0, 2, shape)),
-    "PoissonNLL": _with_label(lambda rng, shape: rng.poisson(2.0, shape)),
-    "SoftmaxCE": _classification,
-    "KLDiv": _divergence,
-    "KLDiv-logits": _divergence,
-    "Triplet": _triplet,
-    "CosineEmbedding": _cosine,
-    "SDML": _neighbours,
-    "CTC": _transcription,
-}
+_REAL = _with_label(lambda rng, shape: rng.standard_normal(shape))
+_SIGNED = _with_label(_signs)
 
-_COMMON = [(8, 8), (128, 128), (1000, 1000)]
-_SHAPES: dict[str, list[tuple[int, ...]]] = {
-    "SoftmaxCE": [(128, 10), (1024, 1000), (256, 32000), (16, 1000, 64, 16), *_COMMON],
-    "SDML": [(8, 8), (64, 256), (256, 4096)],
-    "CTC": [
-        (150, 16, 32, 30),
-        (500, 16, 64, 80),
-        (200, 8, 5000, 30),
-        (1500, 1, 32, 300),
-        (50, 64, 80, 12),
-    ],
+ROWS: dict[str, Row] = {
+    "L1": Row("L1Loss", _REAL),
+    "L2": Row("L2Loss", _REAL),
+    "Huber": Row("HuberLoss", _REAL),
+    "Hinge": Row("HingeLoss", _SIGNED),
+    "SquaredHinge": Row("SquaredHingeLoss", _SIGNED),
+    "Logistic": Row("LogisticLoss", _SIGNED),
+    "SigmoidBCE": Row(
+        "SigmoidBinaryCrossEntropyLoss", _with_label(lambda rng, shape: rng.integers(0, 2, shape))
+    ),
+    "PoissonNLL": Row("PoissonNLLLoss", _with_label(lambda rng, shape: rng.poisson(2.0, shape))),
+    "SoftmaxCE": Row(
+        "SoftmaxCrossEntropyLoss",
+        _classification,
+        {"axis": 1},
+        ((128, 10), (1024, 1000), (256, 32000), (16, 1000, 64, 16), *_COMMON),
+    ),
+    "KLDiv": Row("KLDivLoss", _divergence),
+    "KLDiv-logits": Row("KLDivLoss", _divergence, {"from_logits": False}),
+    "Triplet": Row("TripletLoss", _triplet, differentiable=3),
+    "CosineEmbedding": Row("CosineEmbeddingLoss", _cosine, differentiable=2),
+    "SDML": Row("SDMLLoss", _neighbours, {}, ((8, 8), (64, 256), (256, 4096)), 2),
+    # (frames, samples, classes, label length)
+    "CTC": Row(
+        "CTCLoss",
+        _transcription,
+        {},
+        (
+            (150, 16, 32, 30),
+            (500, 16, 64, 80),
+            (200, 8, 5000, 30),
+            (1500, 1, 32, 300),
+            (50, 64, 80, 12),
+        ),
+    ),
 }
-_DIFFERENTIABLE = {"Triplet": 3, "CosineEmbedding": 2, "SDML": 2}
+"""By the title that is printed, which is also the key of the peers' functions."""
+
+
+def _of_registry(entry: Mapping[str, Any]) -> Row:
+    """Return a row for a loss that has none."""
+    loss = getattr(rustloss, entry["name"])()
+
+    def make(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[Array, ...]:
+        arrays = testing.example(loss, shape, seed=int(rng.integers(2**31))).values()
+        return tuple(x.astype(np.float32) if x.dtype.kind == "f" else x for x in arrays)
+
+    usual = next(iter(testing.example(loss).values())).shape
+    with_gradient = sum(i["gradient"] == "Default" for i in entry["inputs"])
+    shapes = _COMMON if len(usual) == 2 else (usual,)
+    return Row(entry["name"], make, shapes=shapes, differentiable=with_gradient)
 
 
 def cases() -> Iterator[Case]:
-    """Yield every case of the table; a CTC shape is (frames, samples, classes, label length)."""
-    for loss in _MAKERS:
-        for shape in _SHAPES.get(loss, _COMMON):
-            yield Case(loss, shape, _DIFFERENTIABLE.get(loss, 1))
+    """Yield every case of the table, then those of losses that have no row in it."""
+    known = {row.loss for row in ROWS.values()}
+    new = [entry for entry in _core.registry() if entry["name"] not in known]
+    for title, row in {**ROWS, **{entry["name"]: _of_registry(entry) for entry in new}}.items():
+        for shape in row.shapes:
+            yield Case(title, row, shape)

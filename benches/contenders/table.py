@@ -99,7 +99,7 @@ def row(case: Case, libraries: dict[str, ModuleType], threads: int) -> list[str]
         return f"{duration(times[name].minimum)} ({duration(times[name].median)})"
 
     peers = [name for name in PEERS if name in times]
-    fastest = min(peers, key=lambda name: times[name].minimum)
+    fastest = min(peers, key=lambda name: times[name].minimum, default="")
 
     def against(name: str) -> str:
         return ratio(times, name, "rustloss") if name in times else ""
@@ -107,11 +107,11 @@ def row(case: Case, libraries: dict[str, ModuleType], threads: int) -> list[str]
     return [
         case.name,
         *map(cell, ["rustloss", *PEERS, "copy"]),
-        f"{fastest} {ratio(times, fastest, 'rustloss')}",
+        f"{fastest} {ratio(times, fastest, 'rustloss')}" if peers else "missing",
         ratio(times, "rustloss", "copy"),
         ratio(times, "rustloss", "numpy.add"),
         f"{errors['rustloss']:.0e}" if "rustloss" in errors else "",
-        f"{errors[fastest]:.0e}",
+        f"{errors[fastest]:.0e}" if peers else "",
     ]
 
 

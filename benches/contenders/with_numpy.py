@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from . import Array, Case, Contender, Result
+
+TESTS = Path(__file__).parents[2] / "tests"
 
 
 def _per_sample(element: Array, slope: Array) -> Result:
@@ -176,12 +180,21 @@ LOSSES: dict[str, Callable[..., Result]] = {
 
 
 def reference(case: Case) -> Result:
-    """Return the case's value and gradients, computed in float64."""
-    inputs = (x.astype(np.float64) if x.dtype == np.float32 else x for x in case.inputs())
-    return LOSSES[case.loss](*inputs)
+    """Return the case's value and gradients in float64, from the tests' oracle if not from here."""
+    inputs = [x.astype(np.float64) if x.dtype == np.float32 else x for x in case.inputs()]
+    if case.title in LOSSES:
+        return LOSSES[case.title](*inputs)
+    sys.path.append(str(TESTS))
+    # Not every environment of the peers has what the oracles need.
+    from reference import loss as oracle
+
+    value, grads, _ = oracle(case.row.loss, case.row.params, *inputs)
+    return value, tuple(grads.values())[: case.differentiable]
 
 
 def contenders(case: Case) -> list[Contender]:
-    """Return the NumPy contender."""
-    loss, inputs = LOSSES[case.loss], case.inputs()
+    """Return the NumPy contender, if the loss is among those written for speed."""
+    if case.title not in LOSSES:
+        return []
+    loss, inputs = LOSSES[case.title], case.inputs()
     return [Contender("numpy", lambda: loss(*inputs), lambda result: result)]

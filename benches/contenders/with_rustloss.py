@@ -2,29 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import rustloss as rl
 
 from . import Array, Case, Contender, Result
-
-LOSSES: dict[str, Callable[[], rl.Loss]] = {
-    "L1": rl.L1Loss,
-    "L2": rl.L2Loss,
-    "Huber": rl.HuberLoss,
-    "Hinge": rl.HingeLoss,
-    "SquaredHinge": rl.SquaredHingeLoss,
-    "Logistic": rl.LogisticLoss,
-    "SigmoidBCE": rl.SigmoidBCELoss,
-    "PoissonNLL": rl.PoissonNLLLoss,
-    "SoftmaxCE": lambda: rl.SoftmaxCELoss(axis=1),
-    "KLDiv": rl.KLDivLoss,
-    "KLDiv-logits": lambda: rl.KLDivLoss(from_logits=False),
-    "Triplet": rl.TripletLoss,
-    "CosineEmbedding": rl.CosineEmbeddingLoss,
-    "SDML": rl.SDMLLoss,
-    "CTC": rl.CTCLoss,
-}
 
 
 def set_threads(count: int) -> None:
@@ -34,7 +14,7 @@ def set_threads(count: int) -> None:
 
 def contenders(case: Case) -> list[Contender]:
     """Return the rustloss contender."""
-    loss, inputs = LOSSES[case.loss](), case.inputs()
+    loss, inputs = getattr(rl, case.row.loss)(**case.row.params), case.inputs()
 
     def fetch(result: tuple[Array, Array | tuple[Array, ...]]) -> Result:
         value, grads = result

@@ -2,6 +2,9 @@
 
 All numbers are single-precision numbers, so that one call serves both precisions, and half of the
 calls keep to a grid of eighths, where sums are exact and kinks are hit exactly.
+
+Elementwise losses are drawn by what their oracle's decorator says, others by a function here that
+knows the forms of their labels, and a loss without one by the strategy of ``rustloss.testing``.
 """
 
 from __future__ import annotations
@@ -12,23 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from hypothesis import strategies as st
 
+from rustloss.testing import arguments
+from rustloss.testing._registry import specs
+
 from .elementwise import ELEMENTWISE
-from .oracle import ORACLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-REDUCTIONS = (
-    "none",
-    "sample",
-    "sample_sum",
-    "sum",
-    "mean",
-    "batch_mean",
-    "weighted_mean",
-    "sample_weighted_mean",
-)
-NOT_DIFFERENTIABLE = ("pred_lengths", "label_lengths")
 BAD_CLASS = 99
 
 
@@ -38,10 +32,10 @@ class Call:
 
     params: dict[str, Any]
     inputs: dict[str, Any]
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] = ()
     """Of the unreduced loss."""
-    sample_axis: int | None
-    spoil: Callable[[Any], None]
+    sample_axis: int | None = None
+    spoil: Callable[[Any], None] = lambda _: None
     """Put NaN and invalid labels where the unreduced loss has weight zero."""
     unit_axis: int = -1
     named: dict[str, Any] = field(default_factory=dict)
@@ -210,22 +204,6 @@ def kl_divergence(draw: Draw) -> Call:
     return Call(params, inputs, shape, params["batch_axis"] % ndim, spoil)
 
 
-def triplet(draw: Draw) -> Call:
-    shape = tuple(draw.size() for _ in range(draw.size(0, 3)))
-    params: dict[str, Any] = {"margin": draw.pick(0.0, 1.0, 8.0)}
-    samples: tuple[int, ...] = ()
-    if shape:
-        params["batch_axis"] = draw.axis(len(shape))
-        samples = (shape[params["batch_axis"]],)
-    inputs = {key: draw.numbers("real", shape) for key in ("pred", "positive", "negative")}
-
-    def spoil(off: Any) -> None:
-        if shape:
-            np.moveaxis(inputs["pred"], params["batch_axis"], 0)[off] = np.nan
-
-    return Call(params, inputs, samples, 0 if shape else None, spoil)
-
-
 def cosine_embedding(draw: Draw) -> Call:
     lead = tuple(draw.size() for _ in range(draw.size(0, 2)))
     shape = lead or (1,)
@@ -256,23 +234,6 @@ def cosine_embedding(draw: Draw) -> Call:
 
     unit_axis = vector_axis if lead else 1
     return Call(params, inputs, shape, sample_axis, spoil, unit_axis)
-
-
-def sdml(draw: Draw) -> Call:
-    samples, features = draw.pick(*(2, 3, 4) if draw.smooth else (0, 2, 3, 4)), draw.size(1)
-    params: dict[str, Any] = {
-        "smoothing_parameter": draw.pick(0.0, 0.25),
-        "batch_axis": draw.axis(2),
-    }
-    x1, x2 = (draw.between(-1, 1, (samples, features)) for _ in range(2))
-    inputs = {"x1": x1, "x2": x2}
-    if params["batch_axis"] % 2 == 1:
-        inputs = {"x1": x1.T, "x2": x2.T}
-
-    def spoil(off: Any) -> None:
-        x1[off.all(axis=1)] = np.nan
-
-    return Call(params, inputs, (samples, samples), 0, spoil)
 
 
 def ctc(draw: Draw) -> Call:
@@ -310,12 +271,25 @@ def ctc(draw: Draw) -> Call:
 OTHERS: dict[str, Callable[[Draw], Call]] = {
     "SoftmaxCrossEntropyLoss": softmax_cross_entropy,
     "KLDivLoss": kl_divergence,
-    "TripletLoss": triplet,
     "CosineEmbeddingLoss": cosine_embedding,
-    "SDMLLoss": sdml,
     "CTCLoss": ctc,
 }
-LOSSES = tuple(ORACLES)
+LOSSES = tuple(specs())
+
+
+def single(x: Any) -> Any:
+    """Round to single precision; keep double as the type, and whole numbers as they are."""
+    return x.astype(np.float32).astype(np.float64) if x.dtype.kind == "f" else x
+
+
+def by_strategy(draw: Draw, name: str) -> Call:
+    """Draw a call of a loss of which nothing is known but its entry in the registry."""
+    loss, inputs = draw.draw(arguments(name, smooth=draw.smooth))
+    # Labels are valid, and oracles know no other way to treat those that are not.
+    params = {k: v for k, v in loss._params.items() if k != "out_of_range"}
+    inputs = {key: single(np.asarray(x)) for key, x in inputs.items()}
+    named = {key: inputs.pop(key) for key in ("sample_weight",) if key in inputs}
+    return Call(params, inputs, named=named)
 
 
 def sample_weight(draw: Draw, call: Call) -> Any:
@@ -351,13 +325,14 @@ def sample_weight(draw: Draw, call: Call) -> Any:
 
 def call(draw: Draw, name: str) -> Call:
     """Draw a whole call: inputs, parameters, weights, reduction."""
+    if name not in OTHERS and name not in ELEMENTWISE:
+        return by_strategy(draw, name)
     drawn = OTHERS[name](draw) if name in OTHERS else elementwise(draw, name)
-    drawn.params["weight"] = draw.pick(None, 0.5, 2.0) if name != "L2Loss" else draw.pick(1.0, 0.5)
+    drawn.params["weight"] = draw.pick(specs()[name].cls().weight, 0.5, 2.0)
     drawn.params["empty"] = draw.pick("nan", "zero")
-    reductions = REDUCTIONS + (("target_mean",) if name == "CTCLoss" else ())
     dense_cost = "class_weight" in drawn.params and not drawn.params["sparse_label"]
     # the weight of a soft label in a divisor is not settled
-    choices = [r for r in reductions if not (dense_cost and "weighted" in r)]
+    choices = [r for r in specs()[name].reductions if not (dense_cost and "weighted" in r)]
     drawn.params["reduction"] = draw.pick(*choices)
     drawn.named["sample_weight"] = sample_weight(draw, drawn)
     if drawn.params["reduction"] == "mean" and draw.pick(True, False):

@@ -1,8 +1,9 @@
-"""Value and gradient of every loss as sums of exact terms, and the distance to them in ulp.
+"""Value and derivatives of every loss as sums of exact terms, and the distance to them in ulp.
 
-A formula takes the parameters and one sample as mpmath numbers, and gives the value and the
-gradient with respect to each input, every number of them as its terms. Their sum is the truth, the
-sum of their sizes what the error is measured against. A quantity that is one term, or a sum of
+A formula takes the parameters and one sample as mpmath numbers, and gives the value, the gradient
+with respect to each input and the second derivative with respect to the prediction, every number
+of them as its terms. Their sum is the truth, the sum of their sizes what the error is measured
+against. A quantity that is one term, or a sum of
 terms of one sign, is thus measured against itself. An empty tuple is a number that nothing is
 asked of: a gradient too near a kink to say on which side of it the sample lies.
 """
@@ -17,7 +18,7 @@ import numpy as np
 from .math_mpmath import PRECISION, log_factorial, sigmoid, softplus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -41,19 +42,22 @@ def formula(name: str) -> Callable[[Callable[..., Quantities]], Callable[..., Qu
     return register
 
 
-def elementwise(value: Terms, **gradients: Terms) -> Quantities:
-    return {"value": [value], **{name: [terms] for name, terms in gradients.items()}}
+ZERO, ONE = mpmath.mpf(0), mpmath.mpf(1)
+
+
+def elementwise(value: Terms, **derivatives: Terms) -> Quantities:
+    return {"value": [value], **{name: [terms] for name, terms in derivatives.items()}}
 
 
 @formula("L1Loss")
 def l1(_: Any, x: Any, y: Any) -> Quantities:
     slope = mpmath.sign(x - y)
-    return elementwise((abs(x - y),), pred=(slope,), label=(-slope,))
+    return elementwise((abs(x - y),), pred=(slope,), label=(-slope,), hess=(ZERO,))
 
 
 @formula("L2Loss")
 def l2(_: Any, x: Any, y: Any) -> Quantities:
-    return elementwise(((x - y) ** 2 / 2,), pred=(x - y,), label=(y - x,))
+    return elementwise(((x - y) ** 2 / 2,), pred=(x - y,), label=(y - x,), hess=(ONE,))
 
 
 @formula("HuberLoss")
@@ -63,26 +67,55 @@ def huber(params: Any, x: Any, y: Any) -> Quantities:
     inside = distance <= rho
     value = distance**2 / (2 * rho) if inside else distance - rho / 2
     slope = (x - y) / rho if inside else mpmath.sign(x - y)
-    return elementwise((value,), pred=(slope,), label=(-slope,))
+    # A distance that rounds to rho has the second derivative of the kink, which is 0.
+    unknown = 0 < abs(distance - rho) <= params["eps"] * rho
+    hess = () if unknown else (1 / rho if distance < rho else ZERO,)
+    return elementwise((value,), pred=(slope,), label=(-slope,), hess=hess)
 
 
 @formula("HingeLoss")
 def hinge(params: Any, x: Any, y: Any) -> Quantities:
-    gap = max(params["margin"] - x * y, mpmath.mpf(0))
+    gap = max(params["margin"] - x * y, ZERO)
     active = gap > 0
-    return elementwise((gap,), pred=(-y * active,), label=(-x * active,))
+    return elementwise((gap,), pred=(-y * active,), label=(-x * active,), hess=(ZERO,))
 
 
 @formula("SquaredHingeLoss")
 def squared_hinge(params: Any, x: Any, y: Any) -> Quantities:
-    gap = max(params["margin"] - x * y, mpmath.mpf(0))
-    return elementwise((gap**2,), pred=(-2 * gap * y,), label=(-2 * gap * x,))
+    gap = max(params["margin"] - x * y, ZERO)
+    hess = 2 * y**2 * (gap > 0)
+    return elementwise((gap**2,), pred=(-2 * gap * y,), label=(-2 * gap * x,), hess=(hess,))
 
 
 @formula("SigmoidBinaryCrossEntropyLoss")
-def sigmoid_bce(_: Any, x: Any, z: Any) -> Quantities:
-    value = (z * softplus(-x), (1 - z) * softplus(x))
-    return elementwise(value, pred=((1 - z) * sigmoid(x), -z * sigmoid(-x)), label=(-x,))
+def sigmoid_bce(params: Any, x: Any, z: Any, pos_weight: Any = None) -> Quantities:
+    weight = ONE if pos_weight is None else pos_weight
+    yes, no = weight * z, 1 - z
+    if params.get("from_sigmoid"):
+        return bce_of_probabilities(params.get("epsilon", 0.0), x, z, weight)
+    costs = softplus(-x), softplus(x)
+    bend = sigmoid(x) * sigmoid(-x)
+    return elementwise(
+        (yes * costs[0], no * costs[1]),
+        pred=(no * sigmoid(x), -yes * sigmoid(-x)),
+        label=(-x,) if pos_weight is None else (weight * costs[0], -costs[1]),
+        pos_weight=(z * costs[0],),
+        hess=(yes * bend, no * bend),
+    )
+
+
+def bce_of_probabilities(epsilon: float, x: Any, z: Any, weight: Any) -> Quantities:
+    hit, miss = x + mpmath.mpf(epsilon), 1 - x + mpmath.mpf(epsilon)
+    # A certain and right prediction has the term of its own class alone.
+    sides = [(w, p, way) for w, p, way in ((weight * z, hit, -1), (1 - z, miss, 1)) if w]
+    uncertain = hit and miss
+    return elementwise(
+        tuple(-w * mpmath.log(p) for w, p, _ in sides) or (ZERO,),
+        pred=tuple(way * w / p for w, p, way in sides) or (ZERO,),
+        label=(mpmath.log(miss), -weight * mpmath.log(hit)) if uncertain else (),
+        pos_weight=(-z * mpmath.log(hit),) if uncertain else (),
+        hess=tuple(w / p**2 for w, p, _ in sides) or (ZERO,),
+    )
 
 
 @formula("LogisticLoss")
@@ -99,10 +132,12 @@ def poisson_nll(params: Any, x: Any, t: Any) -> Quantities:
     by_target: Terms
     if params.get("from_logits", True):
         value, by_pred, by_target = (mpmath.exp(x), -t * x), (mpmath.exp(x), -t), (-x,)
+        hess = mpmath.exp(x)
     else:
         shifted = x + mpmath.mpf(1e-8)
         log = mpmath.log(shifted)
-        value, by_pred, by_target = (x, -t * log), (mpmath.mpf(1), -t / shifted), (-log,)
+        value, by_pred, by_target = (x, -t * log), (ONE, -t / shifted), (-log,)
+        hess = t / shifted**2
     if params.get("compute_full") == "stirling" and t > 1:
         log = mpmath.log(t)
         value += (t * log, -t, mpmath.log(2 * mpmath.pi * t) / 2)
@@ -111,7 +146,7 @@ def poisson_nll(params: Any, x: Any, t: Any) -> Quantities:
         value += (log_factorial(t),)
         # The harmonic number of t, which is 0 at 0, minus Euler's constant.
         by_target += (mpmath.digamma(t + 1) + mpmath.euler, -mpmath.euler)
-    return elementwise(value, pred=by_pred, target=by_target)
+    return elementwise(value, pred=by_pred, target=by_target, hess=(hess,))
 
 
 class Softmax(NamedTuple):
@@ -121,6 +156,13 @@ class Softmax(NamedTuple):
     p: list[Any]
     largest: int
     rest: Any
+
+    def curvature(self, total: Any) -> list[Terms]:
+        """Return `total` p (1 - p)."""
+        # No other class has more than half: its 1 - p does not cancel.
+        bends = [total * share * (1 - share) for share in self.p]
+        bends[self.largest] = total * self.p[self.largest] * self.rest
+        return [(bend,) for bend in bends]
 
 
 def softmax(x: list[Any]) -> Softmax:
@@ -136,39 +178,61 @@ def softmax(x: list[Any]) -> Softmax:
 
 @formula("SoftmaxCrossEntropyLoss")
 def softmax_cross_entropy(params: Any, x: list[Any], y: Any) -> Quantities:
-    surprise, p, largest, rest = softmax(x)
-    if params.get("sparse_label", True):
-        label = int(y)
-        slopes: list[Terms] = [(share,) for share in p]
-        # No other class has more than half: its 1 - p does not cancel.
-        slopes[label] = (-rest if label == largest else p[label] - 1,)
-        return {"value": [surprise[label]], "pred": slopes}
-    total = mpmath.fsum(y)
-    value = tuple(v * term for v, terms in zip(y, surprise, strict=True) for term in terms)
-    slopes = [(share * total, -v) for share, v in zip(p, y, strict=True)]
-    return {"value": [value], "pred": slopes, "label": surprise}
+    classes, is_sparse = len(x), params.get("sparse_label", True)
+    smoothing = mpmath.mpf(params.get("label_smoothing", 0.0))
+    costs = [mpmath.mpf(w) for w in params.get("class_weight", [1.0] * classes)]
+    y = [ONE if c == y else ZERO for c in range(classes)] if is_sparse else y
+    if smoothing:
+        y = [(1 - smoothing) * v + smoothing / classes for v in y]
+    y = [v * w if v else v for v, w in zip(y, costs, strict=True)]
+    if params.get("from_logits"):
+        surprise: list[Terms] = [(-v,) for v in x]
+        slopes: list[Terms] = [(-v,) for v in y]
+        hess: list[Terms] = [(ZERO,)] * classes
+    else:
+        total, of_row = mpmath.fsum(y), softmax(x)
+        surprise, hess = of_row.surprise, of_row.curvature(total)
+        slopes = [
+            (share * total, -v) if v else (share * total,)
+            for share, v in zip(of_row.p, y, strict=True)
+        ]
+        if is_sparse and not smoothing:
+            label = y.index(total)
+            rest = of_row.rest if label == of_row.largest else 1 - of_row.p[label]
+            slopes[label] = (-rest * total,)
+    value = tuple(v * term for v, terms in zip(y, surprise, strict=True) if v for term in terms)
+    quantities = {"value": [value or (ZERO,)], "pred": slopes, "hess": hess}
+    if not is_sparse:
+        rates = [(1 - smoothing) * w for w in costs]
+        rows = zip(rates, surprise, strict=True)
+        quantities["label"] = [tuple(rate * t for t in terms) for rate, terms in rows]
+    return quantities
 
 
 @formula("KLDivLoss")
 def kl_divergence(params: Any, x: list[Any], y: list[Any]) -> Quantities:
     heat, log_target = mpmath.mpf(params.get("temperature", 1.0)), params.get("log_target")
-    logs = y if log_target else [mpmath.log(v) if v else mpmath.mpf(0) for v in y]
+    epsilon = mpmath.mpf(params.get("epsilon", 0.0))
+    logs = y if log_target else [mpmath.log(v + epsilon) if v else ZERO for v in y]
     y = [mpmath.exp(v) for v in y] if log_target else y
     if params.get("from_logits", True):
         surprise: list[Terms] = [(-v,) for v in x]
         slopes: list[Terms] = [(-v,) for v in y]
+        hess: list[Terms] = [(ZERO,)] * len(x)
     else:
-        surprise, p, *_ = softmax([v / heat for v in x])
-        total = mpmath.fsum(y)
-        slopes = [(heat * share * total, -heat * v) for share, v in zip(p, y, strict=True)]
+        of_row = softmax([v / heat for v in x])
+        surprise, total = of_row.surprise, mpmath.fsum(y)
+        slopes = [(heat * share * total, -heat * v) for share, v in zip(of_row.p, y, strict=True)]
+        hess = of_row.curvature(total)
     rows = list(zip(y, logs, surprise, strict=True))
-    by_label = [(log, mpmath.mpf(1), *terms) if v else () for v, log, terms in rows]
+    by_label = [(log, v / (v + epsilon), *terms) if v else () for v, log, terms in rows]
     if log_target:
         by_label = [tuple(v * term for term in t) for v, t in zip(y, by_label, strict=True)]
     return {
         "value": [tuple(heat**2 * v * term for term in (log, *terms)) for v, log, terms in rows],
         "pred": slopes,
         "label": [tuple(heat**2 * term for term in terms) for terms in by_label],
+        "hess": hess,
     }
 
 
@@ -202,12 +266,12 @@ def triplet(params: Any, x: list[Any], p: list[Any], n: list[Any]) -> Quantities
 def cosine_embedding(params: Any, u: list[Any], v: list[Any], y: Any) -> Quantities:
     lengths = [mpmath.sqrt(mpmath.fsum(c**2 for c in w)) for w in (u, v)]
     if not all(lengths):
-        zero: list[Terms] = [(mpmath.mpf(0),)] * len(u)
-        value = (mpmath.mpf(1),) if y == 1 else (mpmath.mpf(max(0, -params["margin"])),)
+        zero: list[Terms] = [(ZERO,)] * len(u)
+        value = (ONE,) if y == 1 else (mpmath.mpf(max(0, -params["margin"])),)
         return {"value": [value], "input1": zero, "input2": zero}
     products = [a * b / (lengths[0] * lengths[1]) for a, b in zip(u, v, strict=True)]
     if y == 1:
-        terms, side, unknown = (mpmath.mpf(1), *(-c for c in products)), -1, False
+        terms, side, unknown = (ONE, *(-c for c in products)), -1, False
     else:
         terms = (-mpmath.mpf(params["margin"]), *products)
         side, unknown = int(mpmath.fsum(terms) > 0), undecided(terms, params["eps"])
@@ -259,6 +323,44 @@ def sdml(params: Any, a: list[list[Any]], b: list[list[Any]]) -> Quantities:
     return {"value": value, "x1": flat[0], "x2": flat[1]}
 
 
+@formula("CTCLoss")
+def ctc(_: Any, frames: list[list[Any]], label: list[Any]) -> Quantities:
+    tokens = [int(v) for v in label if v >= 0]
+    blank, length = len(frames[0]) - 1, len(tokens)
+    states = [tokens[s // 2] if s % 2 else blank for s in range(2 * length + 1)]
+    skips = [s >= 2 and states[s] not in (blank, states[s - 2]) for s in range(len(states))]
+    p = [softmax(row).p for row in frames]
+
+    def before(row: list[Any], s: int) -> Any:
+        arrived = row[s] + (row[s - 1] if s else ZERO)
+        return arrived + row[s - 2] if skips[s] else arrived
+
+    def after(row: list[Any], s: int) -> Any:
+        left = row[s] + (row[s + 1] if s + 1 < len(row) else ZERO)
+        return left + row[s + 2] if s + 2 < len(row) and skips[s + 2] else left
+
+    every = range(len(states))
+    # A path begins as if it came from the first state, and ends in one of the last two.
+    ahead = [[p[0][states[s]] if s < 2 else ZERO for s in every]]
+    for shares in p[1:]:
+        ahead.append([before(ahead[-1], s) * shares[states[s]] for s in every])
+    behind = [[ONE if s >= len(states) - 2 else ZERO for s in every]]
+    for shares in p[:0:-1]:
+        moved = [v * shares[c] for v, c in zip(behind[-1], states, strict=True)]
+        behind.append([after(moved, s) for s in every])
+    total = mpmath.fsum(ahead[-1][-2:])
+    slopes: list[Terms] = []
+    for shares, come, go in zip(p, ahead, reversed(behind), strict=True):
+        paths = [a * b / total for a, b in zip(come, go, strict=True)]
+        for c, share in enumerate(shares):
+            taken = mpmath.fsum(v for v, state in zip(paths, states, strict=True) if state == c)
+            slopes.append((share, -taken))
+    loss = -mpmath.log(total)
+    # The value is measured in ulp of max(1, loss).
+    spare = max(ONE - loss, ZERO) / 2
+    return {"value": [(loss, spare, -spare)], "pred": slopes}
+
+
 WHOLE = ("SDMLLoss",)
 """Losses whose samples are not on their own: the batch is the sample."""
 
@@ -280,9 +382,9 @@ class Truth(NamedTuple):
 
 
 def truth(
-    loss: str, params: Mapping[str, Any], inputs: Mapping[str, NDArray[Any]], wrt: tuple[str, ...]
+    loss: str, params: Mapping[str, Any], inputs: Mapping[str, NDArray[Any]], asked: Iterable[str]
 ) -> dict[str, Truth]:
-    """Compute the unreduced value of finite inputs, and its gradient with respect to some.
+    """Compute what is asked for, of finite inputs: "value", the gradient by an input, "hess".
 
     The first input decides the dtype whose ulp make a sign uncertain.
     """
@@ -290,7 +392,7 @@ def truth(
     samples: Any = zip(*(x.tolist() for x in inputs.values()), strict=True)
     if loss in WHOLE:
         samples = [[x.tolist() for x in inputs.values()]]
-    found: dict[str, list[tuple[float, float, int, int]]] = {k: [] for k in ("value", *wrt)}
+    found: dict[str, list[tuple[float, float, int, int]]] = {name: [] for name in asked}
     with mpmath.workprec(PRECISION):
         for sample in samples:
             quantities = FORMULAS[loss](params, *map(to_mpf, sample))

@@ -35,7 +35,7 @@ def check_gradient(
     """Check the gradient of a loss, and its second derivative, against differences of values.
 
     The arrays are read as float64. A coordinate whose four points straddle a kink of the loss is
-    left out.
+    left out. If that leaves nothing of a derivative to compare, the check fails.
 
     Parameters
     ----------
@@ -51,7 +51,8 @@ def check_gradient(
     Raises
     ------
     AssertionError
-        If a derivative is wrong; the text names the argument, the index and both numbers.
+        If a derivative is wrong; the text names the argument, the index and both numbers. Also if
+        all elements of an argument are at kinks, as nothing was checked then.
 
     Examples
     --------
@@ -74,9 +75,12 @@ def check_gradient(
         return np.asarray(anywhere(**changed, **extra), np.float64)
 
     for name, grad in zip(names, grads, strict=True):
+        what, compared = f"d/d{name}", 0
         for index, difference in _differences(loss, call, name, objective):
             total = np.sum(factor * difference)
-            _compare(loss, f"d/d{name}", index, np.asarray(grad)[index], total, rtol, atol)
+            _compare(loss, what, index, np.asarray(grad)[index], total, rtol, atol)
+            compared += 1
+        _require(loss, what, compared, call[name].size)
 
     pred = spec.inputs[0].name
     if not spec.hess or pred not in names:
@@ -88,9 +92,12 @@ def check_gradient(
     def slope(changed: Mapping[str, Any]) -> Array:
         return np.asarray(loss.grad_hess(**changed, **extra)[0])
 
+    what, compared = f"d2/d{pred}2", 0
     for index, difference in _differences(loss, call, pred, slope):
         expected = difference[index]
-        _compare(loss, f"d2/d{pred}2", index, np.asarray(hess)[index], expected, rtol, atol)
+        _compare(loss, what, index, np.asarray(hess)[index], expected, rtol, atol)
+        compared += 1
+    _require(loss, what, compared, call[pred].size)
 
 
 def _anywhere(loss: Loss) -> Loss:
@@ -109,6 +116,13 @@ def _compare(
     if not abs(got - expected) <= atol + rtol * abs(expected):
         at = list(map(int, index))
         raise AssertionError(f"{loss!r}: {what}{at} is {got!r}, by differences {expected!r}")
+
+
+def _require(loss: Loss, what: str, compared: int, size: int) -> None:
+    """Fail if there were elements and none of them could be compared."""
+    if size and not compared:
+        text = f"{loss!r}: {what} was not checked, all {size} elements are at kinks"
+        raise AssertionError(text)
 
 
 def _differences(

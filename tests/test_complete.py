@@ -1,0 +1,106 @@
+"""No loss passes without an oracle, accuracy cases, benchmarks and a place in the documentation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import contenders
+from contenders import Case, with_numpy, with_rustloss
+from contenders.timing import agrees
+from contract import over_losses
+from reference import ORACLES
+from reference.exact import FORMULAS
+from reference.points import CASES
+from rustloss.testing._registry import specs
+
+DOCS = Path(__file__).parents[1] / "docs"
+TITLES = {
+    line.split("|")[1].strip()
+    for line in (DOCS / "accuracy.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith("| ")
+}
+WORDS = set(re.findall(r"\w+", (DOCS / "tutorial.md").read_text(encoding="utf-8")))
+WITH_BOUNDED_HESSIAN = {case.loss for case in CASES if "hess" in case.bounds}
+
+PLACES: dict[str, Iterable[str]] = {
+    "the oracles (tests/reference)": ORACLES,
+    "the exact formulas (tests/reference/exact.py)": FORMULAS,
+    "the accuracy cases (tests/reference/points.py)": {case.loss for case in CASES},
+    "the benchmarks (benches/contenders)": {case.row.loss for case in contenders.cases()},
+}
+"""Where every loss of the registry has an entry, and nothing else has."""
+
+
+def missing(names: Iterable[str], places: Mapping[str, Iterable[str]]) -> list[str]:
+    """Say which of the names are missing where, and what is there beside them."""
+    expected = set(names)
+    gaps = [
+        f"{name} is not among {place}"
+        for place, found in places.items()
+        for name in sorted(expected - set(found))
+    ]
+    extra = [
+        f"{name} is among {place}, but not in the registry"
+        for place, found in places.items()
+        for name in sorted(set(found) - expected)
+    ]
+    return gaps + extra
+
+
+def test_every_loss_is_everywhere():
+    gaps = missing(specs(), PLACES)
+    assert not gaps, "\n".join(gaps)
+
+
+def test_what_is_missing_is_named():
+    places = {"the oracles": ["FooLoss"], "the benchmarks": ["FooLoss", "BarLoss", "OldLoss"]}
+    assert missing(["BarLoss", "FooLoss"], places) == [
+        "BarLoss is not among the oracles",
+        "OldLoss is among the benchmarks, but not in the registry",
+    ]
+
+
+@over_losses
+def test_second_derivatives_are_bounded(name):
+    is_bounded = name in WITH_BOUNDED_HESSIAN
+    assert is_bounded == specs()[name].hess, f"{name} in tests/reference/points.py: {is_bounded}"
+
+
+@over_losses
+def test_the_tutorial_has_every_loss(name):
+    is_there = name in WORDS
+    assert is_there, f"{name} is not in docs/tutorial.md"
+
+
+@over_losses
+def test_the_table_of_errors_has_every_case(name):
+    absent = [case.title for case in CASES if case.loss == name and case.title not in TITLES]
+    assert not absent, f"not in docs/accuracy.md, which `make accuracy` prints: {absent}"
+
+
+def first_case(name: str) -> Case:
+    """Return the smallest benchmark of a loss."""
+    found = [case for case in contenders.cases() if case.row.loss == name]
+    return min(found, key=lambda case: case.inputs()[0].size)
+
+
+def assert_benchmark_runs(name: str) -> None:
+    case = first_case(name)
+    (contender,) = with_rustloss.contenders(case)
+    assert agrees(contender.fetch(contender.run()), with_numpy.reference(case))
+
+
+@over_losses
+def test_benchmarks_compute_the_loss(name):
+    assert_benchmark_runs(name)
+
+
+@over_losses
+def test_a_loss_without_a_row_of_its_own_is_timed(name, monkeypatch):
+    rows: dict[str, Any] = {k: row for k, row in contenders.ROWS.items() if row.loss != name}
+    monkeypatch.setattr(contenders, "ROWS", rows)
+    assert first_case(name).title == name
+    assert_benchmark_runs(name)
