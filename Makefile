@@ -22,6 +22,7 @@ lint: lint-rust lint-python             ## check format, style, types, stubs and
 fmt: fmt-rust fmt-python                ## format Rust and Python
 bench: bench-rust bench-python          ## time the kernels, and the wheel beside other libraries
 accuracy: $(MEASURE)/.installed; $(MEASURE)/bin/python benches/accuracy.py ## measure the worst error of every loss, in ulp
+bits: build; $(PY) tests/bits.py record target/bits.txt ## hash every output, to compare two builds bit by bit
 lock: relock                            ## renew requirements/dev.txt from pyproject.toml
 clean:; cargo clean; rm -rf .venv* dist demo-output .*_cache .hypothesis ## remove all that was made
 
@@ -118,6 +119,6 @@ relock:
 	{ echo '# Made by `make lock` from [dependency-groups] dev in pyproject.toml.'; $(VENV)-lock/bin/python -m pip freeze; } > requirements/dev.txt
 	rm -rf $(VENV)-lock
 
-.PHONY: help build demo test test-loss test-slow test-frameworks lint fmt bench accuracy lock clean \
+.PHONY: help build demo test test-loss test-slow test-frameworks lint fmt bench accuracy bits lock clean \
 	test-rust test-python slow-rust slow-python with-mxnet with-peers lint-rust lint-python \
 	quick quick-build fmt-rust fmt-python bench-rust bench-python relock

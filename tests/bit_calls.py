@@ -1,0 +1,506 @@
+"""The calls whose bits `bits.py` records: which options a loss has, and the arrays of a call.
+
+No array comes from the library. All numbers come from uniform ones by operations that IEEE 754
+rounds exactly, so that NumPy's version and the CPU do not matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Values = tuple[Any, ...]
+Options = Mapping[str, Any]
+
+#: How often every pair of values of two options is met at least.
+REPEATS = 3
+#: The options whose values are met in all combinations.
+PRODUCT = ("shape", "dtype", "order")
+#: How many calls are large.
+LARGE = 8
+
+#: For each dtype its largest number and its smallest subnormal.
+LIMITS = {
+    "float32": ((2 - 2.0**-23) * 2.0**127, 2.0**-149),
+    "float64": ((2 - 2.0**-52) * 2.0**1023, 2.0**-1074),
+    "float16": (65504.0, 2.0**-24),
+    "bfloat16": ((2 - 2.0**-7) * 2.0**127, 2.0**-133),
+}
+
+# -- The table of losses ---------------------------------------------------------------------------
+
+#: Shapes, with the class axis after the first colon and the batch axis after the second.
+ELEMENTS = (
+    *("8x10", "37x129", "3x7x5", "2x3x4x5", "10x8::1", "3x7x5::-1", "64", "1500", "1", "0d") * 2,
+    *("0x5", "5x0", "90x700", "700x90::1"),
+)
+ROWS = (
+    *("8x10", "37x129", "9x1", "33x5", "20x33", "12x300", "6x1500", "10", "3x7x5:1") * 2,
+    *("10x8:0:1", "4x5x6:1:2", "1x1", "0x5", "5x0", "2048x10", "400x300", "9x40x50:1"),
+)
+REDUCTIONS = (
+    *("sample", "none", "sample_sum", "sum", "mean", "batch_mean", "weighted_mean"),
+    *("sample_weighted_mean", "mean/3.5", "weighted_mean/3.5"),
+)
+DOMAIN = ("raise", "allow")
+ORDERS = ("C", "F", "reversed", "strided")
+
+#: What every loss has.
+COMMON: dict[str, Values] = {
+    "reduction": REDUCTIONS,
+    "weight": ("default", *(0.7, -3.0, None) * 2, 0.0),
+    "empty": ("nan", "zero"),
+    "dtype": tuple(LIMITS),
+    "order": ORDERS,
+    "numbers": (*("plain", "plain", "grid", "wide") * 2, "special", "huge"),
+    "sample_weight": (*("none", "half", "sample", "element", "column") * 2, "zeros", "huge"),
+    "grad_output": ("none", "none", "half", "array", "special"),
+    "out": ("fresh", "fresh", "F", "strided", "inplace"),
+}
+#: What losses of a label have besides.
+LABELLED: dict[str, Values] = {
+    "label_order": (*ORDERS, "broadcast"),
+    "label_dtype": ("same", "same", "float64", "float16", "int64"),
+    "wrt": (None, None, "label", "pred+label", "label+"),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a loss takes: `inputs` says what each array holds, `unreduced` the shape of E.
+
+    `params` are those of the class, `options` what else varies; the first value is the default.
+    `forms` are parameters, and perhaps `wrt`, that have a meaning only together.
+    """
+
+    inputs: Mapping[str, Callable[[Options], str]]
+    shapes: Values = ELEMENTS
+    unreduced: str = "element"
+    params: Mapping[str, Values] = field(default_factory=dict)
+    forms: tuple[Options, ...] = ({},)
+    options: Mapping[str, Values] = field(default_factory=lambda: LABELLED)
+    large: str = "600x1024"
+
+    @property
+    def rows(self) -> dict[str, Values]:
+        """All that is drawn for a call, with its values."""
+        form = tuple(range(len(self.forms)))
+        return {"shape": self.shapes, "form": form, **self.params, **COMMON, **self.options}
+
+    @property
+    def known(self) -> set[str]:
+        """The parameters of the class that are varied."""
+        return {*self.params, *(key for form in self.forms for key in form if key != "wrt")}
+
+
+def holds(**kinds: str) -> dict[str, Callable[[Options], str]]:
+    return {name: lambda _, kind=kind: kind for name, kind in kinds.items()}  # type: ignore[misc]
+
+
+SIGNED: dict[str, Values] = {"margin": (1, 0, -0.5, 1e30), "out_of_range": DOMAIN}
+
+TABLE: dict[str, Entry] = {
+    "L1Loss": Entry(holds(pred="real", label="real")),
+    "L2Loss": Entry(holds(pred="real", label="real")),
+    "HuberLoss": Entry(
+        holds(pred="real", label="real"), params={"rho": (1, 0.375, 6.0, 1e-30, 1e30)}
+    ),
+    "HingeLoss": Entry(holds(pred="real", label="sign"), params=SIGNED),
+    "SquaredHingeLoss": Entry(holds(pred="real", label="sign"), params=SIGNED),
+    "LogisticLoss": Entry(
+        {
+            **holds(pred="real"),
+            "label": lambda o: "unit" if o["label_format"] == "binary" else "sign",
+        },
+        params={"label_format": ("signed", "binary"), "out_of_range": DOMAIN},
+    ),
+    "SigmoidBinaryCrossEntropyLoss": Entry(
+        {"pred": lambda o: "unit" if o.get("from_sigmoid") else "real", **holds(label="unit")},
+        params={"out_of_range": DOMAIN},
+        forms=(
+            {},
+            {"from_sigmoid": True},
+            {"from_sigmoid": True, "epsilon": 1e-12},
+            {"from_sigmoid": True, "epsilon": 0.125},
+        ),
+        options={
+            **LABELLED,
+            "pos_weight": ("none", "one", "column", "element", "huge"),
+            "wrt": (None, None, "label", "pos_weight", "pred+label+pos_weight"),
+        },
+    ),
+    "PoissonNLLLoss": Entry(
+        {"pred": lambda o: "real" if o["from_logits"] else "count", **holds(target="count")},
+        params={
+            "from_logits": (True, False),
+            "compute_full": (False, True, "stirling"),
+            "out_of_range": DOMAIN,
+        },
+        options={
+            **LABELLED,
+            "epsilon": ("none", 1e-3, 0.0),
+            "wrt": (None, None, "target", "pred+target", "target+"),
+        },
+    ),
+    "SoftmaxCrossEntropyLoss": Entry(
+        {
+            "pred": lambda o: "log" if o["from_logits"] else "real",
+            "label": lambda o: "class" if o.get("sparse_label", True) else "distribution",
+        },
+        ROWS,
+        "row",
+        params={
+            "from_logits": (False, False, True),
+            "class_weight": (None, None, "ramp", "zeros"),
+            "label_smoothing": (0.0, 0.0, 0.1, 1.0),
+        },
+        forms=(
+            *({}, {"ignore_index": 0}, {"ignore_index": -100}) * 2,
+            *({"out_of_range": "clip"}, {"out_of_range": "clip", "ignore_index": 2}),
+            *({"sparse_label": False}, {"sparse_label": False, "wrt": "label"}),
+            *({"sparse_label": False, "wrt": "pred+label"}, {"wrt": "pred+label"}),
+        ),
+        options={
+            "label_order": (*ORDERS, "broadcast", "keepdims"),
+            "label_dtype": ("int64", "int64", "int32", "uint8", "float32", "float64"),
+        },
+        large="200x3000",
+    ),
+    "KLDivLoss": Entry(
+        {
+            "pred": lambda o: "log" if o.get("from_logits", True) else "real",
+            "label": lambda o: "log" if o.get("log_target") else "distribution",
+        },
+        ROWS,
+        forms=(
+            *({}, {"epsilon": 1e-12}, {"epsilon": 0.125}, {"log_target": True}),
+            *({"out_of_range": "allow"}, {"from_logits": False, "out_of_range": "allow"}),
+            *({"from_logits": False}, {"from_logits": False, "temperature": 0.5}),
+            *({"from_logits": False, "temperature": 3.0, "epsilon": 1e-12},),
+            *({"from_logits": False, "temperature": 3.0, "log_target": True},),
+        ),
+        options={**LABELLED, "label_order": (*ORDERS, "broadcast", "shared")},
+        large="200x3000",
+    ),
+    "TripletLoss": Entry(
+        holds(pred="real", positive="real", negative="real"),
+        ELEMENTS,
+        "sample",
+        params={"margin": (1, 0, -200.0, 1e30)},
+        options={"wrt": (None, "pred", "negative+positive", "positive+")},
+    ),
+    "CosineEmbeddingLoss": Entry(
+        holds(input1="real", input2="real", label="pair sign"),
+        ROWS,
+        "row",
+        params={"margin": (0, 0.25, -0.5), "out_of_range": DOMAIN},
+        options={**LABELLED, "wrt": (None, "input1", "input2+input1", "input2+")},
+        large="2048x300",
+    ),
+    "SDMLLoss": Entry(
+        holds(x1="real", x2="real"),
+        ("2x3", "5x7", "16x40", "33x129", "7x5::1", "1x3", "2x0", "0x3", "150x64"),
+        "pair",
+        params={"smoothing_parameter": (0.3, 0.0, 1.0)},
+        options={"wrt": (None, "x1", "x2+x1", "x2+")},
+        large="300x17",
+    ),
+    "CTCLoss": Entry(
+        {},
+        # Samples, frames, classes, labels. In the fourth, the labels do not fit into the frames.
+        (
+            *("3x9x5x4", "1x1x2x1", "5x37x12x15", "4x6x3x8", "2x33x300x9", "2x5x1x0") * 2,
+            *("0x5x3x2", "3x0x4x2", "1x700x20x300", "4x60x1000x25"),
+        ),
+        "sample",
+        params={
+            "layout": ("NTC", "TNC", "TC"),
+            "label_layout": ("NT", "TN"),
+            "blank": ("last", "first", 1),
+            "input": ("logits", "log_probs", "log_probs_torch"),
+            "infeasible": ("inf", "zero", "raise"),
+            "memory_limit": (*(1 << 28, 1 << 18) * 2, 1 << 15),
+        },
+        options={
+            "reduction": (*REDUCTIONS, "target_mean"),
+            "numbers": ("plain", "plain", "grid", "wide", "special", "huge", "masked", "far"),
+            "labels": ("padded", "lengths", "flat+lengths", "flat+offsets", "lists"),
+            "label_dtype": ("int64", "int32", "float64"),
+            "pred_lengths": ("none", "given"),
+        },
+        large="24x80x30x25",
+    ),
+}
+
+
+def plan(name: str) -> list[Options]:
+    """Return the calls of a loss: the product of PRODUCT, then more until all pairs are met."""
+    entry, rng = TABLE[name], random.Random(name)
+    rows = entry.rows
+    values = (dict.fromkeys(rows[key]) for key in PRODUCT)
+    products = [dict(zip(PRODUCT, each, strict=True)) for each in itertools.product(*values)]
+    sizes = [len(set(map(repr, row))) for row in rows.values()]
+    lacking = REPEATS * sum(a * b for a, b in itertools.combinations(sizes, 2))
+    met: Counter[Any] = Counter()
+    found: dict[str, Options] = {}
+
+    def draw(fixed: dict[str, Any]) -> dict[str, Any]:
+        return {key: row[int(rng.random() * len(row))] for key, row in rows.items()} | fixed
+
+    def add(drawn: dict[str, Any]) -> None:
+        options = dict(entry.forms[drawn.pop("form")])
+        options = {"shape": drawn.pop("shape")} | options | drawn
+        found.setdefault(identity(name, options), options)
+
+    for fixed in itertools.chain(products, itertools.repeat({})):
+        if not fixed and not lacking:
+            break
+        drawn = draw(fixed)
+        named = [(key, repr(value)) for key, value in drawn.items()]
+        fresh = [pair for pair in itertools.combinations(named, 2) if met[pair] < REPEATS]
+        if fixed or fresh:
+            add(drawn)
+            met.update(fresh)
+            lacking -= len(fresh)
+    for _ in range(LARGE):
+        add(draw({"shape": entry.large}))
+    return list(found.values())
+
+
+def identity(name: str, options: Options) -> str:
+    """Return a call's name: the loss, the shape, and what is not the default."""
+    rows = TABLE[name].rows
+    defaults = {key: row[0] for key, row in rows.items() if key != "shape"}
+    return " ".join([name, *(f"{k}={v}" for k, v in options.items() if v != defaults.get(k, ...))])
+
+
+# -- Arrays ----------------------------------------------------------------------------------------
+
+
+class Uniform:
+    """Numbers from a seed, by exact arithmetic alone."""
+
+    def __init__(self, seed: str) -> None:
+        digest = hashlib.blake2b(seed.encode(), digest_size=8).digest()
+        self.rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
+
+    def unit(self, shape: tuple[int, ...]) -> Array:
+        return np.asarray(self.rng.random(shape))
+
+    def whole(self, shape: tuple[int, ...], end: int) -> Array:
+        return np.asarray(np.floor(self.unit(shape) * end))
+
+    def of(self, kind: str, shape: tuple[int, ...], axis: int) -> Array:
+        """Return numbers of a kind; distributions lie along `axis`."""
+        if kind == "real":
+            return 4 * (self.unit(shape) + self.unit(shape) + self.unit(shape) - 1.5)
+        if kind in {"sign", "pair sign"}:
+            return np.where(self.unit(shape) < 0.5, -1.0, 1.0)
+        if kind == "unit":
+            return np.clip(1.5 * self.unit(shape) - 0.25, 0.0, 1.0)
+        if kind == "count":
+            return np.where(self.unit(shape) < 0.5, self.whole(shape, 9), 9 * self.unit(shape))
+        if kind == "log":
+            x = -8 * self.unit(shape)
+            return np.where(self.unit(shape) < 0.05, -np.inf, x)
+        if kind == "weight":
+            x = self.unit(shape)
+            return np.where(x < 0.2, 0.0, 4 * x)
+        assert kind == "distribution", kind
+        # Sums of small whole numbers are exact in any order.
+        x = self.whole(shape, 8)
+        return np.asarray(x / np.maximum(x.sum(axis=axis, keepdims=True), 1))
+
+
+def varied(x: Array, numbers: str, dtype: str, axis: int | None, draw: Uniform) -> Array:
+    """Return `x` on a grid, over many magnitudes, or with the special values of `dtype` in it."""
+    largest, least = LIMITS[dtype]
+    if numbers == "grid":
+        return np.asarray(np.rint(8 * x) / 8)
+    if numbers == "wide":
+        return np.ldexp(x, draw.whole(x.shape, 61).astype(np.int64) - 30)
+    if numbers == "huge":
+        return x / 6 * largest
+    if numbers != "special" or not x.size:
+        return x
+    inf, nan, root = np.inf, np.nan, math.sqrt(largest)
+    specials = (inf, -inf, nan, 0.0, -0.0, least, -3 * least, largest, -largest, root, 90.0)
+    if axis is None or not x.ndim:
+        where = np.flatnonzero(draw.unit((x.size,)) < 0.2)
+        x.flat[where] = np.resize(specials, where.size)
+        return x
+    # One in most rows, so that it is not the same NaN in all of them; then rows of nothing else.
+    lines = np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
+    places = draw.whole((len(lines),), x.shape[axis]).astype(np.int64)
+    for row, (line, place) in enumerate(zip(lines, places, strict=True)):
+        kind = (row + place) % (len(specials) + 4)
+        if kind < len(specials):
+            line[place] = specials[kind]
+        elif kind < len(specials) + 3:
+            line[:] = (-inf, inf, largest)[kind - len(specials)]
+    moved = np.moveaxis(x, axis, -1)
+    return np.moveaxis(lines.reshape(moved.shape), -1, axis)
+
+
+def typed(x: Array, dtype: str) -> Array:
+    if dtype[0] in "iu":
+        # Negative numbers have no unsigned type, and NaN no integer one.
+        x = np.clip(np.nan_to_num(x, nan=1.0), -(2.0**40), 2.0**40).astype(np.int64)
+    return x.astype(dtype)
+
+
+def ordered(x: Array, order: str) -> Array:
+    """Return the same numbers, or the first row for all rows, in another memory order."""
+    if order == "F":
+        return np.asfortranarray(x)
+    if order == "strided":
+        wide = np.zeros((*x.shape, 2), x.dtype)
+        wide[..., 0] = x
+        return wide[..., 0]
+    if order == "reversed":
+        flip = (slice(None, None, -1),) * x.ndim
+        return x[flip].copy()[flip]
+    if order == "broadcast" and x.ndim:
+        return np.broadcast_to(x[:1], x.shape)
+    return x
+
+
+@dataclass(frozen=True)
+class Place:
+    """A shape with its class and batch axes, as "3x7x5:1:0" has them."""
+
+    shape: tuple[int, ...]
+    axis: int = -1
+    batch: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        shape, axis, batch = (text + "::").split(":")[:3]
+        sizes = () if shape == "0d" else tuple(map(int, shape.split("x")))
+        return cls(sizes, int(axis or -1), int(batch or 0))
+
+    def unreduced(self, rule: str) -> tuple[int, ...]:
+        n = self.shape[self.batch] if self.shape else 1
+        axis = self.axis % max(len(self.shape), 1)
+        return {
+            "element": self.shape,
+            "row": self.shape[:axis] + self.shape[axis + 1 :],
+            "sample": (n,),
+            "pair": (n, n),
+        }[rule]
+
+
+def weights(kind: str, unreduced: tuple[int, ...], n: int, dtype: str, draw: Uniform) -> Any:
+    if kind in {"half", "one"}:
+        return 0.5 if kind == "half" else typed(np.full((1,), 2.5), dtype)
+    if kind in {"sample", "zeros"}:
+        return typed(draw.of("weight", (n,), -1) * (kind == "sample"), "float32")
+    if kind == "column":
+        last = (*(1 for _ in unreduced[1:]), *unreduced[-1:])
+        return typed(draw.of("weight", last, -1), "int64")
+    x = draw.of("weight", unreduced, -1)
+    return typed(x, dtype) if kind == "element" else x * 1e39
+
+
+def arrays(name: str, options: Options, draw: Uniform) -> dict[str, Any]:
+    """Return the arrays of a call, and its optional inputs."""
+    if name == "CTCLoss":
+        return utterances(options, draw)
+    entry, place = TABLE[name], Place.parse(options["shape"])
+    dtype, unreduced = options["dtype"], place.unreduced(entry.unreduced)
+    n = place.unreduced("sample")[0]
+    # Where elements stand by themselves, special ones may be many.
+    line = None if entry.unreduced == "element" and entry.shapes is ELEMENTS else place.axis
+    found: dict[str, Any] = {}
+    for key, kind_of in entry.inputs.items():
+        kind, is_label = kind_of(options), key in {"label", "target"}
+        shape = unreduced if kind in {"class", "pair sign"} else place.shape
+        if kind == "class":
+            x = classes(place, options, draw)
+        else:
+            x = draw.of(kind, shape, place.axis)
+            if kind in {"real", "log"} or options.get("out_of_range") == "allow":
+                x = varied(x, options["numbers"], dtype, None if is_label else line, draw)
+        own, order = dtype, options["order"]
+        if is_label:
+            own, order = options["label_dtype"], options["label_order"]
+            if own == "same" or (kind == "distribution" and own[0] in "iu"):
+                own = dtype
+        x = ordered(typed(x, own), order)
+        if order == "keepdims" and kind == "class":
+            x = np.expand_dims(x, place.axis)
+        found[key] = x.reshape(-1, x.shape[-1])[0] if order == "shared" and x.size else x
+    if options["sample_weight"] != "none":
+        found["sample_weight"] = weights(options["sample_weight"], unreduced, n, dtype, draw)
+    if options.get("pos_weight", "none") != "none":
+        found["pos_weight"] = weights(options["pos_weight"], place.shape, n, dtype, draw)
+    if "target" in found and options["epsilon"] != "none":
+        found["epsilon"] = options["epsilon"]
+    return found
+
+
+def classes(place: Place, options: Options, draw: Uniform) -> Array:
+    count, shape = place.shape[place.axis], place.unreduced("row")
+    x = draw.whole(shape, count)
+    if options.get("out_of_range") == "clip":
+        x = np.where(draw.unit(shape) < 0.2, x - 0.25 * count - 0.5, x + 0.25 * count)
+    if "ignore_index" in options:
+        x = np.where(draw.unit(shape) < 0.2, options["ignore_index"], x)
+    return np.asarray(x)
+
+
+def utterances(options: Options, draw: Uniform) -> dict[str, Any]:
+    """Return the arrays of a call of CTC."""
+    n, frames, count, longest = map(int, options["shape"].split("x"))
+    n = 1 if options["layout"] == "TC" else n
+    numbers, dtype = options["numbers"], options["dtype"]
+    x = draw.of("real", (n, frames, count), -1)
+    if options["input"] != "logits":
+        x = -np.abs(x)
+    if numbers in {"masked", "far"}:
+        mask = -np.inf if numbers == "masked" else -LIMITS[dtype][0]
+        x = np.where(draw.unit(x.shape) < 0.1, mask, x)
+    elif numbers == "special":
+        # In a few frames: a single NaN settles a whole sample.
+        chosen = draw.unit((n, frames)) < 2 / (n * frames + 1)
+        x[chosen] = varied(x[chosen], numbers, dtype, -1, draw)
+    else:
+        x = varied(x, numbers, dtype, -1, draw)
+    pred = typed(x, dtype)
+    pred = pred[0] if options["layout"] == "TC" else pred
+    pred = np.moveaxis(pred, 0, 1).copy() if options["layout"] == "TNC" else pred
+    blank = {"last": count - 1, "first": 0}.get(options["blank"], options["blank"])
+    label = draw.whole((n, longest), max(count - 1, 1))
+    label += label >= blank
+    lengths = draw.whole((n,), longest + 1).astype(np.int64)
+    label = typed(label, options["label_dtype"])
+    rows = [row[:size] for row, size in zip(label, lengths, strict=True)]
+    given: dict[str, Any] = {"pred": ordered(pred, options["order"])}
+    if options["labels"] == "lists":
+        given["label"] = [row.tolist() for row in rows]
+    elif options["labels"].startswith("flat"):
+        given["label"] = np.concatenate([label[0, :0], *rows]) if n else label.reshape(-1)
+    else:
+        label = np.where(np.arange(longest) < lengths[:, None], label, -1)
+        transposed = options["label_layout"] == "TN" and options["layout"] != "TC"
+        label = label[0] if options["layout"] == "TC" else label
+        given["label"] = label.T if transposed else label
+    if options["labels"] in {"lengths", "flat+lengths"}:
+        given["label_lengths"] = lengths
+    if options["labels"] == "flat+offsets":
+        given["label_offsets"] = np.append(0, np.cumsum(lengths))
+    if options["pred_lengths"] == "given":
+        given["pred_lengths"] = frames - draw.whole((n,), frames // 4 + 1).astype(np.int64)
+    if options["sample_weight"] != "none":
+        given["sample_weight"] = weights(options["sample_weight"], (n,), n, dtype, draw)
+    return given
