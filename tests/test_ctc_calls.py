@@ -17,6 +17,8 @@ import rustloss as rl
 from rustloss import errors
 from utterances import LOSS, everything, random_utterances
 
+pytestmark = pytest.mark.loss("CTCLoss")
+
 INF, NAN = np.inf, np.nan
 
 CHILD = """
@@ -355,8 +357,6 @@ def test_a_part_of_an_array_is_not_copied() -> None:
 import resource, sys
 import numpy as np
 import rustloss as rl
-
-pytestmark = pytest.mark.loss("CTCLoss")
 pred = np.zeros((8, 1000, 2000), np.float32)
 part = eval(sys.argv[1])
 loss = rl.CTCLoss(blank=0)

@@ -182,7 +182,7 @@ SUBNORMAL_SIGMOID = dict.fromkeys(
     "a sigmoid that is subnormal has lost its digits before a large weight multiplies it",
 )
 ROUNDED_CURVATURE = {
-    "float64 hess": "sum(y) p (1 - p), up to 5.4 ulp off: no factor has digits to spare"
+    "float64 hess": "sum(y) p (1 - p), up to 5.7 ulp off: no factor has digits to spare"
 }
 
 
