@@ -61,7 +61,7 @@ def default_grads(loss: rl.Loss) -> list[str]:
 def batch_axis_of(loss: rl.Loss, inputs: dict[str, Any], name: str) -> int | None:
     """Return which axis of an input counts samples."""
     place, shape = place_of(loss, inputs), np.shape(inputs[name])
-    if name == "label" and spec_of(loss).rule == "sequence":
+    if name == "label" and spec_of(loss).family == "sequence":
         return None if place.batch is None else int(loss.label_layout.index("N"))
     if shape == place.shape:
         return place.batch
@@ -88,7 +88,6 @@ def losses_of(name: str) -> list[rl.Loss]:
     """Return a loss with its defaults, and one for each other value of its switches."""
     spec, found = spec_of(name), [spec_of(name).cls()]
     for key, param in spec.params.items():
-        words = param.detail if param.kind in {"Choice", "FlagOr"} else ()
-        flags = (True, False) if param.kind in {"Flag", "FlagOr"} else ()
-        found += [spec.cls(**{key: v}) for v in (*words, *flags) if v != param.default]
+        flags = (True, False) if param.kind in {"flag", "flag_or"} else ()
+        found += [spec.cls(**{key: v}) for v in (*param.words, *flags) if v != param.default]
     return found

@@ -82,8 +82,8 @@ def test_results_go_where_they_are_wanted(name, dtype, layout):
 
 
 def shapes_for(name: str) -> list[tuple[int, ...] | None]:
-    rule = spec_of(name).rule
-    return [None] if rule in ("pairwise", "sequence") else [(19, 7), (3, 5, 4)]
+    family = spec_of(name).family
+    return [None] if family in ("pairwise", "sequence") else [(19, 7), (3, 5, 4)]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -112,11 +112,9 @@ def test_layout_of_memory_does_not_matter(name, dtype, layout):
 @pytest.mark.parametrize("dtype", DTYPES)
 @over_rowwise
 def test_mixed_layouts_of_wide_arrays_do_not_matter(name, dtype, batch_axis):
-    if spec_of(name).rule in ("pairwise", "sequence"):
+    if spec_of(name).family in ("pairwise", "sequence"):
         pytest.skip("has one batch axis")
     loss = spec_of(name).cls(batch_axis=batch_axis)
-    if spec_of(name).rule in ("classes", "divergence"):
-        loss = remade(loss, axis=-1)
     inputs = example(loss, (33, 3, 70), dtype=dtype, optional=["sample_weight"])
     expected = everything(loss, inputs)
     for layout in ("F", "strided", "reversed"):
@@ -174,7 +172,7 @@ def test_python_numbers_are_one_sample(name):
 def test_batch_axis_is_where_the_samples_are(name, data):
     loss, inputs = data.draw(arguments(name, reduction=data.draw(st.sampled_from(PER_SAMPLE))))
     place = place_of(loss, inputs)
-    if place.batch is None or spec_of(loss).rule == "sequence":
+    if place.batch is None or spec_of(loss).family == "sequence":
         return
     inputs.pop("sample_weight", None)
     inputs.pop("pos_weight", None)
@@ -197,15 +195,15 @@ def test_batch_axis_is_where_the_samples_are(name, data):
 @over_rowwise
 def test_batch_axis_of_wide_samples_is_where_the_samples_are(name, width):
     spec = spec_of(name)
-    if spec.rule == "sequence":
+    if spec.family == "sequence":
         pytest.skip("has no batch axis")
     # The samples lie side by side: one in each column.
-    shape = {"classes": (3, width, 5), "divergence": (3, width, 5), "angle": (width, 5, 3)}
-    batch_axis = 1 if spec.rule == "angle" else -1
-    axis, axis_moved = ({"axis": 0}, {"axis": 1}) if "axis" in spec.params else ({}, {})
+    has_axis = "axis" in spec.params
+    shape, batch_axis = (3, width, 5) if has_axis else (width, 5), -1
+    axis, axis_moved = ({"axis": 0}, {"axis": 1}) if has_axis else ({}, {})
     for reduction in PER_SAMPLE:
         loss = spec.cls(batch_axis=batch_axis, reduction=reduction, **axis)
-        inputs = example(loss, shape.get(spec.rule, (width, 5)))
+        inputs = example(loss, shape)
         moved = {
             k: np.moveaxis(a, batch_axis_of(loss, inputs, k) or 0, 0).copy()
             for k, a in inputs.items()
@@ -221,7 +219,7 @@ def test_batch_axis_of_wide_samples_is_where_the_samples_are(name, width):
 @pytest.mark.parametrize("dtype", DTYPES)
 @over_rowwise
 def test_layouts_of_wide_arrays_may_differ(name, dtype, shape):
-    if spec_of(name).rule == "sequence":
+    if spec_of(name).family == "sequence":
         pytest.skip("has frames instead")
     loss = spec_of(name).cls(reduction="none")
     inputs = example(loss, shape, dtype=dtype, optional=["sample_weight"])
@@ -246,13 +244,13 @@ def label_forms(label: Any) -> list[Any]:
 def test_label_may_lack_or_have_axes_of_size_one(name, data):
     spec = spec_of(name)
     loss, inputs = data.draw(arguments(name))
-    if spec.rule in ("sequence", "pairwise"):
+    if spec.family in ("sequence", "pairwise"):
         return
     entries = [i.name for i in spec.inputs if i.required][1:]
     expected = everything(loss, inputs)
     for key in entries:
         for form in label_forms(np.asarray(inputs[key])):
-            if spec.rule == "divergence" and form.ndim == 1 and form.size != np.size(inputs[key]):
+            if form.ndim == 1 and form.size != np.size(inputs[key]):
                 continue
             found = everything(loss, {**inputs, key: form})
             slope = found.pop(key, None)
@@ -289,7 +287,7 @@ def test_bad_numbers_stay_in_their_sample(name, data):
             assert_same_bits({key: others[0]}, {key: others[1]})
     # A weight of the positive term may leave nothing of the element.
     weights = {"sample_weight", "pos_weight"} & inputs.keys()
-    if np.isnan(poison) and not weights and spec_of(loss).rule == "elementwise":
+    if np.isnan(poison) and not weights and spec_of(loss).family == "elementwise":
         axis = place.samples if reduction == "none" else 0
         assert np.isnan(np.take(found["value"], sample, axis)).any()
 
@@ -321,7 +319,7 @@ def test_samples_may_be_computed_apart(name, data):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @over_rowwise
 def test_rows_of_any_length_may_be_computed_apart(name, dtype, width):
-    if spec_of(name).rule == "sequence":
+    if spec_of(name).family == "sequence":
         pytest.skip("has frames instead")
     for reduction in PER_SAMPLE:
         loss = spec_of(name).cls(reduction=reduction)
@@ -339,7 +337,7 @@ def test_rows_of_any_length_may_be_computed_apart(name, dtype, width):
 def big_shape(name: str) -> tuple[int, ...]:
     """Return a shape that is worth several threads."""
     sizes = {"pairwise": (150, 40), "sequence": (12, 120, 30)}
-    return sizes.get(spec_of(name).rule, (557, 563))
+    return sizes.get(spec_of(name).family, (557, 563))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -359,7 +357,7 @@ def test_number_of_threads_does_not_matter(name, dtype):
 @over_rowwise
 def test_number_of_threads_does_not_matter_for_gathered_samples(name):
     spec = spec_of(name)
-    if spec.rule in ("sequence", "pairwise", "angle"):
+    if spec.family in ("sequence", "pairwise"):
         pytest.skip("samples lie one behind the other")
     axes = {"axis": 0} if "axis" in spec.params else {}
     for reduction in ("none", "sample", "sum"):

@@ -306,7 +306,7 @@ def weights_for(loss: rl.Loss, inputs: dict[str, Any]) -> Iterator[Any]:
 @over_losses
 def test_every_result_is_written(name, dtype):
     optional = [i.name for i in spec_of(name).inputs if i.domain not in ("Offsets", "Weight")]
-    plain = spec_of(name).rule in ("pairwise", "sequence")
+    plain = spec_of(name).family in ("pairwise", "sequence")
     for loss in configurations(name):
         for shape in [None] if plain else [None, WIDE]:
             reductions = spec_of(name).reductions if shape is None else ("none", "sample", "mean")
@@ -357,7 +357,7 @@ def test_class_weights_of_zero_leave_nothing_unwritten(name):
 @over_losses
 def test_weight_zero_is_zero_whatever_gradient_arrives(name, shape):
     spec = spec_of(name)
-    if spec.rule in ("pairwise", "sequence") and shape is not None:
+    if spec.family in ("pairwise", "sequence") and shape is not None:
         pytest.skip("has another shape")
     for loss in configurations(name):
         for reduction in spec.reductions:

@@ -28,13 +28,14 @@ from rustloss.errors import ParameterError, ShapeError
 from rustloss.testing import arguments, check_gradient, example
 from rustloss.testing._inputs import broadcast_weight, weight_shapes
 from rustloss.testing._registry import (
-    NDIMS,
     Geometry,
     differentiable,
     geometry,
-    is_sparse,
+    input_of,
+    ndims,
     spec_of,
 )
+from rustloss.testing._registry import inputs as registered_inputs
 
 SUM_ULP = 2
 """Of a sum, relative to the sum of the absolute terms."""
@@ -186,7 +187,7 @@ def test_weights_multiply(name, data):
     assert_scaled(found["value"], plain["value"], of_element)
     rows = by_sample(of_element, place)
     spec = spec_of(loss)
-    if spec.rule == "elementwise":
+    if spec.family == "elementwise":
         of_input = of_element
     elif not spec.row_coupled and (rows == rows[:, :1]).all():
         along = [place.n if axis == place.batch else 1 for axis in range(len(place.shape))]
@@ -210,7 +211,7 @@ def test_weight_zero_removes_whatever_is_there(name, data):
     poison = data.draw(st.sampled_from([np.nan, np.inf, -np.inf]))
     # A row of the second input of a loss of pairs belongs to the loss of every other row.
     poisoned = default_grads(loss)[: 1 if spec.row_coupled else None]
-    if spec.rule == "elementwise":
+    if spec.family == "elementwise":
         poisoned += [
             i.name for i in spec.inputs if i.gradient == "OnRequest" and i.domain != "Weight"
         ]
@@ -232,8 +233,8 @@ def test_labels_of_weight_zero_are_not_checked(name):
     for loss in losses_of(name):
         inputs = example(loss, optional=["sample_weight"])
         checked = {"Classes": 99, "Sign": 0.5}
-        domain = {i.name: i.domain for i in spec_of(loss).inputs}.get("label")
-        if domain not in checked or (domain == "Classes" and not is_sparse(loss, domain)):
+        domain = {i.name: i.domain for i in registered_inputs(loss)}.get("label")
+        if domain not in checked:
             continue
         inputs["sample_weight"][1] = 0.0
         expected = everything(loss, inputs)
@@ -343,10 +344,10 @@ def test_nothing_has_a_mean_by_choice(name, empty):
     for reduction in spec.reductions:
         loss = spec.cls(reduction=reduction, empty=empty)
         shapes: list[tuple[int, ...]] = [(0, 3, 4), (2, 0, 4), (2, 3, 0)]
-        if spec.rule in ("pairwise", "sequence"):
-            shapes = [(0, 3, 4)[: NDIMS[spec.rule][0]]]
+        if spec.family in ("pairwise", "sequence"):
+            shapes = [(0, 3, 4)[: ndims(loss)[0]]]
         for axis, shape in enumerate(shapes):
-            place = geometry(loss, shape)
+            place = geometry(loss, tuple(max(n, 2) for n in shape))
             if place.classes == axis:
                 continue
             found = everything(loss, example(loss, shape, optional=["sample_weight"]))
@@ -368,10 +369,11 @@ def test_nothing_has_a_mean_by_choice(name, empty):
 @over_losses
 def test_no_classes_are_an_error_of_rows_that_are_there(name):
     spec = spec_of(name)
-    if spec.rule not in ("classes", "divergence"):
+    if not {i.domain for i in spec.inputs} & {"SoftClasses", "Classes", "Distribution"}:
         pytest.skip("no classes")
     everything(spec.cls(), example(spec.cls(), (0, 0)))
-    label = np.zeros(2) if spec.rule == "classes" else np.zeros((2, 0))
+    per_vector = input_of(spec.cls(), "label").shape == "PerVector"
+    label = np.zeros(2) if per_vector else np.zeros((2, 0))
     with pytest.raises(ShapeError, match="pred"):
         spec.cls()(np.zeros((2, 0)), label)
 

@@ -140,15 +140,15 @@ def test_weights_far_apart_within_a_row_of_logits(dtype, weight):
     value, (grad, label_grad) = loss.value_and_grad(pred, label, [weight], wrt=("pred", "label"))
     p = np.exp(pred[0].astype(float) - 3)
     s = weight * label[0].astype(float)
-    with np.errstate(over="ignore"):
+
+    def assert_close(found: Any, exact: Any) -> None:
         # The smallest numbers of the type have few digits.
-        tiny = {"rtol": 1e-6, "atol": 1e-44}
-        np.testing.assert_allclose(value[0], (plain[0] * np.array(weight)).astype(dtype), **tiny)
-        np.testing.assert_allclose(
-            label_grad[0], (slope[0] * np.array(weight)).astype(dtype), **tiny
-        )
-        exact = p / p.sum() * s.sum() - s
-        np.testing.assert_allclose(grad[0], exact.astype(dtype), rtol=1e-6)
+        np.testing.assert_allclose(found, exact.astype(dtype), rtol=1e-6, atol=1e-44)
+
+    with np.errstate(over="ignore"):
+        assert_close(value[0], plain[0] * np.array(weight))
+        assert_close(label_grad[0], slope[0] * np.array(weight))
+        assert_close(grad[0], p / p.sum() * s.sum() - s)
 
 
 OUTER = [[1e39, 1e39], [-1e39, -1e39], [1, 2]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rustloss import _core, elementwise, errors, pairwise, plot, rowwise, sequence
-from rustloss._loss import Loss
+from rustloss._loss import ArraySpec, Loss, Signature
 from rustloss.elementwise import *  # noqa: F403
 from rustloss.pairwise import *  # noqa: F403
 from rustloss.rowwise import *  # noqa: F403
@@ -15,7 +15,9 @@ from rustloss.threads import get_num_threads, num_threads, set_num_threads
 __version__: str = _core.config()["version"]
 
 __all__ = [
+    "ArraySpec",
     "Loss",
+    "Signature",
     "errors",
     "get_num_threads",
     "num_threads",

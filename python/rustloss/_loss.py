@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copyreg
 import inspect
-from typing import Any, Literal, Self, TypedDict
+from typing import Any, Literal, NamedTuple, Self, TypedDict
 
 from rustloss import _core
+from rustloss.errors import CallError
 
 Reduction = Literal[
     "none",
@@ -28,6 +29,26 @@ class Options(TypedDict, total=False):
     empty: Literal["nan", "zero"]
     prefix: object
     params: object
+
+
+class ArraySpec(NamedTuple):
+    """An array without its data."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Signature(NamedTuple):
+    """What a call gives."""
+
+    #: The value.
+    value: ArraySpec
+    #: The shape of the unreduced loss, which is what ``reduction="none"`` returns.
+    unreduced: tuple[int, ...]
+    #: The gradients by the names of their inputs: of all given inputs that have one.
+    grads: dict[str, ArraySpec]
+    #: ``"none"``, ``"zero"`` or ``"diagonal"``: what `grad_hess` has of the second derivative.
+    hess: str
 
 
 _DEFAULTS = {"batch_axis": 0, "reduction": "sample", "empty": "nan"}
@@ -94,6 +115,64 @@ class Loss(_core.Loss):
         # Gluon's `prefix` and `params` name parameters that a loss does not have.
         del prefix, params
         return super().__new__(cls, name, **own)
+
+    @classmethod
+    def _of(cls, name: str, arguments: dict[str, Any]) -> Self:
+        """Make the loss of that name of the registry from the local names of a `__new__`."""
+        own = {k: v for k, v in arguments.items() if k not in {"cls", "options"}}
+        return Loss.__new__(cls, name, **own, **arguments["options"])
+
+    def signature(self, *args: Any, **kwargs: Any) -> Signature:
+        """Return what a call gives, without its data.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            The inputs of a call, in its order or by name: arrays, or whatever else has a `shape`
+            and a `dtype`.
+
+        Returns
+        -------
+        Signature
+
+        Raises
+        ------
+        rustloss.errors.ShapeError
+            If an input does not line up with the first.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import rustloss as rl
+        >>> signature = rl.SoftmaxCELoss().signature(np.zeros((8, 10), "f"), np.zeros(8, int))
+        >>> signature.value
+        ArraySpec(shape=(8,), dtype='float32')
+        >>> signature.grads
+        {'pred': ArraySpec(shape=(8, 10), dtype='float32')}
+        """
+        names = [row["name"] for row in self._inputs]
+        if len(args) > len(names):
+            text = f"expected at most {len(names)} arguments, got {len(args)}"
+            raise CallError(text)
+        given = dict(zip(names, args, strict=False))
+        for name, value in kwargs.items():
+            if name not in names or name in given:
+                raise CallError(f"unexpected argument, or one given twice; it takes {names}", name)
+            given[name] = value
+        shapes = [
+            None
+            if given.get(name) is None
+            else (tuple(given[name].shape), str(given[name].dtype).rpartition(".")[2])
+            for name in names
+        ]
+        row = self._signature(shapes)
+        grads = {
+            entry["name"]: ArraySpec(shape[0], row["dtype"])
+            for entry, shape in zip(self._inputs, shapes, strict=True)
+            if entry["gradient"] != "Never" and shape is not None
+        }
+        value = ArraySpec(row["value"], row["value_dtype"])
+        return Signature(value, row["unreduced"], grads, row["hessian"])
 
     def hybridize(self, active: bool = True, **kwargs: Any) -> None:
         """Do nothing: there is nothing to compile. For code that was written for Gluon."""

@@ -51,7 +51,7 @@ class L1Loss(Loss):
     def __new__(
         cls, weight: float | None = None, batch_axis: int = 0, **options: Unpack[Options]
     ) -> Self:
-        return super().__new__(cls, "L1Loss", weight=weight, batch_axis=batch_axis, **options)
+        return cls._of("L1Loss", locals())
 
 
 class L2Loss(Loss):
@@ -84,7 +84,7 @@ class L2Loss(Loss):
     def __new__(
         cls, weight: float | None = 1.0, batch_axis: int = 0, **options: Unpack[Options]
     ) -> Self:
-        return super().__new__(cls, "L2Loss", weight=weight, batch_axis=batch_axis, **options)
+        return cls._of("L2Loss", locals())
 
 
 class HuberLoss(Loss):
@@ -122,9 +122,7 @@ class HuberLoss(Loss):
         batch_axis: int = 0,
         **options: Unpack[Options],
     ) -> Self:
-        return super().__new__(
-            cls, "HuberLoss", rho=rho, weight=weight, batch_axis=batch_axis, **options
-        )
+        return cls._of("HuberLoss", locals())
 
 
 class HingeLoss(Loss):
@@ -166,15 +164,7 @@ class HingeLoss(Loss):
         out_of_range: Literal["raise", "allow"] = "raise",
         **options: Unpack[Options],
     ) -> Self:
-        return super().__new__(
-            cls,
-            "HingeLoss",
-            margin=margin,
-            weight=weight,
-            batch_axis=batch_axis,
-            out_of_range=out_of_range,
-            **options,
-        )
+        return cls._of("HingeLoss", locals())
 
 
 class SquaredHingeLoss(Loss):
@@ -216,15 +206,7 @@ class SquaredHingeLoss(Loss):
         out_of_range: Literal["raise", "allow"] = "raise",
         **options: Unpack[Options],
     ) -> Self:
-        return super().__new__(
-            cls,
-            "SquaredHingeLoss",
-            margin=margin,
-            weight=weight,
-            batch_axis=batch_axis,
-            out_of_range=out_of_range,
-            **options,
-        )
+        return cls._of("SquaredHingeLoss", locals())
 
 
 class LogisticLoss(Loss):
@@ -265,15 +247,7 @@ class LogisticLoss(Loss):
         out_of_range: Literal["raise", "allow"] = "raise",
         **options: Unpack[Options],
     ) -> Self:
-        return super().__new__(
-            cls,
-            "LogisticLoss",
-            weight=weight,
-            batch_axis=batch_axis,
-            label_format=label_format,
-            out_of_range=out_of_range,
-            **options,
-        )
+        return cls._of("LogisticLoss", locals())
 
 
 class SigmoidBinaryCrossEntropyLoss(Loss):
@@ -324,16 +298,7 @@ class SigmoidBinaryCrossEntropyLoss(Loss):
         out_of_range: Literal["raise", "allow"] = "raise",
         **options: Unpack[Options],
     ) -> Self:
-        return super().__new__(
-            cls,
-            "SigmoidBinaryCrossEntropyLoss",
-            from_sigmoid=from_sigmoid,
-            weight=weight,
-            batch_axis=batch_axis,
-            epsilon=epsilon,
-            out_of_range=out_of_range,
-            **options,
-        )
+        return cls._of("SigmoidBinaryCrossEntropyLoss", locals())
 
 
 SigmoidBCELoss = SigmoidBinaryCrossEntropyLoss
@@ -388,13 +353,4 @@ class PoissonNLLLoss(Loss):
         out_of_range: Literal["raise", "allow"] = "raise",
         **options: Unpack[Options],
     ) -> Self:
-        return super().__new__(
-            cls,
-            "PoissonNLLLoss",
-            weight=weight,
-            from_logits=from_logits,
-            batch_axis=batch_axis,
-            compute_full=compute_full,
-            out_of_range=out_of_range,
-            **options,
-        )
+        return cls._of("PoissonNLLLoss", locals())

@@ -55,11 +55,4 @@ class SDMLLoss(Loss):
         batch_axis: int = 0,
         **options: Unpack[Options],
     ) -> Self:
-        return super().__new__(
-            cls,
-            "SDMLLoss",
-            smoothing_parameter=smoothing_parameter,
-            weight=weight,
-            batch_axis=batch_axis,
-            **options,
-        )
+        return cls._of("SDMLLoss", locals())

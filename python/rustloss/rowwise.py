@@ -10,10 +10,15 @@ from numpy.typing import NDArray
 from rustloss._loss import Loss, Options
 
 __all__ = [
+    "CRPSLoss",
+    "CategoricalHingeLoss",
     "CosineEmbeddingLoss",
     "KLDivLoss",
+    "MultiQuantileLoss",
+    "PolyLoss",
     "SoftmaxCELoss",
     "SoftmaxCrossEntropyLoss",
+    "SoftmaxFocalLoss",
     "TripletLoss",
 ]
 
@@ -49,6 +54,9 @@ class SoftmaxCrossEntropyLoss(Loss):
         if labels are class indices.
     label_smoothing : float, default 0.0
         Mixes y with the uniform distribution: ``y (1 - s) + s / C``.
+    z_loss : float, default 0.0
+        Adds ``z_loss * Z**2`` with ``Z = log(sum(exp(pred)))``, which keeps logits near 0; class
+        weights do not multiply it.
 
     Raises
     ------
@@ -86,22 +94,10 @@ class SoftmaxCrossEntropyLoss(Loss):
         out_of_range: Literal["raise", "clip"] = "raise",
         class_weight: Sequence[float] | NDArray[Any] | None = None,
         label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
         **options: Unpack[Options],
     ) -> Self:
-        return super().__new__(
-            cls,
-            "SoftmaxCrossEntropyLoss",
-            axis=axis,
-            sparse_label=sparse_label,
-            from_logits=from_logits,
-            weight=weight,
-            batch_axis=batch_axis,
-            ignore_index=ignore_index,
-            out_of_range=out_of_range,
-            class_weight=class_weight,
-            label_smoothing=label_smoothing,
-            **options,
-        )
+        return cls._of("SoftmaxCrossEntropyLoss", locals())
 
 
 SoftmaxCELoss = SoftmaxCrossEntropyLoss
@@ -187,19 +183,7 @@ class KLDivLoss(Loss):
         out_of_range: Literal["raise", "allow"] = "raise",
         **options: Unpack[Options],
     ) -> Self:
-        return super().__new__(
-            cls,
-            "KLDivLoss",
-            from_logits=from_logits,
-            axis=axis,
-            weight=weight,
-            batch_axis=batch_axis,
-            epsilon=epsilon,
-            log_target=log_target,
-            temperature=temperature,
-            out_of_range=out_of_range,
-            **options,
-        )
+        return cls._of("KLDivLoss", locals())
 
 
 class TripletLoss(Loss):
@@ -242,9 +226,7 @@ class TripletLoss(Loss):
         batch_axis: int = 0,
         **options: Unpack[Options],
     ) -> Self:
-        return super().__new__(
-            cls, "TripletLoss", margin=margin, weight=weight, batch_axis=batch_axis, **options
-        )
+        return cls._of("TripletLoss", locals())
 
 
 class CosineEmbeddingLoss(Loss):
@@ -300,13 +282,271 @@ class CosineEmbeddingLoss(Loss):
         out_of_range: Literal["raise", "allow"] = "raise",
         **options: Unpack[Options],
     ) -> Self:
-        return super().__new__(
-            cls,
-            "CosineEmbeddingLoss",
-            weight=weight,
-            batch_axis=batch_axis,
-            margin=margin,
-            axis=axis,
-            out_of_range=out_of_range,
-            **options,
-        )
+        return cls._of("CosineEmbeddingLoss", locals())
+
+
+class SoftmaxFocalLoss(Loss):
+    """Focal loss on a softmax: ``-(1 - p)**gamma * log p``, with p the probability of the label.
+
+    What the model has right already counts less than in cross-entropy, which it is for `gamma` 0.
+    The gradient is ``f (p - onehot)`` with ``f = q**gamma (1 - gamma p log(p) / q)`` and
+    ``q = 1 - p``. The diagonal of the second derivative may be negative. The unreduced loss has
+    pred's shape without the class axis; a prediction of one dimension is one row.
+
+    Call: ``(pred, label, sample_weight=None)``, labels as in `SoftmaxCrossEntropyLoss`.
+
+    Parameters
+    ----------
+    gamma : float, default 2.0
+        How much less, >= 0.
+    alpha : sequence of float, optional
+        A weight for each class, which counts in the divisor of the weighted means.
+    axis : int, default -1
+        The class axis.
+    weight, batch_axis, **options
+        See `Loss`.
+    ignore_index : int, optional
+        A label whose element is left out.
+    out_of_range : {"raise", "clip"}, default "raise"
+        What happens to a label that is no class.
+
+    Raises
+    ------
+    rustloss.errors.LabelError
+        If a label whose weight is not 0 is out of range, fractional or NaN.
+
+    References
+    ----------
+    Lin and others, "Focal Loss for Dense Object Detection" (2017).
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> rl.SoftmaxFocalLoss()([[2.0, 0.0], [0.0, 2.0]], [0, 0])
+    array([0.00180327, 1.65005545])
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        gamma: float = 2.0,
+        alpha: Sequence[float] | NDArray[Any] | None = None,
+        axis: int = -1,
+        weight: float | None = None,
+        batch_axis: int = 0,
+        *,
+        ignore_index: int | None = None,
+        out_of_range: Literal["raise", "clip"] = "raise",
+        **options: Unpack[Options],
+    ) -> Self:
+        return cls._of("SoftmaxFocalLoss", locals())
+
+
+class PolyLoss(Loss):
+    """Poly-1 cross-entropy: ``-log p + epsilon * (1 - p)``, with p the probability of the label.
+
+    The gradient is ``(1 + epsilon p) (softmax - onehot)``. The unreduced loss has pred's shape
+    without the class axis; a prediction of one dimension is one row.
+
+    Call: ``(pred, label, sample_weight=None)``, labels as in `SoftmaxCrossEntropyLoss`.
+
+    Parameters
+    ----------
+    epsilon : float, default 1.0
+        The weight of the first term of the expansion in ``1 - p``, beside the 1 that it has in
+        cross-entropy.
+    axis : int, default -1
+        The class axis.
+    weight, batch_axis, **options
+        See `Loss`.
+    ignore_index : int, optional
+        A label whose element is left out.
+    out_of_range : {"raise", "clip"}, default "raise"
+        What happens to a label that is no class.
+    class_weight : sequence of float, optional
+        A weight for each class, which counts in the divisor of the weighted means.
+
+    Raises
+    ------
+    rustloss.errors.LabelError
+        If a label whose weight is not 0 is out of range, fractional or NaN.
+
+    References
+    ----------
+    Leng and others, "PolyLoss: A Polynomial Expansion Perspective of Classification Loss
+    Functions" (2022).
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> rl.PolyLoss()([[2.0, 0.0], [0.0, 2.0]], [0, 0])
+    array([0.24613094, 3.0077251 ])
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        epsilon: float = 1.0,
+        axis: int = -1,
+        weight: float | None = None,
+        batch_axis: int = 0,
+        *,
+        ignore_index: int | None = None,
+        out_of_range: Literal["raise", "clip"] = "raise",
+        class_weight: Sequence[float] | NDArray[Any] | None = None,
+        **options: Unpack[Options],
+    ) -> Self:
+        return cls._of("PolyLoss", locals())
+
+
+class CategoricalHingeLoss(Loss):
+    """Categorical hinge: ``max(0, margin + max(others) - pred[label])`` (Crammer and Singer).
+
+    Where it is positive the gradient is 1 at the first of the best other classes and -1 at the
+    label; at the margin and beyond it is 0, and so is the second derivative everywhere. The
+    unreduced loss has pred's shape without the class axis; a prediction of one dimension is one
+    row.
+
+    Call: ``(pred, label, sample_weight=None)``, labels as in `SoftmaxCrossEntropyLoss`.
+
+    Parameters
+    ----------
+    margin : float, default 1.0
+        How far ahead the label's class is to be.
+    axis : int, default -1
+        The class axis.
+    weight, batch_axis, **options
+        See `Loss`.
+    ignore_index : int, optional
+        A label whose element is left out.
+    out_of_range : {"raise", "clip"}, default "raise"
+        What happens to a label that is no class.
+
+    Raises
+    ------
+    rustloss.errors.LabelError
+        If a label whose weight is not 0 is out of range, fractional or NaN.
+
+    References
+    ----------
+    Crammer and Singer, "On the Algorithmic Implementation of Multiclass Kernel-based Vector
+    Machines" (2001).
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> rl.CategoricalHingeLoss()([[2.0, 0.0, 1.5], [0.0, 2.0, 0.0]], [0, 1])
+    array([0.5, 0. ])
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        margin: float = 1.0,
+        axis: int = -1,
+        weight: float | None = None,
+        batch_axis: int = 0,
+        *,
+        ignore_index: int | None = None,
+        out_of_range: Literal["raise", "clip"] = "raise",
+        **options: Unpack[Options],
+    ) -> Self:
+        return cls._of("CategoricalHingeLoss", locals())
+
+
+class MultiQuantileLoss(Loss):
+    """Several quantiles of a number at once: the mean of their pinball losses.
+
+    With ``e = label - pred`` for each of the Q predictions along `axis`, it is the mean over them
+    of ``max(q e, (q - 1) e)``. The gradient is ``-q / Q`` below the label, ``(1 - q) / Q`` above it
+    and 0 at it, the second derivative 0. The unreduced loss has pred's shape without `axis`; a
+    prediction of one dimension is one row.
+
+    Call: ``(pred, label, sample_weight=None)``, with one label for each row, in pred's shape
+    without `axis` or with it of size 1. `wrt` takes label.
+
+    Parameters
+    ----------
+    quantiles : sequence of float, optional
+        The quantiles, from 0 to 1, one for each prediction; by default the midpoints of Q equal
+        parts, ``(i + 0.5) / Q``.
+    axis : int, default -1
+        The axis of the quantiles.
+    weight, batch_axis, **options
+        See `Loss`.
+
+    References
+    ----------
+    Koenker and Bassett, "Regression Quantiles" (1978).
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> loss = rl.MultiQuantileLoss([0.1, 0.5, 0.9])
+    >>> value, grad = loss.value_and_grad([[1.0, 2.0, 4.0]], [3.0])
+    >>> print(value, grad.round(4))
+    [0.26666667] [[-0.0333 -0.1667  0.0333]]
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        quantiles: Sequence[float] | NDArray[Any] | None = None,
+        axis: int = -1,
+        weight: float | None = None,
+        batch_axis: int = 0,
+        **options: Unpack[Options],
+    ) -> Self:
+        return cls._of("MultiQuantileLoss", locals())
+
+
+class CRPSLoss(Loss):
+    """Continuous ranked probability score of an ensemble.
+
+    With M members x along `axis` and the label y: ``mean|x - y| - mean|x_i - x_j| / 2``, over all
+    pairs, computed in order of size as a sum of terms none of which is negative. The gradient with
+    respect to a member is ``sign(x - y) / M - (less - more) / M**2``, with the numbers of members
+    less and more than it. The unreduced loss has pred's shape without `axis`; a prediction of one
+    dimension is one ensemble.
+
+    Call: ``(pred, label, sample_weight=None)``, with one label for each ensemble, in pred's shape
+    without `axis` or with it of size 1. `wrt` takes label.
+
+    Parameters
+    ----------
+    fair : bool, default False
+        Whether the mean over pairs leaves out those of a member with itself, so that small
+        ensembles are not preferred; it takes at least two members, and may be negative.
+    axis : int, default -1
+        The axis of the members.
+    weight, batch_axis, **options
+        See `Loss`.
+
+    References
+    ----------
+    Gneiting and Raftery, "Strictly Proper Scoring Rules, Prediction, and Estimation" (2007);
+    Ferro, "Fair scores for ensemble forecasts" (2014).
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> value, grad = rl.CRPSLoss().value_and_grad([[1.0, 2.0, 4.0]], [3.0])
+    >>> print(value, grad.round(4))
+    [0.66666667] [[-0.1111 -0.3333  0.1111]]
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        fair: bool = False,
+        axis: int = -1,
+        weight: float | None = None,
+        batch_axis: int = 0,
+        **options: Unpack[Options],
+    ) -> Self:
+        return cls._of("CRPSLoss", locals())

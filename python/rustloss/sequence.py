@@ -173,18 +173,7 @@ class CTCLoss(Loss):
         memory_limit: int = 1 << 28,
         **options: Unpack[Options],
     ) -> Self:
-        return super().__new__(
-            cls,
-            "CTCLoss",
-            layout=layout,
-            label_layout=label_layout,
-            weight=weight,
-            blank=blank,
-            input=input,
-            infeasible=infeasible,
-            memory_limit=memory_limit,
-            **options,
-        )
+        return cls._of("CTCLoss", locals())
 
     def posteriors(
         self,

@@ -5,4 +5,6 @@ mod grid;
 mod view;
 
 pub use grid::{Grid, Tile};
-pub use view::{Shape, Strides, View, ViewMut, c_strides, elements, extent, unravel};
+pub use view::{
+    Shape, Strides, View, ViewMut, broadcasts, c_strides, elements, extent, reshapes, unravel,
+};

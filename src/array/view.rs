@@ -273,6 +273,19 @@ impl<'a> ViewMut<'a> {
     }
 }
 
+/// Whether an array of one shape broadcasts to another by NumPy's rule.
+pub fn broadcasts(from: &[usize], to: &[usize]) -> bool {
+    from.len() <= to.len()
+        && from.iter().rev().zip(to.iter().rev()).all(|(have, want)| have == want || *have == 1)
+}
+
+/// Whether an array of one shape takes another by the rule of [`View::reshape`].
+pub fn reshapes(from: &[usize], to: &[usize]) -> bool {
+    let long = |shape: &&usize| **shape != 1;
+    (from.len() == 1 && from[0] == elements(to))
+        || from.iter().filter(long).eq(to.iter().filter(long))
+}
+
 /// The number of elements of a shape; `usize::MAX` for more than can be counted.
 pub fn elements(shape: &[usize]) -> usize {
     if shape.contains(&0) {

@@ -1,6 +1,6 @@
 //! The axes of the unreduced loss E: how arguments and results line up with it.
 
-use crate::array::{Grid, Shape, Tile, View, ViewMut};
+use crate::array::{Grid, Shape, Tile, View, ViewMut, broadcasts, unravel};
 use crate::drive::Reduction;
 use crate::drive::domain::Order;
 use crate::error::{Error, Kind, Result, Tuple};
@@ -12,71 +12,211 @@ use crate::sum::{BLOCK, ExactSum, sum_block_exactly};
 /// Sums that are made side by side where memory runs across them: a cache line of `f32`.
 const LINE: usize = 16;
 
-/// The axes of the unreduced loss E.
+/// The axes of the unreduced loss E, and those of the first input, which its shape follows from.
 #[derive(Clone, Debug)]
 pub struct Axes {
     /// E's shape.
     pub shape: Shape,
-    /// The axis of the samples.
+    /// The axis of the samples in E.
     pub batch: usize,
     /// Where weights may have an extra axis of size 1: the class axis, or the end.
     pub unit: usize,
-    /// Whether the input was a single number, so that E is one too.
-    scalar: bool,
+    /// The shape of the first input; a number counts as one element, logits of one dimension as one row.
+    pub first: Shape,
+    /// The axis of the samples in the first input.
+    pub samples: usize,
+    /// The axis of the classes or of the vectors in the first input, if there is one.
+    pub class: Option<usize>,
+    /// The axis that the first input does not have, because all of it is one sample.
+    pub added: Option<usize>,
+    /// Whether E is a number.
+    pub(crate) scalar: bool,
 }
 
 impl Axes {
-    /// Axes of a loss that has one element for each of the prediction's.
-    pub fn elementwise(pred: &[usize], batch_axis: isize) -> Result<Self> {
-        let scalar = pred.is_empty();
-        let shape = Shape::from_slice(if scalar { &[1] } else { pred });
-        let batch = if scalar { 0 } else { axis("batch_axis", batch_axis, pred)? };
-        Ok(Axes { unit: shape.len(), shape, batch, scalar })
+    /// Axes of a loss that has one element for each of the first input's.
+    pub fn elementwise(first: &[usize], batch_axis: isize) -> Result<Self> {
+        let scalar = first.is_empty();
+        let shape = Shape::from_slice(if scalar { &[1] } else { first });
+        let batch = if scalar { 0 } else { axis("batch_axis", batch_axis, first)? };
+        Ok(Axes {
+            unit: shape.len(),
+            first: shape.clone(),
+            samples: batch,
+            class: None,
+            added: scalar.then_some(0),
+            shape,
+            batch,
+            scalar,
+        })
     }
 
-    /// Axes of a loss that has one element for each row of the prediction along the class axis, which comes second. A
-    /// prediction of one dimension is one row.
-    pub fn rowwise(pred: &[usize], class_axis: isize, batch_axis: isize) -> Result<(Self, usize)> {
-        if pred.is_empty() {
-            return Err(Error::new(
-                Kind::Shape,
-                "pred",
-                "expected at least one dimension, got none",
-            ));
+    /// Axes of a loss that has one element for each vector of the first input along an axis. A first input of one
+    /// dimension is one vector.
+    pub fn rowwise(
+        (name, first): (&str, &[usize]),
+        class: isize,
+        batch_axis: isize,
+    ) -> Result<Self> {
+        if first.is_empty() {
+            return Err(Error::new(Kind::Shape, name, "expected at least one dimension, got none"));
         }
-        let class = axis("axis", class_axis, pred)?;
-        let batch = axis("batch_axis", batch_axis, pred)?;
-        if pred.len() == 1 {
-            return Ok((Axes::samples(1), 0));
+        let class = axis("axis", class, first)?;
+        let samples = axis("batch_axis", batch_axis, first)?;
+        if first.len() == 1 {
+            let first = Shape::from_slice(&[1, first[0]]);
+            return Ok(Axes { first, class: Some(1), added: Some(0), ..Axes::samples(1) });
         }
-        if class == batch {
+        if class == samples {
             let detail =
                 format!("expected another axis than the class axis {class}, got {batch_axis}");
             return Err(Error::new(Kind::Parameter, "batch_axis", detail));
         }
-        let mut shape = Shape::from_slice(pred);
+        let mut shape = Shape::from_slice(first);
         shape.remove(class);
-        let batch = batch - usize::from(batch > class);
-        Ok((Axes { shape, batch, unit: class, scalar: false }, class))
+        Ok(Axes {
+            shape,
+            batch: samples - usize::from(samples > class),
+            unit: class,
+            first: Shape::from_slice(first),
+            samples,
+            class: Some(class),
+            added: None,
+            scalar: false,
+        })
     }
 
-    /// A view of the prediction's shape with the batch axis first and the class axis last.
-    pub fn line_up_rows<'a>(&self, view: View<'a>, class_axis: usize) -> View<'a> {
-        let last = view.shape().len() - 1;
-        if last == 0 {
-            return view.insert_axis(0);
+    /// Axes of a loss that has one element for each sample of the first input.
+    pub fn samplewise(first: &[usize], batch_axis: isize) -> Result<Self> {
+        let full = Axes::elementwise(first, batch_axis)?;
+        let own = Axes::samples(full.shape[full.batch]);
+        Ok(Axes {
+            first: full.first,
+            samples: full.samples,
+            added: full.added,
+            scalar: full.scalar,
+            ..own
+        })
+    }
+
+    /// Axes of a loss that has one element for each pair of vectors of two batches of `n`.
+    pub fn pairs(n: usize, first: &[usize], samples: usize) -> Result<Self> {
+        let first = Shape::from_slice(first);
+        Ok(Axes { first, samples, ..Axes::elementwise(&[n, n], 0)? })
+    }
+
+    /// Axes of a loss that has one element for each of `n` samples.
+    pub fn samples(n: usize) -> Self {
+        let shape = Shape::from_slice(&[n]);
+        Axes {
+            first: shape.clone(),
+            shape,
+            batch: 0,
+            unit: 1,
+            samples: 0,
+            class: None,
+            added: None,
+            scalar: false,
         }
-        view.move_axis(class_axis, last).move_axis(self.batch, 0)
     }
 
-    /// As [`Axes::line_up_rows`], for an output that reshapes to the prediction's shape.
-    pub fn line_up_rows_mut<'a>(
-        &self,
-        view: ViewMut<'a>,
-        pred: &[usize],
-        class_axis: usize,
-    ) -> Option<ViewMut<'a>> {
-        Some(view.reshape(pred)?.map(|v| self.line_up_rows(v, class_axis)))
+    /// Axes of one sample alone, whose loss is a number.
+    pub fn single() -> Self {
+        Axes { scalar: true, added: Some(0), ..Axes::samples(1) }
+    }
+
+    /// The shape that an array of the first input's elements is to have.
+    pub fn first(&self) -> &[usize] {
+        &self.first
+    }
+
+    /// The axis of the vectors of the first input with its batch axis first; the last where all of a sample is one.
+    pub fn vector(&self) -> usize {
+        let last = self.first.len() - 1;
+        self.class.map_or(last, |class| class + usize::from(class < self.samples))
+    }
+
+    /// Axes of one row of the first input, of one dimension, with one element for each of the row's.
+    pub fn one_row(first: &[usize]) -> Result<Self> {
+        let axes = Axes::elementwise(&[1, first[0]], 0)?;
+        Ok(Axes { class: Some(1), added: Some(0), ..axes })
+    }
+
+    /// Whether E has the axis that was added to the first input, too.
+    fn has_added_axis(&self) -> bool {
+        self.added.is_some() && self.shape.len() == self.first.len() && !self.scalar
+    }
+
+    /// E's shape as the caller sees it.
+    pub fn unreduced(&self) -> &[usize] {
+        let start = if self.scalar { self.shape.len() } else { usize::from(self.has_added_axis()) };
+        &self.shape[start..]
+    }
+
+    /// Whether E has an axis of samples.
+    pub fn is_batch(&self) -> bool {
+        !self.scalar && !self.has_added_axis()
+    }
+
+    /// Where weights may have an extra axis of size 1.
+    pub fn unit_axis(&self) -> usize {
+        if self.scalar { 0 } else { self.unit - usize::from(self.has_added_axis()) }
+    }
+
+    /// The axis of the vectors in the first input as the caller sees it.
+    pub fn vectors(&self) -> Option<usize> {
+        self.class.map(|class| class - usize::from(self.added.is_some_and(|added| added < class)))
+    }
+
+    /// Whether an array is one vector along the class axis, for all others.
+    pub fn is_one_vector(&self, shape: &[usize]) -> bool {
+        let len = self.class.map(|class| self.first[class]);
+        len.is_some_and(|len| *shape == [len] || *shape == [1, len])
+    }
+
+    /// A view that reshapes to the first input's shape, with the batch axis first and the axis of the vectors last.
+    pub fn line_up_rows<'a>(&self, view: &View<'a>) -> Option<View<'a>> {
+        Some(self.vectors_last(view.clone().reshape(&self.first)?.move_axis(self.samples, 0)))
+    }
+
+    /// As [`Axes::line_up_rows`], for an output.
+    pub fn line_up_rows_mut<'a>(&self, view: ViewMut<'a>) -> Option<ViewMut<'a>> {
+        let ordered = |v: View<'a>| self.vectors_last(v.move_axis(self.samples, 0));
+        Some(view.reshape(&self.first)?.map(ordered))
+    }
+
+    /// A view of the first input's shape with the batch axis first, with the axis of the vectors last.
+    pub fn vectors_last<'a>(&self, view: View<'a>) -> View<'a> {
+        let last = view.shape().len() - 1;
+        view.move_axis(self.vector(), last)
+    }
+
+    /// The reverse of [`Axes::vectors_last`].
+    pub fn batch_first_of_rows<'a>(&self, view: View<'a>) -> View<'a> {
+        let last = view.shape().len() - 1;
+        view.move_axis(last, self.vector())
+    }
+
+    /// The position with the batch axis first of the first input's element at a position of its rows.
+    pub fn unrolled(&self, position: usize) -> usize {
+        let mut shape = self.first_order().batch_first();
+        let vector = self.vector();
+        shape[vector..].rotate_left(1);
+        let mut index = unravel(position, &shape);
+        for order in [&mut shape[..], &mut index] {
+            order[vector..].rotate_right(1);
+        }
+        index.iter().zip(&shape).fold(0, |flat, (i, d)| flat * d + i)
+    }
+
+    /// The index in an array of shape `given`, with the first input's elements in their order, of the element at a
+    /// position of its rows.
+    pub fn element_of_rows(&self, position: usize, given: &[usize]) -> Vec<usize> {
+        self.first_order().element(self.unrolled(position), given)
+    }
+
+    fn first_order(&self) -> Order<'_> {
+        Order { shape: &self.first, batch: self.samples }
     }
 
     /// The index in an array of shape `given`, with E's elements in E's order, of the element at a position of E with
@@ -88,16 +228,6 @@ impl Axes {
     /// The order of E's elements as the drivers see them.
     pub fn order(&self) -> Order<'_> {
         Order { shape: &self.shape, batch: self.batch }
-    }
-
-    /// Axes of a loss that has one element for each of `n` samples.
-    pub fn samples(n: usize) -> Self {
-        Axes { shape: Shape::from_slice(&[n]), batch: 0, unit: 1, scalar: false }
-    }
-
-    /// Axes of one sample alone, whose loss is a number.
-    pub fn single() -> Self {
-        Axes { scalar: true, ..Axes::samples(1) }
     }
 
     /// E's shape with the batch axis first, as the drivers want it.
@@ -157,7 +287,7 @@ impl Axes {
     pub fn value_shape(&self, reduction: Reduction) -> Shape {
         match reduction {
             _ if self.scalar => Shape::new(),
-            Reduction::None => Shape::from_slice(&self.shape),
+            Reduction::None => Shape::from_slice(self.unreduced()),
             r if r.is_total() => Shape::new(),
             _ => Shape::from_slice(&[self.shape[self.batch]]),
         }
@@ -172,34 +302,50 @@ impl Axes {
         }
     }
 
+    /// Where weights are given for an axis that E lacks.
+    fn with_unit_axis(&self) -> Shape {
+        let mut shape = self.shape.clone();
+        shape.insert(self.unit, 1);
+        shape
+    }
+
+    /// Whether weights of a shape can be lined up with E.
+    ///
+    /// # Errors
+    /// If they cannot.
+    pub fn check_weight(&self, given: &[usize]) -> Result<()> {
+        let (n, start) = (self.shape[self.batch], usize::from(self.has_added_axis()));
+        let (shape, with_unit_axis) = (&self.shape[start..], &self.with_unit_axis()[start..]);
+        let fits = given.is_empty()
+            || *given == [n]
+            || (given.len() == shape.len() && broadcasts(given, shape))
+            || (given.len() == with_unit_axis.len() && broadcasts(given, with_unit_axis));
+        if fits {
+            return Ok(());
+        }
+        let expected = format!(
+            "expected a scalar, one weight per sample {}, or a shape that broadcasts to {} or {}",
+            Tuple(&[n]),
+            Tuple(shape),
+            Tuple(with_unit_axis)
+        );
+        let detail = format!("{expected}, got shape {}", Tuple(given));
+        Err(Error::new(Kind::Shape, "sample_weight", detail))
+    }
+
     /// The weights of a call, lined up with E.
     pub fn sample_weight<'a>(&self, weight: &View<'a>) -> Result<View<'a>> {
-        let n = self.shape[self.batch];
-        let (rank, mut unit_shape) = (self.shape.len(), self.shape.clone());
-        unit_shape.insert(self.unit, 1);
         let given = weight.shape();
+        self.check_weight(given)?;
         let weight = weight.clone();
-        let lined_up = if given.is_empty() {
-            weight.broadcast_to(&self.shape)
-        } else if *given == [n] {
+        let lined_up = if *given == [self.shape[self.batch]] {
             weight.along(self.batch, &self.shape)
-        } else if given.len() == rank {
-            weight.broadcast_to(&self.shape)
-        } else if given.len() == rank + 1 {
-            weight.broadcast_to(&unit_shape).map(|w| w.remove_axis(self.unit))
+        } else if given.len() + usize::from(self.has_added_axis()) > self.shape.len() {
+            weight.broadcast_to(&self.with_unit_axis()).map(|w| w.remove_axis(self.unit))
         } else {
-            None
+            weight.broadcast_to(&self.shape)
         };
-        lined_up.map(|w| w.move_axis(self.batch, 0)).ok_or_else(|| {
-            let expected = format!(
-                "expected a scalar, one weight per sample {}, or a shape that broadcasts to {} or {}",
-                Tuple(&[n]),
-                Tuple(&self.shape),
-                Tuple(&unit_shape)
-            );
-            let detail = format!("{expected}, got shape {}", Tuple(given));
-            Error::new(Kind::Shape, "sample_weight", detail)
-        })
+        Ok(lined_up.expect("shapes are checked first").move_axis(self.batch, 0))
     }
 
     /// The gradient from outside, lined up with E.

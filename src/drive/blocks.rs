@@ -25,7 +25,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The most inputs that an elementwise loss takes.
-pub const MAX_INPUTS: usize = 3;
+pub const MAX_OPERANDS: usize = 5;
 
 /// Elements of a tile of dense operands: two or three operands fit a first-level cache of 32 KiB.
 const TILE: usize = 2 * BLOCK;
@@ -41,7 +41,7 @@ pub struct BlockOutputs<'a, T> {
     /// The loss.
     pub value: Option<&'a mut [T]>,
     /// The derivative with respect to each input.
-    pub grads: [Option<&'a mut [T]>; MAX_INPUTS],
+    pub grads: [Option<&'a mut [T]>; MAX_OPERANDS],
     /// The second derivative with respect to the prediction.
     pub hess: Option<&'a mut [T]>,
 }
@@ -62,7 +62,7 @@ pub struct Outputs<'a> {
     /// The loss: E's shape for [`Reduction::None`], (N,), or ().
     pub value: Option<ViewMut<'a>>,
     /// The gradient with respect to each input.
-    pub grads: [Option<ViewMut<'a>>; MAX_INPUTS],
+    pub grads: [Option<ViewMut<'a>>; MAX_OPERANDS],
     /// The second derivative with respect to the prediction.
     pub hess: Option<ViewMut<'a>>,
 }
@@ -118,8 +118,7 @@ pub(crate) fn drive<'v, T: Real>(run: &Run<'v, T>) -> Result<()> {
     }
     let mut output =
         |view: &'v Option<ViewMut<'v>>| view.as_ref().map(|v| Operand::output(&mut grid, v));
-    let [a, b, c] = &outputs.grads;
-    let grads = [output(a), output(b), output(c)];
+    let grads = outputs.grads.each_ref().map(&mut output);
     let hess = output(&outputs.hess);
     let unreduced = outputs.value.as_ref().filter(|_| whole);
     let reduced = if unreduced.is_some() { None } else { outputs.value.as_ref() };
@@ -165,8 +164,8 @@ struct Job<'v, 'a, T> {
     level: Level,
     order: Order<'v>,
     grid: &'v Grid,
-    inputs: SmallVec<[(Input<'v, 'a>, Option<&'v Check<'a>>); MAX_INPUTS]>,
-    grads: [Option<Output<'v, 'a>>; MAX_INPUTS],
+    inputs: SmallVec<[(Input<'v, 'a>, Option<&'v Check<'a>>); MAX_OPERANDS]>,
+    grads: [Option<Output<'v, 'a>>; MAX_OPERANDS],
     hess: Option<Output<'v, 'a>>,
     /// Where the loss of every element goes, if it is wanted.
     unreduced: Option<Output<'v, 'a>>,
@@ -183,8 +182,8 @@ struct Job<'v, 'a, T> {
 
 /// Scratch for the operands of a tile that memory does not hold as a slice.
 struct Scratch<T> {
-    inputs: [Vec<T>; MAX_INPUTS],
-    grads: [Vec<T>; MAX_INPUTS],
+    inputs: [Vec<T>; MAX_OPERANDS],
+    grads: [Vec<T>; MAX_OPERANDS],
     hess: Vec<T>,
     value: Vec<T>,
     factors: Buffers,
@@ -246,14 +245,14 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         let Tile { cols, .. } = tile;
         let (grid, len) = (self.grid, tile.len());
         let (weights, scale) = self.factors.of_tile(grid, tile, &mut scratch.factors)?;
-        let mut inputs = [&[][..]; MAX_INPUTS];
+        let mut inputs = [&[][..]; MAX_OPERANDS];
         for ((input, (o, _)), buffer) in
             inputs.iter_mut().zip(&self.inputs).zip(&mut scratch.inputs)
         {
             *input = o.tile(grid, tile, buffer)?;
         }
         let Scratch { grads: buffers, hess: hess_buffer, value: value_buffer, few, .. } = scratch;
-        let mut grads = [const { None }; MAX_INPUTS];
+        let mut grads = [const { None }; MAX_OPERANDS];
         for ((grad, o), buffer) in grads.iter_mut().zip(&self.grads).zip(buffers) {
             *grad = o.as_ref().map(|o| o.tile(grid, tile, buffer)).transpose()?;
         }

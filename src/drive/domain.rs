@@ -12,8 +12,6 @@ use std::fmt;
 pub enum Domain {
     /// Any number, or NaN.
     Real,
-    /// Any number, but not NaN.
-    Number,
     /// -1 or 1.
     Sign,
     /// 0 to 1.
@@ -24,12 +22,14 @@ pub enum Domain {
     Positive,
     /// A number >= 0.
     NonNegative,
-    /// The logarithm of a distribution along the class axis.
+    /// The logarithm of a distribution along the class axis; an element of a label is checked not to be NaN.
     LogDistribution,
     /// A distribution along the class axis; each of its elements is checked to be >= 0.
     Distribution,
-    /// Class indices, or with dense labels a distribution along the class axis.
+    /// Class indices.
     Classes,
+    /// A distribution over the classes along their axis, which may hold any numbers.
+    SoftClasses,
     /// Token sequences.
     Tokens,
     /// Lengths of sequences.
@@ -52,7 +52,7 @@ impl Domain {
     /// Whether a number belongs to the domain.
     pub fn holds<T: Real>(self, x: T) -> bool {
         match self {
-            Domain::Number => !x.is_nan(),
+            Domain::LogDistribution => !x.is_nan(),
             Domain::Sign => x.abs() == T::ONE,
             Domain::Probability => (T::ZERO..=T::ONE).contains(&x),
             Domain::PredictedProbability => (T::ZERO..=T::ONE).contains(&x) || x.is_nan(),
@@ -66,7 +66,7 @@ impl Domain {
     #[inline(always)]
     pub fn all_hold<T: Real>(self, x: &[T]) -> bool {
         let ordinary = match self {
-            Domain::Number => T::sizes(x).most <= T::INFINITY,
+            Domain::LogDistribution => T::sizes(x).most <= T::INFINITY,
             Domain::Sign => T::all_signs(x),
             Domain::Probability | Domain::PredictedProbability => T::all_up_to(x, T::ONE),
             Domain::NonNegative | Domain::Distribution => T::all_up_to(x, T::INFINITY),
@@ -97,7 +97,7 @@ impl Domain {
                 "a number from 0 to 1 (out_of_range='allow' follows the formula)"
             }
             Domain::Weight => "a finite weight >= 0",
-            Domain::Number => "a number (out_of_range='allow' lets NaN pass)",
+            Domain::LogDistribution => "a number (out_of_range='allow' lets NaN pass)",
             _ => "a number >= 0 (out_of_range='allow' follows the formula)",
         }
     }

@@ -4,7 +4,6 @@
 //! of exactly 0 removes its element, whatever the element, the outer gradient or the divisor hold. A factor that the type
 //! of computation holds is rounded to it once, so that the bits of a product do not depend on how factors are laid out.
 
-use crate::array::View;
 use crate::array::{Grid, Tile};
 use crate::drive::domain::Domain;
 use crate::drive::operand::{Input, sized};
@@ -14,7 +13,6 @@ use crate::math::Real;
 use crate::num::DType;
 use crate::num::Float;
 use crate::num::Sizes;
-use crate::sum::BLOCK;
 
 /// Rows shorter than this are multiplied element by element.
 const SHORT: usize = 64;
@@ -195,30 +193,6 @@ impl Scale<'_> {
     pub fn apply<T: Real>(&self, x: &mut [T], cols: usize) {
         self.factor.apply(x, cols, self.times);
     }
-}
-
-/// The extreme sizes of the elements of an array.
-pub(crate) fn sizes(view: &View<'_>) -> Sizes<f64> {
-    let flat = view.clone().insert_axis(0);
-    let (n, grid) = (view.len(), Grid::single(flat.shape(), flat.strides()));
-    let mut buffer = [0.0; BLOCK];
-    let mut all = Sizes { least: 0.0, most: 0.0, any_sign: false };
-    for col in (0..n).step_by(BLOCK) {
-        let tile = Tile { col, ..Tile::row((n - col).min(BLOCK)) };
-        let block = f64::sizes(grid.load(&flat, 0, tile, &mut buffer[..tile.cols]));
-        if all.least == 0.0 || (block.least > 0.0 && block.least < all.least) {
-            all.least = block.least;
-        }
-        all.most = if block.most < all.most { all.most } else { block.most };
-        all.any_sign |= block.any_sign;
-    }
-    all
-}
-
-/// Whether factors are so far from 1 that products with them and their sums may leave the range of `f32`.
-pub(crate) fn leaves_single(sizes: [f64; 2]) -> bool {
-    const MOST: f64 = (1_u64 << 63) as f64;
-    sizes.iter().any(|size| *size != 0.0 && !(MOST.recip()..=MOST).contains(size))
 }
 
 impl<'a> Factor<'a> {

@@ -5,6 +5,7 @@ pub mod blocks;
 pub mod domain;
 pub(crate) mod factor;
 pub(crate) mod operand;
+pub(crate) mod range;
 pub(crate) mod reduced;
 mod reduction;
 pub(crate) mod rows;

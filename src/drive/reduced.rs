@@ -38,7 +38,8 @@ impl Reduced<'_> {
     pub fn scales(&self, scales: ViewMut<'_>) -> Result<()> {
         let zero = [0.0];
         let input = View::from_slice(&zero, &[]).broadcast_to(scales.shape()).map(Argument::from);
-        let outputs = Outputs { grads: [Some(scales), None, None], ..Outputs::default() };
+        let mut outputs = Outputs::default();
+        outputs.grads[0] = Some(scales);
         self.drive::<f64>(input.as_slice(), &outputs)
     }
 

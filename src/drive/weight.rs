@@ -4,9 +4,10 @@ use crate::array::{Grid, Tile};
 use crate::array::{View, elements, unravel};
 use crate::drive::Reduction;
 use crate::drive::domain::Check;
-use crate::drive::factor;
+use crate::drive::range;
 use crate::error::Result;
 use crate::memory;
+use crate::num::Sizes;
 use crate::simd::Baseline;
 use crate::sum::{BLOCK, ExactSum, sum_block_exactly};
 
@@ -86,10 +87,10 @@ impl<'a> Weighting<'a> {
     pub(crate) fn leaves_single(&self) -> bool {
         let [mut least, mut most] = [self.weight.abs(); 2];
         for view in [&self.sample_weight, &self.grad_output].into_iter().flatten() {
-            let sizes = factor::sizes(view);
+            let sizes = range::sizes(view);
             (least, most) = (least * sizes.least, most * sizes.most);
         }
-        factor::leaves_single([least, most])
+        range::leaves_single(&Sizes { least, most, any_sign: false })
     }
 
     /// What each row's sum of w E is divided by.

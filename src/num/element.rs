@@ -17,6 +17,10 @@ macro_rules! dtypes {
             pub fn name(self) -> &'static str {
                 match self { $(DType::$name => $text,)* }
             }
+            /// The type of a name.
+            pub fn named(name: &str) -> Option<Self> {
+                match name { $($text => Some(DType::$name),)* _ => None }
+            }
             /// Bytes of an element.
             pub fn size(self) -> usize {
                 match self { $(DType::$name => size_of::<$t>(),)* }
@@ -69,6 +73,18 @@ impl DType {
     /// Whether losses are computed for predictions of this type.
     pub fn is_float(self) -> bool {
         matches!(self, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
+    }
+
+    /// The type of results of predictions of several types: promoted as NumPy does; other types than floats count as
+    /// `float64`.
+    pub fn promote(so_far: Option<DType>, next: DType) -> DType {
+        let next = if next.is_float() { next } else { DType::F64 };
+        match so_far {
+            None => next,
+            Some(one) if one == next || next.size() < one.size() => one,
+            Some(one) if next.size() > one.size() => next,
+            Some(_) => DType::F32,
+        }
     }
 }
 

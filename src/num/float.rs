@@ -99,6 +99,12 @@ pub trait Float:
     /// Element (i, j) to (j, i).
     fn transpose(block: [[Self; 4]; 4]) -> [[Self; 4]; 4];
 
+    /// What `sum`, the rounded sum of two numbers, lost of them, exactly.
+    #[inline(always)]
+    fn lost(a: Self, b: Self, sum: Self) -> Self {
+        let added = sum - a;
+        (a - (sum - added)) + (b - added)
+    }
     /// Whether a factor keeps its precision in this type: it is 0 or a normal number.
     #[inline(always)]
     fn fits(factor: f64) -> bool {

@@ -3,8 +3,7 @@
 use super::array::buffer;
 use super::error::{brief, exception, shown};
 use crate::error::{Error, Kind, Quoted, quoted};
-use crate::registry::MAX_ARGUMENTS;
-use crate::registry::{Domain, Gradient, Spec};
+use crate::registry::{Domain, Gradient, MAX_INPUTS, Objective};
 use numpy::PyUntypedArray;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PySequence, PyString, PyTuple};
@@ -15,19 +14,19 @@ pub struct Bind<'py> {
     /// The interpreter.
     pub py: Python<'py>,
     /// The arrays by position in the registry's inputs; what is None is missing.
-    pub inputs: [Option<Bound<'py, PyAny>>; MAX_ARGUMENTS + 1],
+    pub inputs: [Option<Bound<'py, PyAny>>; MAX_INPUTS],
     options: SmallVec<[(&'static str, Bound<'py, PyAny>); 4]>,
 }
 
 impl<'py> Bind<'py> {
     /// Binds what a call was given; `options` are the names of the keywords beside the inputs.
     pub fn new(
-        spec: &Spec,
+        objective: &Objective,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
         options: &[&'static str],
     ) -> PyResult<Self> {
-        let py = args.py();
+        let (py, spec) = (args.py(), objective.spec);
         let wrong = |argument: &str, detail: String| {
             exception(py, &Error::new(Kind::Call, argument, detail))
         };
@@ -42,8 +41,7 @@ impl<'py> Bind<'py> {
             let detail = format!("expected at most {most} arguments, got {got}; {}", takes());
             return Err(wrong("", detail));
         }
-        let mut bind =
-            Bind { py, inputs: [const { None }; MAX_ARGUMENTS + 1], options: SmallVec::new() };
+        let mut bind = Bind { py, inputs: [const { None }; MAX_INPUTS], options: SmallVec::new() };
         for (slot, value) in bind.inputs.iter_mut().zip(args.iter()) {
             *slot = Some(value);
         }
@@ -85,20 +83,18 @@ impl<'py> Bind<'py> {
 }
 
 /// The inputs that gradients are wanted for, and whether the result is one array rather than a tuple.
-/// `differentiable` tells of an input by position whether it has a gradient with the parameters of the loss.
 pub fn wrt(
-    spec: &Spec,
+    objective: &Objective,
     bound: &Bind<'_>,
-    differentiable: impl Fn(usize) -> bool,
-) -> PyResult<(SmallVec<[usize; MAX_ARGUMENTS]>, bool)> {
-    let inputs = || spec.inputs.iter().enumerate();
+) -> PyResult<(SmallVec<[usize; MAX_INPUTS]>, bool)> {
+    let inputs = || objective.inputs.iter().enumerate();
     let Some(wrt) = bound.option("wrt") else {
         let default = inputs().filter(|(_, input)| input.gradient == Gradient::Default);
-        let grads: SmallVec<[usize; MAX_ARGUMENTS]> = default.map(|(i, _)| i).collect();
+        let grads: SmallVec<[usize; MAX_INPUTS]> = default.map(|(i, _)| i).collect();
         let single = grads.len() == 1;
         return Ok((grads, single));
     };
-    let has_gradient = |i: usize| spec.inputs[i].gradient != Gradient::Never && differentiable(i);
+    let has_gradient = |i: usize| objective.inputs[i].gradient != Gradient::Never;
     let wrong = |got: String| {
         let names = quoted(inputs().filter(|(i, _)| has_gradient(*i)).map(|(_, input)| input.name));
         let detail = format!("expected one of {names} or a tuple of several, got {got}");
@@ -122,10 +118,10 @@ pub fn wrt(
         return Ok((smallvec::smallvec![position(name)?], true));
     }
     let several = wrt.cast::<PySequence>().ok();
-    let several = several.filter(|names| names.len().is_ok_and(|n| n <= spec.inputs.len()));
+    let several = several.filter(|names| names.len().is_ok_and(|n| n <= objective.inputs.len()));
     let Some(several) = several else { return Err(wrong(shown(wrt))) };
     let mut grads = SmallVec::new();
-    for name in several.try_iter()?.take(spec.inputs.len()) {
+    for name in several.try_iter()?.take(objective.inputs.len()) {
         let name = name?;
         let Ok(name) = name.cast::<PyString>() else { return Err(wrong(shown(&name))) };
         let at = position(name)?;
@@ -141,7 +137,7 @@ pub fn wrt(
 pub fn grad_outs<'py>(
     bound: &Bind<'py>,
     n: usize,
-) -> PyResult<SmallVec<[Option<Bound<'py, PyUntypedArray>>; MAX_ARGUMENTS]>> {
+) -> PyResult<SmallVec<[Option<Bound<'py, PyUntypedArray>>; MAX_INPUTS]>> {
     const NAME: &str = "grad_out";
     let Some(given) = bound.option(NAME) else { return Ok(smallvec::smallvec![None; n]) };
     let wrong = |got: String| {

@@ -3,16 +3,18 @@
 use super::array::{Array, Out, Type, buffer, overlap, same_memory};
 use super::bind::{Bind, grad_outs, wrt};
 use super::error::{exception, guard, shown};
-use super::params::{options, own_params, to_python};
+use super::params::{input_row, options, own_params, to_python};
 use super::threads::{detach, warn_once};
 use crate::array::View;
-use crate::drive::Reduction;
 use crate::error::{Error, Kind, Quoted};
 use crate::losses::registry as losses;
-use crate::registry::{Call, Lattice, Loss, MAX_ARGUMENTS, Options, PathResults, Plan, Results};
-use crate::registry::{Domain, Gradient, Params, Spec, Unreduced};
+use crate::num::DType;
+use crate::registry::{
+    Arguments, Domain, Gradient, Hessian, Lattice, MAX_INPUTS, Objective, Params, PathResults,
+    Plan, Results, Spec,
+};
 use crate::simd;
-use numpy::{PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{PyArray1, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict, PyMappingProxy, PyString, PyTuple};
@@ -25,12 +27,7 @@ const DETACH_NS: f64 = 5_000.0;
 /// A loss with its parameters. Immutable.
 #[pyclass(name = "Loss", module = "rustloss._core", subclass, frozen)]
 pub struct PyLoss {
-    spec: &'static Spec,
-    loss: Box<dyn Loss>,
-    options: Options,
-    /// Where the registry's inputs stand that a [`Call`] takes by position, and `sample_weight`.
-    arguments: [Option<usize>; MAX_ARGUMENTS],
-    sample_weight: Option<usize>,
+    objective: Objective,
     /// The constructor's arguments.
     #[pyo3(get, name = "_params")]
     params: Py<PyMappingProxy>,
@@ -53,15 +50,66 @@ impl PyLoss {
                 exception(py, &Error::new(Kind::Parameter, "name", detail))
             })?;
             let (mut options, mut all) = options(spec, &params)?;
-            let params = Params::new(spec, own_params(&params)?).map_err(|e| exception(py, &e))?;
+            let raise = |e: Error| exception(py, &e);
+            let given = own_params(&params)?;
+            let params = Params::new(spec.name, spec.params, given).map_err(raise)?;
             options.allow_out_of_range = params.allows_out_of_range();
-            let loss = (spec.build)(&params).map_err(|e| exception(py, &e))?;
+            let objective = Objective::new(spec, &params, options).map_err(raise)?;
             all.splice(0..0, params.iter().map(|(name, value)| (name, value.clone())));
             let all = all.iter().map(|(name, value)| Ok((*name, to_python(py, value)?)));
             let params = all.collect::<PyResult<Vec<_>>>()?.into_py_dict(py)?;
             let params = PyMappingProxy::new(py, params.as_mapping()).unbind();
-            let (arguments, sample_weight) = (spec.arguments(), spec.sample_weight());
-            Ok(PyLoss { spec, loss, options, arguments, sample_weight, params })
+            Ok(PyLoss { objective, params })
+        })
+    }
+
+    /// The inputs as the parameters make them: what each may hold, the rule of its shape, whether it has a gradient.
+    #[getter]
+    fn _inputs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let rows = self.objective.inputs.iter().map(|input| input_row(py, input));
+        PyTuple::new(py, rows.collect::<PyResult<Vec<_>>>()?)
+    }
+
+    /// What a call gives, from the shapes and element types of its inputs, None for those that are not given.
+    fn _signature<'py>(
+        &self,
+        py: Python<'py>,
+        inputs: Vec<Option<(Vec<usize>, String)>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        guard(py, || {
+            let raise = |e: Error| exception(py, &e);
+            let mut given: SmallVec<[_; MAX_INPUTS]> = SmallVec::new();
+            for (i, input) in self.objective.inputs.iter().enumerate() {
+                given.push(match inputs.get(i).and_then(Option::as_ref) {
+                    Some((shape, name)) => {
+                        let dtype = DType::named(name).ok_or_else(|| {
+                            let detail =
+                                format!("expected an element type of NumPy, got {}", Quoted(name));
+                            raise(Error::new(Kind::DType, input.name, detail))
+                        })?;
+                        Some((&shape[..], dtype))
+                    }
+                    None => None,
+                });
+            }
+            let signature = self.objective.signature(&given).map_err(raise)?;
+            let axes = &signature.axes;
+            let row = PyDict::new(py);
+            row.set_item("value", PyTuple::new(py, &signature.value_shape)?)?;
+            row.set_item("value_dtype", signature.value_dtype.name())?;
+            row.set_item("dtype", signature.dtype.name())?;
+            row.set_item("unreduced", PyTuple::new(py, axes.unreduced())?)?;
+            row.set_item("samples", axes.is_batch().then_some(axes.batch))?;
+            row.set_item("unit", axes.unit_axis())?;
+            row.set_item("first_samples", axes.added.is_none().then_some(axes.samples))?;
+            row.set_item("vectors", axes.vectors())?;
+            let hessian = match signature.hessian {
+                Hessian::None => "none",
+                Hessian::Zero => "zero",
+                Hessian::Diagonal => "diagonal",
+            };
+            row.set_item("hessian", hessian)?;
+            Ok(row)
         })
     }
 
@@ -73,7 +121,7 @@ impl PyLoss {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         guard(args.py(), || {
-            let bound = Bind::new(self.spec, args, kwargs, &["out", "denominator"])?;
+            let bound = Bind::new(&self.objective, args, kwargs, &["out", "denominator"])?;
             let (value, _, _) = self.run(&bound, &Wanted { value: true, ..Wanted::default() })?;
             value.into_iter().next().ok_or_else(no_result)?.into_result()
         })
@@ -89,7 +137,7 @@ impl PyLoss {
         const OPTIONS: &[&str] = &["wrt", "grad_output", "out", "grad_out", "denominator"];
         let py = args.py();
         guard(py, || {
-            let bound = Bind::new(self.spec, args, kwargs, OPTIONS)?;
+            let bound = Bind::new(&self.objective, args, kwargs, OPTIONS)?;
             let (value, grads) = self.derive(&bound, true)?;
             let value = value.ok_or_else(no_result)?.into_result()?;
             PyTuple::new(py, [value, grads])
@@ -105,7 +153,7 @@ impl PyLoss {
     ) -> PyResult<Bound<'py, PyAny>> {
         const OPTIONS: &[&str] = &["wrt", "grad_output", "grad_out", "denominator"];
         guard(args.py(), || {
-            let bound = Bind::new(self.spec, args, kwargs, OPTIONS)?;
+            let bound = Bind::new(&self.objective, args, kwargs, OPTIONS)?;
             Ok(self.derive(&bound, false)?.1)
         })
     }
@@ -120,11 +168,12 @@ impl PyLoss {
         const OPTIONS: &[&str] = &["grad_output", "grad_out", "hess_out", "denominator"];
         let py = args.py();
         guard(py, || {
-            if !self.spec.hess {
-                let detail = format!("{} has no second derivative to give", self.spec.name);
+            if !self.objective.spec.hess {
+                let detail =
+                    format!("{} has no second derivative to give", self.objective.spec.name);
                 return Err(exception(py, &Error::new(Kind::Call, "", detail)));
             }
-            let bound = Bind::new(self.spec, args, kwargs, OPTIONS)?;
+            let bound = Bind::new(&self.objective, args, kwargs, OPTIONS)?;
             let wanted = Wanted { value: false, grads: smallvec::smallvec![0], hess: true };
             let (_, grads, hess) = self.run(&bound, &wanted)?;
             let results = grads.into_iter().chain(hess).map(Out::into_result);
@@ -137,11 +186,11 @@ impl PyLoss {
 #[derive(Default)]
 struct Wanted {
     value: bool,
-    grads: SmallVec<[usize; MAX_ARGUMENTS]>,
+    grads: SmallVec<[usize; MAX_INPUTS]>,
     hess: bool,
 }
 
-type Computed<'py> = (Option<Out<'py>>, SmallVec<[Out<'py>; MAX_ARGUMENTS]>, Option<Out<'py>>);
+type Computed<'py> = (Option<Out<'py>>, SmallVec<[Out<'py>; MAX_INPUTS]>, Option<Out<'py>>);
 
 impl PyLoss {
     /// The value, if wanted, and the gradient: one array, or a tuple.
@@ -150,7 +199,7 @@ impl PyLoss {
         bound: &Bind<'py>,
         value: bool,
     ) -> PyResult<(Option<Out<'py>>, Bound<'py, PyAny>)> {
-        let (grads, single) = wrt(self.spec, bound, |i| self.differentiable(i))?;
+        let (grads, single) = wrt(&self.objective, bound)?;
         let (value, grads, _) = self.run(bound, &Wanted { value, grads, hess: false })?;
         let mut grads = grads.into_iter().map(Out::into_result);
         let grads = if single {
@@ -161,16 +210,6 @@ impl PyLoss {
         Ok((value, grads))
     }
 
-    /// Whether the registry's input at a position has a gradient with the parameters of this loss.
-    fn differentiable(&self, input: usize) -> bool {
-        self.position(input).is_some_and(|at| self.loss.differentiable(at))
-    }
-
-    /// Where a [`Call`] has the registry's input at a position.
-    fn position(&self, input: usize) -> Option<usize> {
-        self.arguments.iter().position(|a| *a == Some(input))
-    }
-
     /// Checks the arguments.
     fn plan<'a>(
         &'a self,
@@ -179,28 +218,17 @@ impl PyLoss {
         denominator: Option<f64>,
     ) -> PyResult<Box<dyn Plan + 'a>> {
         let raise = |e: Error| exception(py, &e);
-        let given = |i: usize| view(arrays.inputs[i].as_ref());
-        let mut call = Call {
-            options: &self.options,
+        let arguments = Arguments {
             level: simd::level()
                 .map_err(|e| raise(Error::new(Kind::Parameter, "RUSTLOSS_ISA", e)))?,
             dtype: arrays.result.dtype,
-            names: [""; MAX_ARGUMENTS],
-            domains: [Domain::Real; MAX_ARGUMENTS],
-            inputs: [const { None }; MAX_ARGUMENTS],
+            inputs: std::array::from_fn(|i| view(arrays.inputs.get(i)?.as_ref())),
             listed: arrays.listed,
-            sample_weight: self.sample_weight.and_then(given),
             grad_output: view(arrays.grad_output.as_ref()),
             denominator,
             in_place: arrays.in_place,
         };
-        for (to, i) in self.arguments.iter().enumerate() {
-            let Some(i) = *i else { break };
-            call.names[to] = self.spec.inputs[i].name;
-            call.domains[to] = self.spec.inputs[i].domain;
-            call.inputs[to] = given(i);
-        }
-        self.loss.plan(&call).map_err(raise)
+        self.objective.plan(arguments).map_err(raise)
     }
 
     fn run<'py>(&self, bound: &Bind<'py>, wanted: &Wanted) -> PyResult<Computed<'py>> {
@@ -209,7 +237,7 @@ impl PyLoss {
         let arrays = Arrays::new(self, bound, &buffers)?;
         let plan = &*self.plan(bound.py, &arrays, denominator)?;
 
-        let first = self.spec.inputs[0].name;
+        let first = self.objective.spec.inputs[0].name;
         let value = wanted.value.then(|| {
             let (of, shape) = (self.value_type(&arrays.result), plan.value_shape());
             match &buffers.out {
@@ -225,11 +253,11 @@ impl PyLoss {
         let like = |i: usize, name: &str, buffer: Option<&Bound<'py, PyUntypedArray>>| {
             let shape = arrays.inputs[i].as_ref().map_or(&[][..], |a| a.object.shape());
             match buffer {
-                None => Out::new(self.spec.inputs[i].name, &arrays.result, shape),
+                None => Out::new(self.objective.spec.inputs[i].name, &arrays.result, shape),
                 Some(array) => Out::given(name, array, slice::from_ref(&arrays.result), shape),
             }
         };
-        let mut grads = SmallVec::<[Out<'py>; MAX_ARGUMENTS]>::new();
+        let mut grads = SmallVec::<[Out<'py>; MAX_INPUTS]>::new();
         for (i, buffer) in &buffers.grads {
             grads.push(like(*i, "grad_out", buffer.as_ref())?);
         }
@@ -241,22 +269,18 @@ impl PyLoss {
             ..Results::default()
         };
         for (&i, grad) in wanted.grads.iter().zip(&grads) {
-            if let Some(to) = self.position(i) {
-                results.grads[to] = Some(grad.view());
-            }
+            results.grads[i] = Some(grad.view());
         }
         compute(bound.py, plan.cost(), || plan.run(results))?;
         Ok((value, grads, hess))
     }
 
-    /// The element type of the value. A half type is for single elements: it has no room for sums and no digits for means.
+    /// The element type of the value.
     fn value_type<'py>(&self, result: &Type<'py>) -> Type<'py> {
-        let sums =
-            self.spec.unreduced != Unreduced::Element || self.options.reduction != Reduction::None;
-        if sums && result.dtype.size() == 2 {
-            Type::float32(result.descr.py())
-        } else {
+        if self.objective.value_dtype(result.dtype) == result.dtype {
             result.clone()
+        } else {
+            Type::float32(result.descr.py())
         }
     }
 }
@@ -266,7 +290,7 @@ impl PyLoss {
 struct Buffers<'py> {
     out: Option<Bound<'py, PyUntypedArray>>,
     /// With the positions of their inputs in the registry.
-    grads: SmallVec<[(usize, Option<Bound<'py, PyUntypedArray>>); MAX_ARGUMENTS]>,
+    grads: SmallVec<[(usize, Option<Bound<'py, PyUntypedArray>>); MAX_INPUTS]>,
     hess: Option<Bound<'py, PyUntypedArray>>,
 }
 
@@ -303,7 +327,7 @@ impl<'py> Buffers<'py> {
         let mut others: Vec<_> = arrays.iter().map(|a| (a.name, &a.object)).collect();
         let first = others[0];
         for (name, of, array) in self.iter() {
-            let gradient = of == Some(0) && loss.loss.in_place();
+            let gradient = of == Some(0) && loss.objective.loss.in_place();
             for &other in &others {
                 if !overlap(array, other.1)? {
                     continue;
@@ -312,7 +336,7 @@ impl<'py> Buffers<'py> {
                     in_place = true;
                     continue;
                 }
-                let but = if loss.loss.in_place() && other.0 == first.0 {
+                let but = if loss.objective.loss.in_place() && other.0 == first.0 {
                     format!(
                         "; grad_out alone may be {} itself, same memory, shape and strides",
                         first.0
@@ -333,7 +357,7 @@ impl<'py> Buffers<'py> {
 /// The arrays of a call, and the element type of its results.
 struct Arrays<'py> {
     /// By position in the registry's inputs.
-    inputs: SmallVec<[Option<Array<'py>>; MAX_ARGUMENTS + 1]>,
+    inputs: SmallVec<[Option<Array<'py>>; MAX_INPUTS]>,
     /// Whether label sequences came as a list of them.
     listed: bool,
     grad_output: Option<Array<'py>>,
@@ -346,7 +370,7 @@ impl<'py> Arrays<'py> {
     /// Runs all Python code that the arguments bring along; after it nothing of the call changes any more.
     fn new(loss: &PyLoss, bound: &Bind<'py>, buffers: &Buffers<'py>) -> PyResult<Self> {
         warn_once(bound.py)?;
-        let spec = loss.spec;
+        let spec = loss.objective.spec;
         let mut inputs = SmallVec::new();
         let (mut ragged, mut listed) = (None, false);
         for (input, given) in spec.inputs.iter().zip(&bound.inputs) {
@@ -406,7 +430,7 @@ fn on_lattice<'py, R>(
     f: impl FnOnce(&Arrays<'py>, &dyn Plan, &dyn Lattice) -> PyResult<R>,
 ) -> PyResult<R> {
     guard(args.py(), || {
-        let bound = Bind::new(loss.spec, args, kwargs, &[])?;
+        let bound = Bind::new(&loss.objective, args, kwargs, &[])?;
         let arrays = Arrays::new(loss, &bound, &Buffers::default())?;
         let plan = loss.plan(bound.py, &arrays, None)?;
         f(&arrays, &*plan, plan.lattice().ok_or_else(no_result)?)
@@ -452,6 +476,23 @@ pub fn align<'py>(
     })
 }
 
+/// For each element or row of a call how far it is from each of its kinks, with a sign that changes there.
+#[pyfunction]
+#[pyo3(signature = (loss, /, *args, **kwargs))]
+pub fn kinks<'py>(
+    loss: &PyLoss,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyArray1<f64>>> {
+    let py = args.py();
+    guard(py, || {
+        let bound = Bind::new(&loss.objective, args, kwargs, &["grad_output", "denominator"])?;
+        let arrays = Arrays::new(loss, &bound, &Buffers::default())?;
+        let kinks = loss.plan(py, &arrays, None)?.kinks();
+        Ok(PyArray1::from_vec(py, kinks.map_err(|e| exception(py, &e))?))
+    })
+}
+
 fn view<'a>(array: Option<&'a Array<'_>>) -> Option<View<'a>> {
     array.map(Array::view)
 }
@@ -466,11 +507,11 @@ fn result_type<'py>(
     for (input, array) in spec.inputs.iter().zip(arrays) {
         let (Gradient::Default, Some(array)) = (input.gradient, array) else { continue };
         let own = if array.dtype.is_float() { array.element_type() } else { Type::float64(py) };
+        let promoted = DType::promote(result.as_ref().map(|r| r.dtype), own.dtype);
         result = Some(match result {
-            None => own,
-            Some(r) if r.dtype == own.dtype || own.dtype.size() < r.dtype.size() => r,
-            Some(r) if own.dtype.size() > r.dtype.size() => own,
-            Some(_) => Type::float32(py),
+            Some(r) if r.dtype == promoted => r,
+            _ if own.dtype == promoted => own,
+            _ => Type::float32(py),
         });
     }
     result.ok_or_else(no_result)

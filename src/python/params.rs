@@ -5,8 +5,9 @@ use crate::drive::Reduction;
 use crate::error::{Error, Kind, quoted};
 use crate::losses::registry as losses;
 use crate::memory;
-use crate::registry::Options;
-use crate::registry::{Family, Spec, Value};
+use crate::registry::{
+    Bound as Limits, Family, Input, Kind as Accepts, Options, Param, Spec, Value,
+};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyList, PySequence, PyString, PyTuple};
@@ -130,6 +131,48 @@ fn vector(given: &Bound<'_, PyAny>) -> PyResult<Value> {
     Ok(Value::Vector(vector))
 }
 
+/// An input as Python data.
+pub fn input_row<'py>(py: Python<'py>, input: &Input) -> PyResult<Bound<'py, PyDict>> {
+    let row = PyDict::new(py);
+    row.set_item("name", input.name)?;
+    row.set_item("domain", format!("{:?}", input.domain))?;
+    row.set_item("shape", format!("{:?}", input.shape))?;
+    row.set_item("required", input.required)?;
+    row.set_item("gradient", format!("{:?}", input.gradient))?;
+    Ok(row)
+}
+
+/// What a parameter accepts as Python data: the name of its kind, and what belongs to the kind.
+fn accepts<'py>(py: Python<'py>, param: &Param) -> PyResult<Bound<'py, PyDict>> {
+    let row = PyDict::new(py);
+    row.set_item("default", to_python(py, &param.default.value())?)?;
+    let (name, words): (_, &[_]) = match param.kind {
+        Accepts::Flag => ("flag", &[]),
+        Accepts::Int(_) => ("int", &[]),
+        Accepts::Float(_) => ("float", &[]),
+        Accepts::Choice(words) => ("choice", words),
+        Accepts::FlagOr(words) => ("flag_or", words),
+        Accepts::IndexOr(words) => ("index_or", words),
+        Accepts::Weights => ("weights", &[]),
+        Accepts::Probabilities => ("probabilities", &[]),
+    };
+    row.set_item("kind", name)?;
+    row.set_item("words", PyTuple::new(py, words)?)?;
+    if let Accepts::Int(least) = param.kind {
+        row.set_item("least", (least != i64::MIN).then_some(least))?;
+    }
+    if let Accepts::Float(bound) = param.kind {
+        let bound = match bound {
+            Limits::Finite => "finite",
+            Limits::Positive => "positive",
+            Limits::NonNegative => "non_negative",
+            Limits::Unit => "unit",
+        };
+        row.set_item("bound", bound)?;
+    }
+    Ok(row)
+}
+
 /// The registry as Python data: one dictionary for each loss.
 #[pyfunction]
 pub fn registry(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
@@ -137,19 +180,11 @@ pub fn registry(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     for spec in losses() {
         let inputs = PyList::empty(py);
         for input in spec.inputs {
-            let row = PyDict::new(py);
-            row.set_item("name", input.name)?;
-            row.set_item("domain", format!("{:?}", input.domain))?;
-            row.set_item("required", input.required)?;
-            row.set_item("gradient", format!("{:?}", input.gradient))?;
-            inputs.append(row)?;
+            inputs.append(input_row(py, input)?)?;
         }
         let params = PyDict::new(py);
         for param in spec.params {
-            let row = PyDict::new(py);
-            row.set_item("default", to_python(py, &param.default.value())?)?;
-            row.set_item("kind", format!("{:?}", param.kind))?;
-            params.set_item(param.name, row)?;
+            params.set_item(param.name, accepts(py, param)?)?;
         }
         let row = PyDict::new(py);
         row.set_item("name", spec.name)?;

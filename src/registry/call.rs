@@ -1,16 +1,18 @@
-//! A call of a loss, from checked arguments to results: what every family shares.
+//! A call of a loss: its arrays, their shapes checked, and what all families ask of them.
 
-use crate::array::{Shape, View, ViewMut};
+use crate::array::View;
 use crate::drive::Axes;
 use crate::drive::Reduction;
 use crate::drive::domain::{Check, Domain};
+use crate::drive::operand::Argument;
 use crate::drive::weight::Weighting;
 use crate::error::{Error, Kind, Result};
 use crate::num::DType;
+use crate::registry::{Input, ShapeRule};
 use crate::simd::Level;
 
-/// The most arrays that a loss takes, `sample_weight` aside.
-pub const MAX_ARGUMENTS: usize = 5;
+/// The most arrays that a call takes.
+pub const MAX_INPUTS: usize = 8;
 
 /// What every constructor takes.
 #[derive(Clone, Debug)]
@@ -27,25 +29,17 @@ pub struct Options {
     pub allow_out_of_range: bool,
 }
 
-/// The arguments of one call.
+/// The arrays of a call, and how it is to be computed.
 #[derive(Clone, Debug)]
-pub struct Call<'a> {
-    /// The constructor's options.
-    pub options: &'a Options,
+pub struct Arguments<'a> {
     /// The instruction set to use.
     pub level: Level,
     /// The element type of the results.
     pub dtype: DType,
-    /// The names of the arrays.
-    pub names: [&'static str; MAX_ARGUMENTS],
-    /// What they may hold.
-    pub domains: [Domain; MAX_ARGUMENTS],
-    /// The arrays by position, `sample_weight` aside.
-    pub inputs: [Option<View<'a>>; MAX_ARGUMENTS],
+    /// The arrays by their positions in the registry.
+    pub inputs: [Option<View<'a>>; MAX_INPUTS],
     /// Whether label sequences came as a list of them.
     pub listed: bool,
-    /// Weights of samples or elements.
-    pub sample_weight: Option<View<'a>>,
     /// The gradient with respect to the result.
     pub grad_output: Option<View<'a>>,
     /// Replaces the divisor of the mean.
@@ -54,126 +48,121 @@ pub struct Call<'a> {
     pub in_place: bool,
 }
 
+/// A call whose arrays have the right shapes.
+#[derive(Clone)]
+pub struct Call<'a> {
+    /// What the registry says of the inputs, with the parameters of the loss.
+    pub inputs: &'a [Input],
+    /// The options of the loss.
+    pub options: &'a Options,
+    /// Its arguments.
+    pub arguments: Arguments<'a>,
+    /// The axes of the unreduced loss E.
+    pub axes: Axes,
+    /// Whether labels are still to be checked.
+    pub checked: bool,
+}
+
 impl<'a> Call<'a> {
-    /// An input that the binding of arguments has made sure of.
+    /// The position of an input of the registry.
     ///
     /// # Panics
-    /// If it is missing.
-    pub fn input(&self, position: usize) -> &View<'a> {
-        self.inputs[position].as_ref().expect("required arguments are bound")
+    /// If there is none of that name.
+    pub fn position(&self, name: &str) -> usize {
+        let found = self.inputs.iter().position(|input| input.name == name);
+        found.expect("an input of the registry")
     }
 
-    /// The check of the input at a position, whose elements are to be of a domain.
-    pub(crate) fn check(&self, position: usize, domain: Domain) -> Option<Box<Check<'a>>> {
-        let checked = domain == Domain::Weight || !self.options.allow_out_of_range;
-        let given = self.inputs[position].as_ref().filter(|_| checked)?;
-        Check::new(self.names[position], domain, given)
+    /// The input of a name, if it is given.
+    pub fn given(&self, name: &str) -> Option<&View<'a>> {
+        self.arguments.inputs[self.position(name)].as_ref()
+    }
+
+    /// The first input.
+    pub fn first(&self) -> &View<'a> {
+        self.arguments.inputs[0].as_ref().expect("required arguments are bound")
+    }
+
+    /// The instruction set to use.
+    pub fn level(&self) -> Level {
+        self.arguments.level
+    }
+
+    /// The check of the input at a position, whose elements are to be of its domain.
+    pub(crate) fn check(&self, position: usize) -> Option<Box<Check<'a>>> {
+        let Input { name, domain, .. } = self.inputs[position];
+        self.check_of(position, name, domain)
+    }
+
+    /// The same, for another domain.
+    pub(crate) fn check_of(
+        &self,
+        position: usize,
+        name: &'static str,
+        domain: Domain,
+    ) -> Option<Box<Check<'a>>> {
+        // A prediction is what a model makes of it.
+        let is_checked = match domain {
+            Domain::Weight => true,
+            Domain::PredictedProbability => !self.options.allow_out_of_range,
+            _ => position > 0 && self.checked && !self.options.allow_out_of_range,
+        };
+        let given = self.arguments.inputs[position].as_ref().filter(|_| is_checked)?;
+        Check::new(name, domain, given)
     }
 
     /// Whether losses are computed in `f32`.
     pub fn single(&self) -> bool {
-        self.dtype != DType::F64
+        self.arguments.dtype != DType::F64
     }
-}
 
-/// Where results go.
-#[derive(Default)]
-pub struct Results<'a> {
-    /// The loss.
-    pub value: Option<ViewMut<'a>>,
-    /// The gradients by the position of their input, each of its input's shape.
-    pub grads: [Option<ViewMut<'a>>; MAX_ARGUMENTS],
-    /// The second derivative.
-    pub hess: Option<ViewMut<'a>>,
-}
-
-/// Where results about the paths through a lattice go.
-#[derive(Default)]
-pub struct PathResults<'a> {
-    /// For each frame the probability of each label of the sequence, given the sequence.
-    pub posteriors: Option<ViewMut<'a>>,
-    /// For each frame of the most probable path the position of its label (-1 for none), the logarithm of the probability
-    /// of its class, and the probability of its state given the sequence.
-    pub alignment: Option<[ViewMut<'a>; 3]>,
-}
-
-/// A call whose arguments have been checked.
-pub trait Plan: Sync {
-    /// The shape of the value.
-    fn value_shape(&self) -> Shape;
-    /// Rough time on one thread in nanoseconds.
-    fn cost(&self) -> f64;
-    /// Computes the results, whose shapes and types are right and whose memory is disjoint from all else.
-    fn run(&self, results: Results<'_>) -> Result<()>;
-    /// The lattice, if the loss is a sum over its paths.
-    fn lattice(&self) -> Option<&dyn Lattice> {
-        None
+    /// The input at a position, with its check, lined up with the unreduced loss by `line_up`, which gives none for
+    /// shapes that the alignment refuses.
+    pub(crate) fn argument(
+        &self,
+        position: usize,
+        line_up: impl FnOnce(&View<'a>) -> Option<View<'a>>,
+    ) -> Argument<'a> {
+        let given = self.arguments.inputs[position].as_ref();
+        let view = given.and_then(line_up).expect("shapes are checked first");
+        let overwritten = position == 0 && self.arguments.in_place;
+        Argument { view, check: self.check(position), overwritten }
     }
-}
 
-/// A call whose arguments have been checked, of a loss that is a sum over paths.
-pub trait Lattice: Sync {
-    /// The shape of the posteriors, and that of each part of an alignment.
-    fn shapes(&self) -> [Shape; 2];
-    /// As [`Plan::run`].
-    fn run(&self, results: PathResults<'_>) -> Result<()>;
-}
-
-/// A loss with its parameters.
-pub trait Loss: Send + Sync {
-    /// Checks the arguments.
-    fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>>;
-    /// Whether there is a gradient by the input at a position, which the registry promises for some parameters.
-    fn differentiable(&self, _position: usize) -> bool {
-        true
-    }
-    /// Whether every part of the first input is read before the gradient by it is written there, so that both may be
-    /// the same memory.
-    fn in_place(&self) -> bool {
-        false
+    /// Checks the call's weights and lines them up with E.
+    pub fn weighting(&self, axes: &Axes) -> Result<Weighting<'a>> {
+        let Options { weight, reduction, empty, .. } = *self.options;
+        let Arguments { denominator, ref grad_output, .. } = self.arguments;
+        if denominator.is_some() && !reduction.takes_denominator() {
+            let detail = "it replaces the divisor of reduction='mean' and 'weighted_mean', and this loss has another reduction";
+            return Err(Error::new(Kind::Parameter, "denominator", detail));
+        }
+        let at = self.inputs.iter().position(|i| i.shape == ShapeRule::Weight);
+        let sample_weight = at.and_then(|at| self.arguments.inputs[at].as_ref());
+        Ok(Weighting {
+            reduction,
+            weight,
+            sample_weight: sample_weight.map(|w| axes.sample_weight(w)).transpose()?,
+            weight_check: at.and_then(|at| self.check(at)),
+            divisor_weight: None,
+            grad_output: grad_output
+                .as_ref()
+                .map(|g| axes.grad_output(g, reduction))
+                .transpose()?,
+            denominator,
+            empty,
+        })
     }
 }
 
 /// An optional input that is one number >= 0.
-pub fn scalar(call: &Call<'_>, position: usize, default: f64) -> Result<f64> {
-    let Some(view) = &call.inputs[position] else { return Ok(default) };
+pub fn scalar(call: &Call<'_>, name: &'static str, default: f64) -> Result<f64> {
+    let Some(view) = call.given(name) else { return Ok(default) };
     match view.to_vec::<f64>()?[..] {
         [x] if view.shape().is_empty() && (0.0..f64::INFINITY).contains(&x) => Ok(x),
         _ => {
             let detail = "expected one finite number >= 0, or None";
-            Err(Error::new(Kind::Parameter, call.names[position], detail))
+            Err(Error::new(Kind::Parameter, name, detail))
         }
-    }
-}
-
-impl<'a> Call<'a> {
-    /// Checks the call's weights and lines them up with E.
-    pub fn weighting(&self, axes: &Axes) -> Result<Weighting<'a>> {
-        let Options { weight, reduction, empty, .. } = *self.options;
-        if self.denominator.is_some() && !reduction.takes_denominator() {
-            let detail = "it replaces the divisor of reduction='mean' and 'weighted_mean', and this loss has another reduction";
-            return Err(Error::new(Kind::Parameter, "denominator", detail));
-        }
-        Ok(Weighting {
-            reduction,
-            weight,
-            sample_weight: self
-                .sample_weight
-                .as_ref()
-                .map(|w| axes.sample_weight(w))
-                .transpose()?,
-            weight_check: self
-                .sample_weight
-                .as_ref()
-                .and_then(|w| Check::new("sample_weight", Domain::Weight, w)),
-            divisor_weight: None,
-            grad_output: self
-                .grad_output
-                .as_ref()
-                .map(|g| axes.grad_output(g, reduction))
-                .transpose()?,
-            denominator: self.denominator,
-            empty,
-        })
     }
 }

@@ -1,9 +1,15 @@
 //! What a loss says of itself, its parameters, and a call of it.
 
 mod call;
+mod input;
+mod loss;
+mod objective;
 mod params;
 mod spec;
 
-pub use call::*;
-pub use params::*;
-pub use spec::*;
+pub use call::{Arguments, Call, MAX_INPUTS, Options, scalar};
+pub use input::{Domain, Gradient, Input, SAMPLE_WEIGHT, ShapeRule, input, label, optional, pred};
+pub use loss::{Hessian, Lattice, Loss, PathResults, Plan, Results};
+pub use objective::{Objective, Signature};
+pub use params::{Bound, Default, Kind, OUT_OF_RANGE, Param, Params, Value, flag, float, param};
+pub use spec::{Family, Spec, Unreduced};

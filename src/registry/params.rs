@@ -1,7 +1,6 @@
 //! Constructor parameters: what a loss declares, and the values that it was given, checked.
 
 use crate::error::{Error, Kind as Mistake, Number, Quoted, Result, Tuple, quoted};
-use crate::registry::Spec;
 use std::fmt;
 
 /// A constructor parameter.
@@ -59,6 +58,8 @@ pub enum Kind {
     IndexOr(&'static [&'static str]),
     /// A vector of weights.
     Weights,
+    /// A vector of numbers from 0 to 1.
+    Probabilities,
 }
 
 /// The bounds of a number; always finite.
@@ -126,6 +127,11 @@ impl Kind {
             {
                 Ok(Value::Vector(v))
             }
+            (Kind::Probabilities, Value::Vector(v))
+                if !v.is_empty() && v.iter().all(|&p| Bound::Unit.holds(p)) =>
+            {
+                Ok(Value::Vector(v))
+            }
             (_, v) => Err(v),
         }
     }
@@ -147,6 +153,7 @@ impl Kind {
                 format!("an integer >= 0 or one of {}", quoted(words.iter().copied()))
             }
             Kind::Weights => "a vector of finite weights >= 0".into(),
+            Kind::Probabilities => "a vector of numbers from 0 to 1".into(),
         }
     }
 }
@@ -168,20 +175,24 @@ impl Bound {
 pub struct Params(Vec<(&'static str, Value)>);
 
 impl Params {
-    /// Checks `given` and fills in defaults.
+    /// Checks the values `given` to a loss of that name and fills in defaults.
     ///
     /// # Errors
     /// If a name is unknown or a value is not acceptable.
     #[allow(clippy::disallowed_methods, reason = "as many as the registry has")]
-    pub fn new(spec: &Spec, given: impl IntoIterator<Item = (String, Value)>) -> Result<Params> {
-        let mut params = Params(spec.params.iter().map(|p| (p.name, p.default.value())).collect());
+    pub fn new(
+        loss: &str,
+        declared: &[Param],
+        given: impl IntoIterator<Item = (String, Value)>,
+    ) -> Result<Params> {
+        let mut params = Params(declared.iter().map(|p| (p.name, p.default.value())).collect());
         for (name, value) in given {
-            let Some(at) = spec.params.iter().position(|p| p.name == name) else {
-                let own = quoted(spec.params.iter().map(|p| p.name));
-                let detail = format!("{} has no such parameter; its own are {own}", spec.name);
+            let Some(at) = declared.iter().position(|p| p.name == name) else {
+                let own = quoted(declared.iter().map(|p| p.name));
+                let detail = format!("{} has no such parameter; its own are {own}", loss);
                 return Err(Error::new(Mistake::Parameter, &name, detail));
             };
-            let Param { default, kind, .. } = spec.params[at];
+            let Param { default, kind, .. } = declared[at];
             params.0[at].1 = match value {
                 Value::None if default == Default::None => Value::None,
                 value => kind.accept(value).map_err(|value| {

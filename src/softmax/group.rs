@@ -58,16 +58,8 @@ impl<T: Real> GroupSoftmax<T> {
         for l in 0..rows {
             ones[l] = std::mem::take(&mut exps[order.at(l, at[l] as usize)]);
         }
-        let mut others = match order {
-            Placement::Rows(classes) => {
-                let mut others = [0.0; LANES];
-                for (others, exps) in others.iter_mut().zip(exps.chunks_exact(classes)) {
-                    *others = sum_exactly::<S, T>(exps);
-                }
-                others
-            }
-            Placement::Lanes => sum_all_lanes(exps),
-        };
+        let mut softmax = GroupSoftmax { order, rows, max, at, others: [0.0; LANES] };
+        let mut others = softmax.sums::<S>(exps);
         for l in 0..rows {
             exps[order.at(l, at[l] as usize)] = ones[l];
         }
@@ -75,7 +67,8 @@ impl<T: Real> GroupSoftmax<T> {
             // NaN is not to be left out.
             others[l] = possible(max[l], others[l] + (ones[l] - T::ONE).to_f64());
         }
-        GroupSoftmax { order, rows, max, at, others }
+        softmax.others = others;
+        softmax
     }
 
     /// [`Softmax::log_sum_minus`] for an element of each row.
@@ -88,16 +81,12 @@ impl<T: Real> GroupSoftmax<T> {
         out
     }
 
-    /// Turns exponentials into probabilities times `scale`.
+    /// Multiplies the exponentials of each row by a factor.
     #[inline(always)]
-    pub fn scale_exps(&self, exps: &mut [T], scale: &[f64; LANES]) {
-        let mut factor = [T::ZERO; LANES];
-        for l in 0..LANES {
-            factor[l] = T::from_f64(self.row(l).inverse() * scale[l]);
-        }
+    pub fn scale_exps(&self, exps: &mut [T], factor: &[T; LANES]) {
         match self.order {
             Placement::Rows(classes) => {
-                for (exps, &factor) in exps.chunks_exact_mut(classes).zip(&factor) {
+                for (exps, &factor) in exps.chunks_exact_mut(classes).zip(factor) {
                     for e in exps {
                         *e *= factor;
                     }
@@ -105,7 +94,7 @@ impl<T: Real> GroupSoftmax<T> {
             }
             Placement::Lanes => {
                 // A loop over `LANES` alone would be unrolled, and the one around it turned into gathers.
-                let factors = [factor; 4];
+                let factors = [*factor; 4];
                 for exps in exps.chunks_mut(factors.as_flattened().len()) {
                     for (e, &factor) in exps.iter_mut().zip(factors.as_flattened()) {
                         *e *= factor;
@@ -118,10 +107,7 @@ impl<T: Real> GroupSoftmax<T> {
     /// [`Softmax::curvature`] for each row.
     #[inline(always)]
     pub fn curvature(&self, exps: &[T], out: &mut [T], scale: &[f64; LANES]) {
-        let classes = match self.order {
-            Placement::Rows(classes) => classes,
-            Placement::Lanes => exps.len() / LANES,
-        };
+        let classes = self.classes(exps);
         for l in 0..self.rows {
             let softmax = self.row(l);
             let inverse = T::from_f64(softmax.inverse());
@@ -132,6 +118,41 @@ impl<T: Real> GroupSoftmax<T> {
             }
             let at_max = softmax.others * softmax.inverse() * softmax.inverse();
             out[self.order.at(l, softmax.at)] = T::from_f64(at_max * scale[l]);
+        }
+    }
+
+    /// [`Softmax::add_squares`] for each row.
+    #[inline(always)]
+    pub fn add_squares(&self, exps: &[T], out: &mut [T], scale: &[f64; LANES]) {
+        let classes = self.classes(exps);
+        for l in 0..self.rows {
+            let inverse = self.row(l).inverse();
+            for at in (0..classes).map(|c| self.order.at(l, c)) {
+                let p = exps[at].to_f64() * inverse;
+                out[at] = T::from_f64(out[at].to_f64() + p * p * scale[l]);
+            }
+        }
+    }
+
+    /// The sum of each row of other numbers, as [`sum_exactly`] has it.
+    #[inline(always)]
+    pub fn sums<S: Isa>(&self, x: &[T]) -> [f64; LANES] {
+        match self.order {
+            Placement::Lanes => sum_all_lanes(x),
+            Placement::Rows(classes) => {
+                let mut sums = [0.0; LANES];
+                for (sum, x) in sums.iter_mut().zip(x.chunks_exact(classes)) {
+                    *sum = sum_exactly::<S, T>(x);
+                }
+                sums
+            }
+        }
+    }
+
+    fn classes(&self, exps: &[T]) -> usize {
+        match self.order {
+            Placement::Rows(classes) => classes,
+            Placement::Lanes => exps.len() / LANES,
         }
     }
 

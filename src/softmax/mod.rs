@@ -1,7 +1,10 @@
-//! The softmax of rows of logits: one row, and several rows together.
+//! The softmax of rows of logits: one row, several rows together, and the losses of one class on it.
 
 mod group;
+mod head;
 mod row;
 
-pub use group::*;
-pub use row::*;
+pub use group::GroupSoftmax;
+pub use head::{Head, IGNORED, Scalars, Slopes, SparseRows};
+use row::{Extremes, possible, shifted_exps};
+pub use row::{Softmax, through_softmax};

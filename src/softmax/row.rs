@@ -81,6 +81,16 @@ impl<T: Real> Softmax<T> {
         }
     }
 
+    /// Adds p^2 times `scale`.
+    #[inline(always)]
+    pub fn add_squares(&self, exps: &[T], out: &mut [T], scale: f64) {
+        let inverse = self.inverse();
+        for (out, e) in out.iter_mut().zip(exps) {
+            let p = e.to_f64() * inverse;
+            *out = T::from_f64(out.to_f64() + p * p * scale);
+        }
+    }
+
     /// Turns exponentials into the gradient of sum(-t log p), `total` p - t with `total` = sum(t), times `scale`.
     #[inline(always)]
     pub fn pull(&self, t: &[T], total: f64, exps: &mut [T], scale: f64) {

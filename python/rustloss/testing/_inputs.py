@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import DTypeLike, NDArray
 
 from rustloss._loss import Loss
-from rustloss.testing._registry import Geometry, Input, domain_of, geometry, is_sparse, spec_of
+from rustloss.testing._registry import Geometry, geometry, inputs, spec_of
 
 Array = NDArray[Any]
 
@@ -26,7 +26,7 @@ LAYOUTS = (
     "broadcast",
 )
 #: Shapes of the first input that `example` chooses.
-_SHAPES = {"pairwise": (4, 3), "sequence": (3, 9, 5), "classes": (4, 5)}
+_SHAPES = {"pairwise": (4, 3), "sequence": (3, 9, 5)}
 
 
 def relayout(numbers: Any, layout: str) -> Array:
@@ -124,9 +124,9 @@ class Values:
         along = -1 if axis is None else axis
         if domain == "Sign":
             return np.where(self.rng.random(shape) < 0.5, -1.0, 1.0)
-        if domain == "Probability":
+        if domain in {"Probability", "PredictedProbability"}:
             return self._unit(shape)
-        if domain in {"Distribution", "Classes"}:
+        if domain in {"Distribution", "SoftClasses"}:
             return self._distribution(shape, along)
         if domain == "LogDistribution":
             x = self._real(shape)
@@ -141,10 +141,8 @@ class Values:
         return np.asarray(x)
 
 
-def _classes(values: Values, loss: Loss, place: Geometry, entry: Input) -> Array:
+def _classes(values: Values, loss: Loss, place: Geometry) -> Array:
     assert place.classes is not None
-    if not is_sparse(loss, entry.domain):
-        return values.of(entry.domain, place.shape, place.classes)
     shape = place.unreduced if len(place.shape) > 1 else ()
     label = np.asarray(values.rng.integers(0, max(place.shape[place.classes], 1), shape))
     ignored = loss._params.get("ignore_index")
@@ -181,28 +179,25 @@ def inputs_of(
     dtype: DTypeLike = np.float64,
 ) -> dict[str, Array]:
     """Return arrays for a call: what it must have, and of the rest what is named."""
-    spec, place = spec_of(loss), geometry(loss, shape)
-    tokens = _tokens(values, loss, place) if spec.rule == "sequence" else {}
-    inputs: dict[str, Array] = {}
-    for entry in spec.inputs:
-        if not entry.required and entry.name not in optional:
+    place = geometry(loss, shape)
+    tokens = _tokens(values, loss, place) if spec_of(loss).family == "sequence" else {}
+    shapes = {"Weight": (place.n,), "PerVector": place.unreduced, "Scalar": ()}
+    arrays: dict[str, Array] = {}
+    for entry in inputs(loss):
+        name = entry.name
+        if not entry.required and name not in optional:
             continue
-        domain = domain_of(loss, entry)
-        if entry.name in tokens:
-            inputs[entry.name] = tokens[entry.name]
-        elif entry.name == "sample_weight":
-            inputs[entry.name] = values.of(domain, (place.n,))
-        elif domain == "Classes":
-            inputs[entry.name] = _classes(values, loss, place, entry)
-        elif domain == "Sign" and spec.rule == "angle":
-            inputs[entry.name] = values.of(domain, place.unreduced)
-        elif domain == "Scalar":
-            inputs[entry.name] = values.of(domain, ())
+        if name in tokens:
+            arrays[name] = tokens[name]
+        elif entry.domain == "Classes":
+            arrays[name] = _classes(values, loss, place)
         else:
-            inputs[entry.name] = values.of(domain, shape, place.classes)
+            of = shapes.get(entry.shape, shape)
+            along = place.classes if of == shape else None
+            arrays[name] = values.of(entry.domain, of, along)
         if entry.gradient == "Default":
-            inputs[entry.name] = inputs[entry.name].astype(dtype)
-    return inputs
+            arrays[name] = arrays[name].astype(dtype)
+    return arrays
 
 
 def example(
@@ -244,8 +239,8 @@ def example(
     (2,)
     """
     if shape is None:
-        shape = _SHAPES.get(spec_of(loss).rule, (3, 4))
-        if spec_of(loss).rule == "sequence":
+        shape = _SHAPES.get(spec_of(loss).family, (3, 4))
+        if spec_of(loss).family == "sequence":
             sizes = dict(zip("NTC", shape, strict=True))
             shape = tuple(sizes[axis] for axis in loss.layout)
     return inputs_of(loss, shape, Values(seed), optional=optional, dtype=dtype)
@@ -266,7 +261,7 @@ def weight_shapes(loss: Loss, place: Geometry) -> list[tuple[int, ...]]:
     """
     rank = len(place.unreduced)
     shapes: list[tuple[int, ...]] = [(), (place.n,)]
-    if spec_of(loss).rule == "pairwise":
+    if spec_of(loss).row_coupled:
         return [*shapes, (place.n, 1)]
     for kept in range(2**rank):
         shape = tuple(n if kept >> axis & 1 else 1 for axis, n in enumerate(place.unreduced))

@@ -11,7 +11,7 @@ import numpy as np
 
 from rustloss._loss import Loss
 from rustloss.testing._inputs import example, overlapping, relayout
-from rustloss.testing._registry import LossLike, Spec, differentiable, is_sparse, spec_of
+from rustloss.testing._registry import LossLike, Spec, differentiable, input_of, spec_of
 
 INF, NAN = np.inf, np.nan
 
@@ -51,10 +51,10 @@ _NOT_PARAMETERS: Mapping[str, Any] = {
 }
 
 _OUT_OF_BOUNDS = {
-    "Finite": (),
-    "Positive": (0.0, -0.0, -1.0),
-    "NonNegative": (-1e-300, -1.0),
-    "Unit": (-1e-3, 1.001),
+    "finite": (),
+    "positive": (0.0, -0.0, -1.0),
+    "non_negative": (-1e-300, -1.0),
+    "unit": (-1e-3, 1.001),
 }
 
 
@@ -157,16 +157,17 @@ def _parameters(spec: Spec) -> Iterator[InvalidCall]:
             yield bad(name, f"{value!r}", value)
     for name, param in spec.params.items():
         wrong: tuple[Any, ...] = {
-            "Flag": (2, 0.5, (True, False)),
-            "Int": (0.5, NAN, True, 10**30),
-            "Float": (NAN, INF, -INF, True, 10**400, (1.0,)),
-            "Choice": (1, 0.5, True),
-            "FlagOr": (2, 0.5),
-            "IndexOr": (-1, 0.5, NAN, True),
-            "Weights": (1.0, True, (), (-1.0, 1.0), (NAN, 1.0), (1.0, INF)),
+            "flag": (2, 0.5, (True, False)),
+            "int": (0.5, NAN, True, 10**30),
+            "float": (NAN, INF, -INF, True, 10**400, (1.0,)),
+            "choice": (1, 0.5, True),
+            "flag_or": (2, 0.5),
+            "index_or": (-1, 0.5, NAN, True),
+            "weights": (1.0, True, (), (-1.0, 1.0), (NAN, 1.0), (1.0, INF)),
+            "probabilities": (1.0, True, (), (-0.5, 1.0), (NAN, 1.0), (1.5,)),
         }[param.kind]
-        if param.kind == "Float":
-            wrong += _OUT_OF_BOUNDS[param.detail]
+        if param.kind == "float":
+            wrong += _OUT_OF_BOUNDS[param.bound]
         if param.default is not None:
             wrong += (None,)
         for value in wrong:
@@ -259,9 +260,9 @@ def _elements(spec: Spec) -> Iterator[InvalidCall]:
             given = valid[entry.name]
             if entry.domain == "Weight":
                 bad: tuple[float, ...] = (-1.0, -1e-300, NAN, INF, -INF)
-            elif entry.domain == "Classes" and is_sparse(loss, entry.domain):
+            elif input_of(loss, entry.name).domain == "Classes":
                 bad = (-1, 5, 10**6, 2**62, -(2**63), 2.5, -0.5, NAN, INF, -INF, 1e300)
-            elif entry.domain == "Sign" and spec.rule == "angle":
+            elif entry.shape == "PerVector" and entry.domain == "Sign":
                 bad = (0, 2, -2, 0.5, NAN, INF)
             elif entry.domain == "Tokens":
                 bad = (4, 5, 10**6, 2**62, -(2**63), 2.5, INF)

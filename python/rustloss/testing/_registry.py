@@ -1,10 +1,8 @@
-"""What the registry says of a loss, and where the axes of its calls are."""
+"""What the registry says of a loss, and where the axes of its calls are, as the core has it."""
 
 from __future__ import annotations
 
-import ast
 import functools
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -36,13 +34,20 @@ class Input:
 
     name: str
     domain: str
+    #: The rule by which its shape follows from that of the first input.
+    shape: str
     required: bool
     gradient: str
 
     @property
     def may_repeat(self) -> bool:
         """Whether one row may stand for all, whatever the other arguments hold."""
-        return self.domain not in {"Tokens", "Lengths"}
+        return self.shape != "Own"
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether it holds class indices, tokens or lengths: numbers without a slope."""
+        return self.domain in {"Classes", "Tokens", "Lengths", "Offsets"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,9 @@ class Param:
 
     default: Any
     kind: str
-    detail: Any
+    words: tuple[str, ...] = ()
+    least: int | None = None
+    bound: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,18 +80,6 @@ class Spec:
         return cls
 
     @property
-    def rule(self) -> str:
-        """Which rule of shapes the calls follow.
-
-        That is the family; row-wise losses follow the one of their label's domain.
-        """
-        if self.family != "rowwise":
-            return self.family
-        rules = {"Classes": "classes", "Distribution": "divergence", "Sign": "angle"}
-        found = [rules[i.domain] for i in self.inputs if i.domain in rules]
-        return found[0] if found else "distance"
-
-    @property
     def reductions(self) -> tuple[str, ...]:
         """The reductions that the loss has."""
         return tuple(
@@ -97,15 +92,6 @@ class Spec:
         return self.family == "pairwise"
 
 
-def _param(row: Mapping[str, Any]) -> Param:
-    found = re.fullmatch(r"(\w+)(?:\((.*)\))?", row["kind"], re.DOTALL)
-    assert found, row
-    kind, detail = found.groups()
-    if detail is not None and kind != "Float":
-        detail = ast.literal_eval(detail)
-    return Param(row["default"], kind, detail)
-
-
 @functools.cache
 def specs() -> Mapping[str, Spec]:
     """Every loss by its name."""
@@ -114,7 +100,7 @@ def specs() -> Mapping[str, Spec]:
             row["name"],
             row["family"],
             tuple(Input(**i) for i in row["inputs"]),
-            {name: _param(p) for name, p in row["params"].items()},
+            {name: Param(**p) for name, p in row["params"].items()},
             row["unreduced"],
             row["hess"],
             row["kinks"],
@@ -156,71 +142,46 @@ class Geometry(NamedTuple):
 
 
 def geometry(loss: Loss, shape: tuple[int, ...]) -> Geometry:
-    """Return where the axes of a call are; the one place that knows the rules of shapes."""
-    rule, ndim = spec_of(loss).rule, len(shape)
-    if rule == "sequence":
-        batch = loss.layout.index("N") if "N" in loss.layout else None
-        classes = loss.layout.index("C")
-        per_sample: tuple[int, ...] = () if batch is None else (shape[batch],)
-        return Geometry(shape, batch, classes, per_sample, None if batch is None else 0, 1)
-    if ndim == 0:
-        return Geometry(shape, None, None, (), None, 0)
-    batch = loss.batch_axis % ndim
-    if rule == "elementwise":
-        return Geometry(shape, batch, None, shape, batch, ndim)
-    if rule == "divergence":
-        return Geometry(shape, batch, loss.axis % ndim, shape, batch, ndim)
-    if rule == "distance":
-        return Geometry(shape, batch, None, (shape[batch],), 0, 1)
-    if rule == "pairwise":
-        n = shape[batch]
-        return Geometry(shape, batch, 1 - batch, (n, n), 0, 2)
-    if ndim == 1:
-        return Geometry(shape, None, 0, (1,), 0, 1)
-    classes = loss.axis % ndim
-    unreduced = shape[:classes] + shape[classes + 1 :]
-    return Geometry(shape, batch, classes, unreduced, batch - (batch > classes), classes)
+    """Return where the axes of a call are."""
+    given: list[tuple[tuple[int, ...], str] | None] = [(shape, "float64")]
+    axes = loss._signature(given + [None] * (len(loss._inputs) - 1))
+    return Geometry(
+        shape,
+        axes["first_samples"],
+        axes["vectors"],
+        axes["unreduced"],
+        axes["samples"],
+        axes["unit"],
+    )
 
 
-#: The numbers of axes that the first input of each rule may have.
-NDIMS = {
-    "elementwise": (0, 4),
-    "classes": (1, 4),
-    "divergence": (2, 4),
-    "angle": (1, 4),
-    "distance": (0, 4),
-    "pairwise": (2, 2),
-    "sequence": (3, 3),
-}
+def inputs(loss: Loss) -> tuple[Input, ...]:
+    """Return the inputs of a loss as its parameters make them."""
+    return tuple(Input(**row) for row in loss._inputs)
 
 
-def is_sparse(loss: Loss, domain: str) -> bool:
-    """Whether an input of this domain holds class indices or tokens: numbers without a slope."""
-    return domain in {"Tokens", "Lengths"} or (domain == "Classes" and loss.sparse_label)
+def input_of(loss: Loss, name: str) -> Input:
+    """Return the input of that name as the parameters make it."""
+    return next(i for i in inputs(loss) if i.name == name)
+
+
+#: More axes than these are not drawn.
+MOST_AXES = 4
+
+
+def ndims(loss: Loss) -> tuple[int, ...]:
+    """Return the numbers of axes that the first input may have, up to `MOST_AXES`."""
+    found = []
+    for ndim in range(MOST_AXES + 1):
+        try:
+            geometry(loss, (3,) * ndim)
+        except rustloss.errors.ArgumentError:
+            continue
+        found.append(ndim)
+    return tuple(found)
 
 
 def differentiable(loss: Loss, given: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of the inputs of a call that have a gradient."""
-    return tuple(
-        i.name
-        for i in spec_of(loss).inputs
-        if i.gradient != "Never" and given.get(i.name) is not None and not is_sparse(loss, i.domain)
-    )
-
-
-def domain_of(loss: Loss, entry: Input) -> str:
-    """Return what an input may hold, which the parameters of some losses change."""
-    first = spec_of(loss).inputs[0].name
-    params = loss._params
-    if entry.name == first:
-        if params.get("from_sigmoid"):
-            return "Probability"
-        if spec_of(loss).family == "elementwise" and params.get("from_logits") is False:
-            return "Positive"
-        if spec_of(loss).rule == "divergence" and not params["from_logits"]:
-            return "Real"
-    if entry.name == "label" and params.get("label_format") == "binary":
-        return "Probability"
-    if entry.name == "label" and params.get("log_target"):
-        return "LogDistribution"
-    return entry.domain
+    names = (i.name for i in inputs(loss) if i.gradient != "Never")
+    return tuple(name for name in names if given.get(name) is not None)

@@ -13,12 +13,12 @@ from rustloss._loss import Loss
 from rustloss.errors import ParameterError
 from rustloss.testing._inputs import LAYOUTS, Values, inputs_of, layout_for, relayout, weight_shapes
 from rustloss.testing._registry import (
-    NDIMS,
     LossLike,
     Param,
     Spec,
     geometry,
-    is_sparse,
+    input_of,
+    ndims,
     spec_of,
 )
 
@@ -29,10 +29,10 @@ Draw = Callable[["SearchStrategy[Any]"], Any]
 
 #: Numbers within the bounds of a parameter.
 _NUMBERS = {
-    "Finite": (-0.5, 0.0, 0.25, 1.0),
-    "Positive": (0.25, 1.0, 2.5),
-    "NonNegative": (0.0, 0.125, 1.0),
-    "Unit": (0.0, 0.125, 0.5, 1.0),
+    "finite": (-0.5, 0.0, 0.25, 1.0),
+    "positive": (0.25, 1.0, 2.5),
+    "non_negative": (0.0, 0.125, 1.0),
+    "unit": (0.0, 0.125, 0.5, 1.0),
 }
 #: Values with which a gradient is by design not the derivative by its argument.
 _NOT_A_DERIVATIVE = {"log_probs_torch"}
@@ -151,7 +151,7 @@ class _Drawn:
         return truth
 
     def sides(self, spec: Spec, ndim: int) -> tuple[int, ...]:
-        least = 2 if spec.rule == "pairwise" else 1
+        least = 2 if spec.row_coupled else 1
         return tuple(self.whole(least, self.max_side) for _ in range(ndim))
 
     def loss(
@@ -160,21 +160,15 @@ class _Drawn:
         """Return a loss, made if it is not there yet, and a shape for its first input."""
         spec = spec_of(loss)
         if isinstance(loss, Loss):
-            least, most = NDIMS[spec.rule]
-            if spec.rule == "sequence":
-                least = most = len(loss.layout)
-            else:
-                axes = (loss._params.get("axis", 0), loss.batch_axis)
-                least = max(least, *(axis + 1 if axis >= 0 else -axis for axis in axes))
-            ndim = self.whole(least, max(least, most)) if shape is None else len(shape)
+            ndim = self.pick(*ndims(loss)) if shape is None else len(shape)
         else:
-            ndim = self.whole(*NDIMS[spec.rule]) if shape is None else len(shape)
+            ndim = self.pick(*ndims(spec.cls())) if shape is None else len(shape)
         params = dict(options)
-        if spec.rule == "sequence" and not isinstance(loss, Loss):
+        if spec.family == "sequence" and not isinstance(loss, Loss):
             params.setdefault("layout", self.pick("NTC", "TNC", "TC") if shape is None else "NTC")
             ndim = len(params["layout"])
         sides = self.sides(spec, ndim) if shape is None else shape
-        if spec.rule == "sequence" and shape is None:
+        if spec.family == "sequence" and shape is None:
             layout = loss.layout if isinstance(loss, Loss) else params["layout"]
             room = {"N": self.max_side, "T": 2 * self.max_side, "C": self.max_side}
             sides = tuple(self.whole(1 + 2 * (axis == "C"), room[axis]) for axis in layout)
@@ -207,21 +201,24 @@ class _Drawn:
     def _value(self, name: str, param: Param, classes: int) -> Any:
         if self.flag() and param.default is not None:
             return param.default
-        if param.kind == "Flag":
+        if param.kind == "flag":
             return self.flag()
-        if param.kind == "Float":
-            number = self.pick(*_NUMBERS[param.detail])
+        if param.kind == "float":
+            number = self.pick(*_NUMBERS[param.bound])
             # No cosine of vectors of one element, which is 1 or -1, equals such a margin.
-            return number * 1.0625 if self.smooth and param.detail == "Finite" else number
-        if param.kind == "Weights":
+            return number * 1.0625 if self.smooth and param.bound == "finite" else number
+        if param.kind == "weights":
             weights = tuple(self.pick(0.0, 0.5, 1.0, 3.0) for _ in range(classes))
             return weights if self.flag() else None
+        if param.kind == "probabilities":
+            chosen = sorted(self.pick(0.125, 0.25, 0.5, 0.875) for _ in range(classes))
+            return tuple(chosen) if classes and self.flag() else None
         if name == "ignore_index":
             return self.pick(None, -1, 0, 1, 255)
-        if param.kind in {"Choice", "FlagOr", "IndexOr"}:
-            words = [word for word in param.detail if word not in _NOT_A_DERIVATIVE]
-            more = {"Choice": (), "FlagOr": (True, False), "IndexOr": (0, 1)}[param.kind]
-            return self.pick(*(words if self.smooth else param.detail), *more)
+        if param.words:
+            words = [word for word in param.words if word not in _NOT_A_DERIVATIVE]
+            more = {"choice": (), "flag_or": (True, False), "index_or": (0, 1)}[param.kind]
+            return self.pick(*(words if self.smooth else param.words), *more)
         return param.default
 
     def _construct(self, spec: Spec, params: dict[str, Any]) -> Loss:
@@ -256,7 +253,7 @@ class _Drawn:
             elif entry.gradient == "OnRequest" and entry.name in inputs and dtype != np.float64:
                 # A label need not have the prediction's type.
                 labels = self.pick(dtype, np.float64)
-                if not is_sparse(loss, entry.domain):
+                if not input_of(loss, entry.name).is_discrete:
                     inputs[entry.name] = inputs[entry.name].astype(labels)
         if weighted is None:
             weighted = self.flag()

@@ -4,9 +4,20 @@
 //! slope is `-label`; at the margin and beyond it is 0. The second derivative is 0. Source: Apache MXNet Gluon,
 //! `HingeLoss`.
 
-use super::{Elementwise, Point};
+use super::{COMMON, Elementwise, Point, SIGNED, erased};
+use crate::registry::{Bound, Hessian, OUT_OF_RANGE, Spec, float};
 use crate::math::Real;
 use crate::simd::Isa;
+
+/// The row of the registry.
+pub const SPEC: Spec = Spec {
+    name: "HingeLoss",
+    inputs: SIGNED,
+    params: &[float("margin", 1.0, Bound::Finite), OUT_OF_RANGE],
+    kinks: "pred * label == margin",
+    build: |p| Ok(erased(Hinge { margin: p.float("margin") })),
+    ..COMMON
+};
 
 /// Hinge loss.
 #[derive(Clone, Copy)]
@@ -16,6 +27,13 @@ pub struct Hinge {
 }
 
 impl Elementwise<2> for Hinge {
+    const HESSIAN: Hessian = Hessian::Zero;
+
+    #[allow(clippy::disallowed_macros, reason = "one number")]
+    fn kinks(self, [pred, label]: [f64; 2]) -> Vec<f64> {
+        vec![pred * label - self.margin]
+    }
+
     #[inline(always)]
     fn point<S: Isa, T: Real>(self, [pred, label]: [T; 2]) -> Point<T, 2> {
         let gap = T::from_f64(self.margin) - pred * label;

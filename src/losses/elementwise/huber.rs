@@ -5,9 +5,19 @@
 //! `1 / rho` inside and 0 from `rho` on. Source: Apache MXNet Gluon, `HuberLoss` (elsewhere "smooth L1"; the classical
 //! Huber loss is `rho` times this one).
 
-use super::{Elementwise, Point};
+use super::{COMMON, Elementwise, Point, erased};
+use crate::registry::{Bound, Spec, float};
 use crate::math::Real;
 use crate::simd::Isa;
+
+/// The row of the registry.
+pub const SPEC: Spec = Spec {
+    name: "HuberLoss",
+    params: &[float("rho", 1.0, Bound::Positive)],
+    kinks: "abs(pred - label) == rho",
+    build: |p| Ok(erased(Huber { rho: p.float("rho") })),
+    ..COMMON
+};
 
 /// Huber loss with slope 1 outside.
 #[derive(Clone, Copy)]
@@ -17,6 +27,11 @@ pub struct Huber {
 }
 
 impl Elementwise<2> for Huber {
+    #[allow(clippy::disallowed_macros, reason = "one number")]
+    fn kinks(self, [pred, label]: [f64; 2]) -> Vec<f64> {
+        vec![(pred - label).abs() - self.rho]
+    }
+
     #[inline(always)]
     fn point<S: Isa, T: Real>(self, [pred, label]: [T; 2]) -> Point<T, 2> {
         // A rho that underflows in T would make 1 / rho infinite.

@@ -6,18 +6,16 @@
 
 use crate::array::{Shape, ViewMut, elements};
 use crate::drive::Axes;
-use crate::drive::blocks;
-use crate::drive::blocks::{BlockKernel, BlockOutputs, MAX_INPUTS, Outputs};
+use crate::drive::blocks::{self, BlockKernel, BlockOutputs, MAX_OPERANDS, Outputs};
 use crate::drive::domain::Domain;
-use crate::drive::factor;
 use crate::drive::operand::Argument;
+use crate::drive::range;
 use crate::drive::weight::Weighting;
-use crate::error::{Error, Kind as Mistake, Result, Tuple};
+use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
 use crate::num::DType;
-use crate::num::Sizes;
-use crate::registry::{Call, Loss, Plan, Results};
+use crate::registry::{Call, Hessian, Input, Loss, Options, Plan, Results, ShapeRule};
 use crate::simd::{self, Isa, Kernel, Level};
 use smallvec::SmallVec;
 
@@ -37,10 +35,19 @@ pub trait Elementwise<const K: usize>: Copy + Send + Sync {
     /// Rough time for value and gradient of one element, in nanoseconds.
     const COST: f64 = 0.25;
 
-    /// What an input may hold with these parameters, where the registry says `domain`.
-    fn domain(self, input: usize, domain: Domain) -> Domain {
-        let _ = input;
-        domain
+    /// What there is of the second derivative.
+    const HESSIAN: Hessian = Hessian::Diagonal;
+
+    /// An input of the registry as the parameters make it.
+    fn input(self, declared: Input) -> Input {
+        declared
+    }
+
+    /// How far a point is from each kink, with a sign that changes there.
+    #[allow(clippy::disallowed_methods, reason = "a few numbers")]
+    fn kinks(self, x: [f64; K]) -> Vec<f64> {
+        let _ = x;
+        Vec::new()
     }
 
     /// Value and derivatives at one point: no branches, only selects.
@@ -96,7 +103,7 @@ impl<T: Real, L: Elementwise<K>, const K: usize> Kernel for Run<'_, L, T, K> {
         } else if let Some(value) = value {
             fill(value, n, |i| at(i).value);
         }
-        for k in 0..K.min(MAX_INPUTS) {
+        for k in 0..K.min(MAX_OPERANDS) {
             if let Some(grad) = grads[k].take() {
                 fill(grad, n, |i| at(i).grad[k] * scale);
             }
@@ -115,63 +122,87 @@ fn fill<T>(out: &mut [T], n: usize, at: impl Fn(usize) -> T) {
 }
 
 impl<L: Elementwise<K> + 'static, const K: usize> Loss for Erased<L, K> {
+    fn axes(&self, (_, first): (&str, &[usize]), options: &Options) -> Result<Axes> {
+        Axes::elementwise(first, options.batch_axis)
+    }
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
         plan(self.0, call)
+    }
+    fn input(&self, declared: Input) -> Input {
+        self.0.input(declared)
+    }
+    fn hessian(&self) -> Hessian {
+        L::HESSIAN
     }
     fn in_place(&self) -> bool {
         true
     }
 }
 
-/// Checks a call of `loss`: the prediction, a label of as many elements, and inputs that broadcast.
-pub fn plan<'a, L: Elementwise<K> + 'static, const K: usize>(
-    loss: L,
-    call: &Call<'a>,
-) -> Result<Box<dyn Plan + 'a>> {
-    let pred = call.input(0).shape();
-    let axes = Axes::elementwise(pred, call.options.batch_axis)?;
-    let mut inputs = SmallVec::<[Argument<'a>; MAX_INPUTS]>::new();
-    for k in 0..K {
-        let (name, given) = (call.names[k], call.input(k));
-        let lined_up = if k < 2 { axes.line_up(given) } else { axes.broadcast(given) };
-        let view = lined_up.ok_or_else(|| {
-            let expected = if k < 2 {
-                "pred's shape up to axes of size 1, or one dimension with as many elements"
-            } else {
-                "a shape that broadcasts to pred's"
-            };
-            let (pred, given) = (Tuple(pred), Tuple(given.shape()));
-            let detail = format!("expected {expected} (pred has shape {pred}), got shape {given}");
-            Error::new(Mistake::Shape, name, detail)
-        })?;
-        let check = call.check(k, loss.domain(k, call.domains[k]));
-        inputs.push(Argument { view, check, overwritten: k == 0 && call.in_place });
-    }
-    let (weighting, level, single) = (call.weighting(&axes)?, call.level, call.single());
-    Ok(Box::new(ElementwisePlan { loss: Erased(loss), level, single, axes, inputs, weighting }))
-}
-
-/// A loss with a third input that a call may leave out: it has a cheaper form without.
+/// A loss with a last input that a call may leave out: it has a cheaper form without.
 struct WithOptional<A, B> {
+    name: &'static str,
     without: A,
     with: B,
 }
 
-/// A loss of the registry whose third input is optional.
-pub fn with_optional<A: Elementwise<2> + 'static, B: Elementwise<3> + 'static>(
+/// A loss of the registry whose input of that name is optional, and the last of its form with it.
+pub fn with_optional<A, B, const K: usize, const L: usize>(
+    name: &'static str,
     without: A,
     with: B,
-) -> Box<dyn Loss> {
-    Box::new(WithOptional { without: Erased(without), with: Erased(with) })
+) -> Box<dyn Loss>
+where
+    A: Elementwise<K> + 'static,
+    B: Elementwise<L> + 'static,
+{
+    Box::new(WithOptional { name, without: Erased(without), with: Erased(with) })
 }
 
 impl<A: Loss, B: Loss> Loss for WithOptional<A, B> {
+    fn axes(&self, first: (&str, &[usize]), options: &Options) -> Result<Axes> {
+        self.with.axes(first, options)
+    }
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
-        if call.inputs[2].is_some() { self.with.plan(call) } else { self.without.plan(call) }
+        if call.given(self.name).is_some() { self.with.plan(call) } else { self.without.plan(call) }
+    }
+    fn input(&self, declared: Input) -> Input {
+        self.with.input(declared)
+    }
+    fn hessian(&self) -> Hessian {
+        self.with.hessian()
     }
     fn in_place(&self) -> bool {
         self.with.in_place() && self.without.in_place()
     }
+}
+
+/// Lines up the arrays of a call of `loss`: of the registry's inputs the first `K` that have elements.
+pub fn plan<'a, L: Elementwise<K> + 'static, const K: usize>(
+    loss: L,
+    call: &Call<'a>,
+) -> Result<Box<dyn Plan + 'a>> {
+    let axes = call.axes.clone();
+    let mut inputs = SmallVec::<[Argument<'a>; MAX_OPERANDS]>::new();
+    let mut positions = [0; K];
+    let operands = call.inputs.iter().enumerate().filter(|(_, input)| input.shape.has_elements());
+    for (to, (at, input)) in positions.iter_mut().zip(operands) {
+        *to = at;
+        inputs.push(call.argument(at, |given| match input.shape {
+            ShapeRule::Broadcast => axes.broadcast(given),
+            _ => axes.line_up(given),
+        }));
+    }
+    let (weighting, level, single) = (call.weighting(&axes)?, call.level(), call.single());
+    Ok(Box::new(ElementwisePlan {
+        loss: Erased(loss),
+        level,
+        single,
+        axes,
+        inputs,
+        positions,
+        weighting,
+    }))
 }
 
 struct ElementwisePlan<'a, L, const K: usize> {
@@ -179,7 +210,9 @@ struct ElementwisePlan<'a, L, const K: usize> {
     level: Level,
     single: bool,
     axes: Axes,
-    inputs: SmallVec<[Argument<'a>; MAX_INPUTS]>,
+    inputs: SmallVec<[Argument<'a>; MAX_OPERANDS]>,
+    /// Where the inputs stand in the registry.
+    positions: [usize; K],
     weighting: Weighting<'a>,
 }
 
@@ -197,37 +230,43 @@ impl<L: Elementwise<K> + 'static, const K: usize> Plan for ElementwisePlan<'_, L
             self.run_in::<f64>(results)
         }
     }
+    #[allow(clippy::disallowed_methods, reason = "for tests of derivatives")]
+    fn kinks(&self) -> Result<Vec<f64>> {
+        let inputs = self.inputs.iter().map(|input| input.view.to_vec::<f64>());
+        let inputs = inputs.collect::<Result<Vec<_>>>()?;
+        let points = 0..self.inputs[0].view.len();
+        Ok(points.flat_map(|i| self.loss.0.kinks(std::array::from_fn(|k| inputs[k][i]))).collect())
+    }
 }
 
 impl<L: Elementwise<K> + 'static, const K: usize> ElementwisePlan<'_, L, K> {
     /// Whether weights have no room in `f32`, or derivatives that are summed may have none.
     fn leaves_single(&self, results: &Results<'_>) -> bool {
-        let broadcast = self.inputs.iter().enumerate().skip(2);
         let is_extreme = |argument: &Argument<'_>| {
             let weights = argument.check.as_ref().filter(|check| check.domain == Domain::Weight);
             let wide = weights.filter(|check| check.given.dtype() == DType::F64);
-            wide.is_some_and(|check| {
-                let Sizes { least, most, .. } = factor::sizes(&check.given);
-                factor::leaves_single([least, most])
-            })
+            wide.is_some_and(|check| range::leaves_single(&range::sizes(&check.given)))
         };
-        broadcast.clone().any(|(_, argument)| is_extreme(argument))
-            || (broadcast.into_iter().any(|(k, _)| results.grads[k].is_some())
+        let is_summed = |(argument, &at): (&Argument<'_>, &usize)| {
+            results.grads[at].as_ref().is_some_and(|grad| grad.shape() != argument.view.shape())
+        };
+        self.inputs.iter().skip(2).any(is_extreme)
+            || (self.inputs.iter().zip(&self.positions).skip(2).any(is_summed)
                 && self.weighting.leaves_single())
     }
 
     fn run_in<T: Real>(&self, mut results: Results<'_>) -> Result<()> {
         let shape = self.axes.batch_first();
         // The gradient of an input that was broadcast is summed over the axes that it lacks.
-        let mut full = [const { Vec::<T>::new() }; MAX_INPUTS];
+        let mut full = [const { Vec::<T>::new() }; MAX_OPERANDS];
         let mut summed = SmallVec::<[(usize, ViewMut<'_>); 1]>::new();
         let mut outputs = Outputs {
             value: results.value.and_then(|v| self.axes.value(v, self.weighting.reduction)),
             hess: results.hess.and_then(|v| self.axes.line_up_mut(v)),
             ..Outputs::default()
         };
-        for (k, buffer) in full.iter_mut().enumerate().take(K) {
-            let Some(grad) = results.grads[k].take() else { continue };
+        for (k, (buffer, &at)) in full.iter_mut().zip(&self.positions).enumerate() {
+            let Some(grad) = results.grads[at].take() else { continue };
             outputs.grads[k] = self.axes.line_up_mut(grad.clone());
             if outputs.grads[k].is_none() {
                 summed.push((k, grad));

@@ -2,9 +2,17 @@
 //!
 //! `loss = (label - pred)^2 / 2`, slope `pred - label`, second derivative 1. Source: Apache MXNet Gluon, `L2Loss`.
 
-use super::{Elementwise, Point};
+use super::{COMMON, Elementwise, Point, erased};
+use crate::registry::Spec;
 use crate::math::Real;
 use crate::simd::Isa;
+
+/// The row of the registry.
+pub const SPEC: Spec = Spec {
+    name: "L2Loss",
+    build: |_| Ok(erased(L2)),
+    ..COMMON
+};
 
 /// Half the squared error.
 #[derive(Clone, Copy)]

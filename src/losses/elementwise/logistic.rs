@@ -5,10 +5,22 @@
 //! `LogisticLoss`.
 
 use super::sigmoid_bce::SigmoidBce;
-use super::{Elementwise, Point};
-use crate::drive::domain::Domain;
+use super::{COMMON, Elementwise, Point, SIGNED, erased};
+use crate::registry::{Default, Domain, Input, Kind, OUT_OF_RANGE, Spec, param};
 use crate::math::Real;
 use crate::simd::Isa;
+
+/// The row of the registry.
+pub const SPEC: Spec = Spec {
+    name: "LogisticLoss",
+    inputs: SIGNED,
+    params: &[
+        param("label_format", Default::Text("signed"), Kind::Choice(&["signed", "binary"])),
+        OUT_OF_RANGE,
+    ],
+    build: |p| Ok(erased(Logistic { signed: p.text("label_format") == "signed" })),
+    ..COMMON
+};
 
 /// Logistic loss.
 #[derive(Clone, Copy)]
@@ -20,8 +32,11 @@ pub struct Logistic {
 impl Elementwise<2> for Logistic {
     const COST: f64 = <SigmoidBce as Elementwise<2>>::COST;
 
-    fn domain(self, _: usize, domain: Domain) -> Domain {
-        if domain == Domain::Sign && !self.signed { Domain::Probability } else { domain }
+    fn input(self, declared: Input) -> Input {
+        match declared.domain {
+            Domain::Sign if !self.signed => declared.of(Domain::Probability),
+            _ => declared,
+        }
     }
 
     #[inline(always)]

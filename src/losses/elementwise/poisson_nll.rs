@@ -5,19 +5,41 @@
 //! `t / (x + epsilon)^2`; a target of 0 has no logarithm in it. In full, `log(t!)` is added, exact for every t >= 0; its
 //! Stirling approximation, as Gluon has it, is added for t > 1 only. Source: Apache MXNet Gluon, `PoissonNLLLoss`.
 
-use super::{Elementwise, Point, plan};
+use super::{COMMON, Elementwise, Point, plan};
+use crate::registry::{ShapeRule, Call, Default, Domain, Gradient, Input, Kind, Loss, OUT_OF_RANGE, Options, Params, Plan, SAMPLE_WEIGHT, Spec, flag, input, optional, param, pred, scalar};
+use crate::drive::Axes;
 use crate::error::Result;
 use crate::math::Real;
-use crate::registry::Params;
-use crate::registry::{Call, Loss, Plan, scalar};
 use crate::simd::Isa;
 use std::marker::PhantomData;
+
+/// The row of the registry.
+pub const SPEC: Spec = Spec {
+    name: "PoissonNLLLoss",
+    inputs: &[
+        pred(Domain::Real),
+        input("target", Domain::NonNegative, Gradient::OnRequest),
+        SAMPLE_WEIGHT,
+        optional("epsilon", Domain::Scalar, Gradient::Never).shaped(ShapeRule::Scalar),
+    ],
+    params: &[
+        flag("from_logits", true),
+        param("compute_full", Default::Flag(false), Kind::FlagOr(&["stirling"])),
+        OUT_OF_RANGE,
+    ],
+    kinks: "target == 1 with Stirling's approximation",
+    build: |p| Ok(build(p)),
+    ..COMMON
+};
 
 /// Added to a rate, unless the call says otherwise.
 const EPSILON: f64 = 1e-8;
 
 /// What is added to make the likelihood complete, and its derivative with respect to the target.
 pub trait Constant: Copy + Send + Sync + 'static {
+    /// Whether its slope jumps at a target of 1.
+    const JUMPS: bool = false;
+
     /// Both at a target.
     fn at<S: Isa, T: Real>(target: T) -> (T, T);
 }
@@ -49,6 +71,8 @@ impl Constant for Exact {
 pub struct Stirling;
 
 impl Constant for Stirling {
+    const JUMPS: bool = true;
+
     #[inline(always)]
     fn at<S: Isa, T: Real>(target: T) -> (T, T) {
         let (log, above) = (target.log::<S>(), target - T::ONE);
@@ -65,6 +89,11 @@ pub struct FromLogits<C>(PhantomData<C>);
 
 impl<C: Constant> Elementwise<2> for FromLogits<C> {
     const COST: f64 = 0.6;
+
+    #[allow(clippy::disallowed_methods, reason = "one number")]
+    fn kinks(self, [_, target]: [f64; 2]) -> Vec<f64> {
+        Vec::from_iter(C::JUMPS.then_some(target - 1.0))
+    }
 
     #[inline(always)]
     fn point<S: Isa, T: Real>(self, [pred, target]: [T; 2]) -> Point<T, 2> {
@@ -87,15 +116,18 @@ pub struct FromRate<C> {
 impl<C: Constant> Elementwise<2> for FromRate<C> {
     const COST: f64 = 0.8;
 
+    #[allow(clippy::disallowed_methods, reason = "one number")]
+    fn kinks(self, [_, target]: [f64; 2]) -> Vec<f64> {
+        Vec::from_iter(C::JUMPS.then_some(target - 1.0))
+    }
+
     #[inline(always)]
     fn point<S: Isa, T: Real>(self, [pred, target]: [T; 2]) -> Point<T, 2> {
         let (full, full_slope) = C::at::<S, T>(target);
         let epsilon = T::from_f64(self.epsilon);
         let shifted = pred + epsilon;
         // What the sum rounds off: next to 1 the logarithm is not larger than that.
-        let added = shifted - pred;
-        let lost = (pred - (shifted - added)) + (epsilon - added);
-        let correction = lost / shifted;
+        let correction = T::lost(pred, epsilon, shifted) / shifted;
         let log = shifted.log::<S>() + if correction.is_nan() { T::ZERO } else { correction };
         let over = |x: T| if target == T::ZERO { T::ZERO } else { x / shifted };
         let ratio = over(target);
@@ -120,8 +152,17 @@ impl<C> PoissonNll<C> {
 }
 
 impl<C: Constant> Loss for PoissonNll<C> {
+    fn axes(&self, (_, first): (&str, &[usize]), options: &Options) -> Result<Axes> {
+        Axes::elementwise(first, options.batch_axis)
+    }
+    fn input(&self, declared: Input) -> Input {
+        match declared.shape {
+            ShapeRule::First if !self.from_logits => declared.of(Domain::Positive),
+            _ => declared,
+        }
+    }
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
-        let epsilon = scalar(call, 2, EPSILON)?;
+        let epsilon = scalar(call, "epsilon", EPSILON)?;
         if self.from_logits {
             plan(FromLogits(self.constant), call)
         } else {
@@ -133,8 +174,8 @@ impl<C: Constant> Loss for PoissonNll<C> {
     }
 }
 
-/// From the registry's parameters.
-pub fn build(params: &Params) -> Box<dyn Loss> {
+/// From the parameters.
+fn build(params: &Params) -> Box<dyn Loss> {
     let from_logits = params.flag("from_logits");
     match params.text("compute_full") {
         "stirling" => Box::new(PoissonNll::<Stirling>::new(from_logits)),

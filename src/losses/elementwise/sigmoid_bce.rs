@@ -14,11 +14,33 @@
 //!
 //! Source: Apache MXNet Gluon, `SigmoidBinaryCrossEntropyLoss`.
 
-use super::{Elementwise, Point};
-use crate::drive::domain::Domain;
+use super::{COMMON, Elementwise, Point, with_optional};
+use crate::registry::{ShapeRule, Bound, Domain, Gradient, Input, OUT_OF_RANGE, SAMPLE_WEIGHT, Spec, flag, float, label, optional, pred};
 use crate::math::Logistic;
 use crate::math::Real;
 use crate::simd::Isa;
+
+/// The row of the registry.
+pub const SPEC: Spec = Spec {
+    name: "SigmoidBinaryCrossEntropyLoss",
+    inputs: &[
+        pred(Domain::Real),
+        label(Domain::Probability),
+        SAMPLE_WEIGHT,
+        optional("pos_weight", Domain::Weight, Gradient::OnRequest),
+    ],
+    params: &[flag("from_sigmoid", false), float("epsilon", 0.0, Bound::NonNegative), OUT_OF_RANGE],
+    build: |p| {
+        let epsilon = p.float("epsilon");
+        if p.flag("from_sigmoid") {
+            let loss = Bce { epsilon };
+            return Ok(with_optional::<_, _, 2, 3>("pos_weight", loss, loss));
+        }
+        p.only_if(epsilon == 0.0, "epsilon", "from_sigmoid=True")?;
+        Ok(with_optional::<_, _, 2, 3>("pos_weight", SigmoidBce, SigmoidBce))
+    },
+    ..COMMON
+};
 
 /// Binary cross-entropy from logits.
 #[derive(Clone, Copy)]
@@ -87,8 +109,11 @@ pub struct Bce {
 impl Elementwise<3> for Bce {
     const COST: f64 = 1.0;
 
-    fn domain(self, input: usize, domain: Domain) -> Domain {
-        if input == 0 { Domain::PredictedProbability } else { domain }
+    fn input(self, declared: Input) -> Input {
+        match declared.shape {
+            ShapeRule::First => declared.of(Domain::PredictedProbability),
+            _ => declared,
+        }
     }
 
     #[inline(always)]
@@ -100,7 +125,10 @@ impl Elementwise<3> for Bce {
         let no = rest + epsilon;
         // What `no` lost to rounding, which is all there is of a tiny `pred`.
         let lost = (T::ONE - rest - pred) + (epsilon - (no - rest));
-        let (log_yes, log_no) = (yes.log::<S>(), no.log::<S>() + over(lost, no));
+        let lost_yes = T::lost(pred, epsilon, yes);
+        let lost_yes = if lost_yes.is_nan() { T::ZERO } else { lost_yes };
+        let log_yes = yes.log::<S>() + over(lost_yes, yes);
+        let log_no = no.log::<S>() + over(lost, no);
         let (positive, negative) = (pos_weight * label, T::ONE - label);
         Point {
             value: -(log_yes.weighted(positive) + log_no.weighted(negative)),
@@ -117,8 +145,8 @@ impl Elementwise<3> for Bce {
 impl Elementwise<2> for Bce {
     const COST: f64 = 1.0;
 
-    fn domain(self, input: usize, domain: Domain) -> Domain {
-        Elementwise::<3>::domain(self, input, domain)
+    fn input(self, declared: Input) -> Input {
+        Elementwise::<3>::input(self, declared)
     }
 
     #[inline(always)]

@@ -4,9 +4,20 @@
 //! `g = margin - pred label` positive, the slope is `-2 g label` and the second derivative `2 label^2`; at the margin and
 //! beyond both are 0. Source: Apache MXNet Gluon, `SquaredHingeLoss`.
 
-use super::{Elementwise, Point};
+use super::{COMMON, Elementwise, Point, SIGNED, erased};
+use crate::registry::{Bound, OUT_OF_RANGE, Spec, float};
 use crate::math::Real;
 use crate::simd::Isa;
+
+/// The row of the registry.
+pub const SPEC: Spec = Spec {
+    name: "SquaredHingeLoss",
+    inputs: SIGNED,
+    params: &[float("margin", 1.0, Bound::Finite), OUT_OF_RANGE],
+    kinks: "pred * label == margin",
+    build: |p| Ok(erased(SquaredHinge { margin: p.float("margin") })),
+    ..COMMON
+};
 
 /// Squared hinge loss.
 #[derive(Clone, Copy)]
@@ -16,6 +27,11 @@ pub struct SquaredHinge {
 }
 
 impl Elementwise<2> for SquaredHinge {
+    #[allow(clippy::disallowed_macros, reason = "one number")]
+    fn kinks(self, [pred, label]: [f64; 2]) -> Vec<f64> {
+        vec![pred * label - self.margin]
+    }
+
     #[inline(always)]
     fn point<S: Isa, T: Real>(self, [pred, label]: [T; 2]) -> Point<T, 2> {
         let gap = T::from_f64(self.margin) - pred * label;

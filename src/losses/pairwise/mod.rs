@@ -7,24 +7,5 @@ macro_rules! unrolled {
 
 mod gradients;
 mod kernel;
-pub mod sdml;
 
-use crate::registry::{
-    Bound, Domain, Family, Gradient, SAMPLE_WEIGHT, Spec, Unreduced, float, input,
-};
-
-/// The registry's rows.
-pub static LOSSES: &[Spec] = &[Spec {
-    name: "SDMLLoss",
-    family: Family::Pairwise,
-    inputs: &[
-        input("x1", Domain::Real, Gradient::Default),
-        input("x2", Domain::Real, Gradient::Default),
-        SAMPLE_WEIGHT,
-    ],
-    params: &[float("smoothing_parameter", 0.3, Bound::Unit)],
-    unreduced: Unreduced::Pair,
-    hess: false,
-    kinks: "",
-    build: |p| Ok(Box::new(sdml::Sdml { smoothing: p.float("smoothing_parameter") })),
-}];
+super::family![sdml];

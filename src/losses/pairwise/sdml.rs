@@ -16,7 +16,9 @@ use crate::drive::{Axes, axis};
 use crate::error::{Error, Kind, Result, Tuple};
 use crate::math::Real;
 use crate::memory;
-use crate::registry::{Call, Loss, Plan, Results};
+use crate::registry::{
+    ShapeRule, Bound, Call, Domain, Family, Gradient, Loss, Options, Plan, Results, SAMPLE_WEIGHT, Spec, Unreduced, float, input,
+};
 use crate::simd::{Isa, Level};
 use crate::softmax::Softmax;
 use crate::sum::sum;
@@ -27,40 +29,59 @@ pub struct Sdml {
     pub smoothing: f64,
 }
 
+/// The row of the registry.
+pub const SPEC: Spec = Spec {
+    name: "SDMLLoss",
+    family: Family::Pairwise,
+    inputs: &[
+        input("x1", Domain::Real, Gradient::Default).shaped(ShapeRule::First),
+        input("x2", Domain::Real, Gradient::Default).shaped(ShapeRule::Exact),
+        SAMPLE_WEIGHT,
+    ],
+    params: &[float("smoothing_parameter", 0.3, Bound::Unit)],
+    unreduced: Unreduced::Pair,
+    hess: false,
+    kinks: "",
+    build: |p| Ok(Box::new(Sdml { smoothing: p.float("smoothing_parameter") })),
+};
+
 impl Loss for Sdml {
-    fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
-        let [first, second] = [call.input(0), call.input(1)];
-        let error = |argument: usize, expected: &str| {
-            let given = Tuple(call.input(argument).shape());
-            let detail = format!("expected {expected}, got shape {given}");
-            Error::new(Kind::Shape, call.names[argument], detail)
+    fn axes(&self, (name, first): (&str, &[usize]), options: &Options) -> Result<Axes> {
+        let error = |expected: &str| {
+            let detail = format!("expected {expected}, got shape {}", Tuple(first));
+            Error::new(Kind::Shape, name, detail)
         };
-        if first.shape().len() != 2 {
-            return Err(error(0, "two dimensions"));
+        if first.len() != 2 {
+            return Err(error("two dimensions"));
         }
-        if second.shape() != first.shape() {
-            return Err(error(1, &format!("{}'s shape {}", call.names[0], Tuple(first.shape()))));
-        }
-        let batch = axis("batch_axis", call.options.batch_axis, first.shape())?;
-        let n = first.shape()[batch];
+        let batch = axis("batch_axis", options.batch_axis, first)?;
+        let n = first[batch];
         if n == 1 {
-            return Err(error(0, "at least two samples to tell from each other"));
+            return Err(error("at least two samples to tell from each other"));
         }
         // The loss has an element for every pair, as arrays have: no more bytes than an address can count.
         if n.checked_mul(n).is_none_or(|pairs| pairs > isize::MAX as usize / size_of::<f64>()) {
-            return Err(error(0, "fewer samples, whose pairs can be counted"));
+            return Err(error("fewer samples, whose pairs can be counted"));
         }
-        let axes = Axes::elementwise(&[n, n], 0)?;
+        Axes::pairs(n, first, batch)
+    }
+
+    fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
+        let axes = call.axes.clone();
+        let (batch, n) = (axes.samples, axes.shape[0]);
         let weighting = call.weighting(&axes)?;
         let of_rows = weighting.of_sums(1, n);
         let by_row = of_rows.is_some();
         let axes = if by_row { Axes::elementwise(&[n], 0)? } else { axes };
+        let batches = [0, 1].map(|at| {
+            call.argument(at, |given| Some(given.clone().move_axis(batch, 0))).view
+        });
         Ok(Box::new(SdmlPlan {
             smoothing: self.smoothing,
-            level: call.level,
+            level: call.level(),
             single: call.single(),
             batch,
-            batches: [first, second].map(|v| v.clone().move_axis(batch, 0)),
+            batches,
             axes,
             weighting: of_rows.unwrap_or(weighting),
             by_row,

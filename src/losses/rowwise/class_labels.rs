@@ -1,17 +1,58 @@
-//! Labels that are class indices: copied, then checked, with the weights that they bring.
+//! Labels that are one class: copied, then checked, with the weights that they bring, and the call of a loss of them.
 
-use crate::array::View;
+use super::AXIS;
+use super::plan::RowCall;
+use crate::array::{Shape, View};
 use crate::drive::Axes;
+use crate::drive::rows::{Erased, RowKernel, TileKernel};
 use crate::drive::weight::Weighting;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind as Mistake, Result, Tuple};
+use crate::math::Real;
 use crate::memory;
-use crate::registry::Call;
+use crate::registry::{
+    Call, Default, Domain, Input, Kind, Loss, Options, Param, Params, Plan, Results, ShapeRule,
+    label, param,
+};
+use crate::softmax::{Head, IGNORED, SparseRows};
 
-/// A label that is not looked at.
-pub const IGNORED: u32 = u32::MAX;
+/// A label that is one class.
+pub const CLASS_LABEL: Input = label(Domain::Classes).constant().shaped(ShapeRule::PerVector);
+
+/// Labels that are left out.
+pub const IGNORE_INDEX: Param = param("ignore_index", Default::None, Kind::Int(i64::MIN));
+
+/// What becomes of labels that are no class.
+pub const RAISE_OR_CLIP: Param =
+    param("out_of_range", Default::Text("raise"), Kind::Choice(&["raise", "clip"]));
 
 /// What PyTorch calls a label that is not looked at.
 const PADDING: f64 = -100.0;
+
+/// The axes of a loss with one number for each row of logits.
+///
+/// # Errors
+/// If there are rows but no classes.
+pub fn class_axes((name, first): (&str, &[usize]), axis: isize, options: &Options) -> Result<Axes> {
+    let axes = Axes::rowwise((name, first), axis, options.batch_axis)?;
+    if axes.class.is_some_and(|class| axes.first[class] == 0) && !axes.shape.contains(&0) {
+        let detail = format!("expected at least one class, got shape {}", Tuple(first));
+        return Err(Error::new(Mistake::Shape, name, detail));
+    }
+    Ok(axes)
+}
+
+/// Checks that there is one weight for each class.
+///
+/// # Errors
+/// If there are more or fewer.
+pub fn check_class_weights(name: &str, weights: Option<&[f64]>, axes: &Axes) -> Result<()> {
+    let classes = axes.class.map_or(0, |class| axes.first[class]);
+    let Some(given) = weights.map(<[f64]>::len).filter(|given| *given != classes) else {
+        return Ok(());
+    };
+    let detail = format!("expected one weight for each of {classes} classes, got {given}");
+    Err(Error::new(Mistake::Shape, name, detail))
+}
 
 /// Which labels are left out, and what becomes of those that are no class.
 pub struct LabelRule {
@@ -21,14 +62,28 @@ pub struct LabelRule {
     pub clip: bool,
 }
 
-/// The classes.
-pub struct Classes<'a> {
-    /// How many there are.
-    pub count: usize,
-    /// Their weights.
-    pub weight: Option<&'a [f64]>,
-    /// Whether the weights are part of the loss itself, as with smoothing; weighted means count them all the same.
+impl LabelRule {
+    /// From the parameters.
+    pub fn new(params: &Params) -> Self {
+        LabelRule {
+            ignore_index: params.int(IGNORE_INDEX.name),
+            clip: params.text(RAISE_OR_CLIP.name) == "clip",
+        }
+    }
+}
+
+/// The weights of the classes.
+#[derive(Clone, Copy)]
+pub struct ClassWeights<'a> {
+    /// They themselves, if there are any.
+    pub weights: Option<&'a [f64]>,
+    /// Whether they are part of the loss itself, as with smoothing; weighted means count them all the same.
     pub inside: bool,
+}
+
+impl ClassWeights<'_> {
+    /// No weights.
+    pub const NONE: Self = ClassWeights { weights: None, inside: false };
 }
 
 /// The labels of all rows, the batch axis first.
@@ -36,24 +91,27 @@ pub struct ClassLabels {
     /// A class for each row, or [`IGNORED`].
     pub labels: Vec<u32>,
     /// The product of sample weight, class weight and not being ignored, if any of them differs from 1.
-    pub weight: Option<Vec<f64>>,
+    weight: Option<Vec<f64>>,
     /// What weighted means divide by the sum of, where that is not `weight`.
-    pub divisor_weight: Option<Vec<f64>>,
+    divisor_weight: Option<Vec<f64>>,
 }
 
 impl ClassLabels {
-    /// From the label of a call, lined up with E, whose weights are taken.
+    /// From the label of a call, whose weights are taken from `weighting`.
     #[allow(clippy::disallowed_methods, reason = "room is reserved first")]
-    pub fn new(
+    fn new(
         rule: &LabelRule,
-        (call, axes): (&Call<'_>, &Axes),
-        label: &View<'_>,
+        call: &Call<'_>,
         weighting: &mut Weighting<'_>,
-        classes: &Classes<'_>,
+        classes: ClassWeights<'_>,
     ) -> Result<Self> {
+        let axes = &call.axes;
+        let count = axes.class.map_or(0, |class| axes.first[class]);
+        let at = call.position(CLASS_LABEL.name);
+        let label = call.argument(at, |given| axes.line_up(given)).view;
         let given = label.to_vec::<f64>()?;
         let sample_weight = weighting.take_weights()?;
-        let Classes { count, weight: class_weight, inside } = *classes;
+        let ClassWeights { weights: class_weight, inside } = classes;
         let ignore_index = rule.ignore_index.map(|i| i as f64);
         let mut labels = Vec::new();
         memory::reserve(&mut labels, given.len())?;
@@ -68,21 +126,9 @@ impl ClassLabels {
             } else if rule.clip && !value.is_nan() {
                 value.trunc().clamp(0.0, count as f64 - 1.0) as u32
             } else {
-                let (name, given) = (call.names[1], call.input(1));
-                let index = axes.element(row, given.shape());
-                let mut allowed = format!("an integer with 0 <= {name} < {count}");
-                if value == PADDING {
-                    allowed += " (labels to be left out: ignore_index=-100)";
-                }
-                return Err(Error::element(
-                    Kind::Label,
-                    name,
-                    &index,
-                    given.number(&index),
-                    allowed,
-                ));
+                return Err(not_a_class(call, at, row, count));
             };
-            // Smoothed, such a label leaves the other classes their parts.
+            // As a part of the loss itself, such a label leaves the other classes their parts.
             let without =
                 !inside && class_weight.is_some_and(|w| w.get(label as usize) == Some(&0.0));
             labels.push(if without { IGNORED } else { label });
@@ -105,5 +151,139 @@ impl ClassLabels {
             _ => (Some(weigh(class_weight)?), None),
         };
         Ok(ClassLabels { labels, weight, divisor_weight })
+    }
+}
+
+#[cold]
+fn not_a_class(call: &Call<'_>, at: usize, row: usize, count: usize) -> Error {
+    let name = call.inputs[at].name;
+    let Some(given) = &call.arguments.inputs[at] else {
+        return Error::new(Mistake::Label, name, "expected classes");
+    };
+    let index = call.axes.element(row, given.shape());
+    let mut allowed = format!("an integer with 0 <= {name} < {count}");
+    if given.number(&index).to_f64() == PADDING {
+        allowed += " (labels to be left out: ignore_index=-100)";
+    }
+    Error::element(Mistake::Label, name, &index, given.number(&index), allowed)
+}
+
+/// A loss of labels that are one class: makes its kernel for the labels of a call.
+pub trait Sparse: Send + Sync {
+    /// The kernel.
+    type Kernel<'k>: RowKernel<f32, 1, 0> + RowKernel<f64, 1, 0>
+    where
+        Self: 'k;
+    /// For labels.
+    fn kernel<'k>(&'k self, labels: &'k [u32]) -> Self::Kernel<'k>;
+}
+
+impl<H: Head + Send> Sparse for &H {
+    type Kernel<'k>
+        = SparseRows<'k, &'k H>
+    where
+        Self: 'k;
+    fn kernel<'k>(&'k self, labels: &'k [u32]) -> Self::Kernel<'k> {
+        SparseRows { labels, head: self }
+    }
+}
+
+/// A loss of labels that are one class, by its head.
+pub struct SparseLoss<H> {
+    axis: isize,
+    rule: LabelRule,
+    /// The name of the parameter that weighs the classes, and the weights.
+    class_weight: Option<(&'static str, Vec<f64>)>,
+    head: H,
+}
+
+impl<H> SparseLoss<H> {
+    /// From the parameters, one of which may weigh the classes.
+    ///
+    /// # Errors
+    /// If memory is refused.
+    pub fn new(head: H, params: &Params, class_weight: Option<&'static str>) -> Result<Self> {
+        let given = class_weight.and_then(|name| Some((name, params.vector(name)?)));
+        Ok(SparseLoss {
+            axis: params.int(AXIS.name).unwrap_or(-1) as isize,
+            rule: LabelRule::new(params),
+            class_weight: given
+                .map(|(name, weights)| Ok((name, memory::copied(weights)?)))
+                .transpose()?,
+            head,
+        })
+    }
+
+    fn weights(&self) -> Option<&[f64]> {
+        self.class_weight.as_ref().map(|(_, weights)| &weights[..])
+    }
+}
+
+impl<H: Head + Send> Loss for SparseLoss<H> {
+    fn axes(&self, first: (&str, &[usize]), options: &Options) -> Result<Axes> {
+        let axes = class_axes(first, self.axis, options)?;
+        let name = self.class_weight.as_ref().map_or("", |(name, _)| name);
+        check_class_weights(name, self.weights(), &axes)?;
+        Ok(axes)
+    }
+    fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
+        let classes = ClassWeights { weights: self.weights(), inside: false };
+        plan(&self.head, &self.rule, classes, call)
+    }
+    fn in_place(&self) -> bool {
+        true
+    }
+}
+
+/// Checks a call of a loss whose label is one class.
+pub fn plan<'a, L: Sparse + 'a>(
+    loss: L,
+    rule: &LabelRule,
+    classes: ClassWeights<'_>,
+    call: &Call<'a>,
+) -> Result<Box<dyn Plan + 'a>> {
+    let mut weighting = call.weighting(&call.axes)?;
+    let labels = ClassLabels::new(rule, call, &mut weighting, classes)?;
+    let mut rows = RowCall::new::<1, 0>(call, call.axes.clone(), weighting);
+    rows.limit_range(classes.weights);
+    Ok(Box::new(SparsePlan { loss, labels, rows }))
+}
+
+struct SparsePlan<'a, L> {
+    loss: L,
+    labels: ClassLabels,
+    rows: RowCall<'a>,
+}
+
+impl<L: Sparse> SparsePlan<'_, L> {
+    fn run_in<T: Real>(&self, kernel: &dyn TileKernel<T>, results: Results<'_>) -> Result<()> {
+        let shape = self.rows.axes.batch_first();
+        let view = |weights| View::from_slice(weights, &shape);
+        let weighting = Weighting {
+            sample_weight: self.labels.weight.as_deref().map(view),
+            divisor_weight: self.labels.divisor_weight.as_deref().map(view),
+            ..self.rows.weighting.clone()
+        };
+        self.rows.run::<T>(kernel, &weighting, results)
+    }
+}
+
+impl<L: Sparse> Plan for SparsePlan<'_, L> {
+    fn value_shape(&self) -> Shape {
+        self.rows.value_shape()
+    }
+    fn cost(&self) -> f64 {
+        <L::Kernel<'_> as RowKernel<f32, 1, 0>>::COST * self.rows.len() as f64
+    }
+    fn kinks(&self) -> Result<Vec<f64>> {
+        self.rows.kinks::<_, 1, 0>(&self.loss.kernel(&self.labels.labels))
+    }
+    fn run(&self, results: Results<'_>) -> Result<()> {
+        let kernel = self.loss.kernel(&self.labels.labels);
+        if self.rows.single {
+            self.run_in::<f32>(&Erased(&kernel), results)
+        } else {
+            self.run_in::<f64>(&Erased(&kernel), results)
+        }
     }
 }

@@ -9,19 +9,40 @@
 //!
 //! Source: Apache MXNet Gluon, `CosineEmbeddingLoss`.
 
-use super::plan::{Layout, RowPlan};
+use super::plan::plan;
+use super::AXIS;
 use crate::drive::Axes;
-use crate::drive::rows::{RowKernel, RowOutputs};
-use crate::drive::weight::Weighting;
-use crate::error::{Error, Kind, Result, Tuple};
+use crate::drive::rows::{Row, RowKernel, RowOutputs};
+use crate::error::{Error, Kind, Result};
 use crate::math::Real;
-use crate::memory;
-use crate::num::DType;
-use crate::num::Float;
-use crate::num::{Scalar, Twofold, two_product, two_sum};
-use crate::registry::Params;
-use crate::registry::{Call, Loss, Plan};
-use crate::simd::Isa;
+use crate::num::{DType, Float, Scalar, Twofold, two_product, two_sum};
+use crate::registry::{
+    ShapeRule, Bound, Call, Domain, Family, Gradient, Loss, OUT_OF_RANGE, Options, Plan,
+    SAMPLE_WEIGHT, Spec, Unreduced, float, input,
+};
+use crate::simd::{Baseline, Isa};
+
+/// The row of the registry.
+pub const SPEC: Spec = Spec {
+    name: "CosineEmbeddingLoss",
+    family: Family::Rowwise,
+    inputs: &[
+        input("input1", Domain::Real, Gradient::Default).shaped(ShapeRule::First),
+        input("input2", Domain::Real, Gradient::Default),
+        input("label", Domain::Sign, Gradient::Never).shaped(ShapeRule::PerVector),
+        SAMPLE_WEIGHT,
+    ],
+    params: &[float("margin", 0.0, Bound::Finite), AXIS, OUT_OF_RANGE],
+    unreduced: Unreduced::Row,
+    hess: false,
+    kinks: "cosine of input1 and input2 == margin",
+    build: |p| {
+        Ok(Box::new(CosineEmbedding {
+            axis: p.int("axis").unwrap_or(-1) as isize,
+            margin: p.float("margin"),
+        }))
+    },
+};
 
 /// Longest run whose products are summed at once.
 const PRODUCTS: usize = 256;
@@ -36,91 +57,52 @@ pub struct CosineEmbedding {
     margin: f64,
 }
 
-impl CosineEmbedding {
-    /// From the registry's parameters.
-    pub fn new(params: &Params) -> Self {
-        CosineEmbedding {
-            axis: params.int("axis").unwrap_or(-1) as isize,
-            margin: params.float("margin"),
-        }
-    }
-}
-
 impl Loss for CosineEmbedding {
-    fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
-        let given = call.input(0).shape();
-        if given.is_empty() {
+    fn axes(&self, first: (&str, &[usize]), options: &Options) -> Result<Axes> {
+        if first.1.is_empty() {
             let detail = "expected vectors along an axis, got a number";
-            return Err(Error::new(Kind::Shape, call.names[0], detail));
+            return Err(Error::new(Kind::Shape, first.0, detail));
         }
-        let (axes, vector) = Axes::rowwise(given, self.axis, call.options.batch_axis)?;
-        let layout = if given.len() == 1 {
-            Layout::new(&[1, given[0]], 0, Some(1))
-        } else {
-            let batch = axes.batch + usize::from(axes.batch >= vector);
-            Layout::new(given, batch, Some(vector))
-        };
-        let weighting = call.weighting(&axes)?;
-        let inputs = [layout.input(call, 0)?, layout.input(call, 1)?];
-        let labels = labels(call, &axes, &weighting)?;
-        let kernel = Rows { labels, margin: self.margin };
-        let (level, single) = (call.level, call.single());
-        Ok(Box::new(RowPlan { kernel, level, single, axes, layout, inputs, weighting }))
+        Axes::rowwise(first, self.axis, options.batch_axis)
+    }
+    fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
+        plan::<_, 2, 1>(*self, call)
     }
 }
 
-/// Whether each pair is alike, the batch axis first: a label other than 1 says no, where it is allowed.
-fn labels(call: &Call<'_>, axes: &Axes, weighting: &Weighting<'_>) -> Result<Vec<bool>> {
-    let (name, given) = (call.names[2], call.input(2));
-    let lined_up = axes.line_up(given).ok_or_else(|| {
-        let [expected, given] = [&axes.shape[..], given.shape()].map(Tuple);
-        let detail = format!(
-            "expected one label for each pair of vectors, shape {expected}, got shape {given}"
-        );
-        Error::new(Kind::Shape, name, detail)
-    })?;
-    let labels = lined_up.to_vec::<f64>()?;
-    if let Some(check) = call.check(2, call.domains[2]) {
-        let shape = axes.batch_first();
-        let wrong = |(row, &label): (usize, &f64)| {
-            !check.domain.holds(label) && !weighting.removes(row, &shape)
-        };
-        if let Some(row) = labels.iter().enumerate().position(wrong) {
-            return Err(check.error(&axes.element(row, given.shape())));
-        }
-    }
-    memory::collect(labels.iter().map(|&label| label == 1.0))
-}
-
-struct Rows {
-    labels: Vec<bool>,
-    margin: f64,
-}
-
-impl<T: Real> RowKernel<T, 2> for Rows {
+impl<T: Real> RowKernel<T, 2, 1> for CosineEmbedding {
     const COST: f64 = 0.6;
+    type Scratch = ();
 
     #[inline(always)]
     fn row<S: Isa>(
         &self,
-        row: usize,
-        [u, v]: [&[T]; 2],
-        outputs: RowOutputs<'_, T, 2>,
+        row: Row<'_, T, 2, 1>,
+        outputs: RowOutputs<'_, T, 2, 1>,
+        (): &mut (),
         scale: f64,
     ) -> T {
+        // A label other than 1 says that they are not alike, where it is allowed.
+        let alike = row.numbers[0] == T::ONE;
         if T::DTYPE == DType::F32 {
-            self.pair::<S, T, f64>(row, [u, v], outputs.grads, scale)
+            self.pair::<S, T, f64>(alike, row.vectors, outputs.grads, scale)
         } else {
-            self.pair::<S, T, Twofold>(row, [u, v], outputs.grads, scale)
+            self.pair::<S, T, Twofold>(alike, row.vectors, outputs.grads, scale)
         }
+    }
+
+    #[allow(clippy::disallowed_macros, reason = "one number")]
+    fn kinks(&self, Row { vectors: [u, v], .. }: Row<'_, f64, 2, 1>) -> Vec<f64> {
+        let Pair { uv, norms, .. } = Pair::<f64>::of::<Baseline, f64>(u, v);
+        vec![if norms == 0.0 { 0.0 } else { uv / norms } - self.margin]
     }
 }
 
-impl Rows {
+impl CosineEmbedding {
     #[inline(always)]
     fn pair<S: Isa, T: Real, W: Scalar>(
         &self,
-        row: usize,
+        alike: bool,
         [u, v]: [&[T]; 2],
         grads: [Option<&mut [T]>; 2],
         scale: f64,
@@ -129,7 +111,7 @@ impl Rows {
         let cos = if norms.high() == 0.0 { uv.high() } else { uv.over::<S>(norms).high() };
         let cos = if cos > 1.0 { 1.0 } else { cos };
         let cos = if cos < -1.0 { -1.0 } else { cos };
-        let (loss, slope) = if self.labels[row] {
+        let (loss, slope) = if alike {
             (1.0 - cos, -scale)
         } else {
             let excess = cos - self.margin;

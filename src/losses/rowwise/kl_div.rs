@@ -17,29 +17,53 @@
 //!
 //! Source: Apache MXNet Gluon, `KLDivLoss`; `log_target` as PyTorch has it.
 
-use super::plan::{Layout, RowPlan};
+use super::AXIS;
+use super::plan::{Factors, plan_weighted};
 use crate::array::{Shape, View, ViewMut, elements, unravel};
-use crate::drive::Axes;
-use crate::drive::Reduction;
-use crate::drive::domain::{Check, Domain};
-use crate::drive::factor;
+use crate::drive::domain::Check;
 use crate::drive::operand::Argument;
 use crate::drive::reduced::Reduced;
-use crate::drive::rows::{RowKernel, RowOutputs, Rows, drive};
+use crate::drive::rows::{
+    Erased, Place, Row, RowKernel, RowOutputs, Rows, TileKernel, Vectors, drive,
+};
 use crate::drive::scale::{Scale, multiply};
 use crate::drive::weight::Weighting;
+use crate::drive::{Axes, range};
 use crate::error::{Error, Kind, Result, Tuple};
 use crate::losses::elementwise::{self, Elementwise, Point};
 use crate::math::Real;
 use crate::memory;
-use crate::num::DType;
-use crate::num::Float;
-use crate::num::Sizes;
-use crate::registry::Params;
-use crate::registry::{Call, Loss, Plan, Results};
+use crate::num::{DType, Float, Sizes};
+use crate::registry::{
+    ShapeRule, Bound, Call, Domain, Family, Hessian, Input, Loss, OUT_OF_RANGE, Options, Params,
+    Plan, Results, SAMPLE_WEIGHT, Spec, Unreduced, flag, float, label, pred,
+};
 use crate::simd::{Isa, Level};
 use crate::softmax::{Softmax, through_softmax};
 use crate::sum::sum;
+
+/// The row of the registry.
+pub const SPEC: Spec = Spec {
+    name: "KLDivLoss",
+    family: Family::Rowwise,
+    inputs: &[
+        pred(Domain::LogDistribution),
+        label(Domain::Distribution).shaped(ShapeRule::SameOrOneVector),
+        SAMPLE_WEIGHT,
+    ],
+    params: &[
+        flag("from_logits", true),
+        AXIS,
+        float("epsilon", 0.0, Bound::NonNegative),
+        flag("log_target", false),
+        float("temperature", 1.0, Bound::Positive),
+        OUT_OF_RANGE,
+    ],
+    unreduced: Unreduced::Element,
+    hess: true,
+    kinks: "",
+    build: |p| Ok(Box::new(KlDiv::new(p)?)),
+};
 
 /// The divergence with its parameters.
 pub struct KlDiv {
@@ -74,8 +98,13 @@ impl<const LOG: bool> Divergence<LOG> {
             let (y, gap) = (label.exp::<S>(), label * t + surprise);
             return Term { y, value: gap.weighted(y), slope: (gap + t).weighted(y) };
         }
-        let shifted = label + T::from_f64(self.epsilon);
-        let gap = shifted.log::<S>() * t + surprise;
+        let epsilon = T::from_f64(self.epsilon);
+        let shifted = label + epsilon;
+        // Next to 1 the logarithm is not larger than what the sum rounds off.
+        let correction = T::lost(label, epsilon, shifted) / shifted;
+        let has_correction = self.epsilon != 0.0 && !correction.is_nan();
+        let log = shifted.log::<S>() + if has_correction { correction } else { T::ZERO };
+        let gap = log * t + surprise;
         let ratio = if self.epsilon == 0.0 { t } else { label / shifted * t };
         let (nothing, value) = (label == T::ZERO && !surprise.is_nan(), label * gap);
         // Of an impossible class any label but 0 has an infinite loss.
@@ -137,15 +166,40 @@ impl KlDiv {
 }
 
 impl Loss for KlDiv {
+    fn axes(&self, (name, first): (&str, &[usize]), options: &Options) -> Result<Axes> {
+        let rows = Axes::rowwise((name, first), self.axis, options.batch_axis)?;
+        if first.len() == 1 && self.from_logits {
+            return Axes::elementwise(first, options.batch_axis);
+        }
+        if rows.class.is_some_and(|class| rows.first[class] == 0) && !rows.shape.contains(&0) {
+            let detail = format!("expected at least one class, got shape {}", Tuple(first));
+            return Err(Error::new(Kind::Shape, name, detail));
+        }
+        if first.len() == 1 {
+            return Axes::one_row(first);
+        }
+        Ok(Axes { class: rows.class, ..Axes::elementwise(first, options.batch_axis)? })
+    }
+
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
         let KlDiv { epsilon, temperature, .. } = *self;
         if self.log_target {
-            let mut call = call.clone();
-            call.domains[1] = Domain::Number;
-            self.plan_of(&call, Divergence::<true> { epsilon, temperature })
+            self.plan_of(call, Divergence::<true> { epsilon, temperature })
         } else {
             self.plan_of(call, Divergence::<false> { epsilon, temperature })
         }
+    }
+
+    fn input(&self, declared: Input) -> Input {
+        match declared.domain {
+            Domain::LogDistribution if !self.from_logits => declared.of(Domain::Real),
+            Domain::Distribution if self.log_target => declared.of(Domain::LogDistribution),
+            _ => declared,
+        }
+    }
+
+    fn hessian(&self) -> Hessian {
+        if self.from_logits { Hessian::Zero } else { Hessian::Diagonal }
     }
 
     fn in_place(&self) -> bool {
@@ -159,64 +213,29 @@ impl KlDiv {
         call: &Call<'a>,
         divergence: Divergence<LOG>,
     ) -> Result<Box<dyn Plan + 'a>> {
-        let (pred, label) = (call.input(0).shape(), call.input(1));
-        let (rows, class) = Axes::rowwise(pred, self.axis, call.options.batch_axis)?;
-        let classes = pred[class];
-        if classes == 0 && !rows.shape.contains(&0) && !(pred.len() == 1 && self.from_logits) {
-            let detail = format!("expected at least one class, got shape {}", Tuple(pred));
-            return Err(Error::new(Kind::Shape, call.names[0], detail));
-        }
-        if pred.len() == 1 {
-            return if self.from_logits {
-                elementwise::plan(divergence, call)
-            } else {
-                self.plan_row(call, divergence)
-            };
-        }
-        let axes = Axes::elementwise(pred, call.options.batch_axis)?;
+        let at = call.position("label");
+        let (axes, pred) = (&call.axes, call.first().shape());
+        let label = call.arguments.inputs[at].clone().filter(|label| axes.is_one_vector(label.shape()));
+        let Some(label) = label.filter(|label| label.len() != elements(pred)) else {
+            return self.plan_full(call, divergence);
+        };
         // One distribution for all rows.
-        let shared = label.len() != call.input(0).len()
-            && (*label.shape() == [classes] || *label.shape() == [1, classes]);
-        let mut call = call.clone();
-        if shared {
-            check_shared(&call, &axes, class)?;
-            call.domains[1] = Domain::Real;
-            let label = label.clone().reshape(&[classes]);
-            call.inputs[1] = label.and_then(|l| l.along(class, pred));
-            if call.weighting(&axes)?.leaves_single() {
-                // So that the sum of the label's gradients has a result where they themselves have none.
-                call.dtype = DType::F64;
-            }
+        let class = axes.class.unwrap_or(0);
+        let classes = label.len();
+        check_shared(call, at)?;
+        let mut lined_up = call.clone();
+        lined_up.checked = false;
+        let label = label.reshape(&[classes]);
+        lined_up.arguments.inputs[at] = label.and_then(|l| l.along(class, pred));
+        if call.weighting(axes)?.leaves_single() {
+            // So that the sum of the label's gradients has a result where they themselves have none.
+            lined_up.arguments.dtype = DType::F64;
         }
-        let plan = self.plan_full(&call, divergence, &axes, rows, class)?;
-        if !shared {
-            return Ok(plan);
-        }
+        let plan = self.plan_full(&lined_up, divergence)?;
         let mut label_shape: Shape = smallvec::smallvec![1; pred.len()];
         label_shape[class] = classes;
-        Ok(Box::new(SharedLabel { plan, axes, label_shape, single: call.single() }))
-    }
-
-    /// For logits of one dimension: one row.
-    fn plan_row<'a, const LOG: bool>(
-        &self,
-        call: &Call<'a>,
-        divergence: Divergence<LOG>,
-    ) -> Result<Box<dyn Plan + 'a>> {
-        let classes = call.input(0).len();
-        let as_row = |view: &mut Option<View<'a>>| {
-            if let Some(v) = view.take_if(|v| *v.shape() == [classes]) {
-                *view = Some(v.insert_axis(0));
-            }
-        };
-        let mut call = call.clone();
-        call.inputs.iter_mut().for_each(as_row);
-        [&mut call.sample_weight, &mut call.grad_output].into_iter().for_each(as_row);
-        let axes = Axes::elementwise(&[1, classes], 0)?;
-        let rows = Axes::samples(1);
-        let plan = self.plan_full(&call, divergence, &axes, rows, 1)?;
-        let whole = call.options.reduction == Reduction::None;
-        Ok(Box::new(OneRow { plan, classes: whole.then_some(classes) }))
+        let (axes, single) = (axes.clone(), lined_up.single());
+        Ok(Box::new(SharedLabel { plan, axes, label_shape, at, single }))
     }
 
     /// For a label of the prediction's shape.
@@ -224,32 +243,32 @@ impl KlDiv {
         &self,
         call: &Call<'a>,
         divergence: Divergence<LOG>,
-        axes: &Axes,
-        rows: Axes,
-        class: usize,
     ) -> Result<Box<dyn Plan + 'a>> {
         if self.from_logits {
             return elementwise::plan(divergence, call);
         }
-        let layout = Layout::new(&axes.shape, axes.batch, Some(class));
-        let inputs = [layout.input(call, 0)?, layout.input(call, 1)?];
+        let axes = &call.axes;
         let weighting = call.weighting(axes)?;
-        let (level, single) = (call.level, call.single());
-        let at = class + usize::from(class < axes.batch);
-        Ok(match weighting.of_sums(at, axes.shape[class]) {
+        let class = axes.class.unwrap_or(0);
+        Ok(match weighting.of_sums(axes.vector(), axes.first[class]) {
             Some(weighting) => {
-                let kernel = LogitRows(divergence);
-                Box::new(RowPlan { kernel, level, single, axes: rows, layout, inputs, weighting })
+                let first = ("pred", &axes.first[..]);
+                let rows = Axes::rowwise(first, class as isize, axes.samples as isize)?;
+                plan_weighted::<_, 2, 0>(LogitRows(divergence), call, rows, weighting, Factors(None))?
             }
-            None => Box::new(ElementPlan {
-                divergence,
-                level,
-                single,
-                axes: axes.clone(),
-                layout,
-                inputs,
-                weighting,
-            }),
+            None => {
+                let [at_pred, at_label] = [0, call.position("label")];
+                let line_up = |at| call.argument(at, |given| axes.line_up_rows(given));
+                Box::new(ElementPlan {
+                    divergence,
+                    level: call.level(),
+                    single: call.single(),
+                    axes: axes.clone(),
+                    inputs: [line_up(at_pred), line_up(at_label)],
+                    at_label,
+                    weighting,
+                })
+            }
         })
     }
 }
@@ -257,20 +276,21 @@ impl KlDiv {
 /// Rows of logits whose elements all have the same weight: the sum of E over the row is enough.
 struct LogitRows<const LOG: bool>(Divergence<LOG>);
 
-impl<T: Real, const LOG: bool> RowKernel<T, 2> for LogitRows<LOG> {
+impl<T: Real, const LOG: bool> RowKernel<T, 2, 0> for LogitRows<LOG> {
     const COST: f64 = 1.2;
+    type Scratch = Vectors<T, 2>;
 
     #[inline(always)]
     fn row<S: Isa>(
         &self,
-        _: usize,
-        [x, label]: [&[T]; 2],
-        outputs: RowOutputs<'_, T, 2>,
+        Row { vectors: [x, label], .. }: Row<'_, T, 2, 0>,
+        outputs: RowOutputs<'_, T, 2, 0>,
+        scratch: &mut Vectors<T, 2>,
         scale: f64,
     ) -> T {
         let LogitRows(divergence) = *self;
-        let RowOutputs { grads: [grad, label_grad], hess, wants_value, scratch, .. } = outputs;
-        let [exps, terms] = scratch;
+        let RowOutputs { grads: [grad, label_grad], hess, wants_value, .. } = outputs;
+        let [exps, terms] = scratch.each();
         let t = divergence.temperature;
         let y = if LOG { exps_of::<S, T>(label, terms) } else { label };
         let (softmax, _) = through_softmax::<S, T>(x, y, t, scale, grad, hess, exps);
@@ -283,20 +303,21 @@ impl<T: Real, const LOG: bool> RowKernel<T, 2> for LogitRows<LOG> {
 /// Rows of logits whose elements have weights of their own, the third input, relative to the row's scale.
 struct WeightedRows<const LOG: bool>(Divergence<LOG>);
 
-impl<T: Real, const LOG: bool> RowKernel<T, 3> for WeightedRows<LOG> {
+impl<T: Real, const LOG: bool> RowKernel<T, 3, 0> for WeightedRows<LOG> {
     const COST: f64 = 1.5;
+    type Scratch = Vectors<T, 2>;
 
     #[inline(always)]
     fn row<S: Isa>(
         &self,
-        _: usize,
-        [x, label, weight]: [&[T]; 3],
-        outputs: RowOutputs<'_, T, 3>,
+        Row { vectors: [x, label, weight], .. }: Row<'_, T, 3, 0>,
+        outputs: RowOutputs<'_, T, 3, 0>,
+        scratch: &mut Vectors<T, 2>,
         scale: f64,
     ) -> T {
         let WeightedRows(divergence) = *self;
-        let RowOutputs { grads: [grad, label_grad, _], hess, mut elements, scratch, .. } = outputs;
-        let [exps, weighted] = scratch;
+        let RowOutputs { grads: [grad, label_grad, _], hess, mut elements, .. } = outputs;
+        let [exps, weighted] = scratch.each();
         let y = if LOG { exps_of::<S, T>(label, exps) } else { label };
         for ((w, &y), &weight) in weighted.iter_mut().zip(y).zip(weight) {
             *w = y.weighted(weight);
@@ -326,8 +347,9 @@ struct ElementPlan<'a, const LOG: bool> {
     level: Level,
     single: bool,
     axes: Axes,
-    layout: Layout,
     inputs: [Argument<'a>; 2],
+    /// The label's position in the registry.
+    at_label: usize,
     weighting: Weighting<'a>,
 }
 
@@ -336,10 +358,10 @@ impl<const LOG: bool> Plan for ElementPlan<'_, LOG> {
         self.axes.value_shape(self.weighting.reduction)
     }
     fn cost(&self) -> f64 {
-        <WeightedRows<LOG> as RowKernel<f32, 3>>::COST * self.inputs[0].view.len() as f64
+        <WeightedRows<LOG> as RowKernel<f32, 3, 0>>::COST * self.inputs[0].view.len() as f64
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
-        let ElementPlan { axes, weighting, level, layout, inputs: [x, _], .. } = self;
+        let ElementPlan { axes, weighting, level, inputs: [x, _], .. } = self;
         let reduced = Reduced { axes, weighting, level: *level };
         let shape = x.view.shape();
         let derives = results.hess.is_some() || results.grads.iter().any(Option::is_some);
@@ -350,65 +372,74 @@ impl<const LOG: bool> Plan for ElementPlan<'_, LOG> {
             None => {
                 memory::grow(&mut weights, x.view.len(), 0.0)?;
                 let view = ViewMut::from_slice(&mut weights, shape);
-                reduced.scales(view.map(|v| layout.batch_first(v)))?;
+                reduced.scales(view.map(|v| axes.batch_first_of_rows(v)))?;
                 let rows = weights.chunks_exact_mut(shape.last().copied().unwrap_or(1).max(1));
                 Scale::Each(memory::collect(rows.map(|row| {
                     let Sizes { least, most, .. } = f64::sizes(row);
-                    has_room &= most == 0.0 || !factor::leaves_single([least / most, 1.0]);
+                    let relative = Sizes { least: least / most, most: 1.0, any_sign: false };
+                    has_room &= most == 0.0 || !range::leaves_single(&relative);
                     normalise(row)
                 }))?)
             }
         };
+        let kernel = Erased(&WeightedRows(self.divergence));
         if self.single && has_room {
-            self.run_in::<f32>(results, &weights, &scale)
+            self.run_in::<f32>(&kernel, results, &weights, &scale)
         } else {
-            self.run_in::<f64>(results, &weights, &scale)
+            self.run_in::<f64>(&kernel, results, &weights, &scale)
         }
     }
 }
 
 impl<const LOG: bool> ElementPlan<'_, LOG> {
     /// With the weights of the elements relative to the scale of their row.
-    fn run_in<T: Real>(&self, results: Results<'_>, weights: &[f64], scale: &Scale) -> Result<()> {
-        let ElementPlan { axes, weighting, level, layout, .. } = self;
+    fn run_in<T: Real>(
+        &self,
+        kernel: &dyn TileKernel<T>,
+        mut results: Results<'_>,
+        weights: &[f64],
+        scale: &Scale,
+    ) -> Result<()> {
+        let ElementPlan { axes, weighting, level, .. } = self;
         let reduced = Reduced { axes, weighting, level: *level };
         let [x, label] = &self.inputs;
         let shape = x.view.shape();
-        let [grad, label_grad, ..] = results.grads;
-        let grads = [grad, label_grad, None].map(|v| layout.line_up_mut(v?));
-        let hess = results.hess.and_then(|v| layout.line_up_mut(v));
+        let wanted = [results.grads[0].take(), results.grads[self.at_label].take(), None];
+        let grads = wanted.map(|v| axes.line_up_rows_mut(v?));
+        let hess = results.hess.and_then(|v| axes.line_up_rows_mut(v));
         let weight = match scale {
             Scale::All(_) => View::from_slice(&[1.0], &[]).broadcast_to(shape),
             Scale::Each(_) => Some(View::from_slice(weights, shape)),
         };
         let Some(weight) = weight.map(Argument::from) else { return Ok(()) };
-        let outside = |check: &Check<'_>, position: usize| {
-            if weighting.removes(layout.unrolled(position), &axes.batch_first()) {
+        let outside = |check: &Check<'_>, place: Place| {
+            let (Place::Element(position) | Place::Row(position)) = place;
+            if weighting.removes(axes.unrolled(position), &axes.batch_first()) {
                 return Ok(());
             }
-            Err(check.error(&layout.element(position, check.given.shape())))
+            Err(check.error(&axes.element_of_rows(position, check.given.shape())))
         };
         let len = if results.value.is_some() { x.view.len() } else { 0 };
         let mut unreduced = memory::filled(T::ZERO, len)?;
         let value = results.value.is_some().then(|| {
             let view = ViewMut::from_slice(&mut unreduced, &axes.batch_first());
-            view.map(|v| layout.vector_last(v))
+            view.map(|v| axes.vectors_last(v))
         });
-        drive(
-            &WeightedRows(self.divergence),
-            Rows::<T, 3> {
-                level: *level,
-                shape,
-                outer: shape.len() - 1,
-                inputs: [x, label, &weight],
-                outside: &outside,
-                grads: grads.each_ref().map(Option::as_ref),
-                hess: hess.as_ref(),
-                elements: value.as_ref(),
-                scale,
-                value: None,
-            },
-        )?;
+        drive(Rows {
+            kernel,
+            level: *level,
+            shape,
+            outer: shape.len() - 1,
+            vectors: &[x.clone(), label.clone(), weight],
+            numbers: &[],
+            outside: &outside,
+            grads: grads.each_ref().map(Option::as_ref),
+            number_grads: [None; 2],
+            hess: hess.as_ref(),
+            elements: value.as_ref(),
+            scale,
+            value: None,
+        })?;
         if let Some(value) = results.value {
             reduced.value(&unreduced, value)?;
         }
@@ -433,16 +464,18 @@ fn normalise(row: &mut [f64]) -> f64 {
 }
 
 /// Checks a label that is one distribution for all rows, if any has a weight.
-fn check_shared(call: &Call<'_>, axes: &Axes, class: usize) -> Result<()> {
-    let Some(check) = call.check(1, call.domains[1]).filter(|check| check.all().is_err()) else {
+fn check_shared(call: &Call<'_>, at: usize) -> Result<()> {
+    let Some(check) = call.check(at).filter(|check| check.all().is_err()) else {
         return Ok(());
     };
-    let (mut weighting, pred) = (call.weighting(axes)?, call.input(0));
+    let (axes, pred) = (&call.axes, call.first());
+    let mut weighting = call.weighting(axes)?;
     if weighting.weight == 0.0 || pred.is_empty() {
         return Ok(());
     }
     // A label counts where some row has a weight for its class.
     let weights = weighting.take_weights()?;
+    let class = axes.class.unwrap_or(0);
     let counts = |label: usize| {
         let of_label = |at: usize| axes.element(at, pred.shape())[class] == label;
         weights.as_ref().is_none_or(|w| (0..w.len()).any(|at| w[at] != 0.0 && of_label(at)))
@@ -452,31 +485,13 @@ fn check_shared(call: &Call<'_>, axes: &Axes, class: usize) -> Result<()> {
     wrong.map_or(Ok(()), |i| Err(check.error(&unravel(i, check.given.shape()))))
 }
 
-/// A call with logits of one dimension, whose E is of one dimension, too.
-struct OneRow<'a> {
-    plan: Box<dyn Plan + 'a>,
-    /// The elements of the value, if it is E.
-    classes: Option<usize>,
-}
-
-impl Plan for OneRow<'_> {
-    fn value_shape(&self) -> Shape {
-        self.classes
-            .map_or_else(|| self.plan.value_shape(), |classes| Shape::from_slice(&[classes]))
-    }
-    fn cost(&self) -> f64 {
-        self.plan.cost()
-    }
-    fn run(&self, results: Results<'_>) -> Result<()> {
-        self.plan.run(results)
-    }
-}
-
 /// A call whose label is one distribution for all rows: the label's gradient is summed over them.
 struct SharedLabel<'a> {
     plan: Box<dyn Plan + 'a>,
     axes: Axes,
     label_shape: Shape,
+    /// The label's position in the registry.
+    at: usize,
     single: bool,
 }
 
@@ -494,7 +509,7 @@ impl Plan for SharedLabel<'_> {
 
 impl SharedLabel<'_> {
     fn run_in<T: Real>(&self, mut results: Results<'_>) -> Result<()> {
-        let Some(sum) = results.grads[1].take().and_then(|v| v.reshape(&self.label_shape)) else {
+        let Some(sum) = results.grads[self.at].take().and_then(|v| v.reshape(&self.label_shape)) else {
             return self.plan.run(results);
         };
         let shape = self.axes.batch_first();
@@ -502,7 +517,7 @@ impl SharedLabel<'_> {
         let in_order =
             ViewMut::from_slice(&mut full, &shape).map(|v| v.move_axis(0, self.axes.batch));
         let Results { value, mut grads, hess } = results;
-        grads[1] = Some(in_order);
+        grads[self.at] = Some(in_order);
         self.plan.run(Results { value, grads, hess })?;
         self.axes.sum_to(&full, &sum)
     }

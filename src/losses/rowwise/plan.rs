@@ -1,171 +1,224 @@
 //! The call of a loss that has one number for each row.
 
-use crate::array::{Shape, View, ViewMut, elements, unravel};
-use crate::drive::Axes;
-use crate::drive::domain::{Check, Order};
+use crate::array::{Shape, elements};
+use crate::drive::domain::Check;
 use crate::drive::operand::Argument;
 use crate::drive::reduced::Reduced;
-use crate::drive::rows::{RowKernel, Rows, drive};
+use crate::drive::rows::{
+    Erased, MAX_NUMBERS, MAX_VECTORS, Place, Row, RowKernel, Rows, TileKernel, drive,
+};
 use crate::drive::scale::Scale;
 use crate::drive::weight::Weighting;
-use crate::error::{Error, Kind, Result, Tuple};
+use crate::drive::{Axes, range};
+use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
-use crate::registry::{Call, Plan, Results};
+use crate::num::Float;
+use crate::registry::{Call, Plan, Results, ShapeRule};
 use crate::simd::Level;
+use smallvec::SmallVec;
 
-/// How the arrays of a call lie: of the first input's shape, the batch axis first, the axis of the vectors last.
-#[derive(Clone, Debug)]
-pub struct Layout {
-    shape: Shape,
-    batch: usize,
-    vector: Option<usize>,
+/// Checks a call of `kernel`: vectors are what has an element for each of the first input's, numbers what has one for
+/// each row.
+pub fn plan<'a, L, const V: usize, const C: usize>(
+    kernel: L,
+    call: &Call<'a>,
+) -> Result<Box<dyn Plan + 'a>>
+where
+    L: RowKernel<f32, V, C> + RowKernel<f64, V, C> + 'a,
+{
+    let axes = call.axes.clone();
+    let weighting = call.weighting(&axes)?;
+    plan_weighted(kernel, call, axes, weighting, Factors(None))
 }
 
-impl Layout {
-    /// From the first input's shape, its batch axis, and the axis of the vectors where rows are vectors along one axis.
-    pub fn new(shape: &[usize], batch: usize, vector: Option<usize>) -> Self {
-        // The batch axis is moved first.
-        let vector = vector.map(|v| v + usize::from(v < batch));
-        Layout { shape: shape.into(), batch, vector }
-    }
+/// Factors inside a loss: where `f32` has no room for them, the call is computed in `f64`.
+pub struct Factors<'f>(pub Option<&'f [f64]>);
 
-    /// A view that reshapes to the first input's shape.
-    pub fn line_up<'a>(&self, view: &View<'a>) -> Option<View<'a>> {
-        Some(self.order(view.clone().reshape(&self.shape)?))
-    }
+/// The same for other axes and weights than the call's own.
+pub fn plan_weighted<'a, L, const V: usize, const C: usize>(
+    kernel: L,
+    call: &Call<'a>,
+    axes: Axes,
+    weighting: Weighting<'a>,
+    factors: Factors<'_>,
+) -> Result<Box<dyn Plan + 'a>>
+where
+    L: RowKernel<f32, V, C> + RowKernel<f64, V, C> + 'a,
+{
+    let mut rows = RowCall::new::<V, C>(call, axes, weighting);
+    rows.limit_range(factors.0);
+    Ok(Box::new(RowPlan { kernel, rows }))
+}
 
-    /// As [`Layout::line_up`], for an output.
-    pub fn line_up_mut<'a>(&self, view: ViewMut<'a>) -> Option<ViewMut<'a>> {
-        Some(view.reshape(&self.shape)?.map(|v| self.order(v)))
-    }
+/// Inputs of a call with their positions in the registry.
+#[derive(std::default::Default)]
+struct Positioned<'a> {
+    inputs: SmallVec<[Argument<'a>; MAX_VECTORS]>,
+    positions: SmallVec<[usize; MAX_VECTORS]>,
+}
 
-    /// As [`Layout::line_up`], for the input of a call at a position.
-    ///
-    /// # Errors
-    /// If the input has another shape.
-    pub fn input<'a>(&self, call: &Call<'a>, position: usize) -> Result<Argument<'a>> {
-        let (name, given) = (call.names[position], call.input(position));
-        let view = self.line_up(given).ok_or_else(|| {
-            let (first, shape) = (call.names[0], call.input(0).shape());
-            let detail = format!(
-                "expected {first}'s shape up to axes of size 1, or one dimension with as many elements ({first} has shape {}), got shape {}",
-                Tuple(shape),
-                Tuple(given.shape())
-            );
-            Error::new(Kind::Shape, name, detail)
-        })?;
-        let check = call.check(position, call.domains[position]);
-        Ok(Argument { view, check, overwritten: position == 0 && call.in_place })
-    }
-
-    /// The index in an array of shape `given`, with the first input's elements in their order, of the element at a
-    /// position of what is lined up.
-    pub fn element(&self, position: usize, given: &[usize]) -> Vec<usize> {
-        Order { shape: &self.shape, batch: self.batch }.element(self.unrolled(position), given)
-    }
-
-    /// The position with the batch axis first of the element at a position of what is lined up.
-    pub fn unrolled(&self, position: usize) -> usize {
-        let mut shape = Order { shape: &self.shape, batch: self.batch }.batch_first();
-        let last = shape.len() - 1;
-        let vector = self.vector.unwrap_or(last);
-        shape[vector..].rotate_left(1);
-        let mut index = unravel(position, &shape);
-        for order in [&mut shape[..], &mut index] {
-            order[vector..].rotate_right(1);
-        }
-        index.iter().zip(&shape).fold(0, |flat, (i, d)| flat * d + i)
-    }
-
-    /// A view of the first input's shape with the batch axis first, lined up.
-    pub fn vector_last<'a>(&self, view: View<'a>) -> View<'a> {
-        let last = view.shape().len() - 1;
-        view.move_axis(self.vector.unwrap_or(last), last)
-    }
-
-    /// The reverse of [`Layout::vector_last`].
-    pub fn batch_first<'a>(&self, view: View<'a>) -> View<'a> {
-        let last = view.shape().len() - 1;
-        view.move_axis(last, self.vector.unwrap_or(last))
-    }
-
-    fn order<'a>(&self, view: View<'a>) -> View<'a> {
-        self.vector_last(view.move_axis(self.batch, 0))
+impl<'a> Positioned<'a> {
+    fn add(&mut self, position: usize, argument: Argument<'a>) {
+        self.inputs.push(argument);
+        self.positions.push(position);
     }
 }
 
-/// A checked call: `kernel` over rows of `inputs`, one number of E for each.
-pub struct RowPlan<'a, L, const K: usize> {
-    /// The loss.
-    pub kernel: L,
-    /// The instruction set.
-    pub level: Level,
+/// A checked call, its kernel aside.
+pub struct RowCall<'a> {
+    level: Level,
     /// Whether losses are computed in `f32`.
     pub single: bool,
     /// E's axes.
     pub axes: Axes,
-    /// How inputs and outputs lie.
-    pub layout: Layout,
-    /// The inputs, lined up.
-    pub inputs: [Argument<'a>; K],
+    vectors: Positioned<'a>,
+    numbers: Positioned<'a>,
     /// E's weights.
     pub weighting: Weighting<'a>,
 }
 
-impl<L, const K: usize> Plan for RowPlan<'_, L, K>
+struct RowPlan<'a, L, const V: usize, const C: usize> {
+    kernel: L,
+    rows: RowCall<'a>,
+}
+
+impl<L, const V: usize, const C: usize> Plan for RowPlan<'_, L, V, C>
 where
-    L: RowKernel<f32, K> + RowKernel<f64, K>,
+    L: RowKernel<f32, V, C> + RowKernel<f64, V, C>,
 {
     fn value_shape(&self) -> Shape {
-        self.axes.value_shape(self.weighting.reduction)
+        self.rows.value_shape()
     }
     fn cost(&self) -> f64 {
-        <L as RowKernel<f32, K>>::COST * self.inputs[0].view.len() as f64
+        <L as RowKernel<f32, V, C>>::COST * self.rows.len() as f64
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
-        if self.single { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
+        let kernel = Erased::<L, V, C>(&self.kernel);
+        if self.rows.single {
+            self.rows.run::<f32>(&kernel, &self.rows.weighting, results)
+        } else {
+            self.rows.run::<f64>(&kernel, &self.rows.weighting, results)
+        }
+    }
+    fn kinks(&self) -> Result<Vec<f64>> {
+        self.rows.kinks(&self.kernel)
     }
 }
 
-impl<L, const K: usize> RowPlan<'_, L, K> {
-    fn run_in<T: Real>(&self, results: Results<'_>) -> Result<()>
-    where
-        L: RowKernel<T, K>,
-    {
-        let RowPlan { axes, weighting, level, .. } = self;
+impl<'a> RowCall<'a> {
+    /// From a call whose first `V` inputs with elements are vectors, and whose first `C` with one number for each vector
+    /// are numbers.
+    pub fn new<const V: usize, const C: usize>(
+        call: &Call<'a>,
+        axes: Axes,
+        weighting: Weighting<'a>,
+    ) -> Self {
+        let (mut vectors, mut numbers) = (Positioned::default(), Positioned::default());
+        for (at, input) in call.inputs.iter().enumerate() {
+            if input.shape.has_elements() && vectors.inputs.len() < V {
+                vectors.add(at, call.argument(at, |given| axes.line_up_rows(given)));
+            } else if input.shape == ShapeRule::PerVector && numbers.inputs.len() < C {
+                numbers.add(at, call.argument(at, |given| axes.line_up(given)));
+            }
+        }
+        RowCall { level: call.level(), single: call.single(), axes, vectors, numbers, weighting }
+    }
+
+    /// Computes in `f64` where factors inside the loss have no room in `f32`.
+    pub fn limit_range(&mut self, factors: Option<&[f64]>) {
+        self.single &= !range::leaves_single(&f64::sizes(factors.unwrap_or_default()));
+    }
+
+    /// The shape of the value.
+    pub fn value_shape(&self) -> Shape {
+        self.axes.value_shape(self.weighting.reduction)
+    }
+
+    /// The number of elements of the first input.
+    pub fn len(&self) -> usize {
+        self.vectors.inputs[0].view.len()
+    }
+
+    /// How far each row is from each of its kinks.
+    ///
+    /// # Errors
+    /// If memory is refused.
+    #[allow(clippy::disallowed_methods, reason = "for tests of derivatives")]
+    pub fn kinks<L: RowKernel<f64, V, C>, const V: usize, const C: usize>(
+        &self,
+        kernel: &L,
+    ) -> Result<Vec<f64>> {
+        let copies = |inputs: &Positioned<'_>| {
+            let copies = inputs.inputs.iter().map(|input| input.view.to_vec::<f64>());
+            copies.collect::<Result<Vec<_>>>()
+        };
+        let (vectors, numbers) = (copies(&self.vectors)?, copies(&self.numbers)?);
+        let rows = elements(&self.axes.shape);
+        let cols = self.len() / rows.max(1);
+        let of_row = |index: usize| {
+            let row = Row {
+                index,
+                vectors: std::array::from_fn(|v| &vectors[v][index * cols..][..cols]),
+                numbers: std::array::from_fn(|c| numbers[c][index]),
+            };
+            kernel.kinks(row)
+        };
+        Ok((0..rows).flat_map(of_row).collect())
+    }
+
+    /// Computes the results.
+    pub fn run<T: Real>(
+        &self,
+        kernel: &dyn TileKernel<T>,
+        weighting: &Weighting<'_>,
+        mut results: Results<'_>,
+    ) -> Result<()> {
+        let RowCall { axes, level, vectors, numbers, .. } = self;
         let reduced = Reduced { axes, weighting, level: *level };
-        let mut given = results.grads.into_iter();
-        let mut grad = || given.next()?.and_then(|v| self.layout.line_up_mut(v));
-        let grads: [_; K] = std::array::from_fn(|_| grad());
-        let hess = results.hess.and_then(|v| self.layout.line_up_mut(v));
-        let derives = hess.is_some() || grads.iter().any(Option::is_some);
+        let grads: [_; MAX_VECTORS] = std::array::from_fn(|v| {
+            axes.line_up_rows_mut(results.grads[*vectors.positions.get(v)?].take()?)
+        });
+        let number_grads: [_; MAX_NUMBERS] = std::array::from_fn(|c| {
+            axes.line_up_mut(results.grads[*numbers.positions.get(c)?].take()?)
+        });
+        let hess = results.hess.and_then(|v| axes.line_up_rows_mut(v));
+        let derives = hess.is_some() || grads.iter().chain(&number_grads).any(Option::is_some);
         let scale = if derives { reduced.scale()? } else { Scale::All(1.0) };
         let rows = elements(&axes.shape);
-        let cols = self.inputs[0].view.len() / rows.max(1);
-        let outside = |check: &Check<'_>, position: usize| {
-            if weighting.removes(position / cols, &axes.batch_first()) {
+        let first = &vectors.inputs[0].view;
+        let cols = first.len() / rows.max(1);
+        let outside = |check: &Check<'_>, place: Place| {
+            let row = match place {
+                Place::Element(at) => at / cols,
+                Place::Row(row) => row,
+            };
+            if weighting.removes(row, &axes.batch_first()) {
                 return Ok(());
             }
-            Err(check.error(&self.layout.element(position, check.given.shape())))
+            let given = check.given.shape();
+            Err(check.error(&match place {
+                Place::Element(at) => axes.element_of_rows(at, given),
+                Place::Row(row) => axes.element(row, given),
+            }))
         };
         let mut unreduced =
             memory::filled(T::ZERO, if results.value.is_some() { rows } else { 0 })?;
-        drive(
-            &self.kernel,
-            Rows {
-                level: *level,
-                shape: self.inputs[0].view.shape(),
-                outer: axes.shape.len(),
-                inputs: self.inputs.each_ref(),
-                outside: &outside,
-                grads: grads.each_ref().map(Option::as_ref),
-                hess: hess.as_ref(),
-                elements: None,
-                scale: &scale,
-                value: results.value.is_some().then_some(&mut unreduced[..]),
-            },
-        )?;
+        drive(Rows {
+            kernel,
+            level: *level,
+            shape: first.shape(),
+            outer: axes.shape.len(),
+            vectors: &vectors.inputs,
+            numbers: &numbers.inputs,
+            outside: &outside,
+            grads: grads.each_ref().map(Option::as_ref),
+            number_grads: number_grads.each_ref().map(Option::as_ref),
+            hess: hess.as_ref(),
+            elements: None,
+            scale: &scale,
+            value: results.value.is_some().then_some(&mut unreduced[..]),
+        })?;
         if let Some(value) = results.value {
             reduced.value(&unreduced, value)?;
         }

@@ -4,15 +4,35 @@
 //! gradients with respect to x, p and n are `2 (n - p)`, `2 (p - x)` and `-2 (n - x)`; elsewhere, at 0 too, they are 0.
 //! There is no diagonal second derivative to give: it is 0 for the anchor. Source: Apache MXNet Gluon, `TripletLoss`.
 
-use super::plan::{Layout, RowPlan};
+use super::plan::plan;
 use crate::drive::Axes;
-use crate::drive::rows::{RowKernel, RowOutputs};
+use crate::drive::rows::{Row, RowKernel, RowOutputs, Vectors};
 use crate::error::Result;
 use crate::math::Real;
 use crate::num::Float;
-use crate::registry::{Call, Loss, Plan};
+use crate::registry::{
+    Bound, Call, Domain, Family, Gradient, Loss, Options, Plan, SAMPLE_WEIGHT, Spec, Unreduced,
+    float, input, pred,
+};
 use crate::simd::{Baseline, Isa};
 use crate::sum::{PairwiseSum, sum, sum_block_exactly};
+
+/// The row of the registry.
+pub const SPEC: Spec = Spec {
+    name: "TripletLoss",
+    family: Family::Rowwise,
+    inputs: &[
+        pred(Domain::Real),
+        input("positive", Domain::Real, Gradient::Default),
+        input("negative", Domain::Real, Gradient::Default),
+        SAMPLE_WEIGHT,
+    ],
+    params: &[float("margin", 1.0, Bound::Finite)],
+    unreduced: Unreduced::Sample,
+    hess: false,
+    kinks: "margin + sum((positive - pred)**2 - (negative - pred)**2) == 0",
+    build: |p| Ok(Box::new(Triplet { margin: p.float("margin") })),
+};
 
 /// Terms that are summed at once where they are large.
 const TERMS: usize = 256;
@@ -25,18 +45,11 @@ pub struct Triplet {
 }
 
 impl Loss for Triplet {
+    fn axes(&self, (_, first): (&str, &[usize]), options: &Options) -> Result<Axes> {
+        Axes::samplewise(first, options.batch_axis)
+    }
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
-        let full = Axes::elementwise(call.input(0).shape(), call.options.batch_axis)?;
-        let layout = Layout::new(&full.shape, full.batch, None);
-        let axes = if call.input(0).shape().is_empty() {
-            Axes::single()
-        } else {
-            Axes::elementwise(&[full.shape[full.batch]], 0)?
-        };
-        let weighting = call.weighting(&axes)?;
-        let inputs = [layout.input(call, 0)?, layout.input(call, 1)?, layout.input(call, 2)?];
-        let (level, single) = (call.level, call.single());
-        Ok(Box::new(RowPlan { kernel: *self, level, single, axes, layout, inputs, weighting }))
+        plan::<_, 3, 0>(*self, call)
     }
 }
 
@@ -64,18 +77,19 @@ impl Triplet {
     }
 }
 
-impl<T: Real> RowKernel<T, 3> for Triplet {
+impl<T: Real> RowKernel<T, 3, 0> for Triplet {
     const COST: f64 = 0.4;
+    type Scratch = Vectors<T, 1>;
 
     #[inline(always)]
     fn row<S: Isa>(
         &self,
-        _: usize,
-        [x, p, n]: [&[T]; 3],
-        outputs: RowOutputs<'_, T, 3>,
+        Row { vectors: [x, p, n], .. }: Row<'_, T, 3, 0>,
+        RowOutputs { grads, .. }: RowOutputs<'_, T, 3, 0>,
+        scratch: &mut Vectors<T, 1>,
         scale: f64,
     ) -> T {
-        let RowOutputs { grads, scratch: [terms, _], .. } = outputs;
+        let [terms] = scratch.each();
         for (((term, &x), &p), &n) in terms.iter_mut().zip(x).zip(p).zip(n) {
             *term = excess([x, p, n]);
         }
@@ -105,5 +119,11 @@ impl<T: Real> RowKernel<T, 3> for Triplet {
             }
         }
         T::from_f64(loss.where_positive(loss))
+    }
+
+    #[allow(clippy::disallowed_macros, reason = "one number")]
+    fn kinks(&self, Row { vectors: [x, p, n], .. }: Row<'_, f64, 3, 0>) -> Vec<f64> {
+        let terms = x.iter().zip(p).zip(n).map(|((&x, &p), &n)| excess([x, p, n]));
+        vec![self.margin + terms.sum::<f64>()]
     }
 }

@@ -7,21 +7,20 @@ use crate::error::{Error, Kind, Number, Result, Tuple};
 use crate::memory;
 use crate::registry::Call;
 
-/// Where the arguments stand.
-const LABEL: usize = 1;
-pub(super) const PRED_LENGTHS: usize = 2;
-const LABEL_LENGTHS: usize = 3;
-const LABEL_OFFSETS: usize = 4;
+/// The names of the arguments.
+const LABEL: &str = "label";
+pub(super) const PRED_LENGTHS: &str = "pred_lengths";
+const LABEL_LENGTHS: &str = "label_lengths";
+const LABEL_OFFSETS: &str = "label_offsets";
 
 /// Lengths of all samples: whole numbers up to `most`, if there is a limit.
 pub(super) fn lengths(
     call: &Call<'_>,
-    position: usize,
+    name: &'static str,
     samples: usize,
     most: Option<usize>,
 ) -> Result<Option<Vec<usize>>> {
-    let Some(view) = &call.inputs[position] else { return Ok(None) };
-    let name = call.names[position];
+    let Some(view) = call.given(name) else { return Ok(None) };
     if view.len() != samples || view.shape().len() > 1 {
         let (expected, got) = ([samples], view.shape());
         let detail = format!("expected shape {}, got shape {}", Tuple(&expected), Tuple(got));
@@ -77,7 +76,11 @@ pub(super) struct GivenLabels<'a> {
 impl<'a> GivenLabels<'a> {
     /// `single` if there is one sample without an axis; `labels_first` if padded labels have their samples last.
     pub fn new(call: &Call<'a>, samples: usize, single: bool, labels_first: bool) -> Result<Self> {
-        let (view, name, listed) = (call.input(LABEL), call.names[LABEL], call.listed);
+        let (view, name, listed) = (
+            call.given(LABEL).expect("required arguments are bound"),
+            LABEL,
+            call.arguments.listed,
+        );
         let shape = view.shape();
         let wrong = |expected: String| {
             let detail = format!("expected {expected}, got shape {}", Tuple(shape));
@@ -88,23 +91,23 @@ impl<'a> GivenLabels<'a> {
             Error::new(Kind::Shape, name, detail)
         };
         let lengths = |most| lengths(call, LABEL_LENGTHS, samples, most);
-        let offsets = call.inputs[LABEL_OFFSETS].as_ref();
+        let offsets = call.given(LABEL_OFFSETS);
         // An empty list has no sequences, or it is one without labels.
         let offsets = offsets.filter(|offsets| !(listed && single && offsets.len() == 1));
         let (end, runs) = match (shape.len(), offsets) {
             (1, Some(offsets)) => {
-                if call.inputs[LABEL_LENGTHS].is_some() {
+                if call.given(LABEL_LENGTHS).is_some() {
                     let (argument, detail) = if listed {
                         (LABEL, "expected rows of one length beside label_lengths")
                     } else {
                         (LABEL_LENGTHS, "expected either label_lengths or label_offsets")
                     };
-                    return Err(Error::new(Kind::Parameter, call.names[argument], detail));
+                    return Err(Error::new(Kind::Parameter, argument, detail));
                 }
                 if listed && offsets.len() != samples + 1 {
                     return Err(wrong_count(offsets.len() - 1));
                 }
-                let places = places(call, offsets, samples, shape[0])?;
+                let places = places(offsets, samples, shape[0])?;
                 let ends = places.iter().skip(1);
                 let runs = places.iter().zip(ends).map(|(&place, end)| (place, 1, end - place));
                 (End::Next, memory::collect(runs)?)
@@ -218,13 +221,8 @@ impl<'a> GivenLabels<'a> {
 }
 
 /// Offsets that ascend from 0 to the number of labels.
-fn places(
-    call: &Call<'_>,
-    offsets: &View<'_>,
-    samples: usize,
-    labels: usize,
-) -> Result<Vec<usize>> {
-    let name = call.names[LABEL_OFFSETS];
+fn places(offsets: &View<'_>, samples: usize, labels: usize) -> Result<Vec<usize>> {
+    let name = LABEL_OFFSETS;
     if *offsets.shape() != [samples + 1] {
         let (expected, got) = ([samples + 1], offsets.shape());
         let detail = format!("expected shape {}, got shape {}", Tuple(&expected), Tuple(got));

@@ -14,14 +14,49 @@ use crate::drive::weight::Weighting;
 use crate::error::{Error, Kind, Result, Tuple};
 use crate::memory;
 use crate::num::DType;
-use crate::registry::Params;
-use crate::registry::{Call, Lattice, Loss, PathResults, Plan, Results};
+use crate::registry::{
+    Call, Lattice, Loss, Options as RegistryOptions, PathResults, Plan, Results,
+};
+use crate::registry::{
+    Default, Domain, Family, Gradient as Derived, Kind as Accepts, Params, SAMPLE_WEIGHT,
+    ShapeRule, Spec, Unreduced, input, optional, param, pred,
+};
 use crate::simd::Level;
 use half::{bf16, f16};
 
 /// Rough times, in nanoseconds, for a state and for a class of a frame.
 const STATE_NS: f64 = 4.0;
 const CLASS_NS: f64 = 0.6;
+
+/// The row of the registry.
+pub const SPEC: Spec = Spec {
+    name: "CTCLoss",
+    family: Family::Sequence,
+    inputs: &[
+        pred(Domain::Real),
+        input("label", Domain::Tokens, Derived::Never).shaped(ShapeRule::Own),
+        optional("pred_lengths", Domain::Lengths, Derived::Never).shaped(ShapeRule::Own),
+        optional("label_lengths", Domain::Lengths, Derived::Never).shaped(ShapeRule::Own),
+        SAMPLE_WEIGHT,
+        optional("label_offsets", Domain::Offsets, Derived::Never).shaped(ShapeRule::Own),
+    ],
+    params: &[
+        param("layout", Default::Text("NTC"), Accepts::Choice(&["NTC", "TNC", "TC"])),
+        param("label_layout", Default::Text("NT"), Accepts::Choice(&["NT", "TN"])),
+        param("blank", Default::Text("last"), Accepts::IndexOr(&["last", "first"])),
+        param(
+            "input",
+            Default::Text("logits"),
+            Accepts::Choice(&["logits", "log_probs", "log_probs_torch"]),
+        ),
+        param("infeasible", Default::Text("inf"), Accepts::Choice(&["inf", "zero", "raise"])),
+        param("memory_limit", Default::Int(1 << 28), Accepts::Int(1)),
+    ],
+    unreduced: Unreduced::Sample,
+    hess: false,
+    kinks: "",
+    build: |p| Ok(Box::new(Ctc::new(p))),
+};
 
 /// Connectionist temporal classification with its parameters.
 pub struct Ctc {
@@ -76,22 +111,6 @@ impl Ctc {
         }
     }
 
-    fn axes_of(&self, pred: &[usize]) -> Result<(Axes, [usize; 2])> {
-        let (samples, frames) = self.layout;
-        let rank = 2 + usize::from(samples.is_some());
-        if pred.len() != rank {
-            let detail =
-                format!("expected {rank} dimensions by the layout, got shape {}", Tuple(pred));
-            return Err(Error::new(Kind::Shape, "pred", detail));
-        }
-        let n = samples.map_or(1, |axis| pred[axis]);
-        let axes = match samples {
-            Some(_) => Axes::samples(n),
-            None => Axes::single(),
-        };
-        Ok((axes, [n, pred[frames]]))
-    }
-
     /// A result with axes in the order of the layout, with that of the samples first.
     fn samples_first<'a>(&self, view: ViewMut<'a>) -> ViewMut<'a> {
         match self.layout.0 {
@@ -115,9 +134,25 @@ impl Ctc {
 }
 
 impl Loss for Ctc {
+    fn axes(&self, (name, first): (&str, &[usize]), _: &RegistryOptions) -> Result<Axes> {
+        let (samples, _) = self.layout;
+        let rank = 2 + usize::from(samples.is_some());
+        if first.len() != rank {
+            let detail =
+                format!("expected {rank} dimensions by the layout, got shape {}", Tuple(first));
+            return Err(Error::new(Kind::Shape, name, detail));
+        }
+        let axes = samples.map_or_else(Axes::single, |axis| Axes::samples(first[axis]));
+        let mut shape = Shape::from_slice(first);
+        if samples.is_none() {
+            shape.insert(0, 1);
+        }
+        Ok(Axes { first: shape, samples: samples.unwrap_or(0), class: Some(2), ..axes })
+    }
+
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
-        let pred = call.input(0);
-        let (axes, [samples, count]) = self.axes_of(pred.shape())?;
+        let (pred, axes) = (call.first(), call.axes.clone());
+        let [samples, count] = [axes.shape[0], pred.shape()[self.layout.1]];
         let classes = pred.shape()[pred.shape().len() - 1];
         let blank = if samples > 0 { self.blank(classes)? } else { 0 };
         let mut weighting = call.weighting(&axes)?;
@@ -141,7 +176,7 @@ impl Loss for Ctc {
             let (needed, own) = (labels.frames_needed(n), labels.sample(n));
             let allowed =
                 format!("at least {needed} frames for the {} labels of sample {n}", own.len());
-            let name = call.names[PRED_LENGTHS];
+            let name = PRED_LENGTHS;
             let mut error = Error::element(Kind::Length, name, &[n], lengths[n], allowed);
             // As padding with a class leaves them.
             if let [.., last, again] = own
@@ -164,10 +199,10 @@ impl Loss for Ctc {
             Some(axis) => pred.clone().move_axis(axis, 0),
             None => pred.clone().insert_axis(0),
         };
-        let dtype = call.dtype;
+        let dtype = call.arguments.dtype;
         Ok(Box::new(CtcPlan {
             loss: self,
-            level: call.level,
+            level: call.level(),
             dtype,
             axes,
             pred,

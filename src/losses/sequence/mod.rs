@@ -39,41 +39,11 @@ pub use ctc::{Alignment, Batch, Gradient, NO_STATE, Options, Outputs, Posteriors
 pub use scratch::release_memory;
 pub use target::Labels;
 
-use crate::registry::{
-    Default, Domain, Family, Gradient as Derived, Kind, SAMPLE_WEIGHT, Spec, Unreduced, input,
-    optional, param, pred,
-};
+use crate::registry::Spec;
 use std::ops::Range;
 
 /// The registry's rows.
-pub static LOSSES: &[Spec] = &[Spec {
-    name: "CTCLoss",
-    family: Family::Sequence,
-    inputs: &[
-        pred(Domain::Real),
-        input("label", Domain::Tokens, Derived::Never),
-        optional("pred_lengths", Domain::Lengths, Derived::Never),
-        optional("label_lengths", Domain::Lengths, Derived::Never),
-        SAMPLE_WEIGHT,
-        optional("label_offsets", Domain::Offsets, Derived::Never),
-    ],
-    params: &[
-        param("layout", Default::Text("NTC"), Kind::Choice(&["NTC", "TNC", "TC"])),
-        param("label_layout", Default::Text("NT"), Kind::Choice(&["NT", "TN"])),
-        param("blank", Default::Text("last"), Kind::IndexOr(&["last", "first"])),
-        param(
-            "input",
-            Default::Text("logits"),
-            Kind::Choice(&["logits", "log_probs", "log_probs_torch"]),
-        ),
-        param("infeasible", Default::Text("inf"), Kind::Choice(&["inf", "zero", "raise"])),
-        param("memory_limit", Default::Int(1 << 28), Kind::Int(1)),
-    ],
-    unreduced: Unreduced::Sample,
-    hess: false,
-    kinks: "",
-    build: |p| Ok(Box::new(loss::Ctc::new(p))),
-}];
+pub static LOSSES: &[Spec] = &[loss::SPEC];
 
 /// Elements of a vector step along the states.
 const LANES: usize = 8;

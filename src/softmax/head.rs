@@ -1,0 +1,292 @@
+//! Losses of one class on the softmax of a row of logits, each a head of a few lines.
+//!
+//! With t the label's class, p the softmax and Z = log(sum exp(x)), every one of them has a gradient `a p + c w` but for
+//! the label, where w are weights of the classes, and a second derivative `b p (1 - p) + d p^2` but for the label. A head
+//! says what a, b, c, d and the label's own derivatives are, from a few numbers of the row; rows alone, several together
+//! and several side by side are written here, once.
+
+use super::{GroupSoftmax, Softmax};
+use crate::drive::rows::{Group, LANES, Row, RowKernel, RowOutputs, Vectors};
+use crate::math::Real;
+use crate::simd::Isa;
+use crate::sum::sum_exactly;
+
+/// A label that is not looked at.
+pub const IGNORED: u32 = u32::MAX;
+
+/// What a head sees of a row.
+#[derive(Clone, Copy)]
+pub struct Scalars {
+    /// The label.
+    pub class: usize,
+    /// -log p of the label, never negative.
+    pub nll: f64,
+    /// p of the label.
+    pub p: f64,
+    /// 1 - p of the label, without cancellation.
+    pub complement: f64,
+    /// log(sum exp(x)) less the largest logit.
+    pub log_sum: f64,
+    /// The largest logit.
+    pub max: f64,
+    /// The sum over the classes of w (largest logit - x), for heads that spread.
+    pub spread: f64,
+}
+
+/// What a head makes of it.
+#[derive(Clone, Copy, Default)]
+pub struct Slopes {
+    /// The loss.
+    pub value: f64,
+    /// The part of a that is the sum of the target.
+    pub total: f64,
+    /// The rest of a, which pulls at the sum of all exponentials.
+    pub pull: f64,
+    /// c.
+    pub by_weight: f64,
+    /// The derivative at the label.
+    pub at_label: f64,
+    /// b.
+    pub curvature: f64,
+    /// d.
+    pub square: f64,
+    /// The second derivative at the label, if it is another.
+    pub hess_at_label: Option<f64>,
+}
+
+/// A loss of one class.
+pub trait Head: Sync {
+    /// Whether [`Scalars::log_sum`] is looked at.
+    const LOG_SUM: bool = false;
+
+    /// Whether classes other than the label have a share in the target.
+    #[inline(always)]
+    fn spreads(&self) -> bool {
+        false
+    }
+
+    /// The weight of a class, for heads that spread.
+    #[inline(always)]
+    fn weight(&self, class: usize) -> f64 {
+        let _ = class;
+        1.0
+    }
+
+    /// Loss and derivatives from the numbers of a row, in f64.
+    fn slopes(&self, row: &Scalars) -> Slopes;
+}
+
+impl<H: Head> Head for &H {
+    const LOG_SUM: bool = H::LOG_SUM;
+
+    #[inline(always)]
+    fn spreads(&self) -> bool {
+        H::spreads(self)
+    }
+    #[inline(always)]
+    fn weight(&self, class: usize) -> f64 {
+        H::weight(self, class)
+    }
+    #[inline(always)]
+    fn slopes(&self, row: &Scalars) -> Slopes {
+        H::slopes(self, row)
+    }
+}
+
+/// Rows whose label is one class.
+pub struct SparseRows<'a, H> {
+    /// The classes, or [`IGNORED`].
+    pub labels: &'a [u32],
+    /// The loss.
+    pub head: H,
+}
+
+impl Slopes {
+    #[inline(always)]
+    fn by_p(&self) -> f64 {
+        self.total + self.pull
+    }
+}
+
+impl<H: Head> SparseRows<'_, H> {
+    #[inline(always)]
+    fn scalars<S: Isa, T: Real>(
+        softmax: &Softmax<T>,
+        class: usize,
+        [exp, nll]: [T; 2],
+        spread: f64,
+    ) -> Scalars {
+        Scalars {
+            class,
+            nll: nll.to_f64(),
+            p: exp.to_f64() * softmax.inverse(),
+            complement: softmax.complement(class, exp),
+            log_sum: if H::LOG_SUM { Real::log1p::<S>(softmax.others) } else { 0.0 },
+            max: softmax.max.to_f64(),
+            spread,
+        }
+    }
+
+    /// The derivative at the class of the largest logit, where p may be more than half.
+    #[inline(always)]
+    fn at_max<T: Real>(&self, softmax: &Softmax<T>, slopes: &Slopes) -> f64 {
+        let own = self.head.weight(softmax.at) * slopes.by_weight;
+        let (p, rest) = (softmax.inverse(), softmax.others * softmax.inverse());
+        (slopes.total + own) - slopes.total * rest + slopes.pull * p
+    }
+
+    #[inline(always)]
+    fn weight<T: Real>(&self, class: usize) -> T {
+        T::from_f64(self.head.weight(class))
+    }
+}
+
+impl<T: Real, H: Head> RowKernel<T, 1, 0> for SparseRows<'_, H> {
+    const COST: f64 = 0.6;
+    const GROUPED: bool = true;
+    type Scratch = Vectors<T, 2>;
+
+    #[inline(always)]
+    fn skips(&self, row: usize) -> bool {
+        self.labels[row] == IGNORED
+    }
+
+    #[inline(always)]
+    fn row<S: Isa>(
+        &self,
+        Row { index, vectors: [x], .. }: Row<'_, T, 1, 0>,
+        outputs: RowOutputs<'_, T, 1, 0>,
+        scratch: &mut Vectors<T, 2>,
+        scale: f64,
+    ) -> T {
+        let RowOutputs { grads: [mut grad], hess, .. } = outputs;
+        let [scratch, terms] = scratch.each();
+        let label = self.labels[index] as usize;
+        let exps = grad.as_deref_mut().unwrap_or(scratch);
+        let softmax = Softmax::of::<S>(x, exps);
+        let nll = softmax.log_sum_minus::<S>(x[label]);
+        let spread = if self.head.spreads() {
+            for (c, (term, &x)) in terms.iter_mut().zip(x).enumerate() {
+                *term = softmax.gap(x).weighted(self.weight(c));
+            }
+            sum_exactly::<S, T>(terms)
+        } else {
+            0.0
+        };
+        let slopes =
+            self.head.slopes(&Self::scalars::<S, T>(&softmax, label, [exps[label], nll], spread));
+        if let Some(hess) = hess {
+            softmax.curvature(exps, hess, slopes.curvature * scale);
+            if slopes.square != 0.0 {
+                softmax.add_squares(exps, hess, slopes.square * scale);
+            }
+            if let Some(own) = slopes.hess_at_label {
+                hess[label] = T::from_f64(own * scale);
+            }
+        }
+        if let Some(grad) = grad {
+            let factor = T::from_f64(softmax.inverse() * (slopes.by_p() * scale));
+            if self.head.spreads() {
+                let by_weight = T::from_f64(slopes.by_weight * scale);
+                for (c, g) in grad.iter_mut().enumerate() {
+                    *g = factor.weighted(*g) + self.weight::<T>(c) * by_weight;
+                }
+                grad[softmax.at] = T::from_f64(self.at_max(&softmax, &slopes) * scale);
+            } else if factor.abs() == T::INFINITY {
+                for g in grad.iter_mut() {
+                    *g = factor.weighted(*g);
+                }
+            } else {
+                for g in grad.iter_mut() {
+                    *g *= factor;
+                }
+            }
+            grad[label] = T::from_f64(slopes.at_label * scale);
+        }
+        T::from_f64(slopes.value)
+    }
+
+    #[inline(always)]
+    fn group<S: Isa>(&self, group: Group<'_, T>) {
+        let Group { order, row, classes, x, grad, hess, scratch, scale, value, wants_grad } = group;
+        let labels = &self.labels[row..][..value.len()];
+        let rows = labels.len();
+        // Any class will do for a row that is left out.
+        let mut label = [0; LANES];
+        for (label, &given) in label.iter_mut().zip(labels) {
+            *label = (given as usize).min(classes - 1);
+        }
+        let pick = |x: &[T]| {
+            let mut picked = [T::ZERO; LANES];
+            for l in 0..rows {
+                picked[l] = x[order.at(l, label[l])];
+            }
+            picked
+        };
+        let softmax = GroupSoftmax::of::<S>(order, rows, x, grad);
+        let (nll, exps) = (softmax.log_sum_minus::<S>(&pick(x)), pick(grad));
+        let mut spread = [0.0; LANES];
+        if self.head.spreads() {
+            scratch.copy_from_slice(x);
+            order.map(scratch, classes, |l, c, x| softmax.row(l).gap(x).weighted(self.weight(c)));
+            spread = softmax.sums::<S>(scratch);
+        }
+        let mut slopes = [Slopes::default(); LANES];
+        for l in 0..rows {
+            let softmax = softmax.row(l);
+            let row = Self::scalars::<S, T>(&softmax, label[l], [exps[l], nll[l]], spread[l]);
+            slopes[l] = self.head.slopes(&row);
+        }
+        for (value, slopes) in value.iter_mut().zip(&slopes) {
+            *value = T::from_f64(slopes.value);
+        }
+        let scaled = |of: fn(&Slopes) -> f64| {
+            let mut scaled = [0.0; LANES];
+            for l in 0..rows {
+                scaled[l] = of(&slopes[l]) * scale[l];
+            }
+            scaled
+        };
+        if let Some(hess) = hess {
+            softmax.curvature(grad, hess, &scaled(|s| s.curvature));
+            let square = scaled(|s| s.square);
+            if square != [0.0; LANES] {
+                softmax.add_squares(grad, hess, &square);
+            }
+            for l in 0..rows {
+                if let Some(own) = slopes[l].hess_at_label {
+                    hess[order.at(l, label[l])] = T::from_f64(own * scale[l]);
+                }
+            }
+        }
+        if !wants_grad {
+            return;
+        }
+        let by_p = scaled(Slopes::by_p);
+        let mut factor = [T::ZERO; LANES];
+        for l in 0..LANES {
+            factor[l] = T::from_f64(softmax.row(l).inverse() * by_p[l]);
+        }
+        if self.head.spreads() {
+            let by_weight = scaled(|s| s.by_weight).map(T::from_f64);
+            order.map(grad, classes, |l, c, e| {
+                factor[l].weighted(e) + self.weight::<T>(c) * by_weight[l]
+            });
+            for l in 0..rows {
+                let row = softmax.row(l);
+                grad[order.at(l, row.at)] = T::from_f64(self.at_max(&row, &slopes[l]) * scale[l]);
+            }
+        } else {
+            for (l, factor) in factor.iter_mut().enumerate().filter(|f| f.1.abs() == T::INFINITY) {
+                for at in (0..classes).map(|c| order.at(l, c)) {
+                    grad[at] = factor.weighted(grad[at]);
+                }
+                *factor = T::ONE;
+            }
+            softmax.scale_exps(grad, &factor);
+        }
+        for l in 0..rows {
+            grad[order.at(l, label[l])] = T::from_f64(slopes[l].at_label * scale[l]);
+        }
+    }
+}
