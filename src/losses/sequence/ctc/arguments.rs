@@ -1,20 +1,19 @@
 //! Lengths and label sequences as a call gives them: copied, then checked, then used.
 
-use super::Labels;
-use super::target::allowed_labels;
+use super::labels::{LabelSequences, allowed_labels};
 use crate::error::{Error, Kind, Number, Result, Tuple};
 use crate::losses::call::Call;
 use crate::memory;
 use crate::view::{Shape, View, unravel};
 
-/// Where the arguments stand.
+/// The positions of the arguments.
 const LABEL: usize = 1;
-pub(super) const PRED_LENGTHS: usize = 2;
+pub const PRED_LENGTHS: usize = 2;
 const LABEL_LENGTHS: usize = 3;
 const LABEL_OFFSETS: usize = 4;
 
 /// Lengths of all samples: whole numbers up to `most`, if there is a limit.
-pub(super) fn lengths(
+pub fn lengths(
     call: &Call<'_>,
     position: usize,
     samples: usize,
@@ -47,29 +46,29 @@ fn whole(x: f64) -> Option<usize> {
     Some(x as usize).filter(|&whole| whole as f64 == x)
 }
 
-/// What says where a label sequence ends.
+/// How the arguments say where a label sequence ends.
 #[derive(Clone, Copy, PartialEq)]
-enum End {
-    /// The first -1, or the end of its row.
+enum SequenceEnd {
+    /// By the first -1, or the end of its row.
     Padding,
-    /// A length.
+    /// By a length.
     Length,
-    /// The beginning of the next one.
+    /// By the offset of the next sequence.
     Next,
 }
 
 /// The labels of a sample in the array: the place of the first one, the step from one to the next, and how many.
-type Run = (usize, usize, usize);
+type LabelRun = (usize, usize, usize);
 
 /// Labels as they were given, copied.
-pub(super) struct GivenLabels<'a> {
+pub struct GivenLabels<'a> {
     name: &'a str,
     /// As they stand in the argument.
     view: View<'a>,
     labels: Vec<f64>,
     /// One for each sample.
-    runs: Vec<Run>,
-    end: End,
+    runs: Vec<LabelRun>,
+    end: SequenceEnd,
     /// Whether the argument is a list of sequences.
     listed: bool,
 }
@@ -107,15 +106,15 @@ impl<'a> GivenLabels<'a> {
                 let places = places(call, offsets, samples, shape[0])?;
                 let ends = places.iter().skip(1);
                 let runs = places.iter().zip(ends).map(|(&place, end)| (place, 1, end - place));
-                (End::Next, memory::collect(runs)?)
+                (SequenceEnd::Next, memory::collect(runs)?)
             }
             (1, None) if single => {
                 let given = lengths(Some(shape[0]))?;
-                let end = if given.is_some() { End::Length } else { End::Padding };
+                let end = if given.is_some() { SequenceEnd::Length } else { SequenceEnd::Padding };
                 let count = given.map_or(shape[0], |lengths| lengths[0]);
                 (end, memory::filled((0, 1, count), 1)?)
             }
-            (1, None) if samples == 0 && shape[0] == 0 => (End::Padding, Vec::new()),
+            (1, None) if samples == 0 && shape[0] == 0 => (SequenceEnd::Padding, Vec::new()),
             (1, None) => {
                 let Some(lengths) = lengths(None)? else {
                     let expected = "two dimensions, or label_lengths or label_offsets for one";
@@ -131,7 +130,7 @@ impl<'a> GivenLabels<'a> {
                     next += length;
                     (next - length, 1, length)
                 });
-                (End::Length, memory::collect(runs)?)
+                (SequenceEnd::Length, memory::collect(runs)?)
             }
             (2, offsets) if listed || (!single && offsets.is_none()) => {
                 let labels_first = labels_first && !listed;
@@ -145,7 +144,7 @@ impl<'a> GivenLabels<'a> {
                     });
                 }
                 let given = lengths(Some(width))?;
-                let end = if given.is_some() { End::Length } else { End::Padding };
+                let end = if given.is_some() { SequenceEnd::Length } else { SequenceEnd::Padding };
                 let length = |n: usize| given.as_ref().map_or(width, |lengths| lengths[n]);
                 let (step, between) = if labels_first { (samples, 1) } else { (1, width) };
                 (end, memory::collect((0..n).map(|n| (n * between, step, length(n))))?)
@@ -155,14 +154,14 @@ impl<'a> GivenLabels<'a> {
         Ok(GivenLabels { name, view: view.clone(), labels: view.to_vec()?, runs, end, listed })
     }
 
-    /// Checks the labels of all samples but those that are `left_out`, which become empty.
+    /// Checks the labels of all samples. Samples that are `left_out` become empty, and their labels are not read.
     #[allow(clippy::disallowed_methods, reason = "room is reserved first")]
     pub fn check(
         &self,
         left_out: impl Fn(usize) -> bool,
         classes: usize,
         blank: u32,
-    ) -> Result<Labels> {
+    ) -> Result<LabelSequences> {
         let most = self.runs.iter().map(|&(.., count)| count).sum();
         let (mut flat, mut offsets) = (Vec::new(), Vec::new());
         memory::reserve(&mut flat, most)?;
@@ -171,7 +170,7 @@ impl<'a> GivenLabels<'a> {
         for (n, &(start, step, count)) in self.runs.iter().enumerate() {
             for i in 0..if left_out(n) { 0 } else { count } {
                 let x = self.labels[start + i * step];
-                if self.end == End::Padding && x == -1.0 {
+                if self.end == SequenceEnd::Padding && x == -1.0 {
                     break;
                 }
                 let label = x as u32;
@@ -182,12 +181,12 @@ impl<'a> GivenLabels<'a> {
             }
             offsets.push(flat.len());
         }
-        Labels::new(flat, offsets).ok_or_else(|| {
+        LabelSequences::new(flat, offsets).ok_or_else(|| {
             Error::new(Kind::Shape, self.name, "expected sequences one behind another")
         })
     }
 
-    /// What is wrong with label i of sample n.
+    /// The error for label i of sample n.
     #[allow(clippy::disallowed_macros, reason = "a place in a list of lists")]
     fn wrong(&self, n: usize, i: usize, classes: usize, blank: u32) -> Error {
         let (start, step, _) = self.runs[n];
@@ -204,13 +203,13 @@ impl<'a> GivenLabels<'a> {
         if negative || value == Number::from(i128::from(blank)) || value == f64::from(blank).into()
         {
             error.detail += match self.end {
-                End::Padding => "; padding is -1, or anything at all behind label_lengths",
-                End::Length => "; label_lengths counts it as a label",
-                End::Next if self.listed => {
+                SequenceEnd::Padding => "; padding is -1, or anything at all behind label_lengths",
+                SequenceEnd::Length => "; label_lengths counts it as a label",
+                SequenceEnd::Next if self.listed => {
                     "; sequences of different lengths need no padding, and rows of one length are \
                      padded with -1"
                 }
-                End::Next => "; label_offsets counts it as a label",
+                SequenceEnd::Next => "; label_offsets counts it as a label",
             };
         }
         error
