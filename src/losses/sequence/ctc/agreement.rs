@@ -2,7 +2,8 @@
 
 use super::block_float::BlockFloat;
 use super::extended_float::ExtendedFloat;
-use super::fixed_point::{FixedPoint, SHORT};
+use super::fixed_number::SHORT;
+use super::fixed_point::FixedPoint;
 use super::frames::GROUP;
 use super::frames::arithmetic::Arithmetic;
 use super::frames::blocks::DEEPEST;

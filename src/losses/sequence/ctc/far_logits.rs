@@ -8,7 +8,8 @@
 
 use super::block_float::BlockFloat;
 use super::extended_float::ExtendedFloat;
-use super::fixed_point::{self, FixedPoint};
+use super::fixed_number::{LONG, SHORT, SHORT_LIMIT};
+use super::fixed_point::FixedPoint;
 use super::frames::blocks::DEEPEST;
 use super::frames::midpoint::PathSum;
 use super::frames::occupancies::{NullSink, OccupancySink};
@@ -51,8 +52,8 @@ impl FarLogits {
     pub fn new(status: &FrameStatus, frames: usize) -> Self {
         // A path stays, advances or skips at each frame.
         let paths = frames as f64 * 3.0_f64.ln();
-        let short = status.furthest * (frames as f64) < fixed_point::SHORT_LIMIT;
-        let words = if short { fixed_point::SHORT } else { fixed_point::LONG };
+        let short = status.furthest * (frames as f64) < SHORT_LIMIT;
+        let words = if short { SHORT } else { LONG };
         FarLogits { nearest: -status.nearest_far, paths, words }
     }
 
@@ -75,8 +76,8 @@ impl FarLogits {
         sink: Option<&dyn OccupancySink>,
     ) -> Result<f64> {
         let outcome = match self.words {
-            fixed_point::SHORT => lattice.run::<FixedPoint<{ fixed_point::SHORT }>>(storage, sink),
-            _ => lattice.run::<FixedPoint<{ fixed_point::LONG }>>(storage, sink),
+            SHORT => lattice.run::<FixedPoint<SHORT>>(storage, sink),
+            _ => lattice.run::<FixedPoint<LONG>>(storage, sink),
         };
         Ok(outcome?.log_likelihood)
     }
@@ -84,8 +85,8 @@ impl FarLogits {
     /// The best of all paths, and its score.
     pub fn best_path(&self, lattice: &CtcLattice<'_>, states: &mut [u32]) -> Result<f64> {
         match self.words {
-            fixed_point::SHORT => best_path::<FixedPoint<{ fixed_point::SHORT }>>(lattice, states),
-            _ => best_path::<FixedPoint<{ fixed_point::LONG }>>(lattice, states),
+            SHORT => best_path::<FixedPoint<SHORT>>(lattice, states),
+            _ => best_path::<FixedPoint<LONG>>(lattice, states),
         }
     }
 }

@@ -3,6 +3,13 @@
 use std::array;
 use std::cmp::Ordering;
 
+/// Words for sums below 2^191: any sum of 2^60 inputs that are `f32`.
+pub const SHORT: usize = 4;
+/// Words for any sum of `f64`.
+pub const LONG: usize = 18;
+/// Sums of [`SHORT`] numbers have to stay below this.
+pub const SHORT_LIMIT: f64 = (1_u128 << 95) as f64 * (1_u128 << 95) as f64;
+
 /// A logarithm in two's complement: K words, the lowest first, which holds the fraction.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct FixedNumber<const K: usize>([u64; K]);
@@ -135,9 +142,6 @@ impl<const K: usize> PartialOrd for FixedNumber<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const SHORT: usize = 4;
-    const LONG: usize = 18;
 
     #[test]
     fn numbers_are_exact_however_far_apart() {

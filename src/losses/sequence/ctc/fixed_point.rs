@@ -20,13 +20,6 @@ use crate::simd::Level;
 use crate::threads;
 use std::ops::Range;
 
-/// Words for sums below 2^191: any sum of 2^60 inputs that are `f32`.
-pub const SHORT: usize = 4;
-/// Words for any sum of `f64`.
-pub const LONG: usize = 18;
-/// Sums of [`SHORT`] numbers have to stay below this.
-pub const SHORT_LIMIT: f64 = (1_u128 << 95) as f64 * (1_u128 << 95) as f64;
-
 /// See the module; numbers have K words.
 pub struct FixedPoint<const K: usize>;
 
