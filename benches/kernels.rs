@@ -9,8 +9,7 @@ use rustloss::array::{View, ViewMut};
 use rustloss::drive::Reduction;
 use rustloss::losses::registry;
 use rustloss::math::Real;
-use rustloss::registry::{Call, MAX_ARGUMENTS, Options, Results};
-use rustloss::registry::{Domain, Params};
+use rustloss::registry::{Arguments, MAX_INPUTS, Objective, Options, Params, Results};
 use rustloss::simd;
 use std::hint::black_box;
 
@@ -41,8 +40,15 @@ fn bench<T: Real>(c: &mut Criterion) {
     let level = simd::level().expect("RUSTLOSS_ISA names a level of this CPU");
     for &(name, shape) in CASES {
         let spec = registry().find(|spec| spec.name == name).expect("a loss of the registry");
-        let params = Params::new(spec, []).expect("defaults are acceptable");
-        let loss = (spec.build)(&params).expect("defaults are acceptable");
+        let params = Params::new(name, spec.params, []).expect("defaults are acceptable");
+        let options = Options {
+            weight: 1.0,
+            batch_axis: 0,
+            reduction: Reduction::Sample,
+            empty: f64::NAN,
+            allow_out_of_range: false,
+        };
+        let loss = Objective::new(spec, &params, options).expect("defaults are acceptable");
         let n: usize = shape.iter().product();
         let (rows, classes) = (shape[0], shape.get(1).copied().unwrap_or(1));
         let by_class = name == "SoftmaxCrossEntropyLoss";
@@ -53,40 +59,26 @@ fn bench<T: Real>(c: &mut Criterion) {
         } else {
             View::from_slice(&label, shape)
         };
-        let options = Options {
-            weight: 1.0,
-            batch_axis: 0,
-            reduction: Reduction::Sample,
-            empty: f64::NAN,
-            allow_out_of_range: false,
-        };
         let (mut value, mut grad) = (vec![T::ZERO; rows], vec![T::ZERO; n]);
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Elements(n as u64));
         let id = format!("{}/{shape:?}", T::DTYPE.name());
         group.bench_function(BenchmarkId::from_parameter(id), |b| {
             b.iter(|| {
-                let call = Call {
-                    options: &options,
+                let mut inputs = [const { None }; MAX_INPUTS];
+                inputs[0] = Some(View::from_slice(&pred, shape));
+                inputs[1] = Some(label.clone());
+                let plan = loss.plan(Arguments {
                     level,
                     dtype: T::DTYPE,
-                    names: ["pred", "label", "", "", ""],
-                    domains: [Domain::Real; MAX_ARGUMENTS],
-                    inputs: [
-                        Some(View::from_slice(&pred, shape)),
-                        Some(label.clone()),
-                        None,
-                        None,
-                        None,
-                    ],
+                    inputs,
                     listed: false,
-                    sample_weight: None,
                     grad_output: None,
                     denominator: None,
                     in_place: false,
-                };
-                let plan = loss.plan(&call).expect("a valid call");
-                let mut grads = [const { None }; MAX_ARGUMENTS];
+                });
+                let plan = plan.expect("a valid call");
+                let mut grads = [const { None }; MAX_INPUTS];
                 grads[0] = Some(ViewMut::from_slice(&mut grad, shape));
                 let value = Some(ViewMut::from_slice(&mut value, &[rows]));
                 plan.run(black_box(Results { value, grads, hess: None }))

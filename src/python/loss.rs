@@ -70,6 +70,7 @@ impl PyLoss {
         PyTuple::new(py, rows.collect::<PyResult<Vec<_>>>()?)
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "Python's arguments are extracted by value")]
     /// What a call gives, from the shapes and element types of its inputs, None for those that are not given.
     fn _signature<'py>(
         &self,

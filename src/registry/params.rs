@@ -189,7 +189,7 @@ impl Params {
         for (name, value) in given {
             let Some(at) = declared.iter().position(|p| p.name == name) else {
                 let own = quoted(declared.iter().map(|p| p.name));
-                let detail = format!("{} has no such parameter; its own are {own}", loss);
+                let detail = format!("{loss} has no such parameter; its own are {own}");
                 return Err(Error::new(Mistake::Parameter, &name, detail));
             };
             let Param { default, kind, .. } = declared[at];

@@ -5,13 +5,13 @@
 //! compiler vectorises it with that level's registers. The type parameter
 //! `S: Isa` tells the code whether a fused multiply-add is an instruction.
 
-mod octets;
+mod f64x8;
 
-pub use octets::{Octet, Octets};
+pub use f64x8::{F64x8, F64x8Ops};
 use std::sync::OnceLock;
 
 /// One instruction-set level, as a type, so that generic code is compiled once per level.
-pub trait Isa: Octets + Copy + Send + Sync + 'static {
+pub trait Isa: F64x8Ops + Copy + Send + Sync + 'static {
     /// Whether `mul_add` is one instruction (and rounds once).
     const FMA: bool;
     /// The bytes of a register.

@@ -1,33 +1,35 @@
 //! The most probable path against all paths, and against a plain search.
 
 use crate::case::*;
+use rustloss::array::{View, ViewMut};
 use rustloss::error::Error;
-use rustloss::losses::sequence::rows::{Layout, Rows, RowsMut};
-use rustloss::losses::sequence::{Alignment, Batch, Input, NO_STATE, Outputs, ctc};
+use rustloss::losses::sequence::{
+    AlignmentRows, CtcBatch, CtcOutputs, FrameArray, FrameArrayMut, InputKind, NO_STATE, ctc,
+};
 
 /// For each frame of a batch its state, the logarithm and the posterior.
 type Path = (Vec<u32>, Vec<f64>, Vec<f64>);
 
 fn align(case: &Case, memory_limit: usize) -> Result<Path, Error> {
-    let [samples, frames, classes] = case.counts;
-    let layout = Layout::contiguous(samples, frames, 1);
+    let [samples, frames, _] = case.counts;
+    let shape = [samples, frames, 1];
     let count = samples * frames;
     let (mut states, mut log_probs, mut posteriors) =
         (vec![7; count], vec![7.0; count], vec![7.0; count]);
-    let alignment = Alignment {
-        states: RowsMut::new(&mut states, layout).unwrap(),
-        log_probs: RowsMut::new(&mut log_probs, layout).unwrap(),
-        posteriors: RowsMut::new(&mut posteriors, layout).unwrap(),
+    let alignment = AlignmentRows {
+        states: FrameArrayMut::new(ViewMut::from_slice(&mut states, &shape)).unwrap(),
+        log_probs: FrameArrayMut::new(ViewMut::from_slice(&mut log_probs, &shape)).unwrap(),
+        posteriors: FrameArrayMut::new(ViewMut::from_slice(&mut posteriors, &shape)).unwrap(),
     };
     let labels = case.labels();
-    let batch = Batch {
-        frames: Rows::new(&case.frames, Layout::contiguous(samples, frames, classes)).unwrap(),
+    let batch = CtcBatch {
+        frames: FrameArray::<f64>::new(&View::from_slice(&case.frames, &case.counts)).unwrap(),
         input: case.input,
         blank: case.blank,
         lengths: &case.lengths,
         labels: &labels,
     };
-    let outputs = Outputs { alignment: Some(&alignment), ..Outputs::default() };
+    let outputs = CtcOutputs { alignment: Some(&alignment), ..CtcOutputs::default() };
     ctc(&batch, &outputs, &options(memory_limit))?;
     Ok((states, log_probs, posteriors))
 }
@@ -62,7 +64,7 @@ fn alignment_is_the_best_of_all_paths() {
         let frames = 1 + random.below(7);
         let len = random.below(frames.min(4) + 1);
         let mut case = Case::random(&mut random, [1, frames, 4], len, 2.0);
-        case.input = Input::LogProbs;
+        case.input = InputKind::LogProbs;
         let mut found = Vec::new();
         paths(&case.labels[0], frames, &mut Vec::new(), &mut found);
         let class = |s: usize| if s % 2 == 1 { case.labels[0][s / 2] } else { case.blank } as usize;
@@ -137,7 +139,7 @@ fn long_alignments_reach_the_best_score() {
 #[test]
 fn ties_stay_before_they_advance_before_they_skip() {
     let flat = |labels: &[u32], frames: usize| {
-        let case = one(&vec![vec![0.0; 4]; frames], labels, 0, Input::LogProbs);
+        let case = one(&vec![vec![0.0; 4]; frames], labels, 0, InputKind::LogProbs);
         align(&case, LIMIT).unwrap().0
     };
     // From the last label backwards: staying as long as there is something to stay in.
@@ -146,6 +148,6 @@ fn ties_stay_before_they_advance_before_they_skip() {
     assert_eq!(flat(&[], 2), [0, 0]);
     // Advancing and skipping alike lead to the second label of the last frame.
     let rows = vec![vec![0.0, 0.0, -9.0], vec![0.0, 0.0, -9.0], vec![0.0; 3]];
-    let case = one(&rows, &[1, 2], 0, Input::LogProbs);
+    let case = one(&rows, &[1, 2], 0, InputKind::LogProbs);
     assert_eq!(align(&case, LIMIT).unwrap().0, [1, 2, 3]);
 }

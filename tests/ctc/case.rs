@@ -1,9 +1,10 @@
 //! Batches to try, and the textbook to hold them against.
 
+use rustloss::array::{View, ViewMut};
 use rustloss::error::{Error, Kind, Number};
-use rustloss::losses::sequence::rows::{Element, Layout, Rows, RowsMut};
 use rustloss::losses::sequence::{
-    Batch, Gradient, Input, Labels, Options, Outputs, Posteriors, ctc,
+    CtcBatch, CtcOptions, CtcOutputs, FrameArray, FrameArrayMut, FrameElement, GradientRows,
+    InputKind, LabelSequences, PosteriorRows, ctc,
 };
 use rustloss::simd;
 
@@ -45,7 +46,7 @@ impl Random {
 pub struct Case {
     pub frames: Vec<f64>,
     pub counts: [usize; 3],
-    pub input: Input,
+    pub input: InputKind,
     pub blank: u32,
     pub lengths: Vec<usize>,
     pub labels: Vec<Vec<u32>>,
@@ -61,8 +62,8 @@ pub struct Answer {
 
 pub const LIMIT: usize = 256 << 20;
 
-pub fn options(memory_limit: usize) -> Options {
-    Options { level: simd::level().unwrap(), parallel: true, memory_limit }
+pub fn options(memory_limit: usize) -> CtcOptions {
+    CtcOptions { level: simd::level().unwrap(), parallel: true, memory_limit }
 }
 
 impl Case {
@@ -81,7 +82,7 @@ impl Case {
         Case {
             frames: (0..samples * frames * classes).map(|_| random.normal() * scale).collect(),
             counts,
-            input: Input::Logits,
+            input: InputKind::Logits,
             blank,
             lengths: vec![frames; samples],
             labels,
@@ -92,36 +93,39 @@ impl Case {
         self.labels.iter().map(|labels| 2 * labels.len() + 1).max().unwrap_or(0)
     }
 
-    pub fn labels(&self) -> Labels {
+    pub fn labels(&self) -> LabelSequences {
         let mut offsets = vec![0];
         for labels in &self.labels {
             offsets.push(offsets.last().unwrap() + labels.len());
         }
-        Labels::new(self.labels.concat(), offsets).unwrap()
+        LabelSequences::new(self.labels.concat(), offsets).unwrap()
     }
 
-    pub fn run_as<E: Element>(&self, scale: &[f64], memory_limit: usize) -> Result<Answer, Error> {
-        let [samples, frames, classes] = self.counts;
+    pub fn run_as<E: FrameElement>(
+        &self,
+        scale: &[f64],
+        memory_limit: usize,
+    ) -> Result<Answer, Error> {
+        let [samples, frames, _] = self.counts;
         let data: Vec<E> = self.frames.iter().map(|&x| E::of(x)).collect();
-        let layout = Layout::contiguous(samples, frames, classes);
-        let wide = Layout::contiguous(samples, frames, self.states());
+        let wide = [samples, frames, self.states()];
         let labels = self.labels();
-        let batch = Batch {
-            frames: Rows::new(&data, layout).unwrap(),
+        let batch = CtcBatch {
+            frames: FrameArray::<E>::new(&View::from_slice(&data, &self.counts)).unwrap(),
             input: self.input,
             blank: self.blank,
             lengths: &self.lengths,
             labels: &labels,
         };
         let options = options(memory_limit);
-        let alone = ctc(&batch, &Outputs::default(), &options)?;
+        let alone = ctc(&batch, &CtcOutputs::default(), &options)?;
         let mut grad = vec![E::of(77.0); data.len()];
         let mut posteriors = vec![E::of(77.0); samples * frames * self.states()];
-        let rows = RowsMut::new(&mut grad, layout).unwrap();
-        let states = RowsMut::new(&mut posteriors, wide).unwrap();
-        let grad_rows = Some(Gradient { rows: &rows, scale });
-        let all = Some(Posteriors { rows: &states, blanks: true });
-        let outputs = Outputs { grad: grad_rows, posteriors: all, alignment: None };
+        let rows = FrameArrayMut::new(ViewMut::from_slice(&mut grad, &self.counts)).unwrap();
+        let states = FrameArrayMut::new(ViewMut::from_slice(&mut posteriors, &wide)).unwrap();
+        let grad_rows = Some(GradientRows { rows: &rows, scale });
+        let all = Some(PosteriorRows { rows: &states, blanks: true });
+        let outputs = CtcOutputs { grad: grad_rows, posteriors: all, alignment: None };
         let loss = ctc(&batch, &outputs, &options)?;
         let same = |(a, b): (&f64, &f64)| a.to_bits() == b.to_bits();
         assert!(loss.iter().zip(&alone).all(same), "with a gradient {loss:?}, without {alone:?}");
@@ -256,7 +260,7 @@ pub fn needed<T>(refused: Result<T, Error>) -> usize {
 }
 
 /// A batch of one sample.
-pub fn one(rows: &[Vec<f64>], labels: &[u32], blank: u32, input: Input) -> Case {
+pub fn one(rows: &[Vec<f64>], labels: &[u32], blank: u32, input: InputKind) -> Case {
     Case {
         frames: rows.concat(),
         counts: [1, rows.len(), rows.first().map_or(3, Vec::len)],

@@ -1,20 +1,23 @@
 //! The edges of the domain, and what lies beyond.
 
 use crate::case::*;
+use rustloss::array::{Shape, Strides, View, ViewMut};
 use rustloss::error::{Error, Kind};
-use rustloss::losses::sequence::rows::{Layout, Rows, RowsMut};
-use rustloss::losses::sequence::{Batch, Gradient, Input, Labels, Outputs, ctc};
+use rustloss::losses::sequence::{
+    CtcBatch, CtcOutputs, FrameArray, FrameArrayMut, GradientRows, InputKind, LabelSequences, ctc,
+};
+use rustloss::num::DType;
 
 #[test]
 fn infeasible_samples_are_infinite_with_gradient_0() {
     let rows = vec![vec![0.3, -0.2, 1.0]; 2];
-    let answer = one(&rows, &[1, 1], 0, Input::Logits).run();
+    let answer = one(&rows, &[1, 1], 0, InputKind::Logits).run();
     assert_eq!((answer.loss[0], answer.grad), (f64::INFINITY, vec![0.0; 6]));
     let rows = vec![vec![0.3, f64::NEG_INFINITY, 1.0]; 5];
-    let answer = one(&rows, &[2, 1], 0, Input::Logits).run();
+    let answer = one(&rows, &[2, 1], 0, InputKind::Logits).run();
     assert_eq!((answer.loss[0], answer.grad), (f64::INFINITY, vec![0.0; 15]));
     let rows = vec![vec![0.3, 0.1, 1.0], vec![f64::NEG_INFINITY; 3], vec![0.3, 0.1, 1.0]];
-    let answer = one(&rows, &[2], 0, Input::Logits).run();
+    let answer = one(&rows, &[2], 0, InputKind::Logits).run();
     assert_eq!((answer.loss[0], answer.grad), (f64::INFINITY, vec![0.0; 9]));
 }
 
@@ -24,18 +27,18 @@ fn no_frames_and_no_labels() {
         counts: [2, 0, 3],
         lengths: vec![0, 0],
         labels: vec![vec![], vec![1]],
-        ..one(&[], &[], 0, Input::Logits)
+        ..one(&[], &[], 0, InputKind::Logits)
     };
     assert_eq!(none.run().loss, [0.0, f64::INFINITY]);
     let rows = vec![vec![0.0; 3]; 2];
-    let answer = one(&rows, &[], 2, Input::Logits).run();
+    let answer = one(&rows, &[], 2, InputKind::Logits).run();
     close(answer.loss[0], 2.0 * 3.0_f64.ln(), LOSS, "two blanks of three classes");
     let empty = Case {
         counts: [0, 4, 3],
         frames: vec![],
         lengths: vec![],
         labels: vec![],
-        ..one(&[], &[], 0, Input::Logits)
+        ..one(&[], &[], 0, InputKind::Logits)
     };
     assert_eq!(empty.run().loss, [0.0; 0]);
 }
@@ -48,8 +51,8 @@ fn impossible_classes_are_left_out() {
         row[3] = f64::NEG_INFINITY;
     }
     let (with, without) = (
-        one(&rows, &[1, 2], 0, Input::Logits).run(),
-        one(&without, &[1, 2], 0, Input::Logits).run(),
+        one(&rows, &[1, 2], 0, InputKind::Logits).run(),
+        one(&without, &[1, 2], 0, InputKind::Logits).run(),
     );
     close(with.loss[0], without.loss[0], LOSS, "loss");
     for (with, without) in with.grad.chunks(4).zip(without.grad.chunks(3)) {
@@ -57,7 +60,7 @@ fn impossible_classes_are_left_out() {
         with.iter().zip(without).for_each(|(a, b)| close(*a, *b, GRADIENT, "gradient"));
     }
     rows[1][1] = f64::NEG_INFINITY;
-    let case = one(&rows, &[1, 2], 0, Input::Logits);
+    let case = one(&rows, &[1, 2], 0, InputKind::Logits);
     against_textbook(&case, &case.run(), LOSS, GRADIENT);
 }
 
@@ -68,15 +71,15 @@ fn nan_and_infinity_stay_in_their_sample() {
         let case = Case::random(&mut random, [3, 20, classes], 4, 1.0);
         let good = case.run();
         for (bad, input) in [
-            (f64::NAN, Input::Logits),
-            (-f64::NAN, Input::Logits),
-            (f64::INFINITY, Input::Logits),
-            (f64::NAN, Input::LogProbs),
-            (f64::INFINITY, Input::LogProbsTorch),
+            (f64::NAN, InputKind::Logits),
+            (-f64::NAN, InputKind::Logits),
+            (f64::INFINITY, InputKind::Logits),
+            (f64::NAN, InputKind::LogProbs),
+            (f64::INFINITY, InputKind::LogProbsTorch),
         ] {
             for class in 0..classes {
                 let mut case = Case { input, ..case.clone() };
-                let good = if input == Input::Logits { good.clone() } else { case.run() };
+                let good = if input == InputKind::Logits { good.clone() } else { case.run() };
                 case.frames[(20 + 7) * classes + class] = bad;
                 let answer = case.run();
                 assert!(answer.loss[1].is_nan(), "{bad} at class {class}, {input:?}");
@@ -124,24 +127,24 @@ fn sure_and_right_keeps_its_digits() {
     const SURE: f64 = 1e-14;
     // Two frames, one wrong class each at exp(-30): the only way to fail is to be wrong twice.
     let rows = vec![vec![0.0, 30.0]; 2];
-    let answer = one(&rows, &[1], 0, Input::Logits).run();
+    let answer = one(&rows, &[1], 0, InputKind::Logits).run();
     close(answer.loss[0], (-60.0_f64).exp(), SURE, "wrong twice");
     assert!(answer.loss[0] >= 0.0);
     // No path but one: the mass of the others is all there is.
     let rows = vec![vec![0.0, 40.0]; 1];
-    let answer = one(&rows, &[1], 0, Input::Logits).run();
+    let answer = one(&rows, &[1], 0, InputKind::Logits).run();
     close(answer.loss[0], (-40.0_f64).exp(), SURE, "one frame");
-    let answer = one(&vec![vec![0.0, 200.0]; 3], &[1], 0, Input::Logits).run();
+    let answer = one(&vec![vec![0.0, 200.0]; 3], &[1], 0, InputKind::Logits).run();
     assert!((0.0..SURE).contains(&answer.loss[0]));
     answer.grad.iter().for_each(|&x| close(x, 0.0, SURE, "gradient"));
 }
 
 #[test]
-fn gap_of_400_is_no_infinity() {
+fn distance_of_400_is_no_infinity() {
     let rows = vec![vec![0.0, 0.0, -400.0], vec![0.0, -400.0, 0.0]];
-    let case = one(&rows, &[2, 1], 0, Input::Logits);
+    let case = one(&rows, &[2, 1], 0, InputKind::Logits);
     let answer = case.run();
-    close(answer.loss[0], 800.0 + 2.0 * 2.0_f64.ln(), LOSS * 800.0, "gap");
+    close(answer.loss[0], 800.0 + 2.0 * 2.0_f64.ln(), LOSS * 800.0, "distance");
     against_textbook(&case, &answer, LOSS, GRADIENT);
 }
 
@@ -153,17 +156,13 @@ fn any_strides_give_the_same() {
     let (samples, frames, classes) = (3, 11, 5);
     // Frames before samples, both backwards, with a gap between rows.
     let gap = classes + 2;
-    let layout = Layout {
-        origin: (samples * frames - 1) * gap,
-        strides: [-(gap as isize), -((samples * gap) as isize)],
-        step: 1,
-        counts: [samples, frames],
-        width: classes,
-    };
+    let origin = (samples * frames - 1) * gap;
+    let strides = [-(gap as isize), -((samples * gap) as isize), 1];
+    let shape = Shape::from_slice(&[samples, frames, classes]);
+    let bytes = Strides::from_slice(&strides.map(|stride| stride * size_of::<f64>() as isize));
     let mut data = vec![f64::NAN; samples * frames * gap];
     let mut grad = vec![9.0; data.len()];
-    let place =
-        |n, t| (layout.origin as isize + n * layout.strides[0] + t * layout.strides[1]) as usize;
+    let place = |n, t| (origin as isize + n * strides[0] + t * strides[1]) as usize;
     for n in 0..samples {
         for t in 0..frames {
             let row = &case.frames[(n * frames + t) * classes..][..classes];
@@ -171,17 +170,25 @@ fn any_strides_give_the_same() {
         }
     }
     let labels = case.labels();
-    let batch = Batch {
-        frames: Rows::new(&data, layout).unwrap(),
+    let first = data.as_ptr().wrapping_add(origin).cast();
+    // SAFETY: the strides lead to elements of `data` only.
+    let view = unsafe { View::from_raw_parts(first, DType::F64, shape.clone(), bytes.clone()) };
+    let batch = CtcBatch {
+        frames: FrameArray::<f64>::new(&view).unwrap(),
         input: case.input,
         blank: case.blank,
         lengths: &case.lengths,
         labels: &labels,
     };
-    let rows = RowsMut::new(&mut grad, layout).unwrap();
+    let first = grad.as_mut_ptr().wrapping_add(origin).cast();
+    // SAFETY: the strides lead to elements of `grad` only, to each once.
+    let view = unsafe { ViewMut::from_raw_parts(first, DType::F64, shape, bytes) };
+    let rows = FrameArrayMut::new(view).unwrap();
     let scale = [1.0; 3];
-    let outputs =
-        Outputs { grad: Some(Gradient { rows: &rows, scale: &scale }), ..Outputs::default() };
+    let outputs = CtcOutputs {
+        grad: Some(GradientRows { rows: &rows, scale: &scale }),
+        ..CtcOutputs::default()
+    };
     let loss = ctc(&batch, &outputs, &options(LIMIT)).unwrap();
     assert_eq!(loss, expected.loss);
     for n in 0..samples {
@@ -194,25 +201,16 @@ fn any_strides_give_the_same() {
 }
 
 #[test]
-fn layouts_that_leave_or_overlap_are_refused() {
-    let mut data = [0.0; 12];
-    let layout =
-        |origin, strides, counts, width| Layout { origin, strides, step: 1, counts, width };
-    let across = |step, width| Layout { origin: 0, strides: [2, 1], step, counts: [2, 2], width };
-    assert!(Rows::new(&data, across(4, 3)).is_some());
-    assert!(Rows::new(&data, across(4, 4)).is_none());
-    assert!(RowsMut::new(&mut data, across(4, 3)).is_some());
-    assert!(RowsMut::new(&mut data, across(3, 3)).is_none());
-    assert!(Rows::new(&data, layout(0, [6, 3], [2, 2], 3)).is_some());
-    assert!(Rows::new(&data, layout(1, [6, 3], [2, 2], 3)).is_none());
-    assert!(Rows::new(&data, layout(2, [6, -3], [2, 2], 3)).is_none());
-    assert!(Rows::new(&data, layout(0, [isize::MAX, isize::MAX], [3, 3], 3)).is_none());
-    assert!(Rows::new(&data, layout(0, [0, 0], [9, 9], 3)).is_some(), "reading twice does no harm");
-    assert!(RowsMut::new(&mut data, layout(0, [6, 3], [2, 2], 3)).is_some());
-    assert!(RowsMut::new(&mut data, layout(0, [3, 6], [2, 2], 3)).is_some());
-    assert!(RowsMut::new(&mut data, layout(0, [0, 3], [2, 2], 3)).is_none());
-    assert!(RowsMut::new(&mut data, layout(0, [5, 3], [2, 2], 3)).is_none());
-    assert!(RowsMut::new(&mut data, layout(0, [6, 2], [2, 2], 3)).is_none());
+fn arrays_of_another_type_or_rank_are_refused() {
+    let mut data = [0.0_f64; 12];
+    let rows = |shape: &[usize]| FrameArray::<f64>::new(&View::from_slice(&data, shape)).is_some();
+    assert!(rows(&[2, 2, 3]));
+    assert!(!rows(&[4, 3]));
+    assert!(!rows(&[2, 1, 2, 3]));
+    assert!(FrameArray::<f32>::new(&View::from_slice(&data, &[2, 2, 3])).is_none());
+    assert!(FrameArrayMut::<f64>::new(ViewMut::from_slice(&mut data, &[2, 2, 3])).is_some());
+    assert!(FrameArrayMut::<f64>::new(ViewMut::from_slice(&mut data, &[12])).is_none());
+    assert!(FrameArrayMut::<f32>::new(ViewMut::from_slice(&mut data, &[2, 2, 3])).is_none());
 }
 
 #[test]
@@ -233,7 +231,7 @@ fn wrong_labels_and_lengths_are_named() {
     assert_eq!(with(&|case| case.lengths[1] = 10), length);
     assert_eq!(with(&|case| case.blank = 5), (Kind::Parameter, None, None));
     assert_eq!(with(&|case| case.lengths.truncate(1)), (Kind::Shape, None, None));
-    assert!(Labels::new(vec![1, 2], vec![0, 2, 1]).is_none());
-    assert!(Labels::new(vec![1, 2], vec![0, 1]).is_none());
-    assert!(Labels::new(vec![1, 2], vec![]).is_none());
+    assert!(LabelSequences::new(vec![1, 2], vec![0, 2, 1]).is_none());
+    assert!(LabelSequences::new(vec![1, 2], vec![0, 1]).is_none());
+    assert!(LabelSequences::new(vec![1, 2], vec![]).is_none());
 }

@@ -2,8 +2,10 @@
 
 use crate::case::*;
 use half::{bf16, f16};
-use rustloss::losses::sequence::rows::{Element, Layout, Rows, RowsMut};
-use rustloss::losses::sequence::{Batch, Input, Outputs, Posteriors, ctc};
+use rustloss::array::{View, ViewMut};
+use rustloss::losses::sequence::{
+    CtcBatch, CtcOutputs, FrameArray, FrameArrayMut, FrameElement, InputKind, PosteriorRows, ctc,
+};
 use std::collections::HashMap;
 
 #[test]
@@ -78,8 +80,30 @@ fn sure_models_match_the_textbook() {
             if wrong {
                 rows.reverse();
             }
-            let case = one(&rows, &labels, 0, Input::Logits);
+            let case = one(&rows, &labels, 0, InputKind::Logits);
             against_textbook(&case, &case.run(), LOSS, GRADIENT);
+        }
+    }
+}
+
+/// The lattice that the comment of `src/losses/sequence/ctc/mod.rs` works out by hand.
+#[test]
+fn lattice_by_hand() {
+    let probs = [0.5_f64, 0.25, 0.25];
+    let case = one(&vec![probs.map(f64::ln).to_vec(); 4], &[1, 2], 0, InputKind::Logits);
+    let answer = case.run();
+    close(answer.loss[0], -(39.0_f64 / 256.0).ln(), LOSS, "loss");
+    // For each state the products of forward and backward sums, frame by frame.
+    let products = [[16, 4, 0, 0], [23, 18, 7, 0], [0, 10, 10, 0], [0, 7, 18, 23], [0, 0, 4, 16]];
+    for t in 0..4 {
+        let mut slopes = probs;
+        for (s, products) in products.iter().enumerate() {
+            let occupancy = f64::from(products[t]) / 39.0;
+            close(answer.posteriors[5 * t + s], occupancy, GRADIENT, "occupancy");
+            slopes[[0, 1, 0, 2, 0][s]] -= occupancy;
+        }
+        for (class, &slope) in slopes.iter().enumerate() {
+            close(answer.grad[3 * t + class], slope, GRADIENT, "gradient");
         }
     }
 }
@@ -126,14 +150,14 @@ fn every_short_label_sequence_matches_all_its_paths() {
                     let others = (0..classes as u32).filter(|&label| label != blank);
                     sequences.extend(others.map(|label| [&labels[..], &[label]].concat()));
                 }
-                let answer = one(&rows, &labels, blank, Input::Logits).run();
+                let answer = one(&rows, &labels, blank, InputKind::Logits).run();
                 let Some((p, joint)) = sums.get(&labels) else {
                     assert_eq!(answer.loss[0], f64::INFINITY);
                     continue;
                 };
                 close(answer.loss[0], -p.ln(), LOSS * (-p.ln()).max(1.0), "loss");
                 everything += (-answer.loss[0]).exp();
-                let given = one(&log_probs, &labels, blank, Input::LogProbs).run();
+                let given = one(&log_probs, &labels, blank, InputKind::LogProbs).run();
                 for (i, joint) in joint.concat().into_iter().enumerate() {
                     close(answer.grad[i], probs.concat()[i] - joint / p, GRADIENT, "by logits");
                     close(given.grad[i], -joint / p, GRADIENT, "by log-probabilities");
@@ -151,7 +175,7 @@ fn gradients_match_finite_differences() {
     const DIFFERENCE: f64 = 1e-8;
     const STEP: f64 = 1e-3;
     let mut random = Random(6);
-    for input in [Input::Logits, Input::LogProbs] {
+    for input in [InputKind::Logits, InputKind::LogProbs] {
         let mut case = Case::random(&mut random, [2, 9, 5], 3, 1.0);
         case.input = input;
         let grad = case.run().grad;
@@ -171,9 +195,9 @@ fn gradients_match_finite_differences() {
 fn torch_adds_what_a_softmax_before_would() {
     let mut random = Random(7);
     let mut case = Case::random(&mut random, [3, 12, 40], 4, 1.0);
-    case.input = Input::LogProbs;
+    case.input = InputKind::LogProbs;
     let own = case.run();
-    case.input = Input::LogProbsTorch;
+    case.input = InputKind::LogProbsTorch;
     let torch = case.run();
     assert_eq!(own.loss, torch.loss);
     for ((a, b), x) in torch.grad.iter().zip(&own.grad).zip(&case.frames) {
@@ -200,7 +224,7 @@ fn posteriors_are_the_occupancies() {
     let mut case = Case::random(&mut random, [3, 60, 9], 11, 2.0);
     case.labels[1].truncate(4);
     case.lengths[2] = 45;
-    case.input = Input::LogProbs;
+    case.input = InputKind::LogProbs;
     let answer = case.run();
     let states = case.states();
     for n in 0..3 {
@@ -227,18 +251,18 @@ fn posteriors_of_labels_alone_are_those_among_the_blanks() {
     case.labels[1].truncate(2);
     case.lengths[1] = 13;
     case.frames[2 * 20 * 9] = f64::NAN;
-    let mut alone = vec![77.0; 3 * 20 * 6];
-    let rows = RowsMut::new(&mut alone, Layout::contiguous(3, 20, 6)).unwrap();
+    let mut alone = vec![77.0_f64; 3 * 20 * 6];
+    let rows = FrameArrayMut::new(ViewMut::from_slice(&mut alone, &[3, 20, 6])).unwrap();
     let labels = case.labels();
-    let batch = Batch {
-        frames: Rows::new(&case.frames, Layout::contiguous(3, 20, 9)).unwrap(),
+    let batch = CtcBatch {
+        frames: FrameArray::<f64>::new(&View::from_slice(&case.frames, &[3, 20, 9])).unwrap(),
         input: case.input,
         blank: case.blank,
         lengths: &case.lengths,
         labels: &labels,
     };
-    let posteriors = Some(Posteriors { rows: &rows, blanks: false });
-    ctc(&batch, &Outputs { posteriors, ..Outputs::default() }, &options(LIMIT)).unwrap();
+    let posteriors = Some(PosteriorRows { rows: &rows, blanks: false });
+    ctc(&batch, &CtcOutputs { posteriors, ..CtcOutputs::default() }, &options(LIMIT)).unwrap();
     let all = case.run().posteriors;
     for (alone, all) in alone.chunks(6).zip(all.chunks(13)) {
         for (u, p) in alone.iter().enumerate() {
@@ -251,7 +275,7 @@ fn posteriors_of_labels_alone_are_those_among_the_blanks() {
 }
 
 /// The rows of inputs rounded to `E`, and what they give in it and in `f64`.
-fn precision<E: Element>(case: &Case, loss: f64, gradient: f64) {
+fn precision<E: FrameElement>(case: &Case, loss: f64, gradient: f64) {
     let mut exact = case.clone();
     exact.frames.iter_mut().for_each(|x| *x = E::of(*x).to());
     let scale = vec![1.0; case.counts[0]];

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::math::Real;
 use crate::num::Float;
 use crate::registry::{
-    Bound, Call, Domain, Family, Hessian, Loss, Options, Params, Plan, SAMPLE_WEIGHT, Spec,
+    Bound, Call, Domain, Family, Hessian, Loss, Options, Plan, SAMPLE_WEIGHT, Spec,
     Unreduced, float, pred,
 };
 use crate::simd::Isa;
@@ -30,16 +30,14 @@ pub const SPEC: Spec = Spec {
     unreduced: Unreduced::Row,
     hess: true,
     kinks: "margin + max(others) == pred[label], and where two others are the best",
-    build,
+    build: |p| {
+        Ok(Box::new(CategoricalHinge {
+            margin: p.float("margin"),
+            axis: p.int(AXIS.name).unwrap_or(-1) as isize,
+            rule: LabelRule::new(p),
+        }))
+    },
 };
-
-fn build(params: &Params) -> Result<Box<dyn Loss>> {
-    Ok(Box::new(CategoricalHinge {
-        margin: params.float("margin"),
-        axis: params.int(AXIS.name).unwrap_or(-1) as isize,
-        rule: LabelRule::new(params),
-    }))
-}
 
 /// The loss with its parameters.
 struct CategoricalHinge {

@@ -1,13 +1,13 @@
 //! Continuous ranked probability score of an ensemble.
 //!
-//! With M members x_i and the label y: `loss = 1 / M sum_i |x_i - y| - 1 / (2 M^2) sum_ij |x_i - x_j|`, which is the integral
+//! With M members `x_i` and the label y: `loss = 1 / M sum_i |x_i - y| - 1 / (2 M^2) sum_ij |x_i - x_j|`, which is the integral
 //! of `(F(z) - [z >= y])^2` over z, F the share of members up to z. In order of size the integral is a sum over the gaps
 //! between members, of which none is negative: it is computed so, in O(M log M) and without cancellation. The fair score
 //! has `1 / (2 M (M - 1))` in front of the second sum and does not favour small ensembles; it takes that much more of the
 //! members' mean distance away.
 //!
-//! The gradient with respect to x_i is `sign(x_i - y) / M - (less_i - more_i) / M^2`, with the numbers of members less and
-//! more than x_i (`M (M - 1)` for M^2 in the fair score), with respect to y `sum_i sign(y - x_i) / M`; equal numbers count
+//! The gradient with respect to `x_i` is `sign(x_i - y) / M - (less_i - more_i) / M^2`, with the numbers of members less and
+//! more than `x_i` (`M (M - 1)` for M^2 in the fair score), with respect to y `sum_i sign(y - x_i) / M`; equal numbers count
 //! as neither. There is no diagonal second derivative to give.
 //!
 //! Source: Gneiting and Raftery, "Strictly Proper Scoring Rules, Prediction, and Estimation" (2007); Ferro, "Fair scores for
@@ -22,7 +22,7 @@ use crate::math::Real;
 use crate::memory;
 use crate::num::Float;
 use crate::registry::{
-    Call, Domain, Family, Loss, Options, Params, Plan, SAMPLE_WEIGHT, ShapeRule, Spec, Unreduced,
+    Call, Domain, Family, Loss, Options, Plan, SAMPLE_WEIGHT, ShapeRule, Spec, Unreduced,
     flag, label, pred,
 };
 use crate::simd::Isa;
@@ -41,13 +41,11 @@ pub const SPEC: Spec = Spec {
     unreduced: Unreduced::Row,
     hess: false,
     kinks: "pred == label, and where two members are equal",
-    build,
+    build: |p| {
+        let axis = p.int(AXIS.name).unwrap_or(-1) as isize;
+        Ok(Box::new(Crps { fair: p.flag("fair"), axis }))
+    },
 };
-
-fn build(params: &Params) -> Result<Box<dyn Loss>> {
-    let axis = params.int(AXIS.name).unwrap_or(-1) as isize;
-    Ok(Box::new(Crps { fair: params.flag("fair"), axis }))
-}
 
 /// The score with its parameters.
 #[derive(Clone, Copy)]

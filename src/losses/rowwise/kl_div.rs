@@ -250,26 +250,23 @@ impl KlDiv {
         let axes = &call.axes;
         let weighting = call.weighting(axes)?;
         let class = axes.class.unwrap_or(0);
-        Ok(match weighting.of_sums(axes.vector(), axes.first[class]) {
-            Some(weighting) => {
-                let first = ("pred", &axes.first[..]);
-                let rows = Axes::rowwise(first, class as isize, axes.samples as isize)?;
-                plan_weighted::<_, 2, 0>(LogitRows(divergence), call, rows, weighting, Factors(None))?
-            }
-            None => {
-                let [at_pred, at_label] = [0, call.position("label")];
-                let line_up = |at| call.argument(at, |given| axes.line_up_rows(given));
-                Box::new(ElementPlan {
-                    divergence,
-                    level: call.level(),
-                    single: call.single(),
-                    axes: axes.clone(),
-                    inputs: [line_up(at_pred), line_up(at_label)],
-                    at_label,
-                    weighting,
-                })
-            }
-        })
+        if let Some(weighting) = weighting.of_sums(axes.vector(), axes.first[class]) {
+            let first = ("pred", &axes.first[..]);
+            let rows = Axes::rowwise(first, class as isize, axes.samples as isize)?;
+            let kernel = LogitRows(divergence);
+            return Ok(plan_weighted::<_, 2, 0>(kernel, call, rows, weighting, Factors(None)));
+        }
+        let at_label = call.position("label");
+        let line_up = |at| call.argument(at, |given| axes.line_up_rows(given));
+        Ok(Box::new(ElementPlan {
+            divergence,
+            level: call.level(),
+            single: call.single(),
+            axes: axes.clone(),
+            inputs: [line_up(0), line_up(at_label)],
+            at_label,
+            weighting,
+        }))
     }
 }
 

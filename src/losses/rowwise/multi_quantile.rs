@@ -1,7 +1,7 @@
 //! Several quantiles of a number at once: the mean of their pinball losses.
 //!
-//! With predictions x_i of the quantiles q_i and the label y: `loss = 1 / Q sum_i max(q_i (y - x_i), (q_i - 1) (y - x_i))`.
-//! The gradient with respect to x_i is `-q_i / Q` below the label, `(1 - q_i) / Q` above it and 0 at it; with respect to y
+//! With predictions `x_i` of the quantiles `q_i` and the label y: `loss = 1 / Q sum_i max(q_i (y - x_i), (q_i - 1) (y - x_i))`.
+//! The gradient with respect to `x_i` is `-q_i / Q` below the label, `(1 - q_i) / Q` above it and 0 at it; with respect to y
 //! it is the negative of their sum. The second derivative is 0. Without quantiles given, they are the midpoints of Q equal
 //! parts, `(i - 1/2) / Q`, as quantile regression of distributions has them.
 //!

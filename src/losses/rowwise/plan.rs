@@ -29,10 +29,11 @@ where
 {
     let axes = call.axes.clone();
     let weighting = call.weighting(&axes)?;
-    plan_weighted(kernel, call, axes, weighting, Factors(None))
+    Ok(plan_weighted(kernel, call, axes, weighting, Factors(None)))
 }
 
 /// Factors inside a loss: where `f32` has no room for them, the call is computed in `f64`.
+#[derive(Clone, Copy)]
 pub struct Factors<'f>(pub Option<&'f [f64]>);
 
 /// The same for other axes and weights than the call's own.
@@ -42,13 +43,13 @@ pub fn plan_weighted<'a, L, const V: usize, const C: usize>(
     axes: Axes,
     weighting: Weighting<'a>,
     factors: Factors<'_>,
-) -> Result<Box<dyn Plan + 'a>>
+) -> Box<dyn Plan + 'a>
 where
     L: RowKernel<f32, V, C> + RowKernel<f64, V, C> + 'a,
 {
     let mut rows = RowCall::new::<V, C>(call, axes, weighting);
     rows.limit_range(factors.0);
-    Ok(Box::new(RowPlan { kernel, rows }))
+    Box::new(RowPlan { kernel, rows })
 }
 
 /// Inputs of a call with their positions in the registry.

@@ -95,7 +95,8 @@ impl Loss for SoftmaxCe {
             let weighting = call.weighting(&call.axes)?;
             let dense = Dense { target, from_logits: self.from_logits };
             let factors = plan::Factors(weights);
-            return plan::plan_weighted::<_, 2, 0>(dense, call, call.axes.clone(), weighting, factors);
+            let axes = call.axes.clone();
+            return Ok(plan::plan_weighted::<_, 2, 0>(dense, call, axes, weighting, factors));
         }
         let inside = target.smoothing > 0.0 || target.z_loss > 0.0;
         let classes = ClassWeights { weights, inside };

@@ -1,9 +1,12 @@
 //! Connectionist temporal classification as a loss of the registry: layouts, labels and lengths in, checked.
 
 use super::arguments::{GivenLabels, PRED_LENGTHS, lengths};
-use super::rows::{Element, Layout, Rows, RowsMut};
-use super::{
-    Alignment, Batch, Gradient, Input, Labels, NO_STATE, Options, Outputs, Posteriors, ctc,
+use super::compute::ctc;
+use super::frames::array::{FrameArray, FrameArrayMut, FrameElement};
+use super::frames::pass::InputKind;
+use super::labels::LabelSequences;
+use super::request::{
+    AlignmentRows, CtcBatch, CtcOptions, CtcOutputs, GradientRows, NO_STATE, PosteriorRows,
 };
 use crate::array::{Shape, View, ViewMut};
 use crate::drive::Axes;
@@ -14,57 +17,23 @@ use crate::drive::weight::Weighting;
 use crate::error::{Error, Kind, Result, Tuple};
 use crate::memory;
 use crate::num::DType;
-use crate::registry::{
-    Call, Lattice, Loss, Options as RegistryOptions, PathResults, Plan, Results,
-};
-use crate::registry::{
-    Default, Domain, Family, Gradient as Derived, Kind as Accepts, Params, SAMPLE_WEIGHT,
-    ShapeRule, Spec, Unreduced, input, optional, param, pred,
-};
+use crate::registry::{Call, Lattice, Loss, Options, Params, PathResults, Plan, Results};
 use crate::simd::Level;
 use half::{bf16, f16};
 
-/// Rough times, in nanoseconds, for a state and for a class of a frame.
-const STATE_NS: f64 = 4.0;
-const CLASS_NS: f64 = 0.6;
-
-/// The row of the registry.
-pub const SPEC: Spec = Spec {
-    name: "CTCLoss",
-    family: Family::Sequence,
-    inputs: &[
-        pred(Domain::Real),
-        input("label", Domain::Tokens, Derived::Never).shaped(ShapeRule::Own),
-        optional("pred_lengths", Domain::Lengths, Derived::Never).shaped(ShapeRule::Own),
-        optional("label_lengths", Domain::Lengths, Derived::Never).shaped(ShapeRule::Own),
-        SAMPLE_WEIGHT,
-        optional("label_offsets", Domain::Offsets, Derived::Never).shaped(ShapeRule::Own),
-    ],
-    params: &[
-        param("layout", Default::Text("NTC"), Accepts::Choice(&["NTC", "TNC", "TC"])),
-        param("label_layout", Default::Text("NT"), Accepts::Choice(&["NT", "TN"])),
-        param("blank", Default::Text("last"), Accepts::IndexOr(&["last", "first"])),
-        param(
-            "input",
-            Default::Text("logits"),
-            Accepts::Choice(&["logits", "log_probs", "log_probs_torch"]),
-        ),
-        param("infeasible", Default::Text("inf"), Accepts::Choice(&["inf", "zero", "raise"])),
-        param("memory_limit", Default::Int(1 << 28), Accepts::Int(1)),
-    ],
-    unreduced: Unreduced::Sample,
-    hess: false,
-    kinks: "",
-    build: |p| Ok(Box::new(Ctc::new(p))),
-};
+/// Rough times, in nanoseconds, for a state and for a class of a frame, by which a call decides whether other Python
+/// threads go on meanwhile. They are high, as times are without vector instructions; [`super::compute`] has those of
+/// the schedule.
+const CALL_STATE_NS: f64 = 4.0;
+const CALL_CLASS_NS: f64 = 0.6;
 
 /// Connectionist temporal classification with its parameters.
-pub struct Ctc {
+pub struct CtcLoss {
     /// The axes of samples and frames; none for samples if there is one alone.
     layout: (Option<usize>, usize),
     labels_first: bool,
     blank: Blank,
-    input: Input,
+    input: InputKind,
     infeasible: Infeasible,
     memory_limit: usize,
 }
@@ -82,10 +51,10 @@ enum Infeasible {
     Raise,
 }
 
-impl Ctc {
+impl CtcLoss {
     /// From the registry's parameters.
     pub fn new(params: &Params) -> Self {
-        Ctc {
+        CtcLoss {
             layout: match params.text("layout") {
                 "NTC" => (Some(0), 1),
                 "TNC" => (Some(1), 0),
@@ -98,9 +67,9 @@ impl Ctc {
                 _ => Blank::Last,
             },
             input: match params.text("input") {
-                "log_probs" => Input::LogProbs,
-                "log_probs_torch" => Input::LogProbsTorch,
-                _ => Input::Logits,
+                "log_probs" => InputKind::LogProbs,
+                "log_probs_torch" => InputKind::LogProbsTorch,
+                _ => InputKind::Logits,
             },
             infeasible: match params.text("infeasible") {
                 "zero" => Infeasible::Zero,
@@ -133,8 +102,8 @@ impl Ctc {
     }
 }
 
-impl Loss for Ctc {
-    fn axes(&self, (name, first): (&str, &[usize]), _: &RegistryOptions) -> Result<Axes> {
+impl Loss for CtcLoss {
+    fn axes(&self, (name, first): (&str, &[usize]), _: &Options) -> Result<Axes> {
         let (samples, _) = self.layout;
         let rank = 2 + usize::from(samples.is_some());
         if first.len() != rank {
@@ -164,7 +133,7 @@ impl Loss for Ctc {
             None => memory::filled(count, samples)?,
         };
         let given = GivenLabels::new(call, samples, self.layout.0.is_none(), self.labels_first)?;
-        // A sample of weight 0 is not looked at: it becomes an empty one.
+        // A sample of weight 0 becomes an empty one, whose labels and frames are not read.
         let labels = given.check(weightless, classes, blank)?;
         lengths
             .iter_mut()
@@ -178,7 +147,7 @@ impl Loss for Ctc {
                 format!("at least {needed} frames for the {} labels of sample {n}", own.len());
             let name = PRED_LENGTHS;
             let mut error = Error::element(Kind::Length, name, &[n], lengths[n], allowed);
-            // As padding with a class leaves them.
+            // Labels that were padded with a class look like this.
             if let [.., last, again] = own
                 && last == again
             {
@@ -216,7 +185,7 @@ impl Loss for Ctc {
 }
 
 struct CtcPlan<'a> {
-    loss: &'a Ctc,
+    loss: &'a CtcLoss,
     level: Level,
     dtype: DType,
     axes: Axes,
@@ -224,7 +193,7 @@ struct CtcPlan<'a> {
     pred: View<'a>,
     blank: u32,
     lengths: Vec<usize>,
-    labels: Labels,
+    labels: LabelSequences,
     /// The weights of the samples, and for the mean by targets their inverse lengths.
     weight: Option<Vec<f64>>,
     weighting: Weighting<'a>,
@@ -253,7 +222,7 @@ impl Plan for CtcPlan<'_> {
         frames
             .map(|(n, &frames)| {
                 let states = 2.0 * self.labels.sample(n).len() as f64 + 1.0;
-                frames as f64 * (STATE_NS * states + CLASS_NS * classes)
+                frames as f64 * (CALL_STATE_NS * states + CALL_CLASS_NS * classes)
             })
             .sum()
     }
@@ -286,7 +255,7 @@ impl Lattice for CtcPlan<'_> {
 }
 
 impl CtcPlan<'_> {
-    fn run_in<E: Element>(&self, results: Results<'_>) -> Result<()> {
+    fn run_in<E: FrameElement>(&self, results: Results<'_>) -> Result<()> {
         let shape = self.axes.batch_first();
         let weighting = Weighting {
             sample_weight: self.weight.as_deref().map(|w| View::from_slice(w, &shape)),
@@ -299,11 +268,10 @@ impl CtcPlan<'_> {
             (_, Scale::All(scale)) => memory::filled(scale, self.lengths.len())?,
             (_, Scale::Each(scales)) => scales,
         };
-        let mut grad = grad.map(|view| self.loss.samples_first(view));
-        let rows = grad.as_mut().map(written::<E>).transpose()?;
-        let mut losses = self.compute(&Outputs {
-            grad: rows.as_ref().map(|rows| Gradient { rows, scale: &scale }),
-            ..Outputs::default()
+        let rows = grad.map(|view| output_rows::<E>(self.loss.samples_first(view))).transpose()?;
+        let mut losses = self.compute(&CtcOutputs {
+            grad: rows.as_ref().map(|rows| GradientRows { rows, scale: &scale }),
+            ..CtcOutputs::default()
         })?;
         if self.loss.infeasible == Infeasible::Zero {
             losses.iter_mut().filter(|loss| **loss == f64::INFINITY).for_each(|loss| *loss = 0.0);
@@ -314,15 +282,15 @@ impl CtcPlan<'_> {
         Ok(())
     }
 
-    fn run_paths_in<E: Element>(&self, results: PathResults<'_>) -> Result<()> {
+    fn run_paths_in<E: FrameElement>(&self, results: PathResults<'_>) -> Result<()> {
         let counts = [self.pred.shape()[0], self.pred.shape()[1]];
-        let mut posteriors = results.posteriors.map(|view| self.loss.samples_first(view));
-        let mut path = results.alignment.as_ref().map(|_| Path::new(counts)).transpose()?;
-        let rows = posteriors.as_mut().map(written::<E>).transpose()?;
+        let mut path = results.alignment.as_ref().map(|_| PathBuffers::new(counts)).transpose()?;
+        let posteriors = results.posteriors.map(|view| self.loss.samples_first(view));
+        let rows = posteriors.map(output_rows::<E>).transpose()?;
         let alignment = path.as_mut().map(|path| path.rows(counts)).transpose()?;
-        self.compute(&Outputs {
+        self.compute(&CtcOutputs {
             grad: None,
-            posteriors: rows.as_ref().map(|rows| Posteriors { rows, blanks: false }),
+            posteriors: rows.as_ref().map(|rows| PosteriorRows { rows, blanks: false }),
             alignment: alignment.as_ref(),
         })?;
         if let (Some(out), Some(path)) = (results.alignment, &path) {
@@ -334,19 +302,19 @@ impl CtcPlan<'_> {
         Ok(())
     }
 
-    fn compute<E: Element>(&self, outputs: &Outputs<'_, E>) -> Result<Vec<f64>> {
+    fn compute<E: FrameElement>(&self, outputs: &CtcOutputs<'_, E>) -> Result<Vec<f64>> {
         let converted;
-        let frames = if let Some(rows) = Rows::of(&self.pred) {
+        let frames = if let Some(rows) = FrameArray::new(&self.pred) {
             rows
         } else {
-            // Numbers of another type, as integers are.
+            // The inputs are of a type that losses are not computed in, as integers are.
             converted = self.pred.to_vec::<f64>()?;
             let view = View::from_slice(&converted, self.pred.shape());
-            Rows::of(&view).ok_or_else(|| {
+            FrameArray::new(&view).ok_or_else(|| {
                 Error::new(Kind::DType, "pred", "expected numbers of the result's type")
             })?
         };
-        let batch = Batch {
+        let batch = CtcBatch {
             frames,
             input: self.loss.input,
             blank: self.blank,
@@ -354,44 +322,48 @@ impl CtcPlan<'_> {
             labels: &self.labels,
         };
         let options =
-            Options { level: self.level, parallel: true, memory_limit: self.loss.memory_limit };
+            CtcOptions { level: self.level, parallel: true, memory_limit: self.loss.memory_limit };
         ctc(&batch, outputs, &options)
     }
 }
 
 /// The rows of a result.
-fn written<'a, E: Element>(view: &'a mut ViewMut<'_>) -> Result<RowsMut<'a, E>> {
-    RowsMut::of(view).ok_or_else(|| Error::new(Kind::Output, "grad_out", "unexpected layout"))
+fn output_rows<E: FrameElement>(view: ViewMut<'_>) -> Result<FrameArrayMut<'_, E>> {
+    FrameArrayMut::new(view)
+        .ok_or_else(|| Error::new(Kind::Output, "grad_out", "unexpected layout"))
 }
 
 /// The most probable path as it is computed, samples first.
-struct Path {
+struct PathBuffers {
     states: Vec<u32>,
     log_probs: Vec<f64>,
     posteriors: Vec<f64>,
 }
 
-impl Path {
+impl PathBuffers {
     fn new([samples, frames]: [usize; 2]) -> Result<Self> {
         let count = samples * frames;
-        Ok(Path {
+        Ok(PathBuffers {
             states: memory::filled(NO_STATE, count)?,
             log_probs: memory::filled(0.0, count)?,
             posteriors: memory::filled(0.0, count)?,
         })
     }
 
-    fn rows(&mut self, [samples, frames]: [usize; 2]) -> Result<Alignment<'_>> {
-        let layout = Layout::contiguous(samples, frames, 1);
+    fn rows(&mut self, [samples, frames]: [usize; 2]) -> Result<AlignmentRows<'_>> {
+        let shape = [samples, frames, 1];
         let wrong = || Error::new(Kind::Shape, "pred", "unexpected layout");
-        Ok(Alignment {
-            states: RowsMut::new(&mut self.states, layout).ok_or_else(wrong)?,
-            log_probs: RowsMut::new(&mut self.log_probs, layout).ok_or_else(wrong)?,
-            posteriors: RowsMut::new(&mut self.posteriors, layout).ok_or_else(wrong)?,
+        Ok(AlignmentRows {
+            states: FrameArrayMut::new(ViewMut::from_slice(&mut self.states, &shape))
+                .ok_or_else(wrong)?,
+            log_probs: FrameArrayMut::new(ViewMut::from_slice(&mut self.log_probs, &shape))
+                .ok_or_else(wrong)?,
+            posteriors: FrameArrayMut::new(ViewMut::from_slice(&mut self.posteriors, &shape))
+                .ok_or_else(wrong)?,
         })
     }
 
-    /// Which label of its sequence each state is; -1 for blanks and where there is none.
+    /// Which label of its sequence each state is; -1 for blanks and for frames without a state.
     fn index(&self) -> Result<Vec<f64>> {
         let index = |&state: &u32| match state {
             NO_STATE => -1.0,

@@ -1,35 +1,40 @@
-//! The exponentials of a frame and their sums: all but the largest apart, so that nothing is lost when they are tiny.
+//! The softmax of a frame: exponentials relative to the largest logit, and their sum.
+//!
+//! The largest logits, whose exponentials are 1, are counted apart from the sum of all other exponentials, so that this
+//! sum loses nothing when it is tiny: the loss of a sure model consists of it.
 
-use super::LANES;
-use super::frames::BATCH;
-use super::planes::{Octet, fold};
+use super::GROUP;
+use super::lanes::fold;
 use crate::math::Real;
 use crate::num::Float;
-use crate::simd::Isa;
+use crate::simd::{F64x8, Isa};
 use std::array;
 
+/// The most frames that are worked on together, to keep the pipeline full.
+pub const FRAMES_TOGETHER: usize = 16;
+
 /// Elements of a vector step along the classes.
-pub(super) const STEP: usize = 16;
+pub const STEP: usize = 16;
 
 /// Vector steps whose sums are kept in the type of the row.
 const STEPS: usize = 16;
 
-/// What is known of a row before its exponentials are.
+/// The extremes of a row, which decide how its exponentials are computed.
 #[derive(Clone, Copy)]
-pub(super) struct Extremes<R> {
+pub struct FrameExtremes<R> {
     /// The largest element; NaN is passed over.
     pub max: R,
-    /// Whether all elements are finite and not further below it than [`Real::NEAR`].
+    /// Whether all elements are finite, and none lies further below the largest than [`Real::NEAR`].
     near: bool,
 }
 
-impl<R: Real> Extremes<R> {
-    pub const NONE: Self = Extremes { max: R::ZERO, near: false };
+impl<R: Real> FrameExtremes<R> {
+    pub const NONE: Self = FrameExtremes { max: R::ZERO, near: false };
 
     #[inline(always)]
     pub fn of<S: Isa>(x: &[R]) -> Self {
         let (mut high, mut low) = ([-R::INFINITY; STEP], [R::INFINITY; STEP]);
-        // 0, or NaN where an element is not finite.
+        // Stays 0 unless an element is not finite; then it becomes NaN.
         let mut odd = [R::ZERO; STEP];
         let mut step = |x: &[R; STEP]| {
             for i in 0..STEP {
@@ -48,11 +53,11 @@ impl<R: Real> Extremes<R> {
         for i in 0..STEP {
             near &= max - (low[i] + odd[i]) <= R::NEAR;
         }
-        Extremes { max, near }
+        FrameExtremes { max, near }
     }
 }
 
-/// The last elements of a row, and others of it before them if it has too few.
+/// The last elements of a row. A row with too few of them begins with copies of its first element.
 #[inline(always)]
 fn last<R: Real>(x: &[R]) -> [R; STEP] {
     if let Some(&last) = x.last_chunk() {
@@ -63,31 +68,35 @@ fn last<R: Real>(x: &[R]) -> [R; STEP] {
     last
 }
 
-/// The exponentials of several frames in sums: all but the largest ones, and how many of these there are, each of them 1.
-pub(super) struct Sums<R> {
-    /// Of all blocks of steps but the last.
-    before: [Octet; BATCH],
-    last: [Part<R>; BATCH],
+/// Sums of the exponentials of several frames: all but the largest ones, and how many are the largest, each of them 1.
+pub struct ExpSums<R> {
+    /// The sums over all blocks of [`STEPS`] steps but the last.
+    before: [F64x8; FRAMES_TOGETHER],
+    last: [PartialSums<R>; FRAMES_TOGETHER],
 }
 
-impl<R: Real> Sums<R> {
-    pub const NONE: Self = Sums { before: [[0.0; LANES]; BATCH], last: [Part::NONE; BATCH] };
+impl<R: Real> ExpSums<R> {
+    pub const NONE: Self = ExpSums {
+        before: [[0.0; GROUP]; FRAMES_TOGETHER],
+        last: [PartialSums::NONE; FRAMES_TOGETHER],
+    };
 
-    /// The sum of all but one of the largest, for each frame.
+    /// The sum of all exponentials but one of the largest, for each frame.
     #[inline(always)]
-    pub fn other<S: Isa>(&self) -> [f64; BATCH] {
-        let (mut others, mut largest) = ([[0.0; LANES]; BATCH], [[0.0; LANES]; BATCH]);
+    pub fn excluding_max<S: Isa>(&self) -> [f64; FRAMES_TOGETHER] {
+        let (mut others, mut largest) =
+            ([[0.0; GROUP]; FRAMES_TOGETHER], [[0.0; GROUP]; FRAMES_TOGETHER]);
         for (i, part) in self.last.iter().enumerate() {
             others[i] = S::add(&self.before[i], &part.others());
             largest[i] = part.largest();
         }
-        let mut other = [0.0; BATCH];
+        let mut sums = [0.0; FRAMES_TOGETHER];
         let rows = others.as_chunks().0.iter().zip(largest.as_chunks().0);
-        for (other, (others, largest)) in other.as_chunks_mut::<LANES>().0.iter_mut().zip(rows) {
+        for (sum, (others, largest)) in sums.as_chunks_mut::<GROUP>().0.iter_mut().zip(rows) {
             let (others, largest) = (S::row_sums(others), S::row_sums(largest));
-            *other = array::from_fn(|i| others[i] + (largest[i] - 1.0));
+            *sum = array::from_fn(|i| others[i] + (largest[i] - 1.0));
         }
-        other
+        sums
     }
 
     /// Fills `out` with `exp(x - max)` of frame i, and adds them up.
@@ -96,15 +105,15 @@ impl<R: Real> Sums<R> {
         &mut self,
         i: usize,
         x: &[R],
-        &Extremes { max, near }: &Extremes<R>,
+        &FrameExtremes { max, near }: &FrameExtremes<R>,
         out: &mut [R],
     ) {
         if max == -R::INFINITY {
-            // Nothing to be relative to, unless there is a NaN.
+            // All logits are -inf, or NaN: there is no finite one to subtract.
             out.fill(R::ZERO);
             let possible = x.iter().all(|&x| x < R::INFINITY);
-            self.before[i] = [0.0; LANES];
-            self.last[i] = Part::NONE;
+            self.before[i] = [0.0; GROUP];
+            self.last[i] = PartialSums::NONE;
             self.last[i].largest[0] = if possible { R::ONE } else { R::NAN };
         } else if near {
             self.steps::<S>(i, x, out, |x| x.exp_near::<S>(max), max);
@@ -117,8 +126,8 @@ impl<R: Real> Sums<R> {
     fn steps<S: Isa>(&mut self, i: usize, x: &[R], out: &mut [R], exp: impl Fn(R) -> R, max: R) {
         let (whole, rest) = x.as_chunks::<STEP>();
         let blocks = whole.chunks(STEPS).zip(out.as_chunks_mut::<STEP>().0.chunks_mut(STEPS));
-        let mut part = Part::NONE;
-        self.before[i] = [0.0; LANES];
+        let mut part = PartialSums::NONE;
+        self.before[i] = [0.0; GROUP];
         for (block, (x, out)) in blocks.enumerate() {
             if block > 0 {
                 self.before[i] = S::add(&self.before[i], &part.others());
@@ -137,28 +146,28 @@ impl<R: Real> Sums<R> {
     }
 }
 
-/// Sums of the exponentials of a frame by their place in a step: all but the largest, not more of them than [`STEPS`]
-/// steps, and how many are the largest.
+/// Sums of the exponentials of a frame, one for each place of a step: all but the largest, over at most [`STEPS`]
+/// steps; and how many are the largest.
 #[derive(Clone, Copy)]
-struct Part<R> {
+struct PartialSums<R> {
     others: [R; STEP],
     largest: [R; STEP],
 }
 
-impl<R: Real> Part<R> {
-    const NONE: Self = Part { others: [R::ZERO; STEP], largest: [R::ZERO; STEP] };
+impl<R: Real> PartialSums<R> {
+    const NONE: Self = PartialSums { others: [R::ZERO; STEP], largest: [R::ZERO; STEP] };
 
     #[inline(always)]
-    fn others(&self) -> Octet {
-        array::from_fn(|i| self.others[i].to_f64() + self.others[i + LANES].to_f64())
+    fn others(&self) -> F64x8 {
+        array::from_fn(|i| self.others[i].to_f64() + self.others[i + GROUP].to_f64())
     }
 
     #[inline(always)]
-    fn largest(&self) -> Octet {
-        array::from_fn(|i| (self.largest[i] + self.largest[i + LANES]).to_f64())
+    fn largest(&self) -> F64x8 {
+        array::from_fn(|i| (self.largest[i] + self.largest[i + GROUP]).to_f64())
     }
 
-    /// Returns exponentials, and adds them up from `from` on.
+    /// Returns the exponentials of a step, and adds up those from place `from` on.
     #[inline(always)]
     fn step(&mut self, x: &[R; STEP], max: R, exp: &impl Fn(R) -> R, from: usize) -> [R; STEP] {
         let mut e = [R::ZERO; STEP];

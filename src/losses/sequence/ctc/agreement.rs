@@ -1,13 +1,17 @@
 //! The arithmetics give the same, wherever the fast one says that it can be trusted.
 
-use super::LANES;
-use super::blocks::DEEPEST;
-use super::fixed::{Fixed, SHORT};
-use super::frames::{Form, Frame, Source};
-use super::linear::Linear;
-use super::sweep::{Arithmetic, Lattice, Occupancies, Outcome, Sink, Storage};
-use super::target::Target;
-use super::wide::Wide;
+use super::block_float::BlockFloat;
+use super::extended_float::ExtendedFloat;
+use super::fixed_number::SHORT;
+use super::fixed_point::FixedPoint;
+use super::frames::GROUP;
+use super::frames::arithmetic::Arithmetic;
+use super::frames::blocks::DEEPEST;
+use super::frames::emissions::{EmissionForm, EmissionSource, Frame};
+use super::frames::midpoint::PathSum;
+use super::frames::occupancies::{Occupancies, OccupancySink};
+use super::step_buffers::{CtcLattice, CtcStorage};
+use super::target::CtcTarget;
 use crate::error::Result;
 use crate::simd;
 use std::f64::consts::{LN_2, LOG2_E};
@@ -21,20 +25,20 @@ const OCCUPANCY: f64 = 1e-11;
 /// Logarithms of emissions, none above 0.
 struct Logs(Vec<f64>, usize);
 
-impl Source for Logs {
-    fn fill(&self, form: Form, frames: Range<usize>, out: &mut [f64]) -> Result<()> {
+impl EmissionSource for Logs {
+    fn fill(&self, form: EmissionForm, frames: Range<usize>, out: &mut [f64]) -> Result<()> {
         let stride = self.1;
         for (i, t) in frames.enumerate() {
             for (k, &x) in self.0[t * stride..(t + 1) * stride].iter().enumerate() {
                 match form {
-                    Form::Linear => out[i * stride + k] = x.exp(),
-                    Form::Wide => {
+                    EmissionForm::Linear => out[i * stride + k] = x.exp(),
+                    EmissionForm::Extended => {
                         let bits = (x * LOG2_E).round().max(-1e9);
                         let m = if x == f64::NEG_INFINITY { 0.0 } else { (x - bits * LN_2).exp() };
                         (out[2 * i * stride + k], out[(2 * i + 1) * stride + k]) = (m, bits);
                     }
-                    Form::Log => out[i * stride + k] = x,
-                    Form::Exact => {
+                    EmissionForm::Log => out[i * stride + k] = x,
+                    EmissionForm::Exact => {
                         let x = 0.5 * x;
                         (out[2 * i * stride + k], out[(2 * i + 1) * stride + k]) = (x, 0.0);
                     }
@@ -46,9 +50,9 @@ impl Source for Logs {
 }
 
 /// Keeps the occupancies of all frames.
-struct Keep<'a>(&'a Target, Mutex<Vec<f64>>);
+struct Keep<'a>(&'a CtcTarget, Mutex<Vec<f64>>);
 
-impl Sink for Keep<'_> {
+impl OccupancySink for Keep<'_> {
     fn take(
         &self,
         frames: Range<usize>,
@@ -60,11 +64,11 @@ impl Sink for Keep<'_> {
         let Keep(target, kept) = self;
         for (i, t) in frames.enumerate() {
             let reach = target.groups(t);
-            let (start, end) = (reach.start * LANES, reach.end * LANES);
+            let (start, end) = (reach.start * GROUP, reach.end * GROUP);
             let total: f64 = totals[i].iter().sum();
-            for plane in [0, target.width] {
-                let from = &rows.row(i)[plane + start..plane + end];
-                let to = 2 * t * target.width + plane;
+            for first in [0, target.width()] {
+                let from = &rows.row(i)[first + start..first + end];
+                let to = 2 * t * target.width() + first;
                 let to = &mut kept.lock().unwrap()[to + start..to + end];
                 to.iter_mut().zip(from).for_each(|(to, from)| *to = from / total);
             }
@@ -73,18 +77,18 @@ impl Sink for Keep<'_> {
     }
 }
 
-fn run<A: Arithmetic>(
-    target: &Target,
+fn run<A: Arithmetic<Target = CtcTarget>>(
+    target: &CtcTarget,
     logs: &Logs,
     bits: &[f64],
     budget: usize,
-) -> (Outcome, Vec<f64>) {
+) -> (PathSum, Vec<f64>) {
     let level = simd::level().unwrap();
     let frames: Vec<_> = bits.iter().map(|&bits| Frame { bits, ..Frame::default() }).collect();
     let (frames, source) = (&frames, logs);
-    let lattice = Lattice { level, target, frames, source, table: None, budget, parallel: true };
-    let keep = Keep(target, Mutex::new(vec![0.0; 2 * target.width * target.frames]));
-    let mut storage = Storage::default();
+    let lattice = CtcLattice { level, target, frames, source, table: None, budget, parallel: true };
+    let keep = Keep(target, Mutex::new(vec![0.0; 2 * target.width() * target.frames]));
+    let mut storage = CtcStorage::default();
     let outcome = lattice.run::<A>(&mut storage, Some(&keep)).unwrap();
     let alone = lattice.run::<A>(&mut storage, None).unwrap();
     assert_eq!(alone.log_likelihood.to_bits(), outcome.log_likelihood.to_bits());
@@ -107,9 +111,9 @@ fn tries(count: u64, spread: f64, peak: f64) -> u64 {
         let frames = 1 + (uniform() * 300.0) as usize;
         let len = (uniform() * (frames as f64 / 2.0)) as usize;
         let labels: Vec<u32> = (0..len).map(|_| 1 + (uniform() * 20.0) as u32).collect();
-        let mut target = Target::default();
+        let mut target = CtcTarget::default();
         target.set(&labels, 0, frames).unwrap();
-        let stride = target.stride();
+        let stride = target.emissions.stride();
         let mut logs = vec![f64::NEG_INFINITY; frames * stride];
         let mut bits = vec![0.0; frames];
         for (t, row) in logs.chunks_exact_mut(stride).enumerate() {
@@ -121,12 +125,12 @@ fn tries(count: u64, spread: f64, peak: f64) -> u64 {
             let min = x.into_iter().fold(f64::INFINITY, f64::min);
             bits[t] = ((max - min) * LOG2_E).ceil();
             row[..len].iter_mut().zip(&labels).for_each(|(y, &k)| *y = x[k as usize] - max);
-            row[target.width..].fill(x[0] - max);
+            row[target.width()..].fill(x[0] - max);
         }
         let logs = Logs(logs, stride);
-        let (exact, occupancies) = run::<Wide>(&target, &logs, &bits, 1 << 28);
+        let (exact, occupancies) = run::<ExtendedFloat>(&target, &logs, &bits, 1 << 28);
         assert!(exact.trusted);
-        let (fixed, own) = run::<Fixed<SHORT>>(&target, &logs, &bits, 1 << 28);
+        let (fixed, own) = run::<FixedPoint<SHORT>>(&target, &logs, &bits, 1 << 28);
         let (a, b) = (fixed.log_likelihood, exact.log_likelihood);
         assert!(fixed.trusted && (a == b || (a - b).abs() <= LOSS * b.abs().max(1.0)), "{a} {b}");
         for (a, b) in own.iter().zip(&occupancies) {
@@ -136,7 +140,7 @@ fn tries(count: u64, spread: f64, peak: f64) -> u64 {
             continue;
         }
         for budget in [1 << 28, 0] {
-            let (fast, own) = run::<Linear>(&target, &logs, &bits, budget);
+            let (fast, own) = run::<BlockFloat>(&target, &logs, &bits, budget);
             if !fast.trusted {
                 continue;
             }

@@ -1,84 +1,85 @@
-//! Vectors of eight `f64`, each in one register where there are such registers.
+//! Vectors of eight `f64`, each in one register where the level has registers of that size.
 //!
-//! Loops over eight numbers are left to the compiler elsewhere. Where several of them follow each other it takes them apart
-//! and puts the pieces together anew, so the level that has the registers says what it means.
+//! Elsewhere in the crate such loops are left to the compiler. Where several loops over eight numbers follow each
+//! other, it splits the vectors and joins the pieces in another way; so the levels with registers spell out their
+//! instructions here.
 
 use super::{Baseline, Isa};
-use crate::num::Float;
 use std::array;
 
 /// Eight numbers.
-pub type Octet = [f64; 8];
+pub type F64x8 = [f64; 8];
 
-/// What a level does with them. The results are the same on all levels, up to whether `mul_add` is fused.
-pub trait Octets: Sized {
+/// Arithmetic on vectors. The results are the same on all levels, up to whether `mul_add` is fused.
+pub trait F64x8Ops: Sized {
     /// `a * b`.
     #[inline(always)]
-    fn mul(a: &Octet, b: &Octet) -> Octet {
+    fn mul(a: &F64x8, b: &F64x8) -> F64x8 {
         array::from_fn(|i| a[i] * b[i])
     }
     /// `a + b`.
     #[inline(always)]
-    fn add(a: &Octet, b: &Octet) -> Octet {
+    fn add(a: &F64x8, b: &F64x8) -> F64x8 {
         array::from_fn(|i| a[i] + b[i])
     }
     /// `a * b + c`, fused where the level has the instruction.
     #[inline(always)]
-    fn mul_add(a: &Octet, b: &Octet, c: &Octet) -> Octet
+    fn mul_add(a: &F64x8, b: &F64x8, c: &F64x8) -> F64x8
     where
         Self: Isa,
     {
-        array::from_fn(|i| Float::mul_add::<Self>(a[i], b[i], c[i]))
+        array::from_fn(|i| if Self::FMA { a[i].mul_add(b[i], c[i]) } else { a[i] * b[i] + c[i] })
     }
-    /// The sum of each row: pairs, then pairs of these. In registers eight rows take little more than one.
+    /// The sum of each row: of neighbours, then of neighbouring sums, then of both halves. In registers eight rows take
+    /// little more time than one.
     #[inline(always)]
-    fn row_sums(rows: &[Octet; 8]) -> Octet {
+    fn row_sums(rows: &[F64x8; 8]) -> F64x8 {
         array::from_fn(|i| {
             let [a, b, c, d, e, f, g, h] = rows[i];
             ((a + b) + (c + d)) + ((e + f) + (g + h))
         })
     }
-    /// The last number of `before`, then all of `x` but its last one. In a register this does not wait for two rows that
-    /// were just stored, as a load from across their border would.
+    /// The last number of `before`, then all of `x` but its last one. From registers this does not wait for the two
+    /// vectors to be stored, as a load from across their border would.
     #[inline(always)]
-    fn delayed(before: &Octet, x: &Octet) -> Octet {
+    fn delayed(before: &F64x8, x: &F64x8) -> F64x8 {
         array::from_fn(|i| if i == 0 { before[7] } else { x[i - 1] })
     }
     /// All of `x` but its first number, then the first one of `after`.
     #[inline(always)]
-    fn advanced(x: &Octet, after: &Octet) -> Octet {
+    fn advanced(x: &F64x8, after: &F64x8) -> F64x8 {
         array::from_fn(|i| if i == 7 { after[0] } else { x[i + 1] })
     }
 }
 
-impl Octets for Baseline {}
+impl F64x8Ops for Baseline {}
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Octet, Octets};
+    use super::{F64x8, F64x8Ops};
     use crate::simd::x86::{Avx2, Avx512, Sse42};
     use std::arch::x86_64 as arch;
     use std::mem::transmute;
 
-    impl Octets for Sse42 {}
+    impl F64x8Ops for Sse42 {}
 
     #[inline(always)]
-    fn load(x: &Octet) -> arch::__m512d {
+    fn load(x: &F64x8) -> arch::__m512d {
         // SAFETY: both types are eight numbers in a row.
-        unsafe { transmute::<Octet, arch::__m512d>(*x) }
+        unsafe { transmute::<F64x8, arch::__m512d>(*x) }
     }
 
     #[inline(always)]
-    fn octet(x: arch::__m512d) -> Octet {
+    fn vector(x: arch::__m512d) -> F64x8 {
         // SAFETY: as above.
-        unsafe { transmute::<arch::__m512d, Octet>(x) }
+        unsafe { transmute::<arch::__m512d, F64x8>(x) }
     }
 
     /// Eight of sixteen numbers, from number `FROM` on.
     #[target_feature(enable = "avx512f")]
-    fn between<const FROM: i32>(low: &Octet, high: &Octet) -> Octet {
+    fn between<const FROM: i32>(low: &F64x8, high: &F64x8) -> F64x8 {
         let [low, high] = [low, high].map(|x| arch::_mm512_castpd_si512(load(x)));
-        octet(arch::_mm512_castsi512_pd(arch::_mm512_alignr_epi64::<FROM>(high, low)))
+        vector(arch::_mm512_castsi512_pd(arch::_mm512_alignr_epi64::<FROM>(high, low)))
     }
 
     /// Adds neighbours within two vectors, those of `a` at the even places of the sum.
@@ -99,10 +100,10 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f")]
-    fn row_sums([a, b, c, d, e, f, g, h]: &[Octet; 8]) -> Octet {
+    fn row_sums([a, b, c, d, e, f, g, h]: &[F64x8; 8]) -> F64x8 {
         let [ab, cd] = [pairs(load(a), load(b)), pairs(load(c), load(d))];
         let [ef, gh] = [pairs(load(e), load(f)), pairs(load(g), load(h))];
-        octet(fours(fours(ab, cd), fours(ef, gh)))
+        vector(fours(fours(ab, cd), fours(ef, gh)))
     }
 
     /// The four numbers in the middle of eight.
@@ -131,86 +132,86 @@ mod x86 {
     type Halves = [arch::__m256d; 2];
 
     #[inline(always)]
-    fn halves(x: &Octet) -> Halves {
+    fn halves(x: &F64x8) -> Halves {
         // SAFETY: both types are eight numbers in a row.
-        unsafe { transmute::<Octet, Halves>(*x) }
+        unsafe { transmute::<F64x8, Halves>(*x) }
     }
 
     #[inline(always)]
-    fn joined(x: Halves) -> Octet {
+    fn joined(x: Halves) -> F64x8 {
         // SAFETY: as above.
-        unsafe { transmute::<Halves, Octet>(x) }
+        unsafe { transmute::<Halves, F64x8>(x) }
     }
 
     // Code that names a level runs in its shell only, where the features are there.
-    impl Octets for Avx2 {
+    impl F64x8Ops for Avx2 {
         #[inline(always)]
-        fn mul(a: &Octet, b: &Octet) -> Octet {
+        fn mul(a: &F64x8, b: &F64x8) -> F64x8 {
             let ([a, c], [b, d]) = (halves(a), halves(b));
             // SAFETY: as above.
             joined(unsafe { [arch::_mm256_mul_pd(a, b), arch::_mm256_mul_pd(c, d)] })
         }
 
         #[inline(always)]
-        fn add(a: &Octet, b: &Octet) -> Octet {
+        fn add(a: &F64x8, b: &F64x8) -> F64x8 {
             let ([a, c], [b, d]) = (halves(a), halves(b));
             // SAFETY: as above.
             joined(unsafe { [arch::_mm256_add_pd(a, b), arch::_mm256_add_pd(c, d)] })
         }
 
         #[inline(always)]
-        fn mul_add(a: &Octet, b: &Octet, c: &Octet) -> Octet {
+        fn mul_add(a: &F64x8, b: &F64x8, c: &F64x8) -> F64x8 {
             let ([a, d], [b, e], [c, f]) = (halves(a), halves(b), halves(c));
             // SAFETY: as above.
             joined(unsafe { [arch::_mm256_fmadd_pd(a, b, c), arch::_mm256_fmadd_pd(d, e, f)] })
         }
 
         #[inline(always)]
-        fn delayed(before: &Octet, x: &Octet) -> Octet {
+        fn delayed(before: &F64x8, x: &F64x8) -> F64x8 {
             // SAFETY: as above.
             joined(unsafe { delayed(halves(before), halves(x)) })
         }
 
         #[inline(always)]
-        fn advanced(x: &Octet, after: &Octet) -> Octet {
+        fn advanced(x: &F64x8, after: &F64x8) -> F64x8 {
             // SAFETY: as above.
             joined(unsafe { advanced(halves(x), halves(after)) })
         }
     }
 
-    impl Octets for Avx512 {
+    impl F64x8Ops for Avx512 {
         #[inline(always)]
-        fn mul(a: &Octet, b: &Octet) -> Octet {
+        fn mul(a: &F64x8, b: &F64x8) -> F64x8 {
             // SAFETY: as above.
-            octet(unsafe { arch::_mm512_mul_pd(load(a), load(b)) })
+            vector(unsafe { arch::_mm512_mul_pd(load(a), load(b)) })
         }
 
         #[inline(always)]
-        fn add(a: &Octet, b: &Octet) -> Octet {
+        fn add(a: &F64x8, b: &F64x8) -> F64x8 {
             // SAFETY: as above.
-            octet(unsafe { arch::_mm512_add_pd(load(a), load(b)) })
+            vector(unsafe { arch::_mm512_add_pd(load(a), load(b)) })
         }
 
         #[inline(always)]
-        fn mul_add(a: &Octet, b: &Octet, c: &Octet) -> Octet {
+        fn mul_add(a: &F64x8, b: &F64x8, c: &F64x8) -> F64x8 {
             // SAFETY: as above.
-            octet(unsafe { arch::_mm512_fmadd_pd(load(a), load(b), load(c)) })
+            vector(unsafe { arch::_mm512_fmadd_pd(load(a), load(b), load(c)) })
         }
 
         #[inline(always)]
-        fn row_sums(rows: &[Octet; 8]) -> Octet {
+        fn row_sums(rows: &[F64x8; 8]) -> F64x8 {
             // SAFETY: as above.
             unsafe { row_sums(rows) }
         }
 
         #[inline(always)]
-        fn delayed(before: &Octet, x: &Octet) -> Octet {
+        fn delayed(before: &F64x8, x: &F64x8) -> F64x8 {
             // SAFETY: as above.
             unsafe { between::<7>(before, x) }
         }
 
         #[inline(always)]
-        fn advanced(x: &Octet, after: &Octet) -> Octet {
+        fn advanced(x: &F64x8, after: &F64x8) -> F64x8 {
             // SAFETY: as above.
             unsafe { between::<1>(x, after) }
         }
@@ -219,16 +220,16 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
-    use super::Octet;
+    use super::F64x8;
     use crate::simd::{Isa, Kernel, Level, dispatch};
 
     struct All<'a>(&'a [f64]);
 
     impl Kernel for All<'_> {
-        type Output = [Octet; 6];
+        type Output = [F64x8; 6];
 
         #[inline(always)]
-        fn run<S: Isa>(self) -> [Octet; 6] {
+        fn run<S: Isa>(self) -> [F64x8; 6] {
             let [a, b, c] = [0, 8, 16].map(|at| self.0[at..].as_chunks().0[0]);
             [
                 S::mul(&a, &b),

@@ -1,7 +1,6 @@
 //! Lengths and label sequences as a call gives them: copied, then checked, then used.
 
-use super::Labels;
-use super::target::allowed_labels;
+use super::labels::{LabelSequences, allowed_labels};
 use crate::array::{Shape, View, unravel};
 use crate::error::{Error, Kind, Number, Result, Tuple};
 use crate::memory;
@@ -9,12 +8,12 @@ use crate::registry::Call;
 
 /// The names of the arguments.
 const LABEL: &str = "label";
-pub(super) const PRED_LENGTHS: &str = "pred_lengths";
+pub const PRED_LENGTHS: &str = "pred_lengths";
 const LABEL_LENGTHS: &str = "label_lengths";
 const LABEL_OFFSETS: &str = "label_offsets";
 
 /// Lengths of all samples: whole numbers up to `most`, if there is a limit.
-pub(super) fn lengths(
+pub fn lengths(
     call: &Call<'_>,
     name: &'static str,
     samples: usize,
@@ -46,29 +45,29 @@ fn whole(x: f64) -> Option<usize> {
     Some(x as usize).filter(|&whole| whole as f64 == x)
 }
 
-/// What says where a label sequence ends.
+/// How the arguments say where a label sequence ends.
 #[derive(Clone, Copy, PartialEq)]
-enum End {
-    /// The first -1, or the end of its row.
+enum SequenceEnd {
+    /// By the first -1, or the end of its row.
     Padding,
-    /// A length.
+    /// By a length.
     Length,
-    /// The beginning of the next one.
+    /// By the offset of the next sequence.
     Next,
 }
 
 /// The labels of a sample in the array: the place of the first one, the step from one to the next, and how many.
-type Run = (usize, usize, usize);
+type LabelRun = (usize, usize, usize);
 
 /// Labels as they were given, copied.
-pub(super) struct GivenLabels<'a> {
+pub struct GivenLabels<'a> {
     name: &'a str,
     /// As they stand in the argument.
     view: View<'a>,
     labels: Vec<f64>,
     /// One for each sample.
-    runs: Vec<Run>,
-    end: End,
+    runs: Vec<LabelRun>,
+    end: SequenceEnd,
     /// Whether the argument is a list of sequences.
     listed: bool,
 }
@@ -110,15 +109,15 @@ impl<'a> GivenLabels<'a> {
                 let places = places(offsets, samples, shape[0])?;
                 let ends = places.iter().skip(1);
                 let runs = places.iter().zip(ends).map(|(&place, end)| (place, 1, end - place));
-                (End::Next, memory::collect(runs)?)
+                (SequenceEnd::Next, memory::collect(runs)?)
             }
             (1, None) if single => {
                 let given = lengths(Some(shape[0]))?;
-                let end = if given.is_some() { End::Length } else { End::Padding };
+                let end = if given.is_some() { SequenceEnd::Length } else { SequenceEnd::Padding };
                 let count = given.map_or(shape[0], |lengths| lengths[0]);
                 (end, memory::filled((0, 1, count), 1)?)
             }
-            (1, None) if samples == 0 && shape[0] == 0 => (End::Padding, Vec::new()),
+            (1, None) if samples == 0 && shape[0] == 0 => (SequenceEnd::Padding, Vec::new()),
             (1, None) => {
                 let Some(lengths) = lengths(None)? else {
                     let expected = "two dimensions, or label_lengths or label_offsets for one";
@@ -134,7 +133,7 @@ impl<'a> GivenLabels<'a> {
                     next += length;
                     (next - length, 1, length)
                 });
-                (End::Length, memory::collect(runs)?)
+                (SequenceEnd::Length, memory::collect(runs)?)
             }
             (2, offsets) if listed || (!single && offsets.is_none()) => {
                 let labels_first = labels_first && !listed;
@@ -148,7 +147,7 @@ impl<'a> GivenLabels<'a> {
                     });
                 }
                 let given = lengths(Some(width))?;
-                let end = if given.is_some() { End::Length } else { End::Padding };
+                let end = if given.is_some() { SequenceEnd::Length } else { SequenceEnd::Padding };
                 let length = |n: usize| given.as_ref().map_or(width, |lengths| lengths[n]);
                 let (step, between) = if labels_first { (samples, 1) } else { (1, width) };
                 (end, memory::collect((0..n).map(|n| (n * between, step, length(n))))?)
@@ -158,14 +157,14 @@ impl<'a> GivenLabels<'a> {
         Ok(GivenLabels { name, view: view.clone(), labels: view.to_vec()?, runs, end, listed })
     }
 
-    /// Checks the labels of all samples but those that are `left_out`, which become empty.
+    /// Checks the labels of all samples. Samples that are `left_out` become empty, and their labels are not read.
     #[allow(clippy::disallowed_methods, reason = "room is reserved first")]
     pub fn check(
         &self,
         left_out: impl Fn(usize) -> bool,
         classes: usize,
         blank: u32,
-    ) -> Result<Labels> {
+    ) -> Result<LabelSequences> {
         let most = self.runs.iter().map(|&(.., count)| count).sum();
         let (mut flat, mut offsets) = (Vec::new(), Vec::new());
         memory::reserve(&mut flat, most)?;
@@ -174,7 +173,7 @@ impl<'a> GivenLabels<'a> {
         for (n, &(start, step, count)) in self.runs.iter().enumerate() {
             for i in 0..if left_out(n) { 0 } else { count } {
                 let x = self.labels[start + i * step];
-                if self.end == End::Padding && x == -1.0 {
+                if self.end == SequenceEnd::Padding && x == -1.0 {
                     break;
                 }
                 let label = x as u32;
@@ -185,12 +184,12 @@ impl<'a> GivenLabels<'a> {
             }
             offsets.push(flat.len());
         }
-        Labels::new(flat, offsets).ok_or_else(|| {
+        LabelSequences::new(flat, offsets).ok_or_else(|| {
             Error::new(Kind::Shape, self.name, "expected sequences one behind another")
         })
     }
 
-    /// What is wrong with label i of sample n.
+    /// The error for label i of sample n.
     #[allow(clippy::disallowed_macros, reason = "a place in a list of lists")]
     fn wrong(&self, n: usize, i: usize, classes: usize, blank: u32) -> Error {
         let (start, step, _) = self.runs[n];
@@ -207,13 +206,13 @@ impl<'a> GivenLabels<'a> {
         if negative || value == Number::from(i128::from(blank)) || value == f64::from(blank).into()
         {
             error.detail += match self.end {
-                End::Padding => "; padding is -1, or anything at all behind label_lengths",
-                End::Length => "; label_lengths counts it as a label",
-                End::Next if self.listed => {
+                SequenceEnd::Padding => "; padding is -1, or anything at all behind label_lengths",
+                SequenceEnd::Length => "; label_lengths counts it as a label",
+                SequenceEnd::Next if self.listed => {
                     "; sequences of different lengths need no padding, and rows of one length are \
                      padded with -1"
                 }
-                End::Next => "; label_offsets counts it as a label",
+                SequenceEnd::Next => "; label_offsets counts it as a label",
             };
         }
         error
