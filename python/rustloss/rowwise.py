@@ -520,7 +520,7 @@ class CRPSLoss(Loss):
     ----------
     fair : bool, default False
         Whether the mean over pairs leaves out those of a member with itself, so that small
-        ensembles are not preferred; it takes at least two members, and may be negative.
+        ensembles are not preferred; the score may be negative then.
     axis : int, default -1
         The axis of the members.
     weight, batch_axis, **options

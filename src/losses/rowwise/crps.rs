@@ -4,7 +4,7 @@
 //! of `(F(z) - [z >= y])^2` over z, F the share of members up to z. In order of size the integral is a sum over the gaps
 //! between members, of which none is negative: it is computed so, in O(M log M) and without cancellation. The fair score
 //! has `1 / (2 M (M - 1))` in front of the second sum and does not favour small ensembles; it takes that much more of the
-//! members' mean distance away.
+//! members' mean distance away. Of one member both are the distance to the label.
 //!
 //! The gradient with respect to `x_i` is `sign(x_i - y) / M - (less_i - more_i) / M^2`, with the numbers of members less and
 //! more than `x_i` (`M (M - 1)` for M^2 in the fair score), with respect to y `sum_i sign(y - x_i) / M`; equal numbers count
@@ -17,7 +17,7 @@ use super::AXIS;
 use super::plan::plan;
 use crate::drive::Axes;
 use crate::drive::rows::{Row, RowKernel, RowOutputs, Scratch};
-use crate::error::{Error, Kind as Mistake, Result};
+use crate::error::{Error, Kind as Mistake, Result, Tuple};
 use crate::math::Real;
 use crate::memory;
 use crate::num::Float;
@@ -58,9 +58,8 @@ impl Loss for Crps {
     fn axes(&self, first: (&str, &[usize]), options: &Options) -> Result<Axes> {
         let axes = Axes::rowwise(first, self.axis, options.batch_axis)?;
         let members = axes.class.map_or(0, |class| axes.first[class]);
-        let least = if self.fair { 2 } else { 1 };
-        if members < least && !axes.shape.contains(&0) {
-            let detail = format!("expected at least {least} members of the ensemble, got {members}");
+        if members == 0 && !axes.shape.contains(&0) {
+            let detail = format!("expected at least one member of the ensemble, got shape {}", Tuple(first.1));
             return Err(Error::new(Mistake::Shape, first.0, detail));
         }
         Ok(axes)
@@ -107,7 +106,7 @@ impl<T: Real> RowKernel<T, 1, 1> for Crps {
             return T::NAN;
         }
         sorted.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-        let pairs = if self.fair { count * (count - 1.0) } else { count * count };
+        let pairs = if self.fair { count * (count - 1.0).max(1.0) } else { count * count };
         if let Some(grad) = grad {
             let mut first = 0;
             while first < sorted.len() {
@@ -154,7 +153,7 @@ impl Crps {
             score.add(gap(split, to) * above * above);
             spread.add(gap(from, to) * (below * above));
         }
-        if self.fair {
+        if self.fair && count > 1.0 {
             // 1 / (2 M (M - 1)) - 1 / (2 M^2) times twice the sum over pairs, which is M^2 times the spread.
             score.add(-spread.total() / (count - 1.0));
         }
