@@ -13,7 +13,7 @@ use crate::sum::{BLOCK, ExactSum, sum_block_exactly};
 const LINE: usize = 16;
 
 /// The axes of the unreduced loss E, and those of the first input, which its shape follows from.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Axes {
     /// E's shape.
     pub shape: Shape,
@@ -31,6 +31,14 @@ pub struct Axes {
     pub added: Option<usize>,
     /// Whether E is a number.
     pub(crate) scalar: bool,
+}
+
+impl Clone for Axes {
+    fn clone(&self) -> Self {
+        // `SmallVec::clone` goes element by element.
+        let (shape, first) = (Shape::from_slice(&self.shape), Shape::from_slice(&self.first));
+        Axes { shape, first, ..*self }
+    }
 }
 
 impl Axes {
