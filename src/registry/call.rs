@@ -29,6 +29,17 @@ pub struct Options {
     pub allow_out_of_range: bool,
 }
 
+impl Options {
+    /// Those of a constructor that is given none.
+    pub const DEFAULT: Options = Options {
+        weight: 1.0,
+        batch_axis: 0,
+        reduction: Reduction::Sample,
+        empty: f64::NAN,
+        allow_out_of_range: false,
+    };
+}
+
 /// The arrays of a call, and how it is to be computed.
 #[derive(Clone, Debug)]
 pub struct Arguments<'a> {

@@ -4,7 +4,6 @@
 //! and puts the pieces together anew, so the level that has the registers says what it means.
 
 use super::{Baseline, Isa};
-use crate::num::Float;
 use std::array;
 
 /// Eight numbers.
@@ -28,7 +27,7 @@ pub trait Octets: Sized {
     where
         Self: Isa,
     {
-        array::from_fn(|i| Float::mul_add::<Self>(a[i], b[i], c[i]))
+        array::from_fn(|i| if Self::FMA { a[i].mul_add(b[i], c[i]) } else { a[i] * b[i] + c[i] })
     }
     /// The sum of each row: pairs, then pairs of these. In registers eight rows take little more than one.
     #[inline(always)]
@@ -56,22 +55,38 @@ impl Octets for Baseline {}
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Octet, Octets};
+    use crate::simd::registers::{numbers, registers};
     use crate::simd::x86::{Avx2, Avx512, Sse42};
     use std::arch::x86_64 as arch;
-    use std::mem::transmute;
 
     impl Octets for Sse42 {}
 
+    /// The operations of a level that has the registers.
+    macro_rules! octets {
+        ($level:ident, $features:literal, { $(fn $name:ident($($x:ident: $type:ty),*) $body:block)* }) => {
+            impl Octets for $level {
+                $(
+                    #[inline(always)]
+                    fn $name($($x: $type),*) -> Octet {
+                        #[inline]
+                        #[target_feature(enable = $features)]
+                        fn in_registers($($x: $type),*) -> Octet $body
+                        // SAFETY: code that names a level runs in its shell only, where the features are there.
+                        unsafe { in_registers($($x),*) }
+                    }
+                )*
+            }
+        };
+    }
+
     #[inline(always)]
     fn load(x: &Octet) -> arch::__m512d {
-        // SAFETY: both types are eight numbers in a row.
-        unsafe { transmute::<Octet, arch::__m512d>(*x) }
+        registers(*x)
     }
 
     #[inline(always)]
     fn octet(x: arch::__m512d) -> Octet {
-        // SAFETY: as above.
-        unsafe { transmute::<arch::__m512d, Octet>(x) }
+        numbers(x)
     }
 
     /// Eight of sixteen numbers, from number `FROM` on.
@@ -98,13 +113,6 @@ mod x86 {
         )
     }
 
-    #[target_feature(enable = "avx512f")]
-    fn row_sums([a, b, c, d, e, f, g, h]: &[Octet; 8]) -> Octet {
-        let [ab, cd] = [pairs(load(a), load(b)), pairs(load(c), load(d))];
-        let [ef, gh] = [pairs(load(e), load(f)), pairs(load(g), load(h))];
-        octet(fours(fours(ab, cd), fours(ef, gh)))
-    }
-
     /// The four numbers in the middle of eight.
     #[target_feature(enable = "avx2")]
     fn middle(low: arch::__m256d, high: arch::__m256d) -> arch::__m256d {
@@ -117,104 +125,63 @@ mod x86 {
         arch::_mm256_shuffle_pd::<0b0101>(a, b)
     }
 
-    #[target_feature(enable = "avx2")]
-    fn delayed([_, before]: Halves, [low, high]: Halves) -> Halves {
-        [odd_and_even(middle(before, low), low), odd_and_even(middle(low, high), high)]
-    }
-
-    #[target_feature(enable = "avx2")]
-    fn advanced([low, high]: Halves, [after, _]: Halves) -> Halves {
-        [odd_and_even(low, middle(low, high)), odd_and_even(high, middle(high, after))]
-    }
-
     /// Two registers.
     type Halves = [arch::__m256d; 2];
 
     #[inline(always)]
     fn halves(x: &Octet) -> Halves {
-        // SAFETY: both types are eight numbers in a row.
-        unsafe { transmute::<Octet, Halves>(*x) }
+        registers(*x)
     }
 
     #[inline(always)]
     fn joined(x: Halves) -> Octet {
-        // SAFETY: as above.
-        unsafe { transmute::<Halves, Octet>(x) }
+        numbers(x)
     }
 
-    // Code that names a level runs in its shell only, where the features are there.
-    impl Octets for Avx2 {
-        #[inline(always)]
-        fn mul(a: &Octet, b: &Octet) -> Octet {
+    octets!(Avx2, "avx2,fma", {
+        fn mul(a: &Octet, b: &Octet) {
             let ([a, c], [b, d]) = (halves(a), halves(b));
-            // SAFETY: as above.
-            joined(unsafe { [arch::_mm256_mul_pd(a, b), arch::_mm256_mul_pd(c, d)] })
+            joined([arch::_mm256_mul_pd(a, b), arch::_mm256_mul_pd(c, d)])
         }
-
-        #[inline(always)]
-        fn add(a: &Octet, b: &Octet) -> Octet {
+        fn add(a: &Octet, b: &Octet) {
             let ([a, c], [b, d]) = (halves(a), halves(b));
-            // SAFETY: as above.
-            joined(unsafe { [arch::_mm256_add_pd(a, b), arch::_mm256_add_pd(c, d)] })
+            joined([arch::_mm256_add_pd(a, b), arch::_mm256_add_pd(c, d)])
         }
-
-        #[inline(always)]
-        fn mul_add(a: &Octet, b: &Octet, c: &Octet) -> Octet {
+        fn mul_add(a: &Octet, b: &Octet, c: &Octet) {
             let ([a, d], [b, e], [c, f]) = (halves(a), halves(b), halves(c));
-            // SAFETY: as above.
-            joined(unsafe { [arch::_mm256_fmadd_pd(a, b, c), arch::_mm256_fmadd_pd(d, e, f)] })
+            joined([arch::_mm256_fmadd_pd(a, b, c), arch::_mm256_fmadd_pd(d, e, f)])
         }
+        fn delayed(before: &Octet, x: &Octet) {
+            let ([_, before], [low, high]) = (halves(before), halves(x));
+            joined([odd_and_even(middle(before, low), low), odd_and_even(middle(low, high), high)])
+        }
+        fn advanced(x: &Octet, after: &Octet) {
+            let ([low, high], [after, _]) = (halves(x), halves(after));
+            joined([odd_and_even(low, middle(low, high)), odd_and_even(high, middle(high, after))])
+        }
+    });
 
-        #[inline(always)]
-        fn delayed(before: &Octet, x: &Octet) -> Octet {
-            // SAFETY: as above.
-            joined(unsafe { delayed(halves(before), halves(x)) })
+    octets!(Avx512, "avx512f", {
+        fn mul(a: &Octet, b: &Octet) {
+            octet(arch::_mm512_mul_pd(load(a), load(b)))
         }
-
-        #[inline(always)]
-        fn advanced(x: &Octet, after: &Octet) -> Octet {
-            // SAFETY: as above.
-            joined(unsafe { advanced(halves(x), halves(after)) })
+        fn add(a: &Octet, b: &Octet) {
+            octet(arch::_mm512_add_pd(load(a), load(b)))
         }
-    }
-
-    impl Octets for Avx512 {
-        #[inline(always)]
-        fn mul(a: &Octet, b: &Octet) -> Octet {
-            // SAFETY: as above.
-            octet(unsafe { arch::_mm512_mul_pd(load(a), load(b)) })
+        fn mul_add(a: &Octet, b: &Octet, c: &Octet) {
+            octet(arch::_mm512_fmadd_pd(load(a), load(b), load(c)))
         }
-
-        #[inline(always)]
-        fn add(a: &Octet, b: &Octet) -> Octet {
-            // SAFETY: as above.
-            octet(unsafe { arch::_mm512_add_pd(load(a), load(b)) })
+        fn row_sums(rows: &[Octet; 8]) {
+            let [a, b, c, d, e, f, g, h] = rows.each_ref().map(load);
+            octet(fours(fours(pairs(a, b), pairs(c, d)), fours(pairs(e, f), pairs(g, h))))
         }
-
-        #[inline(always)]
-        fn mul_add(a: &Octet, b: &Octet, c: &Octet) -> Octet {
-            // SAFETY: as above.
-            octet(unsafe { arch::_mm512_fmadd_pd(load(a), load(b), load(c)) })
+        fn delayed(before: &Octet, x: &Octet) {
+            between::<7>(before, x)
         }
-
-        #[inline(always)]
-        fn row_sums(rows: &[Octet; 8]) -> Octet {
-            // SAFETY: as above.
-            unsafe { row_sums(rows) }
+        fn advanced(x: &Octet, after: &Octet) {
+            between::<1>(x, after)
         }
-
-        #[inline(always)]
-        fn delayed(before: &Octet, x: &Octet) -> Octet {
-            // SAFETY: as above.
-            unsafe { between::<7>(before, x) }
-        }
-
-        #[inline(always)]
-        fn advanced(x: &Octet, after: &Octet) -> Octet {
-            // SAFETY: as above.
-            unsafe { between::<1>(x, after) }
-        }
-    }
+    });
 }
 
 #[cfg(test)]
@@ -253,7 +220,7 @@ mod tests {
             [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
             [28.0, 92.0, 156.0, 92.0, 28.0, 156.0, 8.0, 92.0],
         ];
-        for &level in Level::ALL.iter().filter(|level| level.available()) {
+        for level in Level::available() {
             assert_eq!(dispatch(level, All(&x)), expected, "{level:?}");
         }
     }

@@ -33,6 +33,16 @@ pub const SPEC: Spec = Spec {
     build,
 };
 
+crate::front::typed! {
+    /// Categorical hinge: the label's class is to be ahead of the best other one by a margin.
+    CategoricalHingeLoss(pred, label) {
+        margin: f64,
+        axis: i64,
+        ignore_index: i64,
+        out_of_range: &str,
+    }
+}
+
 fn build(params: &Params) -> Result<Box<dyn Loss>> {
     Ok(Box::new(CategoricalHinge {
         margin: params.float("margin"),

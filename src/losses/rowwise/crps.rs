@@ -32,17 +32,18 @@ use crate::sum::ExactSum;
 pub const SPEC: Spec = Spec {
     name: "CRPSLoss",
     family: Family::Rowwise,
-    inputs: &[
-        pred(Domain::Real),
-        label(Domain::Real).shaped(ShapeRule::PerVector),
-        SAMPLE_WEIGHT,
-    ],
+    inputs: &[pred(Domain::Real), label(Domain::Real).shaped(ShapeRule::PerVector), SAMPLE_WEIGHT],
     params: &[flag("fair", false), AXIS],
     unreduced: Unreduced::Row,
     hess: false,
     kinks: "pred == label, and where two members are equal",
     build,
 };
+
+crate::front::typed! {
+    /// Continuous ranked probability score of an ensemble.
+    CRPSLoss(pred, label) { fair: bool, axis: i64 }
+}
 
 fn build(params: &Params) -> Result<Box<dyn Loss>> {
     let axis = params.int(AXIS.name).unwrap_or(-1) as isize;
@@ -62,7 +63,8 @@ impl Loss for Crps {
         let members = axes.class.map_or(0, |class| axes.first[class]);
         let least = if self.fair { 2 } else { 1 };
         if members < least && !axes.shape.contains(&0) {
-            let detail = format!("expected at least {least} members of the ensemble, got {members}");
+            let detail =
+                format!("expected at least {least} members of the ensemble, got {members}");
             return Err(Error::new(Mistake::Shape, first.0, detail));
         }
         Ok(axes)

@@ -58,6 +58,18 @@ pub const SPEC: Spec = Spec {
     build: |p| Ok(Box::new(Ctc::new(p))),
 };
 
+crate::front::typed! {
+    /// Connectionist temporal classification. Optional inputs: `pred_lengths`, `label_lengths`, `label_offsets`.
+    CTCLoss(pred, label) {
+        layout: &str,
+        label_layout: &str,
+        blank: impl Into<crate::registry::Value>,
+        input: &str,
+        infeasible: &str,
+        memory_limit: i64,
+    }
+}
+
 /// Connectionist temporal classification with its parameters.
 pub struct Ctc {
     /// The axes of samples and frames; none for samples if there is one alone.

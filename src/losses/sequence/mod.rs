@@ -39,10 +39,13 @@ pub use ctc::{Alignment, Batch, Gradient, NO_STATE, Options, Outputs, Posteriors
 pub use scratch::release_memory;
 pub use target::Labels;
 
+#[cfg(any(test, feature = "python"))]
 use crate::registry::Spec;
+pub(crate) use loss::typed;
 use std::ops::Range;
 
 /// The registry's rows.
+#[cfg(any(test, feature = "python"))]
 pub static LOSSES: &[Spec] = &[loss::SPEC];
 
 /// Elements of a vector step along the states.

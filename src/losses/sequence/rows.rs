@@ -175,6 +175,7 @@ unsafe impl<E: Sync> Send for Rows<'_, E> {}
 
 impl<'a, E: Element> Rows<'a, E> {
     /// The rows of `data`; `None` if the layout leaves it.
+    #[cfg(test)]
     pub fn new(data: &'a [E], layout: Layout) -> Option<Self> {
         let first = data.as_ptr().wrapping_add(layout.origin);
         layout.fits(data.len()).then_some(Rows { first, layout, life: PhantomData })
