@@ -132,7 +132,7 @@ pub use drive::Reduction;
 pub use error::{Error, Kind, Number, Result};
 pub use front::{
     Array, ArrayView, ArrayViewMut, AsArray, BestPath, Builder, Empty, Evaluation, Prediction,
-    Registered,
+    Registered, ValueAndGrads,
 };
 pub use half::{bf16, f16};
 pub use losses::sequence::release_memory;

@@ -459,6 +459,7 @@ pub fn reach(size: usize, shape: &[usize], strides: &[isize]) -> (isize, isize) 
 }
 
 /// The strides in bytes of a view that stays within `len` elements of `size` bytes.
+#[allow(clippy::disallowed_methods, reason = "as long as the rank")]
 fn byte_strides(
     size: usize,
     len: usize,
@@ -487,6 +488,7 @@ fn byte_strides(
 }
 
 /// Whether two elements of `size` bytes may share memory: true unless each axis steps over all that lies within it.
+#[allow(clippy::disallowed_methods, reason = "as long as the rank")]
 pub fn overlaps_itself(size: usize, shape: &[usize], strides: &[isize]) -> bool {
     if shape.contains(&0) {
         return false;

@@ -42,6 +42,9 @@ pub struct BestPath<P> {
     pub posterior: Array<P>,
 }
 
+/// A value, and gradients with respect to several inputs.
+pub type ValueAndGrads<P> = (Array<<P as Prediction>::Value>, Vec<Array<P>>);
+
 /// A call of a loss that is still to be made. Predictions, and gradients, are of type `P`.
 #[derive(Clone, Debug)]
 pub struct Evaluation<'a, P> {
@@ -81,13 +84,12 @@ impl Objective {
 impl<'a, P: Prediction> Evaluation<'a, P> {
     /// Adds an input by its name.
     pub fn input(mut self, name: &str, array: &'a (impl AsArray + ?Sized)) -> Self {
-        match self.position(name) {
-            Some(at) => self.inputs[at] = Some(array.as_array().erased()),
-            None => {
-                let names = quoted(self.objective.inputs.iter().map(|input| input.name));
-                let detail = format!("{} takes {names}", self.objective.spec.name);
-                self.mistake.get_or_insert(Error::new(Kind::Call, name, detail));
-            }
+        if let Some(at) = self.position(name) {
+            self.inputs[at] = Some(array.as_array().erased());
+        } else {
+            let names = quoted(self.objective.inputs.iter().map(|input| input.name));
+            let detail = format!("{} takes {names}", self.objective.spec.name);
+            self.mistake.get_or_insert(Error::new(Kind::Call, name, detail));
         }
         self
     }
@@ -151,7 +153,8 @@ impl<'a, P: Prediction> Evaluation<'a, P> {
     ///
     /// # Errors
     /// As [`Evaluation::value`]; and if there is no such gradient.
-    pub fn value_and_grads(self, wrt: &[&str]) -> Result<(Array<P::Value>, Vec<Array<P>>)> {
+    #[allow(clippy::disallowed_methods, reason = "as many as there are inputs")]
+    pub fn value_and_grads(self, wrt: &[&str]) -> Result<ValueAndGrads<P>> {
         let plan = self.plan()?;
         let mut positions = SmallVec::<[usize; MAX_INPUTS]>::new();
         for name in wrt {
@@ -172,8 +175,8 @@ impl<'a, P: Prediction> Evaluation<'a, P> {
             );
         }
         let mut value = Array::zeros(&plan.value_shape())?;
-        let grads = positions.iter().map(|&at| self.like(at)).collect::<Result<SmallVec<[_; 4]>>>();
-        let mut grads = grads?.into_vec();
+        let grads = positions.iter().map(|&at| self.like(at)).collect::<Result<Vec<_>>>();
+        let mut grads = grads?;
         let mut results = Results { value: Some(value.view_mut().erased()), ..Results::default() };
         for (&at, grad) in positions.iter().zip(&mut grads) {
             results.grads[at] = Some(grad.view_mut().erased());

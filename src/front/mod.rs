@@ -6,6 +6,6 @@ mod evaluation;
 
 pub use array::{Array, ArrayView, ArrayViewMut, AsArray};
 pub use builder::{Builder, Empty, Registered};
-pub use evaluation::{BestPath, Evaluation, Prediction};
+pub use evaluation::{BestPath, Evaluation, Prediction, ValueAndGrads};
 
 pub(crate) use builder::typed;

@@ -261,4 +261,5 @@ pub trait Float:
     }
 }
 
+#[allow(clippy::single_component_path_imports, reason = "the only way to name a macro")]
 pub(crate) use with_element;

@@ -15,7 +15,7 @@ use crate::simd::Level;
 pub const MAX_INPUTS: usize = 8;
 
 /// What every constructor takes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Multiplies the loss.
     pub weight: f64,
