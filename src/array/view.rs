@@ -67,7 +67,8 @@ impl<'a> View<'a> {
     /// A view of foreign memory.
     ///
     /// # Safety
-    /// For `'a`, every element that shape and strides reach must be readable, aligned for `dtype` and initialised.
+    /// For `'a`, the memory from the lowest to the highest element that shape and strides reach must be readable and
+    /// initialised, and every element aligned for `dtype`.
     pub unsafe fn from_raw_parts(
         ptr: *const u8,
         dtype: DType,
@@ -252,6 +253,8 @@ impl<'a, E: Element> Memory<'a, E> {
         let reach = step.wrapping_mul(len as isize - 1);
         let (first, last) = (offset + reach.min(0), offset + reach.max(0));
         assert!(first >= self.low && last + Self::UNIT <= self.high, "outside of an array");
+        let aligned = ((offset | step) as usize).is_multiple_of(align_of::<E>());
+        assert!(aligned, "between two elements");
         self.ptr.wrapping_byte_offset(offset)
     }
 
@@ -262,7 +265,7 @@ impl<'a, E: Element> Memory<'a, E> {
             return &[];
         }
         let first = self.place(offset, Self::UNIT, len);
-        // SAFETY: adjacent elements within what the view reaches, which is borrowed for 'a.
+        // SAFETY: adjacent elements, aligned and within what the view reaches, which is borrowed for 'a.
         unsafe { std::slice::from_raw_parts(first, len) }
     }
 
@@ -576,7 +579,8 @@ mod tests {
         assert!(memory.line(12, -4, 4).eq([5, 4, 3, 2]));
         assert!(memory.run(1 << 40, 0).is_empty());
         assert!(middle.memory::<u32>().is_none());
-        let outside: [(isize, isize, usize); 4] = [(-4, 4, 2), (0, 4, 5), (12, -4, 5), (16, 4, 1)];
+        let outside: [(isize, isize, usize); 6] =
+            [(-4, 4, 2), (0, 4, 5), (12, -4, 5), (16, 4, 1), (2, 4, 1), (0, 2, 2)];
         for (offset, step, len) in outside {
             let read = || memory.line(offset, step, len).count();
             assert!(std::panic::catch_unwind(read).is_err(), "{offset}, {step}, {len}");
