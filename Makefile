@@ -92,6 +92,7 @@ lint-rust: $(VENV)/.requirements
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --all-targets --features python -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --features python
+	$(PY) tests/structure.py
 
 lint-python: build
 	$(PY) -m ruff format --check

@@ -3,7 +3,6 @@
 use crate::num::DType;
 use crate::num::Float;
 use crate::simd::Isa;
-use std::ops::Range;
 
 /// Longest run that is summed at once; longer ones are summed from the sums of their blocks.
 pub const BLOCK: usize = 1024;
@@ -57,7 +56,8 @@ fn sum_blocks<T>(x: &[T], of_block: impl Fn(&[T]) -> f64) -> f64 {
     sum.total()
 }
 
-/// [`sum_pairwise`] of numbers that come one after another, with the same bits.
+/// The pairwise sum of numbers that come one after another: of the first half, the largest power of 2 below their number,
+/// and of the rest.
 pub struct PairwiseSum {
     /// The sums of whole subtrees: where bit i of `count` is set, of 2^i numbers.
     subtrees: [f64; usize::BITS as usize],
@@ -143,21 +143,22 @@ impl BlockSum {
     }
 }
 
-/// Pairwise sum of `x(i)` over a range.
-pub fn sum_pairwise(range: Range<usize>, x: &impl Fn(usize) -> f64) -> f64 {
-    match range.len() {
-        0 => 0.0,
-        1 => x(range.start),
-        n => {
-            let middle = range.start + n.next_power_of_two() / 2;
-            sum_pairwise(range.start..middle, x) + sum_pairwise(middle..range.end, x)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ops::Range;
+
+    /// Pairwise sum of `x(i)` over a range.
+    fn sum_pairwise(range: Range<usize>, x: &impl Fn(usize) -> f64) -> f64 {
+        match range.len() {
+            0 => 0.0,
+            1 => x(range.start),
+            n => {
+                let middle = range.start + n.next_power_of_two() / 2;
+                sum_pairwise(range.start..middle, x) + sum_pairwise(middle..range.end, x)
+            }
+        }
+    }
 
     #[test]
     fn sums() {

@@ -1,6 +1,6 @@
 //! Copies of whole arrays, from and to vectors in C order.
 
-use crate::array::{Grid, Tile, View, ViewMut};
+use crate::array::{Grid, Shape, Strides, Tile, Tiles, View, ViewMut, elements};
 use crate::error::Result;
 use crate::memory;
 use crate::num::Float;
@@ -18,16 +18,19 @@ impl View<'_> {
     }
 }
 
-impl ViewMut<'_> {
+impl Tiles<'_, '_> {
     /// Writes element i of a view of `n` elements in one dimension, or of one element in none.
-    pub fn fill<T: Float>(&self, n: usize, at: impl Fn(usize) -> T) -> Result<()> {
+    ///
+    /// # Panics
+    /// If it is not a view of `n` elements.
+    pub fn fill<T: Float>(self, n: usize, at: impl Fn(usize) -> T) -> Result<()> {
+        assert_eq!(elements(self.shape()), n, "as many elements as the view has");
         let unit = size_of::<T>() as isize;
-        let dense = self.view.strides().iter().all(|&s| s == unit) || n == 1;
-        if self.view.dtype() == T::DTYPE && dense && n > 0 {
-            // SAFETY: `n` adjacent elements of type T of a view that is this caller's alone.
-            let out =
-                unsafe { std::slice::from_raw_parts_mut(self.view.ptr.cast::<T>().cast_mut(), n) };
-            for (i, x) in out.iter_mut().enumerate() {
+        let dense = self.strides().iter().all(|&s| s == unit) || n == 1;
+        if let Some(memory) = self.memory::<T>()
+            && dense
+        {
+            for (i, x) in memory.run(0, n).iter_mut().enumerate() {
                 *x = at(i);
             }
         } else {
@@ -36,12 +39,24 @@ impl ViewMut<'_> {
         Ok(())
     }
 
-    /// Copies `data`, all elements in C order, into the view.
-    pub fn copy_from<T: Float>(&self, data: &[T]) {
+    fn copy_from<T: Float>(self, data: &[T]) {
+        assert_eq!(elements(self.shape()), data.len(), "as many elements as the view has");
         if !data.is_empty() {
-            let flat = self.view.clone().insert_axis(0);
-            let grid = Grid::single(flat.shape(), flat.strides());
-            grid.scatter(self, 0, Tile::row(data.len()), data);
+            let mut shape = Shape::from_slice(self.shape());
+            let mut strides = Strides::from_slice(self.strides());
+            shape.insert(0, 1);
+            strides.insert(0, 0);
+            Grid::single(&shape, &strides).scatter(self, 0, Tile::row(data.len()), data);
         }
+    }
+}
+
+impl ViewMut<'_> {
+    /// Copies `data`, all elements in C order, into the view.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub fn copy_from<T: Float>(mut self, data: &[T]) {
+        self.own_tiles().copy_from(data);
     }
 }

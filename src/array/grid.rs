@@ -3,7 +3,7 @@
 //! A driver lines its operands up in a [`Grid`] and takes tile after tile: a plain slice where memory is already that,
 //! else a gathered and converted copy of the tile's size.
 
-use crate::array::{Shape, Strides, View, ViewMut, elements};
+use crate::array::{Shape, Strides, Tiles, View, elements};
 use crate::num::Float;
 use crate::num::{Element, with_element};
 use smallvec::SmallVec;
@@ -118,8 +118,17 @@ impl Grid {
         offset
     }
 
+    /// Refuses a tile that leaves the grid.
+    #[inline(always)]
+    fn check(&self, tile: Tile) {
+        let Tile { row, rows, col, cols } = tile;
+        let within = |first: usize, len: usize, all: usize| len <= all && first <= all - len;
+        assert!(within(row, rows, self.rows) && within(col, cols, self.cols), "outside of a grid");
+    }
+
     /// Byte offset of a tile, if it is one dense run of elements of `size` bytes.
     fn dense(&self, k: usize, size: usize, tile: Tile) -> Option<isize> {
+        self.check(tile);
         let o = &self.operands[k];
         let unit = size as isize;
         let packed = match o.inner[..] {
@@ -134,24 +143,15 @@ impl Grid {
     }
 
     /// The memory of a tile of operand `k`, where it holds the tile as such.
-    pub fn borrow<'s, T: Float>(
-        &self,
-        view: &'s View<'_>,
-        k: usize,
-        tile: Tile,
-    ) -> Option<&'s [T]> {
-        if view.dtype() != T::DTYPE {
-            return None;
-        }
-        let offset = self.dense(k, size_of::<T>(), tile)?;
-        // SAFETY: a dense tile of elements of type T that the view may read.
-        Some(unsafe { std::slice::from_raw_parts(view.ptr.offset(offset).cast(), tile.len()) })
+    pub fn borrow<'s, T: Float>(&self, view: &View<'s>, k: usize, tile: Tile) -> Option<&'s [T]> {
+        let memory = view.memory()?;
+        Some(memory.run(self.dense(k, size_of::<T>(), tile)?, tile.len()))
     }
 
     /// A tile of operand `k`: borrowed where memory holds it as such, else gathered into `buffer`.
     pub fn load<'s, T: Float>(
         &self,
-        view: &'s View<'_>,
+        view: &View<'s>,
         k: usize,
         tile: Tile,
         buffer: &'s mut [T],
@@ -195,71 +195,57 @@ impl Grid {
         places: Places,
         buffer: &mut [T],
     ) {
-        with_element!(view.dtype(), E => self.lines(k, tile, places, |line| {
-            let start = view.ptr.wrapping_offset(line.offset).cast::<E>();
-            let places = &mut buffer[line.place..];
-            if line.step == size_of::<E>() as isize {
-                // SAFETY: a dense line within the shape that the view may read.
-                let dense = unsafe { std::slice::from_raw_parts(start, line.len) };
+        with_element!(view.dtype(), E => {
+            let memory = view.memory::<E>().expect("its own type");
+            self.lines(k, tile, places, |line| {
+                let places = buffer[line.place..].iter_mut().step_by(line.place_step);
+                if line.step != size_of::<E>() as isize {
+                    places.zip(memory.line(line.offset, line.step, line.len)).for_each(|(place, x)| *place = x.to());
+                    return;
+                }
+                let dense = memory.run(line.offset, line.len);
                 if line.place_step == 1 {
-                    for (place, x) in places.iter_mut().zip(dense) {
+                    for (place, x) in buffer[line.place..].iter_mut().zip(dense) {
                         *place = x.to();
                     }
                 } else {
-                    for (place, x) in places.iter_mut().step_by(line.place_step).zip(dense) {
-                        *place = x.to();
-                    }
+                    places.zip(dense).for_each(|(place, x)| *place = x.to());
                 }
-                return;
-            }
-            for (i, place) in places.iter_mut().step_by(line.place_step).take(line.len).enumerate() {
-                // SAFETY: `lines` stays within the shape that the view may read.
-                *place = unsafe { *start.byte_offset(i as isize * line.step) }.to();
-            }
-        }));
+            });
+        });
     }
 
     /// Whether [`Grid::direct`] gives a slice for a tile.
-    pub fn is_direct<T: Float>(&self, out: &ViewMut<'_>, k: usize, tile: Tile) -> bool {
+    pub fn is_direct<T: Float>(&self, out: Tiles<'_, '_>, k: usize, tile: Tile) -> bool {
         out.dtype() == T::DTYPE && self.dense(k, size_of::<T>(), tile).is_some()
     }
 
     /// The memory of a tile of an output as a slice to write, if it is one.
-    ///
-    /// # Safety
-    /// No two live slices may overlap: every tile is taken by one thread at a time.
-    #[allow(clippy::mut_from_ref)]
-    pub unsafe fn direct<'s, T: Float>(
+    pub fn direct<'s, T: Float>(
         &self,
-        out: &'s ViewMut<'_>,
+        out: Tiles<'s, '_>,
         k: usize,
         tile: Tile,
     ) -> Option<&'s mut [T]> {
-        if out.dtype() != T::DTYPE {
-            return None;
-        }
-        let offset = self.dense(k, size_of::<T>(), tile)?;
-        let start = out.view.ptr.wrapping_offset(offset).cast::<T>().cast_mut();
-        // SAFETY: a dense tile of the view; exclusiveness is the caller's promise.
-        Some(unsafe { std::slice::from_raw_parts_mut(start, tile.len()) })
+        let memory = out.memory()?;
+        Some(memory.run(self.dense(k, size_of::<T>(), tile)?, tile.len()))
     }
 
-    /// Writes a tile of operand `k` from `buffer`. Tiles of different threads must be disjoint.
-    pub fn scatter<T: Float>(&self, out: &ViewMut<'_>, k: usize, tile: Tile, buffer: &[T]) {
+    /// Writes a tile of operand `k` from `buffer`.
+    pub fn scatter<T: Float>(&self, out: Tiles<'_, '_>, k: usize, tile: Tile, buffer: &[T]) {
         self.write_from(out, k, tile, Places::rows(tile), buffer);
     }
 
     /// Writes a tile of operand `k` that [`Grid::read_lanes`] lays out.
     pub fn scatter_lanes<T: Float>(
         &self,
-        out: &ViewMut<'_>,
+        out: Tiles<'_, '_>,
         k: usize,
         tile: Tile,
         lanes: usize,
         buffer: &[T],
     ) {
-        // SAFETY: no other thread has this tile.
-        if let Some(x) = unsafe { self.direct(out, k, tile) } {
+        if let Some(x) = self.direct(out, k, tile) {
             for (x, buffer) in x.chunks_mut(lanes * tile.cols).zip(buffer.chunks(lanes * tile.cols))
             {
                 let rows = x.len() / tile.cols;
@@ -272,28 +258,26 @@ impl Grid {
 
     fn write_from<T: Float>(
         &self,
-        out: &ViewMut<'_>,
+        out: Tiles<'_, '_>,
         k: usize,
         tile: Tile,
         places: Places,
         buffer: &[T],
     ) {
-        with_element!(out.dtype(), E => self.lines(k, tile, places, |line| {
-            let start = out.view.ptr.wrapping_offset(line.offset).cast::<E>().cast_mut();
-            let places = &buffer[line.place..];
-            if line.step == size_of::<E>() as isize && line.place_step == 1 {
-                // SAFETY: a dense line within the shape that the view may write; no other thread has this tile.
-                let dense = unsafe { std::slice::from_raw_parts_mut(start, line.len) };
-                for (x, place) in dense.iter_mut().zip(places) {
-                    *x = E::of(*place);
+        with_element!(out.dtype(), E => {
+            let memory = out.memory::<E>().expect("its own type");
+            self.lines(k, tile, places, |line| {
+                let places = &buffer[line.place..];
+                if line.step == size_of::<E>() as isize && line.place_step == 1 {
+                    for (x, place) in memory.run(line.offset, line.len).iter_mut().zip(places) {
+                        *x = E::of(*place);
+                    }
+                    return;
                 }
-                return;
-            }
-            for (i, place) in places.iter().step_by(line.place_step).take(line.len).enumerate() {
-                // SAFETY: as above, element by element.
-                unsafe { *start.byte_offset(i as isize * line.step) = E::of(*place) };
-            }
-        }));
+                let places = places.iter().step_by(line.place_step).take(line.len);
+                memory.write(line.offset, line.step, places.map(|place| E::of(*place)));
+            });
+        });
     }
 
     /// Calls `f(byte offset, first column, length, byte step)` for each straight run of operand `k` in the columns
@@ -331,6 +315,7 @@ impl Grid {
     #[inline(always)]
     fn lines(&self, k: usize, tile: Tile, places: Places, mut f: impl FnMut(Line)) {
         const BLOCK: usize = 8;
+        self.check(tile);
         let down = self.prefers_rows(k) || tile.cols == 1;
         let mut row = 0;
         while row < tile.rows {
@@ -472,5 +457,53 @@ fn merge(dims: &mut Shape, operands: &mut [Steps], strides: impl Fn(&mut Steps) 
     dims.truncate(kept);
     for o in operands {
         strides(o).truncate(kept);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::array::ViewMut;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    /// Whether a call is refused by a panic.
+    fn refused<R>(f: impl FnOnce() -> R) -> bool {
+        catch_unwind(AssertUnwindSafe(f)).is_err()
+    }
+
+    #[test]
+    fn tiles_that_leave_the_grid_are_refused() {
+        let (mut data, mut buffer) = ([0.0_f32; 24], [0.0_f32; 64]);
+        let mut out = ViewMut::from_slice(&mut data, &[4, 6]);
+        let grid = Grid::single(out.shape(), out.strides());
+        let outside = [
+            Tile { row: 0, rows: 5, col: 0, cols: 6 },
+            Tile { row: 3, rows: 2, col: 0, cols: 6 },
+            Tile { row: 0, rows: 4, col: 1, cols: 6 },
+            Tile { row: usize::MAX, rows: 2, col: 0, cols: 1 },
+            Tile { row: 0, rows: 1, col: 7, cols: 0 },
+        ];
+        for tile in outside {
+            assert!(refused(|| grid.borrow::<f32>(&out.view, 0, tile).map(<[f32]>::len)));
+            assert!(refused(|| grid.read(&out.view, 0, tile, &mut buffer)));
+            assert!(refused(|| grid.scatter(out.own_tiles(), 0, tile, &buffer)));
+            assert!(refused(|| grid.direct::<f32>(out.own_tiles(), 0, tile).is_some()));
+        }
+    }
+
+    #[test]
+    fn a_grid_of_a_larger_array_does_not_lead_out_of_a_view() {
+        let (large, mut small) = ([1.0_f64; 24], [2.0_f64; 12]);
+        let large = View::from_slice(&large, &[4, 6]);
+        let mut small = ViewMut::from_slice(&mut small, &[2, 6]);
+        let mut buffer = [0.0; 24];
+        let strides = [large.strides().clone(), large.clone().move_axis(0, 1).strides().clone()];
+        for (shape, strides) in [[4, 6], [6, 4]].iter().zip(strides) {
+            let grid = Grid::single(shape, &strides);
+            let all = Tile { row: 0, rows: shape[0], col: 0, cols: shape[1] };
+            assert!(refused(|| grid.load::<f64>(&small.view, 0, all, &mut buffer).len()));
+            assert!(refused(|| grid.scatter(small.own_tiles(), 0, all, &buffer)));
+            assert!(refused(|| grid.scatter_lanes(small.own_tiles(), 0, all, 2, &buffer)));
+        }
     }
 }

@@ -5,6 +5,7 @@ mod grid;
 mod view;
 
 pub use grid::{Grid, Tile};
-pub use view::{
-    Shape, Strides, View, ViewMut, broadcasts, c_strides, elements, extent, reshapes, unravel,
-};
+pub(crate) use view::Tiles;
+pub use view::{Shape, Strides, View, ViewMut, broadcasts, elements, reshapes, unravel};
+#[cfg(feature = "python")]
+pub(crate) use view::{overlaps_itself, reach};

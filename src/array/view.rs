@@ -50,10 +50,25 @@ impl<'a> View<'a> {
         }
     }
 
+    /// A view of some elements of a slice: the first, and the step along each axis in elements. None if it would leave the
+    /// slice, or has not one stride for each axis.
+    pub fn strided<E: Element>(
+        data: &'a [E],
+        first: usize,
+        shape: &[usize],
+        strides: &[isize],
+    ) -> Option<Self> {
+        let strides = byte_strides(size_of::<E>(), data.len(), first, shape, strides)?;
+        let ptr = data.as_ptr().wrapping_add(first).cast();
+        let shape = Shape::from_slice(shape);
+        Some(View { ptr, dtype: E::DTYPE, shape, strides, life: PhantomData })
+    }
+
     /// A view of foreign memory.
     ///
     /// # Safety
-    /// For `'a`, every element that shape and strides reach must be readable, aligned for `dtype` and initialised.
+    /// For `'a`, the memory from the lowest to the highest element that shape and strides reach must be readable and
+    /// initialised, and every element aligned for `dtype`.
     pub unsafe fn from_raw_parts(
         ptr: *const u8,
         dtype: DType,
@@ -140,13 +155,14 @@ impl<'a> View<'a> {
     }
 
     /// With `axis` moved to position `to`.
-    pub fn move_axis(mut self, axis: usize, to: usize) -> Self {
-        if axis != to {
-            let (d, s) = (self.shape.remove(axis), self.strides.remove(axis));
-            self.shape.insert(to, d);
-            self.strides.insert(to, s);
-        }
-        self
+    pub fn move_axis(self, axis: usize, to: usize) -> Self {
+        self.arranged(|dims| dims.move_axis(axis, to))
+    }
+
+    /// With its axes in another order, or with more or less of those of size 1.
+    fn arranged(self, f: impl FnOnce(Dims) -> Dims) -> Self {
+        let Dims { shape, strides } = f(Dims { shape: self.shape, strides: self.strides });
+        View { shape, strides, ..self }
     }
 
     /// With the axes in another order.
@@ -159,10 +175,8 @@ impl<'a> View<'a> {
     }
 
     /// With a new axis of size 1 before `axis`.
-    pub fn insert_axis(mut self, axis: usize) -> Self {
-        self.shape.insert(axis, 1);
-        self.strides.insert(axis, 0);
-        self
+    pub fn insert_axis(self, axis: usize) -> Self {
+        self.arranged(|dims| dims.insert_axis(axis))
     }
 
     /// With `axis`, of size 1, taken away.
@@ -172,15 +186,11 @@ impl<'a> View<'a> {
         self
     }
 
-    /// All elements as they lie in memory, if nothing else lies between them, and the place of the first one.
-    pub fn dense<E: Element>(&self) -> Option<(&'a [E], usize)> {
-        let (low, high) = extent(self.ptr as usize, size_of::<E>(), &self.shape, &self.strides);
-        let dense = self.dtype == E::DTYPE && high - low == self.len() * size_of::<E>();
-        let first = (self.ptr as usize - low) / size_of::<E>();
-        // SAFETY: the bytes from `low` to `high` are the view's elements, each once.
-        dense.then(|| unsafe {
-            (std::slice::from_raw_parts(self.ptr.cast::<E>().sub(first), self.len()), first)
-        })
+    /// The memory, if its elements are of that type.
+    pub(super) fn memory<E: Element>(&self) -> Option<Memory<'a, E>> {
+        let (low, high) = reach(size_of::<E>(), &self.shape, &self.strides);
+        let memory = Memory { ptr: self.ptr.cast(), low, high, life: PhantomData };
+        (self.dtype == E::DTYPE).then_some(memory)
     }
 
     /// The element at an index, as it stands there.
@@ -193,14 +203,83 @@ impl<'a> View<'a> {
         );
         let steps = index.iter().zip(&self.strides).map(|(&i, &s)| i as isize * s);
         with_element!(self.dtype, E => {
-            // SAFETY: an element within the shape that the view may read.
-            unsafe { *self.ptr.wrapping_offset(steps.sum()).cast::<E>() }.number()
+            self.memory::<E>().expect("its own type").run(steps.sum(), 1)[0].number()
         })
     }
 }
 
-/// A writable strided array. Elements that are disjoint may be written from several threads at once.
-#[derive(Clone, Debug)]
+/// Shape and strides without the memory: all that [`ViewMut::map`] may change, so that elements stay distinct.
+pub struct Dims {
+    shape: Shape,
+    strides: Strides,
+}
+
+impl Dims {
+    /// With `axis` moved to position `to`.
+    pub fn move_axis(mut self, axis: usize, to: usize) -> Self {
+        if axis != to {
+            let (d, s) = (self.shape.remove(axis), self.strides.remove(axis));
+            self.shape.insert(to, d);
+            self.strides.insert(to, s);
+        }
+        self
+    }
+
+    /// With a new axis of size 1 before `axis`.
+    pub fn insert_axis(mut self, axis: usize) -> Self {
+        self.shape.insert(axis, 1);
+        self.strides.insert(axis, 0);
+        self
+    }
+}
+
+/// The memory of a view as elements of their type. A place outside of what the view reaches is refused, so that a wrong
+/// tile reads wrong numbers of the same array at worst.
+#[derive(Clone, Copy)]
+pub(super) struct Memory<'a, E> {
+    ptr: *const E,
+    /// The first byte and one past the last, from the pointer on.
+    low: isize,
+    high: isize,
+    life: PhantomData<&'a [E]>,
+}
+
+impl<'a, E: Element> Memory<'a, E> {
+    const UNIT: isize = size_of::<E>() as isize;
+
+    /// Where `len` elements begin, one or more, `step` bytes apart.
+    #[inline(always)]
+    fn place(self, offset: isize, step: isize, len: usize) -> *const E {
+        let reach = step.wrapping_mul(len as isize - 1);
+        let (first, last) = (offset + reach.min(0), offset + reach.max(0));
+        assert!(first >= self.low && last + Self::UNIT <= self.high, "outside of an array");
+        let aligned = ((offset | step) as usize).is_multiple_of(align_of::<E>());
+        assert!(aligned, "between two elements");
+        self.ptr.wrapping_byte_offset(offset)
+    }
+
+    /// Adjacent elements.
+    #[inline(always)]
+    pub fn run(self, offset: isize, len: usize) -> &'a [E] {
+        if len == 0 {
+            return &[];
+        }
+        let first = self.place(offset, Self::UNIT, len);
+        // SAFETY: adjacent elements, aligned and within what the view reaches, which is borrowed for 'a.
+        unsafe { std::slice::from_raw_parts(first, len) }
+    }
+
+    /// Elements in equal steps.
+    #[inline(always)]
+    pub fn line(self, offset: isize, step: isize, len: usize) -> impl Iterator<Item = E> + 'a {
+        let first = if len == 0 { self.ptr } else { self.place(offset, step, len) };
+        // SAFETY: as above, element by element.
+        (0..len).map(move |i| unsafe { *first.wrapping_byte_offset(i as isize * step) })
+    }
+}
+
+/// A writable strided array, whose elements are distinct.
+#[derive(Debug)]
 pub struct ViewMut<'a> {
     pub(crate) view: View<'a>,
     life: PhantomData<&'a mut [u8]>,
@@ -212,16 +291,22 @@ impl<'a> ViewMut<'a> {
     /// # Panics
     /// If `shape` does not hold `data.len()` elements.
     pub fn from_slice<E: Element>(data: &'a mut [E], shape: &[usize]) -> Self {
-        assert_eq!(elements(shape), data.len(), "shape and data differ in size");
-        // SAFETY: the slice is borrowed exclusively for 'a and the strides stay within it.
-        unsafe {
-            Self::from_raw_parts(
-                data.as_mut_ptr().cast(),
-                E::DTYPE,
-                Shape::from_slice(shape),
-                c_strides(shape, size_of::<E>() as isize),
-            )
-        }
+        // The pointer must come from the borrow that may write.
+        let ptr = data.as_mut_ptr().cast_const().cast();
+        ViewMut { view: View { ptr, ..View::from_slice(data, shape) }, life: PhantomData }
+    }
+
+    /// As [`View::strided`]. None, too, if two elements may be one: each axis must step over all that lies within it.
+    pub fn strided<E: Element>(
+        data: &'a mut [E],
+        first: usize,
+        shape: &[usize],
+        strides: &[isize],
+    ) -> Option<Self> {
+        let ptr = data.as_mut_ptr().wrapping_add(first).cast_const().cast();
+        let view = View::strided(data, first, shape, strides)?;
+        let apart = !overlaps_itself(size_of::<E>(), view.shape(), view.strides());
+        apart.then_some(ViewMut { view: View { ptr, ..view }, life: PhantomData })
     }
 
     /// A view of foreign memory.
@@ -234,9 +319,7 @@ impl<'a> ViewMut<'a> {
         shape: Shape,
         strides: Strides,
     ) -> Self {
-        // SAFETY: the caller's promise.
-        let view = unsafe { View::from_raw_parts(ptr, dtype, shape, strides) };
-        ViewMut { view, life: PhantomData }
+        ViewMut { view: View { ptr, dtype, shape, strides, life: PhantomData }, life: PhantomData }
     }
 
     /// The element type.
@@ -251,25 +334,83 @@ impl<'a> ViewMut<'a> {
     pub fn strides(&self) -> &Strides {
         &self.view.strides
     }
-    /// The same elements seen in another way.
-    pub fn map(self, f: impl FnOnce(View<'a>) -> View<'a>) -> Self {
-        ViewMut { view: f(self.view), life: PhantomData }
+    /// The same elements with their axes in another order, or with more of those of size 1.
+    pub fn map(self, f: impl FnOnce(Dims) -> Dims) -> Self {
+        ViewMut { view: self.view.arranged(f), life: PhantomData }
     }
     /// Under another shape, by the rule of [`View::reshape`].
     pub fn reshape(self, shape: &[usize]) -> Option<Self> {
         Some(ViewMut { view: self.view.reshape(shape)?, life: PhantomData })
     }
 
-    /// As [`View::dense`], to write.
+    /// The view for tiles to be written by several threads.
     ///
     /// # Safety
-    /// While the slice lives nobody else may touch the view's elements.
-    #[allow(clippy::mut_from_ref)]
-    pub unsafe fn dense_mut<E: Element>(&self) -> Option<(&'a mut [E], usize)> {
-        let (slice, first) = self.view.dense::<E>()?;
-        let start = slice.as_ptr().cast_mut();
-        // SAFETY: the elements may be written, and exclusiveness is the caller's promise.
-        Some((unsafe { std::slice::from_raw_parts_mut(start, slice.len()) }, first))
+    /// No element is written by two threads at once, or is in two slices of [`Tiles::run`] that live at once.
+    pub(crate) unsafe fn tiles(&self) -> Tiles<'_, 'a> {
+        Tiles { view: self }
+    }
+
+    /// As [`ViewMut::tiles`], for the thread that has the view alone.
+    pub(super) fn own_tiles(&mut self) -> Tiles<'_, 'a> {
+        Tiles { view: self }
+    }
+}
+
+/// A view whose elements are written, each by one thread at a time, as the maker of this has promised.
+#[derive(Clone, Copy)]
+pub(crate) struct Tiles<'v, 'a> {
+    view: &'v ViewMut<'a>,
+}
+
+impl<'v> Tiles<'v, '_> {
+    /// The element type.
+    pub fn dtype(self) -> DType {
+        self.view.dtype()
+    }
+
+    /// The shape.
+    pub fn shape(self) -> &'v [usize] {
+        self.view.shape()
+    }
+
+    /// The byte strides.
+    pub fn strides(self) -> &'v Strides {
+        self.view.strides()
+    }
+
+    /// The memory, if its elements are of that type.
+    pub(super) fn memory<E: Element>(self) -> Option<MemoryMut<'v, E>> {
+        self.view.view.memory().map(MemoryMut)
+    }
+}
+
+/// As [`Memory`], to write.
+#[derive(Clone, Copy)]
+pub(super) struct MemoryMut<'v, E>(Memory<'v, E>);
+
+impl<'v, E: Element> MemoryMut<'v, E> {
+    /// Adjacent elements.
+    #[inline(always)]
+    pub fn run(self, offset: isize, len: usize) -> &'v mut [E] {
+        if len == 0 {
+            return &mut [];
+        }
+        let first = self.0.place(offset, Memory::<E>::UNIT, len).cast_mut();
+        // SAFETY: adjacent elements within what the view reaches; that nobody else has them the maker of the tiles
+        // promised.
+        unsafe { std::slice::from_raw_parts_mut(first, len) }
+    }
+
+    /// Writes elements in equal steps.
+    #[inline(always)]
+    pub fn write(self, offset: isize, step: isize, elements: impl ExactSizeIterator<Item = E>) {
+        let len = elements.len();
+        let first = if len == 0 { return } else { self.0.place(offset, step, len) }.cast_mut();
+        for (i, x) in elements.take(len).enumerate() {
+            // SAFETY: as above, element by element.
+            unsafe { *first.wrapping_byte_offset(i as isize * step) = x };
+        }
     }
 }
 
@@ -306,10 +447,10 @@ pub fn c_strides(shape: &[usize], unit: isize) -> Strides {
     strides
 }
 
-/// The lowest and one past the highest address that an array reaches.
-pub fn extent(ptr: usize, size: usize, shape: &[usize], strides: &[isize]) -> (usize, usize) {
+/// The lowest and one past the highest byte that an array reaches, from its first element on.
+pub fn reach(size: usize, shape: &[usize], strides: &[isize]) -> (isize, isize) {
     if shape.contains(&0) {
-        return (ptr, ptr);
+        return (0, 0);
     }
     let (mut low, mut high) = (0, size as isize);
     for (&d, &s) in shape.iter().zip(strides) {
@@ -317,7 +458,54 @@ pub fn extent(ptr: usize, size: usize, shape: &[usize], strides: &[isize]) -> (u
         low += reach.min(0);
         high += reach.max(0);
     }
-    (ptr.wrapping_add_signed(low), ptr.wrapping_add_signed(high))
+    (low, high)
+}
+
+/// The strides in bytes of a view that stays within `len` elements of `size` bytes.
+#[allow(clippy::disallowed_methods, reason = "as long as the rank")]
+fn byte_strides(
+    size: usize,
+    len: usize,
+    first: usize,
+    shape: &[usize],
+    strides: &[isize],
+) -> Option<Strides> {
+    if shape.len() != strides.len() {
+        return None;
+    }
+    if shape.contains(&0) {
+        return Some(c_strides(shape, size as isize));
+    }
+    let (mut low, mut high) = (first as i128, first as i128);
+    for (&d, &s) in shape.iter().zip(strides) {
+        let reach = s as i128 * (d as i128 - 1);
+        (low, high) = (low + reach.min(0), high + reach.max(0));
+        // Before the next axis, so that the sums stay within their type.
+        if low < 0 || high >= len as i128 {
+            return None;
+        }
+    }
+    // Nobody steps along an axis of one element, whose stride may be anything.
+    let bytes = |(&d, &s): (&usize, &isize)| if d == 1 { 0 } else { s * size as isize };
+    (high < len as i128).then(|| shape.iter().zip(strides).map(bytes).collect())
+}
+
+/// Whether two elements of `size` bytes may share memory: true unless each axis steps over all that lies within it.
+#[allow(clippy::disallowed_methods, reason = "as long as the rank")]
+pub fn overlaps_itself(size: usize, shape: &[usize], strides: &[isize]) -> bool {
+    if shape.contains(&0) {
+        return false;
+    }
+    let axes = strides.iter().zip(shape).filter(|&(_, &d)| d > 1);
+    let mut axes: SmallVec<[(usize, usize); 6]> =
+        axes.map(|(s, &d)| (s.unsigned_abs(), d)).collect();
+    axes.sort_unstable();
+    let mut reach = size;
+    axes.iter().any(|&(stride, d)| {
+        let within = stride < reach;
+        reach = reach.saturating_add(stride.saturating_mul(d - 1));
+        within
+    })
 }
 
 /// The index of the element at position `at` in C order.
@@ -329,4 +517,77 @@ pub fn unravel(mut at: usize, shape: &[usize]) -> Vec<usize> {
         at /= d;
     }
     index
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strided_views_stay_within_their_slice() {
+        let data = [1.0_f32; 24];
+        let good: [(usize, &[usize], &[isize]); 8] = [
+            (0, &[24], &[1]),
+            (23, &[24], &[-1]),
+            (0, &[2, 2], &[22, 1]),
+            (23, &[], &[]),
+            (23, &[1, 1], &[0, isize::MAX]),
+            (99, &[0, usize::MAX], &[isize::MAX, isize::MIN]),
+            (23, &[3, 4, 2], &[-8, -1, -4]),
+            (0, &[usize::MAX], &[0]),
+        ];
+        for (first, shape, strides) in good {
+            let view = View::strided(&data, first, shape, strides);
+            assert!(view.is_some(), "{first}, {shape:?}, {strides:?}");
+        }
+        let bad: [(usize, &[usize], &[isize]); 8] = [
+            (1, &[24], &[1]),
+            (22, &[24], &[-1]),
+            (24, &[], &[]),
+            (0, &[2, 2], &[24, 0]),
+            (0, &[3], &[isize::MAX]),
+            (0, &[usize::MAX, usize::MAX], &[isize::MAX, isize::MIN]),
+            (0, &[2], &[1, 1]),
+            (usize::MAX, &[1], &[1]),
+        ];
+        for (first, shape, strides) in bad {
+            let view = View::strided(&data, first, shape, strides);
+            assert!(view.is_none(), "{first}, {shape:?}, {strides:?}");
+        }
+    }
+
+    #[test]
+    fn views_to_write_have_distinct_elements() {
+        let mut data = [0.0_f64; 24];
+        let mut strided = |shape: &[usize], strides: &[isize]| {
+            ViewMut::strided(&mut data, 12, shape, strides).is_some()
+        };
+        assert!(strided(&[2, 3], &[-6, 2]));
+        assert!(strided(&[1, 3], &[0, 1]));
+        assert!(strided(&[0, 3], &[0, 0]));
+        assert!(!strided(&[2, 3], &[2, 1]));
+        assert!(!strided(&[3], &[0]));
+        assert!(!strided(&[2, 6], &[1, 0]));
+    }
+
+    #[test]
+    fn memory_ends_where_the_view_does() {
+        let data = [1_i32, 2, 3, 4, 5, 6];
+        let middle = View::strided(&data, 1, &[2, 2], &[2, 1]).unwrap();
+        let memory = middle.memory::<i32>().unwrap();
+        assert_eq!(memory.run(4, 3), [3, 4, 5]);
+        assert!(memory.line(12, -4, 4).eq([5, 4, 3, 2]));
+        assert!(memory.run(1 << 40, 0).is_empty());
+        assert!(middle.memory::<u32>().is_none());
+        let outside: [(isize, isize, usize); 6] =
+            [(-4, 4, 2), (0, 4, 5), (12, -4, 5), (16, 4, 1), (2, 4, 1), (0, 2, 2)];
+        for (offset, step, len) in outside {
+            let read = || memory.line(offset, step, len).count();
+            assert!(std::panic::catch_unwind(read).is_err(), "{offset}, {step}, {len}");
+        }
+        let empty = View::from_slice::<i32>(&[], &[3, 0]);
+        assert!(
+            std::panic::catch_unwind(|| empty.memory::<i32>().unwrap().run(0, 1).len()).is_err()
+        );
+    }
 }

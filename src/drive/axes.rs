@@ -189,8 +189,8 @@ impl Axes {
 
     /// As [`Axes::line_up_rows`], for an output.
     pub fn line_up_rows_mut<'a>(&self, view: ViewMut<'a>) -> Option<ViewMut<'a>> {
-        let ordered = |v: View<'a>| self.vectors_last(v.move_axis(self.samples, 0));
-        Some(view.reshape(&self.first)?.map(ordered))
+        let view = view.reshape(&self.first)?.map(|dims| dims.move_axis(self.samples, 0));
+        Some(self.vectors_last_mut(view))
     }
 
     /// A view of the first input's shape with the batch axis first, with the axis of the vectors last.
@@ -199,10 +199,16 @@ impl Axes {
         view.move_axis(self.vector(), last)
     }
 
-    /// The reverse of [`Axes::vectors_last`].
-    pub fn batch_first_of_rows<'a>(&self, view: View<'a>) -> View<'a> {
+    /// The same, for an output.
+    pub fn vectors_last_mut<'a>(&self, view: ViewMut<'a>) -> ViewMut<'a> {
         let last = view.shape().len() - 1;
-        view.move_axis(last, self.vector())
+        view.map(|dims| dims.move_axis(self.vector(), last))
+    }
+
+    /// The reverse of [`Axes::vectors_last_mut`].
+    pub fn batch_first_of_rows<'a>(&self, view: ViewMut<'a>) -> ViewMut<'a> {
+        let last = view.shape().len() - 1;
+        view.map(|dims| dims.move_axis(last, self.vector()))
     }
 
     /// The position with the batch axis first of the first input's element at a position of its rows.
@@ -259,7 +265,7 @@ impl Axes {
     }
 
     /// Sums `data`, in E's shape with the batch axis first, over the axes that `out` broadcasts along.
-    pub fn sum_to<T: Float>(&self, data: &[T], out: &ViewMut<'_>) -> Result<()> {
+    pub fn sum_to<T: Float>(&self, data: &[T], out: ViewMut<'_>) -> Result<()> {
         let data = View::from_slice(data, &self.batch_first()).move_axis(0, self.batch);
         let lead = self.shape.len() - out.shape().len();
         let is_kept = |axis: usize| axis >= lead && out.shape()[axis - lead] != 1;

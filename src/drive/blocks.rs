@@ -6,11 +6,11 @@
 //! through [`Identity`], so weighting and reduction exist only here.
 
 use crate::array::{Grid, Tile};
-use crate::array::{ViewMut, elements};
+use crate::array::{Tiles, ViewMut, elements};
 use crate::drive::Reduction;
 use crate::drive::domain::{Check, Domain, Order};
 use crate::drive::factor::{Buffers, Factor, Factors};
-use crate::drive::operand::{Argument, Input, Operand, Output, sized};
+use crate::drive::operand::{Argument, Input, Operand, Output, sized, tiles};
 use crate::drive::weight::Weighting;
 use crate::error::Result;
 use crate::math::Real;
@@ -48,8 +48,6 @@ pub struct BlockOutputs<'a, T> {
 
 /// An elementwise loss over slices of one length.
 pub trait BlockKernel<T>: Send + Sync {
-    /// How many inputs it takes.
-    fn inputs(&self) -> usize;
     /// Rough time for one element in nanoseconds, to decide whether threads pay.
     fn cost(&self) -> f64;
     /// Computes the outputs; derivatives come multiplied by `scale`, the value does not.
@@ -72,9 +70,6 @@ pub struct Outputs<'a> {
 pub struct Identity;
 
 impl<T: Real> BlockKernel<T> for Identity {
-    fn inputs(&self) -> usize {
-        1
-    }
     fn cost(&self) -> f64 {
         0.2
     }
@@ -154,7 +149,7 @@ pub(crate) fn drive<'v, T: Real>(run: &Run<'v, T>) -> Result<()> {
         job.run()?;
     }
     match reduced {
-        Some(value) => job.finish(value, weighting, shape),
+        Some(value) => job.finish(tiles(value), weighting, shape),
         None => Ok(()),
     }
 }
@@ -402,7 +397,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
     /// Turns partial sums into the value.
     fn finish(
         &self,
-        value: &ViewMut<'_>,
+        value: Tiles<'_, '_>,
         weighting: &Weighting<'_>,
         shape: &[usize],
     ) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Arrays with their numbers in a grid, and their tiles as memory to read and to write.
 
 use crate::array::{Grid, Tile};
-use crate::array::{View, ViewMut};
+use crate::array::{Tiles, View, ViewMut};
 use crate::drive::domain::Check;
 use crate::error::Result;
 use crate::math::Real;
@@ -24,19 +24,19 @@ impl<'a> From<View<'a>> for Argument<'a> {
 
 /// An array with its number in the grid.
 #[derive(Clone, Copy)]
-pub(crate) struct Operand<'v, V> {
-    pub(crate) view: &'v V,
+pub(crate) struct Operand<V> {
+    pub(crate) view: V,
     pub(crate) k: usize,
     /// Whether a tile is to be copied before it is used, because results are written over it.
     pub(crate) copied: bool,
 }
 
-pub(crate) type Input<'v, 'a> = Operand<'v, View<'a>>;
-pub(crate) type Output<'v, 'a> = Operand<'v, ViewMut<'a>>;
+pub(crate) type Input<'v, 'a> = Operand<&'v View<'a>>;
+pub(crate) type Output<'v, 'a> = Operand<Tiles<'v, 'a>>;
 
 impl<'v, 'a> Output<'v, 'a> {
     pub(crate) fn output(grid: &mut Grid, view: &'v ViewMut<'a>) -> Self {
-        Operand { k: grid.add(view.strides()), view, copied: false }
+        Operand { k: grid.add(view.strides()), view: tiles(view), copied: false }
     }
 
     /// The tile as memory to write: the view's own, else `buffer`, to be scattered later.
@@ -46,8 +46,7 @@ impl<'v, 'a> Output<'v, 'a> {
         tile: Tile,
         buffer: &'s mut Vec<T>,
     ) -> Result<&'s mut [T]> {
-        // SAFETY: tiles are disjoint, and each is taken once.
-        let direct = unsafe { grid.direct(self.view, self.k, tile) };
+        let direct = grid.direct(self.view, self.k, tile);
         direct.map_or_else(|| sized(buffer, tile.len()), Ok)
     }
 
@@ -83,6 +82,13 @@ impl<'v, 'a> Input<'v, 'a> {
         grid.read(self.view, self.k, tile, buffer);
         Ok(buffer)
     }
+}
+
+/// An output of a driver.
+pub(crate) fn tiles<'v, 'a>(view: &'v ViewMut<'a>) -> Tiles<'v, 'a> {
+    // SAFETY: drivers cut a grid into tiles that are disjoint, each a task of one thread; what is written as a whole is
+    // written by the calling thread.
+    unsafe { view.tiles() }
 }
 
 /// The first `len` elements of a buffer that grows as needed.

@@ -6,9 +6,9 @@
 //! cannot hold are dealt with here, too. A loss is erased to a [`TileKernel`], so that the driver is compiled once for each
 //! type of computation. Weights and reductions are the elementwise driver's, see [`super::reduced`].
 
-use crate::array::{Grid, Tile, ViewMut};
+use crate::array::{Grid, Tile, Tiles, ViewMut};
 use crate::drive::domain::Check;
-use crate::drive::operand::{Argument, Input, Operand, Output, sized};
+use crate::drive::operand::{Argument, Input, Operand, Output, sized, tiles};
 use crate::drive::scale::{Scale, multiply, split};
 use crate::error::Result;
 use crate::math::Real;
@@ -468,7 +468,7 @@ pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
         hess,
         elements,
         scale: rows.scale,
-        value: values.as_ref().zip(value_grid.as_ref()),
+        value: values.as_ref().map(tiles).zip(value_grid.as_ref()),
         form,
     };
     let step_ns = kernel.cost() * (step * grid.cols) as f64;
@@ -504,7 +504,7 @@ struct Job<'a, T> {
     hess: Option<Output<'a, 'a>>,
     elements: Option<Output<'a, 'a>>,
     scale: &'a Scale,
-    value: Option<(&'a ViewMut<'a>, &'a Grid)>,
+    value: Option<(Tiles<'a, 'a>, &'a Grid)>,
     form: Form,
 }
 

@@ -1,8 +1,15 @@
-//! The types that arrays hold: their names, sizes, and conversions from and to the types of computation.
+//! The types that arrays hold, their names, sizes and conversions, and behind one trait the two of them that losses are
+//! computed in.
+//!
+//! Operations of [`Float`] are branch-free where it matters, so that loops over slices vectorise. Selects are written
+//! `if cond { a } else { b }` on values, never on effects.
 
 use crate::error::Number;
-use crate::num::Float;
+use crate::num::sealed;
+use crate::simd::{Isa, SUM_LANES};
 use half::{bf16, f16};
+use std::fmt::Debug;
+use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
 macro_rules! dtypes {
     ($($name:ident $t:ty, $text:literal, $x:ident $to:expr, $number:expr, $y:ident $of:expr;)*) => {
@@ -27,7 +34,9 @@ macro_rules! dtypes {
             }
         }
 
-        $(impl Element for $t {
+        $(impl sealed::Sealed for $t {}
+
+        impl Element for $t {
             const DTYPE: DType = DType::$name;
             #[inline(always)]
             fn to<T: Float>(self) -> T {
@@ -93,16 +102,164 @@ impl DType {
 #[repr(transparent)]
 pub struct Boolean(u8);
 
+impl From<bool> for Boolean {
+    fn from(x: bool) -> Self {
+        Boolean(u8::from(x))
+    }
+}
+
+/// The extreme sizes of some numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes<T> {
+    /// The smallest but 0; 0 if there is no other.
+    pub least: T,
+    /// The largest; a NaN counts as beyond infinity.
+    pub most: T,
+    /// Whether a number has a sign, be it -0.
+    pub any_sign: bool,
+}
+
 /// A type that arrays hold.
-pub trait Element: Copy + 'static {
+pub trait Element: sealed::Sealed + Copy + 'static {
     /// Its tag.
     const DTYPE: DType;
     /// To a type of computation, rounded once.
+    #[doc(hidden)]
     fn to<T: Float>(self) -> T;
     /// From a type of computation, rounded once (half types are computed in `f32`).
+    #[doc(hidden)]
     fn of<T: Float>(x: T) -> Self;
     /// The number itself.
     fn number(self) -> Number;
 }
 
+/// `f32` or `f64`.
+#[allow(clippy::return_self_not_must_use)]
+pub trait Float:
+    Element
+    + Copy
+    + Send
+    + Sync
+    + Debug
+    + Default
+    + PartialOrd
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + SubAssign
+    + MulAssign
+    + 'static
+{
+    /// The type of [`Float::key`].
+    type Key: Ord + Copy;
+
+    /// 0.
+    const ZERO: Self;
+    /// 1.
+    const ONE: Self;
+    /// 1/2.
+    const HALF: Self;
+    /// 2.
+    const TWO: Self;
+    /// Positive infinity.
+    const INFINITY: Self;
+    /// The smallest normal number.
+    const MIN_POSITIVE: Self;
+    /// The largest finite number.
+    const MAX: Self;
+    /// A quiet NaN.
+    const NAN: Self;
+
+    /// Rounded to nearest.
+    fn from_f64(x: f64) -> Self;
+    /// Exact.
+    fn to_f64(self) -> f64;
+    /// Exact.
+    fn from_f32(x: f32) -> Self;
+    /// Rounded to nearest.
+    fn to_f32(self) -> f32;
+    /// Rounded to nearest.
+    fn from_i64(x: i64) -> Self;
+    /// Rounded to nearest.
+    fn from_u64(x: u64) -> Self;
+    /// An integer that orders as the number does, with -0 below 0 and every NaN beyond the infinity of its sign.
+    fn key(self) -> Self::Key;
+    /// The number of a key.
+    fn from_key(key: Self::Key) -> Self;
+    /// `|self|`.
+    fn abs(self) -> Self;
+    /// Square root, correctly rounded.
+    fn sqrt(self) -> Self;
+    /// `self * a + b`, fused where the level has the instruction.
+    fn mul_add<S: Isa>(self, a: Self, b: Self) -> Self;
+    /// `|self|` with the sign of `sign`.
+    fn copysign(self, sign: Self) -> Self;
+
+    /// Sum of all chunks in f64: lane by lane, then the upper half of the lanes added to the lower until one is left.
+    fn sum_chunks<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> f64;
+    /// The same, and what the sum has lost to rounding where that can be seen: 0 for `f32`, whose sums have room.
+    fn sum_chunks_and_lost<S: Isa>(chunks: &[[Self; SUM_LANES]]) -> (f64, f64);
+
+    /// Whether all are from 0 to `high`, as their bits show in one step each; -0 counts as below.
+    fn all_up_to(x: &[Self], high: Self) -> bool;
+    /// Whether all are 1 or -1.
+    fn all_signs(x: &[Self]) -> bool;
+    /// The extreme sizes of numbers, in one pass.
+    fn sizes(x: &[Self]) -> Sizes<Self>;
+
+    /// Element (i, j) to (j, i).
+    fn transpose(block: [[Self; 4]; 4]) -> [[Self; 4]; 4];
+
+    /// What `sum`, the rounded sum of two numbers, lost of them, exactly.
+    #[inline(always)]
+    fn lost(a: Self, b: Self, sum: Self) -> Self {
+        let added = sum - a;
+        (a - (sum - added)) + (b - added)
+    }
+    /// Whether a factor keeps its precision in this type: it is 0 or a normal number.
+    #[inline(always)]
+    fn fits(factor: f64) -> bool {
+        let size = Self::from_f64(factor).abs();
+        factor == 0.0 || (size >= Self::MIN_POSITIVE && size < Self::INFINITY)
+    }
+    /// Whether `self` is NaN.
+    #[inline(always)]
+    #[allow(clippy::eq_op)]
+    fn is_nan(self) -> bool {
+        self != self
+    }
+    /// The larger; `other` if `self` is NaN, and either if `other` is.
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        if self > other { self } else { other }
+    }
+    /// `self * weight`; 0 where the weight is 0, whatever `self` is.
+    #[inline(always)]
+    fn weighted(self, weight: Self) -> Self {
+        let product = self * weight;
+        if weight == Self::ZERO { Self::ZERO } else { product }
+    }
+    /// `self` where `gap` is positive, 0 where it is not, and NaN where it is NaN.
+    #[inline(always)]
+    fn where_positive(self, gap: Self) -> Self {
+        let inside = if gap.is_nan() { gap } else { self };
+        if gap <= Self::ZERO { Self::ZERO } else { inside }
+    }
+    /// 1, -1 or 0 with the sign of `self`; NaN stays.
+    #[inline(always)]
+    fn sign(self) -> Self {
+        let sign = Self::ONE.copysign(self);
+        if self == Self::ZERO || self.is_nan() { self } else { sign }
+    }
+    /// The smaller, with the same rule.
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        if self < other { self } else { other }
+    }
+}
+
+#[allow(clippy::single_component_path_imports, reason = "the only way to name a macro")]
 pub(crate) use with_element;

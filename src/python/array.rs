@@ -8,10 +8,10 @@
 //! memory in use is refused by NumPy, which counts references.
 
 use super::error::exception;
-use crate::array::{Shape, Strides, View, ViewMut};
+use crate::array::{Shape, Strides, View, ViewMut, overlaps_itself, reach};
 use crate::error::{Error, Kind, Tuple};
 use crate::num::DType;
-use numpy::npyffi::{NPY_ARRAY_ALIGNED, NPY_ARRAY_WRITEABLE, PY_ARRAY_API, PyArray_CheckExact};
+use numpy::npyffi::{NPY_ARRAY_ALIGNED, NPY_ARRAY_WRITEABLE, PY_ARRAY_API};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -109,11 +109,7 @@ impl<'py> Array<'py> {
 
     /// The object itself, if it needs no conversion.
     fn plain(name: &'static str, object: &Bound<'py, PyAny>) -> Option<Self> {
-        // SAFETY: any live object may be asked for its type.
-        if unsafe { PyArray_CheckExact(object.py(), object.as_ptr()) } == 0 {
-            return None;
-        }
-        let array = object.cast::<PyUntypedArray>().ok()?;
+        let array = object.cast_exact::<PyUntypedArray>().ok()?;
         let dtype = dtype_of(&array.dtype())?;
         (flags(array) & NPY_ARRAY_ALIGNED != 0).then(|| Array {
             name,
@@ -207,7 +203,7 @@ impl<'py> Out<'py> {
         if flags(array) & NPY_ARRAY_WRITEABLE == 0 {
             return Err(wrong("expected a writeable array, got a read-only one".into()));
         }
-        if flags(array) & NPY_ARRAY_ALIGNED == 0 || overlaps_itself(array) {
+        if flags(array) & NPY_ARRAY_ALIGNED == 0 || has_common_elements(array) {
             let detail = "expected an aligned array whose elements lie apart in memory";
             return Err(wrong(detail.into()));
         }
@@ -264,36 +260,24 @@ fn is_bfloat16(scalar: &Bound<'_, PyType>) -> bool {
 }
 
 fn flags(array: &Bound<'_, PyUntypedArray>) -> i32 {
+    flags_and_data(array).0
+}
+
+/// The flags and the address of an array, as they stand now.
+fn flags_and_data(array: &Bound<'_, PyUntypedArray>) -> (i32, *mut u8) {
+    let object = array.as_array_ptr();
     // SAFETY: a live array object.
-    unsafe { (*array.as_array_ptr()).fields.flags }
+    unsafe { ((*object).fields.flags, (*object).fields.data.cast()) }
 }
 
 fn parts(array: &Bound<'_, PyUntypedArray>) -> (*mut u8, Shape, Strides) {
-    // SAFETY: a live array object.
-    let data = unsafe { (*array.as_array_ptr()).fields.data };
+    let (_, data) = flags_and_data(array);
     let data = if data.is_null() { ptr::dangling_mut::<f64>().cast() } else { data };
-    (data.cast(), Shape::from_slice(array.shape()), Strides::from_slice(array.strides()))
+    (data, Shape::from_slice(array.shape()), Strides::from_slice(array.strides()))
 }
 
-/// Whether two elements of an array may share memory: true unless each axis steps over all that lies within it.
-fn overlaps_itself(array: &Bound<'_, PyUntypedArray>) -> bool {
-    if array.shape().contains(&0) {
-        return false;
-    }
-    let mut axes: Vec<(usize, usize)> = array
-        .strides()
-        .iter()
-        .zip(array.shape())
-        .filter(|&(_, &d)| d > 1)
-        .map(|(s, &d)| (s.unsigned_abs(), d))
-        .collect();
-    axes.sort_unstable();
-    let mut reach = array.dtype().itemsize();
-    axes.iter().any(|&(stride, d)| {
-        let within = stride < reach;
-        reach += stride * (d - 1);
-        within
-    })
+fn has_common_elements(array: &Bound<'_, PyUntypedArray>) -> bool {
+    overlaps_itself(array.dtype().itemsize(), array.shape(), array.strides())
 }
 
 /// Whether two arrays have elements in common.
@@ -303,7 +287,9 @@ pub fn overlap(
 ) -> PyResult<bool> {
     let extent = |array: &Bound<'_, PyUntypedArray>| {
         let (ptr, shape, strides) = parts(array);
-        crate::array::extent(ptr as usize, array.dtype().itemsize(), &shape, &strides)
+        let (low, high) = reach(array.dtype().itemsize(), &shape, &strides);
+        let at = |byte: isize| (ptr as usize).wrapping_add_signed(byte);
+        (at(low), at(high))
     };
     let ((low, high), (other_low, other_high)) = (extent(one), extent(other));
     if high <= other_low || other_high <= low {

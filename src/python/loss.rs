@@ -5,13 +5,13 @@ use super::bind::{Bind, grad_outs, wrt};
 use super::error::{exception, guard, shown};
 use super::params::{input_row, options, own_params, to_python};
 use super::threads::{detach, warn_once};
-use crate::array::View;
+use crate::array::{Shape, View};
 use crate::error::{Error, Kind, Quoted};
 use crate::losses::registry as losses;
 use crate::num::DType;
 use crate::registry::{
-    Arguments, Domain, Gradient, Hessian, Lattice, MAX_INPUTS, Objective, Params, PathResults,
-    Plan, Results, Spec,
+    Arguments, Checked, Domain, Gradient, Hessian, MAX_INPUTS, Objective, Params, PathResults,
+    Results, Spec,
 };
 use crate::simd;
 use numpy::{PyArray1, PyUntypedArray, PyUntypedArrayMethods};
@@ -49,11 +49,10 @@ impl PyLoss {
                 let detail = format!("expected the name of a loss, got {}", Quoted(&name));
                 exception(py, &Error::new(Kind::Parameter, "name", detail))
             })?;
-            let (mut options, mut all) = options(spec, &params)?;
+            let (options, mut all) = options(&params)?;
             let raise = |e: Error| exception(py, &e);
             let given = own_params(&params)?;
             let params = Params::new(spec.name, spec.params, given).map_err(raise)?;
-            options.allow_out_of_range = params.allows_out_of_range();
             let objective = Objective::new(spec, &params, options).map_err(raise)?;
             all.splice(0..0, params.iter().map(|(name, value)| (name, value.clone())));
             let all = all.iter().map(|(name, value)| Ok((*name, to_python(py, value)?)));
@@ -217,7 +216,7 @@ impl PyLoss {
         py: Python<'_>,
         arrays: &'a Arrays<'_>,
         denominator: Option<f64>,
-    ) -> PyResult<Box<dyn Plan + 'a>> {
+    ) -> PyResult<Checked<'a>> {
         let raise = |e: Error| exception(py, &e);
         let arguments = Arguments {
             level: simd::level()
@@ -236,7 +235,7 @@ impl PyLoss {
         let denominator = bound.option("denominator").map(denominator).transpose()?;
         let buffers = Buffers::new(bound, &wanted.grads)?;
         let arrays = Arrays::new(self, bound, &buffers)?;
-        let plan = &*self.plan(bound.py, &arrays, denominator)?;
+        let plan = &self.plan(bound.py, &arrays, denominator)?;
 
         let first = self.objective.spec.inputs[0].name;
         let value = wanted.value.then(|| {
@@ -428,13 +427,14 @@ fn on_lattice<'py, R>(
     loss: &PyLoss,
     args: &Bound<'py, PyTuple>,
     kwargs: Option<&Bound<'py, PyDict>>,
-    f: impl FnOnce(&Arrays<'py>, &dyn Plan, &dyn Lattice) -> PyResult<R>,
+    f: impl FnOnce(&Arrays<'py>, &Checked<'_>, [Shape; 2]) -> PyResult<R>,
 ) -> PyResult<R> {
     guard(args.py(), || {
         let bound = Bind::new(&loss.objective, args, kwargs, &[])?;
         let arrays = Arrays::new(loss, &bound, &Buffers::default())?;
         let plan = loss.plan(bound.py, &arrays, None)?;
-        f(&arrays, &*plan, plan.lattice().ok_or_else(no_result)?)
+        let shapes = plan.path_shapes().map_err(|_| no_result())?;
+        f(&arrays, &plan, shapes)
     })
 }
 
@@ -447,10 +447,10 @@ pub fn posteriors<'py>(
     kwargs: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = args.py();
-    on_lattice(loss, args, kwargs, |arrays, plan, lattice| {
-        let out = Out::new("pred", &arrays.result, &lattice.shapes()[0])?;
+    on_lattice(loss, args, kwargs, |arrays, plan, [shape, _]| {
+        let out = Out::new("pred", &arrays.result, &shape)?;
         let results = PathResults { posteriors: Some(out.view()), ..PathResults::default() };
-        compute(py, plan.cost(), || lattice.run(results))?;
+        compute(py, plan.cost(), || plan.run_paths(results))?;
         out.into_result()
     })
 }
@@ -465,13 +465,12 @@ pub fn align<'py>(
     kwargs: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let py = args.py();
-    on_lattice(loss, args, kwargs, |arrays, plan, lattice| {
-        let [_, shape] = lattice.shapes();
+    on_lattice(loss, args, kwargs, |arrays, plan, [_, shape]| {
         let of = |of: &Type<'py>| Out::new("pred", of, &shape);
         let path = [of(&Type::int64(py))?, of(&arrays.result)?, of(&arrays.result)?];
         let alignment = Some(path.each_ref().map(Out::view));
         let results = PathResults { alignment, ..PathResults::default() };
-        compute(py, plan.cost(), || lattice.run(results))?;
+        compute(py, plan.cost(), || plan.run_paths(results))?;
         let path = path.into_iter().map(Out::into_result);
         PyTuple::new(py, path.collect::<PyResult<Vec<_>>>()?)
     })

@@ -20,10 +20,9 @@ fn config(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let config = PyDict::new(py);
     config.set_item("version", env!("CARGO_PKG_VERSION"))?;
     config.set_item("isa", simd::level().map_err(PyValueError::new_err)?.name())?;
-    let available = Level::ALL.iter().filter(|l| l.available());
-    config.set_item("isa_available", available.map(|l| l.name()).collect::<Vec<_>>())?;
-    let untested = Level::ALL.iter().filter(|l| !l.tested());
-    config.set_item("isa_untested", untested.map(|l| l.name()).collect::<Vec<_>>())?;
+    let available = Level::available().map(Level::name);
+    config.set_item("isa_available", available.collect::<Vec<_>>())?;
+    config.set_item("isa_untested", simd::untested().collect::<Vec<_>>())?;
     Ok(config)
 }
 

@@ -5,18 +5,13 @@ use crate::drive::Reduction;
 use crate::error::{Error, Kind, quoted};
 use crate::losses::registry as losses;
 use crate::memory;
-use crate::registry::{
-    Bound as Limits, Family, Input, Kind as Accepts, Options, Param, Spec, Value,
-};
+use crate::registry::{Bound as Limits, Input, Kind as Accepts, Options, Param, Value};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyList, PySequence, PyString, PyTuple};
 
 /// Takes the parameters that all losses have out of `params`; also as they are shown.
-pub fn options(
-    spec: &Spec,
-    params: &Bound<'_, PyDict>,
-) -> PyResult<(Options, Vec<(&'static str, Value)>)> {
+pub fn options(params: &Bound<'_, PyDict>) -> PyResult<(Options, Vec<(&'static str, Value)>)> {
     let py = params.py();
     let mut all = Vec::new();
     let mut take = |name: &'static str, default: Value| -> PyResult<Value> {
@@ -50,16 +45,12 @@ pub fn options(
         let names = quoted(Reduction::ALL.iter().map(|(name, _)| *name));
         return Err(wrong("reduction", &format!("one of {names}"), given));
     };
-    if reduction == Reduction::TargetMean && spec.family != Family::Sequence {
-        let expected = "another one, as this loss has no target sequences to divide by,";
-        return Err(wrong("reduction", expected, given));
-    }
     let empty = match take("empty", Value::Text("nan".into()))? {
         Value::Text(t) if t == "nan" => f64::NAN,
         Value::Text(t) if t == "zero" => 0.0,
         got => return Err(wrong("empty", "one of ('nan', 'zero')", got)),
     };
-    let options = Options { weight, batch_axis, reduction, empty, allow_out_of_range: false };
+    let options = Options { weight, batch_axis, reduction, empty, ..Options::DEFAULT };
     Ok((options, all))
 }
 

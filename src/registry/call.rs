@@ -15,7 +15,7 @@ use crate::simd::Level;
 pub const MAX_INPUTS: usize = 8;
 
 /// What every constructor takes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Multiplies the loss.
     pub weight: f64,
@@ -27,6 +27,17 @@ pub struct Options {
     pub empty: f64,
     /// Whether labels outside their domain follow the formula instead of being an error.
     pub allow_out_of_range: bool,
+}
+
+impl Options {
+    /// Those of a constructor that is given none.
+    pub const DEFAULT: Options = Options {
+        weight: 1.0,
+        batch_axis: 0,
+        reduction: Reduction::Sample,
+        empty: f64::NAN,
+        allow_out_of_range: false,
+    };
 }
 
 /// The arrays of a call, and how it is to be computed.

@@ -10,6 +10,8 @@ mod spec;
 pub use call::{Arguments, Call, MAX_INPUTS, Options, scalar};
 pub use input::{Domain, Gradient, Input, SAMPLE_WEIGHT, ShapeRule, input, label, optional, pred};
 pub use loss::{Hessian, Lattice, Loss, PathResults, Plan, Results};
-pub use objective::{Objective, Signature};
+pub(crate) use objective::Checked;
+pub use objective::Objective;
+
 pub use params::{Bound, Default, Kind, OUT_OF_RANGE, Param, Params, Value, flag, float, param};
 pub use spec::{Family, Spec, Unreduced};

@@ -1,28 +1,39 @@
 //! A loss of the registry with its parameters and options, and what a call of it gives, without data.
 
-use crate::array::{Shape, View};
+use crate::array::{Shape, View, ViewMut};
 use crate::drive::{Axes, Reduction};
-use crate::error::Result;
+use crate::error::{Error, Kind, Number, Result, Tuple};
+#[cfg(feature = "python")]
 use crate::num::DType;
 use crate::registry::{
-    Arguments, Call, Gradient, Hessian, Input, Loss, MAX_INPUTS, Options, Params, Plan, Spec,
-    Unreduced,
+    Arguments, Call, Family, Input, Lattice, Loss, MAX_INPUTS, Options, Params, PathResults, Plan,
+    Results, Spec,
 };
+#[cfg(feature = "python")]
+use crate::registry::{Gradient, Hessian, Unreduced};
 use smallvec::SmallVec;
+use std::fmt;
 
 /// A loss of the registry with its parameters and options.
 pub struct Objective {
     /// What the registry says of it.
-    pub spec: &'static Spec,
+    pub(crate) spec: &'static Spec,
     /// What every constructor takes.
-    pub options: Options,
+    options: Options,
     /// The inputs, as the parameters make them.
-    pub inputs: SmallVec<[Input; MAX_INPUTS]>,
+    pub(crate) inputs: SmallVec<[Input; MAX_INPUTS]>,
     /// The loss.
-    pub loss: Box<dyn Loss>,
+    pub(crate) loss: Box<dyn Loss>,
+}
+
+impl fmt::Debug for Objective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(self.spec.name).field("options", &self.options).finish_non_exhaustive()
+    }
 }
 
 /// What a call gives and takes, by the shapes and types of its arrays.
+#[cfg(feature = "python")]
 pub struct Signature {
     /// The axes of the unreduced loss.
     pub axes: Axes,
@@ -40,10 +51,20 @@ impl Objective {
     /// From checked parameters.
     ///
     /// # Errors
-    /// If parameters do not go together.
+    /// If there is an option that no loss can have, or not this one, or if parameters do not go together.
     #[allow(clippy::disallowed_methods, reason = "as many as the registry has")]
-    pub fn new(spec: &'static Spec, params: &Params, options: Options) -> Result<Self> {
+    pub(crate) fn new(spec: &'static Spec, params: &Params, options: Options) -> Result<Self> {
+        let wrong = |name: &str, detail: String| Err(Error::new(Kind::Parameter, name, detail));
+        if !options.weight.is_finite() {
+            let got = Number::Float(options.weight);
+            return wrong("weight", format!("expected None or a finite number, got {got}"));
+        }
+        if options.reduction == Reduction::TargetMean && spec.family != Family::Sequence {
+            let expected = "another one, as this loss has no target sequences to divide by,";
+            return wrong("reduction", format!("expected {expected} got 'target_mean'"));
+        }
         let loss = (spec.build)(params)?;
+        let options = Options { allow_out_of_range: params.allows_out_of_range(), ..options };
         let inputs = spec.inputs.iter().map(|&input| loss.input(input)).collect();
         Ok(Objective { spec, options, inputs, loss })
     }
@@ -52,7 +73,8 @@ impl Objective {
     ///
     /// # Errors
     /// If an input does not line up with the first.
-    pub fn signature(&self, inputs: &[Option<(&[usize], DType)>]) -> Result<Signature> {
+    #[cfg(feature = "python")]
+    pub(crate) fn signature(&self, inputs: &[Option<(&[usize], DType)>]) -> Result<Signature> {
         let mut dtype = None;
         for (input, given) in self.inputs.iter().zip(inputs) {
             let (Gradient::Default, Some((_, given))) = (input.gradient, given) else { continue };
@@ -66,7 +88,8 @@ impl Objective {
     }
 
     /// The element type of the value. A half type is for single elements: it has no room for sums and no digits for means.
-    pub fn value_dtype(&self, dtype: DType) -> DType {
+    #[cfg(feature = "python")]
+    pub(crate) fn value_dtype(&self, dtype: DType) -> DType {
         let sums =
             self.spec.unreduced != Unreduced::Element || self.options.reduction != Reduction::None;
         if sums && dtype.size() == 2 { DType::F32 } else { dtype }
@@ -88,14 +111,95 @@ impl Objective {
     ///
     /// # Errors
     /// If one is not what it must be.
-    pub fn plan<'a>(&'a self, arguments: Arguments<'a>) -> Result<Box<dyn Plan + 'a>> {
+    pub(crate) fn plan<'a>(&'a self, arguments: Arguments<'a>) -> Result<Checked<'a>> {
         let axes = self.line_up(|i| arguments.inputs[i].as_ref().map(View::shape))?;
-        self.loss.plan(&Call {
+        let shapes = arguments
+            .inputs
+            .each_ref()
+            .map(|input| input.as_ref().map(|view| Shape::from_slice(view.shape())));
+        let plan = self.loss.plan(&Call {
             inputs: &self.inputs,
             options: &self.options,
             arguments,
             axes,
             checked: true,
-        })
+        })?;
+        Ok(Checked { plan, shapes })
     }
+}
+
+/// A call whose arguments have been checked. The only way to its plan: it checks the shapes of results, too.
+pub(crate) struct Checked<'a> {
+    plan: Box<dyn Plan + 'a>,
+    /// The shapes of the inputs, which are those of their gradients.
+    shapes: [Option<Shape>; MAX_INPUTS],
+}
+
+impl Checked<'_> {
+    /// The shape of the value.
+    pub fn value_shape(&self) -> Shape {
+        self.plan.value_shape()
+    }
+
+    /// Rough time on one thread in nanoseconds.
+    #[cfg(feature = "python")]
+    pub fn cost(&self) -> f64 {
+        self.plan.cost()
+    }
+
+    /// See [`Plan::kinks`].
+    #[cfg(feature = "python")]
+    pub fn kinks(&self) -> Result<Vec<f64>> {
+        self.plan.kinks()
+    }
+
+    /// Computes the results, whose memory is disjoint from all else.
+    ///
+    /// # Errors
+    /// If one is not of its shape, or the computation fails.
+    pub fn run(&self, results: Results<'_>) -> Result<()> {
+        let of = |at: usize| self.shapes[at].as_deref().unwrap_or_default();
+        if let Some(value) = &results.value {
+            check_shape("value", &self.plan.value_shape(), value)?;
+        }
+        for (at, grad) in results.grads.iter().enumerate() {
+            grad.iter().try_for_each(|grad| check_shape("gradient", of(at), grad))?;
+        }
+        results.hess.iter().try_for_each(|hess| check_shape("second derivative", of(0), hess))?;
+        self.plan.run(results)
+    }
+
+    /// The shape of the posteriors, and that of each part of an alignment.
+    ///
+    /// # Errors
+    /// If the loss is not a sum over the paths through a lattice.
+    pub fn path_shapes(&self) -> Result<[Shape; 2]> {
+        self.lattice().map(Lattice::shapes)
+    }
+
+    /// As [`Checked::run`], for results about paths.
+    ///
+    /// # Errors
+    /// Also if there are no paths.
+    pub fn run_paths(&self, results: PathResults<'_>) -> Result<()> {
+        let (lattice, [posteriors, path]) = (self.lattice()?, self.path_shapes()?);
+        let given = &results.posteriors;
+        given.iter().try_for_each(|view| check_shape("posteriors", &posteriors, view))?;
+        let parts = results.alignment.iter().flatten();
+        parts.into_iter().try_for_each(|view| check_shape("alignment", &path, view))?;
+        lattice.run(results)
+    }
+
+    fn lattice(&self) -> Result<&dyn Lattice> {
+        let none = || Error::new(Kind::Call, "", "expected a loss that is a sum over paths");
+        self.plan.lattice().ok_or_else(none)
+    }
+}
+
+fn check_shape(name: &str, expected: &[usize], result: &ViewMut<'_>) -> Result<()> {
+    if result.shape() == expected {
+        return Ok(());
+    }
+    let (expected, got) = (Tuple(expected), Tuple(result.shape()));
+    Err(Error::new(Kind::Output, name, format!("expected shape {expected}, got shape {got}")))
 }

@@ -92,6 +92,43 @@ pub enum Value {
     Vector(Vec<f64>),
 }
 
+impl From<bool> for Value {
+    fn from(x: bool) -> Self {
+        Value::Flag(x)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(x: i64) -> Self {
+        Value::Int(x)
+    }
+}
+
+impl From<i32> for Value {
+    fn from(x: i32) -> Self {
+        Value::Int(i64::from(x))
+    }
+}
+
+impl From<f64> for Value {
+    fn from(x: f64) -> Self {
+        Value::Float(x)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(x: &str) -> Self {
+        Value::Text(x.to_owned())
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "parameters, which have no size of the input's")]
+impl From<&[f64]> for Value {
+    fn from(x: &[f64]) -> Self {
+        Value::Vector(x.to_vec())
+    }
+}
+
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -159,7 +196,8 @@ impl Kind {
 }
 
 impl Bound {
-    fn holds(self, x: f64) -> bool {
+    /// Whether a number is finite and within the bounds.
+    pub fn holds(self, x: f64) -> bool {
         x.is_finite()
             && match self {
                 Bound::Finite => true,

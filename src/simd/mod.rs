@@ -6,6 +6,8 @@
 //! `S: Isa` tells the code whether a fused multiply-add is an instruction.
 
 mod f64x8;
+#[cfg(target_arch = "x86_64")]
+mod registers;
 
 pub use f64x8::{F64x8, F64x8Ops};
 use std::sync::OnceLock;
@@ -91,9 +93,14 @@ fn add_lanes_exactly(mut lanes: [f64; SUM_LANES], lost: [f64; SUM_LANES]) -> (f6
     (lanes[0], lost)
 }
 
-/// A level as a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+/// A level as a value, which is there only if this CPU can run it: it comes from [`Level::available`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level(Set);
+
+/// An instruction set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(any(not(target_arch = "x86_64"), rustloss_two_levels), allow(dead_code))]
+enum Set {
     /// The baseline of the target (SSE2 on x86-64).
     Baseline,
     /// SSE4.2.
@@ -106,52 +113,66 @@ pub enum Level {
     Neon,
 }
 
+/// Every set of this build, weakest first. Builds for work on the code leave two out: each takes its time.
+const BUILT: &[Set] = if cfg!(target_arch = "aarch64") {
+    &[Set::Neon]
+} else if cfg!(all(target_arch = "x86_64", rustloss_two_levels)) {
+    &[Set::Baseline, Set::Avx2]
+} else if cfg!(target_arch = "x86_64") {
+    &[Set::Baseline, Set::Sse42, Set::Avx2, Set::Avx512]
+} else {
+    &[Set::Baseline]
+};
+
+/// The names of the levels of this build that the project's tests have not run on.
+#[cfg(feature = "python")]
+pub fn untested() -> impl Iterator<Item = &'static str> {
+    BUILT.iter().filter(|set| **set == Set::Neon).map(|set| set.name())
+}
+
 impl Level {
-    /// Every level of this build, weakest first. Builds for work on the code leave two levels out: each takes its time.
-    pub const ALL: &'static [Level] = if cfg!(target_arch = "aarch64") {
-        &[Level::Neon]
-    } else if cfg!(all(target_arch = "x86_64", rustloss_two_levels)) {
-        &[Level::Baseline, Level::Avx2]
-    } else if cfg!(target_arch = "x86_64") {
-        &[Level::Baseline, Level::Sse42, Level::Avx2, Level::Avx512]
-    } else {
-        &[Level::Baseline]
-    };
+    /// The levels that this CPU can run, weakest first.
+    pub fn available() -> impl DoubleEndedIterator<Item = Level> + Clone {
+        BUILT.iter().filter(|set| set.is_available()).map(|&set| Level(set))
+    }
 
     /// The name that `RUSTLOSS_ISA` takes and `show_config` prints.
     pub fn name(self) -> &'static str {
+        self.0.name()
+    }
+}
+
+impl Set {
+    fn name(self) -> &'static str {
         match self {
-            Level::Baseline if cfg!(target_arch = "x86_64") => "sse2",
-            Level::Baseline => "baseline",
-            Level::Sse42 => "sse4.2",
-            Level::Avx2 => "avx2",
-            Level::Avx512 => "avx512",
-            Level::Neon => "neon",
+            Set::Baseline if cfg!(target_arch = "x86_64") => "sse2",
+            Set::Baseline => "baseline",
+            Set::Sse42 => "sse4.2",
+            Set::Avx2 => "avx2",
+            Set::Avx512 => "avx512",
+            Set::Neon => "neon",
         }
     }
 
-    /// Whether the project's tests have run on this level.
-    pub fn tested(self) -> bool {
-        self != Level::Neon
-    }
-
-    /// Whether this CPU can run the level.
-    pub fn available(self) -> bool {
+    fn is_available(self) -> bool {
         match self {
-            Level::Baseline => !cfg!(target_arch = "aarch64"),
-            Level::Neon => cfg!(target_arch = "aarch64"),
+            Set::Baseline => !cfg!(target_arch = "aarch64"),
+            Set::Neon => cfg!(target_arch = "aarch64"),
             #[cfg(target_arch = "x86_64")]
-            Level::Sse42 => is_x86_feature_detected!("sse4.2"),
+            Set::Sse42 => is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("popcnt"),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => {
+            Set::Avx2 => {
                 is_x86_feature_detected!("avx2")
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
+                    && is_x86_feature_detected!("bmi1")
                     && is_x86_feature_detected!("bmi2")
+                    && is_x86_feature_detected!("lzcnt")
+                    && is_x86_feature_detected!("popcnt")
             }
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => {
-                Level::Avx2.available()
+            Set::Avx512 => {
+                Set::Avx2.is_available()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512bw")
@@ -174,9 +195,10 @@ pub fn level() -> Result<Level, String> {
     static LEVEL: OnceLock<Result<Level, String>> = OnceLock::new();
     LEVEL
         .get_or_init(|| {
-            let mut available = Level::ALL.iter().copied().filter(|l| l.available());
+            let mut available = Level::available();
             match std::env::var("RUSTLOSS_ISA").unwrap_or_default() {
-                name if name.is_empty() => Ok(available.next_back().unwrap_or(Level::Baseline)),
+                // Each target has one that all its CPUs can run.
+                name if name.is_empty() => Ok(available.next_back().unwrap_or(Level(BUILT[0]))),
                 name => available.clone().find(|l| l.name() == name).ok_or_else(|| {
                     let names: Vec<_> = available.map(Level::name).collect();
                     format!("RUSTLOSS_ISA: expected one of {names:?} on this CPU, got {name:?}")
@@ -194,7 +216,7 @@ pub trait Kernel {
     fn run<S: Isa>(self) -> Self::Output;
 }
 
-/// [`Level::Baseline`] and [`Level::Neon`]: what the target guarantees.
+/// What the target guarantees.
 #[derive(Clone, Copy)]
 pub struct Baseline;
 
@@ -205,6 +227,7 @@ impl Isa for Baseline {
 #[cfg(target_arch = "x86_64")]
 #[cfg_attr(rustloss_two_levels, allow(dead_code))]
 mod x86 {
+    use super::registers::{numbers, registers};
     use super::{Isa, Kernel, SUM_LANES};
     use std::arch::x86_64 as arch;
 
@@ -226,9 +249,9 @@ mod x86 {
         };
     }
 
-    /// The sums of a level whose registers hold `$width` f64: `$load` and `$load_f64` fill one, `$last` adds one up.
+    /// The sums of a level whose registers hold `$width` f64: `$load` fills one with as many f32, `$last` adds one up.
     macro_rules! sums {
-        ($features:literal, $width:literal, $register:ident, $zero:ident, $add:ident, $sub:ident, $last:ident, $load:expr, $load_f64:expr) => {
+        ($features:literal, $width:literal, $register:ident, $zero:ident, $add:ident, $sub:ident, $last:ident, $load:expr) => {
             const FMA: bool = true;
             const REGISTER: usize = $width * size_of::<f64>();
 
@@ -239,20 +262,17 @@ mod x86 {
 
             #[inline(always)]
             fn sum_f64(chunks: &[[f64; SUM_LANES]]) -> f64 {
-                sums!(@plain $features, $width, $zero, $add, $last, f64, $load_f64, chunks)
+                sums!(@plain $features, $width, $zero, $add, $last, f64, |x| registers(x), chunks)
             }
 
             #[inline(always)]
             fn sum_f64_and_lost(chunks: &[[f64; SUM_LANES]]) -> (f64, f64) {
-                #[target_feature(enable = $features)]
-                fn sum(chunks: &[[f64; SUM_LANES]]) -> (f64, f64) {
-                    type Registers = [arch::$register; SUM_LANES / $width];
-                    let mut sums: Registers = [arch::$zero(); SUM_LANES / $width];
+                sums!(@on $features, chunks: &[[f64; SUM_LANES]], (f64, f64), {
+                    let mut sums = [arch::$zero(); SUM_LANES / $width];
                     let mut lost = sums;
                     for chunk in chunks {
-                        for i in 0..sums.len() {
-                            // SAFETY: the chunk has `$width` elements from i * `$width` on.
-                            let x = unsafe { $load_f64(chunk.as_ptr().add(i * $width)) };
+                        for (i, &x) in chunk.as_chunks::<$width>().0.iter().enumerate() {
+                            let x: arch::$register = registers(x);
                             let sum = arch::$add(sums[i], x);
                             let added = arch::$sub(sum, sums[i]);
                             let old = arch::$sub(sums[i], arch::$sub(sum, added));
@@ -260,32 +280,28 @@ mod x86 {
                             sums[i] = sum;
                         }
                     }
-                    // SAFETY: as many registers as it takes for `SUM_LANES` numbers.
-                    let [sums, lost] = [sums, lost].map(|x| unsafe {
-                        std::mem::transmute::<Registers, [f64; SUM_LANES]>(x)
-                    });
-                    super::add_lanes_exactly(sums, lost)
-                }
-                // SAFETY: code that names this level runs in its shell only, where the features are there.
-                unsafe { sum(chunks) }
+                    super::add_lanes_exactly(numbers(sums), numbers(lost))
+                })
             }
         };
-        (@plain $features:literal, $width:literal, $zero:ident, $add:ident, $last:ident, $t:ty, $load:expr, $chunks:ident) => {{
+        (@on $features:literal, $chunks:ident: $type:ty, $sum:ty, $body:block) => {{
             #[target_feature(enable = $features)]
-            fn sum(chunks: &[[$t; SUM_LANES]]) -> f64 {
-                let mut sums = [arch::$zero(); SUM_LANES / $width];
-                for chunk in chunks {
-                    for (i, sum) in sums.iter_mut().enumerate() {
-                        // SAFETY: the chunk has `$width` elements from i * `$width` on.
-                        let x = unsafe { $load(chunk.as_ptr().add(i * $width)) };
-                        *sum = arch::$add(*sum, x);
-                    }
-                }
-                sums!(@lanes $add, $last, sums)
-            }
+            fn sum($chunks: $type) -> $sum $body
             // SAFETY: code that names this level runs in its shell only, where the features are there.
             unsafe { sum($chunks) }
         }};
+        (@plain $features:literal, $width:literal, $zero:ident, $add:ident, $last:ident, $t:ty, $load:expr, $chunks:ident) => {
+            sums!(@on $features, $chunks: &[[$t; SUM_LANES]], f64, {
+                let mut sums = [arch::$zero(); SUM_LANES / $width];
+                let load = $load;
+                for chunk in $chunks {
+                    for (sum, &x) in sums.iter_mut().zip(chunk.as_chunks::<$width>().0) {
+                        *sum = arch::$add(*sum, load(x));
+                    }
+                }
+                sums!(@lanes $add, $last, sums)
+            })
+        };
         (@lanes $add:ident, $last:ident, $sums:ident) => {{
             let mut half = $sums.len() / 2;
             while half > 0 {
@@ -315,11 +331,11 @@ mod x86 {
         ))
     }
 
-    level!(Sse42, "[`super::Level::Sse42`].", sse42, "sse4.2,popcnt", {
+    level!(Sse42, "The level `Sse42`.", sse42, "sse4.2,popcnt", {
         const FMA: bool = false;
     });
 
-    level!(Avx2, "[`super::Level::Avx2`].", avx2, "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt", {
+    level!(Avx2, "The level `Avx2`.", avx2, "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt", {
         sums!(
             "avx2",
             4,
@@ -328,14 +344,13 @@ mod x86 {
             _mm256_add_pd,
             _mm256_sub_pd,
             last_avx2,
-            |p| arch::_mm256_cvtps_pd(arch::_mm_loadu_ps(p)),
-            |p| arch::_mm256_loadu_pd(p)
+            |x: [f32; 4]| arch::_mm256_cvtps_pd(registers(x))
         );
     });
 
     level!(
         Avx512,
-        "[`super::Level::Avx512`].",
+        "The level `Avx512`.",
         avx512,
         "avx512f,avx512vl,avx512bw,avx512dq,avx512cd,avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt",
         {
@@ -347,8 +362,7 @@ mod x86 {
                 _mm512_add_pd,
                 _mm512_sub_pd,
                 last_avx512,
-                |p| arch::_mm512_cvtps_pd(arch::_mm256_loadu_ps(p)),
-                |p| arch::_mm512_loadu_pd(p)
+                |x: [f32; 8]| arch::_mm512_cvtps_pd(registers(x))
             );
         }
     );
@@ -360,9 +374,7 @@ pub(crate) fn transpose_f32(block: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64 as arch;
-        // SAFETY: both types are 16 numbers in a row.
-        let [a, b, c, d] =
-            unsafe { std::mem::transmute::<[[f32; 4]; 4], [arch::__m128; 4]>(block) };
+        let [a, b, c, d]: [arch::__m128; 4] = registers::registers(block);
         // SAFETY: every x86-64 has SSE.
         let columns = unsafe {
             let (low, high) = (arch::_mm_unpacklo_ps(a, b), arch::_mm_unpackhi_ps(a, b));
@@ -374,8 +386,7 @@ pub(crate) fn transpose_f32(block: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
                 arch::_mm_movehl_ps(high_2, high),
             ]
         };
-        // SAFETY: as above.
-        unsafe { std::mem::transmute::<[arch::__m128; 4], [[f32; 4]; 4]>(columns) }
+        registers::numbers(columns)
     }
     #[cfg(not(target_arch = "x86_64"))]
     std::array::from_fn(|i| std::array::from_fn(|j| block[j][i]))
@@ -387,19 +398,22 @@ pub(crate) fn transpose_f64(block: [[f64; 4]; 4]) -> [[f64; 4]; 4] {
     std::array::from_fn(|i| std::array::from_fn(|j| block[j][i]))
 }
 
-/// Runs `kernel` compiled for `level`, which must be available (as [`level`] ensures).
+/// Runs `kernel` compiled for `level`.
 pub fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
-    debug_assert!(level.available());
-    match level {
+    #[cfg(target_arch = "x86_64")]
+    macro_rules! shell {
+        ($shell:ident) => {
+            // SAFETY: a `Level` is made where this CPU was found to have its instructions, and nowhere else.
+            unsafe { x86::$shell(kernel) }
+        };
+    }
+    match level.0 {
         #[cfg(all(target_arch = "x86_64", not(rustloss_two_levels)))]
-        // SAFETY: a `Level` other than the baseline comes from `level()`, which only gives levels that this CPU has.
-        Level::Sse42 => unsafe { x86::sse42(kernel) },
+        Set::Sse42 => shell!(sse42),
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Level::Avx2 => unsafe { x86::avx2(kernel) },
+        Set::Avx2 => shell!(avx2),
         #[cfg(all(target_arch = "x86_64", not(rustloss_two_levels)))]
-        // SAFETY: as above.
-        Level::Avx512 => unsafe { x86::avx512(kernel) },
+        Set::Avx512 => shell!(avx512),
         _ => kernel.run::<Baseline>(),
     }
 }

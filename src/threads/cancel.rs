@@ -38,7 +38,7 @@ impl Call {
     }
 }
 
-/// Runs `f`, whose calls of [`super::run`] fail with [`Error::interrupted`] soon after `poll` says so.
+/// Runs `f`, whose calls of losses fail with [`Error::interrupted`] soon after `poll` says so.
 ///
 /// The calling thread polls at once and then about twenty times a second while it works or waits. A poll that panics
 /// stops the call.

@@ -1,6 +1,6 @@
 //! How many threads there are to be.
 
-use super::pool::Published;
+use super::published::Published;
 use std::cell::Cell;
 use std::num::{IntErrorKind, NonZero};
 use std::sync::atomic::{AtomicUsize, Ordering};

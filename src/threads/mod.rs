@@ -11,6 +11,9 @@
 mod cancel;
 mod count;
 mod pool;
+mod published;
+#[cfg(test)]
+mod tests;
 
 pub use cancel::{Poll, interruptible};
 pub use count::{
@@ -27,10 +30,10 @@ use pool::Pool;
 use std::any::Any;
 use std::cell::Cell;
 use std::hint;
-use std::mem;
 use std::ops::Range;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
 
@@ -116,7 +119,7 @@ fn share(
     (tasks, chunk): (usize, usize),
     work: &Work<'_>,
 ) -> Result<()> {
-    let job = Arc::new(Job::new(tasks, chunk, work));
+    let job = Arc::new(Job::new(tasks, chunk, &work));
     let entrance = Entrance(&job);
     pool.post(&job, workers);
     job.take_part(Place::Caller, 0..chunk);
@@ -135,7 +138,9 @@ fn share(
 /// waits for those at work only. Waiting for all, as a scope of threads does, costs a wake-up where the tasks are short
 /// and, where the CPUs are busy, milliseconds.
 struct Job {
-    work: WorkPointer,
+    /// A reference to the work, which lives until the job is closed and no worker is inside; a pointer, since the job may
+    /// live longer, and an atomic one, since all threads have it.
+    work: AtomicPtr<&'static Work<'static>>,
     tasks: usize,
     chunk: usize,
     /// The lowest task not yet taken.
@@ -151,25 +156,15 @@ struct Job {
     caller: Thread,
 }
 
-/// The work of a job, which lives until the job is closed and no worker is inside.
-struct WorkPointer(*const Work<'static>);
-
-// SAFETY: what it points to may be used by several threads.
-unsafe impl Send for WorkPointer {}
-// SAFETY: as above.
-unsafe impl Sync for WorkPointer {}
-
 impl Job {
     const CLOSED: usize = 1 << (usize::BITS - 1);
     /// How often the caller looks before it sleeps: about as long as falling asleep and waking up would take.
     const LOOKS: usize = 200;
 
     /// A job whose first chunk is the caller's, in every call, so that its arrays stay in its CPU's cache.
-    fn new<'a>(tasks: usize, chunk: usize, work: &'a Work<'_>) -> Self {
-        // SAFETY: only the lifetime of what the work borrows changes, and `take_part` alone calls it.
-        let work = unsafe { mem::transmute::<&'a Work<'_>, &'a Work<'static>>(work) };
+    fn new(tasks: usize, chunk: usize, work: &&Work<'_>) -> Self {
         Job {
-            work: WorkPointer(work),
+            work: AtomicPtr::new(ptr::from_ref(work).cast_mut().cast()),
             tasks,
             chunk,
             next: AtomicUsize::new(chunk),
@@ -199,8 +194,8 @@ impl Job {
 
     /// Does the tasks that are `taken` already, and takes more until none is left. A panic ends that for all.
     fn take_part(&self, place: Place, taken: Range<usize>) {
-        // SAFETY: the calling thread is inside the job: the work is alive.
-        let work = unsafe { &*self.work.0 };
+        // SAFETY: the calling thread is inside the job: the work is alive, and what it borrows, too.
+        let work = unsafe { *self.work.load(Ordering::Relaxed) };
         INSIDE_TASK.set(true);
         let mut tasks = Tasks { next: &self.next, count: self.tasks, chunk: self.chunk, taken };
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
@@ -269,37 +264,4 @@ fn fail_if_told(place: Place) {
     let told = TOLD_TO_FAIL.load(Ordering::Relaxed) == place as u8;
     let fails = told && TOLD_TO_FAIL.swap(0, Ordering::Relaxed) == place as u8;
     assert!(!fails, "told to fail in the {place:?}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_worker_that_comes_too_late_leaves_at_once() {
-        let job = Job::new(2, 1, &|_: &mut Tasks<'_>| panic!("the job is over"));
-        drop(Entrance(&job));
-        job.help();
-        assert_eq!(job.inside.into_inner(), Job::CLOSED);
-        assert!(job.panic.into_inner().unwrap().is_none());
-    }
-
-    #[test]
-    fn a_job_of_a_call_that_is_to_stop_ends_for_workers_too() {
-        let work = |tasks: &mut Tasks<'_>| {
-            assert_eq!(tasks.next(), None);
-            Ok(())
-        };
-        interruptible(
-            || true,
-            || {
-                let job = Job::new(2, 1, &work);
-                assert_eq!(check(), Err(Error::interrupted()));
-                job.help();
-                assert!(job.panic.into_inner().unwrap().is_none());
-                assert_eq!(run(2, 0.0, &work), Err(Error::interrupted()));
-            },
-        );
-        assert_eq!(check(), Ok(()));
-    }
 }

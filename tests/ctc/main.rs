@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_macros, clippy::disallowed_methods)]
 
 mod alignment;
-mod case;
+pub(crate) mod case;
 mod edges;
 mod exact;
 mod same;

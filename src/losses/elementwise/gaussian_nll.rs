@@ -29,6 +29,11 @@ pub const SPEC: Spec = Spec {
     ..COMMON
 };
 
+crate::front::typed! {
+    /// Negative log-likelihood of a normal distribution, of which mean and variance are predicted.
+    GaussianNLLLoss(pred, target, var) { full: bool, epsilon: f64 }
+}
+
 /// The likelihood with its parameters.
 #[derive(Clone, Copy)]
 struct GaussianNll {

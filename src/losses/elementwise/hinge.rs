@@ -5,8 +5,8 @@
 //! `HingeLoss`.
 
 use super::{COMMON, Elementwise, Point, SIGNED, erased};
-use crate::registry::{Bound, Hessian, OUT_OF_RANGE, Spec, float};
 use crate::math::Real;
+use crate::registry::{Bound, Hessian, OUT_OF_RANGE, Spec, float};
 use crate::simd::Isa;
 
 /// The row of the registry.
@@ -18,6 +18,11 @@ pub const SPEC: Spec = Spec {
     build: |p| Ok(erased(Hinge { margin: p.float("margin") })),
     ..COMMON
 };
+
+crate::front::typed! {
+    /// Hinge loss of a label -1 or 1: `max(0, margin - pred label)`.
+    HingeLoss(pred, label) { margin: f64, out_of_range: &str }
+}
 
 /// Hinge loss.
 #[derive(Clone, Copy)]

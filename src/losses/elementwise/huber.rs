@@ -6,8 +6,8 @@
 //! Huber loss is `rho` times this one).
 
 use super::{COMMON, Elementwise, Point, erased};
-use crate::registry::{Bound, Spec, float};
 use crate::math::Real;
+use crate::registry::{Bound, Spec, float};
 use crate::simd::Isa;
 
 /// The row of the registry.
@@ -18,6 +18,12 @@ pub const SPEC: Spec = Spec {
     build: |p| Ok(erased(Huber { rho: p.float("rho") })),
     ..COMMON
 };
+
+crate::front::typed! {
+    /// Absolute error with its corner rounded off: `e^2 / (2 rho)` up to `rho` and `e - rho / 2` beyond, with `e =
+    /// |label - pred|`.
+    HuberLoss(pred, label) { rho: f64 }
+}
 
 /// Huber loss with slope 1 outside.
 #[derive(Clone, Copy)]

@@ -4,7 +4,7 @@
 //! What a caller does not want costs nothing: every loop below keeps one or two of the results, and the compiler
 //! drops the rest.
 
-use crate::array::{Shape, ViewMut, elements};
+use crate::array::{Shape, ViewMut, elements, reshapes};
 use crate::drive::Axes;
 use crate::drive::blocks::{self, BlockKernel, BlockOutputs, MAX_OPERANDS, Outputs};
 use crate::drive::domain::Domain;
@@ -64,9 +64,6 @@ pub fn erased<L: Elementwise<K> + 'static, const K: usize>(loss: L) -> Box<dyn L
 struct Erased<L, const K: usize>(L);
 
 impl<T: Real, L: Elementwise<K>, const K: usize> BlockKernel<T> for Erased<L, K> {
-    fn inputs(&self) -> usize {
-        K
-    }
     fn cost(&self) -> f64 {
         L::COST
     }
@@ -267,12 +264,13 @@ impl<L: Elementwise<K> + 'static, const K: usize> ElementwisePlan<'_, L, K> {
         };
         for (k, (buffer, &at)) in full.iter_mut().zip(&self.positions).enumerate() {
             let Some(grad) = results.grads[at].take() else { continue };
-            outputs.grads[k] = self.axes.line_up_mut(grad.clone());
-            if outputs.grads[k].is_none() {
+            outputs.grads[k] = if reshapes(grad.shape(), &self.axes.shape) {
+                self.axes.line_up_mut(grad)
+            } else {
                 summed.push((k, grad));
                 memory::grow(buffer, elements(&shape), T::ZERO)?;
-                outputs.grads[k] = Some(ViewMut::from_slice(buffer, &shape));
-            }
+                Some(ViewMut::from_slice(buffer, &shape))
+            };
         }
         blocks::drive::<T>(&blocks::Run {
             kernel: &self.loss,
@@ -282,8 +280,9 @@ impl<L: Elementwise<K> + 'static, const K: usize> ElementwisePlan<'_, L, K> {
             outputs: &outputs,
             weighting: &self.weighting,
         })?;
+        drop(outputs);
         for (k, grad) in summed {
-            self.axes.sum_to(&full[k], &grad)?;
+            self.axes.sum_to(&full[k], grad)?;
         }
         Ok(())
     }

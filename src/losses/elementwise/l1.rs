@@ -4,17 +4,18 @@
 //! derivative is 0. Source: Apache MXNet Gluon, `L1Loss`.
 
 use super::{COMMON, Elementwise, Point, erased};
-use crate::registry::{Hessian, Spec};
 use crate::math::Real;
+use crate::registry::{Hessian, Spec};
 use crate::simd::Isa;
 
 /// The row of the registry.
-pub const SPEC: Spec = Spec {
-    name: "L1Loss",
-    kinks: "pred == label",
-    build: |_| Ok(erased(L1)),
-    ..COMMON
-};
+pub const SPEC: Spec =
+    Spec { name: "L1Loss", kinks: "pred == label", build: |_| Ok(erased(L1)), ..COMMON };
+
+crate::front::typed! {
+    /// Absolute error: `|label - pred|`.
+    L1Loss(pred, label) {}
+}
 
 /// Absolute error.
 #[derive(Clone, Copy)]

@@ -3,16 +3,17 @@
 //! `loss = (label - pred)^2 / 2`, slope `pred - label`, second derivative 1. Source: Apache MXNet Gluon, `L2Loss`.
 
 use super::{COMMON, Elementwise, Point, erased};
-use crate::registry::Spec;
 use crate::math::Real;
+use crate::registry::Spec;
 use crate::simd::Isa;
 
 /// The row of the registry.
-pub const SPEC: Spec = Spec {
-    name: "L2Loss",
-    build: |_| Ok(erased(L2)),
-    ..COMMON
-};
+pub const SPEC: Spec = Spec { name: "L2Loss", build: |_| Ok(erased(L2)), ..COMMON };
+
+crate::front::typed! {
+    /// Half the squared error: `(label - pred)^2 / 2`.
+    L2Loss(pred, label) {}
+}
 
 /// Half the squared error.
 #[derive(Clone, Copy)]

@@ -6,8 +6,8 @@
 
 use super::sigmoid_bce::SigmoidBce;
 use super::{COMMON, Elementwise, Point, SIGNED, erased};
-use crate::registry::{Default, Domain, Input, Kind, OUT_OF_RANGE, Spec, param};
 use crate::math::Real;
+use crate::registry::{Default, Domain, Input, Kind, OUT_OF_RANGE, Spec, param};
 use crate::simd::Isa;
 
 /// The row of the registry.
@@ -21,6 +21,11 @@ pub const SPEC: Spec = Spec {
     build: |p| Ok(erased(Logistic { signed: p.text("label_format") == "signed" })),
     ..COMMON
 };
+
+crate::front::typed! {
+    /// Logistic loss of a logit and a label -1 or 1: `log(1 + exp(-pred label))`.
+    LogisticLoss(pred, label) { label_format: &str, out_of_range: &str }
+}
 
 /// Logistic loss.
 #[derive(Clone, Copy)]

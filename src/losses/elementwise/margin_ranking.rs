@@ -27,6 +27,11 @@ pub const SPEC: Spec = Spec {
     ..COMMON
 };
 
+crate::front::typed! {
+    /// Margin ranking: `max(0, margin - label (input1 - input2))`.
+    MarginRankingLoss(input1, input2, label) { margin: f64, out_of_range: &str }
+}
+
 /// The loss with its parameters.
 #[derive(Clone, Copy)]
 struct MarginRanking {

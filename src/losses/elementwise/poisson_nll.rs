@@ -6,10 +6,13 @@
 //! Stirling approximation, as Gluon has it, is added for t > 1 only. Source: Apache MXNet Gluon, `PoissonNLLLoss`.
 
 use super::{COMMON, Elementwise, Point, plan};
-use crate::registry::{ShapeRule, Call, Default, Domain, Gradient, Input, Kind, Loss, OUT_OF_RANGE, Options, Params, Plan, SAMPLE_WEIGHT, Spec, flag, input, optional, param, pred, scalar};
 use crate::drive::Axes;
 use crate::error::Result;
 use crate::math::Real;
+use crate::registry::{
+    Call, Default, Domain, Gradient, Input, Kind, Loss, OUT_OF_RANGE, Options, Params, Plan,
+    SAMPLE_WEIGHT, ShapeRule, Spec, flag, input, optional, param, pred, scalar,
+};
 use crate::simd::Isa;
 use std::marker::PhantomData;
 
@@ -31,6 +34,15 @@ pub const SPEC: Spec = Spec {
     build: |p| Ok(build(p)),
     ..COMMON
 };
+
+crate::front::typed! {
+    /// Negative log-likelihood of a Poisson count: `exp(pred) - target pred`. Optional input: `epsilon`, one number.
+    PoissonNLLLoss(pred, target) {
+        from_logits: bool,
+        compute_full: impl Into<crate::registry::Value>,
+        out_of_range: &str,
+    }
+}
 
 /// Added to a rate, unless the call says otherwise.
 const EPSILON: f64 = 1e-8;

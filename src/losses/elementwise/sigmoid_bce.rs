@@ -15,9 +15,12 @@
 //! Source: Apache MXNet Gluon, `SigmoidBinaryCrossEntropyLoss`.
 
 use super::{COMMON, Elementwise, Point, with_optional};
-use crate::registry::{ShapeRule, Bound, Domain, Gradient, Input, OUT_OF_RANGE, SAMPLE_WEIGHT, Spec, flag, float, label, optional, pred};
 use crate::math::Logistic;
 use crate::math::Real;
+use crate::registry::{
+    Bound, Domain, Gradient, Input, OUT_OF_RANGE, SAMPLE_WEIGHT, ShapeRule, Spec, flag, float,
+    label, optional, pred,
+};
 use crate::simd::Isa;
 
 /// The row of the registry.
@@ -41,6 +44,11 @@ pub const SPEC: Spec = Spec {
     },
     ..COMMON
 };
+
+crate::front::typed! {
+    /// Binary cross-entropy of a logit or, with `from_sigmoid`, of a probability. Optional input: `pos_weight`.
+    SigmoidBinaryCrossEntropyLoss(pred, label) { from_sigmoid: bool, epsilon: f64, out_of_range: &str }
+}
 
 /// Binary cross-entropy from logits.
 #[derive(Clone, Copy)]

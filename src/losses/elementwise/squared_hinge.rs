@@ -5,8 +5,8 @@
 //! beyond both are 0. Source: Apache MXNet Gluon, `SquaredHingeLoss`.
 
 use super::{COMMON, Elementwise, Point, SIGNED, erased};
-use crate::registry::{Bound, OUT_OF_RANGE, Spec, float};
 use crate::math::Real;
+use crate::registry::{Bound, OUT_OF_RANGE, Spec, float};
 use crate::simd::Isa;
 
 /// The row of the registry.
@@ -18,6 +18,11 @@ pub const SPEC: Spec = Spec {
     build: |p| Ok(erased(SquaredHinge { margin: p.float("margin") })),
     ..COMMON
 };
+
+crate::front::typed! {
+    /// Squared hinge loss of a label -1 or 1: `max(0, margin - pred label)^2`.
+    SquaredHingeLoss(pred, label) { margin: f64, out_of_range: &str }
+}
 
 /// Squared hinge loss.
 #[derive(Clone, Copy)]

@@ -1,6 +1,6 @@
 //! The gradients with respect to the vectors of both batches, in tiles.
 
-use super::kernel::LANES;
+use super::LANES;
 use crate::array::View;
 use crate::array::{Grid, Tile};
 use crate::drive::operand::Output;

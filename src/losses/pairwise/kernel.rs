@@ -9,6 +9,7 @@
 //! sums are in f64. So a distance is within 32 + 4 ulp, and a gradient within 8 + 6 ulp of the sum of its absolute terms.
 //! Roundings do not all go one way: measured it is 2 to 3.
 
+use super::LANES;
 use super::gradients::{PULL_TILE, PullJob, PullTile};
 use crate::array::{Grid, Tile};
 use crate::array::{View, ViewMut};
@@ -22,8 +23,6 @@ use crate::sum::{PairwiseSum, sum_block_exactly};
 use crate::threads;
 use std::marker::PhantomData;
 
-/// Elements of a chunk: whole registers of every level.
-pub(super) const LANES: usize = 16;
 /// Bytes of a vector whose squares are summed in the type of computation: two groups of them fit into the first cache.
 const RUN: usize = 4096;
 /// Vectors of either batch whose distances are summed together.

@@ -8,4 +8,7 @@ macro_rules! unrolled {
 mod gradients;
 mod kernel;
 
+/// Elements of a chunk: whole registers of every level.
+const LANES: usize = 16;
+
 super::family![sdml];

@@ -17,7 +17,8 @@ use crate::error::{Error, Kind, Result, Tuple};
 use crate::math::Real;
 use crate::memory;
 use crate::registry::{
-    ShapeRule, Bound, Call, Domain, Family, Gradient, Loss, Options, Plan, Results, SAMPLE_WEIGHT, Spec, Unreduced, float, input,
+    Bound, Call, Domain, Family, Gradient, Loss, Options, Plan, Results, SAMPLE_WEIGHT, ShapeRule,
+    Spec, Unreduced, float, input,
 };
 use crate::simd::{Isa, Level};
 use crate::softmax::Softmax;
@@ -44,6 +45,11 @@ pub const SPEC: Spec = Spec {
     kinks: "",
     build: |p| Ok(Box::new(Sdml { smoothing: p.float("smoothing_parameter") })),
 };
+
+crate::front::typed! {
+    /// Smoothed deep metric learning: each vector of one batch is to be nearest to its partner in the other.
+    SDMLLoss(x1, x2) { smoothing_parameter: f64 }
+}
 
 impl Loss for Sdml {
     fn axes(&self, (name, first): (&str, &[usize]), options: &Options) -> Result<Axes> {
@@ -73,9 +79,8 @@ impl Loss for Sdml {
         let of_rows = weighting.of_sums(1, n);
         let by_row = of_rows.is_some();
         let axes = if by_row { Axes::elementwise(&[n], 0)? } else { axes };
-        let batches = [0, 1].map(|at| {
-            call.argument(at, |given| Some(given.clone().move_axis(batch, 0))).view
-        });
+        let batches = [0, 1]
+            .map(|at| call.argument(at, |given| Some(given.clone().move_axis(batch, 0))).view);
         Ok(Box::new(SdmlPlan {
             smoothing: self.smoothing,
             level: call.level(),

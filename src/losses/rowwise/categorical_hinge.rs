@@ -15,8 +15,8 @@ use crate::error::Result;
 use crate::math::Real;
 use crate::num::Float;
 use crate::registry::{
-    Bound, Call, Domain, Family, Hessian, Loss, Options, Plan, SAMPLE_WEIGHT, Spec,
-    Unreduced, float, pred,
+    Bound, Call, Domain, Family, Hessian, Loss, Options, Plan, SAMPLE_WEIGHT, Spec, Unreduced,
+    float, pred,
 };
 use crate::simd::Isa;
 use crate::softmax::IGNORED;
@@ -38,6 +38,16 @@ pub const SPEC: Spec = Spec {
         }))
     },
 };
+
+crate::front::typed! {
+    /// Categorical hinge: the label's class is to be ahead of the best other one by a margin.
+    CategoricalHingeLoss(pred, label) {
+        margin: f64,
+        axis: i64,
+        ignore_index: i64,
+        out_of_range: &str,
+    }
+}
 
 /// The loss with its parameters.
 struct CategoricalHinge {

@@ -9,16 +9,16 @@
 //!
 //! Source: Apache MXNet Gluon, `CosineEmbeddingLoss`.
 
-use super::plan::plan;
 use super::AXIS;
+use super::plan::plan;
 use crate::drive::Axes;
 use crate::drive::rows::{Row, RowKernel, RowOutputs};
 use crate::error::{Error, Kind, Result};
 use crate::math::Real;
 use crate::num::{DType, Float, Scalar, Twofold, two_product, two_sum};
 use crate::registry::{
-    ShapeRule, Bound, Call, Domain, Family, Gradient, Loss, OUT_OF_RANGE, Options, Plan,
-    SAMPLE_WEIGHT, Spec, Unreduced, float, input,
+    Bound, Call, Domain, Family, Gradient, Loss, OUT_OF_RANGE, Options, Plan, SAMPLE_WEIGHT,
+    ShapeRule, Spec, Unreduced, float, input,
 };
 use crate::simd::{Baseline, Isa};
 
@@ -43,6 +43,11 @@ pub const SPEC: Spec = Spec {
         }))
     },
 };
+
+crate::front::typed! {
+    /// Cosine embedding loss of vectors that are alike (label 1) or not (label -1).
+    CosineEmbeddingLoss(input1, input2, label) { margin: f64, axis: i64, out_of_range: &str }
+}
 
 /// Longest run whose products are summed at once.
 const PRODUCTS: usize = 256;

@@ -22,8 +22,8 @@ use crate::math::Real;
 use crate::memory;
 use crate::num::Float;
 use crate::registry::{
-    Call, Domain, Family, Loss, Options, Plan, SAMPLE_WEIGHT, ShapeRule, Spec, Unreduced,
-    flag, label, pred,
+    Call, Domain, Family, Loss, Options, Plan, SAMPLE_WEIGHT, ShapeRule, Spec, Unreduced, flag,
+    label, pred,
 };
 use crate::simd::Isa;
 use crate::sum::ExactSum;
@@ -32,11 +32,7 @@ use crate::sum::ExactSum;
 pub const SPEC: Spec = Spec {
     name: "CRPSLoss",
     family: Family::Rowwise,
-    inputs: &[
-        pred(Domain::Real),
-        label(Domain::Real).shaped(ShapeRule::PerVector),
-        SAMPLE_WEIGHT,
-    ],
+    inputs: &[pred(Domain::Real), label(Domain::Real).shaped(ShapeRule::PerVector), SAMPLE_WEIGHT],
     params: &[flag("fair", false), AXIS],
     unreduced: Unreduced::Row,
     hess: false,
@@ -46,6 +42,11 @@ pub const SPEC: Spec = Spec {
         Ok(Box::new(Crps { fair: p.flag("fair"), axis }))
     },
 };
+
+crate::front::typed! {
+    /// Continuous ranked probability score of an ensemble.
+    CRPSLoss(pred, label) { fair: bool, axis: i64 }
+}
 
 /// The score with its parameters.
 #[derive(Clone, Copy)]
@@ -59,7 +60,10 @@ impl Loss for Crps {
         let axes = Axes::rowwise(first, self.axis, options.batch_axis)?;
         let members = axes.class.map_or(0, |class| axes.first[class]);
         if members == 0 && !axes.shape.contains(&0) {
-            let detail = format!("expected at least one member of the ensemble, got shape {}", Tuple(first.1));
+            let detail = format!(
+                "expected at least one member of the ensemble, got shape {}",
+                Tuple(first.1)
+            );
             return Err(Error::new(Mistake::Shape, first.0, detail));
         }
         Ok(axes)

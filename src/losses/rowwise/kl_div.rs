@@ -35,8 +35,8 @@ use crate::math::Real;
 use crate::memory;
 use crate::num::{DType, Float, Sizes};
 use crate::registry::{
-    ShapeRule, Bound, Call, Domain, Family, Hessian, Input, Loss, OUT_OF_RANGE, Options, Params,
-    Plan, Results, SAMPLE_WEIGHT, Spec, Unreduced, flag, float, label, pred,
+    Bound, Call, Domain, Family, Hessian, Input, Loss, OUT_OF_RANGE, Options, Params, Plan,
+    Results, SAMPLE_WEIGHT, ShapeRule, Spec, Unreduced, flag, float, label, pred,
 };
 use crate::simd::{Isa, Level};
 use crate::softmax::{Softmax, through_softmax};
@@ -64,6 +64,18 @@ pub const SPEC: Spec = Spec {
     kinks: "",
     build: |p| Ok(Box::new(KlDiv::new(p)?)),
 };
+
+crate::front::typed! {
+    /// Kullback-Leibler divergence of a prediction from a distribution: `label (log label - log p)`.
+    KLDivLoss(pred, label) {
+        from_logits: bool,
+        axis: i64,
+        epsilon: f64,
+        log_target: bool,
+        temperature: f64,
+        out_of_range: &str,
+    }
+}
 
 /// The divergence with its parameters.
 pub struct KlDiv {
@@ -215,7 +227,8 @@ impl KlDiv {
     ) -> Result<Box<dyn Plan + 'a>> {
         let at = call.position("label");
         let (axes, pred) = (&call.axes, call.first().shape());
-        let label = call.arguments.inputs[at].clone().filter(|label| axes.is_one_vector(label.shape()));
+        let label =
+            call.arguments.inputs[at].clone().filter(|label| axes.is_one_vector(label.shape()));
         let Some(label) = label.filter(|label| label.len() != elements(pred)) else {
             return self.plan_full(call, divergence);
         };
@@ -369,7 +382,7 @@ impl<const LOG: bool> Plan for ElementPlan<'_, LOG> {
             None => {
                 memory::grow(&mut weights, x.view.len(), 0.0)?;
                 let view = ViewMut::from_slice(&mut weights, shape);
-                reduced.scales(view.map(|v| axes.batch_first_of_rows(v)))?;
+                reduced.scales(axes.batch_first_of_rows(view))?;
                 let rows = weights.chunks_exact_mut(shape.last().copied().unwrap_or(1).max(1));
                 Scale::Each(memory::collect(rows.map(|row| {
                     let Sizes { least, most, .. } = f64::sizes(row);
@@ -420,7 +433,7 @@ impl<const LOG: bool> ElementPlan<'_, LOG> {
         let mut unreduced = memory::filled(T::ZERO, len)?;
         let value = results.value.is_some().then(|| {
             let view = ViewMut::from_slice(&mut unreduced, &axes.batch_first());
-            view.map(|v| axes.vectors_last(v))
+            axes.vectors_last_mut(view)
         });
         drive(Rows {
             kernel,
@@ -506,7 +519,8 @@ impl Plan for SharedLabel<'_> {
 
 impl SharedLabel<'_> {
     fn run_in<T: Real>(&self, mut results: Results<'_>) -> Result<()> {
-        let Some(sum) = results.grads[self.at].take().and_then(|v| v.reshape(&self.label_shape)) else {
+        let Some(sum) = results.grads[self.at].take().and_then(|v| v.reshape(&self.label_shape))
+        else {
             return self.plan.run(results);
         };
         let shape = self.axes.batch_first();
@@ -516,6 +530,6 @@ impl SharedLabel<'_> {
         let Results { value, mut grads, hess } = results;
         grads[self.at] = Some(in_order);
         self.plan.run(Results { value, grads, hess })?;
-        self.axes.sum_to(&full, &sum)
+        self.axes.sum_to(&full, sum)
     }
 }

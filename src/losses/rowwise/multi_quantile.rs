@@ -25,17 +25,18 @@ use crate::sum::sum;
 pub const SPEC: Spec = Spec {
     name: "MultiQuantileLoss",
     family: Family::Rowwise,
-    inputs: &[
-        pred(Domain::Real),
-        label(Domain::Real).shaped(ShapeRule::PerVector),
-        SAMPLE_WEIGHT,
-    ],
+    inputs: &[pred(Domain::Real), label(Domain::Real).shaped(ShapeRule::PerVector), SAMPLE_WEIGHT],
     params: &[param("quantiles", Default::None, Kind::Probabilities), AXIS],
     unreduced: Unreduced::Row,
     hess: true,
     kinks: "pred == label",
     build,
 };
+
+crate::front::typed! {
+    /// Several quantiles of a number at once: the mean of their pinball losses.
+    MultiQuantileLoss(pred, label) { quantiles: &[f64], axis: i64 }
+}
 
 fn build(params: &Params) -> Result<Box<dyn Loss>> {
     let quantiles = params.vector("quantiles").map(memory::copied).transpose()?;

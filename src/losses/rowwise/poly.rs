@@ -34,6 +34,17 @@ pub const SPEC: Spec = Spec {
     build,
 };
 
+crate::front::typed! {
+    /// Poly-1 cross-entropy: `-log p + epsilon (1 - p)`, p the probability of the label.
+    PolyLoss(pred, label) {
+        epsilon: f64,
+        axis: i64,
+        ignore_index: i64,
+        out_of_range: &str,
+        class_weight: &[f64],
+    }
+}
+
 fn build(params: &Params) -> Result<Box<dyn Loss>> {
     let head = Poly { epsilon: params.float("epsilon") };
     Ok(Box::new(SparseLoss::new(head, params, Some("class_weight"))?))

@@ -25,8 +25,8 @@ use crate::math::Real;
 use crate::memory;
 use crate::num::Float;
 use crate::registry::{
-    Bound, Call, Default, Domain, Family, Hessian, Input, Kind, Loss, Options,
-    Params, Plan, SAMPLE_WEIGHT, Spec, Unreduced, flag, float, label, param, pred,
+    Bound, Call, Default, Domain, Family, Hessian, Input, Kind, Loss, Options, Params, Plan,
+    SAMPLE_WEIGHT, Spec, Unreduced, flag, float, label, param, pred,
 };
 use crate::simd::Isa;
 use crate::softmax::{Head, IGNORED, Scalars, Slopes, SparseRows, through_softmax};
@@ -52,6 +52,20 @@ pub const SPEC: Spec = Spec {
     kinks: "",
     build: |p| Ok(Box::new(SoftmaxCe::new(p)?)),
 };
+
+crate::front::typed! {
+    /// Softmax cross-entropy of class indices or, without `sparse_label`, of distributions.
+    SoftmaxCrossEntropyLoss(pred, label) {
+        axis: i64,
+        sparse_label: bool,
+        from_logits: bool,
+        ignore_index: i64,
+        out_of_range: &str,
+        class_weight: &[f64],
+        label_smoothing: f64,
+        z_loss: f64,
+    }
+}
 
 /// Softmax cross-entropy with its parameters.
 pub struct SoftmaxCe {

@@ -36,6 +36,17 @@ pub const SPEC: Spec = Spec {
     build,
 };
 
+crate::front::typed! {
+    /// Focal loss on a softmax: `-(1 - p)^gamma log p`, p the probability of the label.
+    SoftmaxFocalLoss(pred, label) {
+        gamma: f64,
+        alpha: &[f64],
+        axis: i64,
+        ignore_index: i64,
+        out_of_range: &str,
+    }
+}
+
 fn build(params: &Params) -> Result<Box<dyn Loss>> {
     let head = Focal { gamma: params.float("gamma") };
     Ok(Box::new(SparseLoss::new(head, params, Some("alpha"))?))

@@ -34,6 +34,11 @@ pub const SPEC: Spec = Spec {
     build: |p| Ok(Box::new(Triplet { margin: p.float("margin") })),
 };
 
+crate::front::typed! {
+    /// Triplet loss: the anchor `pred` is to be nearer to `positive` than to `negative` by a margin.
+    TripletLoss(pred, positive, negative) { margin: f64 }
+}
+
 /// Terms that are summed at once where they are large.
 const TERMS: usize = 256;
 

@@ -10,14 +10,21 @@
 mod ctc;
 mod frames;
 
+pub use ctc::release_memory;
+pub(crate) use ctc::typed;
+#[cfg(test)]
 pub use ctc::{
     AlignmentRows, CtcBatch, CtcOptions, CtcOutputs, GradientRows, LabelSequences, NO_STATE,
-    PosteriorRows, ctc, release_memory,
+    PosteriorRows, ctc,
 };
-pub use frames::array::{FrameArray, FrameArrayMut, FrameElement, FrameRow, FrameRowMut};
+#[cfg(test)]
+pub use frames::array::{FrameArray, FrameArrayMut, FrameElement};
+#[cfg(test)]
 pub use frames::pass::InputKind;
 
+#[cfg(any(test, feature = "python"))]
 use crate::registry::Spec;
 
 /// The rows of the registry.
+#[cfg(any(test, feature = "python"))]
 pub static LOSSES: &[Spec] = &[ctc::SPEC];

@@ -86,8 +86,11 @@ mod target;
 mod transitions;
 mod viterbi;
 
+#[cfg(test)]
 pub use compute::ctc;
+#[cfg(test)]
 pub use labels::LabelSequences;
+#[cfg(test)]
 pub use request::{
     AlignmentRows, CtcBatch, CtcOptions, CtcOutputs, GradientRows, NO_STATE, PosteriorRows,
 };
@@ -128,3 +131,15 @@ pub const SPEC: Spec = Spec {
     kinks: "",
     build: |p| Ok(Box::new(loss::CtcLoss::new(p))),
 };
+
+crate::front::typed! {
+    /// Connectionist temporal classification. Optional inputs: `pred_lengths`, `label_lengths`, `label_offsets`.
+    CTCLoss(pred, label) {
+        layout: &str,
+        label_layout: &str,
+        blank: impl Into<crate::registry::Value>,
+        input: &str,
+        infeasible: &str,
+        memory_limit: i64,
+    }
+}
