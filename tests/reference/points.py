@@ -167,10 +167,6 @@ SMOOTHED = bounds(TERMS, value=SOFTMAX, hess=CURVATURE)
 DENSE = {"value": SOFTMAX, "pred": TERMS, "label": SOFTMAX, "hess": CURVATURE}
 DIVERGENCE = bounds(TERMS, "pred", "label", hess=CURVATURE)
 POISSON = bounds(TERMS, "pred", "target")
-Z_LOSS = bounds(SOFTMAX, hess=CURVATURE)
-SMOOTHED_Z_LOSS = SMOOTHED
-DENSE_Z_LOSS = DENSE
-FOCAL = bounds(SOFTMAX, hess=CURVATURE)
 POLY = bounds(SOFTMAX, hess=CURVATURE)
 QUANTILES = bounds(TERMS, "pred", "label")
 CRPS = slopes(TERMS, "pred", "label")
@@ -186,6 +182,14 @@ SUBNORMAL_SIGMOID = dict.fromkeys(
     ("float32 hess", "float64 hess"),
     "a sigmoid that is subnormal has lost its digits before a large weight multiplies it",
 )
+
+
+SUBNORMAL_SHARE = {
+    f"{dtype} {result}": "a probability that is subnormal has lost its digits before a large factor"
+    " multiplies it"
+    for dtype in DTYPES
+    for result in ("pred", "hess")
+}
 
 
 def bce(
@@ -207,13 +211,18 @@ def softmax(title: str, draw: Draw, bounds: Mapping[str, Bound | Absolute], **pa
 
 
 def z_loss(title: str, draw: Draw, bounds: Mapping[str, Bound | Absolute], **params: Any) -> Case:
-    return softmax(f"z-loss, {title}", draw, bounds, z_loss=0.25, **params)
+    params = {"z_loss": 0.25, **params}
+    defects = SUBNORMAL_SHARE if params.get("sparse_label", True) else {}
+    return Case(f"SoftmaxCE, z-loss, {title}", CE, draw, bounds, params, defects)
 
 
 def focal(gamma: float, n: int, classes: int, title: str = "", **params: Any) -> Case:
     title = f"SoftmaxFocal, gamma = {gamma:g}{title}, {classes} classes"
-    params = {"gamma": gamma, **params}
-    return Case(title, "SoftmaxFocalLoss", draws.sparse(n, classes), FOCAL, params)
+    params, draw = {"gamma": gamma, **params}, draws.sparse(n, classes)
+    # The power of 1 - p has gamma times its error, which is 3.
+    limits = bounds(Bound(4 + 3 * gamma, 1 / 2), hess=Bound(8 + 3 * gamma))
+    defects = SUBNORMAL_SHARE if gamma > 1 else {}
+    return Case(title, "SoftmaxFocalLoss", draw, limits, params, defects)
 
 
 def poly(epsilon: float, n: int, classes: int, title: str = "", **params: Any) -> Case:
@@ -387,12 +396,12 @@ CASES = [
         )
         for n, c in FEWER
     ),
-    *(z_loss(f"{c} classes", draws.sparse(n, c), Z_LOSS) for n, c in SHAPES),
+    *(z_loss(f"{c} classes", draws.sparse(n, c), SPARSE) for n, c in SHAPES),
     *(
         z_loss(
             f"log-probabilities as logits, {c} classes",
             draws.sparse_log_probabilities(n, c),
-            Z_LOSS,
+            SPARSE,
         )
         for n, c in FEWER
     ),
@@ -400,7 +409,7 @@ CASES = [
         z_loss(
             f"class weights and label smoothing, {c} classes",
             draws.sparse(n, c),
-            SMOOTHED_Z_LOSS,
+            SMOOTHED,
             class_weight=class_weights(c),
             label_smoothing=0.1,
         )
@@ -410,7 +419,7 @@ CASES = [
         z_loss(
             f"weighted and smoothed soft labels, {c} classes",
             draws.dense(n, c),
-            DENSE_Z_LOSS,
+            DENSE,
             sparse_label=False,
             class_weight=class_weights(c),
             label_smoothing=0.1,
