@@ -243,7 +243,7 @@ def quantiles(n: int, count: int, title: str = "", **params: Any) -> Case:
 
 
 def crps(n: int, members: int, title: str = "", **params: Any) -> Case:
-    title = f"CRPS{title}, {members} members"
+    title = f"CRPS{title}, ensembles of {members}"
     return Case(title, "CRPSLoss", draws.forecasts(n, members), CRPS, params)
 
 
