@@ -105,6 +105,13 @@ def class_labels(
     return ClassLabels(np.where(keep & ~invalid, index, 0).astype(int), keep, invalid)
 
 
+def costs_of(weights: ArrayLike | None, classes: int) -> Array:
+    given = np.ones(classes) if weights is None else array(weights)
+    if given.shape != (classes,):
+        raise ValueError(f"{given.size} weights of {classes} classes")
+    return given
+
+
 def log_sum_exp(x: Array) -> Array:
     total: Array = np.logaddexp.reduce(x, axis=-1, initial=-np.inf)
     return total
@@ -130,7 +137,7 @@ def softmax_cross_entropy(
     surprise, p, rest = softmax_terms(x)
     if from_logits:
         surprise = -x
-    cost = np.ones(classes) if class_weight is None else array(class_weight)
+    cost = costs_of(class_weight, classes)
 
     more: dict[str, Any] = {}
     if sparse_label:
@@ -177,8 +184,7 @@ def of_classes(
     bends: Any,
 ) -> Unreduced:
     """Return a loss of class labels by its derivatives, times the weight of the label's class."""
-    weights = np.ones(rows.x.shape[-1]) if cost is None else array(cost)
-    row_cost = labels.cost(weights)
+    row_cost = labels.cost(costs_of(cost, rows.x.shape[-1]))
 
     def back(c: Array, by_x: Array) -> Array:
         return rows.back(weigh((c * row_cost)[..., None], by_x))
@@ -198,17 +204,16 @@ def through_label(
 ) -> tuple[Array, Array, Array]:
     """Return a function of the label's probability p, and its first two derivatives by the logits.
 
-    The function takes -log p, p and 1 - p; it returns its value, p times its derivative by p, and
-    p squared times its second derivative.
+    The function takes -log p, p and 1 - p; it returns its value and its derivatives by log p.
     """
     surprise, p, rest = softmax_terms(rows.x)
     at = labels.chosen[..., None]
     of_label = (np.take_along_axis(part, at, axis=-1) for part in (surprise, p, rest))
     value, first, second = function(*of_label)
-    # dp/dx is p toward, and d2p/dx2 p (toward^2 - p_k (1 - p_k))
+    # log p has the derivatives `toward` and -p_k (1 - p_k) by logit k
     is_label = np.arange(rows.x.shape[-1]) == at
     toward = np.where(is_label, rest, -p)
-    bends = (first + second) * toward**2 - first * p * rest
+    bends = second * toward**2 - first * p * rest
     return value[..., 0], first * toward, bends
 
 
@@ -234,7 +239,7 @@ def softmax_focal(
         # where p is 1 there are powers of 0 times 0
         log_share = np.where(q > 0, times(p, surprise), 0.0)
         first = -power(0) - times(power(1, gamma), log_share)
-        second = power(0) + 2 * p * power(1, gamma)
+        second = power(1, gamma) * (2 * p - log_share)
         second += p * times(log_share, power(2, gamma * (gamma - 1)))
         if gamma:
             first, second = np.where(q > 0, first, 0.0), np.where(q > 0, second, 0.0)
@@ -259,7 +264,7 @@ def poly(
     labels = class_labels(label, rows, ignore_index, out_of_range)
 
     def poly_1(surprise: Array, p: Array, q: Array) -> tuple[Array, ...]:
-        return surprise + epsilon * q, -1 - epsilon * p, np.ones_like(p)
+        return surprise + epsilon * q, -1 - epsilon * p, -epsilon * p
 
     return of_classes(rows, labels, class_weight, *through_label(rows, labels, poly_1))
 
