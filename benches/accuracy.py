@@ -85,8 +85,8 @@ def _torch_ce(params: Any, x: Any, y: Any) -> Any:
 
 def _torch_of_label(weights: Any, x: Any, y: Any) -> tuple[Any, Any]:
     """Return -log p of the label, and the weight of its class."""
-    weight = torch.ones(x.shape[1]) if weights is None else torch.tensor(weights)
-    return F.cross_entropy(x, y, reduction="none"), weight.to(x.dtype)[y]
+    costs = torch.tensor([1.0] * x.shape[1] if weights is None else weights, dtype=x.dtype)
+    return F.cross_entropy(x, y, reduction="none"), costs[y]
 
 
 def _torch_focal(params: Any, x: Any, y: Any) -> Any:

@@ -203,7 +203,17 @@ def test_extremes(name: str, params: dict[str, Any], pred: Any, label: float, dt
     np.testing.assert_allclose(loss.grad_hess(pred.astype(dtype), labels)[1], hess, rtol=rtol)
 
 
-ROWS = np.array([[0.0, 1000.0, -1000.0], [-INF, 0.0, 1.0], [0.0, INF, 5.0], [0.0, 60.0, -60.0]])
+ROWS = np.array(
+    [
+        [0.0, 1000.0, -1000.0],
+        [-INF, 0.0, 1.0],
+        [0.0, INF, 5.0],
+        [0.0, 60.0, -60.0],
+        # in float64 the square of exp(-385) is 0, and exp(-730) is subnormal
+        [0.0, 385.0, 0.0],
+        [0.0, 730.0, 0.0],
+    ]
+)
 
 
 ON_ROWS = {

@@ -213,7 +213,8 @@ def through_label(
     # log p has the derivatives `toward` and -p_k (1 - p_k) by logit k
     is_label = np.arange(rows.x.shape[-1]) == at
     toward = np.where(is_label, rest, -p)
-    bends = second * toward**2 - first * p * rest
+    # the square alone may be too small for its type
+    bends = second * toward * toward - first * p * rest
     return value[..., 0], first * toward, bends
 
 
@@ -233,17 +234,14 @@ def softmax_focal(
     labels = class_labels(label, rows, ignore_index, out_of_range)
 
     def focal(surprise: Array, p: Array, q: Array) -> tuple[Array, ...]:
-        def power(n: float, factor: float = 1.0) -> Array:
-            return factor * q ** (gamma - n) if factor else np.zeros_like(q)
-
+        share, log_share = q**gamma, times(p, surprise)
+        steep = gamma * q ** (gamma - 1) if gamma else np.zeros_like(q)
+        first = -share - steep * log_share
+        second = steep * (2 * p - log_share + (gamma - 1) * p * (log_share / q))
         # where p is 1 there are powers of 0 times 0
-        log_share = np.where(q > 0, times(p, surprise), 0.0)
-        first = -power(0) - times(power(1, gamma), log_share)
-        second = power(1, gamma) * (2 * p - log_share)
-        second += p * times(log_share, power(2, gamma * (gamma - 1)))
-        if gamma:
-            first, second = np.where(q > 0, first, 0.0), np.where(q > 0, second, 0.0)
-        return times(power(0), surprise), first, second
+        certain = np.full_like(q, -float(gamma == 0)), np.zeros_like(q)
+        first, second = np.where(q > 0, (first, second), certain)
+        return times(share, surprise), first, second
 
     return of_classes(rows, labels, alpha, *through_label(rows, labels, focal))
 
