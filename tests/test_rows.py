@@ -183,6 +183,22 @@ def test_rows_alone_and_together_have_the_same_bits(width, dtype):
             np.testing.assert_array_equal(part, np.concatenate(rows), name)
 
 
+@pytest.mark.loss("SoftmaxCrossEntropyLoss")
+@DTYPE
+@WIDTH
+@pytest.mark.parametrize("z_loss", [0.0, 0.25])
+def test_a_label_of_class_weight_zero_is_as_the_other_classes(z_loss, width, dtype):
+    smoothing, weights = 0.25, np.ones(width)
+    weights[0] = 0.0
+    loss = CE(class_weight=weights, label_smoothing=smoothing, z_loss=z_loss)
+    x = np.zeros((1, width), dtype)
+    x[0, 1] = top = 50.0
+    p = 1 / (math.exp(top) + width - 1)
+    expected = (smoothing / width * weights.sum() + 2 * z_loss * top) * p
+    grad = loss.grad(x, [0])
+    np.testing.assert_allclose(grad[0, 0], expected, rtol=2 * TERMS * EPS[dtype])
+
+
 @ON_LOGITS
 @DTYPE
 @WIDTH
