@@ -72,13 +72,50 @@ def _torch_ce(params: Any, x: Any, y: Any) -> Any:
         is_sparse = params.get("sparse_label", True)
         return F.nll_loss(x, y, reduction="none") if is_sparse else -(y * x).sum(1)
     weight = params.get("class_weight")
-    return F.cross_entropy(
+    value = F.cross_entropy(
         x,
         y,
         weight=None if weight is None else torch.tensor(weight, dtype=x.dtype),
         label_smoothing=params.get("label_smoothing", 0.0),
         reduction="none",
     )
+    z_loss = params.get("z_loss")
+    return value + z_loss * torch.logsumexp(x, 1).square() if z_loss else value
+
+
+def _torch_of_label(weights: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    """Return -log p of the label, and the weight of its class."""
+    costs = torch.tensor([1.0] * x.shape[1] if weights is None else weights, dtype=x.dtype)
+    return F.cross_entropy(x, y, reduction="none"), costs[y]
+
+
+def _torch_focal(params: Any, x: Any, y: Any) -> Any:
+    nll, weight = _torch_of_label(params.get("alpha"), x, y)
+    return weight * (1 - torch.exp(-nll)) ** params["gamma"] * nll
+
+
+def _torch_poly(params: Any, x: Any, y: Any) -> Any:
+    nll, weight = _torch_of_label(params.get("class_weight"), x, y)
+    return weight * (nll + params["epsilon"] * (1 - torch.exp(-nll)))
+
+
+def _torch_categorical_hinge(params: Any, x: Any, y: Any) -> Any:
+    others = x.scatter(1, y[:, None], -torch.inf).max(1).values
+    return F.relu(params["margin"] + others - x.gather(1, y[:, None])[:, 0])
+
+
+def _torch_quantiles(params: Any, x: Any, y: Any) -> Any:
+    count = x.shape[1]
+    q = torch.tensor(params.get("quantiles", (np.arange(count) + 0.5) / count), dtype=x.dtype)
+    error = y[:, None] - x
+    return torch.maximum(q * error, (q - 1) * error).mean(1)
+
+
+def _torch_crps(params: Any, x: Any, y: Any) -> Any:
+    members = x.shape[1]
+    pairs = members * (members - 1) if params.get("fair") and members > 1 else members**2
+    apart = (x[:, :, None] - x[:, None, :]).abs().sum((1, 2))
+    return (x - y[:, None]).abs().mean(1) - apart / (2 * pairs)
 
 
 def _torch_kl(params: Any, x: Any, y: Any) -> Any:
@@ -123,6 +160,11 @@ TORCH: dict[str, Callable[..., Any]] = {
     "SigmoidBinaryCrossEntropyLoss": _torch_bce,
     "PoissonNLLLoss": _torch_poisson,
     "SoftmaxCrossEntropyLoss": _torch_ce,
+    "SoftmaxFocalLoss": _torch_focal,
+    "PolyLoss": _torch_poly,
+    "CategoricalHingeLoss": _torch_categorical_hinge,
+    "MultiQuantileLoss": _torch_quantiles,
+    "CRPSLoss": _torch_crps,
     "KLDivLoss": _torch_kl,
     "TripletLoss": _torch_triplet,
     "CosineEmbeddingLoss": lambda p, u, v, y: F.cosine_embedding_loss(

@@ -107,6 +107,15 @@ def holds(**kinds: str) -> dict[str, Callable[[Options], str]]:
     return {name: lambda _, kind=kind: kind for name, kind in kinds.items()}  # type: ignore[misc]
 
 
+CLASS_FORMS: tuple[Options, ...] = (
+    *({}, {"ignore_index": 0}, {"ignore_index": -100}) * 2,
+    *({"out_of_range": "clip"}, {"out_of_range": "clip", "ignore_index": 2}),
+)
+CLASS_OPTIONS: dict[str, Values] = {
+    "label_order": (*ORDERS, "broadcast", "keepdims"),
+    "label_dtype": ("int64", "int64", "int32", "uint8", "float32", "float64"),
+}
+BY_CLASS = (None, None, "ramp", "zeros")
 SIGNED: dict[str, Values] = {"margin": (1, 0, -0.5, 1e30), "out_of_range": DOMAIN}
 
 TABLE: dict[str, Entry] = {
@@ -175,6 +184,47 @@ TABLE: dict[str, Entry] = {
             "label_dtype": ("int64", "int64", "int32", "uint8", "float32", "float64"),
         },
         large="200x3000",
+    ),
+    "SoftmaxFocalLoss": Entry(
+        holds(pred="real", label="class"),
+        ROWS,
+        "row",
+        params={"gamma": (2.0, 0.0, 0.5, 5.0), "alpha": BY_CLASS},
+        forms=CLASS_FORMS,
+        options=CLASS_OPTIONS,
+        large="200x3000",
+    ),
+    "PolyLoss": Entry(
+        holds(pred="real", label="class"),
+        ROWS,
+        "row",
+        params={"epsilon": (1.0, -1.0, 10.0), "class_weight": BY_CLASS},
+        forms=CLASS_FORMS,
+        options=CLASS_OPTIONS,
+        large="200x3000",
+    ),
+    "CategoricalHingeLoss": Entry(
+        holds(pred="real", label="class"),
+        ROWS,
+        "row",
+        params={"margin": (1.0, 0.0, -0.5, 1e30)},
+        forms=CLASS_FORMS,
+        options=CLASS_OPTIONS,
+        large="200x3000",
+    ),
+    "MultiQuantileLoss": Entry(
+        holds(pred="real", label="number"),
+        ROWS,
+        "row",
+        params={"quantiles": BY_CLASS},
+        large="200x3000",
+    ),
+    "CRPSLoss": Entry(
+        holds(pred="real", label="number"),
+        ROWS,
+        "row",
+        params={"fair": (False, True)},
+        large="200x300",
     ),
     "KLDivLoss": Entry(
         {
@@ -302,7 +352,7 @@ class Uniform:
 
     def of(self, kind: str, shape: tuple[int, ...], axis: int) -> Array:
         """Return numbers of a kind; distributions lie along `axis`."""
-        if kind == "real":
+        if kind in {"real", "number"}:
             return 4 * (self.unit(shape) + self.unit(shape) + self.unit(shape) - 1.5)
         if kind in {"sign", "pair sign"}:
             return np.where(self.unit(shape) < 0.5, -1.0, 1.0)
@@ -424,12 +474,12 @@ def arrays(name: str, options: Options, draw: Uniform) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, kind_of in entry.inputs.items():
         kind, is_label = kind_of(options), key in {"label", "target"}
-        shape = unreduced if kind in {"class", "pair sign"} else place.shape
+        shape = unreduced if kind in {"class", "pair sign", "number"} else place.shape
         if kind == "class":
             x = classes(place, options, draw)
         else:
             x = draw.of(kind, shape, place.axis)
-            if kind in {"real", "log"} or options.get("out_of_range") == "allow":
+            if kind in {"real", "number", "log"} or options.get("out_of_range") == "allow":
                 x = varied(x, options["numbers"], dtype, None if is_label else line, draw)
         own, order = dtype, options["order"]
         if is_label:

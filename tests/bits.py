@@ -66,9 +66,9 @@ def made(name: str, options: Options) -> rl.Loss:
         where = Place.parse(options["shape"])
         place = {"axis": where.axis} if where.axis != -1 else {}
         place |= {"batch_axis": where.batch} if where.batch else {}
-        if "class_weight" in params:
-            ramp = np.arange(where.shape[where.axis]) % 5 / 4.0
-            params["class_weight"] = ramp if params["class_weight"] == "ramp" else 0 * ramp
+        ramp = np.arange(where.shape[where.axis]) % 5 / 4.0
+        for key in params.keys() & {"class_weight", "alpha", "quantiles"}:
+            params[key] = ramp if params[key] == "ramp" else 0 * ramp
     loss: rl.Loss = getattr(rl, name)(**params, **place)
     return loss
 

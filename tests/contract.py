@@ -91,3 +91,8 @@ def losses_of(name: str) -> list[rl.Loss]:
         flags = (True, False) if param.kind in {"flag", "flag_or"} else ()
         found += [spec.cls(**{key: v}) for v in (*param.words, *flags) if v != param.default]
     return found
+
+
+def weights_of_classes(loss: rl.Loss | str) -> list[str]:
+    """Return the parameters that hold a weight for each class."""
+    return [key for key, param in spec_of(loss).params.items() if param.kind == "weights"]

@@ -20,15 +20,17 @@ from contract import (
     over_losses,
     place_of,
     remade,
+    weights_of_classes,
 )
 from rustloss import _core, errors
 from rustloss.testing import example, relayout
 from rustloss.testing._inputs import broadcast_weight, weight_shapes
-from rustloss.testing._registry import differentiable, spec_of, specs
+from rustloss.testing._registry import differentiable, input_of, spec_of, specs
 
 HUBER = rl.HuberLoss()
 IN_PLACE = [n for n, s in specs().items() if s.family == "elementwise"]
 IN_PLACE += ["SoftmaxCrossEntropyLoss", "KLDivLoss"]
+IN_PLACE += ["SoftmaxFocalLoss", "PolyLoss", "CategoricalHingeLoss"]
 """Losses that read every part of the prediction before they write there."""
 POISONS = (0x5A, 0xA5)
 """Bytes that fresh results are filled with; the last one is that of the whole run."""
@@ -340,15 +342,18 @@ def test_every_path_is_written(layout, dtype):
 
 @over_losses
 def test_class_weights_of_zero_leave_nothing_unwritten(name):
-    if "class_weight" not in spec_of(name).params:
+    spec = spec_of(name)
+    if not weights_of_classes(name):
         pytest.skip("has no class weights")
+    forms: list[dict[str, Any]] = [{"label_smoothing": 0.25}, {"sparse_label": False}]
+    known = [options for options in forms if options.keys() <= spec.params.keys()]
     for classes in (5, 1100):
-        weights = [0.0, *range(1, classes)]
-        for options in ({}, {"label_smoothing": 0.25}, {"sparse_label": False}):
-            loss = spec_of(name).cls(class_weight=weights, **options)
+        weights = {key: [0.0, *range(1, classes)] for key in weights_of_classes(name)}
+        for options in ({}, *known):
+            loss = spec.cls(**weights, **options)
             for factor in (None, np.nan, np.inf):
                 inputs = example(loss, (4, classes))
-                if loss.sparse_label:
+                if input_of(loss, "label").is_discrete:
                     inputs["label"][:2] = 0
                 assert_all_written(loss, inputs, grad_output=factor)
 

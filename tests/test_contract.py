@@ -23,6 +23,7 @@ from contract import (
     over_losses,
     place_of,
     remade,
+    weights_of_classes,
 )
 from rustloss.errors import ParameterError, ShapeError
 from rustloss.testing import arguments, check_gradient, example
@@ -253,11 +254,11 @@ def test_labels_of_weight_zero_are_not_checked(name):
 def class_weights(loss: rl.Loss, inputs: dict[str, Any], place: Geometry) -> Any:
     """Return what counts in the weighted means beside `sample_weight`."""
     params, ones = loss._params, np.ones(place.unreduced)
-    if place.classes is None or not params.get("sparse_label"):
+    if place.classes is None or input_of(loss, "label").domain != "Classes":
         return ones
     classes = place.shape[place.classes]
-    given = params["class_weight"]
-    weights = np.ones(classes) if given is None else np.array(given)
+    given = [params[key] for key in weights_of_classes(loss) if params[key] is not None]
+    weights = np.array(given[0]) if given else np.ones(classes)
     label = np.asarray(inputs["label"]).reshape(ones.shape).astype(int)
     kept = label != params["ignore_index"]
     return np.where(kept, weights[np.clip(label, 0, classes - 1)], 0.0)

@@ -217,7 +217,7 @@ def test_sdml_without_smoothing_is_cross_entropy_on_distances(
     assert_same(by_x2, -pull.sum(axis=0), dtype)
 
 
-@pytest.mark.loss("SoftmaxCrossEntropyLoss", "KLDivLoss", "CTCLoss")
+@pytest.mark.loss("SoftmaxCrossEntropyLoss", "SoftmaxFocalLoss", "PolyLoss", "KLDivLoss", "CTCLoss")
 @DTYPE
 @draws
 @given(st.data())
@@ -231,6 +231,8 @@ def test_logits_may_be_shifted(dtype: Any, data: st.DataObject) -> None:
     for loss, label in (
         (rl.SoftmaxCrossEntropyLoss(), hard),
         (rl.SoftmaxCrossEntropyLoss(sparse_label=False, label_smoothing=0.25), soft),
+        (rl.SoftmaxFocalLoss(), hard),
+        (rl.PolyLoss(), hard),
         (rl.KLDivLoss(from_logits=False), soft),
         (rl.CTCLoss(), word),
     ):
@@ -240,6 +242,192 @@ def test_logits_may_be_shifted(dtype: Any, data: st.DataObject) -> None:
         np.testing.assert_array_equal(np.isfinite(shifted), possible)
         assert_same(shifted[possible], value[possible], dtype)
         assert_same(shifted_grad, grad, dtype)
+
+
+def batch(data: st.DataObject, dtype: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """Draw logits, labels of their rows and what losses on a softmax share."""
+    samples, classes = data.draw(sizes), data.draw(sizes)
+    logits = data.draw(grid((samples, classes), -40, 40)).astype(dtype)
+    label = data.draw(whole((samples,), -1, classes - 1))
+    reductions = ["none", "sample", "mean", "sum", "weighted_mean"]
+    options = {"ignore_index": -1, "reduction": data.draw(st.sampled_from(reductions))}
+    return logits, label, options
+
+
+@pytest.mark.loss("SoftmaxFocalLoss", "PolyLoss", "SoftmaxCrossEntropyLoss")
+@DTYPE
+@draws
+@given(st.data())
+def test_focal_and_poly_without_their_terms_are_cross_entropy(
+    dtype: Any, data: st.DataObject
+) -> None:
+    logits, label, options = batch(data, dtype)
+    weights = data.draw(st.none() | grid(logits.shape[1:], 0, 4))
+    expected = rl.SoftmaxCrossEntropyLoss(class_weight=weights, **options)
+    value, grad = expected.value_and_grad(logits, label)
+    hess = expected.grad_hess(logits, label)[1]
+    for loss in (
+        rl.SoftmaxFocalLoss(gamma=0.0, alpha=weights, **options),
+        rl.PolyLoss(epsilon=0.0, class_weight=weights, **options),
+    ):
+        ours, slopes = loss.value_and_grad(logits, label)
+        assert_same(ours, value, dtype)
+        assert_same(slopes, grad, dtype)
+        assert_same(loss.grad_hess(logits, label)[1], hess, dtype)
+
+
+@pytest.mark.loss("PolyLoss", "SoftmaxFocalLoss")
+@DTYPE
+@draws
+@given(st.data())
+def test_poly_is_linear_in_epsilon(dtype: Any, data: st.DataObject) -> None:
+    logits, label, options = batch(data, dtype)
+    epsilon = data.draw(st.sampled_from([-1.0, 0.5, 4.0]))
+
+    def parts(epsilon: float) -> list[Any]:
+        loss = rl.PolyLoss(epsilon=epsilon, **options)
+        derivatives = loss.grad_hess(logits, label)
+        return [np.asarray(x, np.float64) for x in (loss(logits, label), *derivatives)]
+
+    for none, one, found in zip(parts(0.0), parts(1.0), parts(epsilon), strict=True):
+        assert_same(found, none + epsilon * (one - none), dtype)
+
+
+@pytest.mark.loss("SoftmaxCrossEntropyLoss")
+@DTYPE
+@draws
+@given(st.data())
+def test_z_loss_adds_the_square_of_the_logarithm_of_the_sum(
+    dtype: Any, data: st.DataObject
+) -> None:
+    samples, classes = data.draw(sizes), data.draw(sizes)
+    logits = data.draw(grid((samples, classes), -4, 4)).astype(dtype)
+    is_sparse = data.draw(st.booleans())
+    label = (
+        data.draw(whole((samples,), 0, classes - 1))
+        if is_sparse
+        else data.draw(grid(logits.shape, 0, 1))
+    )
+    options: dict[str, Any] = {
+        "sparse_label": is_sparse,
+        "label_smoothing": data.draw(st.sampled_from([0.0, 0.125])),
+        "class_weight": data.draw(st.none() | grid((classes,), 0, 4)),
+    }
+    z_loss = data.draw(st.sampled_from([0.125, 1.0, 3.0]))
+    plain = rl.SoftmaxCrossEntropyLoss(**options)
+    loss = rl.SoftmaxCrossEntropyLoss(z_loss=z_loss, **options)
+    z = np.logaddexp.reduce(logits.astype(np.float64), axis=-1, keepdims=True)
+    p = np.exp(logits - z)
+    value, grad = plain.value_and_grad(logits, label)
+    ours, slopes = loss.value_and_grad(logits, label)
+    assert_same(ours, value + z_loss * z[:, 0] ** 2, dtype)
+    assert_same(slopes, grad + 2 * z_loss * z * p, dtype)
+    bends = plain.grad_hess(logits, label)[1] + 2 * z_loss * (p**2 + z * p * (1 - p))
+    assert_same(loss.grad_hess(logits, label)[1], bends, dtype)
+    if not is_sparse:
+        assert_same(
+            loss.grad(logits, label, wrt="label"), plain.grad(logits, label, wrt="label"), dtype
+        )
+
+
+@pytest.mark.loss("CategoricalHingeLoss")
+@DTYPE
+@draws
+@given(st.data())
+def test_categorical_hinge_is_the_largest_violation(dtype: Any, data: st.DataObject) -> None:
+    samples, classes = data.draw(sizes), data.draw(sizes)
+    scores = data.draw(grid((samples, classes), -2, 2)).astype(dtype)
+    label = data.draw(whole((samples,), 0, classes - 1))
+    margin = data.draw(st.integers(0, 64)) / 64
+    value, grad = rl.CategoricalHingeLoss(margin=margin).value_and_grad(scores, label)
+    for row, own, loss, slopes in zip(scores, label, value, grad, strict=True):
+        violations = [margin + s - row[own] if c != own else 0.0 for c, s in enumerate(row)]
+        assert loss == max(0.0, *violations)
+        assert slopes.sum() == 0
+        # A small step against the gradient lessens the loss by two steps, if there is one.
+        step = row - slopes / 1024
+        moved = rl.CategoricalHingeLoss(margin=margin)(step[None], [own])[0]
+        assert (slopes[own] == -1) == (loss > 0)
+        ties = sum(v == loss for v in violations) > 1
+        assert ties or moved == max(0.0, loss - 2 * (loss > 0) / 1024)
+
+
+@pytest.mark.loss("MultiQuantileLoss", "L1Loss")
+@DTYPE
+@draws
+@given(st.data())
+def test_the_middle_quantile_is_half_the_distance(dtype: Any, data: st.DataObject) -> None:
+    shape = (data.draw(sizes), data.draw(sizes))
+    pred, label = (data.draw(grid(shape)).astype(dtype) for _ in range(2))
+    both = ("pred", "label")
+    value, grads = rl.L1Loss().value_and_grad(pred, label, wrt=both)
+    for loss in (rl.MultiQuantileLoss([0.5]), rl.MultiQuantileLoss()):
+        ours, slopes = loss.value_and_grad(pred[..., None], label, wrt=both)
+        assert_same(2 * ours, value, dtype)
+        assert_same(2 * slopes[0][..., 0], grads[0], dtype)
+        assert_same(2 * slopes[1], grads[1], dtype)
+    # Mirrored quantiles of one prediction share its distance.
+    q = data.draw(st.integers(0, 8)) / 8
+    twice = np.stack([pred, pred], axis=-1)
+    assert_same(2 * rl.MultiQuantileLoss([q, 1 - q])(twice, label), value, dtype)
+
+
+@pytest.mark.loss("CRPSLoss", "L1Loss")
+@DTYPE
+@pytest.mark.parametrize("fair", [False, True])
+@draws
+@given(st.data())
+def test_the_score_of_one_member_is_its_distance(
+    fair: bool, dtype: Any, data: st.DataObject
+) -> None:
+    shape = (data.draw(sizes), data.draw(sizes))
+    pred, label = (data.draw(grid(shape)).astype(dtype) for _ in range(2))
+    both = ("pred", "label")
+    value, grads = rl.L1Loss(reduction="none").value_and_grad(pred, label, wrt=both)
+    score = rl.CRPSLoss(fair=fair, reduction="none")
+    ours, slopes = score.value_and_grad(pred[..., None], label, wrt=both)
+    np.testing.assert_array_equal(ours, value)
+    np.testing.assert_array_equal(slopes[0][..., 0], grads[0])
+    np.testing.assert_array_equal(slopes[1], grads[1])
+
+
+@pytest.mark.loss("CRPSLoss")
+@DTYPE
+@draws
+@given(st.data())
+def test_the_score_is_an_integral_and_a_sum_over_pairs(dtype: Any, data: st.DataObject) -> None:
+    samples, members = data.draw(sizes), data.draw(st.integers(1, 12))
+    pred = data.draw(grid((samples, members))).astype(dtype)
+    label = data.draw(grid((samples,))).astype(dtype)
+    distance = np.abs(pred - label[:, None]).mean(axis=1)
+    apart = np.abs(pred[:, :, None] - pred[:, None, :]).sum(axis=(1, 2))
+    value = rl.CRPSLoss()(pred, label)
+    assert_same(value, distance - apart / (2 * members**2), dtype)
+    pairs = max(members * (members - 1), 1)
+    assert_same(rl.CRPSLoss(fair=True)(pred, label), distance - apart / (2 * pairs), dtype)
+    # All numbers are multiples of 1/64, between which the integrand does not change.
+    z = np.arange(-8, 8, 1 / 64)[:, None] + 1 / 128
+    for row, y, score in zip(pred, label, value, strict=True):
+        share = (row <= z).mean(axis=1)
+        assert_same(score, ((share - (y <= z[:, 0])) ** 2).sum() / 64, dtype)
+
+
+@pytest.mark.loss("CRPSLoss", "MultiQuantileLoss")
+@DTYPE
+@draws
+@given(st.data())
+def test_the_score_is_twice_the_loss_of_its_quantiles(dtype: Any, data: st.DataObject) -> None:
+    """Members in order of size are the quantiles in the middle of equal parts."""
+    samples, members = data.draw(sizes), data.draw(st.integers(1, 12))
+    pred = np.sort(data.draw(grid((samples, members))), axis=1).astype(dtype)
+    label = data.draw(grid((samples,))).astype(dtype)
+    both = ("pred", "label")
+    value, grads = rl.CRPSLoss().value_and_grad(pred, label, wrt=both)
+    half, slopes = rl.MultiQuantileLoss().value_and_grad(pred, label, wrt=both)
+    assert_same(value, 2 * half, dtype)
+    # Equal members share what they have of the gradient, and those at the label have another.
+    smooth = (np.diff(pred, axis=1) != 0).all(axis=1) & (pred != label[:, None]).all(axis=1)
+    assert_same(grads[0][smooth], 2 * slopes[0][smooth], dtype)
 
 
 def two_grids(data: st.DataObject, n: int) -> tuple[Any, ...]:
@@ -270,6 +458,10 @@ def pairs(data: st.DataObject, n: int) -> tuple[Any, ...]:
     return (*two_grids(data, n), 2 * data.draw(whole((n,), 0, 1)) - 1)
 
 
+def rows_and_numbers(data: st.DataObject, n: int) -> tuple[Any, ...]:
+    return data.draw(grid((n, 3))), data.draw(grid((n,)))
+
+
 def frames_and_words(data: st.DataObject, n: int) -> tuple[Any, ...]:
     return data.draw(grid((n, 5, 3))), data.draw(whole((n, 2), 0, 1))
 
@@ -288,8 +480,13 @@ INPUTS: dict[str, Callable[[st.DataObject, int], tuple[Any, ...]]] = {
     "CTCLoss": frames_and_words,
     "CosineEmbeddingLoss": pairs,
     "PoissonNLLLoss": logits_and_counts,
+    "SoftmaxFocalLoss": logits_and_hard,
+    "PolyLoss": logits_and_hard,
+    "CategoricalHingeLoss": logits_and_hard,
+    "MultiQuantileLoss": rows_and_numbers,
+    "CRPSLoss": rows_and_numbers,
 }
-"""Every Gluon loss but SDML, whose rows see each other."""
+"""Losses whose rows do not see each other."""
 
 
 @DTYPE

@@ -127,6 +127,10 @@ KINKS = [
     ("SquaredHingeLoss", {}, [[1.0, -1.0], [1.0, -1.0]], [0.0, 0.0], [0.0, 0.0]),
     ("TripletLoss", {"margin": 3}, [[[1.0, 0.0]], [[1.0, 1.0]], [[1.0, 2.0]]], [[0.0, 0.0]], None),
     ("CosineEmbeddingLoss", {}, [[[3.0, 0.0]], [[0.0, 2.0]], [-1.0]], [[0.0, 0.0]], None),
+    ("CategoricalHingeLoss", {}, [[[2.0, 1.0, 1.0]], [0]], [[0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]]),
+    ("CategoricalHingeLoss", {}, [[[1.5, 1.0, 1.0]], [0]], [[-1.0, 1.0, 0.0]], [[0.0, 0.0, 0.0]]),
+    ("MultiQuantileLoss", {}, [[[1.0, 2.0]], [2.0]], [[-0.125, 0.0]], [[0.0, 0.0]]),
+    ("CRPSLoss", {}, [[[1.0, 1.0, 2.0, 3.0]], [2.0]], [[-0.125, -0.125, -0.0625, 0.0625]], None),
 ]
 
 
@@ -199,21 +203,45 @@ def test_extremes(name: str, params: dict[str, Any], pred: Any, label: float, dt
     np.testing.assert_allclose(loss.grad_hess(pred.astype(dtype), labels)[1], hess, rtol=rtol)
 
 
-ROWS = np.array([[0.0, 1000.0, -1000.0], [-INF, 0.0, 1.0], [0.0, INF, 5.0], [0.0, 60.0, -60.0]])
+ROWS = np.array(
+    [
+        [0.0, 1000.0, -1000.0],
+        [-INF, 0.0, 1.0],
+        [0.0, INF, 5.0],
+        [0.0, 60.0, -60.0],
+        # in float64 the square of exp(-385) is 0, and exp(-730) is subnormal
+        [0.0, 385.0, 0.0],
+        [0.0, 730.0, 0.0],
+    ]
+)
 
 
-@pytest.mark.loss("SoftmaxCrossEntropyLoss")
+ON_ROWS = {
+    "cross-entropy": ("SoftmaxCrossEntropyLoss", {}),
+    "focal, gamma 0": ("SoftmaxFocalLoss", {"gamma": 0.0}),
+    "focal, gamma 0.5": ("SoftmaxFocalLoss", {"gamma": 0.5}),
+    "focal, gamma 2": ("SoftmaxFocalLoss", {}),
+    "poly": ("PolyLoss", {}),
+    "poly, epsilon -1": ("PolyLoss", {"epsilon": -1.0}),
+}
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("label", [0, 1, 2])
-def test_extreme_rows(label: int, dtype: Any) -> None:
+@pytest.mark.parametrize(("name", "params"), ON_ROWS.values(), ids=titles(ON_ROWS))
+def test_extreme_rows(name: str, params: dict[str, Any], label: int, dtype: Any) -> None:
     labels = np.full(len(ROWS), label)
-    value, grads, _ = reference.loss("SoftmaxCrossEntropyLoss", {}, ROWS, labels)
+    value, grads, hess = reference.loss(name, params, ROWS, labels)
+    assert hess is not None
     assert not np.isnan(value).any()
-    ours, grad = rl.SoftmaxCrossEntropyLoss().value_and_grad(ROWS.astype(dtype), labels)
-    np.testing.assert_allclose(ours, value, rtol=TOLERANCE[dtype])
+    loss = getattr(rl, name)(**params)
+    ours, grad = loss.value_and_grad(ROWS.astype(dtype), labels)
     # below the smallest normal number digits run out
     tiny = float(np.finfo(dtype).tiny)
+    np.testing.assert_allclose(ours, value, rtol=TOLERANCE[dtype], atol=tiny)
     np.testing.assert_allclose(grad, grads["pred"], rtol=TOLERANCE[dtype], atol=tiny)
+    bend = loss.grad_hess(ROWS.astype(dtype), labels)[1]
+    np.testing.assert_allclose(bend, hess, rtol=TOLERANCE[dtype], atol=tiny)
 
 
 ONES = np.ones((2, 3))
@@ -237,6 +265,15 @@ BAD_CALLS = {
     ),
     "one-hot as sparse": ("SoftmaxCrossEntropyLoss", {}, (ONES, ONES), {}),
     "classes along the batch": ("SoftmaxCrossEntropyLoss", {"axis": 0}, (ONES, [0, 0, 0]), {}),
+    "focal class too large": ("SoftmaxFocalLoss", {}, (ONES, [0, 3]), {}),
+    "focal weights too few": ("SoftmaxFocalLoss", {"alpha": [1.0, 2.0]}, (ONES, [0, 1]), {}),
+    "poly class fractional": ("PolyLoss", {}, (ONES, [0, 1.5]), {}),
+    "hinge class is NaN": ("CategoricalHingeLoss", {}, (ONES, [0, NAN]), {}),
+    "hinge without classes": ("CategoricalHingeLoss", {}, (np.ones((2, 0)), [0, 0]), {}),
+    "quantiles too few": ("MultiQuantileLoss", {"quantiles": [0.5]}, (ONES, [0, 0]), {}),
+    "quantiles of nothing": ("MultiQuantileLoss", {}, (np.ones((2, 0)), [0, 0]), {}),
+    "a label for each member": ("CRPSLoss", {}, (ONES, ONES), {}),
+    "ensembles of nothing": ("CRPSLoss", {}, (np.ones((2, 0)), [0, 0]), {}),
     "no classes": ("SoftmaxCrossEntropyLoss", {}, (np.ones((2, 0)), [0, 0]), {}),
     "KL label by row": ("KLDivLoss", {}, (ONES, np.ones((2, 1))), {}),
     "KL label negative": ("KLDivLoss", {}, (ONES, -ONES), {}),

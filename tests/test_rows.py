@@ -27,6 +27,9 @@ LEAST = float(np.finfo(np.float32).smallest_subnormal)
 DTYPE = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 WIDTH = pytest.mark.parametrize("width", WIDTHS)
 
+ON_LOGITS = pytest.mark.loss("SoftmaxCrossEntropyLoss", "SoftmaxFocalLoss", "PolyLoss", "KLDivLoss")
+"""The losses of `forms`."""
+
 CE, KL = rl.SoftmaxCELoss, rl.KLDivLoss
 Rows = tuple[rl.Loss, Any]
 
@@ -39,7 +42,15 @@ def forms(width: int, rows: int, **options: Any) -> dict[str, Rows]:
         "sparse": (CE(**options), label),
         "smoothed": (CE(label_smoothing=0.25, **options), label),
         "weighted": (CE(class_weight=np.full(width, 0.5), **options), label),
+        "z-loss": (CE(z_loss=0.25, **options), label),
+        "smoothed z-loss": (CE(z_loss=0.25, label_smoothing=0.25, **options), label),
+        "weighted z-loss": (CE(z_loss=0.25, class_weight=np.full(width, 0.5), **options), label),
+        "focal": (rl.SoftmaxFocalLoss(**options), label),
+        "weighted focal": (rl.SoftmaxFocalLoss(0.5, np.full(width, 0.5), **options), label),
+        "poly": (rl.PolyLoss(**options), label),
+        "weighted poly": (rl.PolyLoss(-0.5, class_weight=np.full(width, 0.5), **options), label),
         "dense": (CE(sparse_label=False, **options), dense),
+        "dense z-loss": (CE(sparse_label=False, z_loss=0.25, **options), dense),
         "divergence": (KL(from_logits=False, reduction="sample_sum"), dense),
         "by element": (KL(from_logits=False, reduction="none"), dense),
         "at a temperature": (KL(from_logits=False, temperature=2.0), dense),
@@ -58,7 +69,7 @@ def results(loss: rl.Loss, *args: Any, **options: Any) -> list[Any]:
 # Rows that are out
 
 
-@pytest.mark.loss("SoftmaxCrossEntropyLoss", "KLDivLoss")
+@ON_LOGITS
 @DTYPE
 @WIDTH
 @pytest.mark.parametrize("outer", [INF, NAN, -INF])
@@ -93,7 +104,7 @@ def test_an_ignored_row_is_zero_whatever_arrives(width, smoothing, dtype):
             assert np.isfinite(part).all()
 
 
-@pytest.mark.loss("SoftmaxCrossEntropyLoss", "KLDivLoss")
+@ON_LOGITS
 @DTYPE
 def test_a_gradient_of_nothing_has_no_curvature(dtype):
     """An outer gradient of 0 is a factor of 0 for both derivatives, of NaN too."""
@@ -120,7 +131,7 @@ def test_a_gradient_of_nothing_is_zero_for_every_input(name, dtype):
 # Infinite logits
 
 
-@pytest.mark.loss("SoftmaxCrossEntropyLoss", "KLDivLoss")
+@ON_LOGITS
 @DTYPE
 @WIDTH
 def test_a_row_of_impossible_classes_is_not_a_number(width, dtype):
@@ -156,7 +167,7 @@ def test_certain_classes_share_the_mass(width, dtype):
         np.testing.assert_array_equal(hess, p * (1 - p))
 
 
-@pytest.mark.loss("SoftmaxCrossEntropyLoss", "KLDivLoss")
+@ON_LOGITS
 @DTYPE
 @WIDTH
 def test_rows_alone_and_together_have_the_same_bits(width, dtype):
@@ -172,7 +183,46 @@ def test_rows_alone_and_together_have_the_same_bits(width, dtype):
             np.testing.assert_array_equal(part, np.concatenate(rows), name)
 
 
-@pytest.mark.loss("SoftmaxCrossEntropyLoss", "KLDivLoss")
+@pytest.mark.loss("SoftmaxCrossEntropyLoss")
+@DTYPE
+@WIDTH
+@pytest.mark.parametrize("z_loss", [0.0, 0.25])
+def test_a_label_of_class_weight_zero_is_as_the_other_classes(z_loss, width, dtype):
+    smoothing, weights = 0.25, np.ones(width)
+    weights[0] = 0.0
+    loss = CE(class_weight=weights, label_smoothing=smoothing, z_loss=z_loss)
+    x = np.zeros((1, width), dtype)
+    x[0, 1] = top = 50.0
+    p = 1 / (math.exp(top) + width - 1)
+    expected = (smoothing / width * weights.sum() + 2 * z_loss * top) * p
+    grad = loss.grad(x, [0])
+    np.testing.assert_allclose(grad[0, 0], expected, rtol=2 * TERMS * EPS[dtype])
+
+
+@ON_LOGITS
+@DTYPE
+@WIDTH
+@pytest.mark.parametrize("reduction", ["none", "sample"])
+def test_rows_along_any_axis_and_in_any_part_of_the_batch_have_the_same_bits(
+    width, reduction, dtype
+):
+    rows, cut = 75, 33
+    x = 5 * np.random.default_rng(width).standard_normal((rows, width)).astype(dtype)
+    along = forms(width, rows, reduction=reduction)
+    across = forms(width, rows, reduction=reduction, axis=0, batch_axis=1)
+    for name, (loss, label) in along.items():
+        if isinstance(loss, KL):
+            continue
+        whole = results(loss, x, label)
+        parts = [results(loss, x[at], label[at]) for at in (slice(cut), slice(cut, rows))]
+        turned, given = across[name]
+        columns = results(turned, np.ascontiguousarray(x.T), given.T)
+        for part, other, pieces in zip(whole, columns, zip(*parts, strict=True), strict=True):
+            np.testing.assert_array_equal(part, np.concatenate(pieces), name)
+            np.testing.assert_array_equal(part, other.T, name)
+
+
+@ON_LOGITS
 @DTYPE
 @WIDTH
 def test_gradients_in_place_of_the_logits_have_the_same_bits(width, dtype):
@@ -258,7 +308,7 @@ def test_weights_act_in_double_precision(name, weight):
             np.testing.assert_allclose(c, a, rtol=4 * EPS[np.float32])
 
 
-@pytest.mark.loss("SoftmaxCrossEntropyLoss", "KLDivLoss")
+@ON_LOGITS
 @WIDTH
 @pytest.mark.parametrize("weight", [1e39, 1e-50])
 def test_weights_beyond_single_precision_scale_every_form(width, weight):

@@ -90,6 +90,10 @@ def _classification(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[A
     return _normal(rng, *shape) * 3, rng.integers(0, shape[1], rows)
 
 
+def _forecast(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[Array, ...]:
+    return _normal(rng, *shape), _normal(rng, *shape[:1])
+
+
 def _divergence(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[Array, ...]:
     pred, label = (_normal(rng, *shape).astype(np.float64) for _ in range(2))
     pred -= np.log(np.exp(pred).sum(1, keepdims=True))
@@ -138,6 +142,13 @@ ROWS: dict[str, Row] = {
         {"axis": 1},
         ((128, 10), (1024, 1000), (256, 32000), (16, 1000, 64, 16), *_COMMON),
     ),
+    "SoftmaxFocal": Row("SoftmaxFocalLoss", _classification, shapes=((128, 10), (1024, 1000))),
+    "Poly": Row("PolyLoss", _classification, shapes=((128, 10), (1024, 1000))),
+    "CategoricalHinge": Row(
+        "CategoricalHingeLoss", _classification, shapes=((128, 10), (1024, 1000))
+    ),
+    "MultiQuantile": Row("MultiQuantileLoss", _forecast, shapes=((128, 9), (10_000, 99))),
+    "CRPS": Row("CRPSLoss", _forecast, shapes=((128, 10), (10_000, 50))),
     "KLDiv": Row("KLDivLoss", _divergence),
     "KLDiv-logits": Row("KLDivLoss", _divergence, {"from_logits": False}),
     "Triplet": Row("TripletLoss", _triplet, differentiable=3),

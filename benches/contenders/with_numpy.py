@@ -73,6 +73,60 @@ def softmax_ce(pred: Array, label: Array) -> Result:
     return value.reshape(len(value), -1).mean(1), (grad,)
 
 
+def _of_label(pred: Array, label: Array) -> tuple[Array, Array, Array]:
+    """Return log p and p of every row's label, and the gradient of -log p."""
+    log_prob, index = _log_softmax(pred), label[:, None]
+    own = np.take_along_axis(log_prob, index, 1)
+    grad, p = np.exp(log_prob, out=log_prob), np.exp(own)
+    np.put_along_axis(grad, index, p - 1, 1)
+    return own[:, 0], p[:, 0], grad
+
+
+def softmax_focal(pred: Array, label: Array) -> Result:
+    log_p, p, grad = _of_label(pred, label)
+    rest = 1 - p
+    grad *= (rest * (rest - 2 * p * log_p))[:, None]
+    return -rest * rest * log_p, (grad,)
+
+
+def poly(pred: Array, label: Array) -> Result:
+    log_p, p, grad = _of_label(pred, label)
+    grad *= (1 + p)[:, None]
+    return 1 - p - log_p, (grad,)
+
+
+def categorical_hinge(pred: Array, label: Array) -> Result:
+    rows = np.arange(len(pred))
+    others = pred.copy()
+    others[rows, label] = -np.inf
+    best = others.argmax(1)
+    gap = 1 + others[rows, best] - pred[rows, label]
+    grad = np.zeros_like(pred)
+    grad[rows, best] = gap > 0
+    grad[rows, label] = -grad[rows, best]
+    return np.maximum(gap, 0), (grad,)
+
+
+def multi_quantile(pred: Array, label: Array) -> Result:
+    count = pred.shape[1]
+    q = ((np.arange(count) + 0.5) / count).astype(pred.dtype)
+    error = label[:, None] - pred
+    return _per_sample(np.maximum(q * error, (q - 1) * error), (error < 0) - q)
+
+
+def crps(pred: Array, label: Array) -> Result:
+    members = pred.shape[1]
+    order = pred.argsort(1)
+    ordered = np.take_along_axis(pred, order, 1)
+    # Less minus more members, over the number of pairs.
+    rank = ((2 * np.arange(members) - members + 1) / members**2).astype(pred.dtype)
+    error = ordered - label[:, None]
+    value = np.abs(error).mean(1) - (ordered * rank).sum(1)
+    grad = np.empty_like(pred)
+    np.put_along_axis(grad, order, np.sign(error) / pred.dtype.type(members) - rank, 1)
+    return value, (grad,)
+
+
 def kl(pred: Array, label: Array) -> Result:
     return _per_sample(label * (np.log(label) - pred), -label)
 
@@ -170,6 +224,11 @@ LOSSES: dict[str, Callable[..., Result]] = {
     "SigmoidBCE": _sigmoid_cross_entropy,
     "PoissonNLL": poisson,
     "SoftmaxCE": softmax_ce,
+    "SoftmaxFocal": softmax_focal,
+    "Poly": poly,
+    "CategoricalHinge": categorical_hinge,
+    "MultiQuantile": multi_quantile,
+    "CRPS": crps,
     "KLDiv": kl,
     "KLDiv-logits": kl_logits,
     "Triplet": triplet,

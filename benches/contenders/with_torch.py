@@ -17,6 +17,39 @@ def softmax_ce(pred: Tensor, label: Tensor) -> Tensor:
     return value.flatten(1).mean(1) if value.ndim > 1 else value
 
 
+def _log_p(pred: Tensor, label: Tensor) -> Tensor:
+    return -F.cross_entropy(pred, label, reduction="none")
+
+
+def softmax_focal(pred: Tensor, label: Tensor) -> Tensor:
+    log_p = _log_p(pred, label)
+    return -(1 - log_p.exp()).square() * log_p
+
+
+def poly(pred: Tensor, label: Tensor) -> Tensor:
+    log_p = _log_p(pred, label)
+    return 1 - log_p.exp() - log_p
+
+
+def categorical_hinge(pred: Tensor, label: Tensor) -> Tensor:
+    index = label[:, None]
+    others = pred.scatter(1, index, -torch.inf).max(1).values
+    return F.relu(1 + others - pred.gather(1, index)[:, 0])
+
+
+def multi_quantile(pred: Tensor, label: Tensor) -> Tensor:
+    count = pred.shape[1]
+    q = (torch.arange(count) + 0.5) / count
+    error = label[:, None] - pred
+    return torch.maximum(q * error, (q - 1) * error).mean(1)
+
+
+def crps(pred: Tensor, label: Tensor) -> Tensor:
+    members = pred.shape[1]
+    rank = (2 * torch.arange(members) - members + 1) / members**2
+    return (pred - label[:, None]).abs().mean(1) - pred.sort(1).values @ rank
+
+
 def kl_logits(pred: Tensor, label: Tensor) -> Tensor:
     return F.kl_div(F.log_softmax(pred, 1), label, reduction="none").mean(1)
 
@@ -52,6 +85,11 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     ).mean(1),
     "PoissonNLL": lambda pred, target: F.poisson_nll_loss(pred, target, reduction="none").mean(1),
     "SoftmaxCE": softmax_ce,
+    "SoftmaxFocal": softmax_focal,
+    "Poly": poly,
+    "CategoricalHinge": categorical_hinge,
+    "MultiQuantile": multi_quantile,
+    "CRPS": crps,
     "KLDiv": lambda pred, label: F.kl_div(pred, label, reduction="none").mean(1),
     "KLDiv-logits": kl_logits,
     "Triplet": triplet,

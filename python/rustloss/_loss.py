@@ -103,8 +103,9 @@ class Loss(_core.Loss):
     the type; gradients keep it always. Results that are one number are NumPy scalars.
 
     `out` and `grad_out` are arrays of the results' own type and shape (`out` may be float32 for the
-    half types) that overlap neither an input nor each other. Element by element losses and those
-    through a softmax take the prediction itself as `grad_out`: the gradient then replaces it.
+    half types) that overlap neither an input nor each other. Element by element losses, those of
+    class labels and those through a softmax take the prediction itself as `grad_out`: the gradient
+    then replaces it.
     """
 
     __slots__ = ()

@@ -31,9 +31,14 @@ _BESIDE: dict[str, dict[str, Any]] = {
         "Positive": 1.0,
         "NonNegative": 1.0,
     },
-    "rowwise": {"Classes": [0], "Distribution": [[0.75, 0.25]]},
+    "rowwise": {
+        "Classes": [0],
+        "SoftClasses": [[0.75, 0.25]],
+        "Distribution": [[0.75, 0.25]],
+        "Real PerVector": [0.0],
+    },
 }
-"""What stands beside the moving prediction unless the caller says so, by domain."""
+"""What stands beside the moving prediction unless the caller says so, by domain, perhaps shape."""
 
 
 def curve(
@@ -93,7 +98,7 @@ def curve(
     spec = _spec(type(loss).__name__)
     if spec["family"] not in _BESIDE:
         raise TypeError(f"{spec['name']} is not a function of one prediction: nothing to draw")
-    first, *others = spec["inputs"]
+    first, *others = loss._inputs
     for other in others[len(inputs) :]:
         if other["required"] and other["name"] not in named:
             named[other["name"]] = _beside(spec, other)
@@ -135,11 +140,12 @@ def gallery(columns: int = 3) -> Figure:
     matplotlib.figure.Figure
         One picture per loss, with default parameters and labels as `curve` takes them.
     """
-    specs = [spec for spec in _core.registry() if _has_defaults(spec)]
-    rows = -(-len(specs) // columns)
+    losses = [getattr(rustloss, spec["name"])() for spec in _core.registry()]
+    losses = [loss for loss in losses if _has_defaults(loss)]
+    rows = -(-len(losses) // columns)
     figure: Figure = _pyplot().figure(figsize=(4.5 * columns, 3.5 * rows), layout="constrained")
-    for place, spec in enumerate(specs, start=1):
-        curve(getattr(rustloss, spec["name"])(), ax=figure.add_subplot(rows, columns, place))
+    for place, loss in enumerate(losses, start=1):
+        curve(loss, ax=figure.add_subplot(rows, columns, place))
     return figure
 
 
@@ -148,20 +154,28 @@ def _spec(name: str) -> dict[str, Any]:
     return next(spec for spec in _core.registry() if spec["name"] == name)
 
 
+def _default(family: str, other: dict[str, Any]) -> Any:
+    """Return the default of an input other than the prediction, None if it has none."""
+    defaults, domain = _BESIDE.get(family, {}), other["domain"]
+    return defaults.get(domain, defaults.get(f"{domain} {other['shape']}"))
+
+
 def _beside(spec: dict[str, Any], other: dict[str, Any]) -> Any:
     """Return the default of an input other than the prediction."""
-    try:
-        return _BESIDE[spec["family"]][other["domain"]]
-    except KeyError:
-        raise TypeError(f"{other['name']}: no default for a curve of {spec['name']}") from None
+    default = _default(spec["family"], other)
+    if default is None:
+        raise TypeError(f"{other['name']}: no default for a curve of {spec['name']}")
+    return default
 
 
-def _has_defaults(spec: dict[str, Any]) -> bool:
+def _has_defaults(loss: Loss) -> bool:
     """Tell whether a curve needs nothing but the loss."""
-    first, *others = spec["inputs"]
-    defaults = _BESIDE.get(spec["family"], {})
-    required = [other["domain"] for other in others if other["required"]]
-    return first["domain"] == "Real" and all(domain in defaults for domain in required)
+    family = _spec(type(loss).__name__)["family"]
+    first, *others = loss._inputs
+    required = [other for other in others if other["required"]]
+    return first["domain"] == "Real" and all(
+        _default(family, other) is not None for other in required
+    )
 
 
 def _pyplot() -> ModuleType:

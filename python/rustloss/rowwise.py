@@ -323,7 +323,7 @@ class SoftmaxFocalLoss(Loss):
     --------
     >>> import rustloss as rl
     >>> rl.SoftmaxFocalLoss()([[2.0, 0.0], [0.0, 2.0]], [0, 0])
-    array([0.00180327, 1.65005545])
+    array([0.00180356, 1.65007818])
     """
 
     __slots__ = ()
@@ -381,7 +381,7 @@ class PolyLoss(Loss):
     --------
     >>> import rustloss as rl
     >>> rl.PolyLoss()([[2.0, 0.0], [0.0, 2.0]], [0, 0])
-    array([0.24613094, 3.0077251 ])
+    array([0.24613093, 3.00772509])
     """
 
     __slots__ = ()

@@ -120,58 +120,132 @@ def elementwise(draw: Draw, name: str) -> Call:
     return Call(params, inputs, shape, sample_axis, spoil, named=named)
 
 
+@dataclass
+class Vectors:
+    """Predictions in vectors along an axis, and what has one number for each vector."""
+
+    pred: Any
+    params: dict[str, int]
+    shape: tuple[int, ...]
+    """Of what has one number for each vector."""
+    vector_axis: int
+    sample_axis: int
+
+    @property
+    def width(self) -> int:
+        return int(self.pred.shape[self.vector_axis])
+
+    def spoil(self, off: Any) -> None:
+        """Put NaN into some vectors."""
+        if self.pred.ndim == 1:
+            self.pred[off.repeat(self.width)] = np.nan
+        else:
+            np.moveaxis(self.pred, self.vector_axis, -1)[off] = np.nan
+
+    def call(self, params: dict[str, Any], label: Any, spoil: Callable[[Any], None]) -> Call:
+        inputs = {"pred": self.pred, "label": label}
+        unit_axis = 1 if self.pred.ndim == 1 else self.vector_axis
+        params = {**self.params, **params}
+        return Call(params, inputs, self.shape, self.sample_axis, spoil, unit_axis)
+
+
+def vectors(draw: Draw) -> Vectors:
+    width = draw.size(1, 5)
+    ndim = draw.size(1, 4)
+    if ndim == 1:
+        return Vectors(draw.numbers("real", (width,)), {}, (1,), 0, 0)
+    axis = draw.axis(ndim)
+    batch_axis = draw.axis(ndim, but=axis % ndim)
+    along, samples = axis % ndim, batch_axis % ndim
+    shape = tuple(draw.size() for _ in range(ndim - 1))
+    pred = draw.numbers("real", (*shape[:along], width, *shape[along:]))
+    params = {"axis": axis, "batch_axis": batch_axis}
+    return Vectors(pred, params, shape, along, samples - (samples > along))
+
+
+def class_weights(draw: Draw, classes: int) -> Any:
+    """Draw weights of classes, some of them 0."""
+    return draw.random.integers(0, 4, classes) / 2
+
+
+def class_labels(draw: Draw, rows: Vectors, params: dict[str, Any]) -> Call:
+    """Draw labels that are one class, the options of theirs, and the rest of the call."""
+    label = draw.random.integers(0, rows.width, rows.shape)
+    if draw.pick(True, False):
+        params["ignore_index"] = -1
+        label[draw.random.random(rows.shape) < 0.3] = -1
+    if draw.pick(True, False):
+        params["out_of_range"] = "clip"
+        label = label + draw.pick(0.0, 0.75) * (label >= 0)
+    whole = (label == np.trunc(label)).all()
+    kinds = (np.int64, np.int8, np.float32, np.float64) if whole else (np.float32, np.float64)
+    written = draw.label_shape(label.astype(draw.pick(*kinds)))
+
+    def spoil(off: Any) -> None:
+        rows.spoil(off)
+        written.reshape(rows.shape)[off] = BAD_CLASS
+
+    return rows.call(params, written, spoil)
+
+
 def softmax_cross_entropy(draw: Draw) -> Call:
     params: dict[str, Any] = {
         "from_logits": draw.pick(False, True),
         "sparse_label": draw.pick(True, False),
         "label_smoothing": draw.pick(0.0, 0.125),
     }
-    classes = draw.size(1, 5)
-    ndim = draw.size(1, 4)
-    shape: tuple[int, ...] = (1,)
-    full: tuple[int, ...] = (classes,)
-    class_axis = sample_axis = 0
-    if ndim > 1:
-        params["axis"] = draw.axis(ndim)
-        class_axis = params["axis"] % ndim
-        params["batch_axis"] = draw.axis(ndim, but=class_axis)
-        shape = tuple(draw.size() for _ in range(ndim - 1))
-        full = (*shape[:class_axis], classes, *shape[class_axis:])
-        sample_axis = params["batch_axis"] % ndim
-        sample_axis -= sample_axis > class_axis
-    pred = draw.numbers("real", full)
-    inputs = {"pred": pred}
+    if not params["from_logits"]:
+        params["z_loss"] = draw.pick(0.0, 0.25)
+    rows = vectors(draw)
+    if draw.pick(True, False):
+        params["class_weight"] = class_weights(draw, rows.width)
     if params["sparse_label"]:
-        label = draw.random.integers(0, classes, shape)
-        if draw.pick(True, False):
-            params["ignore_index"] = -1
-            label[draw.random.random(shape) < 0.3] = -1
-        if draw.pick(True, False):
-            params["out_of_range"] = "clip"
-            label = label + draw.pick(0.0, 0.75) * (label >= 0)
-        whole = (label == np.trunc(label)).all()
-        kinds = (np.int64, np.int8, np.float32, np.float64) if whole else (np.float32, np.float64)
-        inputs["label"] = draw.label_shape(label.astype(draw.pick(*kinds)))
-        if draw.pick(True, False):
-            # whether smoothing keeps an element of a class of weight zero is not settled
-            least = 0 if params["label_smoothing"] == 0 else 1
-            weights = draw.random.integers(least, 4, classes) / 2
-            params["class_weight"] = weights
-    else:
-        inputs["label"] = draw.label_shape(draw.numbers("unit", full))
-        if draw.pick(True, False):
-            params["class_weight"] = draw.random.integers(1, 4, classes) / 2
+        return class_labels(draw, rows, params)
+    label = draw.label_shape(draw.numbers("unit", rows.pred.shape))
+    return rows.call(params, label, rows.spoil)
+
+
+def softmax_focal(draw: Draw) -> Call:
+    params: dict[str, Any] = {"gamma": draw.pick(0.0, 0.5, 1.0, 2.0, 5.0)}
+    rows = vectors(draw)
+    if draw.pick(True, False):
+        params["alpha"] = class_weights(draw, rows.width)
+    return class_labels(draw, rows, params)
+
+
+def poly(draw: Draw) -> Call:
+    params: dict[str, Any] = {"epsilon": draw.pick(-1.0, 0.0, 1.0, 10.0)}
+    rows = vectors(draw)
+    if draw.pick(True, False):
+        params["class_weight"] = class_weights(draw, rows.width)
+    return class_labels(draw, rows, params)
+
+
+def categorical_hinge(draw: Draw) -> Call:
+    return class_labels(draw, vectors(draw), {"margin": draw.pick(1.0, 0.0, 0.375, -0.5)})
+
+
+def one_number(draw: Draw, rows: Vectors, params: dict[str, Any]) -> Call:
+    """Draw a label that is one number for each vector, and the rest of the call."""
+    label = draw.label_shape(draw.numbers("real", rows.shape))
 
     def spoil(off: Any) -> None:
-        if ndim == 1:
-            pred[off.repeat(classes)] = np.nan
-        else:
-            np.moveaxis(pred, class_axis, -1)[off] = np.nan
-        if params["sparse_label"]:
-            inputs["label"].reshape(shape)[off] = BAD_CLASS
+        rows.spoil(off)
+        label.reshape(rows.shape)[off] = np.nan
 
-    unit_axis = 1 if ndim == 1 else class_axis
-    return Call(params, inputs, shape, sample_axis, spoil, unit_axis)
+    return rows.call(params, label, spoil)
+
+
+def multi_quantile(draw: Draw) -> Call:
+    rows = vectors(draw)
+    params = {}
+    if draw.pick(True, False):
+        params["quantiles"] = np.sort(draw.numbers("unit", (rows.width,)))
+    return one_number(draw, rows, params)
+
+
+def crps(draw: Draw) -> Call:
+    return one_number(draw, vectors(draw), {"fair": draw.pick(False, True)})
 
 
 def kl_divergence(draw: Draw) -> Call:
@@ -272,6 +346,11 @@ OTHERS: dict[str, Callable[[Draw], Call]] = {
     "SoftmaxCrossEntropyLoss": softmax_cross_entropy,
     "KLDivLoss": kl_divergence,
     "CosineEmbeddingLoss": cosine_embedding,
+    "SoftmaxFocalLoss": softmax_focal,
+    "PolyLoss": poly,
+    "CategoricalHingeLoss": categorical_hinge,
+    "MultiQuantileLoss": multi_quantile,
+    "CRPSLoss": crps,
     "CTCLoss": ctc,
 }
 LOSSES = tuple(specs())
@@ -330,10 +409,7 @@ def call(draw: Draw, name: str) -> Call:
     drawn = OTHERS[name](draw) if name in OTHERS else elementwise(draw, name)
     drawn.params["weight"] = draw.pick(specs()[name].cls().weight, 0.5, 2.0)
     drawn.params["empty"] = draw.pick("nan", "zero")
-    dense_cost = "class_weight" in drawn.params and not drawn.params["sparse_label"]
-    # the weight of a soft label in a divisor is not settled
-    choices = [r for r in specs()[name].reductions if not (dense_cost and "weighted" in r)]
-    drawn.params["reduction"] = draw.pick(*choices)
+    drawn.params["reduction"] = draw.pick(*specs()[name].reductions)
     drawn.named["sample_weight"] = sample_weight(draw, drawn)
     if drawn.params["reduction"] == "mean" and draw.pick(True, False):
         drawn.named["denominator"] = draw.pick(3, 12.5)

@@ -10,6 +10,8 @@ asked of: a gradient too near a kink to say on which side of it the sample lies.
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mpmath
@@ -181,12 +183,34 @@ def margin_ranking(params: Any, a: Any, b: Any, y: Any) -> Quantities:
 
 
 class Softmax(NamedTuple):
-    """-log p of every class as terms of one sign, p, and 1 - p of the most likely class."""
+    """-log p of every class as terms of one sign, p, and 1 - p of the most likely class.
+
+    The logarithm of the sum of the exponentials is the sum of `log_sum`.
+    """
 
     surprise: list[Terms]
     p: list[Any]
     largest: int
     rest: Any
+    log_sum: Terms
+
+    def complement(self, label: int) -> Any:
+        """Return 1 - p of a class."""
+        return self.rest if label == self.largest else 1 - self.p[label]
+
+    def through(self, label: int, slope: Terms, bend: Terms) -> dict[str, list[Terms]]:
+        """Return the derivatives of a loss by its own two by log p of the label."""
+        toward = [-share for share in self.p]
+        toward[label] = self.complement(label)
+        bends = [terms[0] for terms in self.curvature(ONE)]
+        rows = list(zip(toward, bends, strict=True))
+        return {
+            "pred": [tuple(term * way for term in slope) for way, _ in rows],
+            "hess": [
+                (*(term * way**2 for term in bend), *(-term * turn for term in slope))
+                for way, turn in rows
+            ],
+        }
 
     def curvature(self, total: Any) -> list[Terms]:
         """Return `total` p (1 - p)."""
@@ -204,7 +228,8 @@ def softmax(x: list[Any]) -> Softmax:
     others = mpmath.fsum(share for c, share in enumerate(shares) if c != largest)
     log_sum = mpmath.log1p(others)
     surprise = [(gap, log_sum) for gap in gaps]
-    return Softmax(surprise, [share / total for share in shares], largest, others / total)
+    p = [share / total for share in shares]
+    return Softmax(surprise, p, largest, others / total, (x[largest], log_sum))
 
 
 @formula("SoftmaxCrossEntropyLoss")
@@ -229,15 +254,55 @@ def softmax_cross_entropy(params: Any, x: list[Any], y: Any) -> Quantities:
         ]
         if is_sparse and not smoothing:
             label = y.index(total)
-            rest = of_row.rest if label == of_row.largest else 1 - of_row.p[label]
-            slopes[label] = (-rest * total,)
+            slopes[label] = (-of_row.complement(label) * total,)
     value = tuple(v * term for v, terms in zip(y, surprise, strict=True) if v for term in terms)
+    if z_loss := mpmath.mpf(params.get("z_loss", 0.0)):
+        value += tuple(z_loss * a * b for a in of_row.log_sum for b in of_row.log_sum)
+        pull = [2 * z_loss * term for term in of_row.log_sum]
+        rows = zip(slopes, of_row.p, strict=True)
+        slopes = [(*terms, *(term * share for term in pull)) for terms, share in rows]
+        turns = zip(hess, of_row.curvature(ONE), of_row.p, strict=True)
+        hess = [
+            (*terms, *(term * turn for term in pull), 2 * z_loss * share**2)
+            for terms, (turn,), share in turns
+        ]
     quantities = {"value": [value or (ZERO,)], "pred": slopes, "hess": hess}
     if not is_sparse:
         rates = [(1 - smoothing) * w for w in costs]
         rows = zip(rates, surprise, strict=True)
         quantities["label"] = [tuple(rate * t for t in terms) for rate, terms in rows]
     return quantities
+
+
+@formula("SoftmaxFocalLoss")
+def softmax_focal(params: Any, x: list[Any], y: Any) -> Quantities:
+    of_row, label, gamma = softmax(x), int(y), mpmath.mpf(params["gamma"])
+    weight = mpmath.mpf(params["alpha"][label]) if "alpha" in params else ONE
+    surprise, p, q = of_row.surprise[label], of_row.p[label], of_row.complement(label)
+    # The derivatives by log p of the label.
+    steep = gamma * p * q ** (gamma - 1)
+    slope = (-(q**gamma), *(-steep * term for term in surprise))
+    bend = (2 * steep, *(-steep * term for term in surprise))
+    bend += tuple(steep * (gamma - 1) * p / q * term for term in surprise)
+
+    def weighed(terms: Terms) -> Terms:
+        return tuple(weight * term for term in terms)
+
+    value = tuple(q**gamma * term for term in surprise)
+    return {
+        "value": [weighed(value)],
+        **of_row.through(label, weighed(slope), weighed(bend)),
+    }
+
+
+@formula("PolyLoss")
+def poly(params: Any, x: list[Any], y: Any) -> Quantities:
+    of_row, label, epsilon = softmax(x), int(y), mpmath.mpf(params["epsilon"])
+    p, q = of_row.p[label], of_row.complement(label)
+    weight = mpmath.mpf(params["class_weight"][label]) if "class_weight" in params else ONE
+    value = tuple(weight * term for term in (*of_row.surprise[label], epsilon * q))
+    slope, bend = (-weight, -weight * epsilon * p), (-weight * epsilon * p,)
+    return {"value": [value], **of_row.through(label, slope, bend)}
 
 
 @formula("KLDivLoss")
@@ -291,6 +356,58 @@ def triplet(params: Any, x: list[Any], p: list[Any], n: list[Any]) -> Quantities
     unknown = undecided(terms, params["eps"])
     slopes = {k: [() if unknown else (v * active,) for v in slope] for k, slope in by.items()}
     return {"value": [terms if active else cut_off(terms)], **slopes}
+
+
+@formula("CategoricalHingeLoss")
+def categorical_hinge(params: Any, x: list[Any], y: Any) -> Quantities:
+    label = int(y)
+    best = max((c for c in range(len(x)) if c != label), key=lambda c: x[c])
+    terms = (mpmath.mpf(params["margin"]), x[best], -x[label])
+    slopes: list[Terms] = [(ZERO,)] * len(x)
+    if undecided(terms, params["eps"]):
+        slopes[best] = slopes[label] = ()
+    elif mpmath.fsum(terms) > 0:
+        slopes[best], slopes[label] = (ONE,), (-ONE,)
+    value = terms if mpmath.fsum(terms) > 0 else cut_off(terms)
+    return {"value": [value], "pred": slopes, "hess": [(ZERO,)] * len(x)}
+
+
+@formula("MultiQuantileLoss")
+def multi_quantile(params: Any, x: list[Any], y: Any) -> Quantities:
+    count = len(x)
+    quantiles = [mpmath.mpf(2 * i + 1) / (2 * count) for i in range(count)]
+    if "quantiles" in params:
+        quantiles = [mpmath.mpf(q) for q in params["quantiles"]]
+    rows = [(y - v, q / count, (1 - q) / count) for v, q in zip(x, quantiles, strict=True)]
+    slopes = [-low if gap > 0 else high if gap < 0 else ZERO for gap, low, high in rows]
+    return {
+        "value": [tuple(max(low * gap, -high * gap) for gap, low, high in rows)],
+        "pred": [(slope,) for slope in slopes],
+        "label": [tuple(-slope for slope in slopes)],
+        "hess": [(ZERO,)] * count,
+    }
+
+
+@formula("CRPSLoss")
+def crps(params: Any, x: list[Any], y: Any) -> Quantities:
+    count = len(x)
+    ordered = sorted(x)
+    # The sum over pairs of members: each gap lies between those below and those above it.
+    gaps = [b - a for a, b in itertools.pairwise(ordered)]
+    apart = mpmath.fsum(gap * (i + 1) * (count - i - 1) for i, gap in enumerate(gaps))
+    score = mpmath.fsum(abs(v - y) for v in x) / count - apart / count**2
+    is_fair = params.get("fair") and count > 1
+    pairs = count * (count - 1) if is_fair else count**2
+    ranks = [bisect_left(ordered, v) - (count - bisect_right(ordered, v)) for v in x]
+    sides = [mpmath.sign(v - y) for v in x]
+    return {
+        "value": [(score, -apart / (count**2 * (count - 1))) if is_fair else (score,)],
+        "pred": [
+            (side / count, -mpmath.mpf(rank) / pairs)
+            for side, rank in zip(sides, ranks, strict=True)
+        ],
+        "label": [(-mpmath.fsum(sides) / count,)],
+    }
 
 
 @formula("CosineEmbeddingLoss")

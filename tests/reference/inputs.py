@@ -249,6 +249,22 @@ def level(n: int, classes: int) -> Draw:
     return draw
 
 
+def hinged(n: int, classes: int, margin: float) -> Draw:
+    """Draw class labels, some of a score that is next to the best other one and the margin."""
+
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        inputs = sparse(n, classes)(rng, dtype)
+        x, label = inputs["pred"], inputs["label"]
+        every = np.arange(n)
+        others = x.copy()
+        others[every, label] = -np.inf
+        kink = around(rng, (others.max(1) + margin).astype(dtype))
+        x[every, label] = np.where(every % 4 == 1, kink, x[every, label])
+        return inputs
+
+    return draw
+
+
 def distributions(rng: Rng, dtype: str, x: Array) -> Array:
     """Draw distributions: smooth, peaked, one-hot, that of the logits, unnormalised, with zeros."""
     y = np.empty(x.shape)
@@ -353,6 +369,31 @@ def pairs(n: int, width: int) -> Draw:
             "input2": (v * scales[1]).astype(dtype),
             "label": label.astype(dtype),
         }
+
+    return draw
+
+
+def forecasts(n: int, width: int) -> Draw:
+    """Draw vectors and a number for each: of any scale, with ties, equal to a member, outside."""
+
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        x = rng.standard_normal((n, width)).astype(dtype)
+        label = rng.standard_normal(n).astype(dtype)
+        members = rng.integers(0, width, n)
+        for i, member in enumerate(members):
+            match i % 6:
+                case 1:
+                    x[i] = uniform_bits(rng, dtype, width, -30, 30)
+                case 2:
+                    x[i], label[i] = np.round(4 * x[i]) / 4, np.round(4 * label[i]) / 4
+                case 3:
+                    label[i] = x[i, member]
+                case 4:
+                    x[i] = around(rng, np.full_like(x[i], x[i, member]))
+                    label[i] = around(rng, x[i, :1])[0]
+                case 5:
+                    label[i] *= rng.choice([1e-3, 1e4])
+        return {"pred": x, "label": label}
 
     return draw
 

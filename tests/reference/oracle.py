@@ -36,7 +36,7 @@ class Unreduced:
     keep: NDArray[np.bool_] | bool = True
     """False where an element is ignored."""
     class_weight: Array | float = 1.0
-    """Already in `values`; it counts in the divisor of the weighted means, and 0 removes."""
+    """Already in `values`; it counts in the divisor of the weighted means."""
     invalid: NDArray[np.bool_] | bool = False
     """True where the label has no meaning: an error, unless the element's weight is zero."""
     target_lengths: Array | None = None
@@ -89,8 +89,7 @@ def loss(
         sample = expand_sample_weight(
             sample_weight, unreduced.values.shape, unreduced.sample_axis, unreduced.unit_axis
         )
-        kept = unreduced.keep & np.not_equal(unreduced.class_weight, 0)
-        multiplier = np.where(kept, sample * (1.0 if weight is None else weight), 0.0)
+        multiplier = np.where(unreduced.keep, sample * (1.0 if weight is None else weight), 0.0)
         if (unreduced.invalid & (multiplier != 0)).any():
             raise ValueError(f"{name}: label out of its range")
         value, coefficient = reduce(

@@ -167,6 +167,9 @@ SMOOTHED = bounds(TERMS, value=SOFTMAX, hess=CURVATURE)
 DENSE = {"value": SOFTMAX, "pred": TERMS, "label": SOFTMAX, "hess": CURVATURE}
 DIVERGENCE = bounds(TERMS, "pred", "label", hess=CURVATURE)
 POISSON = bounds(TERMS, "pred", "target")
+POLY = bounds(SOFTMAX, hess=CURVATURE)
+QUANTILES = bounds(TERMS, "pred", "label")
+CRPS = slopes(TERMS, "pred", "label")
 TRIPLET = slopes(TERMS, "pred", "positive", "negative")
 COSINE = slopes(TERMS, "input1", "input2")
 CTC: dict[str, Bound | Absolute] = {
@@ -179,6 +182,14 @@ SUBNORMAL_SIGMOID = dict.fromkeys(
     ("float32 hess", "float64 hess"),
     "a sigmoid that is subnormal has lost its digits before a large weight multiplies it",
 )
+
+
+SUBNORMAL_SHARE = {
+    f"{dtype} {result}": "a probability that is subnormal has lost its digits before a large factor"
+    " multiplies it"
+    for dtype in DTYPES
+    for result in ("pred", "hess")
+}
 
 
 def bce(
@@ -197,6 +208,43 @@ def poisson(title: str, draw: Draw, **params: Any) -> Case:
 
 def softmax(title: str, draw: Draw, bounds: Mapping[str, Bound | Absolute], **params: Any) -> Case:
     return Case(f"SoftmaxCE, {title}", CE, draw, bounds, params)
+
+
+def z_loss(title: str, draw: Draw, bounds: Mapping[str, Bound | Absolute], **params: Any) -> Case:
+    params = {"z_loss": 0.25, **params}
+    defects = SUBNORMAL_SHARE if params.get("sparse_label", True) else {}
+    return Case(f"SoftmaxCE, z-loss, {title}", CE, draw, bounds, params, defects)
+
+
+def focal(gamma: float, n: int, classes: int, title: str = "", **params: Any) -> Case:
+    title = f"SoftmaxFocal, gamma = {gamma:g}{title}, {classes} classes"
+    params, draw = {"gamma": gamma, **params}, draws.sparse(n, classes)
+    # The power of 1 - p has gamma times its error, which is 3.
+    limits = bounds(Bound(4 + 3 * gamma, 1 / 2), hess=Bound(8 + 3 * gamma))
+    defects = SUBNORMAL_SHARE if gamma > 1 else {}
+    return Case(title, "SoftmaxFocalLoss", draw, limits, params, defects)
+
+
+def poly(epsilon: float, n: int, classes: int, title: str = "", **params: Any) -> Case:
+    title = f"Poly, epsilon = {epsilon:g}{title}, {classes} classes"
+    params = {"epsilon": epsilon, **params}
+    return Case(title, "PolyLoss", draws.sparse(n, classes), POLY, params)
+
+
+def categorical_hinge(n: int, classes: int, margin: float) -> Case:
+    title = f"CategoricalHinge, margin {margin:g}, {classes} classes"
+    draw = draws.hinged(n, classes, margin)
+    return Case(title, "CategoricalHingeLoss", draw, bounds(HINGE), {"margin": margin})
+
+
+def quantiles(n: int, count: int, title: str = "", **params: Any) -> Case:
+    title = f"MultiQuantile{title}, {count}"
+    return Case(title, "MultiQuantileLoss", draws.forecasts(n, count), QUANTILES, params)
+
+
+def crps(n: int, members: int, title: str = "", **params: Any) -> Case:
+    title = f"CRPS{title}, ensembles of {members}"
+    return Case(title, "CRPSLoss", draws.forecasts(n, members), CRPS, params)
 
 
 def kl(title: str, draw: Draw, **params: Any) -> Case:
@@ -365,6 +413,47 @@ CASES = [
         )
         for n, c in FEWER
     ),
+    *(z_loss(f"{c} classes", draws.sparse(n, c), SPARSE) for n, c in SHAPES),
+    *(
+        z_loss(
+            f"log-probabilities as logits, {c} classes",
+            draws.sparse_log_probabilities(n, c),
+            SPARSE,
+        )
+        for n, c in FEWER
+    ),
+    *(
+        z_loss(
+            f"class weights and label smoothing, {c} classes",
+            draws.sparse(n, c),
+            SMOOTHED,
+            class_weight=class_weights(c),
+            label_smoothing=0.1,
+        )
+        for n, c in FEWER
+    ),
+    *(
+        z_loss(
+            f"weighted and smoothed soft labels, {c} classes",
+            draws.dense(n, c),
+            DENSE,
+            sparse_label=False,
+            class_weight=class_weights(c),
+            label_smoothing=0.1,
+        )
+        for n, c in FEWER
+    ),
+    *(focal(gamma, n, c) for gamma in [0.0, 0.5, 2.0, 5.0] for n, c in FEWER),
+    *(focal(2.0, n, c, ", alpha", alpha=class_weights(c)) for n, c in FEWER),
+    *(focal(2.0, n, c, " along axis 0", axis=0) for n, c in FEWER),
+    *(poly(epsilon, n, c) for epsilon in [-1.0, 1.0, 10.0] for n, c in FEWER),
+    *(poly(1.0, n, c, ", class weights", class_weight=class_weights(c)) for n, c in FEWER),
+    *(categorical_hinge(n, c, margin) for margin in [1.0, 0.3] for n, c in SHAPES),
+    *(quantiles(n, count) for n, count in [(600, 1), (300, 2), (200, 3), (6, 100)]),
+    quantiles(300, 3, " of given levels", quantiles=(0.05, 0.5, 0.9)),
+    *(crps(n, m) for n, m in [(600, 1), (300, 2), (300, 3), (30, 100)]),
+    *(crps(n, m, ", fair", fair=True) for n, m in [(60, 1), (300, 2), (300, 3), (30, 100)]),
+    crps(60, 3, " along axis 0", axis=0),
     *(kl(f", {c}", draws.log_probabilities(n, c)) for n, c in SHAPES),
     *(kl(f" from logits, {c}", draws.dense(n, c), from_logits=False) for n, c in SHAPES),
     *(

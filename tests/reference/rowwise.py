@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from .oracle import Unreduced, oracle
 from .weighting import array, axis_index, match_shape, sum_to_shape, times, weigh
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike, NDArray
 
     from .weighting import Array
@@ -42,6 +44,79 @@ def through_softmax(target: Array, p: Array, rest: Array) -> Array:
     return p * (target @ (1.0 - np.eye(target.shape[-1]))) - target * rest
 
 
+class Rows(NamedTuple):
+    """Predictions with their vectors along the last axis; a single vector is one row."""
+
+    x: Array
+    given: tuple[int, ...]
+    vector_axis: int
+    sample_axis: int
+
+    def back(self, x: Array) -> Array:
+        """Return what has a number for each prediction in the shape that was given."""
+        return np.moveaxis(x, -1, self.vector_axis).reshape(self.given)
+
+    def unreduced(
+        self,
+        values: Array,
+        backward: Callable[[Array], dict[str, Array]],
+        curvature: Callable[[Array], Array] | None = None,
+        **more: Any,
+    ) -> Unreduced:
+        """Return a loss with one number for each row."""
+        sample_axis = self.sample_axis - (self.sample_axis > self.vector_axis)
+        more |= {"sample_axis": sample_axis, "unit_axis": self.vector_axis}
+        return Unreduced(values, backward, curvature, **more)
+
+
+def rows_of(pred: ArrayLike, axis: int, batch_axis: int) -> Rows:
+    given = array(pred)
+    x = given.reshape(1, -1) if given.ndim == 1 else given
+    vector_axis = 1 if given.ndim == 1 else axis_index(axis, given.ndim)
+    sample_axis = axis_index(batch_axis, x.ndim)
+    if vector_axis == sample_axis:
+        raise ValueError("axis and batch_axis are the same")
+    return Rows(np.moveaxis(x, vector_axis, -1), given.shape, vector_axis, sample_axis)
+
+
+class ClassLabels(NamedTuple):
+    """The class of every row, 0 where there is none; which rows count; which labels are wrong."""
+
+    chosen: NDArray[np.int64]
+    keep: NDArray[np.bool_]
+    invalid: NDArray[np.bool_]
+
+    def cost(self, weights: Array) -> Array:
+        """Return the weight of every row's class."""
+        return np.where(self.invalid, 1.0, weights[self.chosen])
+
+
+def class_labels(
+    label: ArrayLike, rows: Rows, ignore_index: int | None, out_of_range: str
+) -> ClassLabels:
+    shape, classes = rows.x.shape[:-1], rows.x.shape[-1]
+    index = match_shape(array(label), shape)
+    keep = np.ones(shape, bool) if ignore_index is None else index != ignore_index
+    if out_of_range == "clip":
+        invalid = keep & np.isnan(index)
+        index = np.clip(np.trunc(index), 0, classes - 1)
+    else:
+        invalid = keep & ~((index == np.trunc(index)) & (index >= 0) & (index < classes))
+    return ClassLabels(np.where(keep & ~invalid, index, 0).astype(int), keep, invalid)
+
+
+def costs_of(weights: ArrayLike | None, classes: int) -> Array:
+    given = np.ones(classes) if weights is None else array(weights)
+    if given.shape != (classes,):
+        raise ValueError(f"{given.size} weights of {classes} classes")
+    return given
+
+
+def log_sum_exp(x: Array) -> Array:
+    total: Array = np.logaddexp.reduce(x, axis=-1, initial=-np.inf)
+    return total
+
+
 @oracle("SoftmaxCrossEntropyLoss")
 def softmax_cross_entropy(
     pred: ArrayLike,
@@ -55,61 +130,227 @@ def softmax_cross_entropy(
     out_of_range: str = "raise",
     class_weight: ArrayLike | None = None,
     label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
 ) -> Unreduced:
-    given, target = array(pred), array(label)
-    # a single vector of classes is one row
-    logits = given.reshape(1, -1) if given.ndim == 1 else given
-    class_axis = 1 if given.ndim == 1 else axis_index(axis, given.ndim)
-    sample_axis = axis_index(batch_axis, logits.ndim)
-    if class_axis == sample_axis:
-        raise ValueError("axis and batch_axis are the same")
-    x = np.moveaxis(logits, class_axis, -1)
-    classes = x.shape[-1]
+    rows, target = rows_of(pred, axis, batch_axis), array(label)
+    x, classes = rows.x, rows.x.shape[-1]
     surprise, p, rest = softmax_terms(x)
     if from_logits:
         surprise = -x
-    cost = np.ones(classes) if class_weight is None else array(class_weight)
+    cost = costs_of(class_weight, classes)
 
-    keep: NDArray[np.bool_] = np.ones(x.shape[:-1], dtype=bool)
-    invalid = ~keep
+    more: dict[str, Any] = {}
     if sparse_label:
-        index = match_shape(target, x.shape[:-1])
-        if ignore_index is not None:
-            keep = index != ignore_index
-        if out_of_range == "clip":
-            invalid = keep & np.isnan(index)
-            index = np.clip(np.trunc(index), 0, classes - 1)
-        else:
-            invalid = keep & ~((index == np.trunc(index)) & (index >= 0) & (index < classes))
-        chosen = np.where(keep & ~invalid, index, 0).astype(int)
-        y = np.eye(classes)[chosen]
+        labels = class_labels(target, rows, ignore_index, out_of_range)
+        y, row_cost = np.eye(classes)[labels.chosen], labels.cost(cost)
+        # a class of weight 0 removes a row of which nothing else is left
+        removed = (row_cost == 0) & (label_smoothing == 0) & (z_loss == 0)
+        more = {
+            "keep": labels.keep & ~removed,
+            "class_weight": row_cost,
+            "invalid": labels.invalid,
+        }
     else:
-        y = np.moveaxis(match_shape(target, given.shape).reshape(logits.shape), class_axis, -1)
-    row_cost = np.ones(x.shape[:-1]) if class_weight is None else times(y, cost).sum(axis=-1)
+        shape = (1, classes) if len(rows.given) == 1 else rows.given
+        y = np.moveaxis(match_shape(target, rows.given).reshape(shape), rows.vector_axis, -1)
     mixed = ((1 - label_smoothing) * y + label_smoothing / classes) * cost
+    # the z-loss and its derivatives by Z
+    z = log_sum_exp(x) if z_loss else np.zeros(x.shape[:-1])
+    pull, bend = 2 * z_loss * z[..., None], 2 * z_loss
 
     def backward(c: Array) -> dict[str, Array]:
-        by_logits = -mixed if from_logits else through_softmax(mixed, p, rest)
-        grads = {"pred": weigh(c[..., None], by_logits)}
+        by_logits = -mixed if from_logits else through_softmax(mixed, p, rest) + pull * p
+        grads = {"pred": rows.back(weigh(c[..., None], by_logits))}
         if not sparse_label:
-            grads["label"] = weigh(c[..., None], (1 - label_smoothing) * times(cost, surprise))
-        shapes = {"pred": given.shape, "label": target.shape}
-        return {k: np.moveaxis(g, -1, class_axis).reshape(shapes[k]) for k, g in grads.items()}
+            by_label = weigh(c[..., None], (1 - label_smoothing) * times(cost, surprise))
+            grads["label"] = rows.back(by_label).reshape(target.shape)
+        return grads
 
     def curvature(c: Array) -> Array:
-        bend = np.zeros_like(x) if from_logits else mixed.sum(-1, keepdims=True) * p * rest
-        return np.moveaxis(weigh(c[..., None], bend), -1, class_axis).reshape(given.shape)
+        total = mixed.sum(-1, keepdims=True) + pull
+        bends = np.zeros_like(x) if from_logits else total * p * rest + bend * p**2
+        return rows.back(weigh(c[..., None], bends))
 
-    return Unreduced(
-        times(mixed, surprise).sum(axis=-1),
-        backward,
-        curvature,
-        sample_axis=sample_axis - (sample_axis > class_axis),
-        unit_axis=class_axis,
-        keep=keep,
-        class_weight=np.where(invalid, 1.0, row_cost),
-        invalid=invalid,
+    values = times(mixed, surprise).sum(axis=-1) + z_loss * z**2
+    return rows.unreduced(values, backward, curvature, **more)
+
+
+def of_classes(
+    rows: Rows,
+    labels: ClassLabels,
+    cost: ArrayLike | None,
+    values: Array,
+    slopes: Array,
+    bends: Any,
+) -> Unreduced:
+    """Return a loss of class labels by its derivatives, times the weight of the label's class."""
+    row_cost = labels.cost(costs_of(cost, rows.x.shape[-1]))
+
+    def back(c: Array, by_x: Array) -> Array:
+        return rows.back(weigh((c * row_cost)[..., None], by_x))
+
+    return rows.unreduced(
+        weigh(row_cost, values),
+        lambda c: {"pred": back(c, slopes)},
+        lambda c: back(c, np.broadcast_to(bends, slopes.shape)),
+        keep=labels.keep & (row_cost != 0),
+        class_weight=row_cost,
+        invalid=labels.invalid,
     )
+
+
+def through_label(
+    rows: Rows, labels: ClassLabels, function: Callable[[Array, Array, Array], tuple[Array, ...]]
+) -> tuple[Array, Array, Array]:
+    """Return a function of the label's probability p, and its first two derivatives by the logits.
+
+    The function takes -log p, p and 1 - p; it returns its value and its derivatives by log p.
+    """
+    surprise, p, rest = softmax_terms(rows.x)
+    at = labels.chosen[..., None]
+    of_label = (np.take_along_axis(part, at, axis=-1) for part in (surprise, p, rest))
+    value, first, second = function(*of_label)
+    # log p has the derivatives `toward` and -p_k (1 - p_k) by logit k
+    is_label = np.arange(rows.x.shape[-1]) == at
+    toward = np.where(is_label, rest, -p)
+    # the square alone may be too small for its type
+    bends = second * toward * toward - first * p * rest
+    return value[..., 0], first * toward, bends
+
+
+@oracle("SoftmaxFocalLoss")
+def softmax_focal(
+    pred: ArrayLike,
+    label: ArrayLike,
+    *,
+    gamma: float = 2.0,
+    alpha: ArrayLike | None = None,
+    axis: int = -1,
+    batch_axis: int = 0,
+    ignore_index: int | None = None,
+    out_of_range: str = "raise",
+) -> Unreduced:
+    rows = rows_of(pred, axis, batch_axis)
+    labels = class_labels(label, rows, ignore_index, out_of_range)
+
+    def focal(surprise: Array, p: Array, q: Array) -> tuple[Array, ...]:
+        share, log_share = q**gamma, times(p, surprise)
+        steep = gamma * q ** (gamma - 1) if gamma else np.zeros_like(q)
+        first = -share - steep * log_share
+        second = steep * (2 * p - log_share + (gamma - 1) * p * (log_share / q))
+        # where p is 1 there are powers of 0 times 0
+        certain = np.full_like(q, -float(gamma == 0)), np.zeros_like(q)
+        first, second = np.where(q > 0, (first, second), certain)
+        return times(share, surprise), first, second
+
+    return of_classes(rows, labels, alpha, *through_label(rows, labels, focal))
+
+
+@oracle("PolyLoss")
+def poly(
+    pred: ArrayLike,
+    label: ArrayLike,
+    *,
+    epsilon: float = 1.0,
+    axis: int = -1,
+    batch_axis: int = 0,
+    ignore_index: int | None = None,
+    out_of_range: str = "raise",
+    class_weight: ArrayLike | None = None,
+) -> Unreduced:
+    rows = rows_of(pred, axis, batch_axis)
+    labels = class_labels(label, rows, ignore_index, out_of_range)
+
+    def poly_1(surprise: Array, p: Array, q: Array) -> tuple[Array, ...]:
+        return surprise + epsilon * q, -1 - epsilon * p, -epsilon * p
+
+    return of_classes(rows, labels, class_weight, *through_label(rows, labels, poly_1))
+
+
+@oracle("CategoricalHingeLoss")
+def categorical_hinge(
+    pred: ArrayLike,
+    label: ArrayLike,
+    *,
+    margin: float = 1.0,
+    axis: int = -1,
+    batch_axis: int = 0,
+    ignore_index: int | None = None,
+    out_of_range: str = "raise",
+) -> Unreduced:
+    rows = rows_of(pred, axis, batch_axis)
+    labels = class_labels(label, rows, ignore_index, out_of_range)
+    classes = rows.x.shape[-1]
+    if classes == 0 and labels.chosen.size:
+        raise ValueError("rows without classes")
+    every = np.eye(classes)
+    own = every[labels.chosen]
+    rivals = np.where(own == 1, -np.inf, rows.x)
+    gap = margin + rivals.max(axis=-1, initial=-np.inf) - np.where(own, rows.x, 0).sum(axis=-1)
+    best = every[rivals.argmax(axis=-1)] if classes else own
+    slopes = np.where(gap[..., None] > 0, best - own, 0.0)
+    return of_classes(rows, labels, None, np.maximum(gap, 0.0), slopes, 0.0)
+
+
+def numbers_of(label: ArrayLike, rows: Rows) -> Array:
+    return match_shape(array(label), rows.x.shape[:-1])
+
+
+def of_numbers(
+    rows: Rows, label: ArrayLike, values: Array, slopes: Array, by_label: Array, bends: Any = None
+) -> Unreduced:
+    """Return a loss of one number for each row by its derivatives."""
+    return rows.unreduced(
+        values,
+        lambda c: {
+            "pred": rows.back(weigh(c[..., None], slopes)),
+            "label": weigh(c, by_label).reshape(np.shape(label)),
+        },
+        None if bends is None else lambda c: rows.back(weigh(c[..., None], bends)),
+    )
+
+
+@oracle("MultiQuantileLoss")
+def multi_quantile(
+    pred: ArrayLike,
+    label: ArrayLike,
+    *,
+    quantiles: ArrayLike | None = None,
+    axis: int = -1,
+    batch_axis: int = 0,
+) -> Unreduced:
+    rows = rows_of(pred, axis, batch_axis)
+    count = rows.x.shape[-1]
+    q = (np.arange(count) + 0.5) / count if quantiles is None else array(quantiles)
+    if q.size != count or (count == 0 and rows.x.shape[:-1].count(0) == 0):
+        raise ValueError(f"{q.size} quantiles of {count} predictions")
+    error = numbers_of(label, rows)[..., None] - rows.x
+    values = np.maximum(q * error, (q - 1) * error).sum(axis=-1) / count
+    slopes = np.select([error > 0, error < 0], [-q, 1 - q], 0.0) / count
+    return of_numbers(rows, label, values, slopes, -slopes.sum(axis=-1), np.zeros_like(slopes))
+
+
+@oracle("CRPSLoss")
+def crps(
+    pred: ArrayLike,
+    label: ArrayLike,
+    *,
+    fair: bool = False,
+    axis: int = -1,
+    batch_axis: int = 0,
+) -> Unreduced:
+    rows = rows_of(pred, axis, batch_axis)
+    members = rows.x.shape[-1]
+    if members == 0 and rows.x.shape[:-1].count(0) == 0:
+        raise ValueError("ensembles without members")
+    # of one member there is no pair with another
+    pairs = max(members * (members - 1), 1) if fair else members**2
+    error = rows.x - numbers_of(label, rows)[..., None]
+    apart = rows.x[..., :, None] - rows.x[..., None, :]
+    values = np.abs(error).mean(axis=-1) - np.abs(apart).sum(axis=(-1, -2)) / (2 * pairs)
+    by_label = -np.sign(error).mean(axis=-1)
+    slopes = np.sign(error) / members - np.sign(apart).sum(axis=-1) / pairs
+    return of_numbers(rows, label, values, slopes, by_label)
 
 
 @oracle("KLDivLoss")
