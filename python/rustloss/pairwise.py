@@ -29,6 +29,9 @@ class SDMLLoss(Loss):
         cross-entropy of the softmax of -d.
     weight : float, default 1.0
         Multiplies the loss.
+    memory_limit : int, default 268435456
+        The bytes that arrays over pairs may have inside a call: the rows of E are computed in
+        blocks that fit, at the least one by one. ``reduction="none"`` returns all of E.
     batch_axis, **options
         See `Loss`.
 
@@ -53,6 +56,8 @@ class SDMLLoss(Loss):
         smoothing_parameter: float = 0.3,
         weight: float | None = 1.0,
         batch_axis: int = 0,
+        *,
+        memory_limit: int = 1 << 28,
         **options: Unpack[Options],
     ) -> Self:
         return cls._of("SDMLLoss", locals())

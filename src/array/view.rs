@@ -5,6 +5,7 @@ use crate::error::Number;
 use crate::num::{DType, Element, with_element};
 use smallvec::SmallVec;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// A shape.
 pub type Shape = SmallVec<[usize; 3]>;
@@ -146,6 +147,17 @@ impl<'a> View<'a> {
             self.shape.insert(to, d);
             self.strides.insert(to, s);
         }
+        self
+    }
+
+    /// The rows of a range alone.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn narrow(mut self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.shape[0], "rows of the view");
+        self.ptr = self.ptr.wrapping_offset(rows.start as isize * self.strides[0]);
+        self.shape[0] = rows.len();
         self
     }
 

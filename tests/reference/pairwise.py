@@ -16,15 +16,26 @@ if TYPE_CHECKING:
     from .weighting import Array
 
 
-@oracle("SDMLLoss")
-def sdml(
-    x1: ArrayLike, x2: ArrayLike, *, smoothing_parameter: float = 0.3, batch_axis: int = 0
-) -> Unreduced:
+def batches(x1: ArrayLike, x2: ArrayLike, samples: int) -> tuple[Array, Array]:
+    """Return both matrices with the samples first."""
     first, second = array(x1), array(x2)
     if first.ndim != 2 or first.shape != second.shape:
         raise ValueError(f"two matrices of one shape, not {first.shape} and {second.shape}")
+    return np.moveaxis(first, samples, 0), np.moveaxis(second, samples, 0)
+
+
+@oracle("SDMLLoss")
+def sdml(
+    x1: ArrayLike,
+    x2: ArrayLike,
+    *,
+    smoothing_parameter: float = 0.3,
+    memory_limit: int = 0,
+    batch_axis: int = 0,
+) -> Unreduced:
+    del memory_limit
     samples = axis_index(batch_axis, 2)
-    a, b = np.moveaxis(first, samples, 0), np.moveaxis(second, samples, 0)
+    a, b = batches(x1, x2, samples)
     n = len(a)
     if n == 1:
         raise ValueError("one sample has nothing to be told from")

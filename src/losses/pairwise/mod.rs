@@ -7,5 +7,6 @@ macro_rules! unrolled {
 
 mod gradients;
 mod kernel;
+mod similarity;
 
 super::family![sdml];
