@@ -5,8 +5,10 @@ macro_rules! unrolled {
     ($k:ident in [$($at:literal),*] $body:block) => { $({ let $k = $at; $body })* };
 }
 
+mod columns;
 mod gradients;
 mod kernel;
 mod similarity;
+mod units;
 
-super::family![sdml];
+super::family![sdml, info_nce];

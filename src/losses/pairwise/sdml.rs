@@ -107,18 +107,18 @@ struct SdmlPlan<'a> {
 }
 
 impl SdmlPlan<'_> {
-    /// Blocks of rows for what there is for each pair: slopes, and with weights by element E and its scale.
-    fn blocks<T>(&self, derives: bool) -> Blocks {
-        let of_derivatives = if derives { [size_of::<T>(), size_of::<f64>()] } else { [0; 2] };
-        let [slopes, scale] = of_derivatives;
-        self.pairs.blocks(if self.by_row { slopes } else { slopes + size_of::<T>() + scale })
+    /// Blocks of rows for what there may be for each pair: slopes, and with weights by element E and its scale. They are the
+    /// same for a call that asks for less, and so are its numbers.
+    fn blocks<T>(&self) -> Blocks {
+        let by_element = size_of::<T>() + size_of::<f64>();
+        self.pairs.blocks(size_of::<T>() + if self.by_row { 0 } else { by_element })
     }
 
     fn run_in<T: Real>(&self, results: Results<'_>) -> Result<()> {
         let [first, second, ..] = results.grads;
         let grads = [first, second].map(|g| Some(g?.map(|v| v.move_axis(self.batch, 0))));
         let derives = grads.iter().any(Option::is_some);
-        let blocks = self.blocks::<T>(derives);
+        let blocks = self.blocks::<T>();
         let len = if derives { blocks.most() * self.axes.shape[0] } else { 0 };
         let stream = Stream {
             blocks,
@@ -216,9 +216,8 @@ impl Plan for SdmlPlan<'_> {
         self.pairs.cost()
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
-        let derives = results.grads.iter().any(Option::is_some);
         // The weights of one block have a common factor that f32 has room for, those of several blocks have not.
-        let by_parts = !self.by_row && self.blocks::<f32>(derives).several();
+        let by_parts = !self.by_row && self.blocks::<f32>().several();
         if self.single && !by_parts {
             self.run_in::<f32>(results)
         } else {

@@ -60,6 +60,24 @@ impl Similarity for SquaredDistance {
     }
 }
 
+/// The sum of a b.
+#[derive(Clone, Copy)]
+pub struct DotProduct;
+
+impl Similarity for DotProduct {
+    const FACTOR: f64 = 1.0;
+
+    #[inline(always)]
+    fn add<S: Isa, T: Real>(a: T, b: T, sum: T) -> T {
+        a.mul_add::<S>(b, sum)
+    }
+
+    #[inline(always)]
+    fn toward<T: Real>(_own: T, other: T) -> T {
+        other
+    }
+}
+
 /// Both batches, to read.
 pub(super) struct Batches<'a, 'b> {
     pub views: &'a [View<'b>; 2],
@@ -132,9 +150,9 @@ impl Batches<'_, '_> {
         let most = RUN / size_of::<T>();
         for start in (0..d).step_by(most) {
             let run = Tile { col: start, cols: most.min(d - start), ..tile };
-            threads::check()?;
             first.fill(&self.grids[0], &self.views[0], run)?;
             for col in (0..m).step_by(TILE) {
+                threads::check()?;
                 let run = Tile { row: col, rows: TILE.min(m - col), ..run };
                 second.fill(&self.grids[1], &self.views[1], run)?;
                 for (b, j) in second.groups().zip((col..m).step_by(GROUP)) {
