@@ -13,10 +13,10 @@
 //! Learning transferable visual models from natural language supervision, 2021.
 
 use super::columns::Columns;
-use super::gradients::Gradients;
 use super::kernel::{MEMORY_LIMIT, Outputs, PairKernel, Pairs, RowOutputs, batches, matrix};
 use super::similarity::DotProduct;
-use super::units::Units;
+use super::stream::Stream;
+use super::units::by_units;
 use crate::array::{Shape, View, ViewMut};
 use crate::drive::Axes;
 use crate::drive::reduced::Reduced;
@@ -104,45 +104,33 @@ struct InfoNcePlan<'a> {
 }
 
 impl InfoNcePlan<'_> {
-    fn pairs<'v>(&self, batches: [View<'v>; 2]) -> Pairs<'v, DotProduct> {
-        Pairs::new(self.level, batches, self.loss.memory_limit)
-    }
-
     /// Fills E, and the gradients with respect to vectors that are compared by their dot product.
-    fn run_pairs(
+    fn run_in(
         &self,
-        pairs: &Pairs<'_, DotProduct>,
+        batches: [View<'_>; 2],
+        grads: [Option<ViewMut<'_>>; 2],
         scale: Scale,
         losses: &mut [f64],
-        grads: [Option<ViewMut<'_>>; 2],
     ) -> Result<()> {
-        let InfoNce { temperature, symmetric, .. } = self.loss;
+        let InfoNce { temperature, symmetric, memory_limit, .. } = self.loss;
+        let pairs = Pairs::<DotProduct>::new(self.level, batches, memory_limit);
         let [_, m, _] = pairs.shape();
-        let derives = grads.iter().any(Option::is_some);
-        // As many for a call without gradients, whose losses are then the same.
-        let matrices = 1 + usize::from(symmetric);
-        let blocks = pairs.blocks(matrices * size_of::<f64>());
-        let matrix = |wanted| memory::filled(0.0, if wanted { blocks.most() * m } else { 0 });
-        let mut similarities = matrix(symmetric)?;
+        // Slopes and similarities; as many without gradients, so that the losses are the same.
+        let blocks = pairs.blocks((1 + usize::from(symmetric)) * size_of::<f64>());
+        let kept = if symmetric { blocks.most() * m } else { 0 };
+        let mut similarities = memory::filled(0.0, kept)?;
         let columns = symmetric
-            .then(|| Columns::of(pairs, blocks, temperature, &mut similarities))
+            .then(|| Columns::of(&pairs, blocks, temperature, &mut similarities))
             .transpose()?;
-        let kept = (symmetric && !blocks.several()).then_some(&similarities[..]);
-        let mut slopes = matrix(derives)?;
-        let mut gradients = Gradients::new(pairs, grads, blocks.several())?;
+        let similarities = (symmetric && !blocks.several()).then_some(&similarities[..]);
+        let mut stream = Stream::new(&pairs, blocks, grads)?;
         let kernel = Rows::new(temperature, scale, columns)?;
         for rows in blocks.iter() {
             let sums = Some(&mut losses[rows.clone()]);
-            let slopes = derives.then(|| &mut slopes[..rows.len() * m]);
-            let Some(slopes) = slopes else {
-                pairs.rows(&kernel, rows, kept, Outputs { value: None, sums, slopes })?;
-                continue;
-            };
-            let outputs = Outputs { value: None, sums, slopes: Some(&mut *slopes) };
-            pairs.rows(&kernel, rows.clone(), kept, outputs)?;
-            gradients.add(pairs, rows, slopes, 1.0 / temperature)?;
+            let outputs = Outputs { value: None, sums, slopes: None };
+            stream.run(&kernel, rows, similarities, outputs, 1.0 / temperature)?;
         }
-        gradients.finish::<DotProduct>(1.0 / temperature)
+        stream.finish(1.0 / temperature)
     }
 }
 
@@ -151,7 +139,8 @@ impl Plan for InfoNcePlan<'_> {
         self.axes.value_shape(self.weighting.reduction)
     }
     fn cost(&self) -> f64 {
-        self.pairs(self.batches.clone()).cost()
+        let InfoNce { memory_limit, .. } = self.loss;
+        Pairs::<DotProduct>::new(self.level, self.batches.clone(), memory_limit).cost()
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
         let InfoNcePlan { loss, level, batches, axes, weighting } = self;
@@ -162,22 +151,9 @@ impl Plan for InfoNcePlan<'_> {
         let scale = if derives { reduced.scale()? } else { Scale::All(1.0) };
         let mut losses = memory::filled(0.0, axes.shape[0])?;
         if loss.cosine {
-            let units = [Units::of(&batches[0])?, Units::of(&batches[1])?];
-            let mut by_units = [Vec::new(), Vec::new()];
-            for ((by_units, units), grads) in by_units.iter_mut().zip(&units).zip(&grads) {
-                *by_units = if grads.is_some() { units.gradients()? } else { Vec::new() };
-            }
-            let [by_first, by_second] = &mut by_units;
-            let shape = batches[0].shape();
-            let views = [(by_first, &grads[0]), (by_second, &grads[1])]
-                .map(|(x, grads)| grads.as_ref().map(|_| ViewMut::from_slice(x, shape)));
-            let pairs = self.pairs(units.each_ref().map(Units::view));
-            self.run_pairs(&pairs, scale, &mut losses, views)?;
-            for ((by_units, units), grads) in by_units.into_iter().zip(&units).zip(&grads) {
-                grads.as_ref().map_or(Ok(()), |grads| units.pull(by_units, grads))?;
-            }
+            by_units(batches, &grads, |x, grads| self.run_in(x, grads, scale, &mut losses))?;
         } else {
-            self.run_pairs(&self.pairs(batches.clone()), scale, &mut losses, grads)?;
+            self.run_in(batches.clone(), grads, scale, &mut losses)?;
         }
         results.value.map_or(Ok(()), |value| reduced.value(&losses, value))
     }

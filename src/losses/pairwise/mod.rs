@@ -9,6 +9,7 @@ mod columns;
 mod gradients;
 mod kernel;
 mod similarity;
+mod stream;
 mod units;
 
 super::family![sdml, info_nce];

@@ -7,9 +7,11 @@
 //!
 //! Source: Apache MXNet Gluon, `SDMLLoss`.
 
-use super::gradients::Gradients;
-use super::kernel::{Blocks, MEMORY_LIMIT, Outputs, PairKernel, Pairs, RowOutputs, batches, matrix};
+use super::kernel::{
+    Blocks, MEMORY_LIMIT, Outputs, PairKernel, Pairs, RowOutputs, batches, matrix,
+};
 use super::similarity::SquaredDistance;
+use super::stream::Stream;
 use crate::array::{Shape, ViewMut};
 use crate::drive::reduced::Reduced;
 use crate::drive::scale::Scale;
@@ -19,12 +21,12 @@ use crate::error::{Error, Kind, Result, Tuple};
 use crate::math::Real;
 use crate::memory;
 use crate::registry::{
-    ShapeRule, Bound, Call, Domain, Family, Gradient, Loss, Options, Plan, Results, SAMPLE_WEIGHT, Spec, Unreduced, float, input,
+    Bound, Call, Domain, Family, Gradient, Loss, Options, Plan, Results, SAMPLE_WEIGHT, ShapeRule,
+    Spec, Unreduced, float, input,
 };
 use crate::simd::Isa;
 use crate::softmax::Softmax;
 use crate::sum::sum;
-use std::ops::Range;
 
 /// The loss with its parameters.
 pub struct Sdml {
@@ -117,15 +119,7 @@ impl SdmlPlan<'_> {
     fn run_in<T: Real>(&self, results: Results<'_>) -> Result<()> {
         let [first, second, ..] = results.grads;
         let grads = [first, second].map(|g| Some(g?.map(|v| v.move_axis(self.batch, 0))));
-        let derives = grads.iter().any(Option::is_some);
-        let blocks = self.blocks::<T>();
-        let len = if derives { blocks.most() * self.axes.shape[0] } else { 0 };
-        let stream = Stream {
-            blocks,
-            slopes: memory::filled(T::ZERO, len)?,
-            gradients: Gradients::new(&self.pairs, grads, blocks.several())?,
-            derives,
-        };
+        let stream = Stream::<_, T>::new(&self.pairs, self.blocks::<T>(), grads)?;
         if self.by_row {
             self.by_row(stream, results.value)
         } else {
@@ -134,7 +128,11 @@ impl SdmlPlan<'_> {
     }
 
     /// With one weight for each row.
-    fn by_row<T: Real>(&self, mut stream: Stream<'_, T>, out: Option<ViewMut<'_>>) -> Result<()> {
+    fn by_row<T: Real>(
+        &self,
+        mut stream: Stream<'_, '_, '_, SquaredDistance, T>,
+        out: Option<ViewMut<'_>>,
+    ) -> Result<()> {
         let SdmlPlan { axes, weighting, pairs, .. } = self;
         let reduced = Reduced { axes, weighting, level: pairs.level };
         let mut all = memory::filled(T::ZERO, if out.is_some() { axes.shape[0] } else { 0 })?;
@@ -143,16 +141,17 @@ impl SdmlPlan<'_> {
         let kernel = Rows { target: self.targets(), scale, first: 0, by_row: true };
         for rows in stream.blocks.iter() {
             let sums = out.is_some().then(|| &mut all[rows.clone()]);
-            stream.run(pairs, &kernel, rows, Outputs { value: None, sums, slopes: None }, factor)?;
+            let outputs = Outputs { value: None, sums, slopes: None };
+            stream.run(&kernel, rows, None, outputs, factor)?;
         }
-        stream.gradients.finish::<SquaredDistance>(factor)?;
+        stream.finish(factor)?;
         out.map_or(Ok(()), |out| reduced.value(&all, out))
     }
 
     /// With a weight for each element of E.
     fn by_element<T: Real>(
         &self,
-        mut stream: Stream<'_, T>,
+        mut stream: Stream<'_, '_, '_, SquaredDistance, T>,
         out: Option<ViewMut<'_>>,
     ) -> Result<()> {
         let SdmlPlan { axes, weighting, pairs, .. } = self;
@@ -181,7 +180,7 @@ impl SdmlPlan<'_> {
             let len = rows.len() * n;
             let value = out.is_some().then(|| &mut unreduced[..len]);
             let outputs = Outputs { value, sums: None, slopes: None };
-            stream.run(pairs, &kernel, rows.clone(), outputs, factor)?;
+            stream.run(&kernel, rows.clone(), None, outputs, factor)?;
             let Some(out) = &out else { continue };
             let out = match divisor {
                 None => out.clone(),
@@ -192,7 +191,7 @@ impl SdmlPlan<'_> {
             };
             reduced.value(&unreduced[..len], out)?;
         }
-        stream.gradients.finish::<SquaredDistance>(factor)?;
+        stream.finish(factor)?;
         if let Some(out) = out.filter(|_| is_total) {
             let (axes, weighting) = (Axes::elementwise(&[n], 0)?, Weighting::new(Reduction::Sum));
             let reduced = Reduced { axes: &axes, weighting: &weighting, level: pairs.level };
@@ -223,33 +222,6 @@ impl Plan for SdmlPlan<'_> {
         } else {
             self.run_in::<f64>(results)
         }
-    }
-}
-
-/// What goes from block to block.
-struct Stream<'a, T> {
-    blocks: Blocks,
-    slopes: Vec<T>,
-    gradients: Gradients<'a, T>,
-    derives: bool,
-}
-
-impl<T: Real> Stream<'_, T> {
-    /// Runs a block, and adds its part of the gradients.
-    fn run(
-        &mut self,
-        pairs: &Pairs<'_, SquaredDistance>,
-        kernel: &Rows,
-        rows: Range<usize>,
-        outputs: Outputs<'_, T>,
-        factor: f64,
-    ) -> Result<()> {
-        let [_, m, _] = pairs.shape();
-        let Stream { derives, ref mut slopes, ref mut gradients, .. } = *self;
-        let slopes = if derives { &mut slopes[..rows.len() * m] } else { &mut [] };
-        let outputs = Outputs { slopes: derives.then_some(&mut *slopes), ..outputs };
-        pairs.rows(kernel, rows.clone(), None, outputs)?;
-        if derives { gradients.add(pairs, rows, slopes, factor) } else { Ok(()) }
     }
 }
 

@@ -10,8 +10,30 @@ use crate::memory;
 use crate::simd::Baseline;
 use crate::sum::sum_exactly;
 
+/// Lets `work` compute the gradients with respect to the vectors of both batches at length 1, from these, and makes them
+/// those with respect to the batches.
+pub fn by_units(
+    batches: &[View<'_>; 2],
+    grads: &[Option<ViewMut<'_>>; 2],
+    work: impl FnOnce([View<'_>; 2], [Option<ViewMut<'_>>; 2]) -> Result<()>,
+) -> Result<()> {
+    let units = [Units::of(&batches[0])?, Units::of(&batches[1])?];
+    let mut by_units = [Vec::new(), Vec::new()];
+    for ((by_units, units), out) in by_units.iter_mut().zip(&units).zip(grads) {
+        *by_units = memory::filled(0.0, if out.is_some() { units.x.len() } else { 0 })?;
+    }
+    let [by_first, by_second] = &mut by_units;
+    let views = [(by_first, &grads[0]), (by_second, &grads[1])]
+        .map(|(x, out)| Some(ViewMut::from_slice(x, out.as_ref()?.shape())));
+    work(units.each_ref().map(Units::view), views)?;
+    for ((by_units, units), out) in by_units.into_iter().zip(&units).zip(grads) {
+        out.as_ref().map_or(Ok(()), |out| units.pull(by_units, out))?;
+    }
+    Ok(())
+}
+
 /// Vectors of length 1, or of length 0.
-pub struct Units {
+struct Units {
     x: Vec<f64>,
     shape: [usize; 2],
     /// The length of each vector times a power of two, and that.
@@ -20,7 +42,7 @@ pub struct Units {
 
 impl Units {
     /// Of the rows of a matrix.
-    pub fn of(view: &View<'_>) -> Result<Self> {
+    fn of(view: &View<'_>) -> Result<Self> {
         let shape = [view.shape()[0], view.shape()[1]];
         let mut x = view.to_vec::<f64>()?;
         let mut lengths = memory::filled([0.0, 1.0], shape[0])?;
@@ -44,17 +66,12 @@ impl Units {
     }
 
     /// The vectors.
-    pub fn view(&self) -> View<'_> {
+    fn view(&self) -> View<'_> {
         View::from_slice(&self.x, &self.shape)
     }
 
-    /// Memory for gradients with respect to them.
-    pub fn gradients(&self) -> Result<Vec<f64>> {
-        memory::filled(0.0, self.x.len())
-    }
-
     /// Makes gradients with respect to them those with respect to what they were made of.
-    pub fn pull(&self, mut grads: Vec<f64>, out: &ViewMut<'_>) -> Result<()> {
+    fn pull(&self, mut grads: Vec<f64>, out: &ViewMut<'_>) -> Result<()> {
         let d = self.shape[1];
         let mut products = memory::filled(0.0, d)?;
         let rows = grads.chunks_exact_mut(d.max(1)).zip(self.x.chunks_exact(d.max(1)));
