@@ -138,6 +138,16 @@ def _torch_sdml(params: Any, x1: Any, x2: Any) -> Any:
     return F.kl_div(F.log_softmax(-distances, 1), target, reduction="none")
 
 
+def _torch_info_nce(params: Any, x1: Any, x2: Any) -> Any:
+    if params["similarity"] == "cosine":
+        x1, x2 = F.normalize(x1), F.normalize(x2)
+    logits, own = x1 @ x2.T / params["temperature"], torch.arange(len(x1))
+    value = F.cross_entropy(logits, own, reduction="none")
+    if not params["symmetric"]:
+        return value
+    return (value + F.cross_entropy(logits.T, own, reduction="none")) / 2
+
+
 def _torch_ctc(_: Any, x: Any, label: Any) -> Any:
     samples, frames, classes = x.shape
     return F.ctc_loss(
@@ -171,6 +181,7 @@ TORCH: dict[str, Callable[..., Any]] = {
         u, v, y, margin=p["margin"], reduction="none"
     ),
     "SDMLLoss": _torch_sdml,
+    "InfoNCELoss": _torch_info_nce,
     "CTCLoss": _torch_ctc,
 }
 """The unreduced losses: PyTorch's own where it has one, else as its users write them."""

@@ -101,6 +101,9 @@ def _pairs() -> list[Call]:
         lambda: rl.SDMLLoss()(x, x + 1),
         lambda: rl.SDMLLoss().value_and_grad(x, x + 1),
         lambda: rl.SDMLLoss(reduction="none").value_and_grad(x, x + 1, np.ones(700)),
+        lambda: rl.SDMLLoss(memory_limit=1 << 18).value_and_grad(x, x + 1),
+        lambda: rl.InfoNCELoss().value_and_grad(x, x + 1),
+        lambda: rl.InfoNCELoss(memory_limit=1 << 18).value_and_grad(x, x + 1, np.ones(700)),
     ]
 
 

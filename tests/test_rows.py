@@ -556,7 +556,7 @@ def test_empty_calls_with_long_axes():
 @pytest.mark.loss("SDMLLoss")
 def test_pairs_beyond_memory_are_refused():
     x = np.zeros((200_000, 2), np.float32)
-    loss = rl.SDMLLoss()
+    loss = rl.SDMLLoss(memory_limit=1 << 60)
     with pytest.raises(MemoryError):
         loss.value_and_grad(x, x)
     assert np.isfinite(loss(x[:4], x[:4])).all()

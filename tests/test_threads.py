@@ -80,16 +80,18 @@ INPUTS = {
     "TripletLoss": triplets,
     "CosineEmbeddingLoss": pairs,
     "SDMLLoss": elementwise,
+    "InfoNCELoss": elementwise,
     "CTCLoss": frames,
 }
 LOSSES = [name for name in INPUTS if name in rl.__all__]
-# A row of SDML depends on all others.
-SPLITTABLE = [name for name in LOSSES if name != "SDMLLoss"]
+# A row of pairs depends on all others.
+PAIRWISE = ["SDMLLoss", "InfoNCELoss"]
+SPLITTABLE = [name for name in LOSSES if name not in PAIRWISE]
 FEW = ["L2Loss", "SoftmaxCrossEntropyLoss"]
 
 
 def inputs(name, rows=512):
-    if name == "SDMLLoss":
+    if name in PAIRWISE:
         rows = min(rows, 96)
     return INPUTS[name](np.random.default_rng(7), rows)
 

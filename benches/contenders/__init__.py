@@ -154,6 +154,7 @@ ROWS: dict[str, Row] = {
     "Triplet": Row("TripletLoss", _triplet, differentiable=3),
     "CosineEmbedding": Row("CosineEmbeddingLoss", _cosine, differentiable=2),
     "SDML": Row("SDMLLoss", _neighbours, {}, ((8, 8), (64, 256), (256, 4096)), 2),
+    "InfoNCE": Row("InfoNCELoss", _neighbours, {}, ((8, 8), (256, 128), (1024, 512)), 2),
     # (frames, samples, classes, label length)
     "CTC": Row(
         "CTCLoss",

@@ -171,6 +171,24 @@ def sdml(first: Array, second: Array) -> Result:
     return value, (grad_first, grad_second)
 
 
+def info_nce(first: Array, second: Array) -> Result:
+    norms = [np.sqrt((x**2).sum(1, keepdims=True)) for x in (first, second)]
+    units = first / norms[0], second / norms[1]
+    heat = first.dtype.type(0.07)
+    logits = units[0] @ units[1].T / heat
+    log_prob = _log_softmax(logits), _log_softmax(logits, axis=0)
+    value = -(np.diag(log_prob[0]) + np.diag(log_prob[1])) / 2
+    slope = (np.exp(log_prob[0]) + np.exp(log_prob[1])) / 2
+    slope[np.diag_indices_from(slope)] -= 1
+    slope /= heat
+    toward = slope @ units[1], slope.T @ units[0]
+    grads = [
+        (g - u * (g * u).sum(1, keepdims=True)) / norm
+        for g, u, norm in zip(toward, units, norms, strict=True)
+    ]
+    return value, tuple(grads)
+
+
 def _log_sum(*terms: Array) -> Array:
     top = np.maximum(np.maximum.reduce(terms), -1e30)
     total = sum(np.exp(term - top) for term in terms)
@@ -234,6 +252,7 @@ LOSSES: dict[str, Callable[..., Result]] = {
     "Triplet": triplet,
     "CosineEmbedding": cosine,
     "SDML": sdml,
+    "InfoNCE": info_nce,
     "CTC": ctc,
 }
 

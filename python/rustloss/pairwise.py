@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Self, Unpack
+from typing import Literal, Self, Unpack
 
 from rustloss._loss import Loss, Options
 
-__all__ = ["SDMLLoss"]
+__all__ = ["InfoNCELoss", "SDMLLoss"]
 
 
 class SDMLLoss(Loss):
@@ -29,6 +29,9 @@ class SDMLLoss(Loss):
         cross-entropy of the softmax of -d.
     weight : float, default 1.0
         Multiplies the loss.
+    memory_limit : int, default 268435456
+        The bytes that arrays over pairs may have inside a call: the rows of E are computed in
+        blocks that fit, at the least one by one. ``reduction="none"`` returns all of E.
     batch_axis, **options
         See `Loss`.
 
@@ -53,6 +56,69 @@ class SDMLLoss(Loss):
         smoothing_parameter: float = 0.3,
         weight: float | None = 1.0,
         batch_axis: int = 0,
+        *,
+        memory_limit: int = 1 << 28,
         **options: Unpack[Options],
     ) -> Self:
         return cls._of("SDMLLoss", locals())
+
+
+class InfoNCELoss(Loss):
+    """Contrastive cross-entropy: each x1[i] is to be most similar to its partner x2[i] of all x2.
+
+    With the logits ``l[i, j] = similarity(x1[i], x2[j]) / temperature``,
+    ``E[i] = log(sum(exp(l[i, j]))) - l[i, i]`` over j, the cross-entropy of row i with class i. If
+    `symmetric`, E is the mean of that and of the cross-entropy of column i, as in CLIP. With
+    ``g = softmax(l) - identity`` along the rows, or half the sum of those of rows and columns, the
+    gradient with respect to x1[i] is ``sum(g[i, j] d(similarity)/d(x1[i])) / temperature`` over j.
+    A vector that is exactly zero has the cosine 0 and the gradient 0.
+
+    Call: ``(x1, x2, sample_weight=None)`` with two matrices of one shape and one weight for each
+    pair of partners. E has shape (N,), and a sample of weight 0 is still one of the others' wrong
+    answers. The gradient is a tuple of two.
+
+    Parameters
+    ----------
+    temperature : float, default 0.07
+        Divides the similarities; > 0.
+    similarity : {"cosine", "dot"}, default "cosine"
+        The dot product, of vectors scaled to length 1 or as they are.
+    symmetric : bool, default True
+        Whether each x2[j] is to find its partner, too.
+    weight : float, optional
+        Multiplies the loss.
+    memory_limit : int, default 268435456
+        The bytes that arrays over pairs may have: rows are computed in blocks that fit, at the
+        least one by one. All results are the same but for the last bits.
+    batch_axis, **options
+        See `Loss`.
+
+    References
+    ----------
+    A. van den Oord, Y. Li, O. Vinyals, "Representation learning with contrastive predictive
+    coding", 2018. A. Radford et al., "Learning transferable visual models from natural language
+    supervision", 2021.
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> loss = rl.InfoNCELoss(temperature=1.0, similarity="dot")
+    >>> value, grads = loss.value_and_grad([[0.0], [1.0]], [[0.0], [1.0]])
+    >>> print(value, *(grad.ravel() for grad in grads))
+    [0.69314718 0.31326169] [ 0.38447071 -0.26894142] [ 0.38447071 -0.26894142]
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        temperature: float = 0.07,
+        similarity: Literal["cosine", "dot"] = "cosine",
+        symmetric: bool = True,
+        weight: float | None = None,
+        batch_axis: int = 0,
+        *,
+        memory_limit: int = 1 << 28,
+        **options: Unpack[Options],
+    ) -> Self:
+        return cls._of("InfoNCELoss", locals())

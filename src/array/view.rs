@@ -5,6 +5,7 @@ use crate::error::Number;
 use crate::num::{DType, Element, with_element};
 use smallvec::SmallVec;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// A shape.
 pub type Shape = SmallVec<[usize; 3]>;
@@ -163,6 +164,17 @@ impl<'a> View<'a> {
     fn arranged(self, f: impl FnOnce(Dims) -> Dims) -> Self {
         let Dims { shape, strides } = f(Dims { shape: self.shape, strides: self.strides });
         View { shape, strides, ..self }
+    }
+
+    /// The rows of a range alone.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn narrow(mut self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.shape[0], "rows of the view");
+        self.ptr = self.ptr.wrapping_offset(rows.start as isize * self.strides[0]);
+        self.shape[0] = rows.len();
+        self
     }
 
     /// With the axes in another order.
@@ -341,6 +353,14 @@ impl<'a> ViewMut<'a> {
     /// Under another shape, by the rule of [`View::reshape`].
     pub fn reshape(self, shape: &[usize]) -> Option<Self> {
         Some(ViewMut { view: self.view.reshape(shape)?, life: PhantomData })
+    }
+
+    /// The rows of a range alone, for a while.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn narrow(&mut self, rows: Range<usize>) -> ViewMut<'_> {
+        ViewMut { view: self.view.clone().narrow(rows), life: PhantomData }
     }
 
     /// The view for tiles to be written by several threads.

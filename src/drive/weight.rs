@@ -10,6 +10,7 @@ use crate::memory;
 use crate::num::Sizes;
 use crate::simd::Baseline;
 use crate::sum::{BLOCK, ExactSum, sum_block_exactly};
+use std::ops::Range;
 
 /// Everything that multiplies the unreduced loss E, of shape (N, ...), on the way to the result.
 #[derive(Clone, Debug)]
@@ -81,6 +82,22 @@ impl<'a> Weighting<'a> {
             grad_output: without(&self.grad_output)?,
             ..self.clone()
         })
+    }
+
+    /// The weighting of some rows of E, where `divisor` is that of all. What is a sum over all rows is one for each row.
+    pub(crate) fn of_rows(&self, rows: &Range<usize>, divisor: &Divisor) -> Self {
+        let of_rows = |view: &Option<View<'a>>| Some(view.clone()?.narrow(rows.clone()));
+        let is_total = self.reduction.is_total();
+        Weighting {
+            reduction: if is_total { Reduction::SampleSum } else { self.reduction },
+            weight: if is_total { self.weight / divisor.row(0) } else { self.weight },
+            sample_weight: of_rows(&self.sample_weight),
+            divisor_weight: of_rows(&self.divisor_weight),
+            grad_output: of_rows(&self.grad_output),
+            denominator: None,
+            weight_check: None,
+            ..*self
+        }
     }
 
     /// Whether derivatives times the weights may leave the range of `f32`, though their sums may not.

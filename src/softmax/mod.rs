@@ -7,4 +7,4 @@ mod row;
 pub use group::GroupSoftmax;
 pub use head::{Head, IGNORED, Scalars, Slopes, SparseRows};
 use row::{Extremes, possible, shifted_exps};
-pub use row::{Softmax, through_softmax};
+pub use row::{Softmax, tempered_exp, through_softmax};

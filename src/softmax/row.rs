@@ -220,16 +220,22 @@ pub(super) fn shifted_exps<S: Isa, T: Real>(x: &[T], max: T, near: bool, exps: &
     }
 }
 
-/// Fills `exps` with exp((x - max) / temperature), the rounding of the quotient put back.
+/// Fills `exps` with exp((x - max) / temperature).
 #[inline(always)]
 fn tempered_exps<S: Isa, T: Real>(x: &[T], max: T, temperature: f64, exps: &mut [T]) {
     for (e, &v) in exps.iter_mut().zip(x) {
-        let [quotient, low] = quotient::<S>(v.to_f64(), max.to_f64(), temperature);
-        let high = T::from_f64(quotient);
-        let low = T::from_f64((quotient - high.to_f64()) + low);
-        let low = if high == -T::INFINITY { T::ZERO } else { low };
-        *e = if v == max { T::ONE } else { high.exp_difference::<S>(-low) };
+        *e = tempered_exp::<S, T>(v, max, temperature);
     }
+}
+
+/// exp((x - max) / temperature), the rounding of the quotient put back.
+#[inline(always)]
+pub fn tempered_exp<S: Isa, T: Real>(x: T, max: T, temperature: f64) -> T {
+    let [quotient, low] = quotient::<S>(x.to_f64(), max.to_f64(), temperature);
+    let high = T::from_f64(quotient);
+    let low = T::from_f64((quotient - high.to_f64()) + low);
+    let low = if high == -T::INFINITY { T::ZERO } else { low };
+    if x == max { T::ONE } else { high.exp_difference::<S>(-low) }
 }
 
 /// (x - max) / temperature and what rounding it lost.

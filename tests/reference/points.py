@@ -53,7 +53,7 @@ L2 = SQUARED_HINGE = Bound(2)
 HUBER = LOGISTIC = Bound(3)
 TERMS = Bound(4)
 """Of the sum of the absolute terms, as all bounds are; the others' terms have one sign."""
-SDML = Bound(8)
+SDML = INFO_NCE = Bound(8)
 SOFTMAX = Bound(4, 1 / 2)
 CURVATURE = Bound(8)
 """Of p (1 - p): 3 for p, as much again for 1 - p where p is half, and 2 for the products."""
@@ -262,6 +262,14 @@ def sdml(n: int, width: int, apart: float = 0.0) -> Case:
     params = {"smoothing_parameter": 0.25}
     draw = draws.neighbours(n, width, apart)
     return Case(title, "SDMLLoss", draw, slopes(SDML, "x1", "x2"), params)
+
+
+def info_nce(n: int, width: int, **params: Any) -> Case:
+    params = {"temperature": 0.07, "similarity": "cosine", "symmetric": True, **params}
+    title = f"InfoNCE, {n} x {width}, {params['similarity']}, {params['temperature']:g}"
+    title += "" if params["symmetric"] else ", rows"
+    draw = draws.neighbours(n, width, 0.0)
+    return Case(title, "InfoNCELoss", draw, slopes(INFO_NCE, "x1", "x2"), params)
 
 
 def ctc(n: int, frames: int, classes: int, longest: int) -> Case:
@@ -504,5 +512,10 @@ CASES = [
     cosine(200, 17, 0.25, " along axis 0", axis=0),
     *(sdml(n, d) for n, d in [(2, 3), (8, 8), (16, 50)]),
     sdml(8, 8, apart=10.0),
+    *(info_nce(n, d) for n, d in [(2, 3), (8, 8), (12, 50)]),
+    info_nce(8, 8, temperature=1e-3),
+    info_nce(8, 8, temperature=10.0, symmetric=False),
+    info_nce(8, 8, similarity="dot", temperature=1.0),
+    info_nce(8, 8, similarity="dot", symmetric=False),
     *(ctc(*sizes) for sizes in [(30, 10, 5, 4), (6, 60, 8, 25)]),
 ]

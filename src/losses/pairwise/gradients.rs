@@ -1,41 +1,121 @@
-//! The gradients with respect to the vectors of both batches, in tiles.
+//! The gradients with respect to the vectors of both batches, in tiles, from the slopes of a block of rows.
 
-use super::LANES;
-use crate::array::View;
+use super::kernel::Pairs;
+use super::similarity::{LANES, Similarity};
 use crate::array::{Grid, Tile};
-use crate::drive::operand::Output;
+use crate::array::{View, ViewMut};
+use crate::drive::operand::{Operand, Output};
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
-use crate::simd::{Isa, Kernel};
+use crate::simd::{self, Isa, Kernel};
 use crate::threads;
+use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Vectors whose differences a lane adds in a row.
 const CHAIN: usize = 16;
-/// Vectors whose differences are summed in the type of computation.
-const VECTORS: usize = 128;
+/// Vectors whose differences are summed in the type of computation. A block of as many rows, or of a multiple, leaves all
+/// bits of the gradients as they are.
+pub(super) const VECTORS: usize = 128;
 /// Vectors, and bytes of each, in a tile of gradients.
-pub(super) const PULL_TILE: (usize, usize) = (256, 512);
+const PULL_TILE: (usize, usize) = (256, 512);
 /// Vectors whose gradients are summed together.
 const TOGETHER: usize = 8;
 
-pub(super) struct PullJob<'a, 'b, T> {
-    pub batches: &'a [View<'b>; 2],
-    pub grids: [Grid; 2],
-    pub slopes: &'a [T],
-    /// What the sums are multiplied by.
-    pub factor: f64,
-    pub out: [Option<(Output<'a, 'b>, Grid)>; 2],
-    pub n: usize,
+/// Where the gradients with respect to both batches go, block of rows after block of rows.
+pub struct Gradients<'a, T> {
+    out: [Option<ViewMut<'a>>; 2],
+    /// The sums for the second batch over the blocks so far, if there are several.
+    carried: Option<Vec<f64>>,
+    of: PhantomData<T>,
 }
 
-/// A tile of the gradients.
-pub(super) struct PullTile<'a, 'b, 'c, T> {
-    pub job: &'a PullJob<'b, 'c, T>,
-    pub tile: Tile,
+impl<'a, T: Real> Gradients<'a, T> {
+    /// For the batches of `pairs`; without `several` blocks, one has all rows.
+    pub fn new<M: Similarity>(
+        pairs: &Pairs<'_, M>,
+        out: [Option<ViewMut<'a>>; 2],
+        several: bool,
+    ) -> Result<Self> {
+        let carries = several && out[1].is_some();
+        let carried = carries.then(|| memory::filled(0.0, pairs.batches[1].len())).transpose()?;
+        Ok(Gradients { out, carried, of: PhantomData })
+    }
+
+    /// Adds what the pairs of a block of rows contribute, by the derivative of the result with respect to each similarity,
+    /// but for a factor.
+    pub fn add<M: Similarity>(
+        &mut self,
+        pairs: &Pairs<'_, M>,
+        rows: Range<usize>,
+        slopes: &[T],
+        factor: f64,
+    ) -> Result<()> {
+        let block = pairs.block(rows.clone());
+        let [n, m, d] = block.shape();
+        let [first, second] = &mut self.out;
+        let carried = self.carried.as_mut().map(|sums| ViewMut::from_slice(sums, &[m, d]));
+        let is_carried = carried.is_some();
+        let second = carried.or_else(|| second.as_mut().map(|out| out.narrow(0..m)));
+        let out = [first.as_mut().map(|out| out.narrow(rows)), second];
+        let out = out.each_ref().map(|out| {
+            let mut grid = Grid::new(out.as_ref()?.shape(), 1);
+            let out = Operand::output(&mut grid, out.as_ref()?);
+            grid.merge();
+            Some((out, grid))
+        });
+        let job = PullJob::<M, T> {
+            batches: &block.batches,
+            grids: [block.grid(0), block.grid(1)],
+            out,
+            is_carried,
+            slopes,
+            factor,
+            of: PhantomData,
+        };
+        let (rows, cols) = (PULL_TILE.0, PULL_TILE.1 / size_of::<T>());
+        let across = d.div_ceil(cols);
+        let tiles = n.max(m).div_ceil(rows) * across;
+        threads::run(tiles, block.cost() / tiles as f64, &|tasks| {
+            for task in tasks {
+                let (row, col) = (task / across * rows, task % across * cols);
+                let tile = Tile { row, rows, col, cols: cols.min(d - col) };
+                simd::dispatch(block.level, PullTile { job: &job, tile })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes what was carried from block to block, times the factor of all blocks.
+    pub fn finish<M: Similarity>(self, factor: f64) -> Result<()> {
+        let Gradients { out: [_, Some(out)], carried: Some(sums), .. } = self else {
+            return Ok(());
+        };
+        let gradient = |sum: &f64| T::from_f64(M::FACTOR * sum * factor);
+        out.copy_from(&memory::collect(sums.iter().map(gradient))?);
+        Ok(())
+    }
 }
 
-impl<T: Real> Kernel for PullTile<'_, '_, '_, T> {
+struct PullJob<'a, 'b, M, T> {
+    batches: &'a [View<'b>; 2],
+    grids: [Grid; 2],
+    slopes: &'a [T],
+    factor: f64,
+    out: [Option<(Output<'a, 'a>, Grid)>; 2],
+    /// Whether those of the second batch are sums that are continued.
+    is_carried: bool,
+    of: PhantomData<M>,
+}
+
+/// A tile of the gradients; of the vectors of either batch as far as there are any.
+struct PullTile<'a, 'b, 'c, M, T> {
+    job: &'a PullJob<'b, 'c, M, T>,
+    tile: Tile,
+}
+
+impl<M: Similarity, T: Real> Kernel for PullTile<'_, '_, '_, M, T> {
     type Output = Result<()>;
     #[inline(always)]
     fn run<S: Isa>(self) -> Result<()> {
@@ -43,23 +123,57 @@ impl<T: Real> Kernel for PullTile<'_, '_, '_, T> {
         let mut panels: [PullPanel<T>; 2] = Default::default();
         let mut sums = Vec::new();
         let mut buffer = Vec::new();
+        let mut carried = Vec::new();
         for (of, out) in job.out.iter().enumerate() {
             let Some((out, grid)) = out else { continue };
-            job.sum::<S>(of, tile, &mut panels, &mut sums)?;
-            for r in 0..tile.rows {
-                let sums = &sums[r / TOGETHER * TOGETHER * panels[of].width..][r % TOGETHER..];
-                let tile = Tile { row: tile.row + r, rows: 1, ..tile };
-                let row = out.tile::<T>(grid, tile, &mut buffer)?;
-                for (g, sums) in row.chunks_mut(LANES).zip(sums.iter().step_by(TOGETHER)) {
-                    for (g, sum) in g.iter_mut().zip(sums) {
-                        *g = T::from_f64(-2.0 * sum * job.factor);
+            let rows = tile.rows.min(grid.rows.saturating_sub(tile.row));
+            if rows == 0 {
+                continue;
+            }
+            let tile = Tile { rows, ..tile };
+            let is_carried = of == 1 && job.is_carried;
+            let row = |r: usize| Tile { row: tile.row + r, rows: 1, ..tile };
+            job.sum::<S>(of, tile, &mut panels, &mut sums, |sums| {
+                for r in (0..tile.rows).filter(|_| is_carried) {
+                    let row = out.tile::<f64>(grid, row(r), &mut carried)?;
+                    for (so_far, sums) in row.chunks(LANES).zip(of_vector(sums, tile, r)) {
+                        sums[..so_far.len()].copy_from_slice(so_far);
                     }
                 }
-                out.finish(grid, tile, &buffer);
+                Ok(())
+            })?;
+            for r in 0..tile.rows {
+                let sums = of_vector(&mut sums, tile, r);
+                if is_carried {
+                    let row = out.tile::<f64>(grid, row(r), &mut carried)?;
+                    for (so_far, sums) in row.chunks_mut(LANES).zip(sums) {
+                        so_far.copy_from_slice(&sums[..so_far.len()]);
+                    }
+                    continue;
+                }
+                let grads = out.tile::<T>(grid, row(r), &mut buffer)?;
+                for (g, sums) in grads.chunks_mut(LANES).zip(sums) {
+                    for (g, sum) in g.iter_mut().zip(sums) {
+                        *g = T::from_f64(M::FACTOR * *sum * job.factor);
+                    }
+                }
+                out.finish(grid, row(r), &buffer);
             }
         }
         Ok(())
     }
+}
+
+/// The sums of the vector `r` of a tile, chunk after chunk.
+#[inline(always)]
+fn of_vector(
+    sums: &mut [[f64; LANES]],
+    tile: Tile,
+    r: usize,
+) -> impl Iterator<Item = &mut [f64; LANES]> {
+    let width = tile.cols.div_ceil(LANES);
+    let of_group = &mut sums[r / TOGETHER * TOGETHER * width..][..TOGETHER * width];
+    of_group[r % TOGETHER..].iter_mut().step_by(TOGETHER)
 }
 
 /// A tile of vectors, with whole chunks of elements and whole groups of vectors; what is missing to them is 0. Behind a
@@ -112,9 +226,9 @@ impl<T: Real> PullPanel<T> {
     }
 }
 
-impl<T: Real> PullJob<'_, '_, T> {
-    /// Fills `sums` with the sums of slope (other - own) over the others, for the own vectors of a tile: group after group
-    /// of them, chunk after chunk of a group.
+impl<M: Similarity, T: Real> PullJob<'_, '_, M, T> {
+    /// Fills `sums` with the sums of slope times [`Similarity::toward`] over the others, for the own vectors of a tile:
+    /// group after group of them, chunk after chunk of a group. They begin at 0, or where `begin` sets them.
     #[inline(always)]
     fn sum<S: Isa>(
         &self,
@@ -122,9 +236,11 @@ impl<T: Real> PullJob<'_, '_, T> {
         tile: Tile,
         panels: &mut [PullPanel<T>; 2],
         sums: &mut Vec<[f64; LANES]>,
+        begin: impl FnOnce(&mut [[f64; LANES]]) -> Result<()>,
     ) -> Result<()> {
+        let counts = self.batches.each_ref().map(|batch| batch.shape()[0]);
         let fill = |panel: &mut PullPanel<T>, batch: usize, row: usize| {
-            let tile = Tile { row, rows: PULL_TILE.0.min(self.n - row), ..tile };
+            let tile = Tile { row, rows: PULL_TILE.0.min(counts[batch] - row), ..tile };
             panel.fill(&self.grids[batch], &self.batches[batch], tile)
         };
         let [first, second] = panels;
@@ -133,10 +249,11 @@ impl<T: Real> PullJob<'_, '_, T> {
         let width = own.width;
         sums.clear();
         memory::grow(sums, own.x.len(), [0.0; LANES])?;
+        begin(sums)?;
         let mut parts = memory::filled([T::ZERO; LANES], TOGETHER * width)?;
         let mut by_own = [[T::ZERO; VECTORS]; TOGETHER];
         let mut by_other = [[T::ZERO; TOGETHER]; VECTORS];
-        for start in (0..self.n).step_by(PULL_TILE.0) {
+        for start in (0..counts[1 - of]).step_by(PULL_TILE.0) {
             threads::check()?;
             fill(others, 1 - of, start)?;
             let finite = own.finite && others.finite;
@@ -153,17 +270,17 @@ impl<T: Real> PullJob<'_, '_, T> {
                         self.slopes(first, start + block, &mut by_own);
                         let slope = |k: usize, m: usize| by_own[k][m];
                         if finite {
-                            pull.at_level::<S>(slope, add, &mut parts);
+                            pull.at_level::<S, M>(slope, add, &mut parts);
                         } else {
-                            pull.at_level::<S>(slope, add_counting, &mut parts);
+                            pull.at_level::<S, M>(slope, add_counting, &mut parts);
                         }
                     } else {
                         self.slopes(start + block, first, &mut by_other);
                         let slope = |k: usize, m: usize| by_other[m][k];
                         if finite {
-                            pull.at_level::<S>(slope, add, &mut parts);
+                            pull.at_level::<S, M>(slope, add, &mut parts);
                         } else {
-                            pull.at_level::<S>(slope, add_counting, &mut parts);
+                            pull.at_level::<S, M>(slope, add_counting, &mut parts);
                         }
                     }
                     let parts = parts.as_flattened();
@@ -184,7 +301,8 @@ impl<T: Real> PullJob<'_, '_, T> {
         col: usize,
         part: &mut [[T; COLS]; ROWS],
     ) {
-        let mut rows = self.slopes[row * self.n..].chunks_exact(self.n);
+        let m = self.batches[1].shape()[0];
+        let mut rows = self.slopes[row * m..].chunks_exact(m);
         for part in part {
             let slopes = rows.next().map_or(&[][..], |slopes| &slopes[col..]);
             if let Some(slopes) = slopes.first_chunk() {
@@ -218,25 +336,25 @@ struct Pull<'a, T> {
 }
 
 impl<T: Real> Pull<'_, T> {
-    /// The sums of slope (other - own) over the others, for every own vector, a register at a time.
+    /// The sums of slope times [`Similarity::toward`] over the others, for every own vector, a register at a time.
     #[inline(always)]
-    fn at_level<S: Isa>(
+    fn at_level<S: Isa, M: Similarity>(
         &self,
         slope: impl Fn(usize, usize) -> T,
         add: impl Fn(T, T, T) -> T,
         out: &mut [[T; LANES]],
     ) {
         match S::REGISTER / size_of::<T>() {
-            16 => self.sum::<16>(slope, add, out),
-            8 => self.sum::<8>(slope, add, out),
-            4 => self.sum::<4>(slope, add, out),
-            _ => self.sum::<2>(slope, add, out),
+            16 => self.sum::<M, 16>(slope, add, out),
+            8 => self.sum::<M, 8>(slope, add, out),
+            4 => self.sum::<M, 4>(slope, add, out),
+            _ => self.sum::<M, 2>(slope, add, out),
         }
     }
 
     /// The same, `W` elements at a time.
     #[inline(always)]
-    fn sum<const W: usize>(
+    fn sum<M: Similarity, const W: usize>(
         &self,
         slope: impl Fn(usize, usize) -> T,
         add: impl Fn(T, T, T) -> T,
@@ -259,7 +377,8 @@ impl<T: Real> Pull<'_, T> {
                         unrolled!(k in [0, 1, 2, 3, 4, 5, 6, 7] {
                             let slope = slope(k, chain * CHAIN + m);
                             for l in 0..W {
-                                lanes[k][l] = add(slope, other[l] - from[k][l], lanes[k][l]);
+                                let toward = M::toward(from[k][l], other[l]);
+                                lanes[k][l] = add(slope, toward, lanes[k][l]);
                             }
                         });
                     }

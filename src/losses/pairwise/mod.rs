@@ -5,10 +5,11 @@ macro_rules! unrolled {
     ($k:ident in [$($at:literal),*] $body:block) => { $({ let $k = $at; $body })* };
 }
 
+mod columns;
 mod gradients;
 mod kernel;
+mod similarity;
+mod stream;
+mod units;
 
-/// Elements of a chunk: whole registers of every level.
-const LANES: usize = 16;
-
-super::family![sdml];
+super::family![sdml, info_nce];

@@ -7,12 +7,16 @@
 //!
 //! Source: Apache MXNet Gluon, `SDMLLoss`.
 
-use super::kernel::{Outputs, PairKernel, Pairs, RowOutputs};
-use crate::array::{Shape, View};
+use super::kernel::{
+    Blocks, MEMORY_LIMIT, Outputs, PairKernel, Pairs, RowOutputs, batches, matrix,
+};
+use super::similarity::SquaredDistance;
+use super::stream::Stream;
+use crate::array::{Shape, ViewMut};
 use crate::drive::reduced::Reduced;
 use crate::drive::scale::Scale;
 use crate::drive::weight::Weighting;
-use crate::drive::{Axes, axis};
+use crate::drive::{Axes, Reduction, axis};
 use crate::error::{Error, Kind, Result, Tuple};
 use crate::math::Real;
 use crate::memory;
@@ -20,7 +24,7 @@ use crate::registry::{
     Bound, Call, Domain, Family, Gradient, Loss, Options, Plan, Results, SAMPLE_WEIGHT, ShapeRule,
     Spec, Unreduced, float, input,
 };
-use crate::simd::{Isa, Level};
+use crate::simd::Isa;
 use crate::softmax::Softmax;
 use crate::sum::sum;
 
@@ -28,6 +32,8 @@ use crate::sum::sum;
 pub struct Sdml {
     /// The part of the target that is spread over the others.
     pub smoothing: f64,
+    /// The bytes that arrays over pairs may have.
+    pub memory_limit: usize,
 }
 
 /// The row of the registry.
@@ -39,16 +45,21 @@ pub const SPEC: Spec = Spec {
         input("x2", Domain::Real, Gradient::Default).shaped(ShapeRule::Exact),
         SAMPLE_WEIGHT,
     ],
-    params: &[float("smoothing_parameter", 0.3, Bound::Unit)],
+    params: &[float("smoothing_parameter", 0.3, Bound::Unit), MEMORY_LIMIT],
     unreduced: Unreduced::Pair,
     hess: false,
     kinks: "",
-    build: |p| Ok(Box::new(Sdml { smoothing: p.float("smoothing_parameter") })),
+    build: |p| {
+        Ok(Box::new(Sdml {
+            smoothing: p.float("smoothing_parameter"),
+            memory_limit: p.int("memory_limit").map_or(usize::MAX, |bytes| bytes as usize),
+        }))
+    },
 };
 
 crate::front::typed! {
     /// Smoothed deep metric learning: each vector of one batch is to be nearest to its partner in the other.
-    SDMLLoss(x1, x2) { smoothing_parameter: f64 }
+    SDMLLoss(x1, x2) { smoothing_parameter: f64, memory_limit: i64 }
 }
 
 impl Loss for Sdml {
@@ -57,9 +68,7 @@ impl Loss for Sdml {
             let detail = format!("expected {expected}, got shape {}", Tuple(first));
             Error::new(Kind::Shape, name, detail)
         };
-        if first.len() != 2 {
-            return Err(error("two dimensions"));
-        }
+        matrix((name, first))?;
         let batch = axis("batch_axis", options.batch_axis, first)?;
         let n = first[batch];
         if n == 1 {
@@ -79,14 +88,12 @@ impl Loss for Sdml {
         let of_rows = weighting.of_sums(1, n);
         let by_row = of_rows.is_some();
         let axes = if by_row { Axes::elementwise(&[n], 0)? } else { axes };
-        let batches = [0, 1]
-            .map(|at| call.argument(at, |given| Some(given.clone().move_axis(batch, 0))).view);
+        let pairs = Pairs::new(call.level(), batches(call, batch), self.memory_limit);
         Ok(Box::new(SdmlPlan {
             smoothing: self.smoothing,
-            level: call.level(),
             single: call.single(),
             batch,
-            batches,
+            pairs,
             axes,
             weighting: of_rows.unwrap_or(weighting),
             by_row,
@@ -96,11 +103,10 @@ impl Loss for Sdml {
 
 struct SdmlPlan<'a> {
     smoothing: f64,
-    level: Level,
     single: bool,
     batch: usize,
-    /// Both with the batch axis first.
-    batches: [View<'a>; 2],
+    /// Both batches with the batch axis first.
+    pairs: Pairs<'a, SquaredDistance>,
     /// Those of E, or of the sums of its rows where these are enough.
     axes: Axes,
     weighting: Weighting<'a>,
@@ -108,39 +114,102 @@ struct SdmlPlan<'a> {
 }
 
 impl SdmlPlan<'_> {
-    fn pairs(&self) -> Pairs<'_> {
-        Pairs { level: self.level, batches: &self.batches }
+    /// Blocks of rows for what there may be for each pair: slopes, and with weights by element E and its scale. They are the
+    /// same for a call that asks for less, and so are its numbers.
+    fn blocks<T>(&self) -> Blocks {
+        let by_element = size_of::<T>() + size_of::<f64>();
+        self.pairs.blocks(size_of::<T>() + if self.by_row { 0 } else { by_element })
     }
 
     fn run_in<T: Real>(&self, results: Results<'_>) -> Result<()> {
-        let SdmlPlan { axes, weighting, level, .. } = self;
-        let reduced = Reduced { axes, weighting, level: *level };
-        let n = self.batches[0].shape()[0];
         let [first, second, ..] = results.grads;
-        let derives = first.is_some() || second.is_some();
-        let len = axes.shape.iter().product();
-        let mut unreduced = memory::filled(T::ZERO, if results.value.is_some() { len } else { 0 })?;
-        let mut slopes = memory::filled(T::ZERO, if derives { n * n } else { 0 })?;
-        let value = results.value.is_some().then_some(&mut unreduced[..]);
-        let (value, sums) = if self.by_row { (None, value) } else { (value, None) };
-        let others = (n as f64 - 1.0).max(1.0);
-        let mut scale = if derives { reduced.scale()? } else { Scale::All(1.0) };
-        let factor = scale.normalise::<T>();
-        let kernel = Rows {
-            target: [1.0 - self.smoothing, self.smoothing / others].map(Target::new),
-            scale,
-            by_row: self.by_row,
-        };
-        let slopes_out = derives.then_some(&mut slopes[..]);
-        self.pairs().rows(&kernel, Outputs { value, sums, slopes: slopes_out })?;
-        if derives {
-            let grads = [first, second].map(|g| Some(g?.map(|v| v.move_axis(self.batch, 0))));
-            self.pairs().gradients(&slopes, factor, grads.each_ref().map(Option::as_ref))?;
+        let grads = [first, second].map(|g| Some(g?.map(|v| v.move_axis(self.batch, 0))));
+        let stream = Stream::<_, T>::new(&self.pairs, self.blocks::<T>(), grads)?;
+        if self.by_row {
+            self.by_row(stream, results.value)
+        } else {
+            self.by_element(stream, results.value)
         }
-        if let Some(value) = results.value {
-            reduced.value(&unreduced, value)?;
+    }
+
+    /// With one weight for each row.
+    fn by_row<T: Real>(
+        &self,
+        mut stream: Stream<'_, '_, '_, SquaredDistance, T>,
+        out: Option<ViewMut<'_>>,
+    ) -> Result<()> {
+        let SdmlPlan { axes, weighting, pairs, .. } = self;
+        let reduced = Reduced { axes, weighting, level: pairs.level };
+        let mut all = memory::filled(T::ZERO, if out.is_some() { axes.shape[0] } else { 0 })?;
+        let mut scale = if stream.derives { reduced.scale()? } else { Scale::All(1.0) };
+        let factor = scale.normalise::<T>();
+        let kernel = Rows { target: self.targets(), scale, first: 0, by_row: true };
+        for rows in stream.blocks.iter() {
+            let sums = out.is_some().then(|| &mut all[rows.clone()]);
+            let outputs = Outputs { value: None, sums, slopes: None };
+            stream.run(&kernel, rows, None, outputs, factor)?;
+        }
+        stream.finish(factor)?;
+        out.map_or(Ok(()), |out| reduced.value(&all, out))
+    }
+
+    /// With a weight for each element of E.
+    fn by_element<T: Real>(
+        &self,
+        mut stream: Stream<'_, '_, '_, SquaredDistance, T>,
+        mut out: Option<ViewMut<'_>>,
+    ) -> Result<()> {
+        let SdmlPlan { axes, weighting, pairs, .. } = self;
+        let (blocks, n) = (stream.blocks, axes.shape[0]);
+        let is_total = blocks.several() && weighting.reduction.is_total();
+        let divisor = if blocks.several() { Some(weighting.divisor(&axes.shape)?) } else { None };
+        if let Some(check) = weighting.weight_check.as_ref().filter(|_| blocks.several()) {
+            check.all()?;
+        }
+        let mut unreduced =
+            memory::filled(T::ZERO, if out.is_some() { blocks.most() * n } else { 0 })?;
+        let mut totals = memory::filled(0.0, if is_total { n } else { 0 })?;
+        let mut factor = 1.0;
+        for rows in blocks.iter() {
+            let (axes, weighting) = match &divisor {
+                Some(divisor) => {
+                    let axes = Axes::elementwise(&[rows.len(), n], 0)?;
+                    (axes, weighting.of_rows(&rows, divisor))
+                }
+                None => (axes.clone(), weighting.clone()),
+            };
+            let reduced = Reduced { axes: &axes, weighting: &weighting, level: pairs.level };
+            let mut scale = if stream.derives { reduced.scale()? } else { Scale::All(1.0) };
+            factor = scale.normalise::<T>();
+            let kernel = Rows { target: self.targets(), scale, first: rows.start, by_row: false };
+            let len = rows.len() * n;
+            let value = out.is_some().then(|| &mut unreduced[..len]);
+            let outputs = Outputs { value, sums: None, slopes: None };
+            stream.run(&kernel, rows.clone(), None, outputs, factor)?;
+            let out = match &mut out {
+                Some(_) if divisor.is_none() => out.take(),
+                Some(_) if is_total => {
+                    Some(ViewMut::from_slice(&mut totals[rows.clone()], &[rows.len()]))
+                }
+                out => out.as_mut().map(|out| out.narrow(rows)),
+            };
+            if let Some(out) = out {
+                reduced.value(&unreduced[..len], out)?;
+            }
+        }
+        stream.finish(factor)?;
+        if let Some(out) = out.filter(|_| is_total) {
+            let (axes, weighting) = (Axes::elementwise(&[n], 0)?, Weighting::new(Reduction::Sum));
+            let reduced = Reduced { axes: &axes, weighting: &weighting, level: pairs.level };
+            reduced.value(&totals, out)?;
         }
         Ok(())
+    }
+
+    /// Of the partner and of the others.
+    fn targets(&self) -> [Target; 2] {
+        let others = (self.axes.shape[0] as f64 - 1.0).max(1.0);
+        [1.0 - self.smoothing, self.smoothing / others].map(Target::new)
     }
 }
 
@@ -149,10 +218,16 @@ impl Plan for SdmlPlan<'_> {
         self.axes.value_shape(self.weighting.reduction)
     }
     fn cost(&self) -> f64 {
-        self.pairs().cost()
+        self.pairs.cost()
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
-        if self.single { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
+        // The weights of one block have a common factor that f32 has room for, those of several blocks have not.
+        let by_parts = !self.by_row && self.blocks::<f32>().several();
+        if self.single && !by_parts {
+            self.run_in::<f32>(results)
+        } else {
+            self.run_in::<f64>(results)
+        }
     }
 }
 
@@ -182,8 +257,10 @@ impl Target {
 struct Rows {
     /// Of the partner and of the others.
     target: [Target; 2],
-    /// Of each row, or of each element of E.
+    /// Of each row, or of each element of a block of rows of E.
     scale: Scale,
+    /// The first row of the block.
+    first: usize,
     by_row: bool,
 }
 
@@ -217,7 +294,7 @@ impl<T: Real> PairKernel<T> for Rows {
         if !self.by_row {
             counts = false;
             for (col, t) in t.iter_mut().enumerate() {
-                let weight = T::from_f64(self.scale.of(row * distances.len() + col));
+                let weight = T::from_f64(self.scale.of((row - self.first) * distances.len() + col));
                 *t = t.weighted(weight);
                 counts |= weight != T::ZERO;
             }

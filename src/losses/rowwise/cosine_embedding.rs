@@ -238,7 +238,7 @@ impl<W: Scalar> Pair<W> {
 
 /// The power of two by which to multiply a vector whose sum of squares is `square`, right or out of range.
 #[inline(always)]
-fn scale_for(square: f64) -> f64 {
+pub(crate) fn scale_for(square: f64) -> f64 {
     const FAR: f64 = 1e250;
     let up = f64::from_bits((1023 + 600) << 52);
     if square > FAR {

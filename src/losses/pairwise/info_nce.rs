@@ -1,0 +1,229 @@
+//! `InfoNCE`, with both directions the loss of CLIP: each vector of one batch is to be most similar to its partner in
+//! the other.
+//!
+//! With the logits `l_ij = sim(x1_i, x2_j) / temperature` and p the softmax of a row of them: `loss_i = -log p_ii`; with
+//! both directions it is the mean of that and of the same for column i. With p' the softmax of a column, w the derivative
+//! of the result with respect to each element of the loss and `d_ij` = 1 for i = j, else 0, the derivative with respect
+//! to the similarity is `g_ij = (w_i (p_ij - d_ij) + w_j (p'_ij - d_ij)) / (2 temperature)`, or that of the first term alone,
+//! not halved. A vector that is exactly zero has the cosine 0 and the gradient 0.
+//!
+//! All of it is in f64, where the products of f32 are exact; a temperature makes an error of the similarity larger.
+//!
+//! Sources: van den Oord et al., Representation learning with contrastive predictive coding, 2018; Radford et al.,
+//! Learning transferable visual models from natural language supervision, 2021.
+
+use super::columns::Columns;
+use super::kernel::{MEMORY_LIMIT, Outputs, PairKernel, Pairs, RowOutputs, batches, matrix};
+use super::similarity::DotProduct;
+use super::stream::Stream;
+use super::units::by_units;
+use crate::array::{Shape, View, ViewMut};
+use crate::drive::Axes;
+use crate::drive::reduced::Reduced;
+use crate::drive::scale::Scale;
+use crate::drive::weight::Weighting;
+use crate::error::{Error, Kind, Result};
+use crate::math::Real;
+use crate::memory;
+use crate::registry::{
+    Bound, Call, Default, Domain, Family, Gradient, Kind as Accepts, Loss, Options, Plan, Results,
+    SAMPLE_WEIGHT, ShapeRule, Spec, Unreduced, flag, float, input, param,
+};
+use crate::simd::{Isa, Level};
+use crate::softmax::Softmax;
+
+/// The loss with its parameters.
+#[derive(Clone, Copy)]
+pub struct InfoNce {
+    temperature: f64,
+    /// Whether vectors are compared by their cosine, and not by their dot product.
+    cosine: bool,
+    /// Whether columns count too.
+    symmetric: bool,
+    memory_limit: usize,
+}
+
+/// The row of the registry.
+pub const SPEC: Spec = Spec {
+    name: "InfoNCELoss",
+    family: Family::Pairwise,
+    inputs: &[
+        input("x1", Domain::Real, Gradient::Default).shaped(ShapeRule::First),
+        input("x2", Domain::Real, Gradient::Default).shaped(ShapeRule::Exact),
+        SAMPLE_WEIGHT,
+    ],
+    params: &[
+        float("temperature", 0.07, Bound::Positive),
+        param("similarity", Default::Text("cosine"), Accepts::Choice(&["cosine", "dot"])),
+        flag("symmetric", true),
+        MEMORY_LIMIT,
+    ],
+    unreduced: Unreduced::Sample,
+    hess: false,
+    kinks: "",
+    build: |p| {
+        let temperature = p.float("temperature");
+        if (1.0 / temperature).is_infinite() {
+            let detail = "expected a number whose inverse a float64 has room for";
+            return Err(Error::new(Kind::Parameter, "temperature", detail));
+        }
+        Ok(Box::new(InfoNce {
+            temperature,
+            cosine: p.text("similarity") == "cosine",
+            symmetric: p.flag("symmetric"),
+            memory_limit: p.int("memory_limit").map_or(usize::MAX, |bytes| bytes as usize),
+        }))
+    },
+};
+
+crate::front::typed! {
+    /// InfoNCE: cross-entropy of the similarities of two batches, each vector's partner being its class.
+    InfoNCELoss(x1, x2) { temperature: f64, similarity: &str, symmetric: bool, memory_limit: i64 }
+}
+
+impl Loss for InfoNce {
+    fn axes(&self, first: (&str, &[usize]), options: &Options) -> Result<Axes> {
+        matrix(first)?;
+        Axes::samplewise(first.1, options.batch_axis)
+    }
+
+    fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
+        let axes = call.axes.clone();
+        Ok(Box::new(InfoNcePlan {
+            loss: *self,
+            level: call.level(),
+            batches: batches(call, axes.samples),
+            weighting: call.weighting(&axes)?,
+            axes,
+        }))
+    }
+}
+
+struct InfoNcePlan<'a> {
+    loss: InfoNce,
+    level: Level,
+    /// Both with the batch axis first.
+    batches: [View<'a>; 2],
+    axes: Axes,
+    weighting: Weighting<'a>,
+}
+
+impl InfoNcePlan<'_> {
+    /// Fills E, and the gradients with respect to vectors that are compared by their dot product.
+    fn run_in(
+        &self,
+        batches: [View<'_>; 2],
+        grads: [Option<ViewMut<'_>>; 2],
+        scale: Scale,
+        losses: &mut [f64],
+    ) -> Result<()> {
+        let InfoNce { temperature, symmetric, memory_limit, .. } = self.loss;
+        let pairs = Pairs::<DotProduct>::new(self.level, batches, memory_limit);
+        let [_, m, _] = pairs.shape();
+        // Slopes and similarities; as many without gradients, so that the losses are the same.
+        let blocks = pairs.blocks((1 + usize::from(symmetric)) * size_of::<f64>());
+        let kept = if symmetric { blocks.most() * m } else { 0 };
+        let mut similarities = memory::filled(0.0, kept)?;
+        let columns = symmetric
+            .then(|| Columns::of(&pairs, blocks, temperature, &mut similarities))
+            .transpose()?;
+        let similarities = (symmetric && !blocks.several()).then_some(&similarities[..]);
+        let mut stream = Stream::new(&pairs, blocks, grads)?;
+        let kernel = Rows::new(temperature, scale, columns)?;
+        for rows in blocks.iter() {
+            let sums = Some(&mut losses[rows.clone()]);
+            let outputs = Outputs { value: None, sums, slopes: None };
+            stream.run(&kernel, rows, similarities, outputs, 1.0 / temperature)?;
+        }
+        stream.finish(1.0 / temperature)
+    }
+}
+
+impl Plan for InfoNcePlan<'_> {
+    fn value_shape(&self) -> Shape {
+        self.axes.value_shape(self.weighting.reduction)
+    }
+    fn cost(&self) -> f64 {
+        let InfoNce { memory_limit, .. } = self.loss;
+        Pairs::<DotProduct>::new(self.level, self.batches.clone(), memory_limit).cost()
+    }
+    fn run(&self, results: Results<'_>) -> Result<()> {
+        let InfoNcePlan { loss, level, batches, axes, weighting } = self;
+        let reduced = Reduced { axes, weighting, level: *level };
+        let [first, second, ..] = results.grads;
+        let grads = [first, second].map(|g| Some(g?.map(|v| v.move_axis(axes.samples, 0))));
+        let derives = grads.iter().any(Option::is_some);
+        let scale = if derives { reduced.scale()? } else { Scale::All(1.0) };
+        let mut losses = memory::filled(0.0, axes.shape[0])?;
+        if loss.cosine {
+            by_units(batches, grads, |x, grads| self.run_in(x, grads, scale, &mut losses))?;
+        } else {
+            self.run_in(batches.clone(), grads, scale, &mut losses)?;
+        }
+        results.value.map_or(Ok(()), |value| reduced.value(&losses, value))
+    }
+}
+
+/// The rows of the matrix of logits.
+struct Rows {
+    temperature: f64,
+    /// Of each sample, halved if there are two directions.
+    scale: Scale,
+    columns: Option<Columns>,
+    /// What exponentials of each column are multiplied by to be derivatives.
+    by_column: Vec<f64>,
+}
+
+impl Rows {
+    fn new(temperature: f64, mut scale: Scale, columns: Option<Columns>) -> Result<Self> {
+        let mut by_column = Vec::new();
+        if let Some(columns) = &columns {
+            match &mut scale {
+                Scale::All(scale) => *scale /= 2.0,
+                Scale::Each(scales) => scales.iter_mut().for_each(|scale| *scale /= 2.0),
+            }
+            let derivative = |(j, others)| scale.of(j) / (1.0 + others);
+            by_column = memory::collect(columns.others.iter().enumerate().map(derivative))?;
+        }
+        Ok(Rows { temperature, scale, columns, by_column })
+    }
+
+    #[inline(always)]
+    fn loss<S: Isa>(&self, softmax: &Softmax<f64>, partner: f64) -> f64 {
+        softmax.gap(partner) / self.temperature + Real::log1p::<S>(softmax.others)
+    }
+}
+
+impl PairKernel<f64> for Rows {
+    #[inline(always)]
+    fn row<S: Isa>(&self, row: usize, x: &[f64], outputs: RowOutputs<'_, f64>) -> f64 {
+        let RowOutputs { slopes, scratch: [exps, ..], .. } = outputs;
+        let partner = x[row];
+        let of_row = Softmax::tempered::<S>(x, self.temperature, exps);
+        let mut loss = self.loss::<S>(&of_row, partner);
+        let of_column = self.columns.as_ref().map(|c| (c, c.softmax(row, (row, partner))));
+        if let Some((_, of_column)) = &of_column {
+            loss = f64::midpoint(loss, self.loss::<S>(of_column, partner));
+        }
+        let Some(slopes) = slopes else { return loss };
+
+        let scale = self.scale.of(row);
+        // A row that does not count may hold anything.
+        let derivative = |exp: f64, factor: f64| if factor == 0.0 { 0.0 } else { exp * factor };
+        let by_row = derivative(of_row.inverse(), scale);
+        for (slope, &exp) in slopes.iter_mut().zip(&*exps) {
+            *slope = derivative(exp, by_row);
+        }
+        let mut of_partner = derivative(of_row.complement(row, exps[row]), scale);
+        if let Some((columns, of_column)) = of_column {
+            let by_column = self.by_column.iter().zip(&columns.max);
+            for ((slope, &x), (&by_column, &max)) in slopes.iter_mut().zip(x).zip(by_column) {
+                *slope += derivative(columns.exp::<S>(x, max), by_column);
+            }
+            let exp = columns.exp::<S>(partner, of_column.max);
+            of_partner += derivative(of_column.complement(row, exp), scale);
+        }
+        slopes[row] = -of_partner;
+        loss
+    }
+}

@@ -1,0 +1,59 @@
+//! A call block by block of rows: one matrix of slopes serves all blocks.
+
+use super::gradients::Gradients;
+use super::kernel::{Blocks, Outputs, PairKernel, Pairs};
+use super::similarity::Similarity;
+use crate::array::ViewMut;
+use crate::error::Result;
+use crate::math::Real;
+use crate::memory;
+use std::ops::Range;
+
+/// What goes from block to block.
+pub struct Stream<'p, 'v, 'g, M, T> {
+    pairs: &'p Pairs<'v, M>,
+    /// The blocks of rows.
+    pub blocks: Blocks,
+    slopes: Vec<T>,
+    gradients: Gradients<'g, T>,
+    /// Whether any gradient is wanted.
+    pub derives: bool,
+}
+
+impl<'p, 'v, 'g, M: Similarity, T: Real> Stream<'p, 'v, 'g, M, T> {
+    /// Of gradients with the batch axis first.
+    pub fn new(
+        pairs: &'p Pairs<'v, M>,
+        blocks: Blocks,
+        grads: [Option<ViewMut<'g>>; 2],
+    ) -> Result<Self> {
+        let derives = grads.iter().any(Option::is_some);
+        let [_, m, _] = pairs.shape();
+        let slopes = memory::filled(T::ZERO, if derives { blocks.most() * m } else { 0 })?;
+        let gradients = Gradients::new(pairs, grads, blocks.several())?;
+        Ok(Stream { pairs, blocks, slopes, gradients, derives })
+    }
+
+    /// Runs `kernel` over a block, with its similarities if they are at hand, and adds its part of the gradients, but for
+    /// a factor.
+    pub fn run<L: PairKernel<T>>(
+        &mut self,
+        kernel: &L,
+        rows: Range<usize>,
+        similarities: Option<&[f64]>,
+        outputs: Outputs<'_, T>,
+        factor: f64,
+    ) -> Result<()> {
+        let Stream { pairs, derives, ref mut slopes, ref mut gradients, .. } = *self;
+        let [_, m, _] = pairs.shape();
+        let slopes = if derives { &mut slopes[..rows.len() * m] } else { &mut [] };
+        let outputs = Outputs { slopes: derives.then_some(&mut *slopes), ..outputs };
+        pairs.rows(kernel, rows.clone(), similarities, outputs)?;
+        if derives { gradients.add(pairs, rows, slopes, factor) } else { Ok(()) }
+    }
+
+    /// Finishes the gradients, with the factor of all blocks.
+    pub fn finish(self, factor: f64) -> Result<()> {
+        self.gradients.finish::<M>(factor)
+    }
+}
