@@ -129,7 +129,7 @@ impl<T: Real> GroupSoftmax<T> {
             let inverse = self.row(l).inverse();
             for at in (0..classes).map(|c| self.order.at(l, c)) {
                 let p = exps[at].to_f64() * inverse;
-                out[at] = T::from_f64(out[at].to_f64() + p * p * scale[l]);
+                out[at] = T::from_f64(out[at].to_f64() + p * scale[l] * p);
             }
         }
     }

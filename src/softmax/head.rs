@@ -101,6 +101,12 @@ pub struct SparseRows<'a, H> {
     pub head: H,
 }
 
+/// total p - share, from p and 1 - p: of the two forms the one that does not cancel.
+#[inline(always)]
+fn excess(total: f64, share: f64, [p, rest]: [f64; 2]) -> f64 {
+    if p < 0.5 { total * p - share } else { (total - share) - total * rest }
+}
+
 impl Slopes {
     #[inline(always)]
     fn by_p(&self) -> f64 {
@@ -132,7 +138,7 @@ impl<H: Head> SparseRows<'_, H> {
     fn at_max<T: Real>(&self, softmax: &Softmax<T>, slopes: &Slopes) -> f64 {
         let own = self.head.weight(softmax.at) * slopes.by_weight;
         let (p, rest) = (softmax.inverse(), softmax.others * softmax.inverse());
-        (slopes.total + own) - slopes.total * rest + slopes.pull * p
+        excess(slopes.total, -own, [p, rest]) + slopes.pull * p
     }
 
     #[inline(always)]

@@ -87,7 +87,7 @@ impl<T: Real> Softmax<T> {
         let inverse = self.inverse();
         for (out, e) in out.iter_mut().zip(exps) {
             let p = e.to_f64() * inverse;
-            *out = T::from_f64(out.to_f64() + p * p * scale);
+            *out = T::from_f64(out.to_f64() + p * scale * p);
         }
     }
 

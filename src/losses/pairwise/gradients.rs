@@ -1,7 +1,7 @@
 //! The gradients with respect to the vectors of both batches, in tiles, from the slopes of a block of rows.
 
 use super::kernel::Pairs;
-use super::similarity::{LANES, Similarity};
+use super::similarity::{LANES, Similarity, VECTORS};
 use crate::array::{Grid, Tile};
 use crate::array::{View, ViewMut};
 use crate::drive::operand::{Operand, Output};
@@ -15,9 +15,6 @@ use std::ops::Range;
 
 /// Vectors whose differences a lane adds in a row.
 const CHAIN: usize = 16;
-/// Vectors whose differences are summed in the type of computation. A block of as many rows, or of a multiple, leaves all
-/// bits of the gradients as they are.
-pub(super) const VECTORS: usize = 128;
 /// Vectors, and bytes of each, in a tile of gradients.
 const PULL_TILE: (usize, usize) = (256, 512);
 /// Vectors whose gradients are summed together.

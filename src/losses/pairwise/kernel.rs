@@ -4,8 +4,7 @@
 //! all pairs is a block of it. Blocks are cut into tiles that depend on the shape alone, and every number is summed by
 //! one task in one order, from block to block too.
 
-use super::gradients::VECTORS;
-use super::similarity::{Batches, GROUP, LANES, Similarity};
+use super::similarity::{Batches, GROUP, LANES, Similarity, VECTORS};
 use crate::array::{Grid, Tile};
 use crate::array::{View, ViewMut};
 use crate::drive::operand::{Operand, Output};

@@ -18,6 +18,9 @@ use crate::simd::{Baseline, Isa};
 use crate::sum::{PairwiseSum, sum_block_exactly};
 use crate::threads;
 
+/// Vectors whose differences are summed in the type of computation. A block of as many rows, or of a multiple, leaves all
+/// bits of the gradients as they are.
+pub(super) const VECTORS: usize = 128;
 /// Elements of a chunk: whole registers of every level.
 pub(super) const LANES: usize = 16;
 /// Bytes of a vector whose terms are summed in the type of computation: two groups of them fit into the first cache.

@@ -20,7 +20,6 @@ use crate::drive::rows::{Row, RowKernel, RowOutputs, Scratch};
 use crate::error::{Error, Kind as Mistake, Result, Tuple};
 use crate::math::Real;
 use crate::memory;
-use crate::num::Float;
 use crate::registry::{
     Call, Domain, Family, Loss, Options, Plan, SAMPLE_WEIGHT, ShapeRule, Spec, Unreduced, flag,
     label, pred,
@@ -73,6 +72,12 @@ impl Loss for Crps {
     }
 }
 
+/// The sign of x - y, where both may be infinite.
+#[inline(always)]
+fn sign(x: f64, y: f64) -> f64 {
+    f64::from(i8::from(x > y) - i8::from(x < y))
+}
+
 /// The members in order of size, with their places in the row.
 #[derive(std::default::Default)]
 struct Members(Vec<(f64, u32)>);
@@ -117,7 +122,7 @@ impl<T: Real> RowKernel<T, 1, 1> for Crps {
                 let member = sorted[first].0;
                 let equal = sorted[first..].iter().take_while(|m| m.0 == member).count();
                 let (less, more) = (first as f64, (sorted.len() - first - equal) as f64);
-                let slope = (member - y).sign() / count - (less - more) / pairs;
+                let slope = sign(member, y) / count - (less - more) / pairs;
                 for &(_, at) in &sorted[first..first + equal] {
                     grad[at as usize] = T::from_f64(slope * scale);
                 }
@@ -125,7 +130,7 @@ impl<T: Real> RowKernel<T, 1, 1> for Crps {
             }
         }
         if let Some(grad) = label_grad {
-            let signs: f64 = sorted.iter().map(|m| (y - m.0).sign()).sum();
+            let signs: f64 = sorted.iter().map(|m| sign(y, m.0)).sum();
             *grad = T::from_f64(signs / count * scale);
         }
         T::from_f64(self.score(sorted, y))

@@ -51,9 +51,13 @@ struct MultiQuantile {
 }
 
 impl MultiQuantile {
+    /// A quantile q, and 1 - q.
     #[inline(always)]
-    fn quantile(&self, i: usize, count: usize) -> f64 {
-        self.quantiles.as_ref().map_or((i as f64 + 0.5) / count as f64, |quantiles| quantiles[i])
+    fn quantile(&self, i: usize, count: usize) -> [f64; 2] {
+        match &self.quantiles {
+            Some(quantiles) => [quantiles[i], 1.0 - quantiles[i]],
+            None => [i as f64 + 0.5, count as f64 - i as f64 - 0.5].map(|part| part / count as f64),
+        }
     }
 }
 
@@ -95,8 +99,8 @@ impl<T: Real> RowKernel<T, 1, 1> for &MultiQuantile {
         let [terms, slopes] = scratch.each();
         let share = 1.0 / x.len() as f64;
         for (i, ((term, slope), &own)) in terms.iter_mut().zip(&mut *slopes).zip(x).enumerate() {
-            let (gap, q) = (y - own, self.quantile(i, x.len()));
-            let (below, above) = (T::from_f64(q), T::from_f64(1.0 - q));
+            let gap = y - own;
+            let [below, above] = self.quantile(i, x.len()).map(T::from_f64);
             let factor = if gap > T::ZERO { below } else { above };
             *term = (gap * factor).abs();
             let step = if gap > T::ZERO { -below } else { above };

@@ -29,7 +29,7 @@ use crate::registry::{
     SAMPLE_WEIGHT, Spec, Unreduced, flag, float, label, param, pred,
 };
 use crate::simd::Isa;
-use crate::softmax::{Head, IGNORED, Scalars, Slopes, SparseRows, through_softmax};
+use crate::softmax::{Head, IGNORED, Scalars, Slopes, Softmax, SparseRows, through_softmax};
 use crate::sum::sum;
 
 /// The row of the registry.
@@ -204,7 +204,6 @@ impl Head for Mixed<'_> {
         let Target { smoothing, z_loss, .. } = *self.target;
         let weight = self.target.weight(row.class);
         let own = (1.0 - smoothing) * weight;
-        let others = self.share * (self.weights - weight);
         // Of an impossible label that has no weight of its own nothing is left.
         let mut value = row.nll.weighted(own);
         if self.share > 0.0 {
@@ -216,12 +215,17 @@ impl Head for Mixed<'_> {
             value += z_loss * log_sum * log_sum;
         }
         let total = own + self.share * self.weights;
+        let of_target = if row.p < 0.5 {
+            total * row.p - (own + self.share * weight)
+        } else {
+            self.share * (self.weights - weight) - total * row.complement
+        };
         Slopes {
             value,
             total,
             pull,
             by_weight: -self.share,
-            at_label: others - total * row.complement + pull.weighted(row.p),
+            at_label: of_target + pull.weighted(row.p),
             curvature: total + pull,
             square: 2.0 * z_loss,
             hess_at_label: None,
@@ -390,8 +394,10 @@ impl<T: Real> RowKernel<T, 2, 0> for Dense<'_> {
         let z = softmax.max.to_f64() + log_sum;
         if z_loss > 0.0 && (grad.is_some() || hess.is_some()) {
             let pull = 2.0 * z_loss * z;
-            for (c, &x) in x.iter().enumerate() {
-                let p = (-softmax.log_sum_minus::<S>(x)).exp_nonpositive::<S>().to_f64();
+            // The gradient has taken the place of the exponentials.
+            Softmax::of::<S>(x, scratch);
+            for (c, exp) in scratch.iter().enumerate() {
+                let p = exp.to_f64() * softmax.inverse();
                 if let Some(grad) = &mut grad {
                     grad[c] = T::from_f64(grad[c].to_f64() + pull.weighted(p) * scale);
                 }

@@ -67,7 +67,7 @@ impl Head for Focal {
         let ratio = if q == 0.0 { 1.0 } else { nll / q };
         let pr = if p == 0.0 { 0.0 } else { p * ratio };
         let slope = power * (1.0 + gamma * pr);
-        let bend = if q == 0.0 || p == 0.0 {
+        let bend = if q == 0.0 || p == 0.0 || gamma == 0.0 {
             0.0
         } else {
             gamma * p * (power / q) * ((gamma - 1.0) * pr + 2.0 - nll)
