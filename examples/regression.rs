@@ -9,6 +9,9 @@ use rustloss::{Builder, HuberLoss, L2Loss, Reduction, Result};
 const SLOPE: f64 = 2.0;
 const INTERCEPT: f64 = -1.0;
 
+/// The Huber loss bends ten times as much as the squared error where it is a square.
+const LEARNING_RATE: f64 = 0.1;
+
 /// Points from 0 to 1 of a line, every eighth of them 20 too high.
 fn points() -> (Vec<f64>, Vec<f64>) {
     let x: Vec<f64> = (0..64).map(|i| f64::from(i) / 63.0).collect();
@@ -24,8 +27,8 @@ fn fit(gradient: impl Fn(&[f64], &[f64]) -> Result<Vec<f64>>) -> Result<[f64; 2]
     for _ in 0..4000 {
         let pred: Vec<f64> = x.iter().map(|x| slope * x + intercept).collect();
         let grad = gradient(&pred, &y)?;
-        slope -= grad.iter().zip(&x).map(|(g, x)| g * x).sum::<f64>();
-        intercept -= grad.iter().sum::<f64>();
+        slope -= LEARNING_RATE * grad.iter().zip(&x).map(|(g, x)| g * x).sum::<f64>();
+        intercept -= LEARNING_RATE * grad.iter().sum::<f64>();
     }
     Ok([slope, intercept])
 }

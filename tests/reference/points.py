@@ -221,7 +221,7 @@ def focal(gamma: float, n: int, classes: int, title: str = "", **params: Any) ->
     params, draw = {"gamma": gamma, **params}, draws.sparse(n, classes)
     # The power of 1 - p has gamma times its error, which is 3.
     limits = bounds(Bound(4 + 3 * gamma, 1 / 2), hess=Bound(8 + 3 * gamma))
-    defects = SUBNORMAL_SHARE if gamma > 1 else {}
+    defects = SUBNORMAL_SHARE if gamma not in (0, 1) else {}
     return Case(title, "SoftmaxFocalLoss", draw, limits, params, defects)
 
 
