@@ -212,8 +212,7 @@ def softmax(title: str, draw: Draw, bounds: Mapping[str, Bound | Absolute], **pa
 
 def z_loss(title: str, draw: Draw, bounds: Mapping[str, Bound | Absolute], **params: Any) -> Case:
     params = {"z_loss": 0.25, **params}
-    defects = SUBNORMAL_SHARE if params.get("sparse_label", True) else {}
-    return Case(f"SoftmaxCE, z-loss, {title}", CE, draw, bounds, params, defects)
+    return Case(f"SoftmaxCE, z-loss, {title}", CE, draw, bounds, params, SUBNORMAL_SHARE)
 
 
 def focal(gamma: float, n: int, classes: int, title: str = "", **params: Any) -> Case:
