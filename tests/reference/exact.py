@@ -151,37 +151,6 @@ def poisson_nll(params: Any, x: Any, t: Any) -> Quantities:
     return elementwise(value, pred=by_pred, target=by_target, hess=(hess,))
 
 
-@formula("GaussianNLLLoss")
-def gaussian_nll(params: Any, x: Any, t: Any, var: Any) -> Quantities:
-    epsilon = mpmath.mpf(params["epsilon"])
-    v = max(var, epsilon)
-    square = (x - t) ** 2
-    full = (mpmath.log(2 * mpmath.pi) / 2,) if params.get("full") else ()
-    by_var = (1 / (2 * v), -square / (2 * v**2)) if var > epsilon else (ZERO,)
-    return elementwise(
-        (mpmath.log(v) / 2, square / (2 * v), *full),
-        pred=((x - t) / v,),
-        target=((t - x) / v,),
-        # A variance that rounds to epsilon is at the kink.
-        var=() if 0 < abs(var - epsilon) <= params["eps"] * epsilon else by_var,
-        hess=(1 / v,),
-    )
-
-
-@formula("MarginRankingLoss")
-def margin_ranking(params: Any, a: Any, b: Any, y: Any) -> Quantities:
-    margin = mpmath.mpf(params["margin"])
-    active = margin - y * (a - b) > 0
-    terms = (margin, -y * a, y * b) if active else (ZERO,)
-    return elementwise(
-        terms,
-        input1=(-y * active,),
-        input2=(y * active,),
-        label=(-a, b) if active else (ZERO,),
-        hess=(ZERO,),
-    )
-
-
 class Softmax(NamedTuple):
     """-log p of every class as terms of one sign, p, and 1 - p of the most likely class.
 

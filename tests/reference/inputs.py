@@ -84,36 +84,6 @@ def signed(margin: float) -> Draw:
     return draw
 
 
-def normal(epsilon: float) -> Draw:
-    """Draw means as `regression` does, and variances of any scale, some of them below `epsilon`."""
-
-    def draw(rng: Rng, dtype: str) -> Inputs:
-        mean = {k: v.clip(-1e15, 1e15) for k, v in regression()(rng, dtype).items()}
-        parts = [
-            rng.uniform(0.1, 4, POINTS),
-            np.abs(uniform_bits(rng, dtype, POINTS, -20, 20)),
-            np.full(POINTS, epsilon) * rng.choice([0.0, 0.5, 2.0], POINTS),
-            # Where the logarithm is all cancellation.
-            1 + rng.standard_normal(POINTS) * 1e-4,
-        ]
-        var = one_of(rng, parts, [4, 3, 1, 1]).astype(dtype)
-        return {"pred": mean["pred"], "target": mean["label"], "var": var}
-
-    return draw
-
-
-def ranked(margin: float) -> Draw:
-    """Draw scores, many of which differ by just the margin."""
-
-    def draw(rng: Rng, dtype: str) -> Inputs:
-        first, label = reals(rng, dtype, POINTS), signs(rng, POINTS)
-        near = around(rng, (first - margin * label).astype(dtype))
-        second = one_of(rng, [reals(rng, dtype, POINTS), near, first], [4, 1, 1]).astype(dtype)
-        return {"input1": first, "input2": second, "label": label.astype(dtype)}
-
-    return draw
-
-
 def logits(rng: Rng, dtype: str, side: Array) -> Array:
     """Draw numbers of all kinds, among them sure ones of a given side."""
     sure = side * rng.uniform(20, 80, len(side))

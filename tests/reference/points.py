@@ -338,23 +338,6 @@ CASES = [
         from_sigmoid=True,
         epsilon=1e-12,
     ),
-    *(
-        Case(
-            f"GaussianNLL{title}",
-            "GaussianNLLLoss",
-            draws.normal(1e-6),
-            bounds(TERMS, "pred", "target", "var"),
-            {"epsilon": 1e-6, **params},
-        )
-        for title, params in {"": {}, ", full": {"full": True}}.items()
-    ),
-    Case(
-        "MarginRanking",
-        "MarginRankingLoss",
-        draws.ranked(0.5),
-        bounds(HINGE, "input1", "input2", "label"),
-        {"margin": 0.5},
-    ),
     poisson("", draws.counts()),
     poisson(" of rates", draws.counts(rates=True), from_logits=False),
     poisson(", full", draws.counts(), compute_full=True),
