@@ -123,7 +123,7 @@ impl fmt::Display for Quoted<'_> {
 }
 
 /// Words as Python prints a tuple of them.
-#[allow(clippy::disallowed_methods, reason = "the words of a message")]
+#[expect(clippy::disallowed_methods, reason = "the words of a message")]
 pub fn quoted<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     Tuple(&words.into_iter().map(Quoted).collect::<Vec<_>>()).to_string()
 }
@@ -162,7 +162,7 @@ impl Error {
     }
 
     /// An error about one element of an argument.
-    #[allow(clippy::disallowed_methods, reason = "as long as the rank")]
+    #[expect(clippy::disallowed_methods, reason = "as long as the rank")]
     pub fn element(
         kind: Kind,
         argument: &str,

@@ -18,7 +18,7 @@ pub(crate) fn filled<T: Copy>(value: T, len: usize) -> Result<Vec<T>> {
 }
 
 /// Makes a vector longer, up to `len` elements, with copies of `value`.
-#[allow(clippy::disallowed_methods, reason = "room is reserved first")]
+#[expect(clippy::disallowed_methods, reason = "room is reserved first")]
 pub(crate) fn grow<T: Copy>(vec: &mut Vec<T>, len: usize, value: T) -> Result<()> {
     reserve(vec, len.saturating_sub(vec.len()))?;
     while vec.len() < len {
@@ -35,7 +35,7 @@ pub(crate) fn reserve<T>(vec: &mut Vec<T>, more: usize) -> Result<()> {
 }
 
 /// The elements of an iterator, of which a few take no memory of their own.
-#[allow(clippy::disallowed_methods, reason = "room is reserved first")]
+#[expect(clippy::disallowed_methods, reason = "room is reserved first")]
 pub(crate) fn collect_small<A: Array>(
     elements: impl ExactSizeIterator<Item = A::Item>,
 ) -> Result<SmallVec<A>> {
@@ -47,7 +47,7 @@ pub(crate) fn collect_small<A: Array>(
 }
 
 /// The elements of an iterator that knows how many there are.
-#[allow(clippy::disallowed_methods, reason = "room is reserved first")]
+#[expect(clippy::disallowed_methods, reason = "room is reserved first")]
 pub(crate) fn collect<T>(elements: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>> {
     let mut vec = Vec::new();
     reserve(&mut vec, elements.len())?;

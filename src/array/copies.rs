@@ -4,6 +4,7 @@ use crate::array::{Grid, Shape, Strides, Tile, Tiles, View, ViewMut, elements};
 use crate::error::Result;
 use crate::memory;
 use crate::num::Float;
+use crate::sum::BLOCK;
 
 impl View<'_> {
     /// All elements in C order, copied.
@@ -15,6 +16,17 @@ impl View<'_> {
             Grid::single(flat.shape(), flat.strides()).read(&flat, 0, Tile::row(n), &mut out);
         }
         Ok(out)
+    }
+
+    /// Calls `f` with one block of the elements after another in C order, and with the place of its first element.
+    pub(crate) fn each_block<T: Float>(&self, mut f: impl FnMut(usize, &[T])) {
+        let (n, flat) = (self.len(), self.clone().insert_axis(0));
+        let grid = Grid::single(flat.shape(), flat.strides());
+        let mut buffer = [T::ZERO; BLOCK];
+        for col in (0..n).step_by(BLOCK) {
+            let tile = Tile { col, ..Tile::row((n - col).min(BLOCK)) };
+            f(col, grid.load(&flat, 0, tile, &mut buffer[..tile.cols]));
+        }
     }
 }
 

@@ -178,7 +178,7 @@ impl<'a> View<'a> {
     }
 
     /// With the axes in another order.
-    #[allow(clippy::disallowed_methods, reason = "as long as the rank")]
+    #[expect(clippy::disallowed_methods, reason = "as long as the rank")]
     pub fn permute(mut self, order: impl Iterator<Item = usize> + Clone) -> Self {
         let shape = order.clone().map(|axis| self.shape[axis]).collect();
         self.strides = order.map(|axis| self.strides[axis]).collect();
@@ -482,7 +482,7 @@ pub fn reach(size: usize, shape: &[usize], strides: &[isize]) -> (isize, isize) 
 }
 
 /// The strides in bytes of a view that stays within `len` elements of `size` bytes.
-#[allow(clippy::disallowed_methods, reason = "as long as the rank")]
+#[expect(clippy::disallowed_methods, reason = "as long as the rank")]
 fn byte_strides(
     size: usize,
     len: usize,
@@ -511,7 +511,7 @@ fn byte_strides(
 }
 
 /// Whether two elements of `size` bytes may share memory: true unless each axis steps over all that lies within it.
-#[allow(clippy::disallowed_methods, reason = "as long as the rank")]
+#[expect(clippy::disallowed_methods, reason = "as long as the rank")]
 pub fn overlaps_itself(size: usize, shape: &[usize], strides: &[isize]) -> bool {
     if shape.contains(&0) {
         return false;
@@ -529,7 +529,7 @@ pub fn overlaps_itself(size: usize, shape: &[usize], strides: &[isize]) -> bool 
 }
 
 /// The index of the element at position `at` in C order.
-#[allow(clippy::disallowed_macros, reason = "as long as the rank")]
+#[expect(clippy::disallowed_macros, reason = "as long as the rank")]
 pub fn unravel(mut at: usize, shape: &[usize]) -> Vec<usize> {
     let mut index = vec![0; shape.len()];
     for (i, &d) in index.iter_mut().zip(shape).rev() {

@@ -27,8 +27,8 @@ pub struct Axes {
     pub samples: usize,
     /// The axis of the classes or of the vectors in the first input, if there is one.
     pub class: Option<usize>,
-    /// The axis that the first input does not have, because all of it is one sample.
-    pub added: Option<usize>,
+    /// Whether the first axis is one that the first input does not have, because all of it is one sample.
+    pub added: bool,
     /// Whether E is a number.
     pub(crate) scalar: bool,
 }
@@ -52,7 +52,7 @@ impl Axes {
             first: shape.clone(),
             samples: batch,
             class: None,
-            added: scalar.then_some(0),
+            added: scalar,
             shape,
             batch,
             scalar,
@@ -73,7 +73,7 @@ impl Axes {
         let samples = axis("batch_axis", batch_axis, first)?;
         if first.len() == 1 {
             let first = Shape::from_slice(&[1, first[0]]);
-            return Ok(Axes { first, class: Some(1), added: Some(0), ..Axes::samples(1) });
+            return Ok(Axes { first, class: Some(1), added: true, ..Axes::samples(1) });
         }
         if class == samples {
             let detail =
@@ -89,7 +89,7 @@ impl Axes {
             first: Shape::from_slice(first),
             samples,
             class: Some(class),
-            added: None,
+            added: false,
             scalar: false,
         })
     }
@@ -123,19 +123,14 @@ impl Axes {
             unit: 1,
             samples: 0,
             class: None,
-            added: None,
+            added: false,
             scalar: false,
         }
     }
 
     /// Axes of one sample alone, whose loss is a number.
     pub fn single() -> Self {
-        Axes { scalar: true, added: Some(0), ..Axes::samples(1) }
-    }
-
-    /// The shape that an array of the first input's elements is to have.
-    pub fn first(&self) -> &[usize] {
-        &self.first
+        Axes { scalar: true, added: true, ..Axes::samples(1) }
     }
 
     /// The axis of the vectors of the first input with its batch axis first; the last where all of a sample is one.
@@ -147,12 +142,12 @@ impl Axes {
     /// Axes of one row of the first input, of one dimension, with one element for each of the row's.
     pub fn one_row(first: &[usize]) -> Result<Self> {
         let axes = Axes::elementwise(&[1, first[0]], 0)?;
-        Ok(Axes { class: Some(1), added: Some(0), ..axes })
+        Ok(Axes { class: Some(1), added: true, ..axes })
     }
 
     /// Whether E has the axis that was added to the first input, too.
     fn has_added_axis(&self) -> bool {
-        self.added.is_some() && self.shape.len() == self.first.len() && !self.scalar
+        self.added && self.shape.len() == self.first.len() && !self.scalar
     }
 
     /// E's shape as the caller sees it.
@@ -173,13 +168,23 @@ impl Axes {
 
     /// The axis of the vectors in the first input as the caller sees it.
     pub fn vectors(&self) -> Option<usize> {
-        self.class.map(|class| class - usize::from(self.added.is_some_and(|added| added < class)))
+        self.class.map(|class| class - usize::from(self.added))
+    }
+
+    /// The elements of a vector of the first input, or 0 if it has no vectors.
+    pub fn vector_len(&self) -> usize {
+        self.class.map_or(0, |class| self.first[class])
+    }
+
+    /// Whether there are vectors without elements.
+    pub fn has_empty_vectors(&self) -> bool {
+        self.class.is_some_and(|class| self.first[class] == 0) && !self.shape.contains(&0)
     }
 
     /// Whether an array is one vector along the class axis, for all others.
     pub fn is_one_vector(&self, shape: &[usize]) -> bool {
-        let len = self.class.map(|class| self.first[class]);
-        len.is_some_and(|len| *shape == [len] || *shape == [1, len])
+        let len = self.vector_len();
+        self.class.is_some() && (*shape == [len] || *shape == [1, len])
     }
 
     /// A view that reshapes to the first input's shape, with the batch axis first and the axis of the vectors last.
@@ -348,9 +353,11 @@ impl Axes {
     }
 
     /// The weights of a call, lined up with E.
-    pub fn sample_weight<'a>(&self, weight: &View<'a>) -> Result<View<'a>> {
+    ///
+    /// # Panics
+    /// If [`Axes::check_weight`] refuses their shape.
+    pub fn sample_weight<'a>(&self, weight: &View<'a>) -> View<'a> {
         let given = weight.shape();
-        self.check_weight(given)?;
         let weight = weight.clone();
         let lined_up = if *given == [self.shape[self.batch]] {
             weight.along(self.batch, &self.shape)
@@ -359,7 +366,7 @@ impl Axes {
         } else {
             weight.broadcast_to(&self.shape)
         };
-        Ok(lined_up.expect("shapes are checked first").move_axis(self.batch, 0))
+        lined_up.expect("shapes are checked first").move_axis(self.batch, 0)
     }
 
     /// The gradient from outside, lined up with E.

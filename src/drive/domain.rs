@@ -1,10 +1,8 @@
 //! What the elements of an argument must be, and the check of it, in the tile that computes.
 
-use crate::array::{Grid, Tile};
 use crate::array::{Shape, View, unravel};
 use crate::error::{Error, Kind, Result};
 use crate::math::Real;
-use crate::sum::BLOCK;
 use std::fmt;
 
 /// What an argument may hold.
@@ -128,19 +126,13 @@ impl<'a> Check<'a> {
 
     /// Looks at every element.
     pub fn all(&self) -> Result<()> {
-        let n = self.given.len();
-        let flat = self.given.clone().insert_axis(0);
-        let grid = Grid::single(flat.shape(), flat.strides());
-        let mut buffer = [0.0; BLOCK];
-        for col in (0..n).step_by(BLOCK) {
-            let tile = Tile { col, ..Tile::row((n - col).min(BLOCK)) };
-            let block = grid.load::<f64>(&flat, 0, tile, &mut buffer[..tile.cols]);
-            if !self.domain.all_hold(block) {
-                let at = block.iter().position(|&x| !self.domain.holds(x)).unwrap_or(0);
-                return Err(self.error(&unravel(col + at, self.given.shape())));
+        let mut wrong = None;
+        self.given.each_block(|first, block: &[f64]| {
+            if wrong.is_none() && !self.domain.all_hold(block) {
+                wrong = block.iter().position(|&x| !self.domain.holds(x)).map(|at| first + at);
             }
-        }
-        Ok(())
+        });
+        wrong.map_or(Ok(()), |at| Err(self.error(&unravel(at, self.given.shape()))))
     }
 }
 
@@ -163,7 +155,7 @@ impl Order<'_> {
 
     /// The index in an array of shape `given`, with E's elements in E's order, of the element at a position with the
     /// batch axis first.
-    #[allow(clippy::disallowed_methods, reason = "as long as the rank")]
+    #[expect(clippy::disallowed_methods, reason = "as long as the rank")]
     pub fn element(&self, position: usize, given: &[usize]) -> Vec<usize> {
         let mut index = unravel(position, &self.batch_first());
         let n = index.remove(0);

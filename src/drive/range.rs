@@ -1,24 +1,19 @@
 //! Whether numbers are so large or small that single precision has no room for what is made of them.
 
-use crate::array::{Grid, Tile, View};
+use crate::array::View;
 use crate::num::{Float, Sizes};
-use crate::sum::BLOCK;
 
 /// The extreme sizes of the elements of an array.
 pub(crate) fn sizes(view: &View<'_>) -> Sizes<f64> {
-    let flat = view.clone().insert_axis(0);
-    let (n, grid) = (view.len(), Grid::single(flat.shape(), flat.strides()));
-    let mut buffer = [0.0; BLOCK];
     let mut all = Sizes { least: 0.0, most: 0.0, any_sign: false };
-    for col in (0..n).step_by(BLOCK) {
-        let tile = Tile { col, ..Tile::row((n - col).min(BLOCK)) };
-        let block = f64::sizes(grid.load(&flat, 0, tile, &mut buffer[..tile.cols]));
+    view.each_block(|_, block| {
+        let block = f64::sizes(block);
         if all.least == 0.0 || (block.least > 0.0 && block.least < all.least) {
             all.least = block.least;
         }
         all.most = if block.most < all.most { all.most } else { block.most };
         all.any_sign |= block.any_sign;
-    }
+    });
     all
 }
 

@@ -205,7 +205,6 @@ pub trait RowKernel<T: Real, const V: usize, const C: usize>: Sync {
     }
 
     /// How far a row is from each kink, with a sign that changes there.
-    #[allow(clippy::disallowed_methods, reason = "none")]
     fn kinks(&self, row: Row<'_, f64, V, C>) -> Vec<f64> {
         let _ = row;
         Vec::new()

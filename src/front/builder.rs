@@ -38,7 +38,7 @@ impl<L: Registered> Builder<L> {
         Builder { params: Vec::new(), options: Options::DEFAULT, loss: PhantomData }
     }
 
-    #[allow(clippy::disallowed_methods, reason = "as many as the registry has")]
+    #[expect(clippy::disallowed_methods, reason = "as many as the registry has")]
     pub(crate) fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.params.push((name.to_owned(), value.into()));
         self

@@ -153,7 +153,7 @@ impl<'a, P: Prediction> Evaluation<'a, P> {
     ///
     /// # Errors
     /// As [`Evaluation::value`]; and if there is no such gradient.
-    #[allow(clippy::disallowed_methods, reason = "as many as there are inputs")]
+    #[expect(clippy::disallowed_methods, reason = "as many as there are inputs")]
     pub fn value_and_grads(self, wrt: &[&str]) -> Result<ValueAndGrads<P>> {
         let plan = self.plan()?;
         let mut positions = SmallVec::<[usize; MAX_INPUTS]>::new();

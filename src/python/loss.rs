@@ -101,7 +101,7 @@ impl PyLoss {
             row.set_item("unreduced", PyTuple::new(py, axes.unreduced())?)?;
             row.set_item("samples", axes.is_batch().then_some(axes.batch))?;
             row.set_item("unit", axes.unit_axis())?;
-            row.set_item("first_samples", axes.added.is_none().then_some(axes.samples))?;
+            row.set_item("first_samples", (!axes.added).then_some(axes.samples))?;
             row.set_item("vectors", axes.vectors())?;
             let hessian = match signature.hessian {
                 Hessian::None => "none",

@@ -102,16 +102,6 @@ impl<'a> Call<'a> {
     /// The check of the input at a position, whose elements are to be of its domain.
     pub(crate) fn check(&self, position: usize) -> Option<Box<Check<'a>>> {
         let Input { name, domain, .. } = self.inputs[position];
-        self.check_of(position, name, domain)
-    }
-
-    /// The same, for another domain.
-    pub(crate) fn check_of(
-        &self,
-        position: usize,
-        name: &'static str,
-        domain: Domain,
-    ) -> Option<Box<Check<'a>>> {
         // A prediction is what a model makes of it.
         let is_checked = match domain {
             Domain::Weight => true,
@@ -128,7 +118,7 @@ impl<'a> Call<'a> {
     }
 
     /// The input at a position, with its check, lined up with the unreduced loss by `line_up`, which gives none for
-    /// shapes that the alignment refuses.
+    /// shapes that the input's shape rule refuses.
     pub(crate) fn argument(
         &self,
         position: usize,
@@ -140,8 +130,12 @@ impl<'a> Call<'a> {
         Argument { view, check: self.check(position), overwritten }
     }
 
-    /// Checks the call's weights and lines them up with E.
-    pub fn weighting(&self, axes: &Axes) -> Result<Weighting<'a>> {
+    /// The call's weights, lined up with E.
+    ///
+    /// # Errors
+    /// If a denominator or a gradient of the result does not go with the reduction.
+    pub fn weighting(&self) -> Result<Weighting<'a>> {
+        let axes = &self.axes;
         let Options { weight, reduction, empty, .. } = *self.options;
         let Arguments { denominator, ref grad_output, .. } = self.arguments;
         if denominator.is_some() && !reduction.takes_denominator() {
@@ -153,7 +147,7 @@ impl<'a> Call<'a> {
         Ok(Weighting {
             reduction,
             weight,
-            sample_weight: sample_weight.map(|w| axes.sample_weight(w)).transpose()?,
+            sample_weight: sample_weight.map(|w| axes.sample_weight(w)),
             weight_check: at.and_then(|at| self.check(at)),
             divisor_weight: None,
             grad_output: grad_output

@@ -69,7 +69,7 @@ impl ShapeRule {
 }
 
 impl Input {
-    /// With another alignment.
+    /// With another shape rule.
     pub const fn shaped(self, shape: ShapeRule) -> Self {
         Input { shape, ..self }
     }
@@ -94,41 +94,33 @@ impl Input {
         (first, shape): (&str, &[usize]),
         axes: &Axes,
     ) -> Result<()> {
-        let (fits, expected) = match self.shape {
-            ShapeRule::First | ShapeRule::Own | ShapeRule::Scalar => return Ok(()),
+        let fits = match self.shape {
+            ShapeRule::First | ShapeRule::Own | ShapeRule::Scalar => true,
             ShapeRule::Weight => return axes.check_weight(given),
-            ShapeRule::Same => (reshapes(given, axes.first()), ""),
-            ShapeRule::SameOrOneVector => {
-                (reshapes(given, axes.first()) || axes.is_one_vector(given), "")
-            }
-            ShapeRule::Exact => (given == shape, ""),
-            ShapeRule::Broadcast => {
-                (broadcasts(given, axes.first()), "a shape that broadcasts to that")
-            }
-            ShapeRule::PerVector => (
-                reshapes(given, &axes.shape),
-                "the shape without the axis of the vectors, or with it of size 1,",
-            ),
+            ShapeRule::Same => reshapes(given, &axes.first),
+            ShapeRule::SameOrOneVector => reshapes(given, &axes.first) || axes.is_one_vector(given),
+            ShapeRule::Exact => given == shape,
+            ShapeRule::Broadcast => broadcasts(given, &axes.first),
+            ShapeRule::PerVector => reshapes(given, &axes.shape),
         };
         if fits {
             return Ok(());
         }
-        let expected = if expected.is_empty() {
-            format!(
-                "expected {first}'s shape up to axes of size 1, or one dimension with as many elements"
-            )
-        } else {
-            format!("expected {expected} of {first}")
-        };
-        if self.shape == ShapeRule::Exact {
-            let detail =
-                format!("expected {first}'s shape {}, got shape {}", Tuple(shape), Tuple(given));
-            return Err(Error::new(Kind::Shape, self.name, detail));
-        }
         let one_hot = self.domain == Domain::Classes && reshapes(given, shape);
         let remedy = if one_hot { "; distributions need sparse_label=False" } else { "" };
         let [shape, given] = [shape, given].map(Tuple);
-        let detail = format!("{expected} ({first} has shape {shape}), got shape {given}{remedy}");
+        let own = format!("({first} has shape {shape})");
+        let expected = match self.shape {
+            ShapeRule::Exact => format!("{first}'s shape {shape}"),
+            ShapeRule::Broadcast => format!("a shape that broadcasts to that of {first} {own}"),
+            ShapeRule::PerVector => format!(
+                "the shape without the axis of the vectors, or with it of size 1, of {first} {own}"
+            ),
+            _ => format!(
+                "{first}'s shape up to axes of size 1, or one dimension with as many elements {own}"
+            ),
+        };
+        let detail = format!("expected {expected}, got shape {given}{remedy}");
         Err(Error::new(Kind::Shape, self.name, detail))
     }
 }

@@ -52,7 +52,7 @@ impl Objective {
     ///
     /// # Errors
     /// If there is an option that no loss can have, or not this one, or if parameters do not go together.
-    #[allow(clippy::disallowed_methods, reason = "as many as the registry has")]
+    #[expect(clippy::disallowed_methods, reason = "as many as the registry has")]
     pub(crate) fn new(spec: &'static Spec, params: &Params, options: Options) -> Result<Self> {
         let wrong = |name: &str, detail: String| Err(Error::new(Kind::Parameter, name, detail));
         if !options.weight.is_finite() {

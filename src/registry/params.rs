@@ -122,7 +122,7 @@ impl From<&str> for Value {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "parameters, which have no size of the input's")]
+#[expect(clippy::disallowed_methods, reason = "parameters, which have no size of the input's")]
 impl From<&[f64]> for Value {
     fn from(x: &[f64]) -> Self {
         Value::Vector(x.to_vec())
@@ -217,7 +217,7 @@ impl Params {
     ///
     /// # Errors
     /// If a name is unknown or a value is not acceptable.
-    #[allow(clippy::disallowed_methods, reason = "as many as the registry has")]
+    #[expect(clippy::disallowed_methods, reason = "as many as the registry has")]
     pub fn new(
         loss: &str,
         declared: &[Param],

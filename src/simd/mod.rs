@@ -190,7 +190,7 @@ impl Set {
 ///
 /// # Errors
 /// The text of a message if `RUSTLOSS_ISA` names no level of this CPU.
-#[allow(clippy::disallowed_methods, reason = "a few names")]
+#[expect(clippy::disallowed_methods, reason = "a few names")]
 pub fn level() -> Result<Level, String> {
     static LEVEL: OnceLock<Result<Level, String>> = OnceLock::new();
     LEVEL

@@ -77,7 +77,7 @@ impl Environment {
         })
     }
 
-    #[allow(clippy::disallowed_methods, reason = "one for each variable")]
+    #[expect(clippy::disallowed_methods, reason = "one for each variable")]
     fn parse(values: &[Option<String>; 3], cpus: usize) -> Self {
         let most = (4 * cpus).max(64);
         let mut warnings = Vec::new();

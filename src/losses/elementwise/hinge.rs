@@ -34,7 +34,7 @@ pub struct Hinge {
 impl Elementwise<2> for Hinge {
     const HESSIAN: Hessian = Hessian::Zero;
 
-    #[allow(clippy::disallowed_macros, reason = "one number")]
+    #[expect(clippy::disallowed_macros, reason = "one number")]
     fn kinks(self, [pred, label]: [f64; 2]) -> Vec<f64> {
         vec![pred * label - self.margin]
     }

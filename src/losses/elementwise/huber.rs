@@ -33,7 +33,7 @@ pub struct Huber {
 }
 
 impl Elementwise<2> for Huber {
-    #[allow(clippy::disallowed_macros, reason = "one number")]
+    #[expect(clippy::disallowed_macros, reason = "one number")]
     fn kinks(self, [pred, label]: [f64; 2]) -> Vec<f64> {
         vec![(pred - label).abs() - self.rho]
     }

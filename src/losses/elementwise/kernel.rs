@@ -44,7 +44,6 @@ pub trait Elementwise<const K: usize>: Copy + Send + Sync {
     }
 
     /// How far a point is from each kink, with a sign that changes there.
-    #[allow(clippy::disallowed_methods, reason = "a few numbers")]
     fn kinks(self, x: [f64; K]) -> Vec<f64> {
         let _ = x;
         Vec::new()
@@ -190,7 +189,7 @@ pub fn plan<'a, L: Elementwise<K> + 'static, const K: usize>(
             _ => axes.line_up(given),
         }));
     }
-    let (weighting, level, single) = (call.weighting(&axes)?, call.level(), call.single());
+    let (weighting, level, single) = (call.weighting()?, call.level(), call.single());
     Ok(Box::new(ElementwisePlan {
         loss: Erased(loss),
         level,
@@ -227,7 +226,7 @@ impl<L: Elementwise<K> + 'static, const K: usize> Plan for ElementwisePlan<'_, L
             self.run_in::<f64>(results)
         }
     }
-    #[allow(clippy::disallowed_methods, reason = "for tests of derivatives")]
+    #[expect(clippy::disallowed_methods, reason = "for tests of derivatives")]
     fn kinks(&self) -> Result<Vec<f64>> {
         let inputs = self.inputs.iter().map(|input| input.view.to_vec::<f64>());
         let inputs = inputs.collect::<Result<Vec<_>>>()?;

@@ -24,7 +24,7 @@ pub struct L1;
 impl Elementwise<2> for L1 {
     const HESSIAN: Hessian = Hessian::Zero;
 
-    #[allow(clippy::disallowed_macros, reason = "one number")]
+    #[expect(clippy::disallowed_macros, reason = "one number")]
     fn kinks(self, [pred, label]: [f64; 2]) -> Vec<f64> {
         vec![pred - label]
     }

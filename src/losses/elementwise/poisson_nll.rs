@@ -102,7 +102,6 @@ pub struct FromLogits<C>(PhantomData<C>);
 impl<C: Constant> Elementwise<2> for FromLogits<C> {
     const COST: f64 = 0.6;
 
-    #[allow(clippy::disallowed_methods, reason = "one number")]
     fn kinks(self, [_, target]: [f64; 2]) -> Vec<f64> {
         Vec::from_iter(C::JUMPS.then_some(target - 1.0))
     }
@@ -128,7 +127,6 @@ pub struct FromRate<C> {
 impl<C: Constant> Elementwise<2> for FromRate<C> {
     const COST: f64 = 0.8;
 
-    #[allow(clippy::disallowed_methods, reason = "one number")]
     fn kinks(self, [_, target]: [f64; 2]) -> Vec<f64> {
         Vec::from_iter(C::JUMPS.then_some(target - 1.0))
     }

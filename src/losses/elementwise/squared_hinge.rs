@@ -32,7 +32,7 @@ pub struct SquaredHinge {
 }
 
 impl Elementwise<2> for SquaredHinge {
-    #[allow(clippy::disallowed_macros, reason = "one number")]
+    #[expect(clippy::disallowed_macros, reason = "one number")]
     fn kinks(self, [pred, label]: [f64; 2]) -> Vec<f64> {
         vec![pred * label - self.margin]
     }

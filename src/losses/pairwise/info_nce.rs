@@ -93,7 +93,7 @@ impl Loss for InfoNce {
             loss: *self,
             level: call.level(),
             batches: batches(call, axes.samples),
-            weighting: call.weighting(&axes)?,
+            weighting: call.weighting()?,
             axes,
         }))
     }

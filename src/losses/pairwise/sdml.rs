@@ -84,7 +84,7 @@ impl Loss for Sdml {
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
         let axes = call.axes.clone();
         let (batch, n) = (axes.samples, axes.shape[0]);
-        let weighting = call.weighting(&axes)?;
+        let weighting = call.weighting()?;
         let of_rows = weighting.of_sums(1, n);
         let by_row = of_rows.is_some();
         let axes = if by_row { Axes::elementwise(&[n], 0)? } else { axes };

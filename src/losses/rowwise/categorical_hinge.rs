@@ -133,7 +133,7 @@ impl<T: Real> RowKernel<T, 1, 0> for HingeRows<'_> {
         T::from_f64(gap.where_positive(gap))
     }
 
-    #[allow(clippy::disallowed_methods, reason = "a few numbers")]
+    #[expect(clippy::disallowed_methods, reason = "a few numbers")]
     fn kinks(&self, Row { index, vectors: [x], .. }: Row<'_, f64, 1, 0>) -> Vec<f64> {
         let label = self.labels[index] as usize;
         let Some(best) = Self::best(x, label).filter(|_| label < x.len()) else {

@@ -34,7 +34,7 @@ const PADDING: f64 = -100.0;
 /// If there are rows but no classes.
 pub fn class_axes((name, first): (&str, &[usize]), axis: isize, options: &Options) -> Result<Axes> {
     let axes = Axes::rowwise((name, first), axis, options.batch_axis)?;
-    if axes.class.is_some_and(|class| axes.first[class] == 0) && !axes.shape.contains(&0) {
+    if axes.has_empty_vectors() {
         let detail = format!("expected at least one class, got shape {}", Tuple(first));
         return Err(Error::new(Mistake::Shape, name, detail));
     }
@@ -46,7 +46,7 @@ pub fn class_axes((name, first): (&str, &[usize]), axis: isize, options: &Option
 /// # Errors
 /// If there are more or fewer.
 pub fn check_class_weights(name: &str, weights: Option<&[f64]>, axes: &Axes) -> Result<()> {
-    let classes = axes.class.map_or(0, |class| axes.first[class]);
+    let classes = axes.vector_len();
     let Some(given) = weights.map(<[f64]>::len).filter(|given| *given != classes) else {
         return Ok(());
     };
@@ -98,7 +98,7 @@ pub struct ClassLabels {
 
 impl ClassLabels {
     /// From the label of a call, whose weights are taken from `weighting`.
-    #[allow(clippy::disallowed_methods, reason = "room is reserved first")]
+    #[expect(clippy::disallowed_methods, reason = "room is reserved first")]
     fn new(
         rule: &LabelRule,
         call: &Call<'_>,
@@ -106,7 +106,7 @@ impl ClassLabels {
         classes: ClassWeights<'_>,
     ) -> Result<Self> {
         let axes = &call.axes;
-        let count = axes.class.map_or(0, |class| axes.first[class]);
+        let count = axes.vector_len();
         let at = call.position(CLASS_LABEL.name);
         let label = call.argument(at, |given| axes.line_up(given)).view;
         let given = label.to_vec::<f64>()?;
@@ -126,7 +126,7 @@ impl ClassLabels {
             } else if rule.clip && !value.is_nan() {
                 value.trunc().clamp(0.0, count as f64 - 1.0) as u32
             } else {
-                return Err(not_a_class(call, at, row, count));
+                return Err(not_a_class(call, row, count));
             };
             // As a part of the loss itself, such a label leaves the other classes their parts.
             let without =
@@ -155,11 +155,9 @@ impl ClassLabels {
 }
 
 #[cold]
-fn not_a_class(call: &Call<'_>, at: usize, row: usize, count: usize) -> Error {
-    let name = call.inputs[at].name;
-    let Some(given) = &call.arguments.inputs[at] else {
-        return Error::new(Mistake::Label, name, "expected classes");
-    };
+fn not_a_class(call: &Call<'_>, row: usize, count: usize) -> Error {
+    let name = CLASS_LABEL.name;
+    let given = call.given(name).expect("required arguments are bound");
     let index = call.axes.element(row, given.shape());
     let mut allowed = format!("an integer with 0 <= {name} < {count}");
     if given.number(&index).to_f64() == PADDING {
@@ -242,7 +240,7 @@ pub fn plan<'a, L: Sparse + 'a>(
     classes: ClassWeights<'_>,
     call: &Call<'a>,
 ) -> Result<Box<dyn Plan + 'a>> {
-    let mut weighting = call.weighting(&call.axes)?;
+    let mut weighting = call.weighting()?;
     let labels = ClassLabels::new(rule, call, &mut weighting, classes)?;
     let mut rows = RowCall::new::<1, 0>(call, call.axes.clone(), weighting);
     rows.limit_range(classes.weights);

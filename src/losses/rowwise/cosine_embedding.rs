@@ -96,7 +96,7 @@ impl<T: Real> RowKernel<T, 2, 1> for CosineEmbedding {
         }
     }
 
-    #[allow(clippy::disallowed_macros, reason = "one number")]
+    #[expect(clippy::disallowed_macros, reason = "one number")]
     fn kinks(&self, Row { vectors: [u, v], .. }: Row<'_, f64, 2, 1>) -> Vec<f64> {
         let Pair { uv, norms, .. } = Pair::<f64>::of::<Baseline, f64>(u, v);
         vec![if norms == 0.0 { 0.0 } else { uv / norms } - self.margin]

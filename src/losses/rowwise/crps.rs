@@ -57,8 +57,7 @@ struct Crps {
 impl Loss for Crps {
     fn axes(&self, first: (&str, &[usize]), options: &Options) -> Result<Axes> {
         let axes = Axes::rowwise(first, self.axis, options.batch_axis)?;
-        let members = axes.class.map_or(0, |class| axes.first[class]);
-        if members == 0 && !axes.shape.contains(&0) {
+        if axes.has_empty_vectors() {
             let detail = format!(
                 "expected at least one member of the ensemble, got shape {}",
                 Tuple(first.1)
@@ -136,7 +135,7 @@ impl<T: Real> RowKernel<T, 1, 1> for Crps {
         T::from_f64(self.score(sorted, y))
     }
 
-    #[allow(clippy::disallowed_methods, reason = "a few numbers")]
+    #[expect(clippy::disallowed_methods, reason = "a few numbers")]
     fn kinks(&self, Row { vectors: [x], numbers: [y], .. }: Row<'_, f64, 1, 1>) -> Vec<f64> {
         let pairs = (0..x.len()).flat_map(|i| (0..i).map(move |j| (i, j)));
         x.iter().map(|x| x - y).chain(pairs.map(|(i, j)| x[i] - x[j])).collect()

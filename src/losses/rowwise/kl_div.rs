@@ -18,7 +18,8 @@
 //! Source: Apache MXNet Gluon, `KLDivLoss`; `log_target` as PyTorch has it.
 
 use super::AXIS;
-use super::plan::{Factors, plan_weighted};
+use super::class_labels::class_axes;
+use super::plan::plan_weighted;
 use crate::array::{Shape, View, ViewMut, elements, unravel};
 use crate::drive::domain::Check;
 use crate::drive::operand::Argument;
@@ -28,8 +29,8 @@ use crate::drive::rows::{
 };
 use crate::drive::scale::{Scale, multiply};
 use crate::drive::weight::Weighting;
-use crate::drive::{Axes, range};
-use crate::error::{Error, Kind, Result, Tuple};
+use crate::drive::{Axes, axis, range};
+use crate::error::Result;
 use crate::losses::elementwise::{self, Elementwise, Point};
 use crate::math::Real;
 use crate::memory;
@@ -179,14 +180,11 @@ impl KlDiv {
 
 impl Loss for KlDiv {
     fn axes(&self, (name, first): (&str, &[usize]), options: &Options) -> Result<Axes> {
-        let rows = Axes::rowwise((name, first), self.axis, options.batch_axis)?;
         if first.len() == 1 && self.from_logits {
+            axis("axis", self.axis, first)?;
             return Axes::elementwise(first, options.batch_axis);
         }
-        if rows.class.is_some_and(|class| rows.first[class] == 0) && !rows.shape.contains(&0) {
-            let detail = format!("expected at least one class, got shape {}", Tuple(first));
-            return Err(Error::new(Kind::Shape, name, detail));
-        }
+        let rows = class_axes((name, first), self.axis, options)?;
         if first.len() == 1 {
             return Axes::one_row(first);
         }
@@ -240,7 +238,7 @@ impl KlDiv {
         lined_up.checked = false;
         let label = label.reshape(&[classes]);
         lined_up.arguments.inputs[at] = label.and_then(|l| l.along(class, pred));
-        if call.weighting(axes)?.leaves_single() {
+        if call.weighting()?.leaves_single() {
             // So that the sum of the label's gradients has a result where they themselves have none.
             lined_up.arguments.dtype = DType::F64;
         }
@@ -261,13 +259,13 @@ impl KlDiv {
             return elementwise::plan(divergence, call);
         }
         let axes = &call.axes;
-        let weighting = call.weighting(axes)?;
+        let weighting = call.weighting()?;
         let class = axes.class.unwrap_or(0);
         if let Some(weighting) = weighting.of_sums(axes.vector(), axes.first[class]) {
             let first = ("pred", &axes.first[..]);
             let rows = Axes::rowwise(first, class as isize, axes.samples as isize)?;
             let kernel = LogitRows(divergence);
-            return Ok(plan_weighted::<_, 2, 0>(kernel, call, rows, weighting, Factors(None)));
+            return Ok(plan_weighted::<_, 2, 0>(kernel, call, rows, weighting, None));
         }
         let at_label = call.position("label");
         let line_up = |at| call.argument(at, |given| axes.line_up_rows(given));
@@ -479,7 +477,7 @@ fn check_shared(call: &Call<'_>, at: usize) -> Result<()> {
         return Ok(());
     };
     let (axes, pred) = (&call.axes, call.first());
-    let mut weighting = call.weighting(axes)?;
+    let mut weighting = call.weighting()?;
     if weighting.weight == 0.0 || pred.is_empty() {
         return Ok(());
     }

@@ -64,14 +64,14 @@ impl MultiQuantile {
 impl Loss for MultiQuantile {
     fn axes(&self, first: (&str, &[usize]), options: &Options) -> Result<Axes> {
         let axes = Axes::rowwise(first, self.axis, options.batch_axis)?;
-        let got = axes.class.map_or(0, |class| axes.first[class]);
+        let got = axes.vector_len();
         let wrong = |expected: String| {
             let detail = format!("expected {expected}, one for each quantile, got {got}");
             Err(Error::new(Mistake::Shape, first.0, detail))
         };
         match &self.quantiles {
             Some(given) if given.len() != got => wrong(format!("{} predictions", given.len())),
-            None if got == 0 && !axes.shape.contains(&0) => wrong("predictions".into()),
+            None if axes.has_empty_vectors() => wrong("predictions".into()),
             _ => Ok(axes),
         }
     }
@@ -122,7 +122,7 @@ impl<T: Real> RowKernel<T, 1, 1> for &MultiQuantile {
         T::from_f64(sum::<S, T>(terms) * share)
     }
 
-    #[allow(clippy::disallowed_methods, reason = "a few numbers")]
+    #[expect(clippy::disallowed_methods, reason = "a few numbers")]
     fn kinks(&self, Row { vectors: [x], numbers: [y], .. }: Row<'_, f64, 1, 1>) -> Vec<f64> {
         x.iter().map(|x| x - y).collect()
     }

@@ -28,27 +28,24 @@ where
     L: RowKernel<f32, V, C> + RowKernel<f64, V, C> + 'a,
 {
     let axes = call.axes.clone();
-    let weighting = call.weighting(&axes)?;
-    Ok(plan_weighted(kernel, call, axes, weighting, Factors(None)))
+    let weighting = call.weighting()?;
+    Ok(plan_weighted(kernel, call, axes, weighting, None))
 }
 
-/// Factors inside a loss: where `f32` has no room for them, the call is computed in `f64`.
-#[derive(Clone, Copy)]
-pub struct Factors<'f>(pub Option<&'f [f64]>);
-
-/// The same for other axes and weights than the call's own.
+/// The same for other axes and weights than the call's own, and for factors inside the loss, see
+/// [`RowCall::limit_range`].
 pub fn plan_weighted<'a, L, const V: usize, const C: usize>(
     kernel: L,
     call: &Call<'a>,
     axes: Axes,
     weighting: Weighting<'a>,
-    factors: Factors<'_>,
+    factors: Option<&[f64]>,
 ) -> Box<dyn Plan + 'a>
 where
     L: RowKernel<f32, V, C> + RowKernel<f64, V, C> + 'a,
 {
     let mut rows = RowCall::new::<V, C>(call, axes, weighting);
-    rows.limit_range(factors.0);
+    rows.limit_range(factors);
     Box::new(RowPlan { kernel, rows })
 }
 
@@ -145,7 +142,7 @@ impl<'a> RowCall<'a> {
     ///
     /// # Errors
     /// If memory is refused.
-    #[allow(clippy::disallowed_methods, reason = "for tests of derivatives")]
+    #[expect(clippy::disallowed_methods, reason = "for tests of derivatives")]
     pub fn kinks<L: RowKernel<f64, V, C>, const V: usize, const C: usize>(
         &self,
         kernel: &L,

@@ -106,18 +106,17 @@ impl Loss for SoftmaxCe {
         let SoftmaxCe { target, rule, .. } = self;
         let weights = target.class_weight.as_deref();
         if !self.sparse {
-            let weighting = call.weighting(&call.axes)?;
+            let weighting = call.weighting()?;
             let dense = Dense { target, from_logits: self.from_logits };
-            let factors = plan::Factors(weights);
             let axes = call.axes.clone();
-            return Ok(plan::plan_weighted::<_, 2, 0>(dense, call, axes, weighting, factors));
+            return Ok(plan::plan_weighted::<_, 2, 0>(dense, call, axes, weighting, weights));
         }
         let inside = target.smoothing > 0.0 || target.z_loss > 0.0;
         let classes = ClassWeights { weights, inside };
         if self.from_logits {
             class_labels::plan(OfLogProbs(target), rule, classes, call)
         } else if inside {
-            let count = call.axes.class.map_or(0, |class| call.axes.first[class]);
+            let count = call.axes.vector_len();
             class_labels::plan(Mixed::new(target, count), rule, classes, call)
         } else {
             class_labels::plan(&CrossEntropy, rule, classes, call)

@@ -126,7 +126,7 @@ impl<T: Real> RowKernel<T, 3, 0> for Triplet {
         T::from_f64(loss.where_positive(loss))
     }
 
-    #[allow(clippy::disallowed_macros, reason = "one number")]
+    #[expect(clippy::disallowed_macros, reason = "one number")]
     fn kinks(&self, Row { vectors: [x, p, n], .. }: Row<'_, f64, 3, 0>) -> Vec<f64> {
         let terms = x.iter().zip(p).zip(n).map(|((&x, &p), &n)| excess([x, p, n]));
         vec![self.margin + terms.sum::<f64>()]

@@ -158,7 +158,7 @@ impl<'a> GivenLabels<'a> {
     }
 
     /// Checks the labels of all samples. Samples that are `left_out` become empty, and their labels are not read.
-    #[allow(clippy::disallowed_methods, reason = "room is reserved first")]
+    #[expect(clippy::disallowed_methods, reason = "room is reserved first")]
     pub fn check(
         &self,
         left_out: impl Fn(usize) -> bool,
@@ -190,7 +190,7 @@ impl<'a> GivenLabels<'a> {
     }
 
     /// The error for label i of sample n.
-    #[allow(clippy::disallowed_macros, reason = "a place in a list of lists")]
+    #[expect(clippy::disallowed_macros, reason = "a place in a list of lists")]
     fn wrong(&self, n: usize, i: usize, classes: usize, blank: u32) -> Error {
         let (start, step, _) = self.runs[n];
         let place = unravel(start + i * step, &Shape::from_slice(self.view.shape()));

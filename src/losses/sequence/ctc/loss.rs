@@ -124,7 +124,7 @@ impl Loss for CtcLoss {
         let [samples, count] = [axes.shape[0], pred.shape()[self.layout.1]];
         let classes = pred.shape()[pred.shape().len() - 1];
         let blank = if samples > 0 { self.blank(classes)? } else { 0 };
-        let mut weighting = call.weighting(&axes)?;
+        let mut weighting = call.weighting()?;
         let weight = weighting.take_weights()?;
         let weightless = |n: usize| weight.as_ref().is_some_and(|w| w[n] == 0.0);
 

@@ -37,7 +37,7 @@ pub struct CtcTarget {
 
 impl CtcTarget {
     /// Makes it the target of `frames` frames, at least as many as the labels need.
-    #[allow(clippy::disallowed_methods, reason = "room is reserved first")]
+    #[expect(clippy::disallowed_methods, reason = "room is reserved first")]
     pub fn set(&mut self, labels: &[u32], blank: u32, frames: usize) -> Result<()> {
         self.emissions.set(labels, blank)?;
         self.frames = frames;

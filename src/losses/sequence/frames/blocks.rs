@@ -46,7 +46,7 @@ pub struct Block {
 }
 
 /// Cuts frames into blocks, in the order of a direction; the smallest emission of frame t lies `bits(t)` below 1.
-#[allow(clippy::disallowed_methods, reason = "room is reserved first")]
+#[expect(clippy::disallowed_methods, reason = "room is reserved first")]
 pub fn cut(
     direction: Direction,
     frames: &Range<usize>,

@@ -57,7 +57,7 @@ pub fn resized<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> Result<&mu
 }
 
 /// Replaces what a buffer holds by some items, and makes room for `len`.
-#[allow(clippy::disallowed_methods, reason = "room is reserved first")]
+#[expect(clippy::disallowed_methods, reason = "room is reserved first")]
 pub fn refill<T>(
     buffer: &mut Vec<T>,
     len: usize,

@@ -39,7 +39,7 @@ impl EmissionLayout {
     }
 
     /// Makes it the layout of a label sequence.
-    #[allow(clippy::disallowed_methods, reason = "room is reserved first")]
+    #[expect(clippy::disallowed_methods, reason = "room is reserved first")]
     pub fn set(&mut self, labels: &[u32], blank: u32) -> Result<()> {
         let (len, width) = (labels.len(), Self::width_of(labels.len()));
         (self.len, self.width, self.blank) = (len, width, blank);
