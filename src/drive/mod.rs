@@ -8,6 +8,7 @@ pub(crate) mod operand;
 pub(crate) mod range;
 pub(crate) mod reduced;
 mod reduction;
+pub(crate) mod row_kernel;
 pub(crate) mod rows;
 pub(crate) mod scale;
 pub mod weight;

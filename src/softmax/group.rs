@@ -1,6 +1,6 @@
 //! The softmax of several rows together: row after row, or side by side.
 
-use crate::drive::rows::{LANES, Placement};
+use crate::drive::row_kernel::{LANES, Placement};
 use crate::math::Real;
 use crate::num::DType;
 use crate::simd::{Isa, SUM_LANES};

@@ -6,7 +6,7 @@
 //! and several side by side are written here, once.
 
 use super::{GroupSoftmax, Softmax};
-use crate::drive::rows::{Group, LANES, Row, RowKernel, RowOutputs, Vectors};
+use crate::drive::row_kernel::{Group, LANES, Row, RowKernel, RowOutputs, Vectors};
 use crate::math::Real;
 use crate::simd::Isa;
 use crate::sum::sum_exactly;

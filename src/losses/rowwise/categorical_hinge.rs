@@ -10,7 +10,7 @@
 use super::AXIS;
 use super::class_labels::{self, CLASS_LABEL, IGNORE_INDEX, LabelRule, RAISE_OR_CLIP, Sparse};
 use crate::drive::Axes;
-use crate::drive::rows::{Row, RowKernel, RowOutputs};
+use crate::drive::row_kernel::{Row, RowKernel, RowOutputs};
 use crate::error::Result;
 use crate::math::Real;
 use crate::num::Float;

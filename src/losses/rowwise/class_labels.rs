@@ -4,7 +4,7 @@ use super::AXIS;
 use super::plan::RowCall;
 use crate::array::{Shape, View};
 use crate::drive::Axes;
-use crate::drive::rows::{Erased, RowKernel, TileKernel};
+use crate::drive::row_kernel::{Erased, RowKernel, TileKernel};
 use crate::drive::weight::Weighting;
 use crate::error::{Error, Kind as Mistake, Result, Tuple};
 use crate::math::Real;

@@ -12,7 +12,7 @@
 use super::AXIS;
 use super::plan::plan;
 use crate::drive::Axes;
-use crate::drive::rows::{Row, RowKernel, RowOutputs};
+use crate::drive::row_kernel::{Row, RowKernel, RowOutputs};
 use crate::error::{Error, Kind, Result};
 use crate::math::Real;
 use crate::num::{DType, Float, Scalar, Twofold, two_product, two_sum};

@@ -16,7 +16,7 @@
 use super::AXIS;
 use super::plan::plan;
 use crate::drive::Axes;
-use crate::drive::rows::{Row, RowKernel, RowOutputs, Scratch};
+use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch};
 use crate::error::{Error, Kind as Mistake, Result, Tuple};
 use crate::math::Real;
 use crate::memory;

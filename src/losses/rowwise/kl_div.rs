@@ -24,9 +24,8 @@ use crate::array::{Shape, View, ViewMut, elements, unravel};
 use crate::drive::domain::Check;
 use crate::drive::operand::Argument;
 use crate::drive::reduced::Reduced;
-use crate::drive::rows::{
-    Erased, Place, Row, RowKernel, RowOutputs, Rows, TileKernel, Vectors, drive,
-};
+use crate::drive::row_kernel::{Erased, Row, RowKernel, RowOutputs, TileKernel, Vectors};
+use crate::drive::rows::{Place, Rows, drive};
 use crate::drive::scale::{Scale, multiply};
 use crate::drive::weight::Weighting;
 use crate::drive::{Axes, axis, range};

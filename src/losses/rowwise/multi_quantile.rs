@@ -10,7 +10,7 @@
 use super::AXIS;
 use super::plan::plan;
 use crate::drive::Axes;
-use crate::drive::rows::{Row, RowKernel, RowOutputs, Vectors};
+use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Vectors};
 use crate::error::{Error, Kind as Mistake, Result};
 use crate::math::Real;
 use crate::memory;

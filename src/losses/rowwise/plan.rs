@@ -4,9 +4,8 @@ use crate::array::{Shape, elements};
 use crate::drive::domain::Check;
 use crate::drive::operand::Argument;
 use crate::drive::reduced::Reduced;
-use crate::drive::rows::{
-    Erased, MAX_NUMBERS, MAX_VECTORS, Place, Row, RowKernel, Rows, TileKernel, drive,
-};
+use crate::drive::row_kernel::{Erased, MAX_NUMBERS, MAX_VECTORS, Row, RowKernel, TileKernel};
+use crate::drive::rows::{Place, Rows, drive};
 use crate::drive::scale::Scale;
 use crate::drive::weight::Weighting;
 use crate::drive::{Axes, range};

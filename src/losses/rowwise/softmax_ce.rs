@@ -19,7 +19,7 @@ use super::class_labels::{
 };
 use super::{class_labels, plan};
 use crate::drive::Axes;
-use crate::drive::rows::{Row, RowKernel, RowOutputs, Vectors};
+use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Vectors};
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;

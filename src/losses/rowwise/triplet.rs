@@ -6,7 +6,7 @@
 
 use super::plan::plan;
 use crate::drive::Axes;
-use crate::drive::rows::{Row, RowKernel, RowOutputs, Vectors};
+use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Vectors};
 use crate::error::Result;
 use crate::math::Real;
 use crate::num::Float;
