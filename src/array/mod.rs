@@ -1,11 +1,13 @@
-//! Strided arrays: views, their grid of rows and columns, tiles, and copies.
+//! Strided arrays: shapes, views, their grid of rows and columns, tiles, and copies.
 
 mod copies;
 mod grid;
+mod shape;
 mod view;
 
 pub use grid::{Grid, Tile};
-pub(crate) use view::Tiles;
-pub use view::{Shape, Strides, View, ViewMut, broadcasts, elements, reshapes, unravel};
+pub use shape::{Shape, Strides, broadcasts, elements, reshapes, unravel};
 #[cfg(feature = "python")]
-pub(crate) use view::{overlaps_itself, reach};
+pub(crate) use shape::{overlaps_itself, reach};
+pub(crate) use view::Tiles;
+pub use view::{View, ViewMut};
