@@ -76,29 +76,12 @@ pub trait Head: Sync {
     fn slopes(&self, row: &Scalars) -> Slopes;
 }
 
-impl<H: Head> Head for &H {
-    const LOG_SUM: bool = H::LOG_SUM;
-
-    #[inline(always)]
-    fn spreads(&self) -> bool {
-        H::spreads(self)
-    }
-    #[inline(always)]
-    fn weight(&self, class: usize) -> f64 {
-        H::weight(self, class)
-    }
-    #[inline(always)]
-    fn slopes(&self, row: &Scalars) -> Slopes {
-        H::slopes(self, row)
-    }
-}
-
 /// Rows whose label is one class.
 pub struct SparseRows<'a, H> {
     /// The classes, or [`IGNORED`].
     pub labels: &'a [u32],
     /// The loss.
-    pub head: H,
+    pub head: &'a H,
 }
 
 /// total p - share, from p and 1 - p: of the two forms the one that does not cancel.

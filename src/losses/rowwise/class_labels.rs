@@ -176,9 +176,9 @@ pub trait Sparse: Send + Sync {
     fn kernel<'k>(&'k self, labels: &'k [u32]) -> Self::Kernel<'k>;
 }
 
-impl<H: Head + Send> Sparse for &H {
+impl<H: Head + Send> Sparse for H {
     type Kernel<'k>
-        = SparseRows<'k, &'k H>
+        = SparseRows<'k, H>
     where
         Self: 'k;
     fn kernel<'k>(&'k self, labels: &'k [u32]) -> Self::Kernel<'k> {
@@ -217,7 +217,7 @@ impl<H> SparseLoss<H> {
     }
 }
 
-impl<H: Head + Send> Loss for SparseLoss<H> {
+impl<H: Head + Copy + Send> Loss for SparseLoss<H> {
     fn axes(&self, first: (&str, &[usize]), options: &Options) -> Result<Axes> {
         let axes = class_axes(first, self.axis, options)?;
         let name = self.class_weight.as_ref().map_or("", |(name, _)| name);
@@ -226,7 +226,7 @@ impl<H: Head + Send> Loss for SparseLoss<H> {
     }
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
         let classes = ClassWeights { weights: self.weights(), inside: false };
-        plan(&self.head, &self.rule, classes, call)
+        plan(self.head, &self.rule, classes, call)
     }
     fn in_place(&self) -> bool {
         true

@@ -51,6 +51,7 @@ fn build(params: &Params) -> Result<Box<dyn Loss>> {
 }
 
 /// The loss with its parameters.
+#[derive(Clone, Copy)]
 struct Poly {
     epsilon: f64,
 }

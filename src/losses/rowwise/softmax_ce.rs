@@ -29,7 +29,7 @@ use crate::registry::{
     SAMPLE_WEIGHT, Spec, Unreduced, flag, float, label, param, pred,
 };
 use crate::simd::Isa;
-use crate::softmax::{Head, IGNORED, Scalars, Slopes, Softmax, SparseRows, through_softmax};
+use crate::softmax::{Head, IGNORED, Scalars, Slopes, Softmax, through_softmax};
 use crate::sum::sum;
 
 /// The row of the registry.
@@ -119,7 +119,7 @@ impl Loss for SoftmaxCe {
             let count = call.axes.vector_len();
             class_labels::plan(Mixed::new(target, count), rule, classes, call)
         } else {
-            class_labels::plan(&CrossEntropy, rule, classes, call)
+            class_labels::plan(CrossEntropy, rule, classes, call)
         }
     }
 
@@ -229,16 +229,6 @@ impl Head for Mixed<'_> {
             square: 2.0 * z_loss,
             hess_at_label: None,
         }
-    }
-}
-
-impl Sparse for Mixed<'_> {
-    type Kernel<'k>
-        = SparseRows<'k, &'k Self>
-    where
-        Self: 'k;
-    fn kernel<'k>(&'k self, labels: &'k [u32]) -> Self::Kernel<'k> {
-        SparseRows { labels, head: self }
     }
 }
 

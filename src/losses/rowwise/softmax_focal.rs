@@ -53,6 +53,7 @@ fn build(params: &Params) -> Result<Box<dyn Loss>> {
 }
 
 /// The loss with its parameters.
+#[derive(Clone, Copy)]
 struct Focal {
     gamma: f64,
 }
