@@ -7,30 +7,42 @@ round, and prints the minima and their ratio, the worst first. Above 1, this one
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import rustloss as rl
 from contenders import cases, with_rustloss
 from contenders.timing import CASE_SECONDS, PAUSE_SECONDS, SAMPLE_SECONDS
 from peers import limit_threads
 
 
+def prepare(name: str) -> Callable[[], object] | None:
+    """Return the call of a case, None where an earlier wheel lacks the loss or its option."""
+    case = next(case for case in cases() if case.name == name)
+    try:
+        (contender,) = with_rustloss.contenders(case)
+    except (AttributeError, rl.errors.ArgumentError):
+        return None
+    return contender.run
+
+
 def work(threads: int) -> None:
     """Answer each name of a case that comes in by the seconds of one call, again and again."""
     with_rustloss.set_threads(threads)
-    found, run = "", lambda: None
+    found, run = "", None
     for line in sys.stdin:
         name = line.strip()
         if name != found:
-            found = name
-            case = next(case for case in cases() if case.name == name)
-            (contender,) = with_rustloss.contenders(case)
-            run = contender.run
+            found, run = name, prepare(name)
+        if not run:
+            print(math.nan, flush=True)
+            continue
         run()
         calls, start = 0, time.perf_counter()
         while (seconds := time.perf_counter() - start) < SAMPLE_SECONDS or not calls:
@@ -84,6 +96,8 @@ def main() -> None:
                     time.sleep(PAUSE_SECONDS)
                     times.append(ask(process, name))
             ours, theirs = map(min, samples)
+            if math.isnan(theirs):
+                continue
             rows.append((ours / theirs, name, ours, theirs))
     print("| case | now, us | before, us | ratio |\n| --- | ---: | ---: | ---: |")
     for ratio, name, ours, theirs in sorted(rows, reverse=True):
