@@ -3,6 +3,7 @@
 use super::array::{Array, Out, Type, buffer, overlap, same_memory};
 use super::bind::{Bind, grad_outs, wrt};
 use super::error::{exception, guard, shown};
+use super::foreign::adapted;
 use super::params::{input_row, options, own_params, to_python};
 use super::threads::{detach, warn_once};
 use crate::array::{Shape, View};
@@ -116,13 +117,13 @@ impl PyLoss {
     /// The value of the loss.
     #[pyo3(signature = (*args, **kwargs))]
     fn __call__<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        guard(args.py(), || {
-            let bound = Bind::new(&self.objective, args, kwargs, &["out", "denominator"])?;
-            let (value, _, _) = self.run(&bound, &Wanted { value: true, ..Wanted::default() })?;
+        const OPTIONS: &[&str] = &["out", "denominator"];
+        Self::answer(slf, "__call__", args, kwargs, OPTIONS, |loss, bound| {
+            let (value, _, _) = loss.run(bound, &Wanted { value: true, ..Wanted::default() })?;
             value.into_iter().next().ok_or_else(no_result)?.into_result()
         })
     }
@@ -130,54 +131,49 @@ impl PyLoss {
     /// The value of the loss and its gradient.
     #[pyo3(signature = (*args, **kwargs))]
     fn value_and_grad<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
-    ) -> PyResult<Bound<'py, PyTuple>> {
+    ) -> PyResult<Bound<'py, PyAny>> {
         const OPTIONS: &[&str] = &["wrt", "grad_output", "out", "grad_out", "denominator"];
-        let py = args.py();
-        guard(py, || {
-            let bound = Bind::new(&self.objective, args, kwargs, OPTIONS)?;
-            let (value, grads) = self.derive(&bound, true)?;
+        Self::answer(slf, "value_and_grad", args, kwargs, OPTIONS, |loss, bound| {
+            let (value, grads) = loss.derive(bound, true)?;
             let value = value.ok_or_else(no_result)?.into_result()?;
-            PyTuple::new(py, [value, grads])
+            Ok(PyTuple::new(bound.py, [value, grads])?.into_any())
         })
     }
 
     /// The gradient alone.
     #[pyo3(signature = (*args, **kwargs))]
     fn grad<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         const OPTIONS: &[&str] = &["wrt", "grad_output", "grad_out", "denominator"];
-        guard(args.py(), || {
-            let bound = Bind::new(&self.objective, args, kwargs, OPTIONS)?;
-            Ok(self.derive(&bound, false)?.1)
+        Self::answer(slf, "grad", args, kwargs, OPTIONS, |loss, bound| {
+            Ok(loss.derive(bound, false)?.1)
         })
     }
 
     /// The gradient and the diagonal of the second derivative with respect to the prediction.
     #[pyo3(signature = (*args, **kwargs))]
     fn grad_hess<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
-    ) -> PyResult<Bound<'py, PyTuple>> {
+    ) -> PyResult<Bound<'py, PyAny>> {
         const OPTIONS: &[&str] = &["grad_output", "grad_out", "hess_out", "denominator"];
-        let py = args.py();
-        guard(py, || {
-            if !self.objective.spec.hess {
+        Self::answer(slf, "grad_hess", args, kwargs, OPTIONS, |loss, bound| {
+            if !loss.objective.spec.hess {
                 let detail =
-                    format!("{} has no second derivative to give", self.objective.spec.name);
-                return Err(exception(py, &Error::new(Kind::Call, "", detail)));
+                    format!("{} has no second derivative to give", loss.objective.spec.name);
+                return Err(exception(bound.py, &Error::new(Kind::Call, "", detail)));
             }
-            let bound = Bind::new(&self.objective, args, kwargs, OPTIONS)?;
             let wanted = Wanted { value: false, grads: smallvec::smallvec![0], hess: true };
-            let (_, grads, hess) = self.run(&bound, &wanted)?;
+            let (_, grads, hess) = loss.run(bound, &wanted)?;
             let results = grads.into_iter().chain(hess).map(Out::into_result);
-            PyTuple::new(py, results.collect::<PyResult<Vec<_>>>()?)
+            Ok(PyTuple::new(bound.py, results.collect::<PyResult<Vec<_>>>()?)?.into_any())
         })
     }
 }
@@ -193,6 +189,24 @@ struct Wanted {
 type Computed<'py> = (Option<Out<'py>>, SmallVec<[Out<'py>; MAX_INPUTS]>, Option<Out<'py>>);
 
 impl PyLoss {
+    /// Answers a call of a method: by the adapter of a framework, or from the bound arguments.
+    fn answer<'py>(
+        slf: &Bound<'py, Self>,
+        method: &str,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+        options: &[&'static str],
+        compute: impl FnOnce(&Self, &Bind<'py>) -> PyResult<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        guard(args.py(), || {
+            if let Some(result) = adapted(slf.as_any(), method, args, kwargs)? {
+                return Ok(result);
+            }
+            let loss = slf.get();
+            compute(loss, &Bind::new(&loss.objective, args, kwargs, options)?)
+        })
+    }
+
     /// The value, if wanted, and the gradient: one array, or a tuple.
     fn derive<'py>(
         &self,

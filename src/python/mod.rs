@@ -3,6 +3,7 @@
 mod array;
 mod bind;
 mod error;
+mod foreign;
 mod loss;
 mod math;
 mod memory;

@@ -1,0 +1,60 @@
+"""Arrays of other frameworks: which framework a call belongs to, and the adapter for it.
+
+An adapter is a module with ``call(loss, method, args, kwargs)``: it converts the arrays of its
+framework, calls that method of the loss with NumPy's, and converts the results. Nothing here
+imports a framework: an array of one is recognised by where its class comes from.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rustloss.errors import DTypeError
+
+if TYPE_CHECKING:
+    from rustloss._loss import Loss
+
+#: The adapters by the packages whose classes they take.
+_ADAPTERS = {
+    "torch": "torch",
+    "jax": "jax",
+    "jaxlib": "jax",
+    "tensorflow": "tensorflow",
+    "mxnet": "mxnet",
+}
+
+
+@functools.lru_cache(maxsize=1024)
+def framework(kind: type[Any]) -> str | None:
+    """Return the name of the adapter for arrays of a class, None if NumPy's way is theirs."""
+    packages = (str(cls.__module__).partition(".")[0] for cls in kind.__mro__)
+    imported = (package for package in packages if package in sys.modules)
+    return next((_ADAPTERS[package] for package in imported if package in _ADAPTERS), None)
+
+
+def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what an adapter makes of a call, NotImplemented if no argument asks for one.
+
+    Raises
+    ------
+    DTypeError
+        If the arguments are of several frameworks.
+    """
+    names = (row["name"] for row in loss._inputs)
+    given = [*zip(names, args, strict=False), *kwargs.items()]
+    owners = (
+        (name, framework(type(value)))  # type: ignore[arg-type]  # a class is hashable
+        for name, value in reversed(given)
+    )
+    found = {owner: name for name, owner in owners if owner}
+    if not found:
+        return NotImplemented
+    if len(found) > 1:
+        parts = " and ".join(f"{owner} ({name})" for owner, name in sorted(found.items()))
+        text = f"expected arrays of one framework beside NumPy's, got those of {parts}"
+        raise DTypeError(text)
+    adapter = importlib.import_module(f"rustloss.{found.popitem()[0]}")
+    return adapter.call(loss, method, args, kwargs)

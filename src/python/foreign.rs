@@ -1,0 +1,33 @@
+//! Arrays of other frameworks: calls with one of them go to the framework's adapter, in Python.
+
+use numpy::PyUntypedArray;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyNotImplemented, PyString, PyTuple};
+
+/// What an adapter makes of a call, if an argument is an array of a framework that has one.
+pub fn adapted<'py>(
+    loss: &Bound<'py, PyAny>,
+    method: &str,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let by_name = || kwargs.into_iter().flatten().map(|(_, value)| value);
+    if args.iter_borrowed().all(|value| is_native(&value)) && by_name().all(|v| is_native(&v)) {
+        return Ok(None);
+    }
+    let py = args.py();
+    let kwargs = kwargs.map_or_else(|| PyDict::new(py), Clone::clone);
+    let call = py.import("rustloss._frameworks")?.getattr("call")?;
+    let result = call.call1((loss, method, args, kwargs))?;
+    Ok(if result.is_exact_instance_of::<PyNotImplemented>() { None } else { Some(result) })
+}
+
+/// Whether an object is of a type that says at once that it belongs to no framework.
+fn is_native(object: &Bound<'_, PyAny>) -> bool {
+    object.is_exact_instance_of::<PyUntypedArray>()
+        || object.is_none()
+        || object.is_exact_instance_of::<PyFloat>()
+        || object.is_exact_instance_of::<PyInt>()
+        || object.is_exact_instance_of::<PyString>()
+        || object.is_exact_instance_of::<PyList>()
+}
