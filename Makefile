@@ -62,7 +62,7 @@ define install-wheel
 	touch $(1)/.installed
 endef
 
-# Two instruction sets instead of four, and no optimisation across the whole crate.
+# Two instruction sets instead of three, and no optimisation across the whole crate.
 quick-build: export PYO3_PYTHON = $(abspath $(PY))
 quick-build: $(VENV)/.requirements
 	cargo rustc --locked --profile quick --features python --lib --crate-type cdylib -- --cfg rustloss_two_levels

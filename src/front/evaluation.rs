@@ -5,7 +5,7 @@ use crate::array::{View, ViewMut};
 use crate::error::{Error, Kind, Quoted, Result, quoted};
 use crate::num::{DType, Element};
 use crate::registry::{
-    Arguments, Bound, Checked, Gradient, MAX_INPUTS, Objective, PathResults, Results,
+    Arguments, Bound, Checked, Gradient, Inputs, MAX_INPUTS, Objective, PathResults, Results,
 };
 use crate::simd;
 use half::{bf16, f16};
@@ -49,7 +49,7 @@ pub type ValueAndGrads<P> = (Array<<P as Prediction>::Value>, Vec<Array<P>>);
 #[derive(Clone, Debug)]
 pub struct Evaluation<'a, P> {
     objective: &'a Objective,
-    inputs: [Option<View<'a>>; MAX_INPUTS],
+    inputs: Inputs<'a>,
     grad_output: Option<View<'a>>,
     denominator: Option<f64>,
     /// The first mistake, told when results are asked for.
@@ -68,7 +68,8 @@ impl Objective {
         &'a self,
         first: &'a (impl AsArray<Element = P> + ?Sized),
     ) -> Evaluation<'a, P> {
-        let mut inputs = [const { None }; MAX_INPUTS];
+        let mut inputs = Inputs::new();
+        inputs.resize(self.inputs.len(), None);
         inputs[0] = Some(first.as_array().erased());
         Evaluation {
             objective: self,
@@ -144,7 +145,7 @@ impl<'a, P: Prediction> Evaluation<'a, P> {
         let (plan, mut grad) = (self.plan()?, self.like(0)?);
         let mut value = Array::zeros(&plan.value_shape())?;
         let mut results = Results { value: Some(value.view_mut().erased()), ..Results::default() };
-        results.grads[0] = Some(grad.view_mut().erased());
+        results.grads.insert(0, grad.view_mut().erased());
         plan.run(results)?;
         Ok((value, grad))
     }
@@ -179,7 +180,7 @@ impl<'a, P: Prediction> Evaluation<'a, P> {
         let mut grads = grads?;
         let mut results = Results { value: Some(value.view_mut().erased()), ..Results::default() };
         for (&at, grad) in positions.iter().zip(&mut grads) {
-            results.grads[at] = Some(grad.view_mut().erased());
+            results.grads.insert(at, grad.view_mut().erased());
         }
         plan.run(results)?;
         Ok((value, grads))
@@ -280,12 +281,12 @@ impl<'a, P: Prediction> Evaluation<'a, P> {
         hess: Option<ViewMut<'_>>,
     ) -> Result<()> {
         let mut results = Results { value, hess, ..Results::default() };
-        results.grads[0] = Some(grad);
+        results.grads.insert(0, grad);
         self.plan()?.run(results)
     }
 
     /// Checks the arguments.
-    fn plan(&self) -> Result<Checked<'_>> {
+    fn plan(&self) -> Result<Checked<'a>> {
         if let Some(mistake) = &self.mistake {
             return Err(mistake.clone());
         }

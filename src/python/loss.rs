@@ -236,7 +236,7 @@ impl PyLoss {
             level: simd::level()
                 .map_err(|e| raise(Error::new(Kind::Parameter, "RUSTLOSS_ISA", e)))?,
             dtype: arrays.result.dtype,
-            inputs: std::array::from_fn(|i| view(arrays.inputs.get(i)?.as_ref())),
+            inputs: arrays.inputs.iter().map(|array| view(array.as_ref())).collect(),
             listed: arrays.listed,
             grad_output: view(arrays.grad_output.as_ref()),
             denominator,
@@ -283,7 +283,7 @@ impl PyLoss {
             ..Results::default()
         };
         for (&i, grad) in wanted.grads.iter().zip(&grads) {
-            results.grads[i] = Some(grad.view());
+            results.grads.insert(i, grad.view());
         }
         compute(bound.py, plan.cost(), || plan.run(results))?;
         Ok((value, grads, hess))

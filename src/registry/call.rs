@@ -10,9 +10,13 @@ use crate::error::{Error, Kind, Result};
 use crate::num::DType;
 use crate::registry::{Input, ShapeRule};
 use crate::simd::Level;
+use smallvec::SmallVec;
 
 /// The most arrays that a call takes.
 pub const MAX_INPUTS: usize = 8;
+
+/// The arrays of a call by their positions in the registry. Few losses take more than fit in place.
+pub type Inputs<'a> = SmallVec<[Option<View<'a>>; 3]>;
 
 /// What every constructor takes.
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +51,8 @@ pub struct Arguments<'a> {
     pub level: Level,
     /// The element type of the results.
     pub dtype: DType,
-    /// The arrays by their positions in the registry.
-    pub inputs: [Option<View<'a>>; MAX_INPUTS],
+    /// The arrays.
+    pub inputs: Inputs<'a>,
     /// Whether label sequences came as a list of them.
     pub listed: bool,
     /// The gradient with respect to the result.

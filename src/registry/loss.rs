@@ -3,7 +3,8 @@
 use crate::array::{Shape, ViewMut};
 use crate::drive::Axes;
 use crate::error::Result;
-use crate::registry::{Call, Input, MAX_INPUTS, Options};
+use crate::registry::{Call, Input, Options};
+use smallvec::SmallVec;
 
 /// The second derivative with respect to the prediction, as a matrix for each sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,10 +47,32 @@ pub trait Loss: Send + Sync {
 pub struct Results<'a> {
     /// The loss.
     pub value: Option<ViewMut<'a>>,
-    /// The gradients by the position of their input in the registry, each of its input's shape.
-    pub grads: [Option<ViewMut<'a>>; MAX_INPUTS],
+    /// The gradients.
+    pub grads: InputGrads<'a>,
     /// The second derivative.
     pub hess: Option<ViewMut<'a>>,
+}
+
+/// Where gradients go, with the positions of their inputs in the registry, whose shapes they have.
+#[derive(Default)]
+pub struct InputGrads<'a>(SmallVec<[(usize, ViewMut<'a>); 2]>);
+
+impl<'a> InputGrads<'a> {
+    /// Adds the gradient by an input.
+    pub fn insert(&mut self, at: usize, grad: ViewMut<'a>) {
+        self.0.push((at, grad));
+    }
+
+    /// Takes the gradient by an input out, if it is wanted.
+    pub fn take(&mut self, at: usize) -> Option<ViewMut<'a>> {
+        let found = self.0.iter().position(|(of, _)| *of == at)?;
+        Some(self.0.swap_remove(found).1)
+    }
+
+    /// Those that have not been taken.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &ViewMut<'a>)> {
+        self.0.iter().map(|(at, grad)| (*at, grad))
+    }
 }
 
 /// Where results about the paths through a lattice go.

@@ -6,8 +6,8 @@ use crate::error::{Error, Kind, Number, Result, Tuple};
 #[cfg(feature = "python")]
 use crate::num::DType;
 use crate::registry::{
-    Arguments, Call, Family, Input, Lattice, Loss, MAX_INPUTS, Options, Params, PathResults, Plan,
-    Results, Spec,
+    Arguments, Call, Family, Input, Inputs, Lattice, Loss, MAX_INPUTS, Options, Params,
+    PathResults, Plan, Results, Spec,
 };
 #[cfg(feature = "python")]
 use crate::registry::{Gradient, Hessian, Unreduced};
@@ -113,26 +113,17 @@ impl Objective {
     /// If one is not what it must be.
     pub(crate) fn plan<'a>(&'a self, arguments: Arguments<'a>) -> Result<Checked<'a>> {
         let axes = self.line_up(|i| arguments.inputs[i].as_ref().map(View::shape))?;
-        let shapes = arguments
-            .inputs
-            .each_ref()
-            .map(|input| input.as_ref().map(|view| Shape::from_slice(view.shape())));
-        let plan = self.loss.plan(&Call {
-            inputs: &self.inputs,
-            options: &self.options,
-            arguments,
-            axes,
-            checked: true,
-        })?;
-        Ok(Checked { plan, shapes })
+        let (inputs, options) = (&self.inputs, &self.options);
+        let call = Call { inputs, options, arguments, axes, checked: true };
+        Ok(Checked { plan: self.loss.plan(&call)?, inputs: call.arguments.inputs })
     }
 }
 
 /// A call whose arguments have been checked. The only way to its plan: it checks the shapes of results, too.
 pub(crate) struct Checked<'a> {
     plan: Box<dyn Plan + 'a>,
-    /// The shapes of the inputs, which are those of their gradients.
-    shapes: [Option<Shape>; MAX_INPUTS],
+    /// The inputs, whose shapes are those of their gradients.
+    inputs: Inputs<'a>,
 }
 
 impl Checked<'_> {
@@ -158,12 +149,12 @@ impl Checked<'_> {
     /// # Errors
     /// If one is not of its shape, or the computation fails.
     pub fn run(&self, results: Results<'_>) -> Result<()> {
-        let of = |at: usize| self.shapes[at].as_deref().unwrap_or_default();
+        let of = |at: usize| self.inputs[at].as_ref().map_or(&[][..], View::shape);
         if let Some(value) = &results.value {
             check_shape("value", &self.plan.value_shape(), value)?;
         }
-        for (at, grad) in results.grads.iter().enumerate() {
-            grad.iter().try_for_each(|grad| check_shape("gradient", of(at), grad))?;
+        for (at, grad) in results.grads.iter() {
+            check_shape("gradient", of(at), grad)?;
         }
         results.hess.iter().try_for_each(|hess| check_shape("second derivative", of(0), hess))?;
         self.plan.run(results)

@@ -58,10 +58,8 @@ impl F64x8Ops for Baseline {}
 mod x86 {
     use super::{F64x8, F64x8Ops};
     use crate::simd::registers::{numbers, registers};
-    use crate::simd::x86::{Avx2, Avx512, Sse42};
+    use crate::simd::x86::{Avx2, Avx512};
     use std::arch::x86_64 as arch;
-
-    impl F64x8Ops for Sse42 {}
 
     /// The operations of a level that has the registers.
     macro_rules! f64x8 {

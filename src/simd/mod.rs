@@ -103,8 +103,6 @@ pub struct Level(Set);
 enum Set {
     /// The baseline of the target (SSE2 on x86-64).
     Baseline,
-    /// SSE4.2.
-    Sse42,
     /// AVX2 with FMA, F16C and BMI.
     Avx2,
     /// AVX-512 F, VL, BW, DQ, CD.
@@ -113,13 +111,13 @@ enum Set {
     Neon,
 }
 
-/// Every set of this build, weakest first. Builds for work on the code leave two out: each takes its time.
+/// Every set of this build, weakest first. Builds for work on the code leave one out: each takes its time.
 const BUILT: &[Set] = if cfg!(target_arch = "aarch64") {
     &[Set::Neon]
 } else if cfg!(all(target_arch = "x86_64", rustloss_two_levels)) {
     &[Set::Baseline, Set::Avx2]
 } else if cfg!(target_arch = "x86_64") {
-    &[Set::Baseline, Set::Sse42, Set::Avx2, Set::Avx512]
+    &[Set::Baseline, Set::Avx2, Set::Avx512]
 } else {
     &[Set::Baseline]
 };
@@ -147,7 +145,6 @@ impl Set {
         match self {
             Set::Baseline if cfg!(target_arch = "x86_64") => "sse2",
             Set::Baseline => "baseline",
-            Set::Sse42 => "sse4.2",
             Set::Avx2 => "avx2",
             Set::Avx512 => "avx512",
             Set::Neon => "neon",
@@ -158,8 +155,6 @@ impl Set {
         match self {
             Set::Baseline => !cfg!(target_arch = "aarch64"),
             Set::Neon => cfg!(target_arch = "aarch64"),
-            #[cfg(target_arch = "x86_64")]
-            Set::Sse42 => is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("popcnt"),
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => {
                 is_x86_feature_detected!("avx2")
@@ -331,10 +326,6 @@ mod x86 {
         ))
     }
 
-    level!(Sse42, "The level `Sse42`.", sse42, "sse4.2,popcnt", {
-        const FMA: bool = false;
-    });
-
     level!(Avx2, "The level `Avx2`.", avx2, "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt", {
         sums!(
             "avx2",
@@ -408,8 +399,6 @@ pub fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
         };
     }
     match level.0 {
-        #[cfg(all(target_arch = "x86_64", not(rustloss_two_levels)))]
-        Set::Sse42 => shell!(sse42),
         #[cfg(target_arch = "x86_64")]
         Set::Avx2 => shell!(avx2),
         #[cfg(all(target_arch = "x86_64", not(rustloss_two_levels)))]

@@ -179,16 +179,14 @@ pub fn plan<'a, L: Elementwise<K> + 'static, const K: usize>(
     call: &Call<'a>,
 ) -> Result<Box<dyn Plan + 'a>> {
     let axes = call.axes.clone();
-    let mut inputs = SmallVec::<[Argument<'a>; MAX_OPERANDS]>::new();
-    let mut positions = [0; K];
-    let operands = call.inputs.iter().enumerate().filter(|(_, input)| input.shape.has_elements());
-    for (to, (at, input)) in positions.iter_mut().zip(operands) {
-        *to = at;
-        inputs.push(call.argument(at, |given| match input.shape {
+    let mut operands = (0..).zip(call.inputs).filter(|(_, input)| input.shape.has_elements());
+    let positions = [(); K].map(|()| operands.next().map_or(0, |(at, _)| at));
+    let inputs = positions.map(|at| {
+        call.argument(at, |given| match call.inputs[at].shape {
             ShapeRule::Broadcast => axes.broadcast(given),
             _ => axes.line_up(given),
-        }));
-    }
+        })
+    });
     let (weighting, level, single) = (call.weighting()?, call.level(), call.single());
     Ok(Box::new(ElementwisePlan {
         loss: Erased(loss),
@@ -206,7 +204,7 @@ struct ElementwisePlan<'a, L, const K: usize> {
     level: Level,
     single: bool,
     axes: Axes,
-    inputs: SmallVec<[Argument<'a>; MAX_OPERANDS]>,
+    inputs: [Argument<'a>; K],
     /// Where the inputs stand in the registry.
     positions: [usize; K],
     weighting: Weighting<'a>,
@@ -244,7 +242,8 @@ impl<L: Elementwise<K> + 'static, const K: usize> ElementwisePlan<'_, L, K> {
             wide.is_some_and(|check| range::leaves_single(&range::sizes(&check.given)))
         };
         let is_summed = |(argument, &at): (&Argument<'_>, &usize)| {
-            results.grads[at].as_ref().is_some_and(|grad| grad.shape() != argument.view.shape())
+            let mut of_input = results.grads.iter().filter(|(of, _)| *of == at);
+            of_input.any(|(_, grad)| grad.shape() != argument.view.shape())
         };
         self.inputs.iter().skip(2).any(is_extreme)
             || (self.inputs.iter().zip(&self.positions).skip(2).any(is_summed)
@@ -262,7 +261,7 @@ impl<L: Elementwise<K> + 'static, const K: usize> ElementwisePlan<'_, L, K> {
             ..Outputs::default()
         };
         for (k, (buffer, &at)) in full.iter_mut().zip(&self.positions).enumerate() {
-            let Some(grad) = results.grads[at].take() else { continue };
+            let Some(grad) = results.grads.take(at) else { continue };
             outputs.grads[k] = if reshapes(grad.shape(), &self.axes.shape) {
                 self.axes.line_up_mut(grad)
             } else {

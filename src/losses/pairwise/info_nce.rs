@@ -147,11 +147,11 @@ impl Plan for InfoNcePlan<'_> {
         let InfoNce { memory_limit, .. } = self.loss;
         Pairs::<DotProduct>::new(self.level, self.batches.clone(), memory_limit).cost()
     }
-    fn run(&self, results: Results<'_>) -> Result<()> {
+    fn run(&self, mut results: Results<'_>) -> Result<()> {
         let InfoNcePlan { loss, level, batches, axes, weighting } = self;
         let reduced = Reduced { axes, weighting, level: *level };
-        let [first, second, ..] = results.grads;
-        let grads = [first, second].map(|g| Some(g?.map(|v| v.move_axis(axes.samples, 0))));
+        let grads = [0, 1].map(|at| results.grads.take(at));
+        let grads = grads.map(|g| Some(g?.map(|v| v.move_axis(axes.samples, 0))));
         let derives = grads.iter().any(Option::is_some);
         let scale = if derives { reduced.scale()? } else { Scale::All(1.0) };
         let mut losses = memory::filled(0.0, axes.shape[0])?;

@@ -121,9 +121,9 @@ impl SdmlPlan<'_> {
         self.pairs.blocks(size_of::<T>() + if self.by_row { 0 } else { by_element })
     }
 
-    fn run_in<T: Real>(&self, results: Results<'_>) -> Result<()> {
-        let [first, second, ..] = results.grads;
-        let grads = [first, second].map(|g| Some(g?.map(|v| v.move_axis(self.batch, 0))));
+    fn run_in<T: Real>(&self, mut results: Results<'_>) -> Result<()> {
+        let grads = [0, 1].map(|at| results.grads.take(at));
+        let grads = grads.map(|g| Some(g?.map(|v| v.move_axis(self.batch, 0))));
         let stream = Stream::<_, T>::new(&self.pairs, self.blocks::<T>(), grads)?;
         if self.by_row {
             self.by_row(stream, results.value)

@@ -35,8 +35,8 @@ use crate::math::Real;
 use crate::memory;
 use crate::num::{DType, Float, Sizes};
 use crate::registry::{
-    Bound, Call, Domain, Family, Hessian, Input, Loss, OUT_OF_RANGE, Options, Params, Plan,
-    Results, SAMPLE_WEIGHT, ShapeRule, Spec, Unreduced, flag, float, label, pred,
+    Bound, Call, Domain, Family, Hessian, Input, InputGrads, Loss, OUT_OF_RANGE, Options, Params,
+    Plan, Results, SAMPLE_WEIGHT, ShapeRule, Spec, Unreduced, flag, float, label, pred,
 };
 use crate::simd::{Isa, Level};
 use crate::softmax::{Softmax, through_softmax};
@@ -371,7 +371,7 @@ impl<const LOG: bool> Plan for ElementPlan<'_, LOG> {
         let ElementPlan { axes, weighting, level, inputs: [x, _], .. } = self;
         let reduced = Reduced { axes, weighting, level: *level };
         let shape = x.view.shape();
-        let derives = results.hess.is_some() || results.grads.iter().any(Option::is_some);
+        let derives = results.hess.is_some() || results.grads.iter().next().is_some();
         let (mut weights, mut has_room) = (Vec::new(), true);
         let scale = match weighting.uniform_scale(&axes.batch_first())? {
             Some(scale) => Scale::All(scale),
@@ -411,7 +411,7 @@ impl<const LOG: bool> ElementPlan<'_, LOG> {
         let reduced = Reduced { axes, weighting, level: *level };
         let [x, label] = &self.inputs;
         let shape = x.view.shape();
-        let wanted = [results.grads[0].take(), results.grads[self.at_label].take(), None];
+        let wanted = [results.grads.take(0), results.grads.take(self.at_label), None];
         let grads = wanted.map(|v| axes.line_up_rows_mut(v?));
         let hess = results.hess.and_then(|v| axes.line_up_rows_mut(v));
         let weight = match scale {
@@ -516,7 +516,7 @@ impl Plan for SharedLabel<'_> {
 
 impl SharedLabel<'_> {
     fn run_in<T: Real>(&self, mut results: Results<'_>) -> Result<()> {
-        let Some(sum) = results.grads[self.at].take().and_then(|v| v.reshape(&self.label_shape))
+        let Some(sum) = results.grads.take(self.at).and_then(|v| v.reshape(&self.label_shape))
         else {
             return self.plan.run(results);
         };
@@ -524,9 +524,10 @@ impl SharedLabel<'_> {
         let mut full = memory::filled(T::ZERO, elements(&shape))?;
         let in_order =
             ViewMut::from_slice(&mut full, &shape).map(|v| v.move_axis(0, self.axes.batch));
-        let Results { value, mut grads, hess } = results;
-        grads[self.at] = Some(in_order);
-        self.plan.run(Results { value, grads, hess })?;
+        let mut grads = InputGrads::default();
+        grads.insert(self.at, in_order);
+        results.grads.take(0).into_iter().for_each(|grad| grads.insert(0, grad));
+        self.plan.run(Results { grads, ..results })?;
         self.axes.sum_to(&full, sum)
     }
 }

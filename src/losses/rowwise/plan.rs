@@ -174,10 +174,10 @@ impl<'a> RowCall<'a> {
         let RowCall { axes, level, vectors, numbers, .. } = self;
         let reduced = Reduced { axes, weighting, level: *level };
         let grads: [_; MAX_VECTORS] = std::array::from_fn(|v| {
-            axes.line_up_rows_mut(results.grads[*vectors.positions.get(v)?].take()?)
+            axes.line_up_rows_mut(results.grads.take(*vectors.positions.get(v)?)?)
         });
         let number_grads: [_; MAX_NUMBERS] = std::array::from_fn(|c| {
-            axes.line_up_mut(results.grads[*numbers.positions.get(c)?].take()?)
+            axes.line_up_mut(results.grads.take(*numbers.positions.get(c)?)?)
         });
         let hess = results.hess.and_then(|v| axes.line_up_rows_mut(v));
         let derives = hess.is_some() || grads.iter().chain(&number_grads).any(Option::is_some);

@@ -255,14 +255,14 @@ impl Lattice for CtcPlan<'_> {
 }
 
 impl CtcPlan<'_> {
-    fn run_in<E: FrameElement>(&self, results: Results<'_>) -> Result<()> {
+    fn run_in<E: FrameElement>(&self, mut results: Results<'_>) -> Result<()> {
         let shape = self.axes.batch_first();
         let weighting = Weighting {
             sample_weight: self.weight.as_deref().map(|w| View::from_slice(w, &shape)),
             ..self.weighting.clone()
         };
         let reduced = Reduced { axes: &self.axes, weighting: &weighting, level: self.level };
-        let [grad, ..] = results.grads;
+        let grad = results.grads.take(0);
         let scale: Vec<f64> = match (&grad, reduced.scale()?) {
             (None, _) => Vec::new(),
             (_, Scale::All(scale)) => memory::filled(scale, self.lengths.len())?,
