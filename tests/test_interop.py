@@ -16,6 +16,7 @@ from numpy.testing import assert_array_equal
 
 import rustloss as rl
 from rustloss import errors
+from rustloss._interop import refuse_misaligned
 
 L2, CE = rl.L2Loss(), rl.SoftmaxCrossEntropyLoss()
 PRED, LABEL = np.array([1.0, 2.0, 3.0]), np.zeros(3)
@@ -59,6 +60,10 @@ class Device:
             foreign("torch", requires_grad=True, device=Device("mps"), dtype="torch.bfloat16"),
             r"pass X\.detach\(\)\.cpu\(\)\.float\(\)\.numpy\(\)",
         ),
+        (foreign("cupy", __cuda_array_interface__={}), r"copy it to the host .* X\.get\(\)"),
+        (foreign("dask.array.core", "Array"), r"each block, .* or pass X\.compute\(\)"),
+        (foreign("scipy.sparse", "csr_array", todense=None), r"pass X\.todense\(\)"),
+        (foreign("polars.lazyframe.frame", "LazyFrame", collect=None), r"pass X\.collect\(\)"),
         (foreign("tensorflow.python.framework.ops", "SymbolicTensor"), r"tf\.numpy_function"),
         (foreign("jax._src.interpreters.partial_eval", "DynamicJaxprTracer"), r"pure_callback"),
     ],
@@ -203,6 +208,41 @@ def test_nan_of_a_plain_column_is_a_number():
     column = PandasColumn([1, 2, None])
     column.dtype = np.dtype(np.float64)
     assert_array_equal(L2(column, LABEL), [0.5, 2.0, np.nan])
+
+
+# Indices
+
+
+class Index:
+    """What pandas's index has to say."""
+
+    def __init__(self, *labels: int) -> None:
+        self.labels = labels
+
+    def equals(self, other: Index) -> bool:
+        return self.labels == other.labels
+
+    def __str__(self) -> str:
+        return f"Index({self.labels})"
+
+
+def indexed(*labels: int) -> Any:
+    return look_alike(index=Index(*labels))
+
+
+def test_two_indices_in_one_call_are_refused():
+    pred, other = indexed(0, 1, 2), indexed(2, 1, 0)
+    for named in (
+        {"pred": pred, "label": pred, "sample_weight": indexed(0, 1, 2)},
+        {"pred": PRED, "label": other, "sample_weight": indexed(2, 1, 0)},
+        {"pred": [1.0], "label": (2.0,), "sample_weight": None},
+    ):
+        refuse_misaligned(named)
+    text = r"sample_weight: expected the index of label, got another, Index\(\(2, 1, 0\)\)"
+    with pytest.raises(errors.ShapeError, match=text) as caught:
+        refuse_misaligned({"pred": PRED, "label": pred, "sample_weight": other})
+    assert caught.value.argument == "sample_weight"
+    assert "sample_weight.loc[label.index]" in str(caught.value)
 
 
 # Objects that do as they like

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,8 @@ def _as_array(name: str, value: Any) -> NDArray[Any]:
     if isinstance(value, (list, tuple)) and value:
         _refuse_foreign(f"{name}[0]", value[0])
     _refuse_nulls(name, value)
+    if _is_fixed_size_list(value):
+        return _rows(name, value)
     array = np.asarray(value)
     dtype = array.dtype.newbyteorder("=")
     if dtype.name == "bfloat16":
@@ -69,7 +72,10 @@ def _brief(thing: object) -> str:
 
 
 def _refuse_foreign(name: str, value: Any) -> None:
-    """Refuse an array of another library that NumPy cannot read, or only element by element."""
+    """Refuse an array of another library that NumPy cannot read, or only at a price.
+
+    Element by element, for one; or, of a lazy array, all of it at once.
+    """
     packages = {str(cls.__module__).partition(".")[0] for cls in type(value).__mro__}
     remedy = ""
     if "torch" in packages:
@@ -80,6 +86,14 @@ def _refuse_foreign(name: str, value: Any) -> None:
         }
         needed = "".join(step for step, needs in steps.items() if needs)
         remedy = f"pass {name}{needed}.numpy()" if needed else ""
+    elif hasattr(value, "__cuda_array_interface__"):
+        remedy = f"copy it to the host first, with CuPy by {name}.get()"
+    elif "dask" in packages:
+        remedy = f"call the loss on each block, as by map_blocks, or pass {name}.compute()"
+    elif hasattr(value, "todense"):  # SciPy's and PyData's sparse arrays
+        remedy = f"pass {name}.todense()"
+    elif "polars" in packages and hasattr(value, "collect"):
+        remedy = f"pass {name}.collect()"
     elif "mxnet" in packages:
         remedy = f"pass {name}.asnumpy()"
     elif "tensorflow" in packages and not hasattr(value, "numpy"):
@@ -92,13 +106,41 @@ def _refuse_foreign(name: str, value: Any) -> None:
         raise DTypeError(f"{text}; {remedy}", name.partition("[")[0])
 
 
+def refuse_misaligned(named: Mapping[str, Any]) -> None:
+    """Refuse the arguments of one call that pandas would pair by index, and NumPy by position.
+
+    Parameters
+    ----------
+    named : mapping of str to object
+        The arguments by name. What has no index takes that of the others.
+
+    Raises
+    ------
+    ShapeError
+        If two have different indices.
+    """
+    indices = ((name, getattr(value, "index", None)) for name, value in named.items())
+    indexed: list[tuple[str, Any]] = [x for x in indices if hasattr(x[1], "equals")]
+    for name, index in indexed[1:]:
+        first, expected = indexed[0]
+        if index is not expected and not index.equals(expected):
+            text = f"{name}: expected the index of {first}, got another, {_brief(index)}"
+            remedy = f"align them, as by {name}.loc[{first}.index], or pass {name}.to_numpy()"
+            raise ShapeError(f"{text}; {remedy} to pair by position", name)
+
+
 def _refuse_nulls(name: str, value: Any) -> None:
-    nulls = _nulls(value)
-    if nulls is None or not nulls.any():
+    index = _first_null(value)
+    if index is None:
         return
-    index = tuple(map(int, np.argwhere(nulls)[0]))
     text = f"{name}[{', '.join(map(str, index))}]: expected a number, got a null"
     raise DTypeError(f"{text}; fill nulls in or drop their rows first", name, index)
+
+
+def _first_null(value: Any) -> tuple[int, ...] | None:
+    """Return the index of the first null, None if there is none."""
+    nulls = _nulls(value)
+    return None if nulls is None or not nulls.any() else tuple(map(int, np.argwhere(nulls)[0]))
 
 
 def _nulls(value: Any) -> NDArray[np.bool_] | None:
@@ -108,7 +150,15 @@ def _nulls(value: Any) -> NDArray[np.bool_] | None:
         may = np.array([not isinstance(dtype, np.dtype) for dtype in dtypes], bool)
         return np.asarray(value.isna(), bool) & may if may.any() else None
     if hasattr(value, "is_null"):  # a column of Arrow or polars
-        return np.asarray(value.is_null(), bool)
+        nulls = np.asarray(value.is_null(), bool)
+        if nulls.any():
+            return nulls
+        # Rows of a fixed size have nulls of their own.
+        if _is_fixed_size_list(value):
+            flat = _combined(value).flatten()
+            return np.asarray(flat.is_null(), bool).reshape(-1, value.type.list_size)
+        row = getattr(getattr(value, "dtype", None), "shape", ())
+        return np.asarray(value.reshape((-1,)).is_null(), bool).reshape(-1, *row) if row else nulls
     columns = getattr(value, "itercolumns", None) or getattr(value, "get_columns", None)
     if columns is None:
         return None
@@ -134,11 +184,12 @@ def tokens(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any] | None]:
     offsets : ndarray, optional
         Where each sequence begins, and where the last one ends.
     """
-    if hasattr(value, "combine_chunks"):  # an Arrow chunked array
-        value = value.combine_chunks()
+    value = _combined(value)
+    if hasattr(value, "offsets") and hasattr(value, "sizes"):
+        return _list_view_array(name, value)
     if hasattr(value, "offsets") and hasattr(value, "values"):  # an Arrow list array, not copied
         return _list_array(name, value)
-    if hasattr(value, "flatten") and hasattr(getattr(value, "type", None), "list_size"):
+    if _is_fixed_size_list(value):
         return _fixed_size_list_array(name, value)
     if getattr(value, "dtype", None) is not None and _holds_sequences(value):
         value = list(value)
@@ -181,10 +232,11 @@ def _null(name: str, i: int, j: int | None = None) -> LabelError:
     return LabelError(f"{name}{place}: expected {what}, got a null", name, index)
 
 
-def _null_positions(array: Any) -> NDArray[np.intp]:
-    """Return the positions of the nulls of an Arrow array."""
-    nulls = _nulls(array)
-    return np.empty(0, np.intp) if nulls is None else np.flatnonzero(nulls)
+def _refuse_null_rows(name: str, value: Any) -> None:
+    """Refuse an Arrow array of sequences where one of them is null."""
+    index = _first_null(value)
+    if index is not None:
+        raise _null(name, *index)
 
 
 def _list_array(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -197,21 +249,45 @@ def _list_array(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     if not whole or offsets[0] < 0 or offsets[-1] > len(values) or (np.diff(offsets) < 0).any():
         text = f"{name}: expected offsets that ascend from 0 to the number of values, {len(values)}"
         raise ShapeError(text, name)
-    for i in _null_positions(value):
-        raise _null(name, int(i))
+    _refuse_null_rows(name, value)
     values = values[offsets[0] : offsets[-1]]
     offsets = offsets - offsets[0]
-    for at in _null_positions(values):
+    return _labels(name, values, offsets), offsets
+
+
+def _labels(name: str, values: Any, offsets: NDArray[Any]) -> NDArray[Any]:
+    """Return the labels of sequences that lie one behind another."""
+    index = _first_null(values)
+    if index is not None:
+        (at,) = index
         i = int(np.searchsorted(offsets, at, side="right")) - 1
         raise _null(name, i, int(at - offsets[i]))
-    return as_array(name, values), offsets
+    return as_array(name, values)
+
+
+def _list_view_array(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the labels of an Arrow list view, whose rows may lie in any order or overlap."""
+    _refuse_null_rows(name, value)
+    offsets = np.append(0, np.cumsum(as_array(name, value.sizes)))
+    return _labels(name, value.flatten(), offsets), offsets
+
+
+def _combined(value: Any) -> Any:
+    """Return an Arrow chunked array as one array, and anything else as it is."""
+    return value.combine_chunks() if hasattr(value, "combine_chunks") else value
+
+
+def _is_fixed_size_list(value: Any) -> bool:
+    """Return whether it is an Arrow array, chunked or not, of rows of one length."""
+    return hasattr(getattr(value, "type", None), "list_size")
 
 
 def _fixed_size_list_array(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    for i in _null_positions(value):
-        raise _null(name, int(i))
-    width, values = value.type.list_size, value.flatten()
-    for at in _null_positions(values):
-        raise _null(name, *divmod(int(at), width))
-    rows = as_array(name, values).reshape(len(value), width)
-    return rows, np.arange(len(value) + 1) * width
+    _refuse_null_rows(name, value)
+    return _rows(name, value), np.arange(len(value) + 1) * value.type.list_size
+
+
+def _rows(name: str, value: Any) -> NDArray[Any]:
+    """Return the rows of an Arrow array of rows of one length."""
+    flat = as_array(name, _combined(value).flatten())
+    return flat.reshape(len(value), value.type.list_size, *flat.shape[1:])

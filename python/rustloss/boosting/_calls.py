@@ -1,0 +1,62 @@
+"""What a loss, and a call of a booster, must be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rustloss._interop import as_array
+from rustloss._loss import Loss
+from rustloss.errors import DTypeError, LabelError, ParameterError
+
+Array = NDArray[Any]
+
+
+def labels_of(loss: object) -> dict[str, Any]:
+    """Return what the registry says of the labels of a loss that a booster can train."""
+    if not isinstance(loss, Loss):
+        remedy = f"; pass {loss.__name__}()" if isinstance(loss, type) else ""
+        raise DTypeError(f"loss: expected a loss of rustloss, got {loss!r}{remedy}", "loss")
+    pred, *others = [row for row in loss._inputs if row["required"]]
+    if len(others) == 1 and pred["domain"] == "Real" and others[0]["gradient"] != "Default":
+        label: dict[str, Any] = others[0]
+        rows = np.empty(2)  # as many labels as rows, or it is no loss of single rows
+        if label["shape"] == "PerVector":
+            return label
+        if label["shape"] == "Same" and loss.signature(rows, rows).unreduced == rows.shape:
+            return label
+    text = "loss: expected one of raw scores, any real numbers, and one label for each row"
+    raise ParameterError(f"{text} (a class index, not a distribution), got {loss!r}", "loss")
+
+
+def with_reduction(loss: Loss, reduction: str) -> Loss:
+    """Return the loss with another reduction."""
+    return type(loss)(**{**loss._params, "reduction": reduction})
+
+
+def refuse_non_finite(what: str, array: Array, pred: Array) -> None:
+    """Refuse NaN and infinities, which boosters take without a word; name the row."""
+    flat = array.ravel(order="K")
+    # One pass without a temporary. A sum of squares may overflow where all numbers are finite.
+    if np.isfinite(np.vdot(flat, flat)) or np.isfinite(array).all():
+        return
+    index = tuple(map(int, np.argwhere(~np.isfinite(array))[0]))
+    found, score = float(array[index]), float(pred[index])
+    place = f"pred[{', '.join(map(str, index))}]"
+    text = f"{place}: expected a finite {what}, got {found!r}"
+    if array is not pred:
+        text += f" for the score {score!r}"
+    remedy = "look at the row's label and features, or lower the learning rate"
+    raise LabelError(f"{text}; {remedy}", "pred", index, score)
+
+
+def arguments(first: Any, second: Any, weight: Any) -> tuple[Array, Array, Array | None]:
+    """Return scores, labels and weights of a call by either interface."""
+    if hasattr(second, "get_label"):  # native: scores and a data set
+        first, second, weight = second.get_label(), first, second.get_weight()
+    pred, label = as_array("pred", second), as_array("label", first)
+    weight = None if weight is None or not len(weight) else as_array("sample_weight", weight)
+    refuse_non_finite("raw score", pred, pred)
+    return pred, label, weight

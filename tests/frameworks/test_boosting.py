@@ -1,0 +1,559 @@
+"""Objectives beside the libraries' own: the same trees, and so the same predictions."""
+
+from __future__ import annotations
+
+import copy
+import doctest
+import importlib
+import pickle
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import rustloss as rl
+from rustloss import _core, boosting, errors
+from rustloss.boosting import Metric
+from rustloss.testing import example
+
+xgb = pytest.importorskip("xgboost")
+lgb = pytest.importorskip("lightgbm")
+cb = pytest.importorskip("catboost")
+datasets = pytest.importorskip("sklearn.datasets")
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Failed to import numba",
+    "ignore:Cannot compute class probabilities",
+)
+
+PREDICTIONS = 1e-6
+"""Of the same trees: gradients differ in the last bits of single precision."""
+ROUNDS = 8
+PRINTED = 1e-5
+"""XGBoost keeps the text of a metric."""
+LEAST_SPREAD = 0.5
+"""Of scores, so that a model that predicts one number does not pass."""
+ROUNDING = 1e-12
+"""Of double precision: two formulas for one number."""
+DIFFERENCES = 1e-9
+"""Central differences with a step of 1e-6 have errors of 1e-12 and, by rounding, 1e-10."""
+OPTIMA = 1e-6
+"""Two optimisers end where gradients are below 1e-9."""
+
+DATA: dict[str, Any] = {
+    "L2Loss": datasets.load_diabetes(return_X_y=True),
+    "SigmoidBCELoss": datasets.load_breast_cancer(return_X_y=True),
+    "PoissonNLLLoss": datasets.load_diabetes(return_X_y=True),
+    "SoftmaxCELoss": datasets.load_wine(return_X_y=True),
+}
+CLASSES = 3
+
+
+def data(name: str) -> tuple[Any, Any, Any]:
+    """Return features, labels and weights, with a few weights of 0."""
+    features, label = DATA[name]
+    if name == "PoissonNLLLoss":
+        label = label // 50
+    elif name == "L2Loss":
+        label = label / 100
+    weight = np.random.default_rng(0).integers(0, 8, len(label)) / 4
+    return features, label, weight
+
+
+over_weights = pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+
+
+def train_xgboost(name: str, objective: Any, x: Any, y: Any, w: Any) -> Any:
+    own = {"L2Loss": "reg:squarederror", "SigmoidBCELoss": "binary:logistic"}
+    own |= {"PoissonNLLLoss": "count:poisson", "SoftmaxCELoss": "multi:softprob"}
+    params: dict[str, Any] = {"max_depth": 3, "eta": 0.3, "nthread": 1, "base_score": 0.0}
+    params["min_child_weight"] = 0.01  # sums of Hessians do come out at the default, 1
+    if name == "SoftmaxCELoss":
+        params["num_class"] = CLASSES
+    if objective is None:
+        # Where the score is 0; and Poisson's Hessian is exp(score + max_delta_step).
+        params |= {"objective": own[name], "max_delta_step": 0.0}
+        params["base_score"] = {"SigmoidBCELoss": 0.5, "PoissonNLLLoss": 1.0}.get(name, 0.0)
+    matrix = xgb.DMatrix(x, y, weight=w)
+    booster = xgb.train(params, matrix, ROUNDS, obj=objective)
+    return booster.predict(matrix, output_margin=True)
+
+
+def train_lightgbm(name: str, objective: Any, x: Any, y: Any, w: Any) -> Any:
+    own = {"L2Loss": "regression", "SigmoidBCELoss": "binary"}
+    own |= {"PoissonNLLLoss": "poisson", "SoftmaxCELoss": "multiclass"}
+    params: dict[str, Any] = {
+        "objective": objective or own[name],
+        "num_leaves": 7,
+        "num_threads": 1,
+    }
+    params |= {"boost_from_average": False, "verbosity": -1, "deterministic": True}
+    params |= {"poisson_max_delta_step": 1e-12}  # their Hessian is exp(score + this)
+    if name == "SoftmaxCELoss":
+        params["num_class"] = CLASSES
+    booster = lgb.train(params, lgb.Dataset(x, y, weight=w), ROUNDS)
+    return booster.predict(x, raw_score=True)
+
+
+def train_catboost(name: str, objective: Any, x: Any, y: Any, w: Any) -> Any:
+    own = {"L2Loss": "RMSE", "SigmoidBCELoss": "Logloss"}
+    own |= {"PoissonNLLLoss": "Poisson", "SoftmaxCELoss": "MultiClass"}
+    params: dict[str, Any] = {
+        "iterations": ROUNDS,
+        "depth": 3,
+        "learning_rate": 0.3,
+        "verbose": False,
+    }
+    params |= {"bootstrap_type": "No", "random_strength": 0, "boost_from_average": False}
+    params |= {"leaf_estimation_method": "Newton", "leaf_estimation_iterations": 1}
+    params |= {"thread_count": 1, "allow_writing_files": False}
+    kind = cb.CatBoostRegressor
+    if name == "SigmoidBCELoss":
+        kind = cb.CatBoostClassifier
+    elif name == "SoftmaxCELoss":
+        kind = cb.CatBoostClassifier
+        params["classes_count"] = CLASSES
+    params["loss_function"] = objective or own[name]
+    if objective is not None:
+        params["eval_metric"] = own[name]
+    model = kind(**params).fit(x, y, sample_weight=w)
+    return model.predict(x, prediction_type="RawFormulaVal")
+
+
+MAKERS: list[Callable[..., Any]] = [boosting.xgboost, boosting.lightgbm, boosting.catboost]
+TRAIN = {"xgboost": train_xgboost, "lightgbm": train_lightgbm, "catboost": train_catboost}
+over_makers = pytest.mark.parametrize("make", MAKERS)
+over_callables = pytest.mark.parametrize("make", MAKERS[:2])
+
+
+# Beside the libraries
+
+
+@over_weights
+@pytest.mark.parametrize("name", DATA)
+@over_makers
+def test_training_gives_what_the_library_gives(make, name, weighted):
+    x, y, w = data(name)
+    w, train = w if weighted else None, TRAIN[make.__name__]
+    ours = train(name, make(getattr(rl, name)()), x, y, w)
+    theirs = train(name, None, x, y, w)
+    assert np.ptp(theirs) > LEAST_SPREAD
+    assert_allclose(ours, theirs, rtol=PREDICTIONS, atol=PREDICTIONS)
+
+
+@over_weights
+@pytest.mark.parametrize("name", DATA)
+def test_estimators_of_xgboost(name, weighted):
+    x, y, w = data(name)
+    w = w if weighted else None
+    is_class = name in {"SigmoidBCELoss", "SoftmaxCELoss"}
+    kind = xgb.XGBClassifier if is_class else xgb.XGBRegressor
+    objective = boosting.xgboost(getattr(rl, name)())
+    # A classifier reads this as a probability.
+    params: dict[str, Any] = {
+        "n_estimators": ROUNDS,
+        "base_score": 0.5 if name == "SigmoidBCELoss" else 0.0,
+    }
+    params |= {"max_depth": 3, "min_child_weight": 0.01, "n_jobs": 1, "learning_rate": 0.3}
+    model = kind(objective=objective, eval_metric=objective.metric, **params)
+    how = {"eval_set": [(x, y)], "sample_weight_eval_set": None if w is None else [w]}
+    model.fit(x, y, sample_weight=w, verbose=False, **how)
+    expected = train_xgboost(name, objective, x, y, w)
+    scores = model.predict(x, output_margin=True)
+    assert_array_equal(scores, expected)
+    loss = getattr(rl, name)(reduction="weighted_mean")
+    history = model.evals_result()["validation_0"][type(loss).__name__]
+    assert history[-1] == pytest.approx(loss(scores, y, sample_weight=w), abs=PRINTED)
+    if is_class:
+        shares = model.predict_proba(x)
+        predicted = objective.predict(scores)
+        expected = shares if name == "SoftmaxCELoss" else shares[:, 1]
+        assert_allclose(predicted, expected, atol=PREDICTIONS)
+
+
+@over_weights
+@pytest.mark.parametrize("name", DATA)
+def test_estimators_of_lightgbm(name, weighted):
+    x, y, w = data(name)
+    w = w if weighted else None
+    is_class = name in {"SigmoidBCELoss", "SoftmaxCELoss"}
+    objective = boosting.lightgbm(getattr(rl, name)())
+    kind = lgb.LGBMClassifier if is_class else lgb.LGBMRegressor
+    params: dict[str, Any] = {"n_estimators": ROUNDS, "num_leaves": 7, "verbosity": -1, "n_jobs": 1}
+    model = kind(objective=objective, deterministic=True, **params)
+    how = {"eval_X": x.copy(), "eval_y": y, "eval_metric": objective.metric}
+    model.fit(x, y, w, eval_sample_weight=None if w is None else [w], **how)
+    scores = model.predict(x, raw_score=True)
+    assert_array_equal(scores, train_lightgbm(name, objective, x, y, w))
+    loss = getattr(rl, name)(reduction="weighted_mean")
+    ((_, results),) = model.evals_result_.items()
+    assert results[type(loss).__name__][-1] == pytest.approx(
+        loss(scores, y, sample_weight=w), rel=PREDICTIONS
+    )
+
+
+def test_metrics_of_the_native_interfaces():
+    x, y, w = data("SoftmaxCELoss")
+    loss = rl.SoftmaxCELoss(reduction="weighted_mean")
+    history: dict[str, Any] = {}
+    objective: Any = boosting.xgboost(loss)
+    matrix = xgb.DMatrix(x, y, weight=w)
+    how = {"obj": objective, "custom_metric": objective.metric, "evals_result": history}
+    params: dict[str, Any] = {
+        "num_class": CLASSES,
+        "base_score": 0.0,
+        "disable_default_eval_metric": 1,
+    }
+    booster = xgb.train(params, matrix, 3, evals=[(matrix, "train")], verbose_eval=False, **how)
+    scores = booster.predict(matrix, output_margin=True)
+    expected = loss(scores, y, sample_weight=w)
+    name = type(loss).__name__
+    assert history["train"][name][-1] == pytest.approx(expected, abs=PRINTED)
+
+    objective = boosting.lightgbm(loss)
+    params = {"num_class": CLASSES, "objective": objective, "verbosity": -1, "metric": "None"}
+    recorded = [lgb.record_evaluation(history)]
+    table = lgb.Dataset(x, y, weight=w)
+    how = {"valid_sets": [table], "feval": objective.metric, "callbacks": recorded}
+    scores = lgb.train(params, table, 3, **how).predict(x)
+    expected = loss(scores, y, sample_weight=w)
+    assert history["training"][name][-1] == pytest.approx(expected, rel=PREDICTIONS)
+
+    objective = boosting.catboost(loss)
+    params = {"loss_function": objective, "eval_metric": objective.metric, "iterations": 3}
+    params |= {"verbose": False, "allow_writing_files": False, "classes_count": CLASSES}
+    model = cb.CatBoostClassifier(leaf_estimation_iterations=1, **params).fit(x, y, sample_weight=w)
+    scores = model.predict(x, prediction_type="RawFormulaVal")
+    expected = loss(scores, y, sample_weight=w)
+    (metric,) = model.evals_result_["learn"].values()
+    assert metric[-1] == pytest.approx(expected, rel=PREDICTIONS)
+
+
+def test_several_targets_of_xgboost():
+    x, y, _ = data("L2Loss")
+    matrix = xgb.DMatrix(x, np.stack([y, -2 * y], axis=1))
+    params: dict[str, Any] = {"max_depth": 3, "base_score": 0.0, "num_target": 2}
+    ours = xgb.train(params, matrix, ROUNDS, obj=boosting.xgboost(rl.L2Loss())).predict(matrix)
+    del params["num_target"]
+    assert_allclose(ours, xgb.train(params, matrix, ROUNDS).predict(matrix), atol=PREDICTIONS)
+
+
+# The constant to start from
+
+
+def test_lightgbm_starts_where_its_own_objectives_start():
+    for name, own in {"SigmoidBCELoss": "binary", "PoissonNLLLoss": "poisson"}.items():
+        x, y, w = data(name)
+        objective = boosting.lightgbm(getattr(rl, name)())
+        start = objective.init_score(y, w)
+        params = {"num_leaves": 7, "verbosity": -1, "poisson_max_delta_step": 1e-12}
+        table = lgb.Dataset(x, y, weight=w, init_score=np.full(len(y), start))
+        ours = lgb.train({**params, "objective": objective}, table, ROUNDS).predict(x)
+        theirs = lgb.train({**params, "objective": own}, lgb.Dataset(x, y, weight=w), ROUNDS)
+        predicted = objective.predict(ours + start)
+        assert_allclose(predicted, theirs.predict(x), rtol=PREDICTIONS, atol=PREDICTIONS)
+
+
+def test_constants_of_least_loss():
+    y, w = np.array([0.0, 1.0, 5.0, 2.0]), np.array([1.0, 2.0, 0.0, 1.0])
+    mean = np.average(y, weights=w)
+    found = {
+        name: boosting.xgboost(getattr(rl, name)()).init_score(label, w)
+        for name, label in {
+            "L2Loss": y,
+            "L1Loss": y,
+            "PoissonNLLLoss": y,
+            "SigmoidBCELoss": y / 8,
+            "LogisticLoss": [-1, 1, 1, -1],
+        }.items()
+    }
+    assert found["L2Loss"] == pytest.approx(mean)
+    assert found["L1Loss"] == pytest.approx(1.0)  # the median
+    assert found["PoissonNLLLoss"] == pytest.approx(np.log(mean))
+    assert found["SigmoidBCELoss"] == pytest.approx(np.log(mean / 8 / (1 - mean / 8)))
+    assert found["LogisticLoss"] == pytest.approx(0.0)
+    shares = boosting.xgboost(rl.SoftmaxCELoss()).init_score([0, 1, 1, 2], w)
+    assert_allclose(np.exp(shares), [0.25, 0.5, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("loss", "label", "text"),
+    [
+        (rl.SigmoidBCELoss(), [1, 1, 1], "all of one class"),
+        (rl.PoissonNLLLoss(), [0, 0], "all 0"),
+        (rl.SoftmaxCELoss(), [0, 2], "class 1"),
+        (rl.SoftmaxCELoss(), [0, 0.5], r"label\[1\]: expected a class index"),
+        (rl.SoftmaxCELoss(), [-1, 0], r"label\[0\]: expected a class index"),
+        (rl.SoftmaxCELoss(), [[0, 1]], "one class index for each row"),
+        (rl.MultiQuantileLoss([0.1, 0.9]), [0.0, 1.0], "one score or one class label"),
+    ],
+)
+def test_labels_without_a_best_constant(loss, label, text):
+    with pytest.raises(errors.ArgumentError, match=text):
+        boosting.xgboost(loss).init_score(label)
+
+
+# Second derivatives
+
+
+@pytest.mark.parametrize("name", ["SigmoidBCELoss", "LogisticLoss", "PoissonNLLLoss"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_fisher_of_a_canonical_link_is_exact(name, weighted):
+    loss = getattr(rl, name)(weight=2.0)
+    call = example(loss, (50,), optional=["sample_weight"])
+    pred, label, weight = call.values()
+    given = weight if weighted else None
+    exact = boosting.xgboost(loss)(label, pred, given)
+    fisher = boosting.xgboost(loss, hessian="fisher")(label, pred, given)
+    if name == "LogisticLoss":
+        assert exact[1].min() > 0
+    assert_allclose(fisher, exact, rtol=ROUNDING)
+
+
+def test_second_derivatives_of_classes():
+    loss, k = rl.SoftmaxCELoss(class_weight=[1.0, 2.0, 0.5, 1.0]), 4
+    call = example(loss, (20, k), optional=["sample_weight"])
+    pred, label, weight = call.values()
+    of_loss = rl.SoftmaxCELoss(reduction="none", class_weight=loss.class_weight)
+    diagonal = of_loss.grad_hess(pred, label, weight)[1]
+    for make, factor in {boosting.xgboost: 2, boosting.lightgbm: k / (k - 1)}.items():
+        assert_allclose(make(loss)(label, pred, weight)[1], factor * diagonal)
+        assert_allclose(make(loss, hessian="upper")(label, pred, weight)[1], 2 * diagonal)
+    # The mean over labels takes class weights by the labels that may come.
+    plain = rl.SoftmaxCELoss()
+    exact = boosting.lightgbm(plain)(label, pred, weight)[1]
+    fisher = boosting.lightgbm(plain, hessian="fisher")(label, pred, weight)[1]
+    assert_allclose(fisher, exact, rtol=ROUNDING)
+
+
+def test_matrix_of_catboost_is_the_derivative_of_the_gradient():
+    loss, step = rl.SoftmaxCELoss(label_smoothing=0.1), 1e-6
+    objective = boosting.catboost(loss)
+    score = np.array([0.3, -1.0, 2.0])
+    matrix = objective.calc_ders_multi(score, 1.0, 0.75)[1]
+    differences = [
+        objective.calc_ders_multi(score + step * unit, 1.0, 0.75)[0]
+        - objective.calc_ders_multi(score - step * unit, 1.0, 0.75)[0]
+        for unit in np.eye(3)
+    ]
+    assert_allclose(matrix, np.array(differences) / (2 * step), atol=DIFFERENCES)
+    bound = boosting.catboost(loss, hessian="upper").calc_ders_multi(score, 1.0, 0.75)[1]
+    assert_array_equal(bound, np.diag(np.diag(bound)))
+    assert np.linalg.eigvalsh(matrix - bound).min() >= 0
+    certain = objective.calc_ders_multi(np.array([0.0, 2000.0, 0.0]), 1.0, 1.0)[1]
+    assert_array_equal(certain, -boosting.MIN_HESSIAN * np.eye(3))
+
+
+@pytest.mark.parametrize("loss", [rl.L1Loss(), rl.HingeLoss(), rl.MultiQuantileLoss([0.2, 0.8])])
+@pytest.mark.parametrize("hessian", ["exact", "upper", "fisher"])
+def test_a_second_derivative_of_0_says_what_helps(loss, hessian):
+    call = example(loss, (5, 2) if isinstance(loss, rl.MultiQuantileLoss) else (5,))
+    pred, label = call.values()
+    with pytest.raises(errors.ParameterError, match=r"0 everywhere.*hessian='one'"):
+        boosting.xgboost(loss, hessian=hessian)(label, pred)
+    grad, hess = boosting.xgboost(loss, hessian="one")(label, pred)
+    assert_array_equal(hess, np.ones(pred.shape))
+    assert grad.any()
+
+
+def test_a_second_derivative_that_does_not_exist_says_what_helps():
+    pred, label = np.ones((3, 4)), np.zeros(3)
+    with pytest.raises(errors.ParameterError, match=r"does not exist.*hessian='one'"):
+        boosting.lightgbm(rl.CRPSLoss())(label, pred)
+    assert boosting.lightgbm(rl.CRPSLoss(), hessian="one")(label, pred)[1].all()
+
+
+def test_fisher_needs_a_distribution():
+    with pytest.raises(errors.ParameterError, match="no distribution of labels"):
+        boosting.xgboost(rl.L2Loss(), hessian="fisher")([0.0], [1.0])
+
+
+def test_floor():
+    focal = rl.SoftmaxFocalLoss(gamma=2.0)
+    pred, label = np.array([[4.0, -4.0], [-4.0, 4.0]]), np.array([1, 1])
+    assert (rl.SoftmaxFocalLoss(gamma=2.0).grad_hess(pred, label)[1] < 0).any()
+    hess = boosting.xgboost(focal, min_hessian=0.25)(label, pred, [2.0, 0.0])[1]
+    assert_array_equal(hess, [[0.5, 0.5], [0.0, 0.0]])
+
+
+def test_absolute_error_trains_as_in_xgboost():
+    """XGBoost fits leaves to medians, which a custom objective cannot: look at the loss alone."""
+    x, y, _ = data("L2Loss")
+    loss = rl.L1Loss()
+    objective = boosting.xgboost(loss, hessian="one")
+    start = objective.init_score(y)
+    matrix = xgb.DMatrix(x, y)
+    booster = xgb.train({"eta": 0.3, "base_score": start}, matrix, 50, obj=objective)
+    metric = objective.metric
+    assert metric(y, booster.predict(matrix)) < metric(y, np.full(len(y), start)) / 2
+
+
+# Calls that must fail
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@over_callables
+def test_scores_that_are_no_numbers_name_the_row(make, value):
+    pred, label = np.zeros(5, np.float32), np.zeros(5, np.float32)
+    pred[3] = value
+    for call in (make(rl.L2Loss()), make(rl.L2Loss()).metric):
+        with pytest.raises(errors.LabelError, match=r"pred\[3\]: expected a finite raw score") as e:
+            call(label, pred)
+        assert e.value.index == (3,)
+
+
+def test_large_numbers_are_numbers():
+    pred = np.full(4, np.finfo(np.float32).max / 2, np.float32)
+    assert_array_equal(boosting.xgboost(rl.L2Loss())(np.zeros(4, np.float32), pred)[0], pred)
+
+
+@over_callables
+def test_derivatives_that_overflow_name_the_row(make):
+    pred = np.array([0.0, 200.0], np.float32)
+    with pytest.raises(errors.LabelError, match=r"pred\[1\]: expected a finite gradient, got inf"):
+        make(rl.PoissonNLLLoss())(np.ones(2), pred)
+    label = np.array([0.0, np.nan], np.float32)
+    with pytest.raises(errors.LabelError, match=r"pred\[1\]: expected a finite gradient, got nan"):
+        make(rl.L2Loss())(label, np.zeros(2, np.float32))
+
+
+def test_a_poisoned_label_ends_training():
+    x, y, _ = data("SigmoidBCELoss")
+    bad = np.where(np.arange(len(y)) == 7, 2, y).astype(float)
+    with pytest.raises(errors.LabelError, match=r"label\[7\]"):
+        xgb.train({}, xgb.DMatrix(x, bad), 2, obj=boosting.xgboost(rl.SigmoidBCELoss()))
+    params: dict[str, Any] = {"objective": boosting.lightgbm(rl.SigmoidBCELoss()), "verbosity": -1}
+    with pytest.raises(errors.LabelError, match=r"label\[7\]"):
+        lgb.train(params, lgb.Dataset(x, bad), 2)
+    params = {"loss_function": boosting.catboost(rl.SigmoidBCELoss()), "eval_metric": "RMSE"}
+    model = cb.CatBoostRegressor(2, verbose=False, allow_writing_files=False, **params)
+    with pytest.raises(cb.CatBoostError, match=r"label\[7\]"):
+        model.fit(x, bad)
+
+
+@pytest.mark.parametrize("name", ["SigmoidBCELoss", "LogisticLoss", "HingeLoss", "PoissonNLLLoss"])
+@over_callables
+def test_swapped_arguments_raise(make, name):
+    call = example(getattr(rl, name)(), (20,))
+    pred, label = call.values()
+    objective = make(getattr(rl, name)(), hessian="one")
+    objective(label, pred)
+    with pytest.raises(errors.LabelError, match=list(call)[1]):
+        objective(pred, label)
+
+
+@over_makers
+def test_losses_that_no_booster_can_train(make):
+    for loss in (
+        rl.SigmoidBCELoss(from_sigmoid=True),
+        rl.PoissonNLLLoss(from_logits=False),
+        rl.SoftmaxCELoss(sparse_label=False),
+    ):
+        with pytest.raises(errors.ParameterError, match="raw scores"):
+            make(loss)
+    with pytest.raises(errors.DTypeError, match=r"pass L2Loss\(\)"):
+        make(rl.L2Loss)
+    with pytest.raises(errors.ParameterError, match="hessian: expected one of"):
+        make(rl.L2Loss(), hessian="diagonal")
+    for floor in (-1.0, np.inf, np.nan):
+        with pytest.raises(errors.ParameterError, match="min_hessian: expected a finite number"):
+            make(rl.L2Loss(), min_hessian=floor)
+
+
+# All losses
+
+
+@pytest.mark.parametrize("name", [row["name"] for row in _core.registry()])
+def test_every_loss_is_an_objective_or_refused(name):
+    loss = getattr(rl, name)()
+    entries = {row["name"]: row for row in loss._inputs if row["required"]}
+    first, *labels = entries.values()
+    of_rows = [
+        row["shape"] in {"Same", "PerVector"} and row["gradient"] != "Default" for row in labels
+    ]
+    if first["domain"] != "Real" or of_rows != [True]:
+        with pytest.raises(errors.ParameterError, match="raw scores"):
+            boosting.lightgbm(loss)
+        return
+    objective = boosting.lightgbm(loss, hessian="one")
+    pred, label = entries
+    shape = (6,) if entries[label]["shape"] == "Same" else None
+    call = example(loss, shape, dtype=np.float32)
+    grad, hess = objective(call[label], call[pred])
+    plain = type(loss)(reduction="none")
+    assert_array_equal(grad, plain.grad(**call))
+    assert_array_equal(hess, np.ones(hess.shape))
+    assert grad.dtype == hess.dtype == np.float32
+    assert objective.predict(call[pred]).shape == grad.shape
+
+
+@over_makers
+def test_objectives_are_values(make):
+    loss = rl.SigmoidBCELoss(weight=2.0, reduction="mean")
+    objective = make(loss, hessian="fisher")
+    for other in (pickle.loads(pickle.dumps(objective)), copy.deepcopy(objective)):
+        assert other == objective
+        assert hash(other) == hash(objective)
+        assert other.metric == objective.metric
+    assert objective != make(loss)
+    assert "fisher" in repr(objective)
+    assert objective.metric.__name__ == "SigmoidBinaryCrossEntropyLoss"
+
+
+def test_links():
+    x = np.array([-800.0, 0.0, 2.0])
+    predict = {
+        name: boosting.xgboost(getattr(rl, name)(), hessian="one").predict
+        for name in ("SigmoidBCELoss", "PoissonNLLLoss", "SoftmaxCELoss", "HuberLoss")
+    }
+    assert_allclose(predict["SigmoidBCELoss"](x), [0, 0.5, 1 / (1 + np.exp(-2))])
+    assert_allclose(predict["PoissonNLLLoss"](x), np.exp(x))
+    assert_allclose(predict["SoftmaxCELoss"]([x, -x]).sum(axis=1), 1)
+    assert_array_equal(predict["HuberLoss"](x), x)
+
+
+@pytest.mark.parametrize("module", [m.name for m in pkgutil.iter_modules(boosting.__path__)])
+def test_docstrings(module):
+    assert doctest.testmod(importlib.import_module(f"rustloss.boosting.{module}")).failed == 0
+
+
+# scikit-learn and SciPy
+
+
+def test_scorer():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss, make_scorer
+    from sklearn.model_selection import cross_val_score
+
+    x, y, _ = data("SigmoidBCELoss")
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    how = {"greater_is_better": False, "response_method": "decision_function"}
+    ours = make_scorer(Metric(rl.SigmoidBCELoss()), **how)
+    theirs = make_scorer(log_loss, greater_is_better=False, response_method="predict_proba")
+    found, expected = (
+        cross_val_score(LogisticRegression(), x, y, scoring=scorer, cv=3)
+        for scorer in (ours, theirs)
+    )
+    assert_allclose(found, expected, rtol=PREDICTIONS)
+
+
+def test_a_generalised_linear_model_is_that_of_scikit_learn():
+    from scipy.optimize import minimize
+    from sklearn.linear_model import PoissonRegressor
+
+    x, y, w = data("PoissonNLLLoss")
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    design, alpha = np.column_stack([x, np.ones(len(x))]), 0.5
+    loss = rl.PoissonNLLLoss(reduction="weighted_mean")
+
+    def objective(coef: Any) -> tuple[float, Any]:
+        value, grad = loss.value_and_grad(design @ coef, y, sample_weight=w)
+        penalty = alpha * np.append(coef[:-1], 0)
+        return value + penalty @ coef / 2, design.T @ grad + penalty
+
+    found = minimize(objective, np.zeros(design.shape[1]), jac=True, options={"gtol": 1e-9})
+    model = PoissonRegressor(alpha=alpha, tol=1e-10, max_iter=1000).fit(x, y, sample_weight=w)
+    assert_allclose(found.x, [*model.coef_, model.intercept_], rtol=OPTIMA, atol=OPTIMA)
