@@ -243,6 +243,8 @@ def test_two_indices_in_one_call_are_refused():
         refuse_misaligned({"pred": PRED, "label": pred, "sample_weight": other})
     assert caught.value.argument == "sample_weight"
     assert "sample_weight.loc[label.index]" in str(caught.value)
+    with pytest.raises(errors.ShapeError, match="label: expected the index of pred"):
+        L2(pred, label=other)
 
 
 # Objects that do as they like

@@ -12,6 +12,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from rustloss._interop import refuse_misaligned
 from rustloss.errors import DTypeError
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     ------
     DTypeError
         If the arguments are of several frameworks.
+    ShapeError
+        If they have indices that differ.
     """
     names = (row["name"] for row in loss._inputs)
     given = [*zip(names, args, strict=False), *kwargs.items()]
@@ -51,6 +54,7 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     )
     found = {owner: name for name, owner in owners if owner}
     if not found:
+        refuse_misaligned(dict(given))
         return NotImplemented
     if len(found) > 1:
         parts = " and ".join(f"{owner} ({name})" for owner, name in sorted(found.items()))
