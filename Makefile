@@ -4,7 +4,9 @@ VENV ?= .venv
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PYTHON311 ?= python3.11
 PY := $(VENV)/bin/python
-PEERS := .venv-frameworks
+# An environment for each file of requirements/, and the tests in it.
+FRAMEWORKS := torch-jax tensorflow mxnet boosting
+PEERS := .venv-torch-jax
 # Libraries that are not installed are printed as missing, so the plain environment will do.
 MEASURE := $(if $(wildcard $(PEERS)),$(PEERS),$(VENV))
 
@@ -17,7 +19,7 @@ demo: build; $(PY) examples/digits.py && $(PY) examples/digit_strips.py ## train
 test: test-rust test-python             ## run the Rust and Python tests
 test-loss: build; $(PY) -m pytest --loss "$(NAME)" ## run the tests about one loss: NAME=HuberLoss
 test-slow: slow-rust slow-python        ## run the long tests: dense sampling, large inputs
-test-frameworks: with-mxnet with-peers  ## compare with MXNet, torch and JAX (needs CPython 3.11)
+test-frameworks: $(FRAMEWORKS:%=with-%) ## run the tests of the adapters, and compare with the frameworks (needs CPython 3.11)
 lint: lint-rust lint-python             ## check format, style, types, stubs and documentation
 fmt: fmt-rust fmt-python                ## format Rust and Python
 bench: bench-rust bench-python          ## time the kernels, and the wheel beside other libraries
@@ -40,13 +42,10 @@ $(VENV)/.wheel: $(VENV)/.requirements $(SOURCES)
 $(VENV)/.requirements: requirements/dev.txt
 	$(call install-lock,$(VENV),$<,$(PYTHON))
 
-.venv-mxnet/.requirements: requirements/mxnet.txt
-	$(call install-lock,.venv-mxnet,$<,$(PYTHON311))
+$(FRAMEWORKS:%=.venv-%/.requirements): .venv-%/.requirements: requirements/%.txt
+	$(call install-lock,.venv-$*,$<,$(PYTHON311))
 
-$(PEERS)/.requirements: requirements/torch-jax.txt
-	$(call install-lock,$(PEERS),$<,$(PYTHON311))
-
-.venv-mxnet/.installed $(PEERS)/.installed: %/.installed: %/.requirements $(VENV)/.wheel
+$(FRAMEWORKS:%=.venv-%/.installed): %/.installed: %/.requirements $(VENV)/.wheel
 	$(call install-wheel,$*)
 
 # $(1) environment, $(2) list of exact versions, $(3) interpreter
@@ -80,11 +79,8 @@ slow-rust:
 slow-python: build
 	$(PY) -m pytest -m slow --timeout 1800
 
-with-mxnet: .venv-mxnet/.installed
-	.venv-mxnet/bin/python -m pytest -m '' tests/frameworks/test_mxnet.py
-
-with-peers: $(PEERS)/.installed
-	$(PEERS)/bin/python -m pytest -m '' tests/frameworks/test_torch.py tests/frameworks/test_jax.py
+$(FRAMEWORKS:%=with-%): with-%: .venv-%/.installed
+	.venv-$*/bin/python -m pytest -m '' tests/frameworks/$*
 
 lint-rust: export PYO3_PYTHON = $(abspath $(PY))
 lint-rust: $(VENV)/.requirements
@@ -121,5 +117,5 @@ relock:
 	rm -rf $(VENV)-lock
 
 .PHONY: help build demo test test-loss test-slow test-frameworks lint fmt bench accuracy bits lock clean \
-	test-rust test-python slow-rust slow-python with-mxnet with-peers lint-rust lint-python \
+	test-rust test-python slow-rust slow-python $(FRAMEWORKS:%=with-%) lint-rust lint-python \
 	quick quick-build fmt-rust fmt-python bench-rust bench-python relock
