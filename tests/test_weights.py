@@ -244,3 +244,16 @@ def test_means_of_no_weight_are_0(reduction):
     )
     assert not np.any(value)
     assert not grad.any()
+
+
+@pytest.mark.loss("L2Loss")
+@pytest.mark.parametrize("reduction", ["weighted_mean", "sample_weighted_mean"])
+def test_weights_whose_sum_overflows_are_refused(reduction):
+    loss, pred, label = rl.L2Loss(reduction=reduction), np.ones((2, 2)), np.zeros((2, 2))
+    for weight in (np.full((2, 2), 1e308), np.full((2, 1), 1e308), 1.7e308):
+        with pytest.raises(rl.errors.WeightError, match="sum a float64 has room") as caught:
+            loss.value_and_grad(pred, label, weight)
+        assert caught.value.argument == "sample_weight"
+    for wrong in (np.inf, np.nan):
+        with pytest.raises(rl.errors.WeightError, match=rf"sample_weight\[1, 0\]: .* {wrong}"):
+            loss(pred, label, np.array([[1.0, 2.0], [wrong, 1.0]]))

@@ -5,7 +5,7 @@ use crate::array::{View, elements, unravel};
 use crate::drive::Reduction;
 use crate::drive::domain::Check;
 use crate::drive::range;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::memory;
 use crate::num::Sizes;
 use crate::simd::Baseline;
@@ -124,12 +124,12 @@ impl<'a> Weighting<'a> {
             Reduction::WeightedMean if n * d > 0.0 => {
                 let mut sum = ExactSum::default();
                 self.row_weights(shape)?.into_iter().for_each(|row| sum.add(row));
-                Divisor::of_weight(sum.total())
+                self.weight_divisor(sum.total())?
             }
             Reduction::SampleWeightedMean if d > 0.0 => {
                 let mut divisors = self.row_weights(shape)?;
                 for sum in &mut divisors {
-                    *sum = Divisor::of_weight(*sum);
+                    *sum = self.weight_divisor(*sum)?;
                 }
                 return Ok(Divisor::Rows(divisors));
             }
@@ -145,6 +145,16 @@ impl<'a> Weighting<'a> {
             }
             _ => None,
         })
+    }
+
+    /// A sum of weights as a divisor: where nothing has weight, the mean and its derivatives are 0.
+    fn weight_divisor(&self, sum: f64) -> Result<f64> {
+        if !sum.is_finite() {
+            self.weight_check.iter().try_for_each(|check| check.all())?;
+            let detail = "expected weights whose sum a float64 has room for";
+            return Err(Error::new(Kind::Weight, "sample_weight", detail));
+        }
+        Ok(if sum == 0.0 { f64::INFINITY } else { sum })
     }
 
     /// The sum of the weights of every row.
@@ -182,11 +192,6 @@ pub(crate) enum Divisor {
 }
 
 impl Divisor {
-    /// A sum of weights as a divisor: where nothing has weight, the mean and its derivatives are 0.
-    fn of_weight(sum: f64) -> f64 {
-        if sum == 0.0 { f64::INFINITY } else { sum }
-    }
-
     pub(crate) fn row(&self, row: usize) -> f64 {
         match self {
             Divisor::All(d) => *d,
