@@ -81,7 +81,7 @@ slow-python: build
 	$(PY) -m pytest -m slow --timeout 1800
 
 with-mxnet: .venv-mxnet/.installed
-	.venv-mxnet/bin/python -m pytest -m '' tests/frameworks/test_mxnet.py
+	.venv-mxnet/bin/python -m pytest -m '' tests/frameworks/test_mxnet.py tests/frameworks/test_mxnet_adapter.py
 
 with-peers: $(PEERS)/.installed
 	$(PEERS)/bin/python -m pytest -m '' tests/frameworks/test_torch.py tests/frameworks/test_jax.py
