@@ -14,11 +14,11 @@ import numpy as np
 from mxnet import autograd, gluon, nd
 from mxnet import numpy as mnp
 from mxnet.base import _LIB, MXNetError, check_call
-from mxnet.symbol import Symbol
 from mxnet.util import is_np_shape
 from numpy.typing import NDArray
 
 from rustloss._adapter import DISCRETE, bind, refuse_outputs
+from rustloss._frameworks import framework
 from rustloss.errors import DTypeError, ParameterError
 
 if TYPE_CHECKING:
@@ -85,13 +85,13 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     Raises
     ------
     rustloss.errors.DTypeError
-        For a symbol, a sparse array, or an array of another device.
+        For a symbol, a parameter, a sparse array, or an array of another device.
     rustloss.errors.ParameterError
         If autograd wants the gradient by an input that has none, such as a weight.
     """
     given, options = bind(loss, args, kwargs)
     refuse_outputs(options)
-    arrays = {k: x for k, x in {**given, **options}.items() if isinstance(x, (nd.NDArray, Symbol))}
+    arrays = {k: x for k, x in {**given, **options}.items() if framework(type(x))}
     numbers = {k: view(k, x) for k, x in arrays.items()}
     numeric = {**given, **options, **numbers}
     if method == "__call__" and autograd.is_recording():
@@ -104,9 +104,10 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 def view(name: str, array: Any) -> NDArray[Any]:
     """Return the memory of an array as NumPy's, when everything that writes to it has finished."""
-    if isinstance(array, Symbol):
-        remedy = "call the loss outside of hybrid_forward, on the network's output"
-        raise DTypeError(f"{name}: expected an array, got a symbol without numbers; {remedy}", name)
+    if not isinstance(array, nd.NDArray):
+        remedy = "call the loss on what the network returns, outside of hybrid_forward"
+        kind = type(array).__name__
+        raise DTypeError(f"{name}: expected an array, got a {kind} without numbers; {remedy}", name)
     if array.stype != "default":
         remedy = f"pass {name}.tostype('default')"
         raise DTypeError(f"{name}: expected a dense array, got stype {array.stype}; {remedy}", name)

@@ -371,6 +371,7 @@ def test_errors_keep_their_class():
     ("array", "remedy"),
     [
         (lambda: mx.sym.var("x"), "outside of hybrid_forward"),
+        (lambda: gluon.Parameter("weight", shape=(2, 3)), "what the network returns"),
         (lambda: nd.ones((2, 3)).tostype("csr"), "tostype"),
     ],
 )
