@@ -17,7 +17,7 @@ demo: build; $(PY) examples/digits.py && $(PY) examples/digit_strips.py ## train
 test: test-rust test-python             ## run the Rust and Python tests
 test-loss: build; $(PY) -m pytest --loss "$(NAME)" ## run the tests about one loss: NAME=HuberLoss
 test-slow: slow-rust slow-python        ## run the long tests: dense sampling, large inputs
-test-frameworks: with-mxnet with-peers  ## compare with MXNet, torch and JAX (needs CPython 3.11)
+test-frameworks: with-mxnet with-peers with-tensorflow ## compare with MXNet, torch, JAX, TensorFlow and Keras (needs CPython 3.11)
 lint: lint-rust lint-python             ## check format, style, types, stubs and documentation
 fmt: fmt-rust fmt-python                ## format Rust and Python
 bench: bench-rust bench-python          ## time the kernels, and the wheel beside other libraries
@@ -46,7 +46,10 @@ $(VENV)/.requirements: requirements/dev.txt
 $(PEERS)/.requirements: requirements/torch-jax.txt
 	$(call install-lock,$(PEERS),$<,$(PYTHON311))
 
-.venv-mxnet/.installed $(PEERS)/.installed: %/.installed: %/.requirements $(VENV)/.wheel
+.venv-tensorflow/.requirements: requirements/tensorflow.txt
+	$(call install-lock,.venv-tensorflow,$<,$(PYTHON311))
+
+.venv-mxnet/.installed .venv-tensorflow/.installed $(PEERS)/.installed: %/.installed: %/.requirements $(VENV)/.wheel
 	$(call install-wheel,$*)
 
 # $(1) environment, $(2) list of exact versions, $(3) interpreter
@@ -82,6 +85,9 @@ slow-python: build
 
 with-mxnet: .venv-mxnet/.installed
 	.venv-mxnet/bin/python -m pytest -m '' tests/frameworks/test_mxnet.py tests/frameworks/test_mxnet_adapter.py
+
+with-tensorflow: .venv-tensorflow/.installed
+	.venv-tensorflow/bin/python -m pytest -m '' tests/frameworks/test_tensorflow.py
 
 with-peers: $(PEERS)/.installed
 	$(PEERS)/bin/python -m pytest -m '' tests/frameworks/test_torch.py tests/frameworks/test_jax.py
@@ -121,5 +127,5 @@ relock:
 	rm -rf $(VENV)-lock
 
 .PHONY: help build demo test test-loss test-slow test-frameworks lint fmt bench accuracy bits lock clean \
-	test-rust test-python slow-rust slow-python with-mxnet with-peers lint-rust lint-python \
+	test-rust test-python slow-rust slow-python with-mxnet with-peers with-tensorflow lint-rust lint-python \
 	quick quick-build fmt-rust fmt-python bench-rust bench-python relock

@@ -17,8 +17,7 @@ from mxnet.base import _LIB, MXNetError, check_call
 from mxnet.util import is_np_shape
 from numpy.typing import NDArray
 
-from rustloss._adapter import DISCRETE, bind, refuse_outputs
-from rustloss._frameworks import framework
+from rustloss._adapter import DISCRETE, bind, foreign, refuse_outputs
 from rustloss.errors import DTypeError, ParameterError
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     """
     given, options = bind(loss, args, kwargs)
     refuse_outputs(options)
-    arrays = {k: x for k, x in {**given, **options}.items() if framework(type(x))}
+    arrays = foreign({**given, **options})
     numbers = {k: view(k, x) for k, x in arrays.items()}
     numeric = {**given, **options, **numbers}
     if method == "__call__" and autograd.is_recording():
