@@ -87,7 +87,7 @@ with-mxnet: .venv-mxnet/.installed
 	.venv-mxnet/bin/python -m pytest -m '' tests/frameworks/test_mxnet.py tests/frameworks/test_mxnet_adapter.py
 
 with-tensorflow: .venv-tensorflow/.installed
-	.venv-tensorflow/bin/python -m pytest -m '' tests/frameworks/test_tensorflow.py tests/frameworks/test_keras.py
+	.venv-tensorflow/bin/python -m pytest -m '' tests/frameworks/test_tensorflow.py tests/frameworks/test_keras.py tests/frameworks/test_autograd.py
 
 with-peers: $(PEERS)/.installed
 	$(PEERS)/bin/python -m pytest -m '' tests/frameworks/test_torch.py tests/frameworks/test_jax.py
