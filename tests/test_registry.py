@@ -188,6 +188,7 @@ def test_call_has_gluons_order(name):
 def test_code_for_gluon_keeps_working(name):
     assert name in specs(), f"{name} is missing"
     loss = specs()[name].cls(prefix="loss0_", params=None)
+    loss.initialize()
     loss.hybridize()
     loss.hybridize(active=False, static_alloc=True)
     assert loss == getattr(rl, name)()

@@ -25,15 +25,19 @@ _ADAPTERS = {
     "jaxlib": "jax",
     "tensorflow": "tensorflow",
     "mxnet": "mxnet",
+    "autograd": "autograd",
 }
 
 
 @functools.lru_cache(maxsize=1024)
 def framework(kind: type[Any]) -> str | None:
     """Return the name of the adapter for arrays of a class, None if NumPy's way is theirs."""
-    packages = (str(cls.__module__).partition(".")[0] for cls in kind.__mro__)
+    packages = [str(cls.__module__).partition(".")[0] for cls in kind.__mro__]
     imported = (package for package in packages if package in sys.modules)
-    return next((_ADAPTERS[package] for package in imported if package in _ADAPTERS), None)
+    name = next((_ADAPTERS[package] for package in imported if package in _ADAPTERS), None)
+    if name is None and "numpy" not in packages and hasattr(kind, "__array_namespace__"):
+        return "array_api"
+    return name
 
 
 def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -175,6 +175,9 @@ class Loss(_core.Loss):
         value = ArraySpec(row["value"], row["value_dtype"])
         return Signature(value, row["unreduced"], grads, row["hessian"])
 
+    def initialize(self, *args: object, **kwargs: object) -> None:
+        """Do nothing: there are no parameters. For code that was written for Gluon."""
+
     def hybridize(self, active: bool = True, **kwargs: Any) -> None:
         """Do nothing: there is nothing to compile. For code that was written for Gluon."""
 

@@ -12,10 +12,11 @@ HERE = Path(__file__).parent
 
 
 def pytest_configure() -> None:
-    """Set what MXNet 1.9 and JAX read when they are imported."""
+    """Set what MXNet 1.9, JAX and TensorFlow read when they are imported."""
     # oneDNN's softmax and softplus are wrong by 2e-6, which gradients multiply.
     os.environ.setdefault("MXNET_MKLDNN_ENABLED", "0")
     os.environ.setdefault("JAX_ENABLE_X64", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if np.lib.NumpyVersion(np.__version__) < "2.0.0":
         # MXNet asks for the alias; NumPy 1.23 warns when it is read, not after this.
         np.bool = bool  # type: ignore[misc, assignment]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import rustloss
 from rustloss import _core
+from rustloss._adapter import DISCRETE
 from rustloss._loss import Loss
 
 #: What a loss is given by: an instance, its class, or the name of that.
@@ -47,7 +48,7 @@ class Input:
     @property
     def is_discrete(self) -> bool:
         """Whether it holds class indices, tokens or lengths: numbers without a slope."""
-        return self.domain in {"Classes", "Tokens", "Lengths", "Offsets"}
+        return self.domain in DISCRETE
 
 
 @dataclass(frozen=True)

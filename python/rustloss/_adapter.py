@@ -1,0 +1,105 @@
+"""What the adapters of frameworks share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rustloss import _core
+from rustloss._frameworks import framework
+from rustloss.errors import CallError, OutputError
+
+if TYPE_CHECKING:
+    from rustloss import Loss
+
+#: The domains of indices and lengths: numbers without a slope.
+DISCRETE = frozenset({"Classes", "Tokens", "Lengths", "Offsets"})
+
+
+def bind(
+    loss: Loss, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the inputs of a call by their names, and the other arguments.
+
+    Raises
+    ------
+    CallError
+        If there are too many arguments, or one is given twice.
+    """
+    names = [row["name"] for row in loss._inputs]
+    if len(args) > len(names):
+        raise CallError(f"expected at most {len(names)} arguments, got {len(args)}")
+    inputs = dict(zip(names, args, strict=False))
+    for name in kwargs:
+        if name in inputs:
+            raise CallError(f"{name}: given by position and by name", name)
+    inputs |= {name: value for name, value in kwargs.items() if name in names}
+    return inputs, {name: value for name, value in kwargs.items() if name not in names}
+
+
+def foreign(given: dict[str, Any]) -> dict[str, Any]:
+    """Return those of some arguments that are of a framework."""
+    return {
+        name: value
+        for name, value in given.items()
+        if framework(type(value))  # type: ignore[arg-type]  # a class is hashable
+    }
+
+
+def refuse_outputs(options: dict[str, Any]) -> None:
+    """Raise `OutputError` if a call names memory for its results."""
+    for name in ("out", "grad_out", "hess_out"):
+        if options.get(name) is not None:
+            text = f"{name}: results of this call are new arrays of its framework; leave it out"
+            raise OutputError(text, name)
+
+
+def second_order(
+    loss: Loss, given: dict[str, Any], grad_output: Any, direction: Any
+) -> tuple[Any, Any]:
+    """Return what flows back through the gradient by the prediction.
+
+    Parameters
+    ----------
+    loss : Loss
+        The loss.
+    given : dict
+        The inputs and options of the call, but `grad_output`.
+    grad_output : ndarray
+        What arrived at the value, in its shape.
+    direction : ndarray
+        What arrives at the gradient, in the prediction's shape.
+
+    Returns
+    -------
+    by_pred, by_grad_output : ndarray
+        The second derivative times `direction`, and the gradient of each number of the value along
+        `direction`.
+
+    Raises
+    ------
+    CallError
+        If elements of the prediction depend on each other in the second derivative, of which the
+        loss has the diagonal at most.
+    """
+    first = loss._inputs[0]["name"]
+    shape = np.shape(given[first])
+    row = loss._signature([(shape, str(direction.dtype)), *[None] * (len(loss._inputs) - 1)])
+    if not (row["hessian"] == "zero" or (row["hessian"] == "diagonal" and _is_elementwise(loss))):
+        text = f"{type(loss).__name__} has a first derivative only; its second is no diagonal"
+        raise CallError(text)
+    _, hess = loss.grad_hess(**given, grad_output=grad_output)
+    along = loss.grad(**given, wrt=first) * direction
+    if row["value"] == ():
+        summed = tuple(range(len(shape)))
+    elif loss.reduction == "none":
+        summed = () if len(row["unreduced"]) == len(shape) else (row["vectors"],)
+    else:
+        summed = tuple(axis for axis in range(len(shape)) if axis != row["first_samples"])
+    return hess * direction, along.sum(axis=summed, dtype=np.asarray(grad_output).dtype)
+
+
+def _is_elementwise(loss: Loss) -> bool:
+    families = {row["name"]: row["family"] for row in _core.registry()}
+    return any(families.get(cls.__name__) == "elementwise" for cls in type(loss).__mro__)

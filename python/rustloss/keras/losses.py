@@ -1,0 +1,221 @@
+"""Keras's losses, computed by rustloss: same names, arguments, defaults, numbers and files.
+
+Each class is a subclass of Keras's of the same name, which has its documentation, and can stand in
+its place in ``model.compile``. Tensors are those of the backend: TensorFlow's, torch's, JAX's or
+NumPy's. What is another is bad input: labels that Keras would make a plausible number of raise
+`rustloss.errors.LabelError`, or what the backend makes of it in a graph.
+
+Examples
+--------
+>>> import numpy as np
+>>> from rustloss.keras import losses
+>>> loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+>>> value = loss(np.array([0, 1]), np.array([[2.0, 0.0], [0.0, 2.0]]))
+>>> print(f"{float(value):.6f}")
+0.126928
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+from keras.src.backend import set_keras_mask
+
+import rustloss as rl
+
+__all__ = [
+    "CTC",
+    "BinaryCrossentropy",
+    "CategoricalCrossentropy",
+    "CategoricalHinge",
+    "CosineSimilarity",
+    "Hinge",
+    "Huber",
+    "KLDivergence",
+    "MeanAbsoluteError",
+    "MeanAbsolutePercentageError",
+    "MeanSquaredError",
+    "MeanSquaredLogarithmicError",
+    "Poisson",
+    "SparseCategoricalCrossentropy",
+    "SquaredHinge",
+]
+
+_ABSOLUTE = rl.L1Loss(reduction="none")
+_SQUARED = rl.L2Loss(2.0, reduction="none")
+_HINGE = rl.HingeLoss(reduction="none")
+_SQUARED_HINGE = rl.SquaredHingeLoss(reduction="none")
+_CATEGORICAL_HINGE = rl.CategoricalHingeLoss(reduction="none")
+_DIVERGENCE = rl.KLDivLoss(reduction="none")
+_POISSON = rl.PoissonNLLLoss(from_logits=False, reduction="none")
+_CTC = rl.CTCLoss(blank="first", reduction="none")
+
+
+def _mean_squared_error(y_true: Any, y_pred: Any) -> Any:
+    """Mean of ``(y_true - y_pred)**2`` along the last axis."""
+    return ops.mean(_SQUARED(y_pred, y_true), axis=-1)
+
+
+def _mean_absolute_error(y_true: Any, y_pred: Any) -> Any:
+    """Mean of ``|y_true - y_pred|`` along the last axis."""
+    return ops.mean(_ABSOLUTE(y_pred, y_true), axis=-1)
+
+
+def _mean_absolute_percentage_error(y_true: Any, y_pred: Any) -> Any:
+    """Mean of ``100 |y_true - y_pred| / max(|y_true|, epsilon)`` along the last axis."""
+    scale = ops.maximum(ops.abs(y_true), keras.config.epsilon()) / 100
+    return _mean_absolute_error(y_true / scale, y_pred / scale)
+
+
+def _mean_squared_logarithmic_error(y_true: Any, y_pred: Any) -> Any:
+    """Mean of ``(log(1 + y_true) - log(1 + y_pred))**2``; numbers below epsilon count as that."""
+    logs = (ops.log(ops.maximum(y, keras.config.epsilon()) + 1) for y in (y_true, y_pred))
+    return _mean_squared_error(*logs)
+
+
+def _huber(y_true: Any, y_pred: Any, delta: float) -> Any:
+    """Mean of ``e**2 / 2`` up to ``e = |y_true - y_pred| = delta``, of its tangent beyond."""
+    loss = rl.HuberLoss(delta, weight=delta, reduction="none")
+    return ops.mean(loss(y_pred, y_true), axis=-1)
+
+
+def _signed(y_true: Any) -> Any:
+    """Return labels -1 and 1 for labels that are all 0 or 1."""
+    binary = ops.all(ops.logical_or(ops.equal(y_true, 0), ops.equal(y_true, 1)))
+    return ops.where(binary, 2 * y_true - 1, y_true)
+
+
+def _hinge(y_true: Any, y_pred: Any) -> Any:
+    """Mean of ``max(0, 1 - y_true * y_pred)``, labels -1 and 1 or 0 and 1."""
+    return ops.mean(_HINGE(y_pred, _signed(y_true)), axis=-1)
+
+
+def _squared_hinge(y_true: Any, y_pred: Any) -> Any:
+    """Mean of ``max(0, 1 - y_true * y_pred)**2``, labels -1 and 1 or 0 and 1."""
+    return ops.mean(_SQUARED_HINGE(y_pred, _signed(y_true)), axis=-1)
+
+
+def _categorical_hinge(y_true: Any, y_pred: Any) -> Any:
+    """``max(0, 1 + max(others, 0) - y_pred[label])``, labels one-hot."""
+    zero, one = ops.equal(y_true, 0), ops.equal(y_true, 1)
+    is_one_hot = ops.logical_and(
+        ops.all(ops.logical_or(zero, one), axis=-1), ops.equal(ops.sum(y_true, axis=-1), 1)
+    )
+    # No class has the index -1, so rows that are not one-hot raise.
+    label = ops.where(is_one_hot, ops.argmax(y_true, axis=-1), -1)
+    # One more class stands for the 0 among the others.
+    with_zero = ops.concatenate([y_pred, ops.zeros_like(y_pred[..., :1])], axis=-1)
+    return _CATEGORICAL_HINGE(with_zero, label)
+
+
+def _binary_crossentropy(
+    y_true: Any, y_pred: Any, from_logits: bool, label_smoothing: float, axis: int
+) -> Any:
+    """Mean of ``-y_true log p - (1 - y_true) log(1 - p)``, labels from 0 to 1."""
+    loss = rl.SigmoidBCELoss(from_sigmoid=not from_logits, reduction="none")
+    y_true = y_true * (1 - label_smoothing) + 0.5 * label_smoothing
+    y_pred = y_pred if from_logits else _clipped(y_pred)
+    return ops.mean(loss(y_pred, y_true), axis=axis)
+
+
+def _categorical_crossentropy(
+    y_true: Any, y_pred: Any, from_logits: bool, label_smoothing: float, axis: int
+) -> Any:
+    """``-sum(y_true * log p)`` along `axis`, labels not negative."""
+    loss = rl.SoftmaxCELoss(
+        axis,
+        sparse_label=False,
+        from_logits=not from_logits,
+        label_smoothing=label_smoothing,
+        reduction="none",
+    )
+    return loss(y_pred if from_logits else _log_probabilities(y_pred, axis), y_true)
+
+
+def _sparse_categorical_crossentropy(
+    y_true: Any, y_pred: Any, from_logits: bool, ignore_class: int | None, axis: int
+) -> Any:
+    """``-log p[y_true]`` along `axis`; an ignored label has 0 and is not counted by a mean."""
+    loss = rl.SoftmaxCELoss(
+        axis, from_logits=not from_logits, ignore_index=ignore_class, reduction="none"
+    )
+    value = loss(y_pred if from_logits else _log_probabilities(y_pred, axis), y_true)
+    if ignore_class is not None:
+        counts = ops.not_equal(y_true, ignore_class)
+        set_keras_mask(value, ops.reshape(counts, ops.shape(value)))
+    return value
+
+
+def _clipped(probabilities: Any) -> Any:
+    epsilon = keras.config.epsilon()
+    return ops.clip(probabilities, epsilon, 1 - epsilon)
+
+
+def _log_probabilities(y_pred: Any, axis: int) -> Any:
+    return ops.log(_clipped(y_pred / ops.sum(y_pred, axis=axis, keepdims=True)))
+
+
+def _kl_divergence(y_true: Any, y_pred: Any) -> Any:
+    """Sum of ``y_true * log(y_true / y_pred)`` along the last axis, both from epsilon to 1."""
+    y_true, y_pred = (ops.clip(y, keras.config.epsilon(), 1) for y in (y_true, y_pred))
+    return ops.sum(_DIVERGENCE(ops.log(y_pred), y_true), axis=-1)
+
+
+def _poisson(y_true: Any, y_pred: Any) -> Any:
+    """Mean of ``y_pred - y_true * log(y_pred + epsilon)``, labels not negative."""
+    return ops.mean(_POISSON(y_pred, y_true, epsilon=keras.config.epsilon()), axis=-1)
+
+
+def _cosine_similarity(y_true: Any, y_pred: Any, axis: int) -> Any:
+    """Minus the cosine along `axis`: -1 for vectors that are alike."""
+    loss = rl.CosineEmbeddingLoss(axis=axis, reduction="none")
+    return loss(y_pred, y_true, ops.ones_like(ops.take(y_pred, 0, axis=axis))) - 1
+
+
+def _ctc(y_true: Any, y_pred: Any) -> Any:
+    """``-log P(y_true)`` of logits (N, T, C) and labels (N, L) that end at their zeros.
+
+    Class 0 is the blank. A label that is too long for its frames has an infinite loss.
+    """
+    lengths = ops.sum(ops.cast(ops.not_equal(y_true, 0), "int32"), axis=-1)
+    return _CTC(y_pred, y_true, label_lengths=lengths)
+
+
+def _subclass(base: type[Any], function: Callable[..., Any]) -> type[Any]:
+    """Return a subclass of a loss of Keras, of the same name, that computes with a function."""
+
+    @functools.wraps(base.__init__)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        base.__init__(self, *args, **kwargs)
+        self.fn = function
+
+    members = {"__init__": init, "__doc__": function.__doc__, "__module__": __name__}
+    made = type(base.__name__, (base,), members)
+    return keras.saving.register_keras_serializable("rustloss")(made)  # type: ignore[no-any-return]
+
+
+CTC = _subclass(keras.losses.CTC, _ctc)
+BinaryCrossentropy = _subclass(keras.losses.BinaryCrossentropy, _binary_crossentropy)
+CategoricalCrossentropy = _subclass(keras.losses.CategoricalCrossentropy, _categorical_crossentropy)
+CategoricalHinge = _subclass(keras.losses.CategoricalHinge, _categorical_hinge)
+CosineSimilarity = _subclass(keras.losses.CosineSimilarity, _cosine_similarity)
+Hinge = _subclass(keras.losses.Hinge, _hinge)
+Huber = _subclass(keras.losses.Huber, _huber)
+KLDivergence = _subclass(keras.losses.KLDivergence, _kl_divergence)
+MeanAbsoluteError = _subclass(keras.losses.MeanAbsoluteError, _mean_absolute_error)
+MeanAbsolutePercentageError = _subclass(
+    keras.losses.MeanAbsolutePercentageError, _mean_absolute_percentage_error
+)
+MeanSquaredError = _subclass(keras.losses.MeanSquaredError, _mean_squared_error)
+MeanSquaredLogarithmicError = _subclass(
+    keras.losses.MeanSquaredLogarithmicError, _mean_squared_logarithmic_error
+)
+Poisson = _subclass(keras.losses.Poisson, _poisson)
+SparseCategoricalCrossentropy = _subclass(
+    keras.losses.SparseCategoricalCrossentropy, _sparse_categorical_crossentropy
+)
+SquaredHinge = _subclass(keras.losses.SquaredHinge, _squared_hinge)
