@@ -17,7 +17,7 @@ demo: build; $(PY) examples/digits.py && $(PY) examples/digit_strips.py ## train
 test: test-rust test-python             ## run the Rust and Python tests
 test-loss: build; $(PY) -m pytest --loss "$(NAME)" ## run the tests about one loss: NAME=HuberLoss
 test-slow: slow-rust slow-python        ## run the long tests: dense sampling, large inputs
-test-frameworks: with-mxnet with-peers  ## compare with MXNet, torch and JAX (needs CPython 3.11)
+test-frameworks: with-mxnet with-peers with-boosting ## compare with MXNet, torch, JAX and boosters (needs CPython 3.11)
 lint: lint-rust lint-python             ## check format, style, types, stubs and documentation
 fmt: fmt-rust fmt-python                ## format Rust and Python
 bench: bench-rust bench-python          ## time the kernels, and the wheel beside other libraries
@@ -45,6 +45,12 @@ $(VENV)/.requirements: requirements/dev.txt
 
 $(PEERS)/.requirements: requirements/torch-jax.txt
 	$(call install-lock,$(PEERS),$<,$(PYTHON311))
+
+.venv-boosting/.requirements: requirements/boosting.txt
+	$(call install-lock,.venv-boosting,$<,$(PYTHON311))
+
+.venv-boosting/.installed: %/.installed: %/.requirements $(VENV)/.wheel
+	$(call install-wheel,$*)
 
 .venv-mxnet/.installed $(PEERS)/.installed: %/.installed: %/.requirements $(VENV)/.wheel
 	$(call install-wheel,$*)
@@ -86,6 +92,9 @@ with-mxnet: .venv-mxnet/.installed
 with-peers: $(PEERS)/.installed
 	$(PEERS)/bin/python -m pytest -m '' tests/frameworks/test_torch.py tests/frameworks/test_jax.py
 
+with-boosting: .venv-boosting/.installed
+	.venv-boosting/bin/python -m pytest -m '' tests/frameworks/test_boosting.py tests/frameworks/test_pipelines.py
+
 lint-rust: export PYO3_PYTHON = $(abspath $(PY))
 lint-rust: $(VENV)/.requirements
 	cargo fmt --check
@@ -121,5 +130,5 @@ relock:
 	rm -rf $(VENV)-lock
 
 .PHONY: help build demo test test-loss test-slow test-frameworks lint fmt bench accuracy bits lock clean \
-	test-rust test-python slow-rust slow-python with-mxnet with-peers lint-rust lint-python \
+	test-rust test-python slow-rust slow-python with-mxnet with-peers with-boosting lint-rust lint-python \
 	quick quick-build fmt-rust fmt-python bench-rust bench-python relock
