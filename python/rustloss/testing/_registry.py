@@ -47,7 +47,7 @@ class Input:
     @property
     def is_discrete(self) -> bool:
         """Whether it holds class indices, tokens or lengths: numbers without a slope."""
-        return self.domain in {"Classes", "Tokens", "Lengths", "Offsets"}
+        return self.domain in {"Classes", "ClassSets", "Tokens", "Lengths", "Offsets"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Param:
 
     default: Any
     kind: str
-    words: tuple[str, ...] = ()
+    words: tuple[str | int, ...] = ()
     least: int | None = None
     bound: str = ""
 
