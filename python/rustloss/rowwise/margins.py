@@ -232,8 +232,11 @@ class MultiLabelSoftMarginLoss(Loss):
 
     Notes
     -----
-    In PyTorch ``MultiLabelSoftMarginLoss``, with `class_weight` for its `weight`; it takes any
-    label, as ``out_of_range="allow"`` does.
+    PyTorch has `weight` for `class_weight`, and takes any label, as ``out_of_range="allow"`` does.
+
+    References
+    ----------
+    PyTorch, ``MultiLabelSoftMarginLoss``.
 
     Examples
     --------
@@ -241,7 +244,7 @@ class MultiLabelSoftMarginLoss(Loss):
     >>> loss = rl.MultiLabelSoftMarginLoss()
     >>> value, grad = loss.value_and_grad([[0.0, 2.0, -3.0]], [[1, 1, 0]])
     >>> print(value.round(6), grad.round(6))
-    [0.28922] [[-0.166667 -0.039734  0.015809]]
+    [0.289554] [[-0.166667 -0.039734  0.015809]]
     """
 
     __slots__ = ()
