@@ -265,7 +265,7 @@ def loss_row(case: Case) -> list[str]:
             if HAS_TORCH and case.loss in TORCH
             else "missing"
         )
-    bound = " / ".join(map(str, parts(case.bounds, lambda bounds: bounds[0])))
+    bound = " / ".join(map(str, parts(case.bounds, lambda bounds: max(bounds, key=lambda b: b[0]))))
     return [case.title, bound, *cells, *torch_cells, number(share)]
 
 

@@ -151,13 +151,17 @@ def _classes(values: Values, loss: Loss, place: Geometry) -> Array:
     return label
 
 
+#: The work of a loss grows with the classes of a label times those that are not.
+_LARGEST_SET = 6
+
+
 def _class_sets(values: Values, place: Geometry) -> Array:
     """Return some classes for each vector, and -1 up to its end."""
     assert place.classes is not None
     classes = place.shape[place.classes]
     rows = (*place.unreduced, classes) if len(place.shape) > 1 else (classes,)
     order = values.rng.permuted(np.broadcast_to(np.arange(classes), rows), axis=-1)
-    counts = values.rng.integers(0, classes + 1, (*rows[:-1], 1))
+    counts = values.rng.integers(0, min(classes, _LARGEST_SET) + 1, (*rows[:-1], 1))
     sets = np.where(np.arange(classes) < counts, order, -1)
     return np.moveaxis(sets, -1, place.classes)
 
