@@ -131,6 +131,24 @@ def _torch_triplet(params: Any, x: Any, p: Any, n: Any) -> Any:
     return F.relu(params["margin"] + ((p - x).square() - (n - x).square()).sum(1))
 
 
+def _torch_multi_margin(params: Any, x: Any, y: Any) -> Any:
+    weight = params.get("class_weight")
+    costs = None if weight is None else torch.tensor(weight, dtype=x.dtype)
+    how = {"p": params["p"], "margin": params["margin"], "weight": costs}
+    return F.multi_margin_loss(x, y, reduction="none", **how)
+
+
+def _torch_multilabel_soft_margin(params: Any, x: Any, y: Any) -> Any:
+    weight = params.get("class_weight")
+    costs = None if weight is None else torch.tensor(weight, dtype=x.dtype)
+    return F.multilabel_soft_margin_loss(x, y, weight=costs, reduction="none")
+
+
+def _torch_triplet_margin(params: Any, x: Any, p: Any, n: Any) -> Any:
+    how = {"margin": params["margin"], "p": params["p"], "eps": params["epsilon"]}
+    return F.triplet_margin_loss(x, p, n, swap=params.get("swap", False), reduction="none", **how)
+
+
 def _torch_sdml(params: Any, x1: Any, x2: Any) -> Any:
     n, smoothing = len(x1), params["smoothing_parameter"]
     target = torch.full((n, n), smoothing / (n - 1), dtype=x1.dtype).fill_diagonal_(1 - smoothing)
@@ -180,6 +198,19 @@ TORCH: dict[str, Callable[..., Any]] = {
     "CosineEmbeddingLoss": lambda p, u, v, y: F.cosine_embedding_loss(
         u, v, y, margin=p["margin"], reduction="none"
     ),
+    "GaussianNLLLoss": lambda p, x, t, v: F.gaussian_nll_loss(
+        x, t, v, full=p.get("full", False), eps=p["epsilon"], reduction="none"
+    ),
+    "MarginRankingLoss": lambda p, a, b, y: F.margin_ranking_loss(
+        a, b, y, margin=p["margin"], reduction="none"
+    ),
+    "HingeEmbeddingLoss": lambda p, x, y: F.hinge_embedding_loss(
+        x, y, margin=p["margin"], reduction="none"
+    ),
+    "MultiMarginLoss": _torch_multi_margin,
+    "MultiLabelMarginLoss": lambda _, x, y: F.multilabel_margin_loss(x, y, reduction="none"),
+    "MultiLabelSoftMarginLoss": _torch_multilabel_soft_margin,
+    "TripletMarginLoss": _torch_triplet_margin,
     "SDMLLoss": _torch_sdml,
     "InfoNCELoss": _torch_info_nce,
     "CTCLoss": _torch_ctc,
@@ -234,7 +265,7 @@ def loss_row(case: Case) -> list[str]:
             if HAS_TORCH and case.loss in TORCH
             else "missing"
         )
-    bound = " / ".join(map(str, parts(case.bounds, lambda bounds: bounds[0])))
+    bound = " / ".join(map(str, parts(case.bounds, lambda bounds: max(bounds, key=lambda b: b[0]))))
     return [case.title, bound, *cells, *torch_cells, number(share)]
 
 

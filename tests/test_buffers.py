@@ -31,6 +31,7 @@ HUBER = rl.HuberLoss()
 IN_PLACE = [n for n, s in specs().items() if s.family == "elementwise"]
 IN_PLACE += ["SoftmaxCrossEntropyLoss", "KLDivLoss"]
 IN_PLACE += ["SoftmaxFocalLoss", "PolyLoss", "CategoricalHingeLoss"]
+IN_PLACE += ["MultiMarginLoss", "MultiLabelMarginLoss"]
 """Losses that read every part of the prediction before they write there."""
 POISONS = (0x5A, 0xA5)
 """Bytes that fresh results are filled with; the last one is that of the whole run."""
@@ -162,11 +163,11 @@ def derivations(
     others = [name for name in differentiable(loss, inputs) if name != first]
 
     def pair(given: dict[str, Any], out: Any) -> dict[str, Any]:
-        value, grad = loss.value_and_grad(**given, grad_out=out)
+        value, grad = loss.value_and_grad(**given, wrt=first, grad_out=out)
         return {"value": value, first: grad}
 
     def alone(given: dict[str, Any], out: Any) -> dict[str, Any]:
-        return {first: loss.grad(**given, grad_out=out)}
+        return {first: loss.grad(**given, wrt=first, grad_out=out)}
 
     def several(given: dict[str, Any], out: Any) -> dict[str, Any]:
         outs = (None, out) if len(others) == 1 else (*[None] * len(others), out)
@@ -216,9 +217,9 @@ def test_gradient_replaces_nothing_else(name):
             if array.shape == inputs[first].shape and key != first:
                 shared = {**inputs, key: inputs[first]}
                 with pytest.raises(errors.OutputError, match=f"it overlaps {key}"):
-                    loss.grad(**shared, grad_out=inputs[first])
+                    loss.grad(**shared, wrt=first, grad_out=inputs[first])
         with pytest.raises(errors.OutputError, match=f"overlaps {first}"):
-            loss.grad(**inputs, grad_out=inputs[first][::-1])
+            loss.grad(**inputs, wrt=first, grad_out=inputs[first][::-1])
     for key, array in inputs.items():
         assert_array_equal(array, before[key])
 

@@ -256,7 +256,7 @@ def test_labels_of_weight_zero_are_not_checked(name):
 def class_weights(loss: rl.Loss, inputs: dict[str, Any], place: Geometry) -> Any:
     """Return what counts in the weighted means beside `sample_weight`."""
     params, ones = loss._params, np.ones(place.unreduced)
-    if place.classes is None or input_of(loss, "label").domain != "Classes":
+    if "Classes" not in {i.domain for i in registered_inputs(loss)}:
         return ones
     classes = place.shape[place.classes]
     given = [params[key] for key in weights_of_classes(loss) if params[key] is not None]
@@ -372,7 +372,12 @@ def test_nothing_has_a_mean_by_choice(name, empty):
 @over_losses
 def test_no_classes_are_an_error_of_rows_that_are_there(name):
     spec = spec_of(name)
-    if not {i.domain for i in spec.inputs} & {"SoftClasses", "Classes", "Distribution"}:
+    if not {i.domain for i in spec.inputs} & {
+        "SoftClasses",
+        "Classes",
+        "ClassSets",
+        "Distribution",
+    }:
         pytest.skip("no classes")
     everything(spec.cls(), example(spec.cls(), (0, 0)))
     per_vector = input_of(spec.cls(), "label").shape == "PerVector"

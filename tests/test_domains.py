@@ -20,6 +20,7 @@ WRONG_COUNT = [-1.0, -(2.0**-1000), -np.inf, np.nan]
 CASES: dict[str, tuple[Any, dict[str, Any], str, Any, Any]] = {
     "hinge": (rl.HingeLoss, {}, "label", SIGN, WRONG_SIGN),
     "squared hinge": (rl.SquaredHingeLoss, {}, "label", SIGN, WRONG_SIGN),
+    "hinge embedding": (rl.HingeEmbeddingLoss, {}, "label", SIGN, WRONG_SIGN),
     "logistic": (rl.LogisticLoss, {}, "label", SIGN, WRONG_SIGN),
     "binary logistic": (rl.LogisticLoss, {"label_format": "binary"}, "label", UNIT, WRONG_UNIT),
     "BCE": (rl.SigmoidBCELoss, {}, "label", UNIT, WRONG_UNIT),
@@ -191,3 +192,51 @@ def test_positive_weights():
     # No label exempts a weight.
     with pytest.raises(WeightError):
         rl.SigmoidBCELoss()(x, x, np.zeros(3), weight)
+
+
+@pytest.mark.loss("GaussianNLLLoss")
+@pytest.mark.parametrize("shape", [(4, 2000), (2000,), (4, 1)])
+def test_variances(shape):
+    x, var = np.zeros((4, 2000)), np.ones(shape)
+    at = tuple(n - 1 for n in shape)
+    var[at] = np.nan
+    value = rl.GaussianNLLLoss(reduction="none")(x, x, var)
+    assert np.isnan(value[3, 1999])
+    assert value[0, 0] == 0
+    for wrong in (-1.0, -(2.0**-1000), -np.inf):
+        var[at] = wrong
+        with pytest.raises(LabelError, match="variance") as caught:
+            rl.GaussianNLLLoss()(x, x, var)
+        assert (caught.value.argument, caught.value.index) == ("var", at)
+
+
+@pytest.mark.loss("MultiLabelMarginLoss")
+def test_sets_of_classes_end_at_minus_one():
+    loss, pred = rl.MultiLabelMarginLoss(), np.array([[0.5, 1.0, 2.0], [3.0, 1.0, 0.0]], np.float32)
+    value, grad = loss.value_and_grad(pred, [[0, -1, -1], [2, 1, -1]])
+    found, slope = loss.value_and_grad(pred, [[0, -1, 99], [2, 1, -1]])
+    np.testing.assert_array_equal(found, value)
+    np.testing.assert_array_equal(slope, grad)
+    for wrong in (-2, 3, 0.5, np.nan, 1 + 2.0**-50):
+        label = np.array([[0, -1, -1], [2, wrong, -1]])
+        with pytest.raises(LabelError) as caught:
+            loss(pred, label)
+        assert caught.value.index == (1, 1)
+        # Without weight it is not looked at.
+        np.testing.assert_array_equal(loss(pred, label, [1, 0]), value * [1, 0])
+
+
+@pytest.mark.loss("MultiLabelMarginLoss")
+def test_sets_of_classes_along_any_axis():
+    rng = np.random.default_rng(0)
+    pred, label = rng.normal(size=(2, 4, 5)), np.full((2, 4, 5), -1)
+    label[:, 0], label[:, 1] = 2, 3
+    expected = rl.MultiLabelMarginLoss(reduction="none")(
+        np.moveaxis(pred, 1, 2), np.moveaxis(label, 1, 2)
+    )
+    loss = rl.MultiLabelMarginLoss(axis=1, batch_axis=2, reduction="none")
+    np.testing.assert_array_equal(loss(pred, label), expected)
+    label[1, 1, 4] = 7
+    with pytest.raises(LabelError) as caught:
+        loss(pred, label)
+    assert caught.value.index == (1, 1, 4)

@@ -41,13 +41,15 @@ def lines(ax):
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_elementwise(ax, name):
     loss = getattr(rl, name)()
-    rl.plot.curve(loss, 1.0, low=0.25, high=3, points=23, ax=ax)
+    first, *others = [i["name"] for i in loss._inputs if i["required"]]
+    rl.plot.curve(loss, *[1.0] * len(others), low=0.25, high=3, points=23, ax=ax)
     drawn = lines(ax)
     x = np.linspace(0.25, 3, 23)
-    value, grad = loss.value_and_grad(x, np.ones_like(x))
+    inputs = {first: x, **dict.fromkeys(others, np.ones_like(x))}
+    value, grad = loss.value_and_grad(**inputs, wrt=first)
     np.testing.assert_array_equal(drawn["value"], [x, value])
     np.testing.assert_array_equal(drawn["gradient"], [x, grad])
-    hess = loss.grad_hess(x, np.ones_like(x))[1]
+    hess = loss.grad_hess(**inputs)[1]
     np.testing.assert_array_equal(drawn["second derivative"], [x, hess])
 
 

@@ -47,7 +47,8 @@ class Row:
     make: _Maker
     params: Mapping[str, Any] = field(default_factory=dict)
     shapes: tuple[tuple[int, ...], ...] = _COMMON
-    differentiable: int = 1
+    differentiable: tuple[int, ...] = (0,)
+    """Where the inputs with a gradient stand."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Case:
         return f"{self.title} {'x'.join(map(str, self.shape))}"
 
     @property
-    def differentiable(self) -> int:
-        """Return how many of the inputs, the first ones, have a gradient."""
+    def differentiable(self) -> tuple[int, ...]:
+        """Return where the inputs with a gradient stand."""
         return self.row.differentiable
 
     def inputs(self) -> tuple[Array, ...]:
@@ -88,6 +89,19 @@ def _signs(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 def _classification(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[Array, ...]:
     rows = shape[:1] + shape[2:]
     return _normal(rng, *shape) * 3, rng.integers(0, shape[1], rows)
+
+
+def _class_sets(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[Array, ...]:
+    order = rng.permuted(np.broadcast_to(np.arange(shape[1]), shape), axis=1)
+    return _normal(rng, *shape), np.where(np.arange(shape[1]) < 4, order, -1)
+
+
+def _gaussian(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[Array, ...]:
+    return _normal(rng, *shape), _normal(rng, *shape), np.exp(_normal(rng, *shape))
+
+
+def _ranking(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[Array, ...]:
+    return (*(_normal(rng, *shape) for _ in range(2)), _signs(rng, shape).astype(np.float32))
 
 
 def _forecast(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[Array, ...]:
@@ -151,10 +165,19 @@ ROWS: dict[str, Row] = {
     "CRPS": Row("CRPSLoss", _forecast, shapes=((128, 10), (10_000, 50))),
     "KLDiv": Row("KLDivLoss", _divergence),
     "KLDiv-logits": Row("KLDivLoss", _divergence, {"from_logits": False}),
-    "Triplet": Row("TripletLoss", _triplet, differentiable=3),
-    "CosineEmbedding": Row("CosineEmbeddingLoss", _cosine, differentiable=2),
-    "SDML": Row("SDMLLoss", _neighbours, {}, ((8, 8), (64, 256), (256, 4096)), 2),
-    "InfoNCE": Row("InfoNCELoss", _neighbours, {}, ((8, 8), (256, 128), (1024, 512)), 2),
+    "GaussianNLL": Row("GaussianNLLLoss", _gaussian, differentiable=(0, 2)),
+    "MarginRanking": Row("MarginRankingLoss", _ranking, differentiable=(0, 1)),
+    "HingeEmbedding": Row("HingeEmbeddingLoss", _SIGNED),
+    "MultiMargin": Row("MultiMarginLoss", _classification, shapes=((128, 10), (1024, 1000))),
+    "MultiLabelMargin": Row("MultiLabelMarginLoss", _class_sets, shapes=((128, 10), (1024, 100))),
+    "MultiLabelSoftMargin": Row(
+        "MultiLabelSoftMarginLoss", _with_label(lambda rng, shape: rng.integers(0, 2, shape))
+    ),
+    "TripletMargin": Row("TripletMarginLoss", _triplet, differentiable=(0, 1, 2)),
+    "Triplet": Row("TripletLoss", _triplet, differentiable=(0, 1, 2)),
+    "CosineEmbedding": Row("CosineEmbeddingLoss", _cosine, differentiable=(0, 1)),
+    "SDML": Row("SDMLLoss", _neighbours, {}, ((8, 8), (64, 256), (256, 4096)), (0, 1)),
+    "InfoNCE": Row("InfoNCELoss", _neighbours, {}, ((8, 8), (256, 128), (1024, 512)), (0, 1)),
     # (frames, samples, classes, label length)
     "CTC": Row(
         "CTCLoss",
@@ -181,7 +204,8 @@ def _of_registry(entry: Mapping[str, Any]) -> Row:
         return tuple(x.astype(np.float32) if x.dtype.kind == "f" else x for x in arrays)
 
     usual = next(iter(testing.example(loss).values())).shape
-    with_gradient = sum(i["gradient"] == "Default" for i in entry["inputs"])
+    places = enumerate(entry["inputs"])
+    with_gradient = tuple(at for at, i in places if i["gradient"] == "Default")
     shapes = _COMMON if len(usual) == 2 else (usual,)
     return Row(entry["name"], make, shapes=shapes, differentiable=with_gradient)
 

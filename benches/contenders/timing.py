@@ -60,7 +60,7 @@ def agrees(result: Result, reference: Result) -> bool:
 def copying(case: Case, threads: int) -> Contender:
     """Return a plain copy that reads and writes as many bytes as the case: the memory limit."""
     inputs = case.inputs()
-    moved = sum(x.nbytes for x in inputs) + sum(x.nbytes for x in inputs[: case.differentiable])
+    moved = sum(x.nbytes for x in inputs) + sum(inputs[at].nbytes for at in case.differentiable)
     source = np.ones(moved // 2, np.uint8)
     target = np.zeros_like(source)
     if source.nbytes < 1 << 20 or threads == 1:

@@ -77,7 +77,7 @@ def contenders(case: Case) -> list[Contender]:
         value = loss(*args)
         return value.sum(), value
 
-    step = jax.jit(jax.value_and_grad(total, tuple(range(case.differentiable)), has_aux=True))
+    step = jax.jit(jax.value_and_grad(total, case.differentiable, has_aux=True))
     inputs = [
         jax.device_put(x.astype(np.int32) if x.dtype == np.int64 else x) for x in case.inputs()
     ]

@@ -58,7 +58,7 @@ def contenders(case: Case) -> list[Contender]:
     inputs = [
         nd.array(x, dtype=x.dtype if x.dtype == np.float32 else "int32") for x in case.inputs()
     ]
-    wanted = inputs[: case.differentiable]
+    wanted = [inputs[at] for at in case.differentiable]
     for x in wanted:
         x.attach_grad()
 

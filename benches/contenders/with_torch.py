@@ -92,6 +92,23 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "CRPS": crps,
     "KLDiv": lambda pred, label: F.kl_div(pred, label, reduction="none").mean(1),
     "KLDiv-logits": kl_logits,
+    "GaussianNLL": lambda pred, target, var: F.gaussian_nll_loss(
+        pred, target, var, reduction="none"
+    ).mean(1),
+    "MarginRanking": lambda first, second, label: F.margin_ranking_loss(
+        first, second, label, reduction="none"
+    ).mean(1),
+    "HingeEmbedding": lambda pred, label: F.hinge_embedding_loss(
+        pred, label, reduction="none"
+    ).mean(1),
+    "MultiMargin": lambda pred, label: F.multi_margin_loss(pred, label, reduction="none"),
+    "MultiLabelMargin": lambda pred, label: F.multilabel_margin_loss(pred, label, reduction="none"),
+    "MultiLabelSoftMargin": lambda pred, label: F.multilabel_soft_margin_loss(
+        pred, label, reduction="none"
+    ),
+    "TripletMargin": lambda anchor, positive, negative: F.triplet_margin_loss(
+        anchor, positive, negative, reduction="none"
+    ),
     "Triplet": triplet,
     "CosineEmbedding": lambda first, second, label: F.cosine_embedding_loss(
         first, second, label, reduction="none"
@@ -125,7 +142,7 @@ def _fetch(case: Case) -> Callable[[tuple[Tensor, tuple[Tensor, ...]]], Result]:
 
 def _eager(case: Case) -> Contender:
     loss, inputs = LOSSES[case.title], _inputs(case)
-    wanted = [x.requires_grad_() for x in inputs[: case.differentiable]]
+    wanted = [inputs[at].requires_grad_() for at in case.differentiable]
     ones = torch.ones(len(case.inputs()[0]))
 
     def run() -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -142,10 +159,9 @@ def _compiled(case: Case) -> Contender:
         value = loss(*args)
         return value.sum(), value
 
-    argnums = tuple(range(case.differentiable))
     torch._dynamo.reset()
     step: Any = torch.compile(
-        torch.func.grad_and_value(total, argnums, has_aux=True), dynamic=False
+        torch.func.grad_and_value(total, case.differentiable, has_aux=True), dynamic=False
     )
 
     def run() -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rustloss import Loss
 
 #: The domains of indices and lengths: numbers without a slope.
-DISCRETE = frozenset({"Classes", "Tokens", "Lengths", "Offsets"})
+DISCRETE = frozenset({"Classes", "ClassSets", "Tokens", "Lengths", "Offsets"})
 
 
 def bind(

@@ -11,11 +11,14 @@ from typing import Literal, Self, Unpack
 from rustloss._loss import Loss, Options
 
 __all__ = [
+    "GaussianNLLLoss",
+    "HingeEmbeddingLoss",
     "HingeLoss",
     "HuberLoss",
     "L1Loss",
     "L2Loss",
     "LogisticLoss",
+    "MarginRankingLoss",
     "PoissonNLLLoss",
     "SigmoidBCELoss",
     "SigmoidBinaryCrossEntropyLoss",
@@ -354,3 +357,164 @@ class PoissonNLLLoss(Loss):
         **options: Unpack[Options],
     ) -> Self:
         return cls._of("PoissonNLLLoss", locals())
+
+
+class GaussianNLLLoss(Loss):
+    """Negative log-likelihood of a normal distribution, whose mean and variance are predicted.
+
+    With v the variance, but at least `epsilon`: ``(log(v) + (pred - target)**2 / v) / 2``. The
+    slope with respect to pred is ``(pred - target) / v``, with respect to var
+    ``(1 - (pred - target)**2 / v) / (2 v)``, and 0 up to `epsilon`; the second derivative with
+    respect to pred is ``1 / v``.
+
+    Call: ``(pred, target, var, sample_weight=None)``; var broadcasts to pred's shape. By default
+    the gradient is a tuple, with respect to pred and var; `wrt` takes target too.
+
+    Parameters
+    ----------
+    full : bool, default False
+        Whether to add ``log(2 pi) / 2``.
+    epsilon : float, default 1e-6
+        The smallest variance, > 0.
+    weight, batch_axis, **options
+        See `Loss`.
+
+    Raises
+    ------
+    rustloss.errors.LabelError
+        If a variance whose weight is not 0 is negative.
+
+    Notes
+    -----
+    In PyTorch ``GaussianNLLLoss``, with `epsilon` for its `eps`. It differs for variances up to
+    `epsilon`: PyTorch gives them the slope that they have at `epsilon`. A variance for each sample
+    of a batch of vectors has shape (N, 1) here.
+
+    References
+    ----------
+    Nix and Weigend, "Estimating the mean and variance of the target probability distribution"
+    (1994).
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> value, (grad, var_grad) = rl.GaussianNLLLoss().value_and_grad([1.0, 2.0], [0.0, 2.0], [1.0])
+    >>> print(value, grad, var_grad)
+    [0.5 0. ] [1. 0.] [0.5]
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        full: bool = False,
+        epsilon: float = 1e-6,
+        weight: float | None = None,
+        batch_axis: int = 0,
+        **options: Unpack[Options],
+    ) -> Self:
+        return cls._of("GaussianNLLLoss", locals())
+
+
+class MarginRankingLoss(Loss):
+    """Margin ranking: ``max(0, margin - label * (input1 - input2))``.
+
+    A label of 1 says that input1 is to be ahead, -1 that input2 is. Where the loss is positive the
+    slopes are ``-label`` and ``label``, elsewhere 0, at the margin too.
+
+    Call: ``(input1, input2, label, sample_weight=None)``. The gradient is a tuple, with respect to
+    input1 and input2.
+
+    Parameters
+    ----------
+    margin : float, default 0.0
+        How far ahead.
+    weight, batch_axis, **options
+        See `Loss`.
+    out_of_range : {"raise", "allow"}, default "raise"
+        What happens to a label that is neither 1 nor -1; "allow" follows the formula.
+
+    Raises
+    ------
+    rustloss.errors.LabelError
+        If a label whose weight is not 0 is neither 1 nor -1.
+
+    Notes
+    -----
+    In PyTorch ``MarginRankingLoss``, which takes any label, as ``out_of_range="allow"`` does.
+
+    References
+    ----------
+    Herbrich, Graepel and Obermayer, "Large Margin Rank Boundaries for Ordinal Regression" (2000).
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> rl.MarginRankingLoss(margin=0.5)([1.0, 2.0], [2.0, 1.0], [1, 1])
+    array([1.5, 0. ])
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        margin: float = 0.0,
+        weight: float | None = None,
+        batch_axis: int = 0,
+        *,
+        out_of_range: Literal["raise", "allow"] = "raise",
+        **options: Unpack[Options],
+    ) -> Self:
+        return cls._of("MarginRankingLoss", locals())
+
+
+class HingeEmbeddingLoss(Loss):
+    """Hinge embedding: ``pred`` for label 1, ``max(0, margin - pred)`` for label -1.
+
+    The prediction is a distance, which is to be small for label 1 and at least the margin for label
+    -1. The slope is 1 for label 1, and -1 for label -1 below the margin; at the margin and beyond
+    it is 0. The second derivative is 0.
+
+    Call: ``(pred, label, sample_weight=None)``.
+
+    Parameters
+    ----------
+    margin : float, default 1.0
+        The distance from which on the loss of label -1 is 0.
+    weight, batch_axis, **options
+        See `Loss`.
+    out_of_range : {"raise", "allow"}, default "raise"
+        What happens to a label that is neither 1 nor -1; "allow" adds both terms, as PyTorch does.
+
+    Raises
+    ------
+    rustloss.errors.LabelError
+        If a label whose weight is not 0 is neither 1 nor -1.
+
+    Notes
+    -----
+    In PyTorch ``HingeEmbeddingLoss``, which takes any label.
+
+    References
+    ----------
+    Hadsell, Chopra and LeCun, "Dimensionality Reduction by Learning an Invariant Mapping" (2006).
+
+    Examples
+    --------
+    >>> import rustloss as rl
+    >>> rl.HingeEmbeddingLoss()([0.5, 0.25, 2.0], [1, -1, -1])
+    array([0.5 , 0.75, 0.  ])
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        margin: float = 1.0,
+        weight: float | None = None,
+        batch_axis: int = 0,
+        *,
+        out_of_range: Literal["raise", "allow"] = "raise",
+        **options: Unpack[Options],
+    ) -> Self:
+        return cls._of("HingeEmbeddingLoss", locals())

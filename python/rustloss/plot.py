@@ -30,9 +30,12 @@ _BESIDE: dict[str, dict[str, Any]] = {
         "Probability": 1.0,
         "Positive": 1.0,
         "NonNegative": 1.0,
+        "Variance": 1.0,
     },
     "rowwise": {
         "Classes": [0],
+        "ClassSets": [[0, -1]],
+        "Probability": [[1.0, 0.0]],
         "SoftClasses": [[0.75, 0.25]],
         "Distribution": [[0.75, 0.25]],
         "Real PerVector": [0.0],

@@ -1,6 +1,6 @@
 //! What the elements of an argument must be, and the check of it, in the tile that computes.
 
-use crate::array::{Shape, View, unravel};
+use crate::array::{Shape, View, elements, unravel};
 use crate::error::{Error, Kind, Result};
 use crate::math::Real;
 use std::fmt;
@@ -20,12 +20,16 @@ pub enum Domain {
     Positive,
     /// A number >= 0.
     NonNegative,
+    /// A number >= 0, or NaN, which a prediction hands on.
+    Variance,
     /// The logarithm of a distribution along the class axis; an element of a label is checked not to be NaN.
     LogDistribution,
     /// A distribution along the class axis; each of its elements is checked to be >= 0.
     Distribution,
     /// Class indices.
     Classes,
+    /// The classes of a set along the class axis, from its start up to the first -1.
+    ClassSets,
     /// A distribution over the classes along their axis, which may hold any numbers.
     SoftClasses,
     /// Token sequences.
@@ -55,6 +59,7 @@ impl Domain {
             Domain::Probability => (T::ZERO..=T::ONE).contains(&x),
             Domain::PredictedProbability => (T::ZERO..=T::ONE).contains(&x) || x.is_nan(),
             Domain::NonNegative | Domain::Distribution => x >= T::ZERO,
+            Domain::Variance => x >= T::ZERO || x.is_nan(),
             Domain::Weight => (T::ZERO..T::INFINITY).contains(&x),
             _ => true,
         }
@@ -67,7 +72,9 @@ impl Domain {
             Domain::LogDistribution => T::sizes(x).most <= T::INFINITY,
             Domain::Sign => T::all_signs(x),
             Domain::Probability | Domain::PredictedProbability => T::all_up_to(x, T::ONE),
-            Domain::NonNegative | Domain::Distribution => T::all_up_to(x, T::INFINITY),
+            Domain::NonNegative | Domain::Variance | Domain::Distribution => {
+                T::all_up_to(x, T::INFINITY)
+            }
             Domain::Weight => T::all_up_to(x, T::MAX),
             _ => true,
         };
@@ -82,7 +89,7 @@ impl Domain {
 
     /// Whether elements are looked at one by one.
     pub fn is_checked(self) -> bool {
-        !self.holds(f32::NAN) || self == Domain::PredictedProbability
+        !self.holds(f32::NAN) || matches!(self, Domain::PredictedProbability | Domain::Variance)
     }
 
     /// In words, with what to do about the usual mistake.
@@ -95,6 +102,9 @@ impl Domain {
                 "a number from 0 to 1 (out_of_range='allow' follows the formula)"
             }
             Domain::Weight => "a finite weight >= 0",
+            Domain::Variance => {
+                "a variance >= 0 (the exponential or the softplus of a model's output is one)"
+            }
             Domain::LogDistribution => "a number (out_of_range='allow' lets NaN pass)",
             _ => "a number >= 0 (out_of_range='allow' follows the formula)",
         }
@@ -153,13 +163,20 @@ impl Order<'_> {
         shape
     }
 
-    /// The index in an array of shape `given`, with E's elements in E's order, of the element at a position with the
-    /// batch axis first.
+    /// The index in an array of shape `given`, with E's elements in E's order or broadcast to them, of the element at a
+    /// position with the batch axis first.
     #[expect(clippy::disallowed_methods, reason = "as long as the rank")]
     pub fn element(&self, position: usize, given: &[usize]) -> Vec<usize> {
         let mut index = unravel(position, &self.batch_first());
         let n = index.remove(0);
         index.insert(self.batch, n);
+        if elements(given) != elements(self.shape) {
+            index.drain(..self.shape.len() - given.len());
+            for (i, d) in index.iter_mut().zip(given) {
+                *i = (*i).min(d - 1);
+            }
+            return index;
+        }
         let flat = index.iter().zip(self.shape).fold(0, |flat, (i, d)| flat * d + i);
         unravel(flat, given)
     }
@@ -187,6 +204,7 @@ mod tests {
         for domain in [Domain::Sign, Domain::Probability, Domain::NonNegative, Domain::Weight] {
             assert!(!domain.all_hold(&[1.0, f64::NAN, 1.0]) && domain.all_hold(&[1.0_f32, 1.0]));
         }
+        assert!(Domain::Variance.holds(f64::NAN) && !Domain::Variance.holds(-1.0));
         assert!(!Domain::Weight.holds(f64::INFINITY) && Domain::NonNegative.holds(f64::INFINITY));
     }
 }

@@ -140,6 +140,7 @@ fn accepts<'py>(py: Python<'py>, param: &Param) -> PyResult<Bound<'py, PyDict>> 
     let (name, words): (_, &[_]) = match param.kind {
         Accepts::Flag => ("flag", &[]),
         Accepts::Int(_) => ("int", &[]),
+        Accepts::OneOf(_) => ("one_of", &[]),
         Accepts::Float(_) => ("float", &[]),
         Accepts::Choice(words) => ("choice", words),
         Accepts::FlagOr(words) => ("flag_or", words),
@@ -148,7 +149,11 @@ fn accepts<'py>(py: Python<'py>, param: &Param) -> PyResult<Bound<'py, PyDict>> 
         Accepts::Probabilities => ("probabilities", &[]),
     };
     row.set_item("kind", name)?;
-    row.set_item("words", PyTuple::new(py, words)?)?;
+    let words = match param.kind {
+        Accepts::OneOf(all) => PyTuple::new(py, all)?,
+        _ => PyTuple::new(py, words)?,
+    };
+    row.set_item("words", words)?;
     if let Accepts::Int(least) = param.kind {
         row.set_item("least", (least != i64::MIN).then_some(least))?;
     }
@@ -157,6 +162,7 @@ fn accepts<'py>(py: Python<'py>, param: &Param) -> PyResult<Bound<'py, PyDict>> 
             Limits::Finite => "finite",
             Limits::Positive => "positive",
             Limits::NonNegative => "non_negative",
+            Limits::AtLeastOne => "at_least_one",
             Limits::Unit => "unit",
         };
         row.set_item("bound", bound)?;

@@ -48,6 +48,8 @@ pub enum Kind {
     Flag,
     /// An integer >= the bound.
     Int(i64),
+    /// One of several integers.
+    OneOf(&'static [i64]),
     /// A number within bounds.
     Float(Bound),
     /// One of several words.
@@ -71,6 +73,8 @@ pub enum Bound {
     Positive,
     /// >= 0.
     NonNegative,
+    /// >= 1.
+    AtLeastOne,
     /// 0 to 1, both included.
     Unit,
 }
@@ -149,6 +153,7 @@ impl Kind {
         match (self, value) {
             (Kind::Flag | Kind::FlagOr(_), v @ Value::Flag(_)) => Ok(v),
             (Kind::Int(min), Value::Int(i)) if i >= min => Ok(Value::Int(i)),
+            (Kind::OneOf(all), Value::Int(i)) if all.contains(&i) => Ok(Value::Int(i)),
             (Kind::IndexOr(_), Value::Int(i)) if i >= 0 => Ok(Value::Int(i)),
             (Kind::Float(bound), Value::Int(i)) if bound.holds(i as f64) => {
                 Ok(Value::Float(i as f64))
@@ -178,9 +183,11 @@ impl Kind {
             Kind::Flag => "True or False".into(),
             Kind::Int(i64::MIN) => "an integer".into(),
             Kind::Int(min) => format!("an integer >= {min}"),
+            Kind::OneOf(all) => format!("one of {}", Tuple(all)),
             Kind::Float(Bound::Finite) => "a finite number".into(),
             Kind::Float(Bound::Positive) => "a finite number > 0".into(),
             Kind::Float(Bound::NonNegative) => "a finite number >= 0".into(),
+            Kind::Float(Bound::AtLeastOne) => "a finite number >= 1".into(),
             Kind::Float(Bound::Unit) => "a number from 0 to 1".into(),
             Kind::Choice(words) => format!("one of {}", quoted(words.iter().copied())),
             Kind::FlagOr(words) => {
@@ -203,6 +210,7 @@ impl Bound {
                 Bound::Finite => true,
                 Bound::Positive => x > 0.0,
                 Bound::NonNegative => x >= 0.0,
+                Bound::AtLeastOne => x >= 1.0,
                 Bound::Unit => (0.0..=1.0).contains(&x),
             }
     }

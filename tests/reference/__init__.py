@@ -8,7 +8,7 @@ is decorated with ``@elementwise("Name")``; any other returns an `Unreduced` and
 ``@oracle("Name")``. Weights, reductions and label shapes are shared (`weighting`).
 """
 
-from . import elementwise, pairwise, rowwise, sequence
+from . import elementwise, exact_margins, margins, pairwise, rowwise, sequence
 from .oracle import ORACLES, Result, Unreduced, loss
 
 __all__ = [
@@ -16,7 +16,9 @@ __all__ = [
     "Result",
     "Unreduced",
     "elementwise",
+    "exact_margins",
     "loss",
+    "margins",
     "pairwise",
     "rowwise",
     "sequence",

@@ -96,21 +96,23 @@ def elementwise(draw: Draw, name: str) -> Call:
     for key, choices in loss.choices.items():
         params[key] = draw.pick(*(choices if isinstance(choices, tuple) else choices(params)))
     shape = tuple(draw.size() for _ in range(draw.size(0, 3)))
-    names = list(loss.domains)
-    inputs, arrays = {}, {}
+    entries = {entry.name: entry for entry in specs()[name].inputs}
+    inputs = {}
     for key, domain in loss.domains.items():
-        if key not in names[:2] and draw.pick(True, False):
+        entry = entries[key]
+        if not entry.required and draw.pick(True, False):
             continue
         full = shape
-        if key not in names[:2]:
+        if entry.shape == "Broadcast":
             full = tuple(draw.pick(1, n) for n in shape[draw.size(0, len(shape)) :])
         kind = domain if isinstance(domain, str) else domain(params)
-        arrays[key] = draw.numbers(kind, full)
-        inputs[key] = draw.label_shape(arrays[key]) if key == names[1] else arrays[key]
+        numbers = draw.numbers(kind, full)
+        inputs[key] = draw.label_shape(numbers) if entry.shape == "Same" else numbers
 
     def spoil(off: Any) -> None:
-        inputs[names[0]][off] = np.nan
-        inputs[names[1]].reshape(shape)[off] = np.nan
+        for key, array in inputs.items():
+            if entries[key].shape != "Broadcast":
+                array.reshape(shape)[off] = np.nan
 
     sample_axis = None
     if shape:
@@ -223,6 +225,14 @@ def poly(draw: Draw) -> Call:
 
 def categorical_hinge(draw: Draw) -> Call:
     return class_labels(draw, vectors(draw), {"margin": draw.pick(1.0, 0.0, 0.375, -0.5)})
+
+
+def multi_margin(draw: Draw) -> Call:
+    params: dict[str, Any] = {"p": draw.pick(1, 2), "margin": draw.pick(1.0, 0.0, 0.375, -0.5)}
+    rows = vectors(draw)
+    if draw.pick(True, False):
+        params["class_weight"] = class_weights(draw, rows.width)
+    return class_labels(draw, rows, params)
 
 
 def one_number(draw: Draw, rows: Vectors, params: dict[str, Any]) -> Call:
@@ -349,6 +359,7 @@ OTHERS: dict[str, Callable[[Draw], Call]] = {
     "SoftmaxFocalLoss": softmax_focal,
     "PolyLoss": poly,
     "CategoricalHingeLoss": categorical_hinge,
+    "MultiMarginLoss": multi_margin,
     "MultiQuantileLoss": multi_quantile,
     "CRPSLoss": crps,
     "CTCLoss": ctc,

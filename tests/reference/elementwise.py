@@ -232,3 +232,33 @@ def poisson(
         value += np.vectorize(math.lgamma, otypes=[np.float64])(target + 1)
         by_target += np.vectorize(mpmath.digamma, otypes=[np.float64])(target + 1)
     return value, {"pred": slope, "target": by_target}, curvature
+
+
+@elementwise("GaussianNLLLoss", {"var": "positive"}, full=(False, True), epsilon=(1e-6, 0.5))
+def gaussian_nll(
+    pred: Array, target: Array, var: Array, *, full: bool = False, epsilon: float = 1e-6
+) -> Point:
+    v, error = np.maximum(var, epsilon), pred - target
+    value = np.log(v) / 2 + error**2 / (2 * v) + (math.log(2 * math.pi) / 2 if full else 0.0)
+    by_var = np.where(var > epsilon, 1 / (2 * v) - error**2 / (2 * v**2), 0.0)
+    return value, {"pred": error / v, "target": -error / v, "var": by_var}, 1 / v
+
+
+@elementwise("MarginRankingLoss", {"label": "sign"}, margin=(0.0, 0.5, -1.0))
+def margin_ranking(input1: Array, input2: Array, label: Array, *, margin: float = 0.0) -> Point:
+    gap = margin - label * (input1 - input2)
+    active = gap > 0
+    slopes = {
+        "input1": np.where(active, -label, 0.0),
+        "input2": np.where(active, label, 0.0),
+        "label": np.where(active, input2 - input1, 0.0),
+    }
+    return np.where(active, gap, 0.0), slopes, np.zeros_like(gap)
+
+
+@elementwise("HingeEmbeddingLoss", {"label": "sign"}, margin=(0.5, 1.0, -1.0))
+def hinge_embedding(pred: Array, label: Array, *, margin: float = 1.0) -> Point:
+    gap = margin - pred
+    near, far = label != -1, (label != 1) & (gap > 0)
+    value = np.where(near, pred, 0.0) + np.where(far, gap, 0.0)
+    return value, {"pred": 1.0 * near - 1.0 * far}, np.zeros_like(value)

@@ -51,6 +51,16 @@ def elementwise(value: Terms, **derivatives: Terms) -> Quantities:
     return {"value": [value], **{name: [terms] for name, terms in derivatives.items()}}
 
 
+def undecided(terms: Terms, eps: float) -> bool:
+    """Tell whether a sum is so near 0 that its promised 4 ulp let its sign go either way."""
+    return bool(abs(mpmath.fsum(terms)) <= 4 * eps * size(terms))
+
+
+def cut_off(terms: Terms) -> Terms:
+    """Return terms of the same size whose sum is 0."""
+    return size(terms) / 2, -size(terms) / 2
+
+
 @formula("L1Loss")
 def l1(_: Any, x: Any, y: Any) -> Quantities:
     slope = mpmath.sign(x - y)
@@ -149,6 +159,43 @@ def poisson_nll(params: Any, x: Any, t: Any) -> Quantities:
         # The harmonic number of t, which is 0 at 0, minus Euler's constant.
         by_target += (mpmath.digamma(t + 1) + mpmath.euler, -mpmath.euler)
     return elementwise(value, pred=by_pred, target=by_target, hess=(hess,))
+
+
+@formula("GaussianNLLLoss")
+def gaussian_nll(params: Any, x: Any, t: Any, var: Any) -> Quantities:
+    epsilon = mpmath.mpf(params["epsilon"])
+    v = max(var, epsilon)
+    square = (x - t) ** 2
+    full = (mpmath.log(2 * mpmath.pi) / 2,) if params.get("full") else ()
+    by_var = (1 / (2 * v), -square / (2 * v**2)) if var > epsilon else (ZERO,)
+    return elementwise(
+        (mpmath.log(v) / 2, square / (2 * v), *full),
+        pred=((x - t) / v,),
+        target=((t - x) / v,),
+        # A variance that rounds to epsilon is at the kink.
+        var=() if 0 < abs(var - epsilon) <= params["eps"] * epsilon else by_var,
+        hess=(1 / v,),
+    )
+
+
+@formula("MarginRankingLoss")
+def margin_ranking(params: Any, a: Any, b: Any, y: Any) -> Quantities:
+    margin = mpmath.mpf(params["margin"])
+    terms = (margin, -y * a, y * b)
+    active, unknown = mpmath.fsum(terms) > 0, undecided(terms, params["eps"])
+    slopes = {"input1": (-y,), "input2": (y,), "label": (-a, b)}
+    return elementwise(
+        terms if active else cut_off(terms),
+        **{k: () if unknown else tuple(t * active for t in of) for k, of in slopes.items()},
+        hess=(ZERO,),
+    )
+
+
+@formula("HingeEmbeddingLoss")
+def hinge_embedding(params: Any, x: Any, y: Any) -> Quantities:
+    gap = max(params["margin"] - x, ZERO)
+    value, slope = (x, 1) if y == 1 else (gap, -(gap > 0))
+    return elementwise((value,), pred=(mpmath.mpf(slope),), hess=(ZERO,))
 
 
 class Softmax(NamedTuple):
@@ -299,16 +346,6 @@ def kl_divergence(params: Any, x: list[Any], y: list[Any]) -> Quantities:
         "label": [tuple(heat**2 * term for term in terms) for terms in by_label],
         "hess": hess,
     }
-
-
-def undecided(terms: Terms, eps: float) -> bool:
-    """Tell whether a sum is so near 0 that its promised 4 ulp let its sign go either way."""
-    return bool(abs(mpmath.fsum(terms)) <= 4 * eps * size(terms))
-
-
-def cut_off(terms: Terms) -> Terms:
-    """Return terms of the same size whose sum is 0."""
-    return size(terms) / 2, -size(terms) / 2
 
 
 @formula("TripletLoss")

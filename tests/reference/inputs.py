@@ -84,6 +84,47 @@ def signed(margin: float) -> Draw:
     return draw
 
 
+def distances(margin: float) -> Draw:
+    """Draw numbers of all kinds, many of them next to the margin, that are to be small or large."""
+
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        kink = around(rng, np.full(POINTS, margin, dtype))
+        pred = one_of(rng, [reals(rng, dtype, POINTS), kink], [4, 1])
+        return {"pred": pred, "label": signs(rng, POINTS).astype(dtype)}
+
+    return draw
+
+
+def normal(epsilon: float) -> Draw:
+    """Draw means as `regression` does, and variances of any scale, some of them below `epsilon`."""
+
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        mean = {k: v.clip(-1e15, 1e15) for k, v in regression()(rng, dtype).items()}
+        parts = [
+            rng.uniform(0.1, 4, POINTS),
+            np.abs(uniform_bits(rng, dtype, POINTS, -20, 20)),
+            np.full(POINTS, epsilon) * rng.choice([0.0, 0.5, 2.0], POINTS),
+            # Where the logarithm is all cancellation.
+            1 + rng.standard_normal(POINTS) * 1e-4,
+        ]
+        var = one_of(rng, parts, [4, 3, 1, 1]).astype(dtype)
+        return {"pred": mean["pred"], "target": mean["label"], "var": var}
+
+    return draw
+
+
+def ranked(margin: float) -> Draw:
+    """Draw scores, many of which differ by just the margin."""
+
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        first, label = reals(rng, dtype, POINTS), signs(rng, POINTS)
+        near = around(rng, (first - margin * label).astype(dtype))
+        second = one_of(rng, [reals(rng, dtype, POINTS), near, first], [4, 1, 1]).astype(dtype)
+        return {"input1": first, "input2": second, "label": label.astype(dtype)}
+
+    return draw
+
+
 def logits(rng: Rng, dtype: str, side: Array) -> Array:
     """Draw numbers of all kinds, among them sure ones of a given side."""
     sure = side * rng.uniform(20, 80, len(side))
@@ -231,6 +272,33 @@ def hinged(n: int, classes: int, margin: float) -> Draw:
         kink = around(rng, (others.max(1) + margin).astype(dtype))
         x[every, label] = np.where(every % 4 == 1, kink, x[every, label])
         return inputs
+
+    return draw
+
+
+def class_sets(n: int, classes: int) -> Draw:
+    """Draw sets of classes, some of a score that is next to another one and the margin."""
+
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        x = rows(rng, dtype, n, classes)
+        label = np.full((n, classes), -1)
+        for i in range(n):
+            chosen = rng.permutation(classes)[: rng.integers(0, min(classes, 6))]
+            label[i, : len(chosen)] = chosen
+            if i % 4 == 1 and len(chosen):
+                other = np.setdiff1d(np.arange(classes), chosen)[0]
+                x[i, chosen[0]] = around(rng, x[i, other : other + 1] + np.ones(1, dtype))[0]
+        return {"pred": x, "label": label}
+
+    return draw
+
+
+def many_labels(n: int, classes: int) -> Draw:
+    """Draw rows of logits and a label from 0 to 1 for each of them."""
+
+    def draw(rng: Rng, dtype: str) -> Inputs:
+        label = np.resize(soft(0.0)(rng, dtype)["label"], (n, classes))
+        return {"pred": rows(rng, dtype, n, classes), "label": label}
 
     return draw
 

@@ -166,6 +166,8 @@ SMOOTHED = bounds(TERMS, value=SOFTMAX, hess=CURVATURE)
 # The derivative by a label is the loss of that class.
 DENSE = {"value": SOFTMAX, "pred": TERMS, "label": SOFTMAX, "hess": CURVATURE}
 DIVERGENCE = bounds(TERMS, "pred", "label", hess=CURVATURE)
+# The derivative by a variance has the square of a slope, and twice the error of that.
+GAUSSIAN = {**bounds(TERMS, "pred", "target"), "var": Bound(6)}
 POISSON = bounds(TERMS, "pred", "target")
 POLY = bounds(SOFTMAX, hess=CURVATURE)
 QUANTILES = bounds(TERMS, "pred", "label")
@@ -234,6 +236,33 @@ def categorical_hinge(n: int, classes: int, margin: float) -> Case:
     title = f"CategoricalHinge, margin {margin:g}, {classes} classes"
     draw = draws.hinged(n, classes, margin)
     return Case(title, "CategoricalHingeLoss", draw, bounds(HINGE), {"margin": margin})
+
+
+def multi_margin(n: int, classes: int, p: int, title: str = "", **params: Any) -> Case:
+    title = f"MultiMargin, p = {p}{title}, {classes} classes"
+    params = {"p": p, "margin": 1.0, **params}
+    return Case(title, "MultiMarginLoss", draws.hinged(n, classes, 1.0), bounds(TERMS), params)
+
+
+def multilabel_margin(n: int, classes: int) -> Case:
+    title, draw = f"MultiLabelMargin, {classes} classes", draws.class_sets(n, classes)
+    return Case(title, "MultiLabelMarginLoss", draw, bounds(TERMS))
+
+
+def multilabel_soft_margin(n: int, classes: int, title: str = "", **params: Any) -> Case:
+    title = f"MultiLabelSoftMargin{title}, {classes} classes"
+    draw = draws.many_labels(n, classes)
+    limits = bounds(TERMS, "pred", "label")
+    return Case(title, "MultiLabelSoftMarginLoss", draw, limits, params)
+
+
+def triplet_margin(n: int, width: int, p: float = 2.0, title: str = "", **params: Any) -> Case:
+    title = f"TripletMargin{title}, {width} features"
+    params = {"margin": 1.0, "p": p, "epsilon": 1e-6, **params}
+    # The power p - 1 of a share of a norm has p - 1 times its error, which is 4.
+    bound = TERMS if p in (1, 2) else Bound(4 + 4 * (p - 1))
+    limits = slopes(bound, "pred", "positive", "negative", value=TERMS)
+    return Case(title, "TripletMarginLoss", draws.triplets(n, width), limits, params)
 
 
 def quantiles(n: int, count: int, title: str = "", **params: Any) -> Case:
@@ -338,6 +367,30 @@ CASES = [
         from_sigmoid=True,
         epsilon=1e-12,
     ),
+    *(
+        Case(
+            f"GaussianNLL{title}",
+            "GaussianNLLLoss",
+            draws.normal(1e-6),
+            GAUSSIAN,
+            {"epsilon": 1e-6, **params},
+        )
+        for title, params in {"": {}, ", full": {"full": True}}.items()
+    ),
+    Case(
+        "MarginRanking",
+        "MarginRankingLoss",
+        draws.ranked(0.5),
+        bounds(HINGE, "input1", "input2", "label"),
+        {"margin": 0.5},
+    ),
+    Case(
+        "HingeEmbedding",
+        "HingeEmbeddingLoss",
+        draws.distances(1.0),
+        bounds(HINGE),
+        {"margin": 1.0},
+    ),
     poisson("", draws.counts()),
     poisson(" of rates", draws.counts(rates=True), from_logits=False),
     poisson(", full", draws.counts(), compute_full=True),
@@ -439,6 +492,11 @@ CASES = [
     *(poly(epsilon, n, c) for epsilon in [-1.0, 1.0, 10.0] for n, c in FEWER),
     *(poly(1.0, n, c, ", class weights", class_weight=class_weights(c)) for n, c in FEWER),
     *(categorical_hinge(n, c, margin) for margin in [1.0, 0.3] for n, c in SHAPES),
+    *(multi_margin(n, c, p) for p in [1, 2] for n, c in SHAPES),
+    multi_margin(48, 10, 2, ", class weights", class_weight=class_weights(10)),
+    *(multilabel_margin(n, c) for n, c in [(240, 2), (96, 10), (4, 300)]),
+    *(multilabel_soft_margin(n, c) for n, c in FEWER),
+    multilabel_soft_margin(48, 10, ", class weights", class_weight=class_weights(10)),
     *(quantiles(n, count) for n, count in [(600, 1), (300, 2), (200, 3), (6, 100)]),
     quantiles(300, 3, " of given levels", quantiles=(0.05, 0.5, 0.9)),
     *(crps(n, m) for n, m in [(600, 1), (300, 2), (300, 3), (30, 100)]),
@@ -485,6 +543,9 @@ CASES = [
         )
         for n, d in [(300, 2), (40, 100), (4, 2000)]
     ),
+    *(triplet_margin(n, d) for n, d in [(300, 2), (40, 100), (4, 2000)]),
+    *(triplet_margin(120, 5, p, f", p = {p:g}") for p in [1.0, 1.5, 3.0]),
+    triplet_margin(200, 3, title=", swapped", swap=True),
     cosine(300, 2, 0.0),
     cosine(500, 3, 0.0),
     cosine(200, 17, 0.25),

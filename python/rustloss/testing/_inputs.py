@@ -134,9 +134,9 @@ class Values:
         if domain == "Scalar":
             return np.asarray(self.rng.choice([1e-3, 0.125, 0.5]))
         x = self._real(shape)
-        if domain in {"Positive", "NonNegative", "Weight"}:
+        if domain in {"Positive", "NonNegative", "Variance", "Weight"}:
             x = np.abs(x)
-        if domain == "Positive":
+        if domain == "Positive" or (domain == "Variance" and self.smooth):
             x = x + 0.125
         return np.asarray(x)
 
@@ -149,6 +149,21 @@ def _classes(values: Values, loss: Loss, place: Geometry) -> Array:
     if ignored is not None and not values.smooth:
         label = np.where(values.rng.random(shape) < 0.3, ignored, label)
     return label
+
+
+#: The work of a loss grows with the classes of a label times those that are not.
+_LARGEST_SET = 6
+
+
+def _class_sets(values: Values, place: Geometry) -> Array:
+    """Return some classes for each vector, and -1 up to its end."""
+    assert place.classes is not None
+    classes = place.shape[place.classes]
+    rows = (*place.unreduced, classes) if len(place.shape) > 1 else (classes,)
+    order = values.rng.permuted(np.broadcast_to(np.arange(classes), rows), axis=-1)
+    counts = values.rng.integers(0, min(classes, _LARGEST_SET) + 1, (*rows[:-1], 1))
+    sets = np.where(np.arange(classes) < counts, order, -1)
+    return np.moveaxis(sets, -1, place.classes)
 
 
 def _tokens(values: Values, loss: Loss, place: Geometry) -> dict[str, Array]:
@@ -191,6 +206,8 @@ def inputs_of(
             arrays[name] = tokens[name]
         elif entry.domain == "Classes":
             arrays[name] = _classes(values, loss, place)
+        elif entry.domain == "ClassSets":
+            arrays[name] = _class_sets(values, place)
         else:
             of = shapes.get(entry.shape, shape)
             along = place.classes if of == shape else None

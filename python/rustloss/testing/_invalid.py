@@ -54,6 +54,7 @@ _OUT_OF_BOUNDS = {
     "finite": (),
     "positive": (0.0, -0.0, -1.0),
     "non_negative": (-1e-300, -1.0),
+    "at_least_one": (0.999, 0.0, -1.0),
     "unit": (-1e-3, 1.001),
 }
 
@@ -159,6 +160,7 @@ def _parameters(spec: Spec) -> Iterator[InvalidCall]:
         wrong: tuple[Any, ...] = {
             "flag": (2, 0.5, (True, False)),
             "int": (0.5, NAN, True, 10**30),
+            "one_of": (0, 0.5, NAN, True, 10**30),
             "float": (NAN, INF, -INF, True, 10**400, (1.0,)),
             "choice": (1, 0.5, True),
             "flag_or": (2, 0.5),
@@ -262,6 +264,10 @@ def _elements(spec: Spec) -> Iterator[InvalidCall]:
                 bad: tuple[float, ...] = (-1.0, -1e-300, NAN, INF, -INF)
             elif input_of(loss, entry.name).domain == "Classes":
                 bad = (-1, 5, 10**6, 2**62, -(2**63), 2.5, -0.5, NAN, INF, -INF, 1e300)
+            elif entry.domain == "ClassSets":
+                bad = (-2, 5, 10**6, 2**62, -(2**63), 2.5, -0.5, NAN, INF, -INF, 1e300)
+            elif entry.domain == "Variance":
+                bad = (-1.0, -1e-300, -INF)
             elif entry.shape == "PerVector" and entry.domain == "Sign":
                 bad = (0, 2, -2, 0.5, NAN, INF)
             elif entry.domain == "Tokens":
@@ -273,9 +279,10 @@ def _elements(spec: Spec) -> Iterator[InvalidCall]:
             for value in bad:
                 changed = given.astype(np.result_type(given, np.asarray(value)))
                 inputs = _base(spec, params)[1]
-                if entry.domain == "Tokens":
-                    # No padding, so that the last token counts.
+                if entry.domain in {"Tokens", "ClassSets"}:
+                    # No padding, so that the last element counts.
                     changed[...] = 0
+                if entry.domain == "Tokens":
                     inputs["label_lengths"] = np.full(len(given), given.shape[1])
                 changed[(-1,) * changed.ndim] = value
                 inputs[entry.name] = changed

@@ -57,7 +57,7 @@ class Param:
 
     default: Any
     kind: str
-    words: tuple[str, ...] = ()
+    words: tuple[str | int, ...] = ()
     least: int | None = None
     bound: str = ""
 

@@ -32,6 +32,7 @@ _NUMBERS = {
     "finite": (-0.5, 0.0, 0.25, 1.0),
     "positive": (0.25, 1.0, 2.5),
     "non_negative": (0.0, 0.125, 1.0),
+    "at_least_one": (1.0, 1.5, 2.0, 3.0),
     "unit": (0.0, 0.125, 0.5, 1.0),
 }
 #: Values with which a gradient is by design not the derivative by its argument.
@@ -217,7 +218,9 @@ class _Drawn:
             return self.pick(None, -1, 0, 1, 255)
         if param.words:
             words = [word for word in param.words if word not in _NOT_A_DERIVATIVE]
-            more = {"choice": (), "flag_or": (True, False), "index_or": (0, 1)}[param.kind]
+            more = {"choice": (), "flag_or": (True, False), "index_or": (0, 1), "one_of": ()}[
+                param.kind
+            ]
             return self.pick(*(words if self.smooth else param.words), *more)
         return param.default
 

@@ -6,7 +6,19 @@ pub use kernel::{Elementwise, Point, erased, plan, with_optional};
 
 use crate::registry::{Domain, Family, Input, SAMPLE_WEIGHT, Spec, Unreduced, label, pred};
 
-super::family![l1, l2, huber, hinge, squared_hinge, logistic, sigmoid_bce, poisson_nll,];
+super::family![
+    l1,
+    l2,
+    huber,
+    hinge,
+    squared_hinge,
+    logistic,
+    sigmoid_bce,
+    poisson_nll,
+    gaussian_nll,
+    margin_ranking,
+    hinge_embedding,
+];
 
 /// What most of them are like.
 const COMMON: Spec = Spec {

@@ -8,15 +8,12 @@
 //! Keras `CategoricalHinge`, in optax `multiclass_hinge_loss`.
 
 use super::AXIS;
-use super::class_labels::{self, CLASS_LABEL, IGNORE_INDEX, LabelRule, RAISE_OR_CLIP, Sparse};
-use crate::drive::Axes;
+use super::class_labels::{CLASS_LABEL, IGNORE_INDEX, RAISE_OR_CLIP, Sparse, SparseLoss};
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs};
-use crate::error::Result;
 use crate::math::Real;
 use crate::num::Float;
 use crate::registry::{
-    Bound, Call, Domain, Family, Hessian, Loss, Options, Plan, SAMPLE_WEIGHT, Spec, Unreduced,
-    float, pred,
+    Bound, Domain, Family, Hessian, SAMPLE_WEIGHT, Spec, Unreduced, float, pred,
 };
 use crate::simd::Isa;
 use crate::softmax::IGNORED;
@@ -31,11 +28,8 @@ pub const SPEC: Spec = Spec {
     hess: true,
     kinks: "margin + max(others) == pred[label], and where two others are the best",
     build: |p| {
-        Ok(Box::new(CategoricalHinge {
-            margin: p.float("margin"),
-            axis: p.int(AXIS.name).unwrap_or(-1) as isize,
-            rule: LabelRule::new(p),
-        }))
+        let loss = CategoricalHinge { margin: p.float("margin") };
+        Ok(Box::new(SparseLoss::new(loss, p, None)?))
     },
 };
 
@@ -50,34 +44,18 @@ crate::front::typed! {
 }
 
 /// The loss with its parameters.
+#[derive(Clone, Copy)]
 struct CategoricalHinge {
     margin: f64,
-    axis: isize,
-    rule: LabelRule,
 }
 
-impl Loss for CategoricalHinge {
-    fn axes(&self, first: (&str, &[usize]), options: &Options) -> Result<Axes> {
-        class_labels::class_axes(first, self.axis, options)
-    }
-    fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
-        class_labels::plan(self, &self.rule, class_labels::ClassWeights::NONE, call)
+impl Sparse for CategoricalHinge {
+    type Kernel<'k> = HingeRows<'k>;
+    fn kernel<'k>(&'k self, labels: &'k [u32]) -> HingeRows<'k> {
+        HingeRows { margin: self.margin, labels }
     }
     fn hessian(&self) -> Hessian {
         Hessian::Zero
-    }
-    fn in_place(&self) -> bool {
-        true
-    }
-}
-
-impl Sparse for &CategoricalHinge {
-    type Kernel<'k>
-        = HingeRows<'k>
-    where
-        Self: 'k;
-    fn kernel<'k>(&'k self, labels: &'k [u32]) -> HingeRows<'k> {
-        HingeRows { margin: self.margin, labels }
     }
 }
 

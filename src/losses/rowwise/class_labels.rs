@@ -10,8 +10,8 @@ use crate::error::{Error, Kind as Mistake, Result, Tuple};
 use crate::math::Real;
 use crate::memory;
 use crate::registry::{
-    Call, Default, Domain, Input, Kind, Loss, Options, Param, Params, Plan, Results, ShapeRule,
-    label, param,
+    Call, Default, Domain, Hessian, Input, Kind, Loss, Options, Param, Params, Plan, Results,
+    ShapeRule, label, param,
 };
 use crate::softmax::{Head, IGNORED, SparseRows};
 
@@ -79,11 +79,6 @@ pub struct ClassWeights<'a> {
     pub weights: Option<&'a [f64]>,
     /// Whether they are part of the loss itself, as with smoothing; weighted means count them all the same.
     pub inside: bool,
-}
-
-impl ClassWeights<'_> {
-    /// No weights.
-    pub const NONE: Self = ClassWeights { weights: None, inside: false };
 }
 
 /// The labels of all rows, the batch axis first.
@@ -174,6 +169,10 @@ pub trait Sparse: Send + Sync {
         Self: 'k;
     /// For labels.
     fn kernel<'k>(&'k self, labels: &'k [u32]) -> Self::Kernel<'k>;
+    /// What there is of the second derivative.
+    fn hessian(&self) -> Hessian {
+        Hessian::Diagonal
+    }
 }
 
 impl<H: Head + Send> Sparse for H {
@@ -186,21 +185,21 @@ impl<H: Head + Send> Sparse for H {
     }
 }
 
-/// A loss of labels that are one class, by its head.
-pub struct SparseLoss<H> {
+/// A loss of labels that are one class, with what all of them have.
+pub struct SparseLoss<L> {
     axis: isize,
     rule: LabelRule,
     /// The name of the parameter that weighs the classes, and the weights.
     class_weight: Option<(&'static str, Vec<f64>)>,
-    head: H,
+    loss: L,
 }
 
-impl<H> SparseLoss<H> {
+impl<L> SparseLoss<L> {
     /// From the parameters, one of which may weigh the classes.
     ///
     /// # Errors
     /// If memory is refused.
-    pub fn new(head: H, params: &Params, class_weight: Option<&'static str>) -> Result<Self> {
+    pub fn new(loss: L, params: &Params, class_weight: Option<&'static str>) -> Result<Self> {
         let given = class_weight.and_then(|name| Some((name, params.vector(name)?)));
         Ok(SparseLoss {
             axis: params.int(AXIS.name).unwrap_or(-1) as isize,
@@ -208,7 +207,7 @@ impl<H> SparseLoss<H> {
             class_weight: given
                 .map(|(name, weights)| Ok((name, memory::copied(weights)?)))
                 .transpose()?,
-            head,
+            loss,
         })
     }
 
@@ -217,7 +216,7 @@ impl<H> SparseLoss<H> {
     }
 }
 
-impl<H: Head + Copy + Send> Loss for SparseLoss<H> {
+impl<L: Sparse + Copy> Loss for SparseLoss<L> {
     fn axes(&self, first: (&str, &[usize]), options: &Options) -> Result<Axes> {
         let axes = class_axes(first, self.axis, options)?;
         let name = self.class_weight.as_ref().map_or("", |(name, _)| name);
@@ -226,7 +225,10 @@ impl<H: Head + Copy + Send> Loss for SparseLoss<H> {
     }
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
         let classes = ClassWeights { weights: self.weights(), inside: false };
-        plan(self.head, &self.rule, classes, call)
+        plan(self.loss, &self.rule, classes, call)
+    }
+    fn hessian(&self) -> Hessian {
+        self.loss.hessian()
     }
     fn in_place(&self) -> bool {
         true

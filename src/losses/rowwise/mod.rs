@@ -15,6 +15,10 @@ super::family![
     categorical_hinge,
     multi_quantile,
     crps,
+    multi_margin,
+    triplet_margin,
+    multilabel_margin,
+    multilabel_soft_margin,
 ];
 
 /// The axis of the classes.

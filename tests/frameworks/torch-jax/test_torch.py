@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frameworks.parity import FLOAT32, FLOAT64, Call, Draw, compare, ours
+from frameworks.parity import FLOAT32, FLOAT64, Call, Draw, compare, ours, single
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -223,6 +223,130 @@ def cosine(draw: Draw) -> Pair:
     )
 
 
+MARGINS = (0.5, 1.0, 2.25)
+
+
+def gaussian(draw: Draw) -> Pair:
+    shape, full = draw.shape(), draw.pick(False, True)
+    columns = draw.pick(shape[-1], 1)
+    inputs = {
+        "pred": draw.numbers(shape),
+        "target": draw.numbers(shape),
+        "var": draw.numbers((*shape[:-1], columns), 0.125, 3),
+    }
+    return pair(
+        draw,
+        "GaussianNLLLoss",
+        inputs,
+        lambda *x, **how: F.gaussian_nll_loss(*x, full=full, **how),
+        wrt=("pred", "target", "var"),
+        full=full,
+    )
+
+
+def ranking(draw: Draw) -> Pair:
+    shape, margin = draw.shape(), draw.pick(*MARGINS)
+    inputs = {key: draw.numbers(shape) for key in ("input1", "input2")}
+    return pair(
+        draw,
+        "MarginRankingLoss",
+        {**inputs, "label": draw.signs(shape)},
+        lambda *x, **how: F.margin_ranking_loss(*x, margin=margin, **how),
+        wrt=("input1", "input2", "label"),
+        margin=margin,
+    )
+
+
+def hinge_embedding(draw: Draw) -> Pair:
+    shape, margin = draw.shape(), draw.pick(*MARGINS)
+    allowed = draw.pick(False, True)
+    label = draw.numbers(shape) if allowed else draw.signs(shape)
+    return pair(
+        draw,
+        "HingeEmbeddingLoss",
+        {"pred": draw.numbers(shape), "label": label},
+        lambda *x, **how: F.hinge_embedding_loss(*x, margin=margin, **how),
+        wrt=("pred",),
+        margin=margin,
+        out_of_range="allow" if allowed else "raise",
+    )
+
+
+def row_of_classes(draw: Draw) -> tuple[int, int]:
+    return draw.size(), draw.size(1, 6)
+
+
+def multi_margin(draw: Draw) -> Pair:
+    shape, p, margin = row_of_classes(draw), draw.pick(1, 2), draw.pick(*MARGINS)
+    weight = draw.pick(None, draw.random.integers(1, 5, shape[1]) / 2)
+
+    def function(pred: Any, label: Any, **how: Any) -> Any:
+        costs = None if weight is None else torch.tensor(weight, dtype=pred.dtype)
+        return F.multi_margin_loss(pred, label, p=p, margin=margin, weight=costs, **how)
+
+    return pair(
+        draw,
+        "MultiMarginLoss",
+        {"pred": draw.numbers(shape), "label": draw.random.integers(0, shape[1], shape[0])},
+        function,
+        wrt=("pred",),
+        shape=shape[:1],
+        p=p,
+        margin=margin,
+        class_weight=weight,
+    )
+
+
+def multilabel_margin(draw: Draw) -> Pair:
+    shape = row_of_classes(draw)
+    label = draw.random.integers(0, shape[1], shape)
+    label[np.arange(shape[1]) >= draw.random.integers(0, shape[1] + 1, (shape[0], 1))] = -1
+    # A term at 0 has slope 0 there, too.
+    return pair(
+        draw,
+        "MultiLabelMarginLoss",
+        {"pred": draw.numbers(shape), "label": label},
+        F.multilabel_margin_loss,
+        wrt=("pred",),
+        shape=shape[:1],
+    )
+
+
+def multilabel_soft_margin(draw: Draw) -> Pair:
+    shape = row_of_classes(draw)
+    weight = draw.pick(None, draw.random.integers(0, 5, shape[1]) / 2)
+    costs = None if weight is None else torch.tensor(weight)
+    return pair(
+        draw,
+        "MultiLabelSoftMarginLoss",
+        {"pred": draw.numbers(shape, -8, 8), "label": draw.numbers(shape, 0, 1)},
+        lambda *x, **how: F.multilabel_soft_margin_loss(*x, weight=costs, **how),
+        shape=shape[:1],
+        class_weight=weight,
+    )
+
+
+def triplet_margin(draw: Draw) -> Pair:
+    shape, margin = draw.shape(2, 3), draw.pick(*MARGINS)
+    p, epsilon, swap = draw.pick(1.0, 1.5, 2.0, 3.0), draw.pick(1e-6, 0.01), draw.pick(False, True)
+    names = ("pred", "positive", "negative")
+    return pair(
+        draw,
+        "TripletMarginLoss",
+        # Two distances that are equal share PyTorch's gradient.
+        {name: single(draw.random.uniform(-4, 4, shape)) for name in names},
+        lambda *x, **how: F.triplet_margin_loss(
+            *x, margin=margin, p=p, eps=epsilon, swap=swap, **how
+        ),
+        wrt=names,
+        shape=shape[:-1],
+        margin=margin,
+        p=p,
+        epsilon=epsilon,
+        swap=swap,
+    )
+
+
 def ctc(draw: Draw) -> Pair:
     samples, classes, width = draw.size(), draw.size(2, 5), draw.size()
     frames = draw.size(1, 9)
@@ -277,6 +401,13 @@ DRAWS = (
     kl,
     poisson,
     cosine,
+    gaussian,
+    ranking,
+    hinge_embedding,
+    multi_margin,
+    multilabel_margin,
+    multilabel_soft_margin,
+    triplet_margin,
     ctc,
 )
 

@@ -1,0 +1,112 @@
+//! Multi-label soft margin: the mean over the classes of the binary cross-entropy of each.
+//!
+//! With the logits x, the labels y from 0 to 1, weights w of the classes (1 if none are given) and C classes,
+//! `loss = 1 / C sum_i w_i (y_i softplus(-x_i) + (1 - y_i) softplus(x_i))`. Value, slope and second derivative of a class are
+//! those of [`SigmoidBce`], times `w_i / C`. A class of weight 0 is left out, whatever it holds.
+//!
+//! Source: PyTorch, `MultiLabelSoftMarginLoss`.
+
+use super::AXIS;
+use super::class_labels::{check_class_weights, class_axes};
+use super::plan::plan_weighted;
+use crate::drive::Axes;
+use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Vectors};
+use crate::error::Result;
+use crate::losses::elementwise::Elementwise;
+use crate::losses::elementwise::sigmoid_bce::SigmoidBce;
+use crate::math::Real;
+use crate::memory;
+use crate::registry::{
+    Call, Default, Domain, Family, Kind, Loss, OUT_OF_RANGE, Options, Params, Plan, SAMPLE_WEIGHT,
+    Spec, Unreduced, label, param, pred,
+};
+use crate::simd::Isa;
+use crate::sum::sum;
+
+/// The row of the registry.
+pub const SPEC: Spec = Spec {
+    name: "MultiLabelSoftMarginLoss",
+    family: Family::Rowwise,
+    inputs: &[pred(Domain::Real), label(Domain::Probability), SAMPLE_WEIGHT],
+    params: &[AXIS, OUT_OF_RANGE, param("class_weight", Default::None, Kind::Weights)],
+    unreduced: Unreduced::Row,
+    hess: true,
+    kinks: "",
+    build,
+};
+
+crate::front::typed! {
+    /// Multi-label soft margin: the mean over the classes of the binary cross-entropy of each.
+    MultiLabelSoftMarginLoss(pred, label) { axis: i64, out_of_range: &str, class_weight: &[f64] }
+}
+
+fn build(params: &Params) -> Result<Box<dyn Loss>> {
+    let class_weight = params.vector("class_weight").map(memory::copied).transpose()?;
+    let axis = params.int(AXIS.name).unwrap_or(-1) as isize;
+    Ok(Box::new(MultiLabelSoftMargin { axis, class_weight }))
+}
+
+/// The loss with its parameters.
+struct MultiLabelSoftMargin {
+    axis: isize,
+    class_weight: Option<Vec<f64>>,
+}
+
+impl Loss for MultiLabelSoftMargin {
+    fn axes(&self, first: (&str, &[usize]), options: &Options) -> Result<Axes> {
+        let axes = class_axes(first, self.axis, options)?;
+        check_class_weights("class_weight", self.class_weight.as_deref(), &axes)?;
+        Ok(axes)
+    }
+    fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
+        let (axes, weighting) = (call.axes.clone(), call.weighting()?);
+        let factors = self.class_weight.as_deref();
+        Ok(plan_weighted::<_, 2, 0>(self, call, axes, weighting, factors))
+    }
+}
+
+impl<T: Real> RowKernel<T, 2, 0> for &MultiLabelSoftMargin {
+    const COST: f64 = <SigmoidBce as Elementwise<2>>::COST;
+    type Scratch = Vectors<T, 2>;
+
+    #[inline(always)]
+    fn row<S: Isa>(
+        &self,
+        Row { vectors: [x, y], .. }: Row<'_, T, 2, 0>,
+        RowOutputs { grads: [grad, label_grad], hess, .. }: RowOutputs<'_, T, 2, 0>,
+        scratch: &mut Vectors<T, 2>,
+        scale: f64,
+    ) -> T {
+        let [terms, weights] = scratch.each();
+        match &self.class_weight {
+            Some(given) => {
+                for (weight, given) in weights.iter_mut().zip(given) {
+                    *weight = T::from_f64(*given);
+                }
+            }
+            None => weights.fill(T::ONE),
+        }
+        let classes = x.len() as f64;
+        let factor = T::from_f64(scale / classes);
+        let at = |i: usize| SigmoidBce.point::<S, T>([x[i], y[i]]);
+        if let Some(grad) = grad {
+            fill(grad, weights, |i| at(i).grad[0] * factor);
+        }
+        if let Some(grad) = label_grad {
+            fill(grad, weights, |i| at(i).grad[1] * factor);
+        }
+        if let Some(hess) = hess {
+            fill(hess, weights, |i| at(i).hess * factor);
+        }
+        fill(terms, weights, |i| at(i).value);
+        T::from_f64(sum::<S, T>(terms) / classes)
+    }
+}
+
+/// Writes a number for each class, times the weight of that.
+#[inline(always)]
+fn fill<T: Real>(out: &mut [T], weights: &[T], of: impl Fn(usize) -> T) {
+    for (i, (out, weight)) in out.iter_mut().zip(weights).enumerate() {
+        *out = of(i).weighted(*weight);
+    }
+}

@@ -1,0 +1,209 @@
+//! Triplet margin: the anchor x is to be nearer to p than to n by a margin, in a norm.
+//!
+//! With the distance `d(a, b) = |a - b + epsilon|`, a norm of degree p along an axis: `loss = max(0, margin + d(x, p) - d)`,
+//! where d is `d(x, n)` or, with a swap, `d(p, n)` if that is less. Where the loss is positive the gradient is that of the two
+//! distances, `sign(v) (|v| / |v|_p)^(p - 1)` of the difference v; elsewhere, at 0 too, it is 0. It is 0 as well where a norm
+//! is 0, and in a difference that is 0. There is no second derivative to give.
+//!
+//! No square overflows or underflows: differences are divided by the largest of them, for p = 2 by a power of two. Differences
+//! and norms are f64.
+//!
+//! Source: Balntas and others, "Learning local feature descriptors with triplets and shallow convolutional neural networks"
+//! (2016); in PyTorch `TripletMarginLoss`. Gluon's [`super::triplet`] has squares of distances.
+
+use super::AXIS;
+use super::plan::plan;
+use crate::drive::Axes;
+use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Vectors};
+use crate::error::Result;
+use crate::math::Real;
+use crate::num::Float;
+use crate::registry::{
+    Bound, Call, Domain, Family, Gradient, Loss, Options, Plan, SAMPLE_WEIGHT, Spec, Unreduced,
+    flag, float, input, pred,
+};
+use crate::simd::{Baseline, Isa};
+use crate::sum::sum_exactly;
+
+/// The row of the registry.
+pub const SPEC: Spec = Spec {
+    name: "TripletMarginLoss",
+    family: Family::Rowwise,
+    inputs: &[
+        pred(Domain::Real),
+        input("positive", Domain::Real, Gradient::Default),
+        input("negative", Domain::Real, Gradient::Default),
+        SAMPLE_WEIGHT,
+    ],
+    params: &[
+        float("margin", 1.0, Bound::Finite),
+        float("p", 2.0, Bound::AtLeastOne),
+        float("epsilon", 1e-6, Bound::NonNegative),
+        flag("swap", false),
+        AXIS,
+    ],
+    unreduced: Unreduced::Row,
+    hess: false,
+    kinks: "margin + d(pred, positive) == d(pred, negative), and where both distances to negative are equal; for p < 2 \
+            where a difference is 0",
+    build: |p| {
+        Ok(Box::new(TripletMargin {
+            margin: p.float("margin"),
+            degree: p.float("p"),
+            epsilon: p.float("epsilon"),
+            swap: p.flag("swap"),
+            axis: p.int(AXIS.name).unwrap_or(-1) as isize,
+        }))
+    },
+};
+
+crate::front::typed! {
+    /// Triplet margin: the anchor `pred` is to be nearer to `positive` than to `negative` by a margin, in a norm.
+    TripletMarginLoss(pred, positive, negative) {
+        margin: f64,
+        p: f64,
+        epsilon: f64,
+        swap: bool,
+        axis: i64,
+    }
+}
+
+/// The loss with its parameters.
+#[derive(Clone, Copy)]
+struct TripletMargin {
+    margin: f64,
+    degree: f64,
+    epsilon: f64,
+    swap: bool,
+    axis: isize,
+}
+
+impl Loss for TripletMargin {
+    fn axes(&self, first: (&str, &[usize]), options: &Options) -> Result<Axes> {
+        Axes::rowwise(first, self.axis, options.batch_axis)
+    }
+    fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
+        plan::<_, 3, 0>(*self, call)
+    }
+}
+
+impl TripletMargin {
+    /// The distance of two vectors, with their differences.
+    #[inline(always)]
+    fn distance<S: Isa, T: Real>(
+        self,
+        [a, b]: [&[T]; 2],
+        differences: &mut [f64],
+        terms: &mut [f64],
+    ) -> f64 {
+        for ((v, a), b) in differences.iter_mut().zip(a).zip(b) {
+            *v = a.to_f64() - b.to_f64() + self.epsilon;
+        }
+        let largest = f64::sizes(differences).most;
+        if largest == 0.0 || !largest.is_finite() {
+            return largest;
+        }
+        let v = &*differences;
+        if self.degree == 1.0 {
+            sum_of::<S>(v, terms, f64::abs)
+        } else if self.degree == 2.0 {
+            let unit = power_of_two(largest);
+            sum_of::<S>(v, terms, |v| (v / unit) * (v / unit)).sqrt() * unit
+        } else {
+            let total = sum_of::<S>(v, terms, |v| (v.abs() / largest).powf(self.degree));
+            total.powf(1.0 / self.degree) * largest
+        }
+    }
+
+    /// The derivative of a distance by its differences, in place of them.
+    #[inline(always)]
+    fn slopes(self, distance: f64, differences: &mut [f64]) {
+        for v in differences {
+            *v = if *v == 0.0 || distance == 0.0 {
+                0.0
+            } else if self.degree == 1.0 {
+                v.sign()
+            } else if self.degree == 2.0 {
+                *v / distance
+            } else {
+                (v.abs() / distance).powf(self.degree - 1.0).copysign(*v)
+            };
+        }
+    }
+}
+
+/// The sum of a function of the differences.
+#[inline(always)]
+fn sum_of<S: Isa>(differences: &[f64], terms: &mut [f64], of: impl Fn(f64) -> f64) -> f64 {
+    for (term, v) in terms.iter_mut().zip(differences) {
+        *term = of(*v);
+    }
+    sum_exactly::<S, f64>(terms)
+}
+
+/// The power of two up to a number, a normal one.
+#[inline(always)]
+fn power_of_two(x: f64) -> f64 {
+    f64::from_bits(x.to_bits() & f64::INFINITY.to_bits()).max(f64::MIN_POSITIVE)
+}
+
+impl<T: Real> RowKernel<T, 3, 0> for TripletMargin {
+    const COST: f64 = 3.0;
+    type Scratch = Vectors<f64, 4>;
+
+    #[inline(always)]
+    fn row<S: Isa>(
+        &self,
+        Row { vectors: [x, p, n], .. }: Row<'_, T, 3, 0>,
+        RowOutputs { grads, .. }: RowOutputs<'_, T, 3, 0>,
+        scratch: &mut Vectors<f64, 4>,
+        scale: f64,
+    ) -> T {
+        let [near, far, swapped, terms] = scratch.each();
+        let to_positive = self.distance::<S, T>([x, p], near, terms);
+        let mut to_negative = self.distance::<S, T>([x, n], far, terms);
+        let between =
+            if self.swap { self.distance::<S, T>([p, n], swapped, terms) } else { f64::INFINITY };
+        // Of x, p and n, how often each of the two derivatives.
+        let (mut far, mut shares) = (far, [[1.0, -1.0], [-1.0, 0.0], [0.0, 1.0]]);
+        if between < to_negative || between.is_nan() {
+            (to_negative, far) = (between, swapped);
+            shares = [[1.0, 0.0], [-1.0, -1.0], [0.0, 1.0]];
+        }
+        // In this order the margin is not lost between distances that are nearly equal.
+        let loss = self.margin + (to_positive - to_negative);
+        if grads.iter().any(Option::is_some) {
+            self.slopes(to_positive, near);
+            self.slopes(to_negative, far);
+        }
+        for (grad, share) in grads.into_iter().zip(shares) {
+            let Some(grad) = grad else { continue };
+            for ((grad, near), far) in grad.iter_mut().zip(&*near).zip(&*far) {
+                let slope = near.weighted(share[0]) + far.weighted(share[1]);
+                *grad = T::from_f64(slope.where_positive(loss) * scale);
+            }
+        }
+        T::from_f64(loss.where_positive(loss))
+    }
+
+    #[expect(clippy::disallowed_macros, clippy::disallowed_methods, reason = "a few numbers")]
+    fn kinks(&self, Row { vectors: [x, p, n], .. }: Row<'_, f64, 3, 0>) -> Vec<f64> {
+        let mut apart = [[x, p], [x, n], [p, n]].map(|pair| {
+            let [mut differences, mut terms] = [vec![0.0; x.len()], vec![0.0; x.len()]];
+            (self.distance::<Baseline, f64>(pair, &mut differences, &mut terms), differences)
+        });
+        let [to_positive, to_negative, between] = apart.each_ref().map(|(distance, _)| *distance);
+        let nearest = if self.swap { between.min(to_negative) } else { to_negative };
+        let mut kinks = vec![self.margin + to_positive - nearest];
+        if self.swap {
+            kinks.push(between - to_negative);
+        }
+        if self.degree < 2.0 || x.len() == 1 {
+            let used = if self.swap { 3 } else { 2 };
+            kinks.extend(
+                apart[..used].iter_mut().flat_map(|(_, differences)| differences.drain(..)),
+            );
+        }
+        kinks
+    }
+}
