@@ -503,6 +503,43 @@ def test_objectives_are_values(make):
     assert objective.metric.__name__ == "SigmoidBinaryCrossEntropyLoss"
 
 
+@over_callables
+def test_estimators_are_cloned_and_pickled(make):
+    from sklearn.base import clone
+    from sklearn.model_selection import cross_val_predict
+
+    x, y, _ = data("PoissonNLLLoss")
+    objective = make(rl.PoissonNLLLoss())
+    kind = {"xgboost": xgb.XGBRegressor, "lightgbm": lgb.LGBMRegressor}[make.__name__]
+    silent = {"verbosity": 0 if kind is xgb.XGBRegressor else -1}
+    model = kind(objective=objective, n_estimators=5, n_jobs=1, **silent)
+    expected = model.fit(x, y).predict(x)
+    assert clone(model).objective == objective
+    assert_array_equal(clone(model).fit(x, y).predict(x), expected)
+    assert_array_equal(pickle.loads(pickle.dumps(model)).predict(x), expected)
+    alone, shared = (cross_val_predict(model, x, y, cv=2, n_jobs=n) for n in (1, 2))
+    assert_array_equal(alone, shared)
+
+
+def test_training_stops_early_by_the_metric():
+    x, y, _ = data("SigmoidBCELoss")
+    train, valid = slice(None, None, 2), slice(1, None, 2)
+    objective: Any = boosting.xgboost(rl.SigmoidBCELoss())
+    how = {"eval_metric": objective.metric, "early_stopping_rounds": 3, "n_jobs": 1}
+    model = xgb.XGBClassifier(objective=objective, n_estimators=500, learning_rate=1, **how)
+    model.fit(x[train], y[train], eval_set=[(x[valid], y[valid])], verbose=False)
+    history = model.evals_result()["validation_0"]["SigmoidBinaryCrossEntropyLoss"]
+    assert len(history) < 100
+    assert model.best_iteration == np.argmin(history)
+
+    objective = boosting.lightgbm(rl.SigmoidBCELoss())
+    params = {"objective": objective, "verbosity": -1, "metric": "None", "learning_rate": 1}
+    table, other = (lgb.Dataset(x[part], y[part]) for part in (train, valid))
+    how = {"feval": objective.metric, "callbacks": [lgb.early_stopping(3, verbose=False)]}
+    booster = lgb.train(params, table, 500, valid_sets=[other], **how)
+    assert 0 < booster.best_iteration < 100
+
+
 def test_links():
     x = np.array([-800.0, 0.0, 2.0])
     predict = {
