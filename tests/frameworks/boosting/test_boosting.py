@@ -18,6 +18,7 @@ import rustloss as rl
 from rustloss import _core, boosting, errors
 from rustloss.boosting import Metric
 from rustloss.testing import example
+from rustloss.testing._registry import spec_of
 
 xgb = pytest.importorskip("xgboost")
 lgb = pytest.importorskip("lightgbm")
@@ -451,9 +452,12 @@ def test_losses_that_no_booster_can_train(make):
         rl.SigmoidBCELoss(from_sigmoid=True),
         rl.PoissonNLLLoss(from_logits=False),
         rl.SoftmaxCELoss(sparse_label=False),
+        rl.KLDivLoss(from_logits=False),
+        rl.L2Loss(batch_axis=1),
     ):
-        with pytest.raises(errors.ParameterError, match="raw scores"):
-            make(loss)
+        for owner in (make, Metric):
+            with pytest.raises(errors.ParameterError, match="raw scores"):
+                owner(loss)
     with pytest.raises(errors.DTypeError, match=r"pass L2Loss\(\)"):
         make(rl.L2Loss)
     with pytest.raises(errors.ParameterError, match="hessian: expected one of"):
@@ -472,9 +476,11 @@ def test_every_loss_is_an_objective_or_refused(name):
     entries = {row["name"]: row for row in loss._inputs if row["required"]}
     first, *labels = entries.values()
     of_rows = [
-        row["shape"] in {"Same", "PerVector"} and row["gradient"] != "Default" for row in labels
+        row["shape"] == "PerVector" or spec_of(loss).family == "elementwise"
+        for row in labels
+        if row["gradient"] != "Default"
     ]
-    if first["domain"] != "Real" or of_rows != [True]:
+    if first["domain"] != "Real" or len(labels) != 1 or of_rows != [True]:
         with pytest.raises(errors.ParameterError, match="raw scores"):
             boosting.lightgbm(loss)
         return
