@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rustloss._interop import as_array
 from rustloss._loss import Loss
-from rustloss.errors import DTypeError, LabelError, ParameterError
+from rustloss.errors import ArgumentError, DTypeError, LabelError, ParameterError
 
 Array = NDArray[Any]
 
@@ -22,13 +22,19 @@ def labels_of(loss: object) -> dict[str, Any]:
     pred, *others = [row for row in loss._inputs if row["required"]]
     if len(others) == 1 and pred["domain"] == "Real" and others[0]["gradient"] != "Default":
         label: dict[str, Any] = others[0]
-        rows = np.empty(2)  # as many labels as rows, or it is no loss of single rows
-        if label["shape"] == "PerVector":
-            return label
-        if label["shape"] == "Same" and loss.signature(rows, rows).unreduced == rows.shape:
+        if label["shape"] == "PerVector" or (label["shape"] == "Same" and _keeps_rows_apart(loss)):
             return label
     text = "loss: expected one of raw scores, any real numbers, and one label for each row"
     raise ParameterError(f"{text} (a class index, not a distribution), got {loss!r}", "loss")
+
+
+def _keeps_rows_apart(loss: Loss) -> bool:
+    """Return whether one score and one label make a row."""
+    rows = np.empty(2)
+    try:
+        return loss.signature(rows, rows).unreduced == rows.shape
+    except ArgumentError:  # no loss of one dimension, or another `batch_axis`
+        return False
 
 
 def with_reduction(loss: Loss, reduction: str) -> Loss:

@@ -74,6 +74,16 @@ def test_columns_are_arrays(column):
         assert_array_equal(array, expected)
 
 
+def test_columns_of_one_piece_are_not_copied():
+    series, column, array = pd.Series(PRED), pl.Series(PRED), pa.array(PRED)
+    for value, memory in (
+        (series, series.to_numpy()),
+        (column, column.to_numpy(allow_copy=False)),
+        (array, array.to_numpy(zero_copy_only=True)),
+    ):
+        assert np.shares_memory(as_array("pred", value), memory)
+
+
 @pytest.mark.parametrize("column", [c for name, c in COLUMNS.items() if name != "pandas"])
 def test_nulls_of_columns_name_the_row(column):
     for call in (lambda x: L2(x, LABEL), lambda x: L2(PRED, x), lambda x: L2(PRED, LABEL, x)):
