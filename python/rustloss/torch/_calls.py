@@ -1,0 +1,143 @@
+"""Calls of losses on tensors: which way each of them goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import TransformType
+
+from rustloss._loss import Loss
+from rustloss.errors import CallError
+from rustloss.torch._arrays import require_cpu, to_numpy, to_tensor
+from rustloss.torch._autograd import Eager, TransformedValue, Value
+from rustloss.torch._op import Call, Traits, traits
+
+#: Classes whose tensors are nothing but memory; other ones have their own ways to be called.
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
+
+
+def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a method of a loss with tensors.
+
+    Parameters
+    ----------
+    loss : Loss
+        The loss.
+    method : {"__call__", "value_and_grad", "grad", "grad_hess"}
+        Its method; all but the first give tensors without a graph.
+    args, kwargs
+        What the method takes, tensors among it.
+
+    Returns
+    -------
+    Tensor or tuple of Tensor
+
+    Raises
+    ------
+    rustloss.errors.DTypeError
+        If a tensor is not dense, not on the CPU, or not of real numbers.
+    rustloss.errors.ParameterError
+        If a tensor needs a gradient that the loss does not have.
+    """
+    if method == "__call__":
+        return value(traits(loss), args, kwargs)
+    return _detached(loss, method, args, kwargs)
+
+
+def apply(loss: Loss, *args: Any, **kwargs: Any) -> Tensor:
+    """Return the value of a loss, as ``loss(*args, **kwargs)`` does if one of them is a tensor.
+
+    Parameters
+    ----------
+    loss : Loss
+        The loss.
+    *args, **kwargs
+        What a call of it takes: tensors, arrays, numbers.
+
+    Returns
+    -------
+    Tensor
+
+    Examples
+    --------
+    >>> import torch
+    >>> import rustloss as rl
+    >>> from rustloss.torch import apply
+    >>> pred = torch.tensor([1.0, 3.0], requires_grad=True)
+    >>> apply(rl.L2Loss(reduction="sum"), pred, torch.zeros(2)).backward()
+    >>> pred.grad
+    tensor([1., 3.])
+    """
+    return value(traits(loss), args, kwargs)
+
+
+def value(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return the value of a loss with what autograd needs behind it.
+
+    Parameters
+    ----------
+    traits : Traits
+        The loss.
+    args, kwargs
+        What a call of it takes.
+
+    Returns
+    -------
+    Tensor
+    """
+    given = {name: x for name, x in zip(traits.names, args, strict=False) if x is not None}
+    if len(args) > len(traits.names) or any(name in given for name in kwargs):
+        text = f"expected each of {', '.join(traits.names)} once, got {len(args)} by position"
+        raise CallError(f"{text} and {', '.join(kwargs) or 'none'} by name")
+    given |= {name: x for name, x in kwargs.items() if x is not None}
+    tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
+    call = Call(traits, (*tensors,))
+    if torch.is_grad_enabled():
+        call = call.wanted([x.requires_grad for x in tensors.values()])
+    if _is_traced(tensors):
+        return _traced(traits, given)
+    if not call.wrt:
+        plain: Tensor = _detached(traits.loss, "__call__", (), given)
+        return plain
+    others = {name: x for name, x in given.items() if name not in tensors}
+    return Eager.apply(call, others, *tensors.values())
+
+
+def _is_traced(tensors: dict[str, Tensor]) -> bool:
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or not all(type(x) in _PLAIN for x in tensors.values())
+    )
+
+
+def _traced(traits: Traits, given: dict[str, Any]) -> Tensor:
+    """Return the value through the operator, all of whose arguments are tensors."""
+    if not torch.compiler.is_compiling():
+        _refuse_forward_over_forward()
+    tensors = {name: torch.as_tensor(x) for name, x in given.items()}
+    for name, tensor in tensors.items():
+        require_cpu(name, tensor)
+    function = Value if torch.compiler.is_compiling() else TransformedValue
+    return function.apply(Call(traits, (*tensors,)), *tensors.values())
+
+
+def _refuse_forward_over_forward() -> None:
+    """Raise where torch would take a second derivative by forward mode alone for zero."""
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    if sum(level.key() == TransformType.Jvp for level in stack) > 1:
+        text = "expected one level of forward mode, got several; take torch.func.hessian, or"
+        raise NotImplementedError(f"{text} torch.func.jacfwd of torch.func.jacrev")
+
+
+def _detached(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def plain(name: str, x: Any) -> Any:
+        return to_numpy(name, x) if isinstance(x, Tensor) else x
+
+    names = (row["name"] for row in loss._inputs)
+    arrays = [plain(name, x) for name, x in zip(names, args, strict=False)]
+    more = {name: plain(name, x) for name, x in kwargs.items()}
+    return to_tensor(getattr(loss, method)(*arrays, *args[len(arrays) :], **more))
