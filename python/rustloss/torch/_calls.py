@@ -17,6 +17,9 @@ from rustloss.torch._op import Call, Traits, traits
 #: Classes whose tensors are nothing but memory; other ones have their own ways to be called.
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
+#: What a call takes beside the inputs of the loss.
+_OPTIONS = ("out", "denominator")
+
 
 def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call a method of a loss with tensors.
@@ -87,20 +90,24 @@ def value(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
     -------
     Tensor
     """
-    given = {name: x for name, x in zip(traits.names, args, strict=False) if x is not None}
-    if len(args) > len(traits.names) or any(name in given for name in kwargs):
-        text = f"expected each of {', '.join(traits.names)} once, got {len(args)} by position"
-        raise CallError(f"{text} and {', '.join(kwargs) or 'none'} by name")
-    given |= {name: x for name, x in kwargs.items() if x is not None}
+    by_place = dict(zip(traits.names, args, strict=False))
+    known = [name for name in (*traits.names, *_OPTIONS) if name not in by_place]
+    if len(args) > len(traits.names) or any(name not in known for name in kwargs):
+        text = f"expected {', '.join(traits.names)} once each, and {', '.join(_OPTIONS)} by name"
+        raise CallError(f"{text}, got {len(args)} by position and {', '.join(kwargs) or 'none'}")
+    given = {name: x for name, x in {**by_place, **kwargs}.items() if x is not None}
     tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
     call = Call(traits, (*tensors,))
     if torch.is_grad_enabled():
         call = call.wanted([x.requires_grad for x in tensors.values()])
-    if _is_traced(tensors):
-        return _traced(traits, given)
-    if not call.wrt:
+    traced = _is_traced(tensors)
+    if not (traced or call.wrt):
         plain: Tensor = _detached(traits.loss, "__call__", (), given)
         return plain
+    if "out" in given:
+        raise CallError("out: expected none beside tensors that need a gradient", "out")
+    if traced:
+        return _traced(traits, given)
     others = {name: x for name, x in given.items() if name not in tensors}
     return Eager.apply(call, others, *tensors.values())
 

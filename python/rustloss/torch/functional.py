@@ -6,6 +6,7 @@ differ from torch's in what follows.
 - Labels that are no signs, or no probabilities, raise in `soft_margin_loss`,
   `cosine_embedding_loss` and `binary_cross_entropy`, where torch follows a formula.
 - `binary_cross_entropy` is infinite for a sure and wrong prediction, where torch has 100.
+- `gaussian_nll_loss` does not depend on a variance below `eps`; torch takes the slope at `eps`.
 - The weighted mean of no element is 0, where torch has NaN, and gradients of an infinite `ctc_loss`
   are 0.
 - Weights are finite, not negative, and need no gradient. Weights of classes are read as numbers
@@ -175,7 +176,7 @@ def huber_loss(
     weight: Tensor | None = None,
 ) -> Tensor:
     """Return the classical Huber loss, `delta` times `rustloss.HuberLoss`."""
-    params = {"rho": delta, "weight": delta, "reduction": _reduction(reduction)}
+    params: dict[str, Any] = {"rho": delta, "weight": delta, "reduction": _reduction(reduction)}
     options = _weight_like(input, weight)
     return _call("HuberLoss", _as_one_size(input, target), options, **params)
 
@@ -209,7 +210,7 @@ def binary_cross_entropy_with_logits(
     _require_one_size(input, target)
     given = {"sample_weight": weight, "pos_weight": pos_weight}
     options = {name: x.expand_as(target) for name, x in given.items() if x is not None}
-    params = {"reduction": how, "out_of_range": "allow"}
+    params: dict[str, Any] = {"reduction": how, "out_of_range": "allow"}
     return _call("SigmoidBCELoss", (input, target), options, **params)
 
 
@@ -248,7 +249,7 @@ def nll_loss(
 ) -> Tensor:
     """Return the cross-entropy of log-probabilities; see `rustloss.SoftmaxCELoss`."""
     how = _reduction(reduction, size_average, reduce)
-    params = {
+    params: dict[str, Any] = {
         "from_logits": True,
         "class_weight": _numbers(weight),
         "ignore_index": ignore_index,
@@ -270,7 +271,7 @@ def kl_div(
         how = "batch_mean" if input.dim() else "sum"
     else:
         how = _reduction(reduction, size_average, reduce)
-    params = {"log_target": log_target, "out_of_range": "allow", "reduction": how}
+    params: dict[str, Any] = {"log_target": log_target, "out_of_range": "allow", "reduction": how}
     return _call_rows("KLDivLoss", torch.broadcast_tensors(input, target), axes=0, **params)
 
 
@@ -285,7 +286,7 @@ def poisson_nll_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Return the negative log-likelihood of a Poisson count; see `rustloss.PoissonNLLLoss`."""
-    params = {
+    params: dict[str, Any] = {
         "from_logits": log_input,
         "compute_full": "stirling" if full else False,
         "out_of_range": "allow",
@@ -316,7 +317,7 @@ def gaussian_nll_loss(
     if var.dim() != input.dim() or ones not in ([], [1]):
         text = f"expected input's size, {tuple(input.size())}, with at most one axis of size 1"
         raise ValueError(f"var: {text}, got {tuple(var.size())}")
-    params = {"full": full, "epsilon": eps, "reduction": _reduction(reduction)}
+    params: dict[str, Any] = {"full": full, "epsilon": eps, "reduction": _reduction(reduction)}
     tensors = (*torch.broadcast_tensors(input, target), var)
     return _call("GaussianNLLLoss", tensors, {}, **params)
 
@@ -331,7 +332,7 @@ def hinge_embedding_loss(
 ) -> Tensor:
     """Return the hinge loss of a distance; see `rustloss.HingeEmbeddingLoss`."""
     how = _reduction(reduction, size_average, reduce)
-    params = {"margin": margin, "out_of_range": "allow", "reduction": how}
+    params: dict[str, Any] = {"margin": margin, "out_of_range": "allow", "reduction": how}
     return _call("HingeEmbeddingLoss", torch.broadcast_tensors(input, target), {}, **params)
 
 
@@ -377,7 +378,7 @@ def margin_ranking_loss(
     if len({tensor.dim() for tensor in tensors}) > 1:
         sizes = ", ".join(str(tuple(tensor.size())) for tensor in tensors)
         raise RuntimeError(f"expected three tensors of one number of dimensions, got sizes {sizes}")
-    params = {"margin": margin, "out_of_range": "allow", "reduction": how}
+    params: dict[str, Any] = {"margin": margin, "out_of_range": "allow", "reduction": how}
     return _call("MarginRankingLoss", torch.broadcast_tensors(*tensors), {}, **params)
 
 
@@ -393,7 +394,12 @@ def multi_margin_loss(
 ) -> Tensor:
     """Return the margin loss of one class against all others; see `rustloss.MultiMarginLoss`."""
     how = _reduction(reduction, size_average, reduce)
-    params = {"p": p, "margin": margin, "class_weight": _numbers(weight), "reduction": how}
+    params: dict[str, Any] = {
+        "p": p,
+        "margin": margin,
+        "class_weight": _numbers(weight),
+        "reduction": how,
+    }
     return _call_rows("MultiMarginLoss", (input, target), **params)
 
 
@@ -418,7 +424,7 @@ def multilabel_soft_margin_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Return the mean cross-entropy of yes or no per class; see `MultiLabelSoftMarginLoss`."""
-    params = {
+    params: dict[str, Any] = {
         "class_weight": _numbers(weight),
         "out_of_range": "allow",
         "reduction": _reduction(reduction, size_average, reduce),
@@ -446,7 +452,13 @@ def triplet_margin_loss(
     """Return the margin loss of two distances; see `rustloss.TripletMarginLoss`."""
     how = _reduction(reduction, size_average, reduce)
     _require_margin(margin)
-    params = {"margin": margin, "p": float(p), "epsilon": eps, "swap": swap, "reduction": how}
+    params: dict[str, Any] = {
+        "margin": margin,
+        "p": float(p),
+        "epsilon": eps,
+        "swap": swap,
+        "reduction": how,
+    }
     tensors = torch.broadcast_tensors(anchor, positive, negative)
     return _call_rows("TripletMarginLoss", tensors, **params)
 
@@ -493,7 +505,7 @@ def ctc_loss(
     if one:
         log_probs, targets = log_probs[:, None], targets.reshape(1, -1)
     lengths = [torch.as_tensor(n).reshape(-1) for n in (input_lengths, target_lengths)]
-    params = {
+    params: dict[str, Any] = {
         "layout": "TNC",
         "blank": blank,
         "input": "log_probs_torch",
