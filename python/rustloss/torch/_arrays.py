@@ -43,7 +43,7 @@ def to_tensor(result: Any) -> Any:
     if isinstance(result, tuple):
         return tuple(map(to_tensor, result))
     array = np.asarray(result)
-    if array.dtype.name == "bfloat16":
+    if array.dtype.kind == "V":  # bfloat16, which NumPy does not know
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 

@@ -13,9 +13,6 @@ from torch import Tensor
 from rustloss.torch._arrays import to_numpy, to_tensor
 from rustloss.torch._op import Call, places, run, signature
 
-#: The reductions that leave samples apart: most losses have an array as value then.
-_APART = frozenset({"none", "sample", "sample_sum", "sample_weighted_mean"})
-
 
 class Eager(torch.autograd.Function):
     """The value, by the shortest way: no tracing, no transforms."""
@@ -31,7 +28,7 @@ class Eager(torch.autograd.Function):
         ctx.grads = None
         arrays = dict(zip(call.names, map(to_numpy, call.names, tensors), strict=True))
         loss = call.traits.loss
-        if loss.reduction in _APART:
+        if call.traits.apart:
             apart: Tensor = to_tensor(loss(**arrays, **others))
             return apart
         value, grads = loss.value_and_grad(**arrays, **others, wrt=call.wrt)

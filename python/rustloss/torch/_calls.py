@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import TransformType
 
+from rustloss._adapter import bind
 from rustloss._loss import Loss
 from rustloss.errors import CallError
 from rustloss.torch._arrays import require_cpu, to_numpy, to_tensor
@@ -90,12 +91,11 @@ def value(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
     -------
     Tensor
     """
-    by_place = dict(zip(traits.names, args, strict=False))
-    known = [name for name in (*traits.names, *_OPTIONS) if name not in by_place]
-    if len(args) > len(traits.names) or any(name not in known for name in kwargs):
-        text = f"expected {', '.join(traits.names)} once each, and {', '.join(_OPTIONS)} by name"
-        raise CallError(f"{text}, got {len(args)} by position and {', '.join(kwargs) or 'none'}")
-    given = {name: x for name, x in {**by_place, **kwargs}.items() if x is not None}
+    given = dict(zip(traits.names, args, strict=False))
+    if kwargs or len(args) > len(traits.names):
+        _check_names(traits.names, args, kwargs)
+        given |= kwargs
+    given = {name: x for name, x in given.items() if x is not None}
     tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
     call = Call(traits, (*tensors,))
     if torch.is_grad_enabled():
@@ -110,6 +110,13 @@ def value(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
         return _traced(traits, given)
     others = {name: x for name, x in given.items() if name not in tensors}
     return Eager.apply(call, others, *tensors.values())
+
+
+def _check_names(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    known = (*names[len(args) :], *_OPTIONS)
+    if len(args) > len(names) or any(name not in known for name in kwargs):
+        text = f"expected {', '.join(names)} once each, and {', '.join(_OPTIONS)} by name"
+        raise CallError(f"{text}, got {len(args)} by position and {', '.join(kwargs) or 'none'}")
 
 
 def _is_traced(tensors: dict[str, Tensor]) -> bool:
@@ -141,10 +148,7 @@ def _refuse_forward_over_forward() -> None:
 
 
 def _detached(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    def plain(name: str, x: Any) -> Any:
-        return to_numpy(name, x) if isinstance(x, Tensor) else x
-
-    names = (row["name"] for row in loss._inputs)
-    arrays = [plain(name, x) for name, x in zip(names, args, strict=False)]
-    more = {name: plain(name, x) for name, x in kwargs.items()}
-    return to_tensor(getattr(loss, method)(*arrays, *args[len(arrays) :], **more))
+    inputs, options = bind(loss, args, kwargs)
+    given = {**inputs, **options}
+    arrays = {name: to_numpy(name, x) if isinstance(x, Tensor) else x for name, x in given.items()}
+    return to_tensor(getattr(loss, method)(**arrays))

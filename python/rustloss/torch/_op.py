@@ -24,6 +24,7 @@ from rustloss.torch._arrays import to_numpy, to_tensor
 
 #: Arguments of a call that are not among the inputs of the loss.
 _OPTIONS = ("grad_output", "denominator")
+_APART = frozenset({"none", "sample", "sample_sum", "sample_weighted_mean"})
 #: What stands for the size of an axis of which nothing is known.
 _ANY_SIZE = 2
 
@@ -48,6 +49,8 @@ class Traits:
     elementwise: bool
     #: Whether a sample's loss depends on other samples.
     coupled: bool
+    #: Whether the reduction leaves samples apart: most losses have an array as value then.
+    apart: bool
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def traits(loss: Loss) -> Traits:
         tuple(row["name"] for row in inputs if row["gradient"] != "Never"),
         families[name] == "elementwise",
         families[name] == "pairwise",
+        loss.reduction in _APART,
     )
 
 
