@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import doctest
+import importlib
 import pickle
 import zlib
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from contract import PER_SAMPLE, losses_of, over_losses, remade
 from rustloss import errors
 from rustloss.testing._inputs import Values, inputs_of
 from rustloss.testing._registry import differentiable, spec_of
+from test_docs import ROOT, check_page
 
 torch = pytest.importorskip("torch")
 
@@ -558,3 +561,17 @@ def test_modules_can_be_pickled_and_copied(name):
     inputs = tensors_of(loss_of(name))
     module = LossModule(loss_of(name))
     assert torch.equal(pickle.loads(pickle.dumps(module))(**inputs), module(**inputs))
+
+
+# Documentation.
+
+
+@pytest.mark.parametrize("name", ["rustloss.torch", "rustloss.torch._calls"])
+def test_docstring_examples(name):
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted
+    assert not found.failed
+
+
+def test_page():
+    check_page(ROOT / "docs" / "torch.md")
