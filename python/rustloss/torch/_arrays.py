@@ -48,10 +48,23 @@ def to_tensor(result: Any) -> Any:
     return torch.from_numpy(array)
 
 
-def require_cpu(name: str, tensor: Tensor) -> None:
-    """Raise a DTypeError if a tensor is on another device."""
-    if tensor.device.type != "cpu":
-        raise _unreadable(name, tensor)
+def as_tensor(name: str, value: Any) -> Tensor:
+    """Return an argument of a call as a tensor; numbers are in double precision, as NumPy's are.
+
+    Raises
+    ------
+    DTypeError
+        If it is on another device, or a list of rows of different lengths.
+    """
+    if not isinstance(value, Tensor):
+        try:
+            return torch.tensor(np.asarray(value))
+        except (TypeError, ValueError) as error:
+            text = f"{name}: expected a tensor where torch traces, transforms or differentiates"
+            raise DTypeError(f"{text} twice, got {type(value).__name__}", name) from error
+    if value.device.type != "cpu":
+        raise _unreadable(name, value)
+    return value
 
 
 def _bfloat16(name: str, tensor: Tensor) -> NDArray[Any]:

@@ -10,44 +10,48 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rustloss.torch._arrays import to_numpy, to_tensor
+from rustloss.torch._arrays import as_tensor, to_numpy, to_tensor
 from rustloss.torch._op import Call, places, run, signature
+
+#: Bytes of a number in single precision.
+_SINGLE = 4
 
 
 class Eager(torch.autograd.Function):
     """The value, by the shortest way: no tracing, no transforms."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, others: dict[str, Any], *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, call: Call, order: tuple[str, ...], others: dict[str, Any], *tensors: Tensor
+    ) -> Tensor:
         """Compute a value of one number together with its gradients, so that arrays are read once.
 
-        An array of values waits for what arrives at each of them.
+        An array of values waits for what arrives at each of them, and so do gradients of half
+        types, which would lose what a loss is scaled for.
         """
         ctx.save_for_backward(*tensors)
-        ctx.args = call, others
+        ctx.args = call, order, others
         ctx.grads = None
         arrays = dict(zip(call.names, map(to_numpy, call.names, tensors), strict=True))
         loss = call.traits.loss
-        if call.traits.apart:
-            apart: Tensor = to_tensor(loss(**arrays, **others))
-            return apart
-        value, grads = loss.value_and_grad(**arrays, **others, wrt=call.wrt)
-        # A gradient in a half type would lose what a scaled loss is scaled for.
-        if value.ndim == 0 and all(grad.itemsize >= value.itemsize for grad in grads):
-            ctx.grads = grads
-        whole: Tensor = to_tensor(value)
-        return whole
+        if call.traits.apart or any(arrays[name].itemsize < _SINGLE for name in call.wrt):
+            value = loss(**arrays, **others)
+        else:
+            value, grads = loss.value_and_grad(**arrays, **others, wrt=call.wrt)
+            ctx.grads = None if value.ndim else grads
+        tensor: Tensor = to_tensor(value)
+        return tensor
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
         """Give the gradients away; who asks again, or for more, has them computed again."""
-        call, others = ctx.args
+        call, order, others = ctx.args
         tensors = ctx.saved_tensors
         saved, ctx.grads = ctx.grads, None
         if torch.is_grad_enabled():
-            more = {name: torch.as_tensor(value) for name, value in others.items()}
-            whole = replace(call, names=(*call.names, *more))
-            grads = Slope.apply(whole, upstream, *tensors, *more.values())
+            given = {**others, **dict(zip(call.names, tensors, strict=True))}
+            whole = [as_tensor(name, given[name]) for name in order]
+            grads = Slope.apply(replace(call, names=order), upstream, *whole)
         elif saved is None:
             arrays = dict(zip(call.names, map(to_numpy, call.names, tensors), strict=True))
             output = to_numpy("grad_output", upstream)
@@ -61,7 +65,7 @@ class Eager(torch.autograd.Function):
                 for grad in grads:
                     grad.mul_(factor)
         found = dict(zip(call.wrt, grads, strict=True))
-        return None, None, *map(found.get, call.names)
+        return None, None, None, *map(found.get, call.names)
 
 
 class Value(torch.autograd.Function):
@@ -197,7 +201,7 @@ def _bend(
     NotImplementedError
         If the loss does not have all of it, or if another input has a part in it.
     """
-    first = call.names[0]
+    first = call.traits.names[0]
     mixed = sorted({*moves, *others} - {first})
     if mixed:
         text = f"expected a second derivative by {first} alone, got one by {', '.join(mixed)}"

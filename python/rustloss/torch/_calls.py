@@ -11,7 +11,7 @@ from torch._C._functorch import TransformType
 from rustloss._adapter import bind
 from rustloss._loss import Loss
 from rustloss.errors import CallError
-from rustloss.torch._arrays import require_cpu, to_numpy, to_tensor
+from rustloss.torch._arrays import as_tensor, to_numpy, to_tensor
 from rustloss.torch._autograd import Eager, TransformedValue, Value
 from rustloss.torch._op import Call, Traits, traits
 
@@ -95,7 +95,8 @@ def value(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
     if kwargs or len(args) > len(traits.names):
         _check_names(traits.names, args, kwargs)
         given |= kwargs
-    given = {name: x for name, x in given.items() if x is not None}
+    order = (*traits.names, *_OPTIONS)
+    given = {name: given[name] for name in order if given.get(name) is not None}
     tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
     call = Call(traits, (*tensors,))
     if torch.is_grad_enabled():
@@ -109,7 +110,7 @@ def value(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
     if traced:
         return _traced(traits, given)
     others = {name: x for name, x in given.items() if name not in tensors}
-    return Eager.apply(call, others, *tensors.values())
+    return Eager.apply(call, (*given,), others, *tensors.values())
 
 
 def _check_names(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -132,9 +133,7 @@ def _traced(traits: Traits, given: dict[str, Any]) -> Tensor:
     """Return the value through the operator, all of whose arguments are tensors."""
     if not torch.compiler.is_compiling():
         _refuse_forward_over_forward()
-    tensors = {name: torch.as_tensor(x) for name, x in given.items()}
-    for name, tensor in tensors.items():
-        require_cpu(name, tensor)
+    tensors = {name: as_tensor(name, x) for name, x in given.items()}
     function = Value if torch.compiler.is_compiling() else TransformedValue
     return function.apply(Call(traits, (*tensors,)), *tensors.values())
 

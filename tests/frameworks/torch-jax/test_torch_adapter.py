@@ -243,6 +243,42 @@ def test_an_input_that_was_changed_in_place_is_noticed():
         value.backward()
 
 
+def test_inputs_by_name_in_any_order():
+    loss, inputs = loss_of("PoissonNLLLoss", "mean"), tensors_of(loss_of("PoissonNLLLoss"))
+    module = LossModule(loss)
+    calls = [
+        lambda x: module(target=inputs["target"], pred=x),
+        lambda x: module(x, inputs["target"]),
+    ]
+    first, second = (torch.func.hessian(f)(inputs["pred"]) for f in calls)
+    assert torch.equal(first, second)
+    x = inputs["pred"].requires_grad_()
+    assert torch.autograd.gradgradcheck(calls[0], (x,))
+
+
+def test_a_second_derivative_by_the_label_is_refused():
+    label = torch.tensor([0.25, 0.5], dtype=torch.float64, requires_grad=True)
+    value = rl.SigmoidBCELoss(reduction="sum")(np.array([1.0, -1.0]), label)
+    (grad,) = torch.autograd.grad(value, label, create_graph=True)
+    with pytest.raises(NotImplementedError, match="pred alone"):
+        torch.autograd.grad(grad.sum(), label)
+
+
+def test_numbers_are_in_double_precision_everywhere():
+    pred = torch.tensor([0.5, 3.0], dtype=torch.float64, requires_grad=True)
+    loss = rl.PoissonNLLLoss(from_logits=False, reduction="mean")
+
+    def function(x: Any) -> Any:
+        return loss(x, [1.0, 0.0], sample_weight=0.1, epsilon=1e-8, denominator=3.0)
+
+    options = {"sample_weight": 0.1, "epsilon": 1e-8, "denominator": 3.0}
+    expected = loss.grad(pred.detach().numpy(), [1.0, 0.0], **options)
+    for create_graph in (False, True):
+        (grad,) = torch.autograd.grad(function(pred), pred, create_graph=create_graph)
+        assert_array_equal(grad.detach(), expected)
+    assert_array_equal(torch.func.grad(function)(pred.detach()), expected)
+
+
 # Transforms.
 
 

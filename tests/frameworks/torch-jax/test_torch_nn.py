@@ -281,24 +281,21 @@ def test_agrees(name: str, data: st.DataObject) -> None:
     compare(made, tensors, needing, FLOAT64)
 
 
-def samples() -> list[Any]:
-    """Return torch's own constructor arguments and inputs for its modules."""
+def samples() -> dict[str, list[Any]]:
+    """Return, for each module, torch's own constructor arguments and inputs of it."""
     common = pytest.importorskip("torch.testing._internal.common_modules")
-    found = []
-    for info in common.module_db:
-        name = info.module_cls.__name__
-        if name in ours_nn.__all__ and info.module_cls.__module__ == "torch.nn.modules.loss":
-            found.append((name, info))
-    return found
+    options = {"dtype": torch.float64, "requires_grad": True, "training": True}
+    return {
+        info.module_cls.__name__: info.module_inputs_func(info, device="cpu", **options)
+        for info in common.module_db
+        if info.module_cls.__name__ in ours_nn.__all__
+    }
 
 
 def test_agrees_on_the_samples_of_torch():
     seen = 0
-    for name, info in samples():
-        inputs = info.module_inputs_func(
-            info, device="cpu", dtype=torch.float64, requires_grad=True, training=True
-        )
-        for sample in inputs:
+    for name, calls in samples().items():
+        for sample in calls:
             seen += 1
             args, options = sample.constructor_input.args, dict(sample.constructor_input.kwargs)
             if isinstance(options.get("weight"), torch.Tensor):
@@ -308,6 +305,16 @@ def test_agrees_on_the_samples_of_torch():
             needing = [i for i, x in enumerate(arrays) if x.requires_grad]
             compare(made, arrays, needing, SAMPLES)
     assert seen > 200
+
+
+@pytest.mark.slow
+def test_all_compile_as_one_graph():
+    for name, (sample, *_) in samples().items():
+        module = getattr(ours_nn, name)()
+        torch._dynamo.reset()
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        found, expected = (f(*sample.forward_input.args) for f in (compiled, module))
+        assert torch.equal(found, expected), name
 
 
 @over_modules
