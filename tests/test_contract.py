@@ -258,6 +258,7 @@ def class_weights(loss: rl.Loss, inputs: dict[str, Any], place: Geometry) -> Any
     params, ones = loss._params, np.ones(place.unreduced)
     if "Classes" not in {i.domain for i in registered_inputs(loss)}:
         return ones
+    assert place.classes is not None
     classes = place.shape[place.classes]
     given = [params[key] for key in weights_of_classes(loss) if params[key] is not None]
     weights = np.array(given[0]) if given else np.ones(classes)

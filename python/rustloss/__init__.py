@@ -8,7 +8,10 @@ from rustloss import _core, elementwise, errors, pairwise, plot, rowwise, sequen
 from rustloss._loss import ArraySpec, Loss, Signature
 from rustloss.elementwise import *  # noqa: F403
 from rustloss.pairwise import *  # noqa: F403
-from rustloss.rowwise import *  # noqa: F403
+from rustloss.rowwise.distances import *  # noqa: F403
+from rustloss.rowwise.forecasts import *  # noqa: F403
+from rustloss.rowwise.margins import *  # noqa: F403
+from rustloss.rowwise.softmax import *  # noqa: F403
 from rustloss.sequence import *  # noqa: F403
 from rustloss.threads import get_num_threads, num_threads, set_num_threads
 
@@ -28,7 +31,10 @@ __all__ = [
 ]
 __all__ += elementwise.__all__
 __all__ += pairwise.__all__
-__all__ += rowwise.__all__
+__all__ += rowwise.distances.__all__
+__all__ += rowwise.forecasts.__all__
+__all__ += rowwise.margins.__all__
+__all__ += rowwise.softmax.__all__
 __all__ += sequence.__all__
 
 

@@ -1,0 +1,88 @@
+"""Tensors as NumPy arrays and back, over the same memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rustloss.errors import DTypeError
+
+
+def to_numpy(name: str, tensor: Tensor) -> NDArray[Any]:
+    """Return a tensor's memory as an array.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for errors.
+    tensor : Tensor
+        A dense tensor in the CPU's memory, of any strides. One whose negative bit is set is copied.
+
+    Raises
+    ------
+    DTypeError
+        If it is on another device, sparse, quantised, complex or of an unknown type.
+    """
+    try:
+        array: NDArray[Any] = tensor.detach().numpy()
+    except (RuntimeError, TypeError) as error:
+        if tensor.is_neg():
+            return to_numpy(name, tensor.resolve_neg())
+        if tensor.dtype == torch.bfloat16 and tensor.layout == torch.strided:
+            return _bfloat16(name, tensor)
+        raise _unreadable(name, tensor) from error
+    return array
+
+
+def to_tensor(result: Any) -> Any:
+    """Return a result of a loss as a tensor, tuples as tuples of tensors."""
+    if isinstance(result, tuple):
+        return tuple(map(to_tensor, result))
+    array = np.asarray(result)
+    if array.dtype.kind == "V":  # bfloat16, which NumPy does not know
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def as_tensor(name: str, value: Any) -> Tensor:
+    """Return an argument of a call as a tensor; numbers are in double precision, as NumPy's are.
+
+    Raises
+    ------
+    DTypeError
+        If it is on another device, or a list of rows of different lengths.
+    """
+    if not isinstance(value, Tensor):
+        try:
+            return torch.tensor(np.asarray(value))
+        except (TypeError, ValueError) as error:
+            text = f"{name}: expected a tensor where torch traces, transforms or differentiates"
+            raise DTypeError(f"{text} twice, got {type(value).__name__}", name) from error
+    if value.device.type != "cpu":
+        raise _unreadable(name, value)
+    return value
+
+
+def _bfloat16(name: str, tensor: Tensor) -> NDArray[Any]:
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        text = f"{name}: bfloat16 needs the package ml_dtypes; install it, or pass {name}.float()"
+        raise DTypeError(text, name) from error
+    return to_numpy(name, tensor.view(torch.int16)).view(ml_dtypes.bfloat16)
+
+
+def _unreadable(name: str, tensor: Tensor) -> DTypeError:
+    if tensor.device.type != "cpu":
+        what, remedy = f"one on {tensor.device}", f"pass {name}.cpu()"
+    elif tensor.is_quantized:
+        what, remedy = f"a quantised one, {tensor.dtype}", f"pass {name}.dequantize()"
+    elif tensor.layout != torch.strided:
+        what, remedy = f"one of layout {tensor.layout}", f"pass {name}.to_dense()"
+    else:
+        what, remedy = f"one of {tensor.dtype}", f"pass {name}.float()"
+    return DTypeError(f"{name}: expected a dense tensor on the CPU, got {what}; {remedy}", name)

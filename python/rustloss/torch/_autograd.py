@@ -1,0 +1,248 @@
+"""What autograd has to know: the value, its gradient, and the derivative of that."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rustloss.torch._arrays import as_tensor, to_numpy, to_tensor
+from rustloss.torch._op import Call, places, run, signature
+
+#: Bytes of a number in single precision.
+_SINGLE = 4
+
+
+class Eager(torch.autograd.Function):
+    """The value, by the shortest way: no tracing, no transforms."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, call: Call, order: tuple[str, ...], others: dict[str, Any], *tensors: Tensor
+    ) -> Tensor:
+        """Compute a value of one number together with its gradients, so that arrays are read once.
+
+        An array of values waits for what arrives at each of them, and so do gradients of half
+        types, which would lose what a loss is scaled for.
+        """
+        ctx.save_for_backward(*tensors)
+        ctx.args = call, order, others
+        ctx.grads = None
+        arrays = dict(zip(call.names, map(to_numpy, call.names, tensors), strict=True))
+        loss = call.traits.loss
+        if call.traits.apart or any(arrays[name].itemsize < _SINGLE for name in call.wrt):
+            value = loss(**arrays, **others)
+        else:
+            value, grads = loss.value_and_grad(**arrays, **others, wrt=call.wrt)
+            ctx.grads = None if value.ndim else grads
+        tensor: Tensor = to_tensor(value)
+        return tensor
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        """Give the gradients away; who asks again, or for more, has them computed again."""
+        call, order, others = ctx.args
+        tensors = ctx.saved_tensors
+        saved, ctx.grads = ctx.grads, None
+        if torch.is_grad_enabled():
+            given = {**others, **dict(zip(call.names, tensors, strict=True))}
+            whole = [as_tensor(name, given[name]) for name in order]
+            grads = Slope.apply(replace(call, names=order), upstream, *whole)
+        elif saved is None:
+            arrays = dict(zip(call.names, map(to_numpy, call.names, tensors), strict=True))
+            output = to_numpy("grad_output", upstream)
+            grads = to_tensor(
+                call.traits.loss.grad(**arrays, **others, wrt=call.wrt, grad_output=output)
+            )
+        else:
+            grads = to_tensor(saved)
+            factor = upstream.item()
+            if factor != 1:
+                for grad in grads:
+                    grad.mul_(factor)
+        found = dict(zip(call.wrt, grads, strict=True))
+        return None, None, None, *map(found.get, call.names)
+
+
+class Value(torch.autograd.Function):
+    """The value, for the compiler: the operator alone."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(call: Call, *tensors: Tensor) -> Tensor:
+        return run(call, "__call__", tensors)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.call, *tensors = inputs
+        _save(ctx, tensors)
+        ctx.shape, ctx.dtype = output.shape, output.dtype
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor | None) -> Any:
+        return _back(Slope.forward, ctx, upstream)
+
+
+class TransformedValue(Value):
+    """The value, for `torch.func` and forward-mode differentiation."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor | None) -> Any:
+        return _back(Slope.apply, ctx, upstream)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
+        wrt = ctx.call.wanted([tangent is not None for tangent in tangents])
+        moves = _present(ctx.call.names, tangents)
+        return _along(wrt, ctx.saved_tensors, moves, ctx.shape).to(ctx.dtype)
+
+
+class Slope(torch.autograd.Function):
+    """The gradients for what arrives at the value."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(call: Call, upstream: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return run(call, "grad", tensors, upstream)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004
+        ctx.call, *tensors = inputs
+        _save(ctx, tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        upstream, *tensors = ctx.saved_tensors
+        moves = _present(ctx.call.wrt, cotangents)
+        by_upstream, *needed = ctx.needs_input_grad[1:]
+        output, bent = None, None
+        if moves and by_upstream:
+            output = _along(ctx.call, tensors, moves, upstream.shape).to(upstream.dtype)
+        if moves and any(needed):
+            others = ctx.call.wanted(needed).wrt
+            bent = _bend(ctx.call, upstream, tensors, moves, others)
+        return None, output, bent, *[None] * (len(tensors) - 1)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, output: Tensor | None, *tangents: Tensor | None) -> Any:
+        upstream, *tensors = ctx.saved_tensors
+        moves = _present(ctx.call.names, tangents)
+        parts: list[tuple[Tensor, ...]] = []
+        if output is not None:
+            parts.append(Slope.apply(ctx.call, output, *tensors))
+        if moves:
+            parts.append((_bend(ctx.call, upstream, tensors, moves, ctx.call.wrt),))
+        return tuple(functools.reduce(torch.add, terms) for terms in zip(*parts, strict=True))
+
+
+class Curve(torch.autograd.Function):
+    """The diagonal of the second derivative by the first input, which has no derivative here."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(call: Call, upstream: Tensor, *tensors: Tensor) -> Tensor:
+        return run(call, "grad_hess", tensors, upstream)[1]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        """Save nothing: the derivatives below need nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError("expected at most two derivatives of a loss, got a third")
+
+    jvp = backward
+
+
+def _save(ctx: Any, tensors: Sequence[Tensor]) -> None:
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+    # What does not move is None then, and can be told from what moves.
+    ctx.set_materialize_grads(False)
+
+
+def _present(names: Sequence[str], tensors: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    pairs = zip(names, tensors, strict=True)
+    return {name: tensor for name, tensor in pairs if tensor is not None}
+
+
+def _back(slope: Callable[..., Any], ctx: Any, upstream: Tensor | None) -> tuple[Any, ...]:
+    """Return what goes back from a value to the arguments of its function."""
+    found: dict[str, Tensor] = {}
+    if upstream is not None:
+        call = ctx.call.wanted(ctx.needs_input_grad[1:])
+        grads = slope(call, upstream, *ctx.saved_tensors)
+        found = dict(zip(call.wrt, grads, strict=True))
+    return None, *[found.get(name) for name in ctx.call.names]
+
+
+def _bend(
+    call: Call,
+    upstream: Tensor,
+    tensors: Sequence[Tensor],
+    moves: Mapping[str, Tensor],
+    others: Sequence[str],
+) -> Tensor:
+    """Return the second derivative by the first input times a direction.
+
+    `moves` and `others` are the inputs by which it is wanted, in the one order or the other.
+
+    Raises
+    ------
+    NotImplementedError
+        If the loss does not have all of it, or if another input has a part in it.
+    """
+    first = call.traits.names[0]
+    mixed = sorted({*moves, *others} - {first})
+    if mixed:
+        text = f"expected a second derivative by {first} alone, got one by {', '.join(mixed)}"
+        raise NotImplementedError(f"{text} too; detach what needs no gradient")
+    kind = signature(call, tensors).hess
+    if kind == "none" or (kind == "diagonal" and not call.traits.elementwise):
+        text = "expected a loss that has all of its second derivative"
+        raise NotImplementedError(f"{text}, got {call.traits.loss!r}")
+    return Curve.apply(call, upstream, *tensors) * moves[first]
+
+
+def _along(
+    call: Call, tensors: Sequence[Tensor], moves: Mapping[str, Tensor], shape: torch.Size
+) -> Tensor:
+    """Return the derivative of a value of that shape when inputs move."""
+    one = torch.ones((), dtype=torch.float64)
+    grads = Slope.apply(replace(call, wrt=(*moves,)), one, *tensors)
+    kept = _kept(call, tensors) if shape else dict.fromkeys(moves, ())
+    terms = []
+    for (name, move), grad in zip(moves.items(), grads, strict=True):
+        if name not in kept:
+            text = f"expected a reduction that gives one number, as an element of {name} has a part"
+            raise NotImplementedError(f"{text} in several losses; got shape {tuple(shape)}")
+        gone = [axis for axis in range(grad.ndim) if axis not in kept[name]]
+        term = grad * move
+        terms.append((term.sum(gone) if gone else term).reshape(shape))
+    return functools.reduce(torch.add, terms)
+
+
+def _kept(call: Call, tensors: Sequence[Tensor]) -> dict[str, tuple[int | None, ...]]:
+    """Return the axes of the inputs that are the value's; over the others it sums.
+
+    An input is not in it if one element of it has a part in several numbers of the value.
+    """
+    if call.traits.coupled:
+        return {}
+    where = places(call.traits.text, tensors[0].shape)
+    kept = {}
+    for name, tensor in zip(call.names, tensors, strict=True):
+        if tensor.shape == tensors[0].shape:
+            kept[name] = where.first
+        elif tensor.shape == where.shape:
+            kept[name] = where.unreduced
+    return kept

@@ -1,0 +1,153 @@
+"""Calls of losses on tensors: which way each of them goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import TransformType
+
+from rustloss._adapter import bind
+from rustloss._loss import Loss
+from rustloss.errors import CallError
+from rustloss.torch._arrays import as_tensor, to_numpy, to_tensor
+from rustloss.torch._autograd import Eager, TransformedValue, Value
+from rustloss.torch._op import Call, Traits, traits
+
+#: Classes whose tensors are nothing but memory; other ones have their own ways to be called.
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
+
+#: What a call takes beside the inputs of the loss.
+_OPTIONS = ("out", "denominator")
+
+
+def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a method of a loss with tensors.
+
+    Parameters
+    ----------
+    loss : Loss
+        The loss.
+    method : {"__call__", "value_and_grad", "grad", "grad_hess"}
+        Its method; all but the first give tensors without a graph.
+    args, kwargs
+        What the method takes, tensors among it.
+
+    Returns
+    -------
+    Tensor or tuple of Tensor
+
+    Raises
+    ------
+    rustloss.errors.DTypeError
+        If a tensor is not dense, not on the CPU, or not of real numbers.
+    rustloss.errors.ParameterError
+        If a tensor needs a gradient that the loss does not have.
+    """
+    if method == "__call__":
+        return value(traits(loss), args, kwargs)
+    return _detached(loss, method, args, kwargs)
+
+
+def apply(loss: Loss, *args: Any, **kwargs: Any) -> Tensor:
+    """Return the value of a loss, as ``loss(*args, **kwargs)`` does if one of them is a tensor.
+
+    Parameters
+    ----------
+    loss : Loss
+        The loss.
+    *args, **kwargs
+        What a call of it takes: tensors, arrays, numbers.
+
+    Returns
+    -------
+    Tensor
+
+    Examples
+    --------
+    >>> import torch
+    >>> import rustloss as rl
+    >>> from rustloss.torch import apply
+    >>> pred = torch.tensor([1.0, 3.0], requires_grad=True)
+    >>> apply(rl.L2Loss(reduction="sum"), pred, torch.zeros(2)).backward()
+    >>> pred.grad
+    tensor([1., 3.])
+    """
+    return value(traits(loss), args, kwargs)
+
+
+def value(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return the value of a loss with what autograd needs behind it.
+
+    Parameters
+    ----------
+    traits : Traits
+        The loss.
+    args, kwargs
+        What a call of it takes.
+
+    Returns
+    -------
+    Tensor
+    """
+    given = dict(zip(traits.names, args, strict=False))
+    if kwargs or len(args) > len(traits.names):
+        _check_names(traits.names, args, kwargs)
+        given |= kwargs
+    order = (*traits.names, *_OPTIONS)
+    given = {name: given[name] for name in order if given.get(name) is not None}
+    tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
+    call = Call(traits, (*tensors,))
+    if torch.is_grad_enabled():
+        call = call.wanted([x.requires_grad for x in tensors.values()])
+    traced = _is_traced(tensors)
+    if not (traced or call.wrt):
+        plain: Tensor = _detached(traits.loss, "__call__", (), given)
+        return plain
+    if "out" in given:
+        raise CallError("out: expected none beside tensors that need a gradient", "out")
+    if traced:
+        return _traced(traits, given)
+    others = {name: x for name, x in given.items() if name not in tensors}
+    return Eager.apply(call, (*given,), others, *tensors.values())
+
+
+def _check_names(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    known = (*names[len(args) :], *_OPTIONS)
+    if len(args) > len(names) or any(name not in known for name in kwargs):
+        text = f"expected {', '.join(names)} once each, and {', '.join(_OPTIONS)} by name"
+        raise CallError(f"{text}, got {len(args)} by position and {', '.join(kwargs) or 'none'}")
+
+
+def _is_traced(tensors: dict[str, Tensor]) -> bool:
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or not all(type(x) in _PLAIN for x in tensors.values())
+    )
+
+
+def _traced(traits: Traits, given: dict[str, Any]) -> Tensor:
+    """Return the value through the operator, all of whose arguments are tensors."""
+    if not torch.compiler.is_compiling():
+        _refuse_forward_over_forward()
+    tensors = {name: as_tensor(name, x) for name, x in given.items()}
+    function = Value if torch.compiler.is_compiling() else TransformedValue
+    return function.apply(Call(traits, (*tensors,)), *tensors.values())
+
+
+def _refuse_forward_over_forward() -> None:
+    """Raise where torch would take a second derivative by forward mode alone for zero."""
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    if sum(level.key() == TransformType.Jvp for level in stack) > 1:
+        text = "expected one level of forward mode, got several; take torch.func.hessian, or"
+        raise NotImplementedError(f"{text} torch.func.jacfwd of torch.func.jacrev")
+
+
+def _detached(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    inputs, options = bind(loss, args, kwargs)
+    given = {**inputs, **options}
+    arrays = {name: to_numpy(name, x) if isinstance(x, Tensor) else x for name, x in given.items()}
+    return to_tensor(getattr(loss, method)(**arrays))

@@ -1,0 +1,45 @@
+"""Errors of rustloss that are of torch's classes, too: what catches the one catches the other."""
+
+from __future__ import annotations
+
+from rustloss.errors import (
+    ArgumentError,
+    DTypeError,
+    LabelError,
+    LengthError,
+    ParameterError,
+    ShapeError,
+)
+
+
+class TorchDTypeError(DTypeError, RuntimeError):
+    """An element type, a `RuntimeError` in torch."""
+
+
+class TorchLabelError(LabelError, IndexError, RuntimeError):
+    """A label, an `IndexError` in torch if it is a class and a `RuntimeError` if it is not."""
+
+
+class TorchLengthError(LengthError, RuntimeError):
+    """A sequence length, a `RuntimeError` in torch."""
+
+
+class TorchParameterError(ParameterError, RuntimeError):
+    """A parameter, a `RuntimeError` in torch for some."""
+
+
+class TorchShapeError(ShapeError, RuntimeError):
+    """A shape, a `RuntimeError` in torch for most."""
+
+
+def as_torch(error: ArgumentError) -> ArgumentError:
+    """Return the error with torch's class beside its own, if there is one."""
+    both = {
+        DTypeError: TorchDTypeError,
+        LabelError: TorchLabelError,
+        LengthError: TorchLengthError,
+        ParameterError: TorchParameterError,
+        ShapeError: TorchShapeError,
+    }
+    kind = both.get(type(error), type(error))
+    return kind(str(error), error.argument, error.index, error.value)
