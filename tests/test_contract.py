@@ -256,9 +256,8 @@ def test_labels_of_weight_zero_are_not_checked(name):
 def class_weights(loss: rl.Loss, inputs: dict[str, Any], place: Geometry) -> Any:
     """Return what counts in the weighted means beside `sample_weight`."""
     params, ones = loss._params, np.ones(place.unreduced)
-    if "Classes" not in {i.domain for i in registered_inputs(loss)}:
+    if place.classes is None or "Classes" not in {i.domain for i in registered_inputs(loss)}:
         return ones
-    assert place.classes is not None
     classes = place.shape[place.classes]
     given = [params[key] for key in weights_of_classes(loss) if params[key] is not None]
     weights = np.array(given[0]) if given else np.ones(classes)
