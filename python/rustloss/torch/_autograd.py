@@ -34,10 +34,11 @@ class Eager(torch.autograd.Function):
         ctx.grads = None
         arrays = dict(zip(call.names, map(to_numpy, call.names, tensors), strict=True))
         loss = call.traits.loss
-        if call.traits.apart or any(arrays[name].itemsize < _SINGLE for name in call.wrt):
+        sizes = (arrays[name].itemsize for name in (call.names[0], *call.wrt))
+        if call.traits.apart or min(sizes) < _SINGLE:
             value = loss(**arrays, **others)
         else:
-            value, grads = loss.value_and_grad(**arrays, **others, wrt=call.wrt)
+            value, grads = loss.value_and_grad(**arrays, **others, wrt=_short(call.wrt))
             ctx.grads = None if value.ndim else grads
         tensor: Tensor = to_tensor(value)
         return tensor
@@ -55,17 +56,25 @@ class Eager(torch.autograd.Function):
         elif saved is None:
             arrays = dict(zip(call.names, map(to_numpy, call.names, tensors), strict=True))
             output = to_numpy("grad_output", upstream)
-            grads = to_tensor(
-                call.traits.loss.grad(**arrays, **others, wrt=call.wrt, grad_output=output)
-            )
+            options = {"wrt": _short(call.wrt), "grad_output": output}
+            grads = _several(to_tensor(call.traits.loss.grad(**arrays, **others, **options)))
         else:
-            grads = to_tensor(saved)
+            grads = _several(to_tensor(saved))
             factor = upstream.item()
             if factor != 1:
                 for grad in grads:
                     grad.mul_(factor)
         found = dict(zip(call.wrt, grads, strict=True))
         return None, None, None, *map(found.get, call.names)
+
+
+def _short(wrt: tuple[str, ...]) -> str | tuple[str, ...]:
+    """Return names as a call reads them quickest: one alone, or a tuple."""
+    return wrt if len(wrt) > 1 else wrt[0]
+
+
+def _several(grads: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return grads if isinstance(grads, tuple) else (grads,)
 
 
 class Value(torch.autograd.Function):
