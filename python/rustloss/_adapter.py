@@ -94,10 +94,12 @@ def second_order(loss: Loss, *, grad_output: Any, direction: Any, **given: Any) 
     if row["value"] == ():
         summed = tuple(range(len(shape)))
     elif loss.reduction == "none":
-        summed = () if len(row["unreduced"]) == len(shape) else (row["vectors"],)
+        summed = () if row["unreduced"] == shape else (row["vectors"],)
     else:
         summed = tuple(axis for axis in range(len(shape)) if axis != row["first_samples"])
-    return hess * direction, along.sum(axis=summed, dtype=np.asarray(grad_output).dtype)
+    arrived = np.asarray(grad_output)
+    by_grad_output = along.sum(axis=summed, dtype=arrived.dtype).reshape(arrived.shape)
+    return hess * direction, by_grad_output
 
 
 def _is_elementwise(loss: Loss) -> bool:

@@ -93,10 +93,8 @@ def _through_value(
     wanted = [names[argnum - 3] for argnum in argnums]
     for name in wanted:
         if rules[name] == "Never":
-            text = (
-                f"{name}: there is no gradient by it; take it out of what autograd differentiates"
-            )
-            raise ParameterError(text, name)
+            remedy = "take it out of what autograd differentiates"
+            raise ParameterError(f"{name}: there is no gradient by it; {remedy}", name)
     return lambda g: tuple(_slope(loss, options, names, wrt, g, *inputs) for wrt in wanted)
 
 

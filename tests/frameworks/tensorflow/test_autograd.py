@@ -74,6 +74,15 @@ def test_two_derivatives_by_its_own_differences(name, reduction):
     check_grads(lambda x: anp.sin(loss(x, **arrays)), modes=["rev"], order=2)(pred)
 
 
+@over_reductions
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+def test_two_derivatives_of_rows_that_are_straight(reduction, shape):
+    loss = rl.SoftmaxCELoss(from_logits=True, reduction=reduction)
+    label = 1 if len(shape) == 1 else [1, 0]
+    pred = Values(0, smooth=True).of("LogDistribution", shape)
+    check_grads(lambda x: anp.sin(loss(x, label)), modes=["rev"], order=2)(pred)
+
+
 def test_second_derivative_that_is_no_diagonal_is_refused():
     loss = rl.SoftmaxCELoss(reduction="mean")
     objective = autograd.grad(lambda x: loss(x, [0, 1]))

@@ -16,5 +16,5 @@ TESTS = Path(__file__).parents[1] / "tensorflow" / "test_keras.py"
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_losses_of_keras(backend: str) -> None:
     """Keras reads the name of its backend once in the life of a process."""
-    run = [sys.executable, "-m", "pytest", "-m", "", "-q", TESTS]
+    run = [sys.executable, "-m", "pytest", "-m", "", "-q", str(TESTS)]
     subprocess.run(run, env=os.environ | {"KERAS_BACKEND": backend}, check=True)
