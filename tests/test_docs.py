@@ -19,7 +19,7 @@ import rustloss as rl
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 #: Pages about libraries that tests/frameworks has, and runs them.
-OF_FRAMEWORKS = {"boosting.md", "pipelines.md", "torch.md"}
+OF_FRAMEWORKS = {"boosting.md", "pipelines.md", "tensorflow.md", "torch.md"}
 EXAMPLE = re.compile(
     r"^```python\n(?P<code>.*?)^```$(?:\s*^```text\n(?P<expected>.*?)^```$)?",
     re.MULTILINE | re.DOTALL,

@@ -29,11 +29,13 @@ def bind(
     """
     names = [row["name"] for row in loss._inputs]
     if len(args) > len(names):
-        raise CallError(f"expected at most {len(names)} arguments, got {len(args)}")
+        text = f"expected at most {len(names)} arguments, got {len(args)}"
+        raise CallError(f"{text}; {type(loss).__name__} takes {tuple(names)}")
     inputs = dict(zip(names, args, strict=False))
     for name in kwargs:
         if name in inputs:
-            raise CallError(f"{name}: given by position and by name", name)
+            text = f"{name}: expected one value, got one by position and one by name"
+            raise CallError(text, name)
     inputs |= {name: value for name, value in kwargs.items() if name in names}
     return inputs, {name: value for name, value in kwargs.items() if name not in names}
 
@@ -55,21 +57,19 @@ def refuse_outputs(options: dict[str, Any]) -> None:
             raise OutputError(text, name)
 
 
-def second_order(
-    loss: Loss, given: dict[str, Any], grad_output: Any, direction: Any
-) -> tuple[Any, Any]:
+def second_order(loss: Loss, *, grad_output: Any, direction: Any, **given: Any) -> tuple[Any, Any]:
     """Return what flows back through the gradient by the prediction.
 
     Parameters
     ----------
     loss : Loss
         The loss.
-    given : dict
-        The inputs and options of the call, but `grad_output`.
     grad_output : ndarray
         What arrived at the value, in its shape.
     direction : ndarray
         What arrives at the gradient, in the prediction's shape.
+    **given
+        The inputs and the other options of the call.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def second_order(
 
     Raises
     ------
-    CallError
+    NotImplementedError
         If elements of the prediction depend on each other in the second derivative, of which the
         loss has the diagonal at most.
     """
@@ -87,17 +87,19 @@ def second_order(
     shape = np.shape(given[first])
     row = loss._signature([(shape, str(direction.dtype)), *[None] * (len(loss._inputs) - 1)])
     if not (row["hessian"] == "zero" or (row["hessian"] == "diagonal" and _is_elementwise(loss))):
-        text = f"{type(loss).__name__} has a first derivative only; its second is no diagonal"
-        raise CallError(text)
+        text = "expected a loss whose second derivative is a diagonal"
+        raise NotImplementedError(f"{text}, got {loss!r}")
     _, hess = loss.grad_hess(**given, grad_output=grad_output)
     along = loss.grad(**given, wrt=first) * direction
     if row["value"] == ():
         summed = tuple(range(len(shape)))
     elif loss.reduction == "none":
-        summed = () if len(row["unreduced"]) == len(shape) else (row["vectors"],)
+        summed = () if row["unreduced"] == shape else (row["vectors"],)
     else:
         summed = tuple(axis for axis in range(len(shape)) if axis != row["first_samples"])
-    return hess * direction, along.sum(axis=summed, dtype=np.asarray(grad_output).dtype)
+    arrived = np.asarray(grad_output)
+    by_grad_output = along.sum(axis=summed, dtype=arrived.dtype).reshape(arrived.shape)
+    return hess * direction, by_grad_output
 
 
 def _is_elementwise(loss: Loss) -> bool:

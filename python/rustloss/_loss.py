@@ -7,6 +7,7 @@ import inspect
 from typing import Any, Literal, NamedTuple, Self, TypedDict
 
 from rustloss import _core
+from rustloss._adapter import bind
 from rustloss.errors import CallError
 
 Reduction = Literal[
@@ -151,15 +152,11 @@ class Loss(_core.Loss):
         >>> signature.grads
         {'pred': ArraySpec(shape=(8, 10), dtype='float32')}
         """
+        given, unknown = bind(self, args, kwargs)
         names = [row["name"] for row in self._inputs]
-        if len(args) > len(names):
-            text = f"expected at most {len(names)} arguments, got {len(args)}"
-            raise CallError(text)
-        given = dict(zip(names, args, strict=False))
-        for name, value in kwargs.items():
-            if name not in names or name in given:
-                raise CallError(f"unexpected argument, or one given twice; it takes {names}", name)
-            given[name] = value
+        for name in unknown:
+            text = f"{name}: unexpected argument; {type(self).__name__} takes {tuple(names)}"
+            raise CallError(text, name)
         shapes = [
             None
             if given.get(name) is None

@@ -50,7 +50,9 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     Raises
     ------
     rustloss.errors.CallError
-        For another method, or when a derivative that the loss does not have is asked for.
+        For another method.
+    NotImplementedError
+        When a second derivative that the loss does not have is asked for.
     rustloss.errors.ParameterError
         If an input without a gradient, such as a weight, is traced.
     """
@@ -91,10 +93,8 @@ def _through_value(
     wanted = [names[argnum - 3] for argnum in argnums]
     for name in wanted:
         if rules[name] == "Never":
-            text = (
-                f"{name}: there is no gradient by it; take it out of what autograd differentiates"
-            )
-            raise ParameterError(text, name)
+            remedy = "take it out of what autograd differentiates"
+            raise ParameterError(f"{name}: there is no gradient by it; {remedy}", name)
     return lambda g: tuple(_slope(loss, options, names, wrt, g, *inputs) for wrt in wanted)
 
 
@@ -108,11 +108,11 @@ def _through_slope(
     for name in wanted:
         if wrt != first or name not in {first, "grad_output"}:
             text = f"there is no second derivative by {wrt} and {name}"
-            raise CallError(f"{type(loss).__name__}: {text}")
+            raise NotImplementedError(f"{type(loss).__name__}: {text}")
 
     def backward(direction: Any) -> Any:
         given = dict(zip(names, inputs, strict=True)) | options
-        found = second_order(loss, given, grad_output, np.asarray(direction))
+        found = second_order(loss, grad_output=grad_output, direction=direction, **given)
         results = dict(zip((first, "grad_output"), found, strict=True))
         return tuple(results[name] for name in wanted)
 

@@ -2,9 +2,9 @@
 
 A loss called with tensors gives a tensor that ``tf.GradientTape`` and ``tf.gradients``
 differentiate: twice if the second derivative of an element depends on that element alone, else the
-second time raises `CallError`. A gradient that is not known is NaN and not missing: by a weight,
-and the second derivative by prediction and label. Tensors are read without a copy; results are
-copied, since TensorFlow wants its memory aligned in a way of its own.
+second time raises `NotImplementedError`. A gradient that is not known is NaN and not missing: by a
+weight, and the second derivative by prediction and label. Tensors are read without a copy; results
+are copied, since TensorFlow wants its memory aligned in a way of its own.
 
 In a graph a loss is a ``tf.numpy_function``. Sizes of axes may be unknown, their number may not.
 Errors in the values of labels come as ``tf.errors.InvalidArgumentError`` with the same text. XLA
@@ -24,6 +24,7 @@ Examples
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ import numpy as np
 import tensorflow as tf
 
 from rustloss._adapter import DISCRETE, bind, foreign, refuse_outputs, second_order
-from rustloss.errors import CallError, DTypeError, ShapeError
+from rustloss.errors import DTypeError, ShapeError
 
 if TYPE_CHECKING:
     from rustloss import Loss
@@ -73,7 +74,8 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     rest = {name: value for name, value in given.items() if name not in tensors}
     if method == "__call__":
         return _value(loss, tensors, rest)
-    return _run(loss, method, tensors, rest)
+    text = f"{method} is not differentiated any further; call the loss, and differentiate that"
+    return _last(lambda now: _run(loss, method, now, rest), tensors, text)
 
 
 def _tensor(name: str, value: Any) -> Any:
@@ -135,19 +137,17 @@ def _grad(
     def slopes(grad_output: Any, *same: Any) -> tuple[list[Any], Callable[..., list[Any]]]:
         now = dict(zip(inputs, same, strict=True))
         given = tensors | now | {"grad_output": grad_output}
+        specs = [(tensor.shape, tensor.dtype) for tensor in (now[first], grad_output)]
 
         def backward(*arriving: Any) -> list[Any]:
             if wrt != (first,):
                 text = f"the gradient by {' and '.join(wrt)} has no derivative of its own"
                 remedy = "forward mode, which asks for one too, takes labels as NumPy arrays"
-                raise CallError(f"{type(loss).__name__}: {text}; {remedy}")
-            by_pred, by_grad_output = _computed(
-                lambda grad_output, direction, **given: second_order(
-                    loss, given, grad_output, direction
-                ),
+                raise NotImplementedError(f"{type(loss).__name__}: {text}; {remedy}")
+            by_pred, by_grad_output = _last(
+                lambda now: _computed(functools.partial(second_order, loss), now, rest, specs),
                 {**given, "direction": arriving[0]},
-                rest,
-                [(now[first].shape, now[first].dtype), (grad_output.shape, grad_output.dtype)],
+                "expected at most two derivatives of a loss, got a third",
             )
             mixed = {name: _unknown(tensor) for name, tensor in now.items()}
             return [by_grad_output, *(mixed | {first: by_pred}).values()]
@@ -158,6 +158,19 @@ def _grad(
     return {
         name: tf.cast(slope, inputs[name].dtype) for name, slope in zip(wrt, found, strict=True)
     }
+
+
+def _last(function: Callable[[dict[str, Any]], Any], tensors: dict[str, Any], text: str) -> Any:
+    """Return what a function makes of tensors, which raises where its derivative is asked for."""
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]  # TensorFlow has no types
+    def results(*same: Any) -> tuple[Any, Callable[..., Any]]:
+        def backward(*_: Any) -> Any:
+            raise NotImplementedError(text)
+
+        return function(dict(zip(tensors, same, strict=True))), backward
+
+    return results(*tensors.values())
 
 
 def _run(loss: Loss, method: str, tensors: dict[str, Any], rest: dict[str, Any]) -> Any:

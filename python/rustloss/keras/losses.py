@@ -55,6 +55,11 @@ _POISSON = rl.PoissonNLLLoss(from_logits=False, reduction="none")
 _CTC = rl.CTCLoss(blank="first", reduction="none")
 
 
+def _epsilon(like: Any) -> Any:
+    """Return Keras's epsilon in a tensor's type, which a Python number may turn into float32."""
+    return ops.cast(keras.config.epsilon(), like.dtype)
+
+
 def _mean_squared_error(y_true: Any, y_pred: Any) -> Any:
     """Mean of ``(y_true - y_pred)**2`` along the last axis."""
     return ops.mean(_SQUARED(y_pred, y_true), axis=-1)
@@ -67,13 +72,13 @@ def _mean_absolute_error(y_true: Any, y_pred: Any) -> Any:
 
 def _mean_absolute_percentage_error(y_true: Any, y_pred: Any) -> Any:
     """Mean of ``100 |y_true - y_pred| / max(|y_true|, epsilon)`` along the last axis."""
-    scale = ops.maximum(ops.abs(y_true), keras.config.epsilon()) / 100
+    scale = ops.maximum(ops.abs(y_true), _epsilon(y_true)) / 100
     return _mean_absolute_error(y_true / scale, y_pred / scale)
 
 
 def _mean_squared_logarithmic_error(y_true: Any, y_pred: Any) -> Any:
     """Mean of ``(log(1 + y_true) - log(1 + y_pred))**2``; numbers below epsilon count as that."""
-    logs = (ops.log(ops.maximum(y, keras.config.epsilon()) + 1) for y in (y_true, y_pred))
+    logs = (ops.log(ops.maximum(y, _epsilon(y)) + 1) for y in (y_true, y_pred))
     return _mean_squared_error(*logs)
 
 
@@ -151,7 +156,7 @@ def _sparse_categorical_crossentropy(
 
 
 def _clipped(probabilities: Any) -> Any:
-    epsilon = keras.config.epsilon()
+    epsilon = _epsilon(probabilities)
     return ops.clip(probabilities, epsilon, 1 - epsilon)
 
 
@@ -161,7 +166,7 @@ def _log_probabilities(y_pred: Any, axis: int) -> Any:
 
 def _kl_divergence(y_true: Any, y_pred: Any) -> Any:
     """Sum of ``y_true * log(y_true / y_pred)`` along the last axis, both from epsilon to 1."""
-    y_true, y_pred = (ops.clip(y, keras.config.epsilon(), 1) for y in (y_true, y_pred))
+    y_true, y_pred = (ops.clip(y, _epsilon(y), 1) for y in (y_true, y_pred))
     return ops.sum(_DIVERGENCE(ops.log(y_pred), y_true), axis=-1)
 
 

@@ -389,7 +389,7 @@ def test_no_memory_for_results():
 def test_call_errors():
     with pytest.raises(rl.errors.CallError, match="at most 3"):
         rl.L2Loss()(*[nd.ones(2)] * 4)
-    with pytest.raises(rl.errors.CallError, match="label: given"):
+    with pytest.raises(rl.errors.CallError, match="label: expected one value"):
         rl.L2Loss()(nd.ones(2), nd.ones(2), label=nd.ones(2))
     with pytest.raises(rl.errors.CallError, match="spam"):
         rl.L2Loss()(nd.ones(2), nd.ones(2), spam=1)

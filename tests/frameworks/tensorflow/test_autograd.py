@@ -74,17 +74,32 @@ def test_two_derivatives_by_its_own_differences(name, reduction):
     check_grads(lambda x: anp.sin(loss(x, **arrays)), modes=["rev"], order=2)(pred)
 
 
+@over_reductions
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+def test_two_derivatives_of_rows_that_are_straight(reduction, shape):
+    loss = rl.SoftmaxCELoss(from_logits=True, reduction=reduction)
+    label = 1 if len(shape) == 1 else [1, 0]
+    pred = Values(0, smooth=True).of("LogDistribution", shape)
+    check_grads(lambda x: anp.sin(loss(x, label)), modes=["rev"], order=2)(pred)
+
+
 def test_second_derivative_that_is_no_diagonal_is_refused():
     loss = rl.SoftmaxCELoss(reduction="mean")
     objective = autograd.grad(lambda x: loss(x, [0, 1]))
-    with pytest.raises(rl.errors.CallError, match="first derivative only"):
+    with pytest.raises(NotImplementedError, match="is a diagonal"):
         autograd.jacobian(objective)(np.ones((2, 3)))
+
+
+def test_third_derivative_is_refused():
+    objective = autograd.grad(lambda x: anp.sum(rl.L2Loss()(x, [0.0])))
+    with pytest.raises(rl.errors.CallError, match="call the loss"):
+        autograd.grad(lambda x: anp.sum(autograd.jacobian(objective)(x)))(np.ones(1))
 
 
 def test_mixed_second_derivative_is_refused():
     loss = rl.L2Loss(reduction="mean")
     objective = autograd.grad(loss)
-    with pytest.raises(rl.errors.CallError, match="by pred and label"):
+    with pytest.raises(NotImplementedError, match="by pred and label"):
         autograd.jacobian(objective, 1)(np.ones(2), np.zeros(2))
 
 

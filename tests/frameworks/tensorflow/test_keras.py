@@ -20,12 +20,16 @@ keras = pytest.importorskip("keras")
 losses = importlib.import_module("rustloss.keras.losses")
 
 BACKEND = keras.backend.backend()
-FLOAT64 = 1e-9
-"""Keras's own formulas cancel more than ours."""
+# Keras's own formulas cancel more than ours; on other backends a Python number in one of them makes
+# float32 of float64.
+TOLERANCES = {"float32": FLOAT32, "float64": 1e-9 if BACKEND == "tensorflow" else FLOAT32}
 TRAINED = 1e-4
 """Relative: float32 rounding, through some steps of training."""
 
 REDUCTIONS = (None, "none", "sum", "mean", "sum_over_batch_size", "mean_with_sample_weight")
+
+# Keras's own arrays do not know NumPy 2's way to ask for a copy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 over_names = pytest.mark.parametrize("name", losses.__all__)
 
@@ -176,26 +180,35 @@ def value_and_gradient(loss: Any, y_true: Any, y_pred: Any, weight: Any) -> tupl
     return keras.ops.convert_to_numpy(value), keras.ops.convert_to_numpy(grad)
 
 
-@over_names
-@settings(deadline=None, max_examples=30)
-@given(data=st.data())
-def test_agrees(name: str, data: st.DataObject) -> None:
-    draw = Draw(data)
-    # Keras's CTC has float32 only.
-    dtype = "float32" if name == "CTC" else draw.pick("float32", "float64")
+def check_agreement(name: str, draw: Draw, dtype: str) -> None:
     params, y_true, y_pred = CALLS[name](draw)
     params |= {"reduction": draw.pick(*REDUCTIONS), "dtype": dtype}
-    weight = draw.pick(None, draw.random.integers(0, 4, len(y_pred)) / 2)
-    if weight is not None and y_pred.ndim == 3 and name != "CTC":
-        weight = weight[:, None]
+    samples = y_pred.shape[:1] if name == "CTC" else y_pred.shape[:-1]
+    weight = draw.pick(None, draw.random.integers(0, 4, samples) / 2)
     call = (y_true.astype(dtype), y_pred.astype(dtype), weight)
     got = value_and_gradient(getattr(losses, name)(**params), *call)
     want = value_and_gradient(getattr(keras.losses, name)(**params), *call)
-    tolerance = FLOAT32 if dtype == "float32" else FLOAT64
+    tolerance = TOLERANCES[dtype]
     for x, y in zip(got, want, strict=True):
         assert x.shape == y.shape
         assert x.dtype == y.dtype
         assert_allclose(x, y, rtol=tolerance, atol=tolerance * max(1, np.abs(y).max()))
+
+
+@pytest.mark.parametrize("name", [name for name in losses.__all__ if name != "CTC"])
+@settings(deadline=None, max_examples=30 if BACKEND == "tensorflow" else 10)
+@given(data=st.data())
+def test_agrees(name: str, data: st.DataObject) -> None:
+    draw = Draw(data)
+    check_agreement(name, draw, draw.pick("float32", "float64"))
+
+
+@pytest.mark.timeout(600)
+@settings(deadline=None, max_examples=4)
+@given(data=st.data())
+def test_ctc_agrees(data: st.DataObject) -> None:
+    """Few calls, as Keras's own is compiled for minutes, and in the one precision that it has."""
+    check_agreement("CTC", Draw(data), "float32")
 
 
 def test_every_class_has_a_call() -> None:
@@ -282,7 +295,6 @@ def test_trains_as_keras_does(name: str) -> None:
     assert ours[-1] < ours[0]
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_saved_model_has_the_loss(tmp_path: Any) -> None:
     model, _ = trained(losses, "SparseCategoricalCrossentropy")
     model.save(tmp_path / "model.keras")
