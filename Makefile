@@ -84,7 +84,8 @@ with-mxnet: .venv-mxnet/.installed
 	.venv-mxnet/bin/python -m pytest -m '' tests/frameworks/test_mxnet.py
 
 with-peers: $(PEERS)/.installed
-	$(PEERS)/bin/python -m pytest -m '' tests/frameworks/test_torch.py tests/frameworks/test_jax.py
+	$(PEERS)/bin/python -m pytest -m '' tests/frameworks/test_torch.py tests/frameworks/test_jax.py \
+		tests/frameworks/test_jax_adapter.py
 
 lint-rust: export PYO3_PYTHON = $(abspath $(PY))
 lint-rust: $(VENV)/.requirements

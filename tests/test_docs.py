@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import rustloss as rl
+from rustloss import _frameworks
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -26,10 +27,12 @@ EXAMPLE = re.compile(
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#]+)")
 PNG = b"\x89PNG\r\n\x1a\n"
 
+# Adapters import their frameworks; their examples run beside the tests of them.
+ADAPTERS = {f"rustloss.{name}" for name in _frameworks._ADAPTERS.values()}
 MODULES = [
     module.name
     for module in pkgutil.iter_modules(rl.__path__, "rustloss.")
-    if module.name != "rustloss.__main__"
+    if module.name not in {"rustloss.__main__", *ADAPTERS}
 ]
 LOSSES = sorted(
     name
