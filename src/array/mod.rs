@@ -6,10 +6,8 @@ mod shape;
 mod view;
 
 pub use grid::{Grid, Tile};
-#[cfg(feature = "python")]
-#[cfg(feature = "python")]
-pub(crate) use shape::c_strides;
 pub use shape::{Shape, Strides, broadcasts, elements, reshapes, unravel};
-pub(crate) use shape::{overlaps_itself, reach};
+#[cfg(feature = "python")]
+pub(crate) use shape::{c_strides, overlaps_itself, reach};
 pub(crate) use view::Tiles;
 pub use view::{View, ViewMut};

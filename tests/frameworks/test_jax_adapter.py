@@ -33,6 +33,7 @@ from rustloss import _core, errors
 from rustloss.testing import arguments, example
 from rustloss.testing._inputs import Values, inputs_of
 from rustloss.testing._registry import differentiable, spec_of, specs
+from rustloss.testing._registry import inputs as registered_inputs
 
 jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")
@@ -197,6 +198,27 @@ def test_gradients_of_jax(name):
         expected = loss.grad(**inputs, wrt=wrt, grad_output=head)
         for found, other in zip(pullback(jnp.asarray(head)), expected, strict=True):
             assert_allclose(found, other, ROUNDING, ROUNDING, err_msg=str(loss))
+
+
+SHARED = [
+    (name, entry.name)
+    for name in specs()
+    for entry in registered_inputs(losses_of(name)[0])
+    if entry.shape in {"Broadcast", "SameOrOneVector"} and entry.gradient != "Never"
+]
+
+
+@pytest.mark.parametrize(("name", "shared"), SHARED)
+def test_one_vector_for_all_samples(name, shared):
+    for reduction in ("none", "sample", "mean"):
+        loss = spec_of(name).cls(reduction=reduction)
+        inputs = smooth(loss)
+        inputs[shared] = inputs[shared][(0,) * (inputs[shared].ndim - 1)]
+        function, arrays = of_inputs(loss, inputs, (shared,))
+        value, pullback = jax.vjp(function, *arrays)
+        head = np.random.default_rng(1).normal(size=value.shape)
+        expected = loss.grad(**inputs, wrt=shared, grad_output=head)
+        assert_allclose(pullback(jnp.asarray(head))[0], expected, ROUNDING, ROUNDING)
 
 
 def is_forward(value: Any, arrays: Any) -> bool:
