@@ -22,6 +22,9 @@ Shapes and element types are checked when a call is traced, with exceptions of `
 What arrays hold (labels, weights, lengths) is seen when the program runs: XLA then raises its own
 class, with the name of ours and its text in the message. `function` has another way.
 
+JAX from 0.4.38 on will do. `shard_map` of versions that have it in `jax.experimental` needs
+`check_rep=False`.
+
 Without JAX's 64-bit mode integers and numbers of NumPy become 32-bit, as everywhere in JAX.
 """
 
@@ -37,6 +40,11 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+try:
+    from jax import ffi
+except ImportError:  # before JAX 0.5
+    from jax.extend import ffi
+
 from rustloss import _core
 from rustloss._interop import as_array
 from rustloss._loss import ArraySpec, Loss
@@ -49,7 +57,7 @@ OnError = Literal["raise", "nan"]
 #: The name of the operation in compiled programs. One that was exported can be run, in any process,
 #: once this module is imported.
 _TARGET = "rustloss"
-jax.ffi.register_ffi_target(_TARGET, _core.xla_handler, platform="cpu")
+ffi.register_ffi_target(_TARGET, _core.xla_handler, platform="cpu")
 
 
 def function(loss: Loss, *, on_error: OnError = "raise") -> Callable[..., jax.Array]:
@@ -235,7 +243,7 @@ def _compute(operation: _Operation, *arrays: jax.Array) -> tuple[jax.Array, ...]
         most.update(shape=shape, dtype=jnp.dtype(dtype), weak_type=False)
         for shape, dtype in operation.specs(arrays)
     ]
-    run = jax.ffi.ffi_call(_TARGET, results, vmap_method="expand_dims")
+    run = ffi.ffi_call(_TARGET, results, vmap_method="expand_dims")
     return tuple(run(*arrays, call=operation.text(arrays[0].ndim)))
 
 
