@@ -109,7 +109,8 @@ class Loss(_core.Loss):
     then replaces it.
     """
 
-    __slots__ = ()
+    # JAX keeps compiled functions by weak references to what they were made of.
+    __slots__ = ("__weakref__",)
 
     def __new__(
         cls, name: str, *, prefix: object = None, params: object = None, **own: Any

@@ -8,6 +8,6 @@ mod view;
 pub use grid::{Grid, Tile};
 pub use shape::{Shape, Strides, broadcasts, elements, reshapes, unravel};
 #[cfg(feature = "python")]
-pub(crate) use shape::{overlaps_itself, reach};
+pub(crate) use shape::{c_strides, overlaps_itself, reach};
 pub(crate) use view::Tiles;
 pub use view::{View, ViewMut};

@@ -76,6 +76,11 @@ impl<'py> Bind<'py> {
         Ok(bind)
     }
 
+    /// All keywords beside the inputs that are given.
+    pub fn options(&self) -> impl Iterator<Item = (&'static str, &Bound<'py, PyAny>)> {
+        self.options.iter().map(|(name, value)| (*name, value))
+    }
+
     /// A keyword beside the inputs, if given.
     pub fn option(&self, name: &str) -> Option<&Bound<'py, PyAny>> {
         self.options.iter().find(|(n, _)| *n == name).map(|(_, value)| value)

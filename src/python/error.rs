@@ -7,9 +7,9 @@ use pyo3::types::{IntoPyDict, PyTuple};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// The exception for an error.
-pub fn exception(py: Python<'_>, error: &Error) -> PyErr {
-    let class = match error.kind {
+/// The name of the exception class for a kind of error.
+pub fn class(kind: Kind) -> &'static str {
+    match kind {
         Kind::Shape => "ShapeError",
         Kind::DType => "DTypeError",
         Kind::Label => "LabelError",
@@ -18,9 +18,18 @@ pub fn exception(py: Python<'_>, error: &Error) -> PyErr {
         Kind::Parameter => "ParameterError",
         Kind::Output => "OutputError",
         Kind::Call => "CallError",
+        Kind::Memory => "MemoryError",
+        Kind::Interrupted => "KeyboardInterrupt",
+    }
+}
+
+/// The exception for an error.
+pub fn exception(py: Python<'_>, error: &Error) -> PyErr {
+    match error.kind {
         Kind::Memory => return PyMemoryError::new_err(error.to_string()),
         Kind::Interrupted => return PyKeyboardInterrupt::new_err(()),
-    };
+        _ => {}
+    }
     let make = || -> PyResult<Bound<'_, PyAny>> {
         let argument = Some(&*error.argument).filter(|name| !name.is_empty());
         let kwargs = [("argument", argument)].into_py_dict(py)?;
@@ -32,7 +41,9 @@ pub fn exception(py: Python<'_>, error: &Error) -> PyErr {
             Some(Number::Float(value)) => kwargs.set_item("value", value)?,
             None => {}
         }
-        py.import("rustloss.errors")?.getattr(class)?.call((error.to_string(),), Some(&kwargs))
+        py.import("rustloss.errors")?
+            .getattr(class(error.kind))?
+            .call((error.to_string(),), Some(&kwargs))
     };
     make().map_or_else(|failure| failure, PyErr::from_value)
 }
@@ -55,14 +66,18 @@ pub fn guard<R>(py: Python<'_>, body: impl FnOnce() -> PyResult<R>) -> PyResult<
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(internal(py, &*payload)))
 }
 
-fn internal(py: Python<'_>, payload: &(dyn Any + Send)) -> PyErr {
+/// What is said of a panic.
+pub fn panic_text(payload: &(dyn Any + Send)) -> String {
     let text = payload
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| payload.downcast_ref::<&str>().copied())
         .unwrap_or("no message");
-    let message =
-        format!("rustloss {} has a bug, please report it: {text}", env!("CARGO_PKG_VERSION"));
+    format!("rustloss {} has a bug, please report it: {text}", env!("CARGO_PKG_VERSION"))
+}
+
+fn internal(py: Python<'_>, payload: &(dyn Any + Send)) -> PyErr {
+    let message = panic_text(payload);
     let make = || py.import("rustloss.errors")?.getattr("InternalError")?.call1((message,));
     make().map_or_else(|failure| failure, PyErr::from_value)
 }

@@ -4,15 +4,14 @@ use super::array::{Array, Out, Type, buffer, overlap, same_memory};
 use super::bind::{Bind, grad_outs, wrt};
 use super::error::{exception, guard, shown};
 use super::foreign::adapted;
-use super::params::{input_row, options, own_params, to_python};
+use super::params::{given, input_row, objective, spec_row, to_python};
 use super::threads::{detach, warn_once};
 use crate::array::{Shape, View};
 use crate::error::{Error, Kind, Quoted};
-use crate::losses::registry as losses;
 use crate::num::DType;
 use crate::registry::{
-    Arguments, Checked, Domain, Gradient, Hessian, MAX_INPUTS, Objective, Params, PathResults,
-    Results, Spec,
+    Arguments, Checked, Domain, Gradient, Hessian, MAX_INPUTS, Objective, PathResults, Results,
+    Spec,
 };
 use crate::simd;
 use numpy::{PyArray1, PyUntypedArray, PyUntypedArrayMethods};
@@ -41,21 +40,12 @@ impl PyLoss {
     fn new(
         py: Python<'_>,
         name: &Bound<'_, PyString>,
-        params: Option<Bound<'_, PyDict>>,
+        params: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         guard(py, || {
-            let params = params.unwrap_or_else(|| PyDict::new(py));
-            let name = name.to_string_lossy();
-            let spec = losses().find(|s| s.name == name).ok_or_else(|| {
-                let detail = format!("expected the name of a loss, got {}", Quoted(&name));
-                exception(py, &Error::new(Kind::Parameter, "name", detail))
-            })?;
-            let (options, mut all) = options(&params)?;
-            let raise = |e: Error| exception(py, &e);
-            let given = own_params(&params)?;
-            let params = Params::new(spec.name, spec.params, given).map_err(raise)?;
-            let objective = Objective::new(spec, &params, options).map_err(raise)?;
-            all.splice(0..0, params.iter().map(|(name, value)| (name, value.clone())));
+            let given = params.map(given).transpose()?.unwrap_or_default();
+            let (objective, all) =
+                objective(&name.to_string_lossy(), given).map_err(|e| exception(py, &e))?;
             let all = all.iter().map(|(name, value)| Ok((*name, to_python(py, value)?)));
             let params = all.collect::<PyResult<Vec<_>>>()?.into_py_dict(py)?;
             let params = PyMappingProxy::new(py, params.as_mapping()).unbind();
@@ -114,6 +104,37 @@ impl PyLoss {
         })
     }
 
+    /// What the registry says of the loss of all parameters.
+    #[getter]
+    fn _spec<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        spec_row(py, self.objective.spec)
+    }
+
+    /// A call of a method for an adapter, its arguments bound and not looked at: the inputs and the options by name, the
+    /// names of the inputs whose gradients are wanted, and whether these are one array rather than a tuple.
+    fn _bind<'py>(
+        &self,
+        method: &str,
+        args: &Bound<'py, PyTuple>,
+        kwargs: &Bound<'py, PyDict>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let py = args.py();
+        guard(py, || {
+            let bound = self.bind(method, args, Some(kwargs))?;
+            let (grads, single) = wrt(&self.objective, &bound)?;
+            let name = |at: usize| self.objective.inputs[at].name;
+            let inputs = self.objective.inputs.iter().zip(&bound.inputs);
+            let inputs = inputs.filter_map(|(input, given)| Some((input.name, given.as_ref()?)));
+            let inputs = inputs.collect::<Vec<_>>().into_py_dict(py)?;
+            let options = bound.options().into_py_dict(py)?;
+            if let Some(given) = bound.option("denominator") {
+                options.set_item("denominator", denominator(given)?)?;
+            }
+            let grads = PyTuple::new(py, grads.into_iter().map(name).collect::<Vec<_>>())?;
+            (inputs, options, grads, single).into_pyobject(py)
+        })
+    }
+
     /// The value of the loss.
     #[pyo3(signature = (*args, **kwargs))]
     fn __call__<'py>(
@@ -121,8 +142,7 @@ impl PyLoss {
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        const OPTIONS: &[&str] = &["out", "denominator"];
-        Self::answer(slf, "__call__", args, kwargs, OPTIONS, |loss, bound| {
+        Self::answer(slf, "__call__", args, kwargs, |loss, bound| {
             let (value, _, _) = loss.run(bound, &Wanted { value: true, ..Wanted::default() })?;
             value.into_iter().next().ok_or_else(no_result)?.into_result()
         })
@@ -135,8 +155,7 @@ impl PyLoss {
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        const OPTIONS: &[&str] = &["wrt", "grad_output", "out", "grad_out", "denominator"];
-        Self::answer(slf, "value_and_grad", args, kwargs, OPTIONS, |loss, bound| {
+        Self::answer(slf, "value_and_grad", args, kwargs, |loss, bound| {
             let (value, grads) = loss.derive(bound, true)?;
             let value = value.ok_or_else(no_result)?.into_result()?;
             Ok(PyTuple::new(bound.py, [value, grads])?.into_any())
@@ -150,10 +169,7 @@ impl PyLoss {
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        const OPTIONS: &[&str] = &["wrt", "grad_output", "grad_out", "denominator"];
-        Self::answer(slf, "grad", args, kwargs, OPTIONS, |loss, bound| {
-            Ok(loss.derive(bound, false)?.1)
-        })
+        Self::answer(slf, "grad", args, kwargs, |loss, bound| Ok(loss.derive(bound, false)?.1))
     }
 
     /// The gradient and the diagonal of the second derivative with respect to the prediction.
@@ -163,13 +179,7 @@ impl PyLoss {
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        const OPTIONS: &[&str] = &["grad_output", "grad_out", "hess_out", "denominator"];
-        Self::answer(slf, "grad_hess", args, kwargs, OPTIONS, |loss, bound| {
-            if !loss.objective.spec.hess {
-                let detail =
-                    format!("{} has no second derivative to give", loss.objective.spec.name);
-                return Err(exception(bound.py, &Error::new(Kind::Call, "", detail)));
-            }
+        Self::answer(slf, "grad_hess", args, kwargs, |loss, bound| {
             let wanted = Wanted { value: false, grads: smallvec::smallvec![0], hess: true };
             let (_, grads, hess) = loss.run(bound, &wanted)?;
             let results = grads.into_iter().chain(hess).map(Out::into_result);
@@ -195,7 +205,6 @@ impl PyLoss {
         method: &str,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
-        options: &[&'static str],
         compute: impl FnOnce(&Self, &Bind<'py>) -> PyResult<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         guard(args.py(), || {
@@ -203,8 +212,29 @@ impl PyLoss {
                 return Ok(result);
             }
             let loss = slf.get();
-            compute(loss, &Bind::new(&loss.objective, args, kwargs, options)?)
+            compute(loss, &loss.bind(method, args, kwargs)?)
         })
+    }
+
+    /// Binds the arguments of a method.
+    fn bind<'py>(
+        &self,
+        method: &str,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bind<'py>> {
+        let options: &[&str] = match method {
+            "value_and_grad" => &["wrt", "grad_output", "out", "grad_out", "denominator"],
+            "grad" => &["wrt", "grad_output", "grad_out", "denominator"],
+            "grad_hess" => &["grad_output", "grad_out", "hess_out", "denominator"],
+            _ => &["out", "denominator"],
+        };
+        let spec = self.objective.spec;
+        if method == "grad_hess" && !spec.hess {
+            let detail = format!("{} has no second derivative to give", spec.name);
+            return Err(exception(args.py(), &Error::new(Kind::Call, "", detail)));
+        }
+        Bind::new(&self.objective, args, kwargs, options)
     }
 
     /// The value, if wanted, and the gradient: one array, or a tuple.

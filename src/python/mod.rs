@@ -9,6 +9,7 @@ mod math;
 mod memory;
 mod params;
 mod threads;
+mod xla;
 
 use crate::simd::{self, Level};
 use pyo3::exceptions::PyValueError;
@@ -38,5 +39,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(array::poison, m)?)?;
     math::register(m)?;
     memory::register(m)?;
-    threads::register(m)
+    threads::register(m)?;
+    xla::register(m)
 }

@@ -2,50 +2,61 @@
 
 use super::error::{brief, exception, shown};
 use crate::drive::Reduction;
-use crate::error::{Error, Kind, quoted};
+use crate::error::{Error, Kind, Quoted, Result, quoted};
 use crate::losses::registry as losses;
 use crate::memory;
-use crate::registry::{Bound as Limits, Input, Kind as Accepts, Options, Param, Value};
+use crate::registry::{
+    Bound as Limits, Input, Kind as Accepts, Objective, Options, Param, Params, Spec, Value,
+};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyList, PySequence, PyString, PyTuple};
 
-/// Takes the parameters that all losses have out of `params`; also as they are shown.
-pub fn options(params: &Bound<'_, PyDict>) -> PyResult<(Options, Vec<(&'static str, Value)>)> {
-    let py = params.py();
+/// The loss of a name with the parameters that its constructor is given, and all its parameters as they are shown.
+pub fn objective(
+    name: &str,
+    mut given: Vec<(String, Value)>,
+) -> Result<(Objective, Vec<(&'static str, Value)>)> {
+    let spec = losses().find(|s| s.name == name).ok_or_else(|| {
+        let detail = format!("expected the name of a loss, got {}", Quoted(name));
+        Error::new(Kind::Parameter, "name", detail)
+    })?;
+    let (options, mut all) = options(&mut given)?;
+    let params = Params::new(spec.name, spec.params, given)?;
+    let objective = Objective::new(spec, &params, options)?;
+    all.splice(0..0, params.iter().map(|(name, value)| (name, value.clone())));
+    Ok((objective, all))
+}
+
+/// Takes the parameters that all losses have out of those given; also as they are shown.
+fn options(given: &mut Vec<(String, Value)>) -> Result<(Options, Vec<(&'static str, Value)>)> {
     let mut all = Vec::new();
-    let mut take = |name: &'static str, default: Value| -> PyResult<Value> {
-        let given = match params.get_item(name)? {
-            Some(given) => {
-                params.del_item(name)?;
-                value(name, &given)?
-            }
-            None => default,
-        };
-        all.push((name, given.clone()));
-        Ok(given)
+    let mut take = |name: &'static str, default: Value| {
+        let at = given.iter().position(|(given, _)| given == name);
+        let value = at.map_or(default, |at| given.swap_remove(at).1);
+        all.push((name, value.clone()));
+        value
     };
     let wrong = |name: &str, expected: &str, got: Value| {
-        let detail = format!("expected {expected}, got {got}");
-        exception(py, &Error::new(Kind::Parameter, name, detail))
+        Error::new(Kind::Parameter, name, format!("expected {expected}, got {got}"))
     };
-    let weight = match take("weight", Value::None)? {
+    let weight = match take("weight", Value::None) {
         Value::None => 1.0,
         Value::Int(i) => i as f64,
         Value::Float(x) if x.is_finite() => x,
         got => return Err(wrong("weight", "None or a finite number", got)),
     };
-    let batch_axis = match take("batch_axis", Value::Int(0))? {
+    let batch_axis = match take("batch_axis", Value::Int(0)) {
         Value::Int(i) => i as isize,
         got => return Err(wrong("batch_axis", "an integer", got)),
     };
-    let given = take("reduction", Value::Text("sample".into()))?;
+    let given = take("reduction", Value::Text("sample".into()));
     let found = Reduction::ALL.iter().find(|(name, _)| given == Value::Text((*name).into()));
     let Some(&(_, reduction)) = found else {
         let names = quoted(Reduction::ALL.iter().map(|(name, _)| *name));
         return Err(wrong("reduction", &format!("one of {names}"), given));
     };
-    let empty = match take("empty", Value::Text("nan".into()))? {
+    let empty = match take("empty", Value::Text("nan".into())) {
         Value::Text(t) if t == "nan" => f64::NAN,
         Value::Text(t) if t == "zero" => 0.0,
         got => return Err(wrong("empty", "one of ('nan', 'zero')", got)),
@@ -54,14 +65,14 @@ pub fn options(params: &Bound<'_, PyDict>) -> PyResult<(Options, Vec<(&'static s
     Ok((options, all))
 }
 
-/// The parameters that are left, a loss's own.
-pub fn own_params(params: &Bound<'_, PyDict>) -> PyResult<Vec<(String, Value)>> {
-    let own = params.iter().map(|(name, given)| {
+/// The parameters that a constructor is given, as values of the registry's kinds.
+pub fn given(params: &Bound<'_, PyDict>) -> PyResult<Vec<(String, Value)>> {
+    let given = params.iter().map(|(name, given)| {
         let name = brief(&name.str()?.to_string_lossy());
         let value = value(&name, &given)?;
         Ok((name, value))
     });
-    own.collect()
+    given.collect()
 }
 
 /// A value of the registry as Python has it.
@@ -170,28 +181,30 @@ fn accepts<'py>(py: Python<'py>, param: &Param) -> PyResult<Bound<'py, PyDict>> 
     Ok(row)
 }
 
+/// What the registry says of a loss as Python data.
+pub fn spec_row<'py>(py: Python<'py>, spec: &Spec) -> PyResult<Bound<'py, PyDict>> {
+    let inputs = PyList::empty(py);
+    for input in spec.inputs {
+        inputs.append(input_row(py, input)?)?;
+    }
+    let params = PyDict::new(py);
+    for param in spec.params {
+        params.set_item(param.name, accepts(py, param)?)?;
+    }
+    let row = PyDict::new(py);
+    row.set_item("name", spec.name)?;
+    row.set_item("family", format!("{:?}", spec.family).to_lowercase())?;
+    row.set_item("inputs", inputs)?;
+    row.set_item("params", params)?;
+    row.set_item("unreduced", format!("{:?}", spec.unreduced))?;
+    row.set_item("hess", spec.hess)?;
+    row.set_item("kinks", spec.kinks)?;
+    Ok(row)
+}
+
 /// The registry as Python data: one dictionary for each loss.
 #[pyfunction]
 pub fn registry(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
-    let list = PyList::empty(py);
-    for spec in losses() {
-        let inputs = PyList::empty(py);
-        for input in spec.inputs {
-            inputs.append(input_row(py, input)?)?;
-        }
-        let params = PyDict::new(py);
-        for param in spec.params {
-            params.set_item(param.name, accepts(py, param)?)?;
-        }
-        let row = PyDict::new(py);
-        row.set_item("name", spec.name)?;
-        row.set_item("family", format!("{:?}", spec.family).to_lowercase())?;
-        row.set_item("inputs", inputs)?;
-        row.set_item("params", params)?;
-        row.set_item("unreduced", format!("{:?}", spec.unreduced))?;
-        row.set_item("hess", spec.hess)?;
-        row.set_item("kinks", spec.kinks)?;
-        list.append(row)?;
-    }
-    Ok(list)
+    let rows = losses().map(|spec| spec_row(py, spec));
+    PyList::new(py, rows.collect::<PyResult<Vec<_>>>()?)
 }

@@ -75,16 +75,22 @@ impl Objective {
     /// If an input does not line up with the first.
     #[cfg(feature = "python")]
     pub(crate) fn signature(&self, inputs: &[Option<(&[usize], DType)>]) -> Result<Signature> {
-        let mut dtype = None;
-        for (input, given) in self.inputs.iter().zip(inputs) {
-            let (Gradient::Default, Some((_, given))) = (input.gradient, given) else { continue };
-            dtype = Some(DType::promote(dtype, *given));
-        }
-        let dtype = dtype.unwrap_or(DType::F64);
+        let dtype = self.result_dtype(|i| Some((*inputs.get(i)?)?.1));
         let axes = self.line_up(|i| inputs[i].map(|(shape, _)| shape))?;
         let value_shape = axes.value_shape(self.options.reduction);
         let hessian = if self.spec.hess { self.loss.hessian() } else { Hessian::None };
         Ok(Signature { value_shape, value_dtype: self.value_dtype(dtype), dtype, axes, hessian })
+    }
+
+    /// The element type of gradients, from the element types of the inputs by position.
+    #[cfg(feature = "python")]
+    pub(crate) fn result_dtype(&self, given: impl Fn(usize) -> Option<DType>) -> DType {
+        let mut dtype = None;
+        for (i, input) in self.inputs.iter().enumerate() {
+            let (Gradient::Default, Some(given)) = (input.gradient, given(i)) else { continue };
+            dtype = Some(DType::promote(dtype, given));
+        }
+        dtype.unwrap_or(DType::F64)
     }
 
     /// The element type of the value. A half type is for single elements: it has no room for sums and no digits for means.

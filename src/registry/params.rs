@@ -133,6 +133,32 @@ impl From<&[f64]> for Value {
     }
 }
 
+impl Value {
+    /// The value that Python writes like this: the reverse of its `Display`, and of Python's `repr`.
+    #[cfg(feature = "python")]
+    #[expect(clippy::disallowed_methods, reason = "as long as the text")]
+    pub fn parse(text: &str) -> Option<Value> {
+        let between = |first, last| text.strip_prefix(first)?.strip_suffix(last);
+        Some(match text {
+            "None" => Value::None,
+            "True" => Value::Flag(true),
+            "False" => Value::Flag(false),
+            _ => {
+                if let Some(word) = between('\'', '\'') {
+                    Value::Text(word.to_owned())
+                } else if let Some(numbers) = between('(', ')') {
+                    let numbers = numbers.split(',').map(str::trim).filter(|n| !n.is_empty());
+                    Value::Vector(numbers.map(|n| n.parse().ok()).collect::<Option<_>>()?)
+                } else if let Ok(i) = text.parse() {
+                    Value::Int(i)
+                } else {
+                    Value::Float(text.parse().ok()?)
+                }
+            }
+        })
+    }
+}
+
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -17,6 +17,8 @@ def pytest_configure() -> None:
     os.environ.setdefault("MXNET_MKLDNN_ENABLED", "0")
     os.environ.setdefault("JAX_ENABLE_X64", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Two devices, for programs that run on several.
+    os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
     if np.lib.NumpyVersion(np.__version__) < "2.0.0":
         # MXNet asks for the alias; NumPy 1.23 warns when it is read, not after this.
         np.bool = bool  # type: ignore[misc, assignment]
