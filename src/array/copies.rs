@@ -1,6 +1,6 @@
 //! Copies of whole arrays, from and to vectors in C order.
 
-use crate::array::{Grid, Shape, Strides, Tile, Tiles, View, ViewMut, elements};
+use crate::array::{Grid, Tile, Tiles, View, ViewMut, elements, short};
 use crate::error::Result;
 use crate::memory;
 use crate::num::Float;
@@ -54,8 +54,8 @@ impl Tiles<'_, '_> {
     fn copy_from<T: Float>(self, data: &[T]) {
         assert_eq!(elements(self.shape()), data.len(), "as many elements as the view has");
         if !data.is_empty() {
-            let mut shape = Shape::from_slice(self.shape());
-            let mut strides = Strides::from_slice(self.strides());
+            let mut shape = short(self.shape());
+            let mut strides = short(self.strides());
             shape.insert(0, 1);
             strides.insert(0, 0);
             Grid::single(&shape, &strides).scatter(self, 0, Tile::row(data.len()), data);

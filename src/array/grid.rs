@@ -3,7 +3,7 @@
 //! A driver lines its operands up in a [`Grid`] and takes tile after tile: a plain slice where memory is already that,
 //! else a gathered and converted copy of the tile's size.
 
-use crate::array::{Shape, Strides, Tiles, View, elements};
+use crate::array::{Shape, Strides, Tiles, View, elements, short};
 use crate::num::Float;
 use crate::num::{Element, with_element};
 use smallvec::SmallVec;
@@ -58,8 +58,8 @@ impl Grid {
         Grid {
             rows: elements(outer),
             cols: elements(inner),
-            outer: Shape::from_slice(outer),
-            inner: Shape::from_slice(inner),
+            outer: short(outer),
+            inner: short(inner),
             operands: SmallVec::new(),
         }
     }
@@ -75,9 +75,9 @@ impl Grid {
     /// Adds an operand and returns its number. Strides of trailing axes may be missing where those have size 1.
     pub fn add(&mut self, strides: &Strides) -> usize {
         let (outer, inner) = strides.split_at(self.outer.len());
-        let mut inner = Strides::from_slice(inner);
+        let mut inner = short(inner);
         inner.resize(self.inner.len(), 0);
-        self.operands.push(Steps { outer: Strides::from_slice(outer), inner });
+        self.operands.push(Steps { outer: short(outer), inner });
         self.operands.len() - 1
     }
 

@@ -6,7 +6,7 @@ mod shape;
 mod view;
 
 pub use grid::{Grid, Tile};
-pub use shape::{Shape, Strides, broadcasts, elements, reshapes, unravel};
+pub use shape::{Shape, Strides, broadcasts, elements, reshapes, short, unravel};
 #[cfg(feature = "python")]
 pub(crate) use shape::{c_strides, overlaps_itself, reach};
 pub(crate) use view::Tiles;

@@ -7,6 +7,19 @@ pub type Shape = SmallVec<[usize; 3]>;
 /// Byte strides.
 pub type Strides = SmallVec<[isize; 3]>;
 
+/// A shape or strides from a slice. For as few numbers as most have, a copy one by one is quicker than a call of
+/// `memcpy`, of which a loss would make some forty.
+pub fn short<T: Copy + Default>(x: &[T]) -> SmallVec<[T; 3]> {
+    if x.len() > 3 {
+        return SmallVec::from_slice(x);
+    }
+    let mut few = [T::default(); 3];
+    for (to, from) in few.iter_mut().zip(x) {
+        *to = *from;
+    }
+    SmallVec::from_buf_and_len(few, x.len())
+}
+
 /// Whether an array of one shape broadcasts to another by NumPy's rule.
 pub fn broadcasts(from: &[usize], to: &[usize]) -> bool {
     from.len() <= to.len()

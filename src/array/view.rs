@@ -1,7 +1,9 @@
 //! Strided views of arrays of any element type: pointer, element type, shape, byte strides. They are what the array
 //! boundary hands in.
 
-use super::shape::{Shape, Strides, byte_strides, c_strides, elements, overlaps_itself, reach};
+use super::shape::{
+    Shape, Strides, byte_strides, c_strides, elements, overlaps_itself, reach, short,
+};
 use crate::error::Number;
 use crate::num::{DType, Element, with_element};
 use std::marker::PhantomData;
@@ -19,8 +21,8 @@ pub struct View<'a> {
 
 impl Clone for View<'_> {
     fn clone(&self) -> Self {
-        // `SmallVec::clone` goes element by element.
-        let (shape, strides) = (Shape::from_slice(&self.shape), Strides::from_slice(&self.strides));
+        // `SmallVec::clone` goes through an iterator.
+        let (shape, strides) = (short(&self.shape), short(&self.strides));
         View { shape, strides, ..*self }
     }
 }
@@ -40,7 +42,7 @@ impl<'a> View<'a> {
         View {
             ptr: data.as_ptr().cast(),
             dtype: E::DTYPE,
-            shape: Shape::from_slice(shape),
+            shape: short(shape),
             strides: c_strides(shape, size_of::<E>() as isize),
             life: PhantomData,
         }
@@ -56,7 +58,7 @@ impl<'a> View<'a> {
     ) -> Option<Self> {
         let strides = byte_strides(size_of::<E>(), data.len(), first, shape, strides)?;
         let ptr = data.as_ptr().wrapping_add(first).cast();
-        let shape = Shape::from_slice(shape);
+        let shape = short(shape);
         Some(View { ptr, dtype: E::DTYPE, shape, strides, life: PhantomData })
     }
 
@@ -109,7 +111,7 @@ impl<'a> View<'a> {
                 _ => return None,
             }
         }
-        (self.shape, self.strides) = (Shape::from_slice(shape), strides);
+        (self.shape, self.strides) = (short(shape), strides);
         Some(self)
     }
 
@@ -135,7 +137,7 @@ impl<'a> View<'a> {
             }
             self.strides = strides;
         }
-        self.shape = Shape::from_slice(shape);
+        self.shape = short(shape);
         Some(self)
     }
 
@@ -146,7 +148,7 @@ impl<'a> View<'a> {
         }
         let mut strides: Strides = smallvec::smallvec![0; shape.len()];
         strides[axis] = self.strides[0];
-        (self.shape, self.strides) = (Shape::from_slice(shape), strides);
+        (self.shape, self.strides) = (short(shape), strides);
         Some(self)
     }
 

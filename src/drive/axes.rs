@@ -1,6 +1,6 @@
 //! The axes of the unreduced loss E: how arguments and results line up with it.
 
-use crate::array::{Grid, Shape, Tile, View, ViewMut, broadcasts, unravel};
+use crate::array::{Grid, Shape, Tile, View, ViewMut, broadcasts, short, unravel};
 use crate::drive::Reduction;
 use crate::drive::domain::Order;
 use crate::error::{Error, Kind, Result, Tuple};
@@ -35,8 +35,8 @@ pub struct Axes {
 
 impl Clone for Axes {
     fn clone(&self) -> Self {
-        // `SmallVec::clone` goes element by element.
-        let (shape, first) = (Shape::from_slice(&self.shape), Shape::from_slice(&self.first));
+        // `SmallVec::clone` goes through an iterator.
+        let (shape, first) = (short(&self.shape), short(&self.first));
         Axes { shape, first, ..*self }
     }
 }
@@ -45,7 +45,7 @@ impl Axes {
     /// Axes of a loss that has one element for each of the first input's.
     pub fn elementwise(first: &[usize], batch_axis: isize) -> Result<Self> {
         let scalar = first.is_empty();
-        let shape = Shape::from_slice(if scalar { &[1] } else { first });
+        let shape = short(if scalar { &[1] } else { first });
         let batch = if scalar { 0 } else { axis("batch_axis", batch_axis, first)? };
         Ok(Axes {
             unit: shape.len(),
@@ -72,7 +72,7 @@ impl Axes {
         let class = axis("axis", class, first)?;
         let samples = axis("batch_axis", batch_axis, first)?;
         if first.len() == 1 {
-            let first = Shape::from_slice(&[1, first[0]]);
+            let first = short(&[1, first[0]]);
             return Ok(Axes { first, class: Some(1), added: true, ..Axes::samples(1) });
         }
         if class == samples {
@@ -80,13 +80,13 @@ impl Axes {
                 format!("expected another axis than the class axis {class}, got {batch_axis}");
             return Err(Error::new(Kind::Parameter, "batch_axis", detail));
         }
-        let mut shape = Shape::from_slice(first);
+        let mut shape = short(first);
         shape.remove(class);
         Ok(Axes {
             shape,
             batch: samples - usize::from(samples > class),
             unit: class,
-            first: Shape::from_slice(first),
+            first: short(first),
             samples,
             class: Some(class),
             added: false,
@@ -109,13 +109,13 @@ impl Axes {
 
     /// Axes of a loss that has one element for each pair of vectors of two batches of `n`.
     pub fn pairs(n: usize, first: &[usize], samples: usize) -> Result<Self> {
-        let first = Shape::from_slice(first);
+        let first = short(first);
         Ok(Axes { first, samples, ..Axes::elementwise(&[n, n], 0)? })
     }
 
     /// Axes of a loss that has one element for each of `n` samples.
     pub fn samples(n: usize) -> Self {
-        let shape = Shape::from_slice(&[n]);
+        let shape = short(&[n]);
         Axes {
             first: shape.clone(),
             shape,
@@ -306,9 +306,9 @@ impl Axes {
     pub fn value_shape(&self, reduction: Reduction) -> Shape {
         match reduction {
             _ if self.scalar => Shape::new(),
-            Reduction::None => Shape::from_slice(self.unreduced()),
+            Reduction::None => short(self.unreduced()),
             r if r.is_total() => Shape::new(),
-            _ => Shape::from_slice(&[self.shape[self.batch]]),
+            _ => short(&[self.shape[self.batch]]),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the elements of an argument must be, and the check of it, in the tile that computes.
 
-use crate::array::{Shape, View, elements, unravel};
+use crate::array::{Shape, View, elements, short, unravel};
 use crate::error::{Error, Kind, Result};
 use crate::math::Real;
 use std::fmt;
@@ -158,7 +158,7 @@ pub struct Order<'a> {
 impl Order<'_> {
     /// E's shape with the batch axis first.
     pub fn batch_first(&self) -> Shape {
-        let mut shape = Shape::from_slice(self.shape);
+        let mut shape = short(self.shape);
         shape[..=self.batch].rotate_right(1);
         shape
     }

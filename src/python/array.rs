@@ -8,7 +8,7 @@
 //! memory in use is refused by NumPy, which counts references.
 
 use super::error::exception;
-use crate::array::{Shape, Strides, View, ViewMut, overlaps_itself, reach};
+use crate::array::{Shape, Strides, View, ViewMut, overlaps_itself, reach, short};
 use crate::error::{Error, Kind, Tuple};
 use crate::num::DType;
 use numpy::npyffi::{NPY_ARRAY_ALIGNED, NPY_ARRAY_WRITEABLE, PY_ARRAY_API};
@@ -273,7 +273,7 @@ fn flags_and_data(array: &Bound<'_, PyUntypedArray>) -> (i32, *mut u8) {
 fn parts(array: &Bound<'_, PyUntypedArray>) -> (*mut u8, Shape, Strides) {
     let (_, data) = flags_and_data(array);
     let data = if data.is_null() { ptr::dangling_mut::<f64>().cast() } else { data };
-    (data, Shape::from_slice(array.shape()), Strides::from_slice(array.strides()))
+    (data, short(array.shape()), short(array.strides()))
 }
 
 fn has_common_elements(array: &Bound<'_, PyUntypedArray>) -> bool {

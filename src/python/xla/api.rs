@@ -4,7 +4,7 @@
 //! stand here are right for all versions since 0.1. A frame and all that it leads to are XLA's and stay as they are
 //! during a call; its references are never null, and what may be null is an `Option` or [`Lent`].
 
-use crate::array::{Shape, Strides, View, ViewMut, c_strides, elements};
+use crate::array::{Shape, Strides, View, ViewMut, c_strides, elements, short};
 use crate::num::DType;
 use std::cell::Cell;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -161,7 +161,7 @@ impl<'a> Buffer<'a> {
         // An array without elements has no memory.
         let data = if self.data.is_null() { ptr::dangling_mut::<f64>().cast() } else { self.data };
         let data = data.wrapping_add(at * elements(own) * dtype.size());
-        (data, Shape::from_slice(own), c_strides(own, dtype.size() as isize))
+        (data, short(own), c_strides(own, dtype.size() as isize))
     }
 }
 

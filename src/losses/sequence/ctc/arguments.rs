@@ -1,7 +1,7 @@
 //! Lengths and label sequences as a call gives them: copied, then checked, then used.
 
 use super::labels::{LabelSequences, allowed_labels};
-use crate::array::{Shape, View, unravel};
+use crate::array::{View, unravel};
 use crate::error::{Error, Kind, Number, Result, Tuple};
 use crate::memory;
 use crate::registry::Call;
@@ -193,7 +193,7 @@ impl<'a> GivenLabels<'a> {
     #[expect(clippy::disallowed_macros, reason = "a place in a list of lists")]
     fn wrong(&self, n: usize, i: usize, classes: usize, blank: u32) -> Error {
         let (start, step, _) = self.runs[n];
-        let place = unravel(start + i * step, &Shape::from_slice(self.view.shape()));
+        let place = unravel(start + i * step, self.view.shape());
         let value = self.view.number(&place);
         let index = if self.listed { vec![n, i] } else { place };
         let allowed = allowed_labels(classes, blank);

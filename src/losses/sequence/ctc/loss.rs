@@ -8,7 +8,7 @@ use super::labels::LabelSequences;
 use super::request::{
     AlignmentRows, CtcBatch, CtcOptions, CtcOutputs, GradientRows, NO_STATE, PosteriorRows,
 };
-use crate::array::{Shape, View, ViewMut};
+use crate::array::{Shape, View, ViewMut, short};
 use crate::drive::Axes;
 use crate::drive::Reduction;
 use crate::drive::reduced::Reduced;
@@ -112,7 +112,7 @@ impl Loss for CtcLoss {
             return Err(Error::new(Kind::Shape, name, detail));
         }
         let axes = samples.map_or_else(Axes::single, |axis| Axes::samples(first[axis]));
-        let mut shape = Shape::from_slice(first);
+        let mut shape = short(first);
         if samples.is_none() {
             shape.insert(0, 1);
         }
@@ -240,9 +240,9 @@ impl Lattice for CtcPlan<'_> {
     fn shapes(&self) -> [Shape; 2] {
         let [samples, frames] = [self.pred.shape()[0], self.pred.shape()[1]];
         let path: Shape = match self.loss.layout.0 {
-            None => Shape::from_slice(&[frames]),
-            Some(0) => Shape::from_slice(&[samples, frames]),
-            Some(_) => Shape::from_slice(&[frames, samples]),
+            None => short(&[frames]),
+            Some(0) => short(&[samples, frames]),
+            Some(_) => short(&[frames, samples]),
         };
         let mut posteriors = path.clone();
         posteriors.push(self.labels.longest().unwrap_or(0));
