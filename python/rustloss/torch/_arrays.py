@@ -58,7 +58,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
     """
     if not isinstance(value, Tensor):
         try:
-            return torch.tensor(np.asarray(value))
+            return torch.as_tensor(np.array(value))
         except (TypeError, ValueError) as error:
             text = f"{name}: expected a tensor where torch traces, transforms or differentiates"
             raise DTypeError(f"{text} twice, got {type(value).__name__}", name) from error
