@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def second_order(loss: Loss, *, grad_output: Any, direction: Any, **given: Any) 
     first = loss._inputs[0]["name"]
     shape = np.shape(given[first])
     row = loss._signature([(shape, str(direction.dtype)), *[None] * (len(loss._inputs) - 1)])
-    if not (row["hessian"] == "zero" or (row["hessian"] == "diagonal" and _is_elementwise(loss))):
+    if not (row["hessian"] == "zero" or (row["hessian"] == "diagonal" and is_elementwise(loss))):
         text = "expected a loss whose second derivative is a diagonal"
         raise NotImplementedError(f"{text}, got {loss!r}")
     _, hess = loss.grad_hess(**given, grad_output=grad_output)
@@ -102,6 +103,12 @@ def second_order(loss: Loss, *, grad_output: Any, direction: Any, **given: Any) 
     return hess * direction, by_grad_output
 
 
-def _is_elementwise(loss: Loss) -> bool:
-    families = {row["name"]: row["family"] for row in _core.registry()}
+def is_elementwise(loss: Loss) -> bool:
+    """Return whether every element of the prediction has a loss of its own."""
+    families = _families()
     return any(families.get(cls.__name__) == "elementwise" for cls in type(loss).__mro__)
+
+
+@functools.cache
+def _families() -> dict[str, str]:
+    return {row["name"]: row["family"] for row in _core.registry()}

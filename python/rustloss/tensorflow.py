@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from rustloss._adapter import DISCRETE, bind, foreign, refuse_outputs, second_order
+from rustloss._adapter import DISCRETE, bind, foreign, is_elementwise, refuse_outputs, second_order
 from rustloss.errors import DTypeError, ShapeError
 
 if TYPE_CHECKING:
@@ -98,6 +98,14 @@ def _value(loss: Loss, tensors: dict[str, Any], rest: dict[str, Any]) -> Any:
     }
     if not rows:
         return _run(loss, "__call__", tensors, rest)
+    default, labels = (
+        tuple(name for name, gradient in rows.items() if gradient == when)
+        for when in ("Default", "OnRequest")
+    )
+    # A graph in which nobody asks for the gradient by labels leaves it out if it is apart, and so
+    # is the one that has a derivative.
+    apart = int(is_elementwise(loss))
+    groups = [wrt for wrt in (default[:apart], default[apart:], labels) if wrt]
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]  # TensorFlow has no types
     def value(*inputs: Any) -> tuple[Any, Callable[[Any], list[Any]]]:
@@ -105,11 +113,8 @@ def _value(loss: Loss, tensors: dict[str, Any], rest: dict[str, Any]) -> Any:
 
         def backward(grad_output: Any) -> list[Any]:
             slopes = {name: _unknown(tensor) for name, tensor in now.items()}
-            # Apart, so that a graph in which nobody asks for those of labels leaves them out.
-            for when in ("Default", "OnRequest"):
-                wrt = tuple(name for name, gradient in rows.items() if gradient == when)
-                if wrt:
-                    slopes |= _grad(loss, wrt, now, tensors, rest, grad_output)
+            for wrt in groups:
+                slopes |= _grad(loss, wrt, now, tensors, rest, grad_output)
             return list(slopes.values())
 
         return _run(loss, "__call__", tensors | now, rest), backward
