@@ -21,7 +21,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").g
 #: Pages about libraries that tests/frameworks has, and runs them.
 OF_FRAMEWORKS = {"boosting.md", "pipelines.md", "tensorflow.md", "torch.md"}
 EXAMPLE = re.compile(
-    r"^```python\n(?P<code>.*?)^```$(?:\s*^```text\n(?P<expected>.*?)^```$)?",
+    r"^```(?P<fence>python|py)\n(?P<code>.*?)^```$(?:\s*^```text\n(?P<expected>.*?)^```$)?",
     re.MULTILINE | re.DOTALL,
 )
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#]+)")
@@ -47,11 +47,15 @@ class Example(NamedTuple):
     expected: str | None
 
 
-def examples(text: str) -> list[Example]:
-    """Find the Python blocks of a page; a text block that follows directly is the output."""
+def examples(text: str, about: str | None = None) -> list[Example]:
+    """Find the Python blocks of a page; a text block that follows directly is the output.
+
+    Blocks called ``py`` are for frameworks: those alone count that import the one it is `about`.
+    """
     return [
         Example(text.count("\n", 0, found.start()) + 1, found["code"], found["expected"])
         for found in EXAMPLE.finditer(text)
+        if found["fence"] == "python" or f"import {about}\n" in found["code"]
     ]
 
 
@@ -71,13 +75,17 @@ def output(example: Example, page: str, namespace: dict[str, Any]) -> str:
 def test_examples_are_found() -> None:
     shown = "a\n```python\nx\n```\n\n```text\n1\n```\n```text\n2\n```\n"
     apart = "```python\ny\n```\nb\n```text\n3\n```\n"
-    assert examples(shown + apart) == [Example(2, "x\n", "1\n"), Example(12, "y\n", None)]
+    framework = "```py\nimport z\n```\n"
+    found = [Example(2, "x\n", "1\n"), Example(12, "y\n", None)]
+    assert examples(shown + apart + framework) == found
+    assert examples(framework, "z") == [Example(1, "import z\n", None)]
+    assert not examples(framework, "y")
 
 
-def check_page(page: Path) -> None:
+def check_page(page: Path, about: str | None = None) -> None:
     """Run the examples of a page one after another, and compare what they print."""
     namespace: dict[str, Any] = {}
-    for example in examples(page.read_text(encoding="utf-8")):
+    for example in examples(page.read_text(encoding="utf-8"), about):
         printed = output(example, page.name, namespace)
         if example.expected is not None:
             assert printed == example.expected, f"{page.name}, line {example.line}"

@@ -50,6 +50,10 @@ def test_page(page: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None
     check_page(ROOT / "docs" / page)
 
 
+def test_readme() -> None:
+    check_page(ROOT / "README.md", about="xgboost")
+
+
 # Tables
 
 COLUMNS = {

@@ -272,3 +272,7 @@ def test_docstring_examples(name):
 
 def test_page():
     check_page(ROOT / "docs" / "torch.md")
+
+
+def test_readme():
+    check_page(ROOT / "README.md", about="torch")
