@@ -270,6 +270,8 @@ def test_docstring_examples(name):
     assert not found.failed
 
 
+# Of torch's own making, the first time that forward mode is used.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
 def test_page():
     check_page(ROOT / "docs" / "torch.md")
 
