@@ -24,17 +24,23 @@ def tensor(package: str) -> Any:
     return type("Tensor", (), {"__module__": f"{package}.core"})()
 
 
+def forget() -> None:
+    """Forget which classes and adapters have been seen."""
+    _frameworks.framework.cache_clear()
+    _frameworks._adapter.cache_clear()
+
+
 @pytest.fixture
 def adapters(monkeypatch):
     """Put packages without contents in the place of all frameworks, and adapters that answer."""
-    _frameworks.framework.cache_clear()
+    forget()
     for package, name in _frameworks._ADAPTERS.items():
         monkeypatch.setitem(sys.modules, package, ModuleType(package))
         adapter = ModuleType(name)
         adapter.call = lambda *call, name=name: (name, *call)  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, f"rustloss.{name}", adapter)
     yield
-    _frameworks.framework.cache_clear()
+    forget()
 
 
 @pytest.mark.usefixtures("adapters")
@@ -57,7 +63,7 @@ def test_arrays_of_two_frameworks_are_refused():
 
 
 def test_a_class_of_a_framework_that_is_not_imported_is_like_any_other(monkeypatch):
-    _frameworks.framework.cache_clear()
+    forget()
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     array = tensor("torch")
     type(array).__array__ = lambda *_, **__: PRED.copy()

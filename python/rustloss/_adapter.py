@@ -9,36 +9,13 @@ import numpy as np
 
 from rustloss import _core
 from rustloss._frameworks import framework
-from rustloss.errors import CallError, OutputError
+from rustloss.errors import OutputError
 
 if TYPE_CHECKING:
     from rustloss import Loss
 
 #: The domains of indices and lengths: numbers without a slope.
 DISCRETE = frozenset({"Classes", "ClassSets", "Tokens", "Lengths", "Offsets"})
-
-
-def bind(
-    loss: Loss, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the inputs of a call by their names, and the other arguments.
-
-    Raises
-    ------
-    CallError
-        If there are too many arguments, or one is given twice.
-    """
-    names = [row["name"] for row in loss._inputs]
-    if len(args) > len(names):
-        text = f"expected at most {len(names)} arguments, got {len(args)}"
-        raise CallError(f"{text}; {type(loss).__name__} takes {tuple(names)}")
-    inputs = dict(zip(names, args, strict=False))
-    for name in kwargs:
-        if name in inputs:
-            text = f"{name}: expected one value, got one by position and one by name"
-            raise CallError(text, name)
-    inputs |= {name: value for name, value in kwargs.items() if name in names}
-    return inputs, {name: value for name, value in kwargs.items() if name not in names}
 
 
 def foreign(given: dict[str, Any]) -> dict[str, Any]:

@@ -64,5 +64,9 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
         parts = " and ".join(f"{owner} ({name})" for owner, name in sorted(found.items()))
         text = f"expected arrays of one framework beside NumPy's, got those of {parts}"
         raise DTypeError(text)
-    adapter = importlib.import_module(f"rustloss.{found.popitem()[0]}")
-    return adapter.call(loss, method, args, kwargs)
+    return _adapter(*found).call(loss, method, args, kwargs)
+
+
+@functools.cache
+def _adapter(name: str) -> Any:
+    return importlib.import_module(f"rustloss.{name}")

@@ -7,7 +7,6 @@ import inspect
 from typing import Any, Literal, NamedTuple, Self, TypedDict
 
 from rustloss import _core
-from rustloss._adapter import bind
 from rustloss.errors import CallError
 
 Reduction = Literal[
@@ -153,11 +152,16 @@ class Loss(_core.Loss):
         >>> signature.grads
         {'pred': ArraySpec(shape=(8, 10), dtype='float32')}
         """
-        given, unknown = bind(self, args, kwargs)
         names = [row["name"] for row in self._inputs]
-        for name in unknown:
-            text = f"{name}: unexpected argument; {type(self).__name__} takes {tuple(names)}"
-            raise CallError(text, name)
+        if len(args) > len(names):
+            text = f"expected at most {len(names)} arguments, got {len(args)}"
+            raise CallError(text)
+        given = dict(zip(names, args, strict=False))
+        for name in kwargs:
+            if name not in names or name in given:
+                text = f"{name}: unexpected argument, or one given twice; it takes {tuple(names)}"
+                raise CallError(text, name)
+        given |= kwargs
         shapes = [
             None
             if given.get(name) is None

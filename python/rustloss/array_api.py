@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rustloss._adapter import bind, foreign, refuse_outputs
+from rustloss._adapter import foreign, refuse_outputs
 from rustloss._interop import as_array
 from rustloss.errors import DTypeError
 
@@ -42,7 +42,7 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     rustloss.errors.DTypeError
         If the arrays are of several libraries, or not in the CPU's memory.
     """
-    inputs, options = bind(loss, args, kwargs)
+    inputs, options, *_ = loss._bind(method, args, kwargs)
     refuse_outputs(options)
     given = {**inputs, **options}
     arrays = foreign(given)

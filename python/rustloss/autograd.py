@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from autograd.extend import defvjp_argnums, primitive
 
-from rustloss._adapter import bind, refuse_outputs, second_order
+from rustloss._adapter import refuse_outputs, second_order
 from rustloss.errors import CallError, ParameterError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     if method != "__call__":
         text = f"{method} of arrays that autograd traces is not traced"
         raise CallError(f"{text}; call the loss, and have autograd differentiate that")
-    inputs, options = bind(loss, args, kwargs)
+    inputs, options, *_ = loss._bind(method, args, kwargs)
     refuse_outputs(options)
     return _value(loss, options, tuple(inputs), *inputs.values())
 

@@ -17,7 +17,7 @@ from mxnet.base import _LIB, MXNetError, check_call
 from mxnet.util import is_np_shape
 from numpy.typing import NDArray
 
-from rustloss._adapter import DISCRETE, bind, foreign, refuse_outputs
+from rustloss._adapter import DISCRETE, foreign, refuse_outputs
 from rustloss.errors import DTypeError, ParameterError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     rustloss.errors.ParameterError
         If autograd wants the gradient by an input that has none, such as a weight.
     """
-    given, options = bind(loss, args, kwargs)
+    given, options, *_ = loss._bind(method, args, kwargs)
     refuse_outputs(options)
     arrays = foreign({**given, **options})
     numbers = {k: view(k, x) for k, x in arrays.items()}

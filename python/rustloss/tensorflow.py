@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from rustloss._adapter import DISCRETE, bind, foreign, is_elementwise, refuse_outputs, second_order
+from rustloss._adapter import DISCRETE, foreign, is_elementwise, refuse_outputs, second_order
 from rustloss.errors import DTypeError, ShapeError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     rustloss.errors.ShapeError
         In a graph, if the number of axes of the prediction is unknown.
     """
-    inputs, options = bind(loss, args, kwargs)
+    inputs, options, *_ = loss._bind(method, args, kwargs)
     refuse_outputs(options)
     given = {**inputs, **options}
     tensors = {name: _tensor(name, value) for name, value in foreign(given).items()}

@@ -122,11 +122,13 @@ pub fn wrt(
     if let Ok(name) = wrt.cast::<PyString>() {
         return Ok((smallvec::smallvec![position(name)?], true));
     }
-    let several = wrt.cast::<PySequence>().ok();
-    let several = several.filter(|names| names.len().is_ok_and(|n| n <= objective.inputs.len()));
-    let Some(several) = several else { return Err(wrong(shown(wrt))) };
+    // To ask whether something is a sequence of any kind takes Python code.
+    let is_sequence = wrt.cast::<PyTuple>().is_ok() || wrt.cast::<PySequence>().is_ok();
+    if !is_sequence || !wrt.len().is_ok_and(|n| n <= objective.inputs.len()) {
+        return Err(wrong(shown(wrt)));
+    }
     let mut grads = SmallVec::new();
-    for name in several.try_iter()?.take(objective.inputs.len()) {
+    for name in wrt.try_iter()?.take(objective.inputs.len()) {
         let name = name?;
         let Ok(name) = name.cast::<PyString>() else { return Err(wrong(shown(&name))) };
         let at = position(name)?;

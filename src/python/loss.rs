@@ -1,25 +1,22 @@
 //! The class that every loss of the Python face derives from: arguments in, arrays out, errors in words.
 
-use super::array::{Array, Out, Type, buffer, overlap, same_memory};
-use super::bind::{Bind, grad_outs, wrt};
+use super::array::{Array, Out, Type};
+use super::arrays::{Arrays, Buffers, no_result};
+use super::bind::{Bind, wrt};
 use super::error::{exception, guard, shown};
 use super::foreign::adapted;
 use super::params::{given, input_row, objective, spec_row, to_python};
-use super::threads::{detach, warn_once};
+use super::threads::detach;
 use crate::array::{Shape, View};
 use crate::error::{Error, Kind, Quoted};
 use crate::num::DType;
-use crate::registry::{
-    Arguments, Checked, Domain, Gradient, Hessian, MAX_INPUTS, Objective, PathResults, Results,
-    Spec,
-};
+use crate::registry::{Arguments, Checked, Hessian, MAX_INPUTS, Objective, PathResults, Results};
 use crate::simd;
 use numpy::{PyArray1, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict, PyMappingProxy, PyString, PyTuple};
 use smallvec::SmallVec;
-use std::{ptr, slice};
+use std::slice;
 
 /// Work that is worth letting other Python threads run meanwhile, in nanoseconds.
 const DETACH_NS: f64 = 5_000.0;
@@ -278,7 +275,7 @@ impl PyLoss {
     fn run<'py>(&self, bound: &Bind<'py>, wanted: &Wanted) -> PyResult<Computed<'py>> {
         let denominator = bound.option("denominator").map(denominator).transpose()?;
         let buffers = Buffers::new(bound, &wanted.grads)?;
-        let arrays = Arrays::new(self, bound, &buffers)?;
+        let arrays = Arrays::new(&self.objective, bound, &buffers)?;
         let plan = &self.plan(bound.py, &arrays, denominator)?;
 
         let first = self.objective.spec.inputs[0].name;
@@ -329,133 +326,6 @@ impl PyLoss {
     }
 }
 
-/// The caller's own arrays for the results.
-#[derive(Default)]
-struct Buffers<'py> {
-    out: Option<Bound<'py, PyUntypedArray>>,
-    /// With the positions of their inputs in the registry.
-    grads: SmallVec<[(usize, Option<Bound<'py, PyUntypedArray>>); MAX_INPUTS]>,
-    hess: Option<Bound<'py, PyUntypedArray>>,
-}
-
-impl<'py> Buffers<'py> {
-    fn new(bound: &Bind<'py>, grads: &[usize]) -> PyResult<Self> {
-        let given = |name: &str| bound.option(name).map(|o| buffer(name, o)).transpose();
-        Ok(Buffers {
-            out: given("out")?,
-            grads: grads.iter().copied().zip(grad_outs(bound, grads.len())?).collect(),
-            hess: given("hess_out")?,
-        })
-    }
-
-    /// All of them, with the input whose gradient goes there.
-    fn iter(
-        &self,
-    ) -> impl Iterator<Item = (&'static str, Option<usize>, &Bound<'py, PyUntypedArray>)> {
-        let named = |name: &'static str| move |array| (name, None, array);
-        let grads = self
-            .grads
-            .iter()
-            .filter_map(|(i, array)| Some(("grad_out", Some(*i), array.as_ref()?)));
-        self.out
-            .iter()
-            .map(named("out"))
-            .chain(grads)
-            .chain(self.hess.iter().map(named("hess_out")))
-    }
-
-    /// Fails if one shares memory with an input or with another one, but for the gradient by the first input in that
-    /// input's own memory where the loss allows it. Tells whether this is so.
-    fn check(&self, loss: &PyLoss, arrays: &Arrays<'py>) -> PyResult<bool> {
-        let mut in_place = false;
-        let mut others: Vec<_> = arrays.iter().map(|a| (a.name, &a.object)).collect();
-        let first = others[0];
-        for (name, of, array) in self.iter() {
-            let gradient = of == Some(0) && loss.objective.loss.in_place();
-            for &other in &others {
-                if !overlap(array, other.1)? {
-                    continue;
-                }
-                if gradient && ptr::eq(other.1, first.1) && same_memory(array, other.1) {
-                    in_place = true;
-                    continue;
-                }
-                let but = if loss.objective.loss.in_place() && other.0 == first.0 {
-                    format!(
-                        "; grad_out alone may be {} itself, same memory, shape and strides",
-                        first.0
-                    )
-                } else {
-                    String::new()
-                };
-                let detail =
-                    format!("it overlaps {}; results need memory of their own{but}", other.0);
-                return Err(exception(array.py(), &Error::new(Kind::Output, name, detail)));
-            }
-            others.push((name, array));
-        }
-        Ok(in_place)
-    }
-}
-
-/// The arrays of a call, and the element type of its results.
-struct Arrays<'py> {
-    /// By position in the registry's inputs.
-    inputs: SmallVec<[Option<Array<'py>>; MAX_INPUTS]>,
-    /// Whether label sequences came as a list of them.
-    listed: bool,
-    grad_output: Option<Array<'py>>,
-    result: Type<'py>,
-    /// Whether the gradient by the first input goes to that input's own memory.
-    in_place: bool,
-}
-
-impl<'py> Arrays<'py> {
-    /// Runs all Python code that the arguments bring along; after it nothing of the call changes any more.
-    fn new(loss: &PyLoss, bound: &Bind<'py>, buffers: &Buffers<'py>) -> PyResult<Self> {
-        warn_once(bound.py)?;
-        let spec = loss.objective.spec;
-        let mut inputs = SmallVec::new();
-        let (mut ragged, mut listed) = (None, false);
-        for (input, given) in spec.inputs.iter().zip(&bound.inputs) {
-            inputs.push(match given {
-                Some(object) if input.domain == Domain::Tokens => {
-                    let (tokens, offsets) = Array::extract_tokens(input.name, object)?;
-                    listed = offsets.is_some();
-                    ragged = offsets;
-                    Some(tokens)
-                }
-                Some(object) => Some(Array::extract(input.name, object)?),
-                None if input.domain == Domain::Offsets => ragged.take(),
-                None => None,
-            });
-        }
-        if let Some(offsets) = ragged {
-            let detail = "expected none beside a list of label sequences, which says it all";
-            let error = Error::new(Kind::Parameter, offsets.name, detail);
-            return Err(exception(bound.py, &error));
-        }
-        let given = bound.option("grad_output");
-        let grad_output = given.map(|o| Array::extract("grad_output", o)).transpose()?;
-        let result = result_type(bound.py, spec, &inputs)?;
-        let mut arrays = Arrays { inputs, listed, grad_output, result, in_place: false };
-        let given = bound.inputs.iter().flatten().chain(given);
-        let as_given = arrays.iter().map(|a| a.object.as_ptr()).eq(given.map(Bound::as_ptr));
-        if buffers.iter().next().is_some() || !as_given {
-            arrays.in_place = buffers.check(loss, &arrays)?;
-            for array in arrays.inputs.iter_mut().chain([&mut arrays.grad_output]).flatten() {
-                *array = array.again()?;
-            }
-            arrays.result = result_type(bound.py, spec, &arrays.inputs)?;
-        }
-        Ok(arrays)
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Array<'py>> {
-        self.inputs.iter().flatten().chain(&self.grad_output)
-    }
-}
-
 /// Runs what reads the arrays of a call, other Python threads going on meanwhile and signals ending it if the cost is high.
 fn compute(
     py: Python<'_>,
@@ -475,7 +345,7 @@ fn on_lattice<'py, R>(
 ) -> PyResult<R> {
     guard(args.py(), || {
         let bound = Bind::new(&loss.objective, args, kwargs, &[])?;
-        let arrays = Arrays::new(loss, &bound, &Buffers::default())?;
+        let arrays = Arrays::new(&loss.objective, &bound, &Buffers::default())?;
         let plan = loss.plan(bound.py, &arrays, None)?;
         let shapes = plan.path_shapes().map_err(|_| no_result())?;
         f(&arrays, &plan, shapes)
@@ -531,7 +401,7 @@ pub fn kinks<'py>(
     let py = args.py();
     guard(py, || {
         let bound = Bind::new(&loss.objective, args, kwargs, &["grad_output", "denominator"])?;
-        let arrays = Arrays::new(loss, &bound, &Buffers::default())?;
+        let arrays = Arrays::new(&loss.objective, &bound, &Buffers::default())?;
         let kinks = loss.plan(py, &arrays, None)?.kinks();
         Ok(PyArray1::from_vec(py, kinks.map_err(|e| exception(py, &e))?))
     })
@@ -539,30 +409,6 @@ pub fn kinks<'py>(
 
 fn view<'a>(array: Option<&'a Array<'_>>) -> Option<View<'a>> {
     array.map(Array::view)
-}
-
-/// The element type of the results: that of the inputs with a gradient by default, promoted as NumPy does.
-fn result_type<'py>(
-    py: Python<'py>,
-    spec: &Spec,
-    arrays: &[Option<Array<'py>>],
-) -> PyResult<Type<'py>> {
-    let mut result: Option<Type<'py>> = None;
-    for (input, array) in spec.inputs.iter().zip(arrays) {
-        let (Gradient::Default, Some(array)) = (input.gradient, array) else { continue };
-        let own = if array.dtype.is_float() { array.element_type() } else { Type::float64(py) };
-        let promoted = DType::promote(result.as_ref().map(|r| r.dtype), own.dtype);
-        result = Some(match result {
-            Some(r) if r.dtype == promoted => r,
-            _ if own.dtype == promoted => own,
-            _ => Type::float32(py),
-        });
-    }
-    result.ok_or_else(no_result)
-}
-
-fn no_result() -> PyErr {
-    PyTypeError::new_err("this loss has no such result")
 }
 
 fn denominator(given: &Bound<'_, PyAny>) -> PyResult<f64> {

@@ -1,6 +1,7 @@
 //! `rustloss._core`: arrays in, arrays out, errors in. No math and no policy.
 
 mod array;
+mod arrays;
 mod bind;
 mod error;
 mod foreign;

@@ -38,7 +38,7 @@ class Eager(torch.autograd.Function):
         if call.traits.apart or min(sizes) < _SINGLE:
             value = loss(**arrays, **others)
         else:
-            value, grads = loss.value_and_grad(**arrays, **others, wrt=_short(call.wrt))
+            value, grads = loss.value_and_grad(**arrays, **others, wrt=call.wrt)
             ctx.grads = None if value.ndim else grads
         tensor: Tensor = to_tensor(value)
         return tensor
@@ -56,25 +56,16 @@ class Eager(torch.autograd.Function):
         elif saved is None:
             arrays = dict(zip(call.names, map(to_numpy, call.names, tensors), strict=True))
             output = to_numpy("grad_output", upstream)
-            options = {"wrt": _short(call.wrt), "grad_output": output}
-            grads = _several(to_tensor(call.traits.loss.grad(**arrays, **others, **options)))
+            options = {"wrt": call.wrt, "grad_output": output}
+            grads = to_tensor(call.traits.loss.grad(**arrays, **others, **options))
         else:
-            grads = _several(to_tensor(saved))
+            grads = to_tensor(saved)
             factor = upstream.item()
             if factor != 1:
                 for grad in grads:
                     grad.mul_(factor)
         found = dict(zip(call.wrt, grads, strict=True))
         return None, None, None, *map(found.get, call.names)
-
-
-def _short(wrt: tuple[str, ...]) -> str | tuple[str, ...]:
-    """Return names as a call reads them quickest: one alone, or a tuple."""
-    return wrt if len(wrt) > 1 else wrt[0]
-
-
-def _several(grads: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return grads if isinstance(grads, tuple) else (grads,)
 
 
 class Value(torch.autograd.Function):

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch._C._functorch import TransformType
 
-from rustloss._adapter import bind
 from rustloss._loss import Loss
 from rustloss.errors import CallError
 from rustloss.torch._arrays import as_tensor, to_numpy, to_tensor
@@ -147,7 +146,7 @@ def _refuse_forward_over_forward() -> None:
 
 
 def _detached(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    inputs, options = bind(loss, args, kwargs)
+    inputs, options, *_ = loss._bind(method, args, kwargs)
     given = {**inputs, **options}
     arrays = {name: to_numpy(name, x) if isinstance(x, Tensor) else x for name, x in given.items()}
     return to_tensor(getattr(loss, method)(**arrays))
