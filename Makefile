@@ -7,6 +7,8 @@ PY := $(VENV)/bin/python
 # An environment for each file of requirements/, and the tests in it.
 FRAMEWORKS := torch-jax tensorflow mxnet boosting
 PEERS := .venv-torch-jax
+# MARK=slow has every loss compiled by torch's inductor.
+MARK ?= not slow
 # Libraries that are not installed are printed as missing, so the plain environment will do.
 MEASURE := $(if $(wildcard $(PEERS)),$(PEERS),$(VENV))
 
@@ -80,7 +82,7 @@ slow-python: build
 	$(PY) -m pytest -m slow --timeout 1800
 
 $(FRAMEWORKS:%=with-%): with-%: .venv-%/.installed
-	.venv-$*/bin/python -m pytest -m '' tests/frameworks/$*
+	.venv-$*/bin/python -m pytest -m '$(MARK)' tests/frameworks/$*
 
 lint-rust: export PYO3_PYTHON = $(abspath $(PY))
 lint-rust: $(VENV)/.requirements
