@@ -32,7 +32,7 @@ from contract import (
 )
 from rustloss.testing import LAYOUTS, arguments, example, relayout
 from rustloss.testing._inputs import layout_for
-from rustloss.testing._registry import spec_of, specs
+from rustloss.testing._registry import input_of, spec_of, specs
 
 THREADS = [2, 3, 8]
 LEAST_LEAK = 16
@@ -278,9 +278,10 @@ def test_bad_numbers_stay_in_their_sample(name, data):
     clean = everything(loss, inputs)
     sample = data.draw(st.integers(0, place.n - 1))
     key = data.draw(st.sampled_from(default_grads(loss)))
-    kinds = [np.nan, np.inf, -np.inf]
-    # There is no negative variance.
-    poison = data.draw(st.sampled_from(kinds[: 2 if key == "var" else 3]))
+    # There is no negative variance, and no infinite probability.
+    kinds = {"Variance": [np.nan, np.inf], "PredictedProbability": [np.nan]}
+    domain = input_of(loss, key).domain
+    poison = data.draw(st.sampled_from(kinds.get(domain, [np.nan, np.inf, -np.inf])))
     array = inputs[key] = np.array(inputs[key])
     array[tuple(sample if axis == place.batch else 0 for axis in range(array.ndim))] = poison
     found = everything(loss, inputs)
