@@ -161,6 +161,17 @@ TABLE: dict[str, Entry] = {
             "wrt": (None, None, "target", "pred+target", "target+"),
         },
     ),
+    "GaussianNLLLoss": Entry(
+        holds(pred="real", target="real", var="count"),
+        params={"full": (False, True), "epsilon": (1e-6, 0.5)},
+        options={**LABELLED, "wrt": (None, "target", "var", "pred+target+var")},
+    ),
+    "MarginRankingLoss": Entry(
+        holds(input1="real", input2="real", label="sign"),
+        params=SIGNED,
+        options={**LABELLED, "wrt": (None, "input2", "input2+input1", "label")},
+    ),
+    "HingeEmbeddingLoss": Entry(holds(pred="real", label="sign"), params=SIGNED),
     "SoftmaxCrossEntropyLoss": Entry(
         {
             "pred": lambda o: "log" if o["from_logits"] else "real",
@@ -178,6 +189,7 @@ TABLE: dict[str, Entry] = {
             *({"out_of_range": "clip"}, {"out_of_range": "clip", "ignore_index": 2}),
             *({"sparse_label": False}, {"sparse_label": False, "wrt": "label"}),
             *({"sparse_label": False, "wrt": "pred+label"}, {"wrt": "pred+label"}),
+            *({"z_loss": 0.125}, {"z_loss": 1e-4, "ignore_index": 0}),
         ),
         options={
             "label_order": (*ORDERS, "broadcast", "keepdims"),
@@ -210,6 +222,34 @@ TABLE: dict[str, Entry] = {
         params={"margin": (1.0, 0.0, -0.5, 1e30)},
         forms=CLASS_FORMS,
         options=CLASS_OPTIONS,
+        large="200x3000",
+    ),
+    "MultiMarginLoss": Entry(
+        holds(pred="real", label="class"),
+        ROWS,
+        "row",
+        params={"p": (1, 2), "margin": (1.0, 0.0, -0.5, 1e30), "class_weight": BY_CLASS},
+        forms=CLASS_FORMS,
+        options=CLASS_OPTIONS,
+        large="200x3000",
+    ),
+    "MultiLabelMarginLoss": Entry(
+        holds(pred="real", label="classes"),
+        ROWS,
+        "row",
+        options={
+            **CLASS_OPTIONS,
+            "label_dtype": ("int64", "int32", "float32"),
+            "label_order": ORDERS,
+        },
+        large="200x300",
+    ),
+    "MultiLabelSoftMarginLoss": Entry(
+        holds(pred="real", label="unit"),
+        ROWS,
+        "row",
+        params={"class_weight": BY_CLASS, "out_of_range": DOMAIN},
+        options={**LABELLED, "label_order": ORDERS},
         large="200x3000",
     ),
     "MultiQuantileLoss": Entry(
@@ -248,6 +288,18 @@ TABLE: dict[str, Entry] = {
         "sample",
         params={"margin": (1, 0, -200.0, 1e30)},
         options={"wrt": (None, "pred", "negative+positive", "positive+")},
+    ),
+    "TripletMarginLoss": Entry(
+        holds(pred="real", positive="real", negative="real"),
+        ROWS,
+        "row",
+        params={
+            "margin": (1.0, 0.0, 1e30),
+            "p": (2.0, 1.0, 3.0),
+            "swap": (False, True),
+        },
+        options={"wrt": (None, "pred", "negative+positive", "positive+")},
+        large="2048x300",
     ),
     "CosineEmbeddingLoss": Entry(
         holds(input1="real", input2="real", label="pair sign"),
@@ -379,6 +431,11 @@ class Uniform:
         if kind == "log":
             x = -8 * self.unit(shape)
             return np.where(self.unit(shape) < 0.05, -np.inf, x)
+        if kind == "classes":  # of each vector some, and -1 behind them
+            order = np.argsort(self.unit(shape), axis=axis)
+            counts = self.whole(np.sum(order, axis=axis, keepdims=True).shape, shape[axis] + 1)
+            places = np.cumsum(np.ones_like(order), axis=axis) - 1
+            return np.where(places < counts, order, -1.0)
         if kind == "weight":
             x = self.unit(shape)
             return np.where(x < 0.2, 0.0, 4 * x)
@@ -510,7 +567,7 @@ def arrays(name: str, options: Options, draw: Uniform) -> dict[str, Any]:
         found["sample_weight"] = weights(options["sample_weight"], unreduced, n, dtype, draw)
     if options.get("pos_weight", "none") != "none":
         found["pos_weight"] = weights(options["pos_weight"], place.shape, n, dtype, draw)
-    if "target" in found and options["epsilon"] != "none":
+    if "epsilon" in entry.options and options["epsilon"] != "none":
         found["epsilon"] = options["epsilon"]
     return found
 
