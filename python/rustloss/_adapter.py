@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rustloss import _core
 from rustloss._frameworks import framework
 from rustloss.errors import OutputError
 
@@ -82,10 +80,4 @@ def second_order(loss: Loss, *, grad_output: Any, direction: Any, **given: Any) 
 
 def is_elementwise(loss: Loss) -> bool:
     """Return whether every element of the prediction has a loss of its own."""
-    families = _families()
-    return any(families.get(cls.__name__) == "elementwise" for cls in type(loss).__mro__)
-
-
-@functools.cache
-def _families() -> dict[str, str]:
-    return {row["name"]: row["family"] for row in _core.registry()}
+    return bool(loss._spec["family"] == "elementwise")

@@ -46,6 +46,7 @@ except ImportError:  # before JAX 0.5
     from jax.extend import ffi
 
 from rustloss import _core
+from rustloss._adapter import is_elementwise
 from rustloss._interop import as_array
 from rustloss._loss import ArraySpec, Loss
 from rustloss.errors import OutputError, ParameterError
@@ -324,7 +325,7 @@ def _derivatives_jvp(
     """Return results that have a gradient among them, and their tangents."""
     first, loss, inputs = operation.first, operation.loss, operation.inputs(primals)
     hess = loss.signature(**inputs).hess
-    is_whole = hess == "zero" or (hess == "diagonal" and loss._spec["family"] == "elementwise")
+    is_whole = hess == "zero" or (hess == "diagonal" and is_elementwise(loss))
     if not is_whole or {*operation.results, *perturbed} - {"value"} != {first}:
         text = (
             f"expected derivatives that {loss._spec['name']} has: first ones, and of elementwise "

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import optimization_hint
 
 import rustloss
-from rustloss import _core
+from rustloss._adapter import is_elementwise
 from rustloss._loss import Loss, Signature
 from rustloss.errors import ParameterError
 from rustloss.torch._arrays import to_numpy, to_tensor
@@ -82,16 +82,14 @@ class Call:
 @functools.lru_cache(maxsize=1024)
 def traits(loss: Loss) -> Traits:
     """Return what the adapter has to know of a loss."""
-    families = {row["name"]: row["family"] for row in _core.registry()}
-    name = next(cls.__name__ for cls in type(loss).__mro__ if cls.__name__ in families)
-    inputs = loss._inputs
+    spec, inputs = loss._spec, loss._inputs
     return Traits(
         loss,
-        json.dumps([name, dict(loss._params)]),
+        json.dumps([spec["name"], dict(loss._params)]),
         tuple(row["name"] for row in inputs),
         tuple(row["name"] for row in inputs if row["gradient"] != "Never"),
-        families[name] == "elementwise",
-        families[name] == "pairwise",
+        is_elementwise(loss),
+        spec["family"] == "pairwise",
         loss.reduction in _APART,
     )
 
