@@ -1,8 +1,11 @@
 //! Sums: lane by lane within a block, exact or pairwise across blocks, in an order that the length alone decides.
 
+use crate::error::Result;
+use crate::memory;
 use crate::num::DType;
 use crate::num::Float;
-use crate::simd::Isa;
+use crate::simd::{Isa, SUM_LANES, add_lanes, add_lanes_exactly};
+use std::array;
 
 /// Longest run that is summed at once; longer ones are summed from the sums of their blocks.
 pub const BLOCK: usize = 1024;
@@ -114,6 +117,80 @@ impl ExactSum {
     }
 }
 
+/// The sums of columns side by side, each in the order of [`sum_block`] or [`sum_block_exactly`].
+#[derive(Default)]
+pub struct ColumnSums {
+    cols: usize,
+    /// Rows that fill all lanes several times over; those behind them are added one by one.
+    chunked: usize,
+    /// Rows so far.
+    rows: usize,
+    /// Whether what additions round off is put back.
+    exact: bool,
+    /// Lane by lane, all columns of each.
+    lanes: Vec<f64>,
+    /// What the additions have rounded off.
+    lost: Vec<f64>,
+    /// The rows that are added one by one.
+    rest: Vec<f64>,
+}
+
+impl ColumnSums {
+    /// Begins with the first of at most [`BLOCK`] rows.
+    pub fn start(&mut self, rows: usize, cols: usize, exact: bool) -> Result<()> {
+        (self.rows, self.cols, self.exact) = (0, cols, exact);
+        self.chunked = rows - rows % SUM_LANES;
+        zeros(&mut self.lanes, SUM_LANES * cols)?;
+        zeros(&mut self.lost, if exact { SUM_LANES * cols } else { 0 })?;
+        zeros(&mut self.rest, (rows - self.chunked) * cols)
+    }
+
+    /// The next rows. Their number divides [`SUM_LANES`], but for the last ones.
+    #[inline(always)]
+    pub fn add<T: Float>(&mut self, x: &[T]) {
+        let row = self.rows;
+        self.rows += x.len() / self.cols;
+        if row >= self.chunked {
+            for (rest, x) in self.rest[(row - self.chunked) * self.cols..].iter_mut().zip(x) {
+                *rest = x.to_f64();
+            }
+            return;
+        }
+        let lanes = row % SUM_LANES * self.cols..;
+        let sums = self.lanes[lanes.clone()].iter_mut().zip(x);
+        if self.exact {
+            for ((sum, x), lost) in sums.zip(&mut self.lost[lanes]) {
+                let (old, x) = (*sum, x.to_f64());
+                *sum = old + x;
+                *lost += f64::lost(old, x, *sum);
+            }
+        } else {
+            for (sum, x) in sums {
+                *sum += x.to_f64();
+            }
+        }
+    }
+
+    /// The sum of a column.
+    pub fn total(&self, col: usize) -> f64 {
+        let of_column = |x: &[f64]| array::from_fn(|lane| x[lane * self.cols + col]);
+        let rest = self.rest.iter().skip(col).step_by(self.cols);
+        if !self.exact {
+            let rest = rest.fold(0.0, |sum, x| sum + x);
+            return if self.chunked > 0 { add_lanes(of_column(&self.lanes)) + rest } else { rest };
+        }
+        let (sum, lost) = add_lanes_exactly(of_column(&self.lanes), of_column(&self.lost));
+        let mut total = ExactSum { sum, lost };
+        rest.for_each(|&x| total.add(x));
+        total.total()
+    }
+}
+
+fn zeros(numbers: &mut Vec<f64>, len: usize) -> Result<()> {
+    numbers.clear();
+    memory::grow(numbers, len, 0.0)
+}
+
 /// A [`PairwiseSum`] of the sums of the blocks of a row, which costs a row of one block nothing.
 pub struct BlockSum {
     only: f64,
@@ -174,6 +251,32 @@ mod tests {
             let mut streamed = PairwiseSum::default();
             (0..n).for_each(|i| streamed.add(thirds(i)));
             assert_eq!(streamed.total(), sum_pairwise(0..n, &thirds));
+        }
+    }
+
+    #[test]
+    fn columns_are_summed_as_rows_are() {
+        for rows in [1, 5, 31, 32, 33, 40, 100, BLOCK] {
+            let column = |c: usize| (0..rows).map(move |r| 1.0 / (3 * r + 7 * c + 1) as f64);
+            for exact in [false, true] {
+                let mut sums = ColumnSums::default();
+                sums.start(rows, 3, exact).unwrap();
+                for first in (0..rows).step_by(8) {
+                    let part = first..rows.min(first + 8);
+                    let x: Vec<f64> =
+                        part.flat_map(|r| (0..3).map(move |c| column(c).nth(r).unwrap())).collect();
+                    sums.add(&x);
+                }
+                for c in 0..3 {
+                    let x: Vec<f64> = column(c).collect();
+                    let expected = if exact {
+                        sum_block_exactly::<crate::simd::Baseline, _>(&x)
+                    } else {
+                        sum_block::<crate::simd::Baseline, _>(&x)
+                    };
+                    assert_eq!(sums.total(c).to_bits(), expected.to_bits(), "{rows}, {exact}");
+                }
+            }
         }
     }
 }

@@ -35,6 +35,7 @@ from rustloss.testing._inputs import layout_for
 from rustloss.testing._registry import input_of, spec_of, specs
 
 THREADS = [2, 3, 8]
+TOTALS = ["sum", "mean", "batch_mean", "weighted_mean", "sample_weighted_mean"]
 LEAST_LEAK = 16
 """Bytes: the head of an object of Python."""
 
@@ -97,7 +98,7 @@ def test_layout_of_memory_does_not_matter(name, dtype, layout):
             for option in (None, "grad_output"):
                 inputs = example(loss, shape, dtype=dtype, optional=optional)
                 inputs = {k: relayout(a, layout_for(loss, k, layout)) for k, a in inputs.items()}
-                before = {k: np.array(a) for k, a in inputs.items()}
+                before = {k: np.array(a, order="C") for k, a in inputs.items()}
                 plain = {k: a.astype(a.dtype.newbyteorder("=")) for k, a in before.items()}
                 value = np.asarray(loss(**plain))
                 factor = relayout(np.arange(1.0, 1 + value.size).reshape(value.shape), layout)
@@ -235,6 +236,38 @@ def test_layouts_of_wide_arrays_may_differ(name, dtype, shape):
             out = relayout(np.zeros_like(expected["value"]), layout)
             loss(**inputs, out=out)
             assert_same_bits({"value": out}, {"value": expected["value"]})
+
+
+@pytest.mark.parametrize("shape", [(1100, 3), (300, 40), (70, 1063), (9, 520, 3)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [n for n in specs() if spec_of(n).family == "elementwise"])
+def test_samples_that_lie_side_by_side_have_the_same_sums(name, dtype, shape):
+    rng = np.random.default_rng(0)
+    weights = (None, rng.random(shape[0]), rng.random(shape).astype(np.float32))
+    plain = example(spec_of(name).cls(), shape, dtype=dtype)
+    lying = {k: np.asfortranarray(a) for k, a in plain.items()}
+    first = spec_of(name).inputs[0].name
+    mixed = [{**lying, first: plain[first]}, {**plain, first: lying[first]}]
+    for reduction in (*PER_SAMPLE, *TOTALS):
+        loss = spec_of(name).cls(reduction=reduction)
+        for weight in weights:
+            expected = everything(loss, {**plain, "sample_weight": weight})
+            for inputs in (lying, *mixed):
+                found = everything(loss, {**inputs, "sample_weight": weight})
+                assert_same_bits(found, expected)
+
+
+@over_losses
+def test_gradients_lie_in_memory_as_their_inputs_do(name):
+    loss = spec_of(name).cls(reduction="none")
+    inputs = {k: np.asfortranarray(a) for k, a in example(loss).items()}
+    value, grads = loss.value_and_grad(**inputs)
+    assert np.asarray(value).flags.c_contiguous
+    grads = grads if isinstance(grads, tuple) else (grads,)
+    for grad, key in zip(grads, default_grads(loss), strict=True):
+        assert grad.strides == np.zeros_like(inputs[key], grad.dtype).strides
+    if spec_of(name).hess:
+        assert all(a.strides == grads[0].strides for a in loss.grad_hess(**inputs))
 
 
 def label_forms(label: Any) -> list[Any]:

@@ -3,10 +3,14 @@
 //! A driver lines its operands up in a [`Grid`] and takes tile after tile: a plain slice where memory is already that,
 //! else a gathered and converted copy of the tile's size.
 
+use super::transfer::{self, Places, Rectangle, Side};
 use crate::array::{Shape, Strides, Tiles, View, elements, short};
-use crate::num::Float;
-use crate::num::{Element, with_element};
+use crate::num::{Float, with_element};
 use smallvec::SmallVec;
+use std::mem;
+
+/// Columns of which all groups of rows are copied together.
+const GROUPED: usize = 16;
 
 /// A rectangle of a grid.
 #[derive(Clone, Copy)]
@@ -87,6 +91,15 @@ impl Grid {
         merge(&mut self.inner, &mut self.operands, |o| &mut o.inner);
     }
 
+    /// Makes rows of its columns and columns of its rows.
+    pub fn turn(&mut self) {
+        mem::swap(&mut self.rows, &mut self.cols);
+        mem::swap(&mut self.outer, &mut self.inner);
+        for Steps { outer, inner } in &mut self.operands {
+            mem::swap(outer, inner);
+        }
+    }
+
     /// Whether operand `k` is constant along its columns.
     pub fn constant_in_row(&self, k: usize) -> bool {
         self.operands[k].inner.iter().all(|&s| s == 0)
@@ -102,6 +115,13 @@ impl Grid {
         let o = &self.operands[k];
         let column = o.inner.last().map_or(0, |s| s.unsigned_abs());
         o.outer.last().is_some_and(|row| *row != 0 && row.unsigned_abs() < column)
+    }
+
+    /// Whether most of some operands that differ both along rows and along columns prefer rows.
+    pub fn most_prefer_rows(&self, operands: impl Iterator<Item = usize>) -> bool {
+        let differs = |&k: &usize| !self.constant_in_row(k) && !self.constant_in_column(k);
+        let ayes = operands.filter(differs).map(|k| if self.prefers_rows(k) { 1 } else { -1 });
+        ayes.sum::<i32>() > 0
     }
 
     /// Byte offset of a row.
@@ -164,7 +184,7 @@ impl Grid {
 
     /// A tile of operand `k`, copied row by row.
     pub fn read<T: Float>(&self, view: &View<'_>, k: usize, tile: Tile, buffer: &mut [T]) {
-        self.read_to(view, k, tile, Places::rows(tile), buffer);
+        self.read_to(view, k, tile, Places::rows(tile.rows, tile.cols), buffer);
     }
 
     /// A tile of operand `k`, copied with `lanes` rows at a time side by side: column c of row r goes to
@@ -177,42 +197,7 @@ impl Grid {
         lanes: usize,
         buffer: &mut [T],
     ) {
-        if let Some(x) = self.borrow(view, k, tile) {
-            for (x, buffer) in x.chunks(lanes * tile.cols).zip(buffer.chunks_mut(lanes * tile.cols))
-            {
-                transpose(x, tile.cols, buffer, lanes, x.len() / tile.cols, tile.cols);
-            }
-            return;
-        }
-        self.read_to(view, k, tile, Places::lanes(tile, lanes), buffer);
-    }
-
-    fn read_to<T: Float>(
-        &self,
-        view: &View<'_>,
-        k: usize,
-        tile: Tile,
-        places: Places,
-        buffer: &mut [T],
-    ) {
-        with_element!(view.dtype(), E => {
-            let memory = view.memory::<E>().expect("its own type");
-            self.lines(k, tile, places, |line| {
-                let places = buffer[line.place..].iter_mut().step_by(line.place_step);
-                if line.step != size_of::<E>() as isize {
-                    places.zip(memory.line(line.offset, line.step, line.len)).for_each(|(place, x)| *place = x.to());
-                    return;
-                }
-                let dense = memory.run(line.offset, line.len);
-                if line.place_step == 1 {
-                    for (place, x) in buffer[line.place..].iter_mut().zip(dense) {
-                        *place = x.to();
-                    }
-                } else {
-                    places.zip(dense).for_each(|(place, x)| *place = x.to());
-                }
-            });
-        });
+        self.read_to(view, k, tile, Places::lanes(lanes, tile.cols), buffer);
     }
 
     /// Whether [`Grid::direct`] gives a slice for a tile.
@@ -233,7 +218,7 @@ impl Grid {
 
     /// Writes a tile of operand `k` from `buffer`.
     pub fn scatter<T: Float>(&self, out: Tiles<'_, '_>, k: usize, tile: Tile, buffer: &[T]) {
-        self.write_from(out, k, tile, Places::rows(tile), buffer);
+        self.write_from(out, k, tile, Places::rows(tile.rows, tile.cols), buffer);
     }
 
     /// Writes a tile of operand `k` that [`Grid::read_lanes`] lays out.
@@ -245,17 +230,26 @@ impl Grid {
         lanes: usize,
         buffer: &[T],
     ) {
-        if let Some(x) = self.direct(out, k, tile) {
-            for (x, buffer) in x.chunks_mut(lanes * tile.cols).zip(buffer.chunks(lanes * tile.cols))
-            {
-                let rows = x.len() / tile.cols;
-                transpose(buffer, lanes, x, tile.cols, tile.cols, rows);
-            }
-            return;
-        }
-        self.write_from(out, k, tile, Places::lanes(tile, lanes), buffer);
+        self.write_from(out, k, tile, Places::lanes(lanes, tile.cols), buffer);
     }
 
+    /// Copies a tile of operand `k` into a buffer.
+    fn read_to<T: Float>(
+        &self,
+        view: &View<'_>,
+        k: usize,
+        tile: Tile,
+        places: Places,
+        buffer: &mut [T],
+    ) {
+        with_element!(view.dtype(), E => {
+            let memory = view.memory::<E>().expect("its own type");
+            let same = view.memory::<T>();
+            self.rectangles(k, tile, places, |rectangle| transfer::read(memory, same, rectangle, buffer));
+        });
+    }
+
+    /// Writes a tile of operand `k` from a buffer.
     fn write_from<T: Float>(
         &self,
         out: Tiles<'_, '_>,
@@ -266,17 +260,8 @@ impl Grid {
     ) {
         with_element!(out.dtype(), E => {
             let memory = out.memory::<E>().expect("its own type");
-            self.lines(k, tile, places, |line| {
-                let places = &buffer[line.place..];
-                if line.step == size_of::<E>() as isize && line.place_step == 1 {
-                    for (x, place) in memory.run(line.offset, line.len).iter_mut().zip(places) {
-                        *x = E::of(*place);
-                    }
-                    return;
-                }
-                let places = places.iter().step_by(line.place_step).take(line.len);
-                memory.write(line.offset, line.step, places.map(|place| E::of(*place)));
-            });
+            let same = out.memory::<T>();
+            self.rectangles(k, tile, places, |rectangle| transfer::write(memory, same, rectangle, buffer));
         });
     }
 
@@ -308,47 +293,28 @@ impl Grid {
         }
     }
 
-    /// Cuts a tile into straight lines along which memory moves in the smaller steps.
-    ///
-    /// Where memory runs along rows and the buffer along columns, 8 rows are taken at a time: neither side of the
-    /// transposition then touches more cache lines of one set at once than a cache has ways.
+    /// Cuts a tile into rectangles of equal steps, in memory and in a buffer.
     #[inline(always)]
-    fn lines(&self, k: usize, tile: Tile, places: Places, mut f: impl FnMut(Line)) {
-        const BLOCK: usize = 8;
+    fn rectangles(&self, k: usize, tile: Tile, places: Places, mut f: impl FnMut(Rectangle)) {
         self.check(tile);
-        let down = self.prefers_rows(k) || tile.cols == 1;
-        let mut row = 0;
-        while row < tile.rows {
-            let (start, row_step, rows) = self.row_run(k, tile.row + row, tile.rows - row);
-            self.runs(k, tile.col, tile.cols, |offset, col, cols, col_step| {
-                let mut line = |r: usize, c: usize, along_rows: bool, len: usize| {
-                    let at = r as isize * row_step + c as isize * col_step;
-                    f(Line {
-                        offset: start + offset + at,
-                        step: if along_rows { row_step } else { col_step },
-                        place: places.of(row + r, col + c),
-                        place_step: if along_rows { places.row } else { places.col },
-                        len,
+        // All groups of some columns before the next columns, as they lie next to each other in memory.
+        let width = if tile.rows > places.group { GROUPED } else { tile.cols };
+        for first in (0..tile.cols).step_by(width.max(1)) {
+            let cols = width.min(tile.cols - first);
+            let mut row = 0;
+            while row < tile.rows {
+                let (start, row_step, rows) = self.row_run(k, tile.row + row, tile.rows - row);
+                let rows = rows.min(places.group - row % places.group);
+                self.runs(k, tile.col + first, cols, |offset, col, cols, col_step| {
+                    f(Rectangle {
+                        offset: start + offset,
+                        place: places.of(row, first + col),
+                        rows: Side { len: rows, memory: row_step, buffer: places.row },
+                        cols: Side { len: cols, memory: col_step, buffer: places.col },
                     });
-                };
-                if !down {
-                    (0..rows).for_each(|r| line(r, 0, false, cols));
-                } else if places.row == 1 {
-                    for c in 0..cols {
-                        let mut r = 0;
-                        while r < rows {
-                            let len = (places.group - (row + r) % places.group).min(rows - r);
-                            line(r, c, true, len);
-                            r += len;
-                        }
-                    }
-                } else {
-                    for r in (0..rows).step_by(BLOCK) {
-                        (0..cols).for_each(|c| line(r, c, true, BLOCK.min(rows - r)));
-                    }
-                }
-            });
-            row += rows;
+                });
+                row += rows;
+            }
         }
     }
 
@@ -360,75 +326,6 @@ impl Grid {
         };
         (self.row_offset(k, row), step, wanted.min(last - row % last))
     }
-}
-
-/// Copies element (r, c) of rows that are `from_step` apart to (c, r) of rows that are `to_step` apart.
-fn transpose<T: Float>(
-    from: &[T],
-    from_step: usize,
-    to: &mut [T],
-    to_step: usize,
-    rows: usize,
-    cols: usize,
-) {
-    const BLOCK: usize = 4;
-    if rows < BLOCK || cols < BLOCK {
-        for r in 0..rows {
-            for c in 0..cols {
-                to[c * to_step + r] = from[r * from_step + c];
-            }
-        }
-        return;
-    }
-    // The last block of a line overlaps the one before it rather than being a smaller one.
-    for r in (0..rows).step_by(BLOCK).map(|r| r.min(rows - BLOCK)) {
-        let lines: [&[T]; BLOCK] = std::array::from_fn(|i| &from[(r + i) * from_step..][..cols]);
-        for c in (0..cols).step_by(BLOCK).map(|c| c.min(cols - BLOCK)) {
-            let block = lines.map(|line| std::array::from_fn(|j| line[c..][..BLOCK][j]));
-            for (i, column) in T::transpose(block).iter().enumerate() {
-                to[(c + i) * to_step + r..][..BLOCK].copy_from_slice(column);
-            }
-        }
-    }
-}
-
-/// Where the elements of a tile stand in a buffer.
-#[derive(Clone, Copy)]
-struct Places {
-    /// The step from a row to the next of its group.
-    row: usize,
-    /// The step from a column to the next.
-    col: usize,
-    /// Rows of a group; the next group stands behind all columns of this one.
-    group: usize,
-    /// The step from a group to the next.
-    group_step: usize,
-}
-
-impl Places {
-    /// Row by row.
-    fn rows(tile: Tile) -> Self {
-        Places { row: tile.cols, col: 1, group: tile.rows, group_step: 0 }
-    }
-
-    /// `lanes` rows at a time side by side.
-    fn lanes(tile: Tile, lanes: usize) -> Self {
-        Places { row: 1, col: lanes, group: lanes, group_step: lanes * tile.cols }
-    }
-
-    #[inline(always)]
-    fn of(&self, row: usize, col: usize) -> usize {
-        row / self.group * self.group_step + row % self.group * self.row + col * self.col
-    }
-}
-
-/// Elements that lie in equal steps both in memory and in a buffer.
-struct Line {
-    offset: isize,
-    step: isize,
-    place: usize,
-    place_step: usize,
-    len: usize,
 }
 
 /// Merges neighbouring axes of `dims` that lie behind one another in every operand.

@@ -3,6 +3,7 @@
 mod copies;
 mod grid;
 mod shape;
+mod transfer;
 mod view;
 
 pub use grid::{Grid, Tile};

@@ -188,6 +188,12 @@ impl Scale<'_> {
         }
     }
 
+    /// One factor for each row, where it is that.
+    pub fn of_rows(&self) -> Option<impl Iterator<Item = f64>> {
+        let Scale { factor: Factor::Rows(factors), times } = *self else { return None };
+        Some(factors.iter().map(move |&factor| times.weighted(factor)))
+    }
+
     /// Multiplies a tile of rows of `cols` elements.
     #[inline(always)]
     pub fn apply<T: Real>(&self, x: &mut [T], cols: usize) {
@@ -198,7 +204,7 @@ impl Scale<'_> {
 impl<'a> Factor<'a> {
     /// The factor that comes i-th.
     #[inline(always)]
-    fn at(&self, i: usize) -> f64 {
+    pub fn at(&self, i: usize) -> f64 {
         match self {
             Factor::One(factor) => *factor,
             Factor::Rows(factors) | Factor::Doubles(Elements { factors, .. }) => factors[i],
@@ -281,7 +287,13 @@ impl<'a> Factor<'a> {
 
     /// The products of a tile with the factors, in f64.
     #[inline(always)]
-    pub fn products<T: Real>(&self, x: &[T], cols: usize, products: &mut [f64]) {
+    pub fn products_of<'b, T: Real>(
+        &self,
+        x: &[T],
+        tile: Tile,
+        products: &'b mut Vec<f64>,
+    ) -> Result<&'b [f64]> {
+        let (products, cols) = (sized(products, tile.len())?, tile.cols);
         with_elements!(*self, factors => {
             for ((product, x), factor) in products.iter_mut().zip(x).zip(factors) {
                 *product = x.to_f64().weighted(factor.to_f64());
@@ -295,6 +307,7 @@ impl<'a> Factor<'a> {
                 }
             }
         });
+        Ok(products)
     }
 }
 
@@ -324,7 +337,7 @@ fn load<'s>(
 
 /// Multiplies in the type of computation if that can hold the factor, else in f64.
 #[inline(always)]
-fn multiply<T: Real>(x: &mut [T], factor: f64) {
+pub(crate) fn multiply<T: Real>(x: &mut [T], factor: f64) {
     if factor == 0.0 {
         x.fill(T::ZERO);
     } else if T::fits(factor) {

@@ -6,6 +6,7 @@ use crate::drive::domain::Check;
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
+use std::ops::Range;
 
 /// An input of a driver: lined up with the others, its check, and whether results are written over it.
 #[derive(Clone, Debug)]
@@ -95,4 +96,13 @@ pub(crate) fn tiles<'v, 'a>(view: &'v ViewMut<'a>) -> Tiles<'v, 'a> {
 pub(crate) fn sized<T: Real>(buffer: &mut Vec<T>, len: usize) -> Result<&mut [T]> {
     memory::grow(buffer, len, T::ZERO)?;
     Ok(&mut buffer[..len])
+}
+
+/// Some elements of an output, if it is wanted.
+#[inline(always)]
+pub(crate) fn part<'a, T>(
+    out: &'a mut Option<&mut [T]>,
+    run: &Range<usize>,
+) -> Option<&'a mut [T]> {
+    out.as_deref_mut().map(|out| &mut out[run.clone()])
 }

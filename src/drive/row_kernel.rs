@@ -6,14 +6,13 @@
 //! cannot hold are dealt with here, too. A loss is erased to a [`TileKernel`], so that the driver is compiled once for each
 //! type of computation.
 
-use crate::drive::operand::sized;
+use crate::drive::operand::{part, sized};
 use crate::drive::scale::{Scale, multiply, split};
 use crate::error::Result;
 use crate::math::Real;
 use crate::simd::{self, Isa, Kernel, Level};
 use std::any::Any;
 use std::marker::PhantomData;
-use std::ops::Range;
 
 /// The most vectors of a row.
 pub const MAX_VECTORS: usize = 3;
@@ -306,12 +305,12 @@ impl<T: Real, L: RowKernel<T, V, C>, const V: usize, const C: usize> Kernel
             let derives = scale != 0.0;
             let (mut of_vectors, mut of_numbers) = (grads.iter_mut(), number_grads.iter_mut());
             let outputs = RowOutputs {
-                grads: std::array::from_fn(|_| of_row(of_vectors.next()?, derives, &run)),
+                grads: std::array::from_fn(|_| part(of_vectors.next()?, &run).filter(|_| derives)),
                 number_grads: std::array::from_fn(|_| {
                     of_numbers.next()?.as_deref_mut().filter(|_| derives).map(|out| &mut out[r])
                 }),
-                hess: of_row(&mut hess, derives, &run),
-                elements: of_row(&mut elements, true, &run),
+                hess: part(&mut hess, &run).filter(|_| derives),
+                elements: part(&mut elements, &run),
                 wants_value: tile.wants_value,
             };
             let row = Row {
@@ -328,14 +327,4 @@ impl<T: Real, L: RowKernel<T, V, C>, const V: usize, const C: usize> Kernel
             }
         }
     }
-}
-
-/// The row of an output, if it is wanted.
-#[inline(always)]
-fn of_row<'a, T>(
-    out: &'a mut Option<&mut [T]>,
-    wanted: bool,
-    run: &Range<usize>,
-) -> Option<&'a mut [T]> {
-    out.as_deref_mut().filter(|_| wanted).map(|out| &mut out[run.clone()])
 }

@@ -23,9 +23,9 @@ const GATHER_ROWS: usize = 16;
 /// Elements of a tile of several rows.
 const TILE: usize = 2048;
 
-/// Groups of rows side by side that are gathered together: with several cache lines at a time memory keeps up, and with
-/// more of them a thousand classes would leave the second-level cache.
-const GROUPS: usize = 2;
+/// Elements of the groups of rows side by side that are gathered together: with more of them a thousand classes would
+/// leave the second-level cache, and with fewer in a line of memory every page of it would be come back to more often.
+const GATHERED: usize = 1 << 18;
 
 /// Columns up to which rows are worked on side by side.
 const SHORT: usize = 32;
@@ -118,7 +118,7 @@ pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
     };
     let fitting = (TILE / grid.cols.max(1)).clamp(1, LANES);
     let step = match (form, gathers) {
-        (Form::Lanes, true) => GROUPS * LANES,
+        (Form::Lanes, true) => (GATHERED / (LANES * grid.cols.max(1))).clamp(2, LANES) * LANES,
         (Form::Lanes, false) => LANES,
         (Form::Group, _) => fitting.max(TOGETHER),
         (Form::Row, true) => GATHER_ROWS,
@@ -231,7 +231,7 @@ impl<T: Real> Kernel for RunTile<'_, '_, T> {
     #[inline(always)]
     fn run<S: Isa>(self) -> Result<()> {
         let RunTile { job, tile, buffers, scratch } = self;
-        sized(&mut buffers.value, GROUPS * LANES)?;
+        sized(&mut buffers.value, tile.rows)?;
         match (job.form, scratch) {
             (Form::Row, Some(scratch)) => job.rows(tile, buffers, scratch)?,
             (Form::Lanes, _) => job.lanes(tile, buffers)?,

@@ -192,6 +192,10 @@ pub(crate) enum Divisor {
 }
 
 impl Divisor {
+    pub(crate) fn is_one_for_all(&self) -> bool {
+        matches!(self, Divisor::All(_))
+    }
+
     pub(crate) fn row(&self, row: usize) -> f64 {
         match self {
             Divisor::All(d) => *d,

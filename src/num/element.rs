@@ -12,7 +12,8 @@ use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
 macro_rules! dtypes {
-    ($($name:ident $t:ty, $text:literal, $x:ident $to:expr, $number:expr, $y:ident $of:expr;)*) => {
+    ($($name:ident $t:ty, $text:literal, $x:ident $to:expr, $number:expr, $y:ident $of:expr
+        $(, $to_run:ident, $of_run:ident)?;)*) => {
         /// An element type.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum DType {
@@ -51,6 +52,14 @@ macro_rules! dtypes {
                 let $x = self;
                 Number::from($number)
             }
+            $(
+                fn to_run<T: Float>(from: &[Self], to: &mut [T]) {
+                    T::$to_run(from, to);
+                }
+                fn of_run<T: Float>(from: &[T], to: &mut [Self]) {
+                    T::$of_run(from, to);
+                }
+            )?
         })*
 
         /// Calls `$body` with the type alias `E` bound to the Rust type of a [`DType`].
@@ -63,8 +72,8 @@ macro_rules! dtypes {
 }
 
 dtypes! {
-    F16 half::f16, "float16", x T::from_f32(x.to_f32()), x.to_f64(), y f16::from_f32(y.to_f32());
-    BF16 half::bf16, "bfloat16", x T::from_f32(x.to_f32()), x.to_f64(), y bf16::from_f32(y.to_f32());
+    F16 half::f16, "float16", x T::from_f32(x.to_f32()), x.to_f64(), y f16::from_f32(y.to_f32()), of_f16, to_f16;
+    BF16 half::bf16, "bfloat16", x T::from_f32(x.to_f32()), x.to_f64(), y bf16::from_f32(y.to_f32()), of_bf16, to_bf16;
     F32 f32, "float32", x T::from_f32(x), f64::from(x), y y.to_f32();
     F64 f64, "float64", x T::from_f64(x), x, y y.to_f64();
     I8 i8, "int8", x T::from_i64(i64::from(x)), i128::from(x), y y.to_f64() as i8;
@@ -129,6 +138,20 @@ pub trait Element: sealed::Sealed + Copy + 'static {
     /// From a type of computation, rounded once (half types are computed in `f32`).
     #[doc(hidden)]
     fn of<T: Float>(x: T) -> Self;
+    /// [`Element::to`] for a run of numbers.
+    #[doc(hidden)]
+    fn to_run<T: Float>(from: &[Self], to: &mut [T]) {
+        for (x, y) in from.iter().zip(to) {
+            *y = x.to();
+        }
+    }
+    /// [`Element::of`] for a run of numbers.
+    #[doc(hidden)]
+    fn of_run<T: Float>(from: &[T], to: &mut [Self]) {
+        for (x, y) in from.iter().zip(to) {
+            *y = Self::of(*x);
+        }
+    }
     /// The number itself.
     fn number(self) -> Number;
 }
@@ -209,6 +232,15 @@ pub trait Float:
     fn all_signs(x: &[Self]) -> bool;
     /// The extreme sizes of numbers, in one pass.
     fn sizes(x: &[Self]) -> Sizes<Self>;
+
+    /// A run of `float16`.
+    fn of_f16(from: &[f16], to: &mut [Self]);
+    /// A run to `float16`.
+    fn to_f16(from: &[Self], to: &mut [f16]);
+    /// A run of `bfloat16`.
+    fn of_bf16(from: &[bf16], to: &mut [Self]);
+    /// A run to `bfloat16`.
+    fn to_bf16(from: &[Self], to: &mut [bf16]);
 
     /// Element (i, j) to (j, i).
     fn transpose(block: [[Self; 4]; 4]) -> [[Self; 4]; 4];

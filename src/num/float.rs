@@ -2,9 +2,10 @@
 
 use crate::num::{Float, Sizes};
 use crate::simd::{self, Isa, SUM_LANES};
+use half::{bf16, f16};
 
 macro_rules! float {
-    ($t:ident, $key:ident, $sum:ident, $sum_and_lost:ident, $transpose:ident) => {
+    ($t:ident, $key:ident, $sum:ident, $sum_and_lost:ident, $transpose:ident, { $($runs:item)* }) => {
         impl Float for $t {
             type Key = $key;
 
@@ -53,6 +54,7 @@ macro_rules! float {
                 let [least, most] = [before_least.wrapping_add(1), most].map($t::from_bits);
                 Sizes { least, most, any_sign: $t::from_bits(signs).is_sign_negative() }
             }
+            $($runs)*
             #[inline(always)]
             fn transpose(block: [[Self; 4]; 4]) -> [[Self; 4]; 4] {
                 simd::$transpose(block)
@@ -110,5 +112,37 @@ macro_rules! float {
     };
 }
 
-float!(f32, i32, sum_f32, sum_f32_and_lost, transpose_f32);
-float!(f64, i64, sum_f64, sum_f64_and_lost, transpose_f64);
+float!(f32, i32, sum_f32, sum_f32_and_lost, transpose_f32, {
+    fn of_f16(from: &[f16], to: &mut [Self]) {
+        simd::f32_of_f16(from, to);
+    }
+    fn to_f16(from: &[Self], to: &mut [f16]) {
+        simd::f16_of_f32(from, to);
+    }
+    fn of_bf16(from: &[bf16], to: &mut [Self]) {
+        simd::f32_of_bf16(from, to);
+    }
+    fn to_bf16(from: &[Self], to: &mut [bf16]) {
+        simd::bf16_of_f32(from, to);
+    }
+});
+float!(f64, i64, sum_f64, sum_f64_and_lost, transpose_f64, {
+    fn of_f16(from: &[f16], to: &mut [Self]) {
+        convert(from, to, |x| x.to_f32().into());
+    }
+    fn to_f16(from: &[Self], to: &mut [f16]) {
+        convert(from, to, |x| f16::from_f32(x as f32));
+    }
+    fn of_bf16(from: &[bf16], to: &mut [Self]) {
+        convert(from, to, |x| x.to_f32().into());
+    }
+    fn to_bf16(from: &[Self], to: &mut [bf16]) {
+        convert(from, to, |x| bf16::from_f32(x as f32));
+    }
+});
+
+fn convert<X: Copy, Y>(from: &[X], to: &mut [Y], f: impl Fn(X) -> Y) {
+    for (x, y) in from.iter().zip(to) {
+        *y = f(*x);
+    }
+}

@@ -11,7 +11,9 @@ use super::error::exception;
 use crate::array::{Shape, Strides, View, ViewMut, overlaps_itself, reach, short};
 use crate::error::{Error, Kind, Tuple};
 use crate::num::DType;
-use numpy::npyffi::{NPY_ARRAY_ALIGNED, NPY_ARRAY_WRITEABLE, PY_ARRAY_API};
+use numpy::npyffi::{
+    NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_ORDER, PY_ARRAY_API,
+};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -145,7 +147,7 @@ pub struct Out<'py> {
 }
 
 impl<'py> Out<'py> {
-    /// A new array, whose shape follows from that of the argument `name`.
+    /// A new array in C order, whose shape follows from that of the argument `name`.
     pub fn new(name: &str, of: &Type<'py>, shape: &[usize]) -> PyResult<Self> {
         let py = of.descr.py();
         // SAFETY: `PyArray_Empty` reads `shape.len()` lengths (an `npy_intp` is as large as a `usize`), steals a reference
@@ -160,6 +162,37 @@ impl<'py> Out<'py> {
             );
             Bound::from_owned_ptr_or_err(py, array)
         };
+        Self::fresh(name, of, shape, object)
+    }
+
+    /// A new array of the shape of an argument, with its axes in the same order in memory.
+    pub fn like(of: &Type<'py>, argument: &Array<'py>) -> PyResult<Self> {
+        let (py, array, shape) = (of.descr.py(), &argument.object, argument.object.shape());
+        if flags(array) & NPY_ARRAY_C_CONTIGUOUS != 0 {
+            return Self::new(argument.name, of, shape);
+        }
+        // SAFETY: `PyArray_NewLikeArray` takes an array, steals a reference to the descriptor and returns a new reference,
+        // or null with an exception set.
+        let object = unsafe {
+            let like = PY_ARRAY_API.PyArray_NewLikeArray(
+                py,
+                array.as_array_ptr(),
+                NPY_ORDER::NPY_KEEPORDER,
+                of.descr.clone().into_ptr().cast(),
+                0,
+            );
+            Bound::from_owned_ptr_or_err(py, like)
+        };
+        Self::fresh(argument.name, of, shape, object)
+    }
+
+    fn fresh(
+        name: &str,
+        of: &Type<'py>,
+        shape: &[usize],
+        object: PyResult<Bound<'py, PyAny>>,
+    ) -> PyResult<Self> {
+        let py = of.descr.py();
         let object = object.map_err(|error| {
             if !error.is_instance_of::<PyValueError>(py) {
                 return error;
@@ -179,7 +212,7 @@ impl<'py> Out<'py> {
     fn fill(&self, byte: u8) {
         let (ptr, shape, _) = parts(&self.object);
         let bytes = shape.iter().product::<usize>() * self.dtype.size();
-        // SAFETY: a new array is contiguous and known to nobody, and any bytes are numbers of the types of results.
+        // SAFETY: a new array is one run of memory, in whatever order, and known to nobody, and any bytes are numbers of the types of results.
         unsafe { ptr.write_bytes(byte, bytes) };
     }
 

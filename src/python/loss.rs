@@ -292,10 +292,13 @@ impl PyLoss {
         });
         let value = value.transpose()?;
         let like = |i: usize, name: &str, buffer: Option<&Bound<'py, PyUntypedArray>>| {
-            let shape = arrays.inputs[i].as_ref().map_or(&[][..], |a| a.object.shape());
+            let input = arrays.inputs[i].as_ref().ok_or_else(no_result)?;
             match buffer {
-                None => Out::new(self.objective.spec.inputs[i].name, &arrays.result, shape),
-                Some(array) => Out::given(name, array, slice::from_ref(&arrays.result), shape),
+                None => Out::like(&arrays.result, input),
+                Some(array) => {
+                    let shape = input.object.shape();
+                    Out::given(name, array, slice::from_ref(&arrays.result), shape)
+                }
             }
         };
         let mut grads = SmallVec::<[Out<'py>; MAX_INPUTS]>::new();

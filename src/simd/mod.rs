@@ -6,10 +6,12 @@
 //! `S: Isa` tells the code whether a fused multiply-add is an instruction.
 
 mod f64x8;
+mod halves;
 #[cfg(target_arch = "x86_64")]
 mod registers;
 
 pub use f64x8::{F64x8, F64x8Ops};
+pub use halves::{bf16_of_f32, f16_of_f32, f32_of_bf16, f32_of_f16};
 use std::sync::OnceLock;
 
 /// One instruction-set level, as a type, so that generic code is compiled once per level.
@@ -65,8 +67,9 @@ fn sum_chunks<T: Copy + Into<f64>>(chunks: &[[T; SUM_LANES]]) -> f64 {
     add_lanes(lanes)
 }
 
+/// The sum of lanes: the upper half added to the lower until one is left.
 #[inline(always)]
-fn add_lanes(mut lanes: [f64; SUM_LANES]) -> f64 {
+pub fn add_lanes(mut lanes: [f64; SUM_LANES]) -> f64 {
     let mut half = SUM_LANES / 2;
     while half > 0 {
         for l in 0..half {
@@ -78,7 +81,7 @@ fn add_lanes(mut lanes: [f64; SUM_LANES]) -> f64 {
 }
 
 /// [`add_lanes`], and what it rounds off added to what the lanes have lost.
-fn add_lanes_exactly(mut lanes: [f64; SUM_LANES], lost: [f64; SUM_LANES]) -> (f64, f64) {
+pub fn add_lanes_exactly(mut lanes: [f64; SUM_LANES], lost: [f64; SUM_LANES]) -> (f64, f64) {
     let mut lost = add_lanes(lost);
     let mut half = SUM_LANES / 2;
     while half > 0 {
@@ -137,6 +140,17 @@ impl Level {
     /// The name that `RUSTLOSS_ISA` takes and `show_config` prints.
     pub fn name(self) -> &'static str {
         self.0.name()
+    }
+
+    /// The level in use, or the baseline if none can be.
+    fn in_use() -> Level {
+        level().unwrap_or(Level(BUILT[0]))
+    }
+
+    /// Whether `float16` has instructions.
+    #[cfg(target_arch = "x86_64")]
+    fn has_f16c(self) -> bool {
+        matches!(self.0, Set::Avx2 | Set::Avx512)
     }
 }
 

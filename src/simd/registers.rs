@@ -16,6 +16,7 @@ macro_rules! hold {
 
 hold! {
     arch::__m128: [f32; 4];
+    arch::__m128i: [u16; 8];
     arch::__m256: [f32; 8];
     arch::__m256d: [f64; 4];
     arch::__m512d: [f64; 8];

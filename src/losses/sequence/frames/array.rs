@@ -5,7 +5,6 @@ use crate::array::{View, ViewMut};
 use crate::math::Real;
 use crate::num;
 use crate::num::DType;
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -55,7 +54,7 @@ macro_rules! half_element {
 
             #[inline(always)]
             fn load<'a>(row: &'a [$t], scratch: &'a mut [f32]) -> &'a [f32] {
-                row.convert_to_f32_slice(scratch);
+                num::Element::to_run(row, scratch);
                 scratch
             }
             #[inline(always)]
@@ -64,7 +63,7 @@ macro_rules! half_element {
             }
             #[inline(always)]
             fn store(row: &mut [$t], scratch: &[f32]) {
-                row.convert_from_f32_slice(scratch);
+                num::Element::of_run(scratch, row);
             }
         }
     };

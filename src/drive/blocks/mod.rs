@@ -5,24 +5,26 @@
 //! the inputs, runs the kernel, applies weights and sums. The other families reuse it on their unreduced losses
 //! through [`Identity`], so weighting and reduction exist only here.
 
-use crate::array::{Grid, Tile};
-use crate::array::{Tiles, ViewMut, elements};
+mod sums;
+
+use self::sums::Turned;
+use crate::array::{Grid, Tile, ViewMut, elements};
 use crate::drive::Reduction;
 use crate::drive::domain::{Check, Domain, Order};
-use crate::drive::factor::{Buffers, Factor, Factors};
-use crate::drive::operand::{Argument, Input, Operand, Output, sized, tiles};
+use crate::drive::factor::{Buffers, Factor, Factors, multiply};
+use crate::drive::operand::{Argument, Input, Operand, Output, part, sized, tiles};
+use crate::drive::scale::split;
 use crate::drive::weight::Weighting;
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
 use crate::num::DType;
-use crate::num::Float;
 use crate::simd::{self, Isa, Kernel, Level};
-use crate::sum::{BLOCK, ExactSum, sum_block, sum_block_exactly};
+use crate::sum::{BLOCK, ColumnSums};
 use crate::threads;
 use smallvec::SmallVec;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 
 /// The most inputs that an elementwise loss takes.
 pub const MAX_OPERANDS: usize = 5;
@@ -32,6 +34,19 @@ const TILE: usize = 2 * BLOCK;
 
 /// Elements of a small tile.
 const FEW: usize = 256;
+
+/// Samples side by side of a tile that have sums of their own: as many as lie in a page of memory, as every other page
+/// costs time.
+const SIDE_BY_SIDE: usize = 1024;
+
+/// Rows and samples of such a tile if some operand has no samples side by side and is gathered.
+const GATHERED: (usize, usize) = (32, 256);
+
+/// Whole samples of a tile, at least.
+const WHOLE: usize = 64;
+
+/// Rows from this length on are computed one by one where each has a factor of its own.
+const LONG: usize = 256;
 
 /// Rows of a tile when some operand has its rows side by side in memory: a cache line of `f32`.
 const GATHER_ROWS: usize = 16;
@@ -44,6 +59,18 @@ pub struct BlockOutputs<'a, T> {
     pub grads: [Option<&'a mut [T]>; MAX_OPERANDS],
     /// The second derivative with respect to the prediction.
     pub hess: Option<&'a mut [T]>,
+}
+
+impl<T> BlockOutputs<'_, T> {
+    /// Those of some elements.
+    #[inline(always)]
+    fn part(&mut self, run: &Range<usize>) -> BlockOutputs<'_, T> {
+        BlockOutputs {
+            value: part(&mut self.value, run),
+            grads: self.grads.each_mut().map(|grad| part(grad, run)),
+            hess: part(&mut self.hess, run),
+        }
+    }
 }
 
 /// An elementwise loss over slices of one length.
@@ -121,14 +148,21 @@ pub(crate) fn drive<'v, T: Real>(run: &Run<'v, T>) -> Result<()> {
     let factors = Factors::new(&mut grid, weighting, shape)?;
     grid.merge();
 
-    let cols = grid.cols;
-    let block_rows = (BLOCK / cols.clamp(1, BLOCK)).clamp(1, grid.rows.max(1));
-    let per_block = reduction.is_total();
-    let slots = match &reduced {
-        None => 0,
-        Some(_) if per_block => grid.rows.div_ceil(block_rows) * cols.div_ceil(BLOCK),
-        Some(_) => grid.rows * cols.div_ceil(BLOCK),
+    let (rows, cols) = (grid.rows, grid.cols);
+    let block_rows = (BLOCK / cols.clamp(1, BLOCK)).clamp(1, rows.max(1));
+    let (partial, slots) = match &reduced {
+        None => (Partial::Nothing, 0),
+        Some(_) if reduction.is_total() => (Partial::Blocks, rows.div_ceil(block_rows)),
+        Some(_) => (Partial::Samples, rows),
     };
+    let slots = slots * cols.div_ceil(BLOCK);
+    let weighs_rows = factors.weighs_rows(&grid);
+    let operands = lined_up.iter().map(|(o, _): &(Input<'_, '_>, _)| o.k);
+    let operands = operands.chain(grads.iter().flatten().map(|o| o.k));
+    let turned = factors.divisor.is_one_for_all() && grid.most_prefer_rows(operands);
+    if turned {
+        grid.turn();
+    }
     let job = Job {
         kernel,
         level,
@@ -137,15 +171,18 @@ pub(crate) fn drive<'v, T: Real>(run: &Run<'v, T>) -> Result<()> {
         grads,
         hess,
         unreduced,
-        reduces: reduced.is_some(),
-        per_block,
+        partial,
         sums: memory::collect_small((0..slots).map(|_| AtomicU64::new(0)))?,
         factors,
+        weighs_rows,
         weight: weighting.weight,
         block_rows,
         grid: &grid,
+        turned,
+        rows,
+        cols,
     };
-    if job.grid.rows > 0 && cols > 0 {
+    if rows > 0 && cols > 0 {
         job.run()?;
     }
     match reduced {
@@ -159,20 +196,37 @@ struct Job<'v, 'a, T> {
     level: Level,
     order: Order<'v>,
     grid: &'v Grid,
+    /// Whether the rows of the grid are columns of E, because memory has samples side by side.
+    turned: bool,
+    /// Samples.
+    rows: usize,
+    /// Elements of a sample.
+    cols: usize,
     inputs: SmallVec<[(Input<'v, 'a>, Option<&'v Check<'a>>); MAX_OPERANDS]>,
     grads: [Option<Output<'v, 'a>>; MAX_OPERANDS],
     hess: Option<Output<'v, 'a>>,
     /// Where the loss of every element goes, if it is wanted.
     unreduced: Option<Output<'v, 'a>>,
-    /// Whether sums are wanted instead.
-    reduces: bool,
-    /// Whether a sum may span rows.
-    per_block: bool,
+    /// What sums are wanted instead.
+    partial: Partial,
     /// Partial sums: one for each block of columns of each row, or of each group of `block_rows` rows.
     sums: SmallVec<[AtomicU64; 16]>,
     block_rows: usize,
     factors: Factors<'v, 'a>,
+    /// Whether no weight differs within a sample.
+    weighs_rows: bool,
     weight: f64,
+}
+
+/// What partial sums are of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Partial {
+    /// There are none.
+    Nothing,
+    /// Elements of one sample.
+    Samples,
+    /// Elements of one sample or of several.
+    Blocks,
 }
 
 /// Scratch for the operands of a tile that memory does not hold as a slice.
@@ -184,6 +238,10 @@ struct Scratch<T> {
     factors: Buffers,
     /// Values times their weights.
     products: Vec<f64>,
+    /// The sums of samples side by side.
+    samples: ColumnSums,
+    /// Values with samples one behind another again.
+    values: Turned<T>,
     /// Labels in their own type, for their check.
     exact: Vec<f64>,
     /// The values of a small tile, which shall not cost an allocation.
@@ -193,17 +251,12 @@ struct Scratch<T> {
 impl<'v, 'a, T: Real> Job<'v, 'a, T> {
     fn run(&self) -> Result<()> {
         let grid = self.grid;
-        let views = self.inputs.iter().map(|(o, _)| o.k);
-        let outputs = self.outputs().map(|o| o.k);
-        let gathers = views.chain(outputs).any(|k| grid.prefers_rows(k));
-        // Weights and products with them want room in the cache, too.
-        let len = if self.factors.is_weighted() { TILE / 2 } else { TILE };
-        let wanted = if gathers { GATHER_ROWS } else { len / grid.cols.min(len) };
-        let rows = (wanted.div_ceil(self.block_rows) * self.block_rows).min(grid.rows);
-        let cols = grid.cols.min(if gathers { BLOCK } else { len });
-        let (down, across) = (grid.rows.div_ceil(rows), grid.cols.div_ceil(cols));
-        let tiles = down * across;
-        let tile_ns = self.kernel.cost() * (rows * cols) as f64;
+        let (rows, cols) = self.tile_size();
+        // Tiles whose sums belong together are one task.
+        let (task_rows, task_cols) = if self.sums_samples() { (BLOCK, cols) } else { (rows, cols) };
+        let (down, across) = (grid.rows.div_ceil(task_rows), grid.cols.div_ceil(task_cols));
+        let task_len = task_rows.min(grid.rows) * task_cols;
+        let task_ns = self.kernel.cost() * task_len as f64;
         let work = |tasks: &mut threads::Tasks<'_>| {
             let mut scratch = Scratch {
                 inputs: Default::default(),
@@ -212,22 +265,64 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
                 value: Vec::new(),
                 factors: Buffers::default(),
                 products: Vec::new(),
+                samples: ColumnSums::default(),
+                values: Turned::default(),
                 exact: Vec::new(),
                 few: [T::ZERO; FEW],
             };
             for t in tasks {
-                let (row, col) = (t / across * rows, t % across * cols);
-                let tile = Tile {
-                    row,
-                    rows: rows.min(grid.rows - row),
-                    col,
-                    cols: cols.min(grid.cols - col),
-                };
-                simd::dispatch(self.level, RunTile { job: self, tile, scratch: &mut scratch })?;
+                let (first, col) = (t / across * task_rows, t % across * task_cols);
+                let end = grid.rows.min(first + task_rows);
+                for row in (first..end).step_by(rows) {
+                    let tile = Tile {
+                        row,
+                        rows: rows.min(end - row),
+                        col,
+                        cols: cols.min(grid.cols - col),
+                    };
+                    simd::dispatch(self.level, RunTile { job: self, tile, scratch: &mut scratch })?;
+                }
             }
             Ok(())
         };
-        threads::run(tiles, tile_ns, &work)
+        threads::run(down * across, task_ns, &work)
+    }
+
+    /// Rows and columns of a tile.
+    fn tile_size(&self) -> (usize, usize) {
+        let grid = self.grid;
+        let views = self.inputs.iter().map(|(o, _)| o.k);
+        let outputs = self.outputs().map(|o| o.k);
+        let gathers = views.chain(outputs).any(|k| grid.prefers_rows(k));
+        if self.sums_samples() {
+            let (rows, cols) = if gathers { GATHERED } else { (1, SIDE_BY_SIDE) };
+            return (rows.min(grid.rows), cols.min(grid.cols));
+        }
+        if self.turned && self.partial != Partial::Nothing {
+            // Whole samples, and as many as have their sum in common.
+            let cols = (TILE / grid.rows).max(WHOLE).next_multiple_of(self.block_rows);
+            return (grid.rows, cols.min(grid.cols));
+        }
+        // Weights of elements and products with them want room in the cache, too.
+        let len = if self.factors.is_weighted() && !self.weighs_rows { TILE / 2 } else { TILE };
+        let wanted = if gathers { GATHER_ROWS } else { len / grid.cols.min(len) };
+        let block_rows = if self.turned { 1 } else { self.block_rows };
+        let rows = wanted.next_multiple_of(block_rows).min(grid.rows);
+        (rows, grid.cols.min(if gathers { BLOCK } else { len }))
+    }
+
+    /// Whether each sample has sums of its own.
+    fn sums_rows(&self) -> bool {
+        match self.partial {
+            Partial::Nothing => false,
+            Partial::Samples => true,
+            Partial::Blocks => self.block_rows == 1,
+        }
+    }
+
+    /// Whether it has, and samples lie side by side.
+    fn sums_samples(&self) -> bool {
+        self.turned && self.sums_rows()
     }
 
     /// Outputs of E's shape.
@@ -254,7 +349,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         let mut hess = self.hess.as_ref().map(|o| o.tile(grid, tile, hess_buffer)).transpose()?;
         let mut value = match &self.unreduced {
             Some(o) => Some(o.tile(grid, tile, value_buffer)?),
-            None if !self.reduces => None,
+            None if self.partial == Partial::Nothing => None,
             None if len <= FEW => Some(&mut few[..len]),
             None => Some(sized(value_buffer, len)?),
         };
@@ -265,8 +360,14 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             grads: grads.each_mut().map(Option::as_deref_mut),
             hess: hess.as_deref_mut(),
         };
-        let of_kernel = at_once.unwrap_or(T::ONE);
-        self.kernel.run(self.level, &inputs[..self.inputs.len()], wanted, of_kernel);
+        let inputs = &inputs[..self.inputs.len()];
+        let by_row = scale.of_rows().filter(|_| cols >= LONG);
+        let scaled = by_row.is_some() || at_once.is_some_and(|scale| scale != T::ZERO);
+        if let Some(scale) = by_row {
+            self.run_rows(inputs, wanted, cols, scale);
+        } else {
+            self.kernel.run(self.level, inputs, wanted, at_once.unwrap_or(T::ONE));
+        }
         // Only now: the kernel hides that it waits for memory, and leaves the tile in the cache.
         for (input, (o, check)) in inputs.iter().zip(&self.inputs) {
             if let Some(check) = check {
@@ -274,13 +375,18 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             }
         }
         for out in grads.iter_mut().chain([&mut hess]).flatten() {
-            if at_once.is_none() || at_once == Some(T::ZERO) {
+            if !scaled {
                 scale.apply(out, cols);
             }
         }
         if let Some(value) = value {
-            if self.reduces {
-                self.sum::<S>(tile, value, weights, &mut scratch.products)?;
+            if self.partial != Partial::Nothing {
+                let Scratch { products, samples, values, .. } = scratch;
+                match (self.sums_samples(), self.turned) {
+                    (true, _) => self.sum_samples(tile, value, weights, products, samples)?,
+                    (_, true) => self.sum_turned::<S>(tile, value, weights, products, values)?,
+                    _ => self.sum::<S>(tile, value, weights, products)?,
+                }
             } else if self.weight != 1.0 || self.factors.is_weighted() {
                 weights.apply(value, cols, self.weight);
             }
@@ -294,6 +400,37 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             }
         }
         Ok(())
+    }
+
+    /// Runs the kernel row by row, each with a factor of its own.
+    #[inline(always)]
+    fn run_rows(
+        &self,
+        inputs: &[&[T]],
+        mut outputs: BlockOutputs<'_, T>,
+        cols: usize,
+        scale: impl Iterator<Item = f64>,
+    ) {
+        for (r, scale) in scale.enumerate() {
+            let run = r * cols..(r + 1) * cols;
+            let mut of_row = [&[][..]; MAX_OPERANDS];
+            for (row, input) in of_row.iter_mut().zip(inputs) {
+                *row = &input[run.clone()];
+            }
+            let mut outputs = outputs.part(&run);
+            let [scale, rest] = split::<T>(scale);
+            self.kernel.run(
+                self.level,
+                &of_row[..inputs.len()],
+                outputs.part(&(0..cols)),
+                T::from_f64(scale),
+            );
+            // A factor of 0 leaves nothing, whatever it was multiplied with.
+            let rest = if scale == 0.0 { 0.0 } else { rest };
+            for out in outputs.grads.iter_mut().chain([&mut outputs.hess]).flatten() {
+                multiply(out, rest);
+            }
+        }
     }
 
     /// Checks the elements of an input that have a weight, in the input's own type.
@@ -337,100 +474,9 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             |&(i, &x): &(usize, &X)| !check.domain.holds(x) && !weights.removes(i, tile.cols);
         let Some((i, _)) = x.iter().enumerate().find(outside) else { return Ok(()) };
         let (row, col) = (tile.row + i / tile.cols, tile.col + i % tile.cols);
-        let position = row * self.grid.cols + col;
+        let (row, col) = if self.turned { (col, row) } else { (row, col) };
+        let position = row * self.cols + col;
         Err(check.error(&self.order.element(position, check.given.shape())))
-    }
-
-    /// Adds up the values of a tile. The borders of the partial sums depend on the shape alone.
-    #[inline(always)]
-    fn sum<S: Isa>(
-        &self,
-        tile: Tile,
-        value: &[T],
-        weights: Factor<'_>,
-        products: &mut Vec<f64>,
-    ) -> Result<()> {
-        let by_row = !self.per_block || self.block_rows == 1;
-        let one = matches!(weights, Factor::One(_));
-        if one || (by_row && self.factors.weighs_rows(self.grid)) {
-            self.sum_blocks(tile, value, weights, sum_block_exactly::<S, T>);
-            return Ok(());
-        }
-        let products = sized(products, tile.len())?;
-        weights.products(value, tile.cols, products);
-        // Products of f32 have room in an f64 for what their sum would round off.
-        let sum = match T::DTYPE {
-            DType::F32 => sum_block::<S, f64>,
-            _ => sum_block_exactly::<S, f64>,
-        };
-        self.sum_blocks(tile, products, Factor::One(1.0), sum);
-        Ok(())
-    }
-
-    /// Stores the sums of the blocks of a tile, each times the weight of its rows.
-    #[inline(always)]
-    fn sum_blocks<X>(
-        &self,
-        tile: Tile,
-        value: &[X],
-        weights: Factor<'_>,
-        sum: impl Fn(&[X]) -> f64,
-    ) {
-        let store = |slot: usize, sum: f64| self.sums[slot].store(sum.to_bits(), Relaxed);
-        let blocks = self.grid.cols.div_ceil(BLOCK);
-        if blocks == 1 && self.per_block {
-            for (i, block) in value.chunks(self.block_rows * tile.cols).enumerate() {
-                let row = i * self.block_rows;
-                let slot = (tile.row + row) / self.block_rows;
-                store(slot, sum(block).weighted(weights.of_row(row, tile.cols)));
-            }
-            return;
-        }
-        for (r, run) in value.chunks_exact(tile.cols).enumerate() {
-            let first = (tile.row + r) * blocks + tile.col / BLOCK;
-            for (b, block) in run.chunks(BLOCK).enumerate() {
-                store(first + b, sum(block).weighted(weights.of_row(r, tile.cols)));
-            }
-        }
-    }
-
-    /// Turns partial sums into the value.
-    fn finish(
-        &self,
-        value: Tiles<'_, '_>,
-        weighting: &Weighting<'_>,
-        shape: &[usize],
-    ) -> Result<()> {
-        let total = |slots: Range<usize>| {
-            let mut sum = ExactSum::default();
-            for slot in &self.sums[slots] {
-                sum.add(f64::from_bits(slot.load(Relaxed)));
-            }
-            sum.total().weighted(self.weight)
-        };
-        let divisor = &self.factors.divisor;
-        let is_mean = !matches!(weighting.reduction, Reduction::Sum | Reduction::SampleSum);
-        let may_be_empty = is_mean && weighting.denominator.is_none();
-        if self.per_block {
-            let by_rows = weighting.reduction == Reduction::BatchMean;
-            let count = elements(if by_rows { &shape[..1] } else { shape });
-            let result = if count == 0 && may_be_empty {
-                weighting.empty
-            } else {
-                total(0..self.sums.len()) / divisor.row(0)
-            };
-            return value.fill::<T>(1, |_| T::from_f64(result));
-        }
-        let blocks = self.grid.cols.div_ceil(BLOCK);
-        value.fill(self.grid.rows, |row| {
-            T::from_f64(if blocks > 0 {
-                total(row * blocks..(row + 1) * blocks) / divisor.row(row)
-            } else if may_be_empty {
-                weighting.empty
-            } else {
-                0.0
-            })
-        })
     }
 }
 

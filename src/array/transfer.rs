@@ -1,0 +1,249 @@
+//! Tiles copied between memory, of any element type and in any steps, and a buffer.
+//!
+//! A tile comes in rectangles whose elements lie in equal steps on both sides. Lines of a rectangle run along memory:
+//! where the buffer runs along with them they are converted as a whole, and where it runs across, four lines at a time
+//! are transposed in registers.
+
+use super::view::{Memory, MemoryMut};
+use crate::num::{Element, Float};
+
+/// Lines that are transposed together.
+const LINES: usize = 4;
+
+/// Elements of each of them that are converted at once.
+const PART: usize = 64;
+
+/// Elements of a line that neither side has in a run, before the next line has its turn: no more cache lines of one set
+/// than a cache has ways.
+const FEW: usize = 8;
+
+/// Where the elements of a tile stand in a buffer.
+#[derive(Clone, Copy)]
+pub(super) struct Places {
+    /// The step from a row to the next of its group.
+    pub row: usize,
+    /// The step from a column to the next.
+    pub col: usize,
+    /// Rows of a group; the next group stands behind all columns of this one.
+    pub group: usize,
+    /// The step from a group to the next.
+    group_step: usize,
+}
+
+impl Places {
+    /// Row by row.
+    pub fn rows(rows: usize, cols: usize) -> Self {
+        Places { row: cols, col: 1, group: rows, group_step: 0 }
+    }
+
+    /// `lanes` rows at a time side by side.
+    pub fn lanes(lanes: usize, cols: usize) -> Self {
+        Places { row: 1, col: lanes, group: lanes, group_step: lanes * cols }
+    }
+
+    #[inline(always)]
+    pub fn of(&self, row: usize, col: usize) -> usize {
+        row / self.group * self.group_step + row % self.group * self.row + col * self.col
+    }
+}
+
+/// One direction of a rectangle.
+#[derive(Clone, Copy)]
+pub(super) struct Side {
+    pub len: usize,
+    /// Bytes from an element to the next.
+    pub memory: isize,
+    /// Places from an element to the next.
+    pub buffer: usize,
+}
+
+/// Elements in equal steps down and across.
+#[derive(Clone, Copy)]
+pub(super) struct Rectangle {
+    /// Where the first stands in memory, in bytes.
+    pub offset: isize,
+    /// Where it stands in the buffer.
+    pub place: usize,
+    pub rows: Side,
+    pub cols: Side,
+}
+
+/// A rectangle as lines that run along memory.
+struct Lines {
+    offset: isize,
+    place: usize,
+    /// From a line to the next.
+    down: Side,
+    /// Along a line.
+    along: Side,
+}
+
+/// How lines are copied.
+enum Way {
+    /// Run by run.
+    Runs,
+    /// Four lines at a time: the buffer runs across them.
+    Across,
+    /// Element by element.
+    Single,
+}
+
+impl Rectangle {
+    #[inline(always)]
+    fn lines(self, unit: usize) -> (Lines, Way) {
+        let Rectangle { offset, place, rows, cols } = self;
+        let size = |side: Side| side.memory.unsigned_abs();
+        let by_rows = cols.len == 1 || (rows.memory != 0 && size(rows) < size(cols));
+        let (mut down, mut along) =
+            if by_rows && rows.len > 1 { (cols, rows) } else { (rows, cols) };
+        let unit = unit as isize;
+        if along.memory == unit
+            && along.buffer == 1
+            && down.buffer == along.len
+            && down.memory == unit * along.len as isize
+        {
+            along.len *= down.len;
+            down.len = 1;
+        }
+        let way = match (along.memory == unit, along.buffer, down.buffer) {
+            (true, 1, _) => Way::Runs,
+            (true, _, 1) if down.len >= LINES && along.len >= LINES => Way::Across,
+            _ => Way::Single,
+        };
+        (Lines { offset, place, down, along }, way)
+    }
+}
+
+impl Lines {
+    /// Where a line begins in memory and in the buffer.
+    #[inline(always)]
+    fn start(&self, line: usize) -> (isize, usize) {
+        let Lines { offset, place, down, .. } = self;
+        (offset + line as isize * down.memory, place + line * down.buffer)
+    }
+
+    /// Calls `f(offset, place, length)` for each piece of a line, the same piece of all lines before the next.
+    #[inline(always)]
+    fn pieces(&self, mut f: impl FnMut(isize, usize, usize)) {
+        let Side { len, memory, buffer } = self.along;
+        let few = if self.down.len == 1 { len } else { FEW };
+        for first in (0..len).step_by(few.max(1)) {
+            for line in 0..self.down.len {
+                let (offset, place) = self.start(line);
+                f(offset + first as isize * memory, place + first * buffer, few.min(len - first));
+            }
+        }
+    }
+
+    /// Calls `f(offsets, place, length)` for [`LINES`] lines at a time and a part of each. The last lines and the last part
+    /// may hold some of those before.
+    #[inline(always)]
+    fn together(&self, mut f: impl FnMut([isize; LINES], usize, usize)) {
+        let Side { len, memory, buffer } = self.along;
+        for line in blocks(self.down.len) {
+            for first in (0..len).step_by(PART).map(|first| first.min(len - LINES)) {
+                let starts: [_; LINES] = std::array::from_fn(|i| self.start(line + i).0);
+                let offsets = starts.map(|start| start + first as isize * memory);
+                f(offsets, self.start(line).1 + first * buffer, PART.min(len - first));
+            }
+        }
+    }
+}
+
+/// Copies a rectangle into a buffer. `same` is the memory, too, if it is of the buffer's type.
+#[inline(always)]
+pub(super) fn read<E: Element, T: Float>(
+    memory: Memory<'_, E>,
+    same: Option<Memory<'_, T>>,
+    rectangle: Rectangle,
+    buffer: &mut [T],
+) {
+    let (lines, way) = rectangle.lines(size_of::<E>());
+    let Lines { down, along, .. } = lines;
+    match way {
+        Way::Runs => (0..down.len).for_each(|line| {
+            let (offset, place) = lines.start(line);
+            E::to_run(memory.run(offset, along.len), &mut buffer[place..][..along.len]);
+        }),
+        Way::Across => {
+            let mut rooms = [[T::ZERO; PART]; LINES];
+            lines.together(|offsets, place, len| {
+                let mut parts = [&[][..]; LINES];
+                for ((part, room), &offset) in parts.iter_mut().zip(&mut rooms).zip(&offsets) {
+                    *part = same.map_or_else(
+                        || {
+                            E::to_run(memory.run(offset, len), &mut room[..len]);
+                            &room[..len]
+                        },
+                        |same| same.run(offset, len),
+                    );
+                }
+                for i in blocks(len) {
+                    let rows = T::transpose(parts.map(|part| block(&part[i..])));
+                    for (j, row) in rows.iter().enumerate() {
+                        buffer[place + (i + j) * along.buffer..][..LINES].copy_from_slice(row);
+                    }
+                }
+            });
+        }
+        Way::Single => lines.pieces(|offset, place, len| {
+            let places = buffer[place..].iter_mut().step_by(along.buffer);
+            let elements = memory.line(offset, along.memory, len);
+            places.zip(elements).for_each(|(place, x)| *place = x.to());
+        }),
+    }
+}
+
+/// The reverse of [`read`].
+#[inline(always)]
+pub(super) fn write<E: Element, T: Float>(
+    memory: MemoryMut<'_, E>,
+    same: Option<MemoryMut<'_, T>>,
+    rectangle: Rectangle,
+    buffer: &[T],
+) {
+    let (lines, way) = rectangle.lines(size_of::<E>());
+    let Lines { down, along, .. } = lines;
+    let transpose = |parts: &mut [&mut [T]; LINES], place: usize, len: usize| {
+        for i in blocks(len) {
+            let rows = [0, 1, 2, 3].map(|j| block(&buffer[place + (i + j) * along.buffer..]));
+            for (part, line) in parts.iter_mut().zip(T::transpose(rows)) {
+                part[i..][..LINES].copy_from_slice(&line);
+            }
+        }
+    };
+    match way {
+        Way::Runs => (0..down.len).for_each(|line| {
+            let (offset, place) = lines.start(line);
+            E::of_run(&buffer[place..][..along.len], memory.run(offset, along.len));
+        }),
+        Way::Across => {
+            let mut rooms = [[T::ZERO; PART]; LINES];
+            lines.together(|offsets, place, len| {
+                if let Some(same) = same {
+                    return transpose(&mut offsets.map(|at| same.run(at, len)), place, len);
+                }
+                transpose(&mut rooms.each_mut().map(|room| &mut room[..len]), place, len);
+                for (room, &offset) in rooms.iter().zip(&offsets) {
+                    E::of_run(&room[..len], memory.run(offset, len));
+                }
+            });
+        }
+        Way::Single => lines.pieces(|offset, place, len| {
+            let places = buffer[place..].iter().step_by(along.buffer).take(len);
+            memory.write(offset, along.memory, places.map(|x| E::of(*x)));
+        }),
+    }
+}
+
+/// Where blocks of [`LINES`] elements of `len` begin. The last may hold some of those before.
+#[inline(always)]
+fn blocks(len: usize) -> impl Iterator<Item = usize> {
+    (0..len).step_by(LINES).map(move |i| i.min(len - LINES))
+}
+
+/// The first elements.
+#[inline(always)]
+fn block<T: Float>(x: &[T]) -> [T; LINES] {
+    std::array::from_fn(|i| x[..LINES][i])
+}

@@ -1,0 +1,194 @@
+//! The sums of an elementwise run: tile by tile to partial sums whose borders depend on the shape alone, and from these
+//! to the value.
+
+use super::{Job, Partial};
+use crate::array::{Grid, Tile, Tiles, View, elements};
+use crate::drive::Reduction;
+use crate::drive::factor::Factor;
+use crate::drive::operand::sized;
+use crate::drive::weight::Weighting;
+use crate::error::Result;
+use crate::math::Real;
+use crate::num::{DType, Float};
+use crate::simd::Isa;
+use crate::sum::{BLOCK, ColumnSums, ExactSum, sum_block, sum_block_exactly};
+use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
+
+impl<T: Real> Job<'_, '_, T> {
+    /// Adds up the values of a tile. The borders of the partial sums depend on the shape alone.
+    #[inline(always)]
+    pub(super) fn sum<S: Isa>(
+        &self,
+        tile: Tile,
+        value: &[T],
+        weights: Factor<'_>,
+        products: &mut Vec<f64>,
+    ) -> Result<()> {
+        if self.weighs_sums(weights) {
+            self.sum_blocks(tile, value, weights, sum_block_exactly::<S, T>);
+            return Ok(());
+        }
+        let products = weights.products_of(value, tile, products)?;
+        self.sum_blocks(tile, products, Factor::One(1.0), Self::sum_products::<S>());
+        Ok(())
+    }
+
+    /// Whether weights are multiplied with sums, as they are the same for all terms of one.
+    fn weighs_sums(&self, weights: Factor<'_>) -> bool {
+        matches!(weights, Factor::One(_)) || (self.weighs_rows && self.sums_rows())
+    }
+
+    /// How a block of products is summed: products of f32 have room in an f64 for what their sum would round off.
+    fn sum_products<S: Isa>() -> fn(&[f64]) -> f64 {
+        match T::DTYPE {
+            DType::F32 => sum_block::<S, f64>,
+            _ => sum_block_exactly::<S, f64>,
+        }
+    }
+
+    /// [`Job::sum`] of samples side by side that have their sums in common.
+    #[inline(always)]
+    pub(super) fn sum_turned<S: Isa>(
+        &self,
+        tile: Tile,
+        value: &[T],
+        weights: Factor<'_>,
+        products: &mut Vec<f64>,
+        turned: &mut Turned<T>,
+    ) -> Result<()> {
+        let upright = Tile { row: tile.col, rows: tile.cols, col: tile.row, cols: tile.rows };
+        if self.weighs_sums(weights) {
+            let value = turn(value, tile, &mut turned.values)?;
+            self.sum_blocks(upright, value, weights, sum_block_exactly::<S, T>);
+            return Ok(());
+        }
+        let products = weights.products_of(value, tile, products)?;
+        let products = turn(products, tile, &mut turned.products)?;
+        self.sum_blocks(upright, products, Factor::One(1.0), Self::sum_products::<S>());
+        Ok(())
+    }
+
+    /// [`Job::sum`] of samples side by side that have sums of their own, block by block of their elements.
+    #[inline(always)]
+    pub(super) fn sum_samples(
+        &self,
+        tile: Tile,
+        value: &[T],
+        weights: Factor<'_>,
+        products: &mut Vec<f64>,
+        sums: &mut ColumnSums,
+    ) -> Result<()> {
+        if tile.row.is_multiple_of(BLOCK) {
+            let rows = BLOCK.min(self.cols - tile.row);
+            sums.start(rows, tile.cols, T::DTYPE == DType::F64)?;
+        }
+        let by_sample = self.weighs_sums(weights);
+        if by_sample {
+            sums.add(value);
+        } else {
+            let products = weights.products_of(value, tile, products)?;
+            sums.add(products);
+        }
+        let end = tile.row + tile.rows;
+        if end.is_multiple_of(BLOCK) || end == self.cols {
+            let (blocks, block) = (self.cols.div_ceil(BLOCK), tile.row / BLOCK);
+            for c in 0..tile.cols {
+                let weight = if by_sample { weights.at(c) } else { 1.0 };
+                self.store((tile.col + c) * blocks + block, sums.total(c).weighted(weight));
+            }
+        }
+        Ok(())
+    }
+
+    fn store(&self, slot: usize, sum: f64) {
+        self.sums[slot].store(sum.to_bits(), Relaxed);
+    }
+
+    /// Stores the sums of the blocks of a tile, each times the weight of its rows.
+    #[inline(always)]
+    fn sum_blocks<X>(
+        &self,
+        tile: Tile,
+        value: &[X],
+        weights: Factor<'_>,
+        sum: impl Fn(&[X]) -> f64,
+    ) {
+        let blocks = self.cols.div_ceil(BLOCK);
+        if blocks == 1 && self.partial == Partial::Blocks {
+            for (i, block) in value.chunks(self.block_rows * tile.cols).enumerate() {
+                let row = i * self.block_rows;
+                let slot = (tile.row + row) / self.block_rows;
+                self.store(slot, sum(block).weighted(weights.of_row(row, tile.cols)));
+            }
+            return;
+        }
+        for (r, run) in value.chunks_exact(tile.cols).enumerate() {
+            let first = (tile.row + r) * blocks + tile.col / BLOCK;
+            for (b, block) in run.chunks(BLOCK).enumerate() {
+                self.store(first + b, sum(block).weighted(weights.of_row(r, tile.cols)));
+            }
+        }
+    }
+
+    /// Turns partial sums into the value.
+    pub(super) fn finish(
+        &self,
+        value: Tiles<'_, '_>,
+        weighting: &Weighting<'_>,
+        shape: &[usize],
+    ) -> Result<()> {
+        let total = |slots: Range<usize>| {
+            let mut sum = ExactSum::default();
+            for slot in &self.sums[slots] {
+                sum.add(f64::from_bits(slot.load(Relaxed)));
+            }
+            sum.total().weighted(self.weight)
+        };
+        let divisor = &self.factors.divisor;
+        let is_mean = !matches!(weighting.reduction, Reduction::Sum | Reduction::SampleSum);
+        let may_be_empty = is_mean && weighting.denominator.is_none();
+        if self.partial == Partial::Blocks {
+            let by_rows = weighting.reduction == Reduction::BatchMean;
+            let count = elements(if by_rows { &shape[..1] } else { shape });
+            let result = if count == 0 && may_be_empty {
+                weighting.empty
+            } else {
+                total(0..self.sums.len()) / divisor.row(0)
+            };
+            return value.fill::<T>(1, |_| T::from_f64(result));
+        }
+        let blocks = self.cols.div_ceil(BLOCK);
+        value.fill(self.rows, |row| {
+            T::from_f64(if blocks > 0 {
+                total(row * blocks..(row + 1) * blocks) / divisor.row(row)
+            } else if may_be_empty {
+                weighting.empty
+            } else {
+                0.0
+            })
+        })
+    }
+}
+
+/// Scratch for values, or their products with weights, whose rows and columns change places.
+pub(super) struct Turned<T> {
+    values: Vec<T>,
+    products: Vec<f64>,
+}
+
+impl<T> Default for Turned<T> {
+    fn default() -> Self {
+        Turned { values: Vec::new(), products: Vec::new() }
+    }
+}
+
+/// The elements of a tile with rows and columns changing places.
+fn turn<'b, X: Real>(x: &[X], tile: Tile, buffer: &'b mut Vec<X>) -> Result<&'b [X]> {
+    let columns = View::from_slice(x, &[tile.rows, tile.cols]).move_axis(0, 1);
+    let grid = Grid::single(columns.shape(), columns.strides());
+    let all = Tile { row: 0, rows: tile.cols, col: 0, cols: tile.rows };
+    let buffer = sized(buffer, x.len())?;
+    grid.read(&columns, 0, all, buffer);
+    Ok(buffer)
+}
