@@ -62,7 +62,7 @@ def batch_axis_of(loss: rl.Loss, inputs: dict[str, Any], name: str) -> int | Non
     """Return which axis of an input counts samples."""
     place, shape = place_of(loss, inputs), np.shape(inputs[name])
     if name == "label" and spec_of(loss).family == "sequence":
-        return None if place.batch is None else int(loss.label_layout.index("N"))
+        return None if place.batch is None else int(loss._params["label_layout"].index("N"))
     if shape == place.shape:
         return place.batch
     return place.samples if shape == place.unreduced else 0 if shape == (place.n,) else None

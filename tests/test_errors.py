@@ -113,7 +113,6 @@ MEAN = rl.L2Loss(reduction="mean")
         (lambda: ANY(weight="1"), r"ParameterError: weight: .* got '1'"),
         (lambda: ANY(batch_axis=0.5), r"ParameterError: batch_axis: .* integer, got 0\.5"),
         (lambda: ANY(reduction="avg"), r"ParameterError: reduction: .*'mean'.* got 'avg'"),
-        (lambda: ANY(reduction=None), r"ParameterError: reduction: .* got None"),
         (lambda: ANY(empty="inf"), r"ParameterError: empty: .*\('nan', 'zero'\), got 'inf'"),
         (lambda: ANY(rho=1.0), r"ParameterError: rho: L2Loss has no such parameter"),
         (lambda: rl.SigmoidBCELoss(epsilon=1e-9), r"ParameterError: epsilon: it needs from_sigm"),
@@ -185,7 +184,7 @@ MEAN = rl.L2Loss(reduction="mean")
         ),
         (lambda: CE.grad(PRED, [0, 2**53]), r"LabelError: label\[1\]: .* got 9007199254740992"),
         (lambda: rl.TripletLoss().grad_hess(*[PRED] * 3), r"CallError: TripletLoss has no second"),
-        (lambda: ANY(reduction="x" * 10**6), r"ParameterError: reduction: .{,250}$"),
+        (lambda: ANY(reduction="x" * 10**6), r"ParameterError: reduction: .{,350}$"),
         (lambda: CEW([-1.0] * 10**6), r"ParameterError: class_weight: .{,700}$"),
         (lambda: L2("x" * 10**6, LABEL), r"DTypeError: pred: .{,100}$"),
         (lambda: MEAN(PRED, LABEL, denominator=[0] * 10**6), r"ParameterError: denominator.{,99}$"),
@@ -200,7 +199,9 @@ def test_texts(make, text):
 
 
 def test_what_cannot_change_says_so():
-    with pytest.raises(AttributeError, match="'rho' of HuberLoss is immutable; make a new HuberL"):
+    with pytest.raises(
+        AttributeError, match=r"'rho' of HuberLoss is immutable; loss\.replace\(rho"
+    ):
         HUBER.rho = 3
     with pytest.raises(AttributeError, match="'weight' of HuberLoss is immutable"):
         del HUBER.weight

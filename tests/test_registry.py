@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import inspect
 import itertools
 import pkgutil
+import re
 import typing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -217,14 +220,52 @@ def test_kinks_can_be_evaluated(name):
     assert (sides.size > 0) == bool(specs()[name].kinks and name != "PoissonNLLLoss")
 
 
+def every_reduction() -> set[str | None]:
+    """Return what type checkers take for a reduction."""
+    arrays, nothing = typing.get_args(_loss.ArrayReduction)
+    assert nothing is type(None)
+    return {*typing.get_args(arrays), *typing.get_args(_loss.NumberReduction), None}
+
+
 def test_reductions_are_those_of_the_core():
-    assert typing.get_args(_loss.Reduction) == REDUCTIONS
+    words = {_loss.REDUCTION_ALIASES.get(word, word) for word in every_reduction()}
+    assert words == set(REDUCTIONS)
     with pytest.raises(ValueError, match="reduction") as caught:
         specs()["L2Loss"].cls(reduction="spam")
     listed = str(caught.value).partition("one of (")[2].partition(")")[0]
     assert {word.strip("' ") for word in listed.split(",")} >= set(specs()["L2Loss"].reductions)
     for reduction in specs()["L2Loss"].reductions:
         assert specs()["L2Loss"].cls(reduction=reduction).reduction == reduction
+
+
+def test_words_of_other_libraries_are_taken():
+    aliases = _loss.REDUCTION_ALIASES
+    assert every_reduction() == {*REDUCTIONS, *aliases}
+    for word, meaning in aliases.items():
+        loss = specs()["L2Loss"].cls(reduction=word)
+        assert loss == rl.L2Loss(reduction=meaning)
+        assert loss.reduction == meaning
+    for wrong in ("spam", 3, ["mean"]):
+        with pytest.raises(rl.errors.ParameterError, match="got .*'batchmean'") as caught:
+            specs()["L2Loss"].cls(reduction=wrong)
+        assert caught.value.argument == "reduction"
+
+
+def test_the_table_of_words_is_that_of_the_code():
+    page = (Path(__file__).parents[1] / "docs" / "types.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\S+)` \| `\"(\w+)\"` \|", page, re.MULTILINE)
+    assert {ast.literal_eval(word): meaning for word, meaning in rows} == _loss.REDUCTION_ALIASES
+
+
+@over_losses
+def test_replace_changes_what_it_is_told_alone(name):
+    loss = specs()[name].cls(weight=2.0)
+    other = loss.replace(reduction="mean", weight=0.5)
+    assert type(other) is type(loss)
+    assert dict(other._params) == {**loss._params, "reduction": "mean", "weight": 0.5}
+    assert loss == specs()[name].cls(weight=2.0)
+    with pytest.raises(rl.errors.ParameterError, match="spam"):
+        loss.replace(spam=1)
 
 
 # Documentation

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import copyreg
 import inspect
-from typing import Any, Literal, NamedTuple, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
 
 from rustloss import _core
-from rustloss.errors import CallError
+from rustloss.errors import CallError, ParameterError
 
-Reduction = Literal[
-    "none",
-    "sample",
-    "sample_sum",
+#: Reductions whose result is an array and those whose result is one number, aliases among them.
+ArrayReduction = Literal["none", "sample", "sample_sum", "sample_weighted_mean"] | None
+NumberReduction = Literal[
     "sum",
     "mean",
     "batch_mean",
     "weighted_mean",
-    "sample_weighted_mean",
     "target_mean",
+    "batchmean",
+    "elementwise_mean",
+    "sum_over_batch_size",
+    "mean_with_sample_weight",
 ]
+Reduction = ArrayReduction | NumberReduction
 
-
-class Options(TypedDict, total=False):
-    """Keyword-only options of every loss; see `Loss`."""
-
-    reduction: Reduction
-    empty: Literal["nan", "zero"]
-    prefix: object
-    params: object
+#: What PyTorch and Keras call a reduction, and what it is called here.
+REDUCTION_ALIASES: dict[str | None, Reduction] = {
+    None: "none",
+    "batchmean": "batch_mean",
+    "elementwise_mean": "mean",
+    "sum_over_batch_size": "mean",
+    "mean_with_sample_weight": "weighted_mean",
+}
 
 
 class ArraySpec(NamedTuple):
@@ -51,7 +54,40 @@ class Signature(NamedTuple):
     hess: str
 
 
-_DEFAULTS = {"batch_axis": 0, "reduction": "sample", "empty": "nan"}
+def _known(reduction: object) -> object:
+    """Return the reduction that an alias stands for, and anything else as it is."""
+    if isinstance(reduction, str | None):
+        return REDUCTION_ALIASES.get(reduction, reduction)
+    return reduction
+
+
+class _Signature:
+    """Of a class the constructor's signature, all options by name; of a loss that of its call."""
+
+    def __get__(self, loss: Loss | None, kind: type[Loss]) -> inspect.Signature:
+        return _of_constructor(kind) if loss is None else _of_call(loss)
+
+
+def _of_constructor(kind: type[Loss]) -> inspect.Signature:
+    _, *own = inspect.signature(kind.__new__).parameters.values()
+    if kind is not Loss and own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
+        shared = inspect.signature(Loss.__new__).parameters.values()
+        own[-1:] = [p for p in shared if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    return inspect.Signature(own)
+
+
+def _of_call(loss: Loss) -> inspect.Signature:
+    by_name = inspect.Parameter.KEYWORD_ONLY
+    inputs = [
+        inspect.Parameter(
+            row["name"],
+            by_name if row["domain"] == "Offsets" else inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=inspect.Parameter.empty if row["required"] else None,
+        )
+        for row in loss._inputs
+    ]
+    options = [inspect.Parameter(name, by_name, default=None) for name in ("out", "denominator")]
+    return inspect.Signature([*inputs, *options])
 
 
 class Loss(_core.Loss):
@@ -85,7 +121,10 @@ class Loss(_core.Loss):
         `denominator=` of the call replaces the divisor, as it does for ``"weighted_mean"``;
         ``"batch_mean"`` sum / N;
         ``"weighted_mean"`` sum(w E) / sum(w), and 0 where sum(w) is 0;
-        ``"sample_weighted_mean"`` the same for each sample.
+        ``"sample_weighted_mean"`` the same for each sample. Words of PyTorch and Keras are taken
+        too: None is ``"none"``, ``"batchmean"`` is ``"batch_mean"``, ``"sum_over_batch_size"`` and
+        ``"elementwise_mean"`` are ``"mean"``, ``"mean_with_sample_weight"`` is
+        ``"weighted_mean"``.
     empty : {"nan", "zero"}, default "nan"
         The mean of nothing.
     prefix, params
@@ -111,12 +150,36 @@ class Loss(_core.Loss):
     # JAX keeps compiled functions by weak references to what they were made of.
     __slots__ = ("__weakref__",)
 
+    __signature__ = _Signature()
+
+    weight: float | None
+    batch_axis: int
+    reduction: str
+    empty: Literal["nan", "zero"]
+
     def __new__(
-        cls, name: str, *, prefix: object = None, params: object = None, **own: Any
+        cls,
+        name: str,
+        *,
+        reduction: Reduction = "sample",
+        empty: Literal["nan", "zero"] = "nan",
+        prefix: object = None,
+        params: object = None,
+        **own: Any,
     ) -> Self:
         # Gluon's `prefix` and `params` name parameters that a loss does not have.
         del prefix, params
-        return super().__new__(cls, name, **own)
+        try:
+            return super().__new__(cls, name, reduction=_known(reduction), empty=empty, **own)
+        except ParameterError as error:
+            if error.argument != "reduction":
+                raise
+            text = f"{error}; words of other libraries are {tuple(REDUCTION_ALIASES)}"
+            raise ParameterError(text, "reduction") from None
+
+    def __class_getitem__(cls, reduction: object) -> type[Self]:
+        """Return the class itself: only type checkers know a loss by its reduction."""
+        return cls
 
     @classmethod
     def _of(cls, name: str, arguments: dict[str, Any]) -> Self:
@@ -177,18 +240,48 @@ class Loss(_core.Loss):
         value = ArraySpec(row["value"], row["value_dtype"])
         return Signature(value, row["unreduced"], grads, row["hessian"])
 
+    @overload
+    def replace(self, *, reduction: Reduction, **changes: object) -> Loss: ...
+    @overload
+    def replace(self, **changes: object) -> Self: ...
+    def replace(self, **changes: Any) -> Loss:
+        """Return the same loss with other values of some parameters.
+
+        Parameters
+        ----------
+        **changes
+            Parameters of the constructor by name.
+
+        Raises
+        ------
+        rustloss.errors.ParameterError
+            If the loss has no such parameter, or not that value of it.
+
+        Examples
+        --------
+        >>> import rustloss as rl
+        >>> rl.HingeLoss(margin=0.5).replace(reduction="mean")
+        HingeLoss(margin=0.5, reduction='mean')
+        """
+        return type(self)(**{**self._params, **changes})
+
     def initialize(self, *args: object, **kwargs: object) -> None:
         """Do nothing: there are no parameters. For code that was written for Gluon."""
 
     def hybridize(self, active: bool = True, **kwargs: Any) -> None:
         """Do nothing: there is nothing to compile. For code that was written for Gluon."""
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self._params[name]
-        except KeyError:
-            text = f"{type(self).__name__!r} object has no attribute {name!r}"
-            raise AttributeError(text, name=name, obj=self) from None
+    if not TYPE_CHECKING:  # Checkers know the parameters by what the classes state.
+
+        def __getattr__(self, name: str) -> Any:
+            try:
+                return self._params[name]
+            except KeyError:
+                text = f"{type(self).__name__!r} object has no attribute {name!r}"
+                raise AttributeError(text, name=name, obj=self) from None
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._params})
 
     def __setattr__(self, name: str, value: object) -> None:
         self._refuse_change(name)
@@ -201,12 +294,13 @@ class Loss(_core.Loss):
     def _refuse_change(self, name: str) -> None:
         if name in self._params:
             kind = type(self).__name__
-            text = f"{name!r} of {kind} is immutable; make a new {kind}"
+            text = f"{name!r} of {kind} is immutable; loss.replace({name}=...) makes another {kind}"
             raise AttributeError(text, name=name, obj=self)
 
     def __repr__(self) -> str:
-        signature = inspect.signature(type(self).__new__).parameters
-        defaults = {name: p.default for name, p in signature.items()} | _DEFAULTS
+        # CTC's constructor has no batch axis.
+        signature = inspect.signature(type(self)).parameters
+        defaults = {"batch_axis": 0} | {name: p.default for name, p in signature.items()}
         given = [f"{k}={v!r}" for k, v in self._params.items() if defaults.get(k, ...) != v]
         return f"{type(self).__name__}({', '.join(given)})"
 

@@ -6,9 +6,12 @@ Formulas are for one element of the unreduced loss E, which has the prediction's
 
 from __future__ import annotations
 
-from typing import Literal, Self, Unpack
+from typing import TYPE_CHECKING, Literal, Self, Unpack
 
-from rustloss._loss import Loss, Options
+from rustloss._calls import Count, Couple, Logit, Moments, Plain, R
+
+if TYPE_CHECKING:
+    from rustloss._calls import Options
 
 __all__ = [
     "GaussianNLLLoss",
@@ -26,7 +29,7 @@ __all__ = [
 ]
 
 
-class L1Loss(Loss):
+class L1Loss(Plain[R]):
     """Absolute error: ``|label - pred|``.
 
     The gradient is the sign of ``pred - label``, and 0 where both are equal.
@@ -35,7 +38,7 @@ class L1Loss(Loss):
 
     Parameters
     ----------
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
 
     References
@@ -52,12 +55,12 @@ class L1Loss(Loss):
     __slots__ = ()
 
     def __new__(
-        cls, weight: float | None = None, batch_axis: int = 0, **options: Unpack[Options]
+        cls, weight: float | None = None, batch_axis: int = 0, **options: Unpack[Options[R]]
     ) -> Self:
         return cls._of("L1Loss", locals())
 
 
-class L2Loss(Loss):
+class L2Loss(Plain[R]):
     """Half the squared error: ``(label - pred)**2 / 2``, times `weight`.
 
     The gradient is ``pred - label``, the second derivative 1.
@@ -68,7 +71,7 @@ class L2Loss(Loss):
     ----------
     weight : float, default 1.0
         Multiplies the half.
-    batch_axis, **options
+    batch_axis, reduction, empty
         See `Loss`.
 
     References
@@ -85,12 +88,12 @@ class L2Loss(Loss):
     __slots__ = ()
 
     def __new__(
-        cls, weight: float | None = 1.0, batch_axis: int = 0, **options: Unpack[Options]
+        cls, weight: float | None = 1.0, batch_axis: int = 0, **options: Unpack[Options[R]]
     ) -> Self:
         return cls._of("L2Loss", locals())
 
 
-class HuberLoss(Loss):
+class HuberLoss(Plain[R]):
     """Absolute error with its corner rounded off.
 
     With ``e = |label - pred|``: ``e**2 / (2 rho)`` up to `rho`, ``e - rho / 2`` beyond. The slope
@@ -102,7 +105,7 @@ class HuberLoss(Loss):
     ----------
     rho : float, default 1
         Where the square ends, > 0.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
 
     References
@@ -118,17 +121,19 @@ class HuberLoss(Loss):
 
     __slots__ = ()
 
+    rho: float
+
     def __new__(
         cls,
         rho: float = 1,
         weight: float | None = None,
         batch_axis: int = 0,
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("HuberLoss", locals())
 
 
-class HingeLoss(Loss):
+class HingeLoss(Plain[R]):
     """Hinge loss of a signed label: ``max(0, margin - pred * label)``.
 
     Labels are -1 and 1. The slope is ``-label`` where the loss is
@@ -142,7 +147,7 @@ class HingeLoss(Loss):
         Where the loss ends.
     out_of_range : {"raise", "allow"}, default "raise"
         Whether labels outside their domain raise `LabelError` or follow the formula.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
 
     References
@@ -158,6 +163,9 @@ class HingeLoss(Loss):
 
     __slots__ = ()
 
+    margin: float
+    out_of_range: Literal["raise", "allow"]
+
     def __new__(
         cls,
         margin: float = 1,
@@ -165,12 +173,12 @@ class HingeLoss(Loss):
         batch_axis: int = 0,
         *,
         out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("HingeLoss", locals())
 
 
-class SquaredHingeLoss(Loss):
+class SquaredHingeLoss(Plain[R]):
     """Squared hinge loss of a signed label: ``max(0, margin - pred * label)**2``.
 
     Labels are -1 and 1. With the gap g = margin - pred * label positive,
@@ -184,7 +192,7 @@ class SquaredHingeLoss(Loss):
         Where the loss ends.
     out_of_range : {"raise", "allow"}, default "raise"
         Whether labels outside their domain raise `LabelError` or follow the formula.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
 
     References
@@ -200,6 +208,9 @@ class SquaredHingeLoss(Loss):
 
     __slots__ = ()
 
+    margin: float
+    out_of_range: Literal["raise", "allow"]
+
     def __new__(
         cls,
         margin: float = 1,
@@ -207,12 +218,12 @@ class SquaredHingeLoss(Loss):
         batch_axis: int = 0,
         *,
         out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("SquaredHingeLoss", locals())
 
 
-class LogisticLoss(Loss):
+class LogisticLoss(Plain[R]):
     """Logistic loss: binary cross-entropy of a logit with a signed label.
 
     With z = (label + 1) / 2 it is `SigmoidBinaryCrossEntropyLoss` of the label z.
@@ -221,7 +232,7 @@ class LogisticLoss(Loss):
 
     Parameters
     ----------
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
     label_format : {"signed", "binary"}, default "signed"
         Labels are -1 and 1, or from 0 to 1.
@@ -241,6 +252,9 @@ class LogisticLoss(Loss):
 
     __slots__ = ()
 
+    label_format: Literal["signed", "binary"]
+    out_of_range: Literal["raise", "allow"]
+
     def __new__(
         cls,
         weight: float | None = None,
@@ -248,12 +262,12 @@ class LogisticLoss(Loss):
         label_format: Literal["signed", "binary"] = "signed",
         *,
         out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("LogisticLoss", locals())
 
 
-class SigmoidBinaryCrossEntropyLoss(Loss):
+class SigmoidBinaryCrossEntropyLoss(Logit[R]):
     """Binary cross-entropy, with the sigmoid inside.
 
     With a logit x, a label z in [0, 1] and the weight p of the positive term (1 if not given):
@@ -269,7 +283,7 @@ class SigmoidBinaryCrossEntropyLoss(Loss):
     ----------
     from_sigmoid : bool, default False
         Whether pred is a probability.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
     epsilon : float, default 0.0
         Added inside the logarithms of `from_sigmoid`; Gluon has 1e-12.
@@ -291,6 +305,10 @@ class SigmoidBinaryCrossEntropyLoss(Loss):
 
     __slots__ = ()
 
+    from_sigmoid: bool
+    epsilon: float
+    out_of_range: Literal["raise", "allow"]
+
     def __new__(
         cls,
         from_sigmoid: bool = False,
@@ -299,7 +317,7 @@ class SigmoidBinaryCrossEntropyLoss(Loss):
         *,
         epsilon: float = 0.0,
         out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("SigmoidBinaryCrossEntropyLoss", locals())
 
@@ -307,7 +325,7 @@ class SigmoidBinaryCrossEntropyLoss(Loss):
 SigmoidBCELoss = SigmoidBinaryCrossEntropyLoss
 
 
-class PoissonNLLLoss(Loss):
+class PoissonNLLLoss(Count[R]):
     """Negative log-likelihood of a Poisson count.
 
     With the logarithm of the rate as prediction x and the count t: ``exp(x) - t x``, of slope
@@ -330,7 +348,7 @@ class PoissonNLLLoss(Loss):
         the target is above 1, as Gluon does.
     out_of_range : {"raise", "allow"}, default "raise"
         Whether negative targets raise `LabelError` or follow the formula.
-    **options
+    reduction, empty
         See `Loss`.
 
     References
@@ -346,6 +364,10 @@ class PoissonNLLLoss(Loss):
 
     __slots__ = ()
 
+    from_logits: bool
+    compute_full: bool | Literal["stirling"]
+    out_of_range: Literal["raise", "allow"]
+
     def __new__(
         cls,
         weight: float | None = None,
@@ -354,12 +376,12 @@ class PoissonNLLLoss(Loss):
         compute_full: bool | Literal["stirling"] = False,
         *,
         out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("PoissonNLLLoss", locals())
 
 
-class GaussianNLLLoss(Loss):
+class GaussianNLLLoss(Moments[R]):
     """Negative log-likelihood of a normal distribution, whose mean and variance are predicted.
 
     With v the variance, but at least `epsilon`: ``(log(v) + (pred - target)**2 / v) / 2``. The
@@ -376,7 +398,7 @@ class GaussianNLLLoss(Loss):
         Whether to add ``log(2 pi) / 2``.
     epsilon : float, default 1e-6
         The smallest variance, > 0.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
 
     Raises
@@ -405,18 +427,21 @@ class GaussianNLLLoss(Loss):
 
     __slots__ = ()
 
+    full: bool
+    epsilon: float
+
     def __new__(
         cls,
         full: bool = False,
         epsilon: float = 1e-6,
         weight: float | None = None,
         batch_axis: int = 0,
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("GaussianNLLLoss", locals())
 
 
-class MarginRankingLoss(Loss):
+class MarginRankingLoss(Couple[R]):
     """Margin ranking: ``max(0, margin - label * (input1 - input2))``.
 
     A label of 1 says that input1 is to be ahead, -1 that input2 is. Where the loss is positive the
@@ -429,7 +454,7 @@ class MarginRankingLoss(Loss):
     ----------
     margin : float, default 0.0
         How far ahead.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
     out_of_range : {"raise", "allow"}, default "raise"
         What happens to a label that is neither 1 nor -1; "allow" follows the formula.
@@ -456,6 +481,9 @@ class MarginRankingLoss(Loss):
 
     __slots__ = ()
 
+    margin: float
+    out_of_range: Literal["raise", "allow"]
+
     def __new__(
         cls,
         margin: float = 0.0,
@@ -463,12 +491,12 @@ class MarginRankingLoss(Loss):
         batch_axis: int = 0,
         *,
         out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("MarginRankingLoss", locals())
 
 
-class HingeEmbeddingLoss(Loss):
+class HingeEmbeddingLoss(Plain[R]):
     """Hinge embedding: ``pred`` for label 1, ``max(0, margin - pred)`` for label -1.
 
     The prediction is a distance, which is to be small for label 1 and at least the margin for label
@@ -481,7 +509,7 @@ class HingeEmbeddingLoss(Loss):
     ----------
     margin : float, default 1.0
         The distance from which on the loss of label -1 is 0.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
     out_of_range : {"raise", "allow"}, default "raise"
         What happens to a label that is neither 1 nor -1; "allow" adds both terms, as PyTorch does.
@@ -508,6 +536,9 @@ class HingeEmbeddingLoss(Loss):
 
     __slots__ = ()
 
+    margin: float
+    out_of_range: Literal["raise", "allow"]
+
     def __new__(
         cls,
         margin: float = 1.0,
@@ -515,6 +546,6 @@ class HingeEmbeddingLoss(Loss):
         batch_axis: int = 0,
         *,
         out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("HingeEmbeddingLoss", locals())

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, Unpack
+from typing import TYPE_CHECKING, Literal, Self, Unpack
 
-from rustloss._loss import Loss, Options
+from rustloss._calls import Batches, R
+
+if TYPE_CHECKING:
+    from rustloss._calls import Options
 
 __all__ = ["InfoNCELoss", "SDMLLoss"]
 
 
-class SDMLLoss(Loss):
+class SDMLLoss(Batches[R]):
     """Smoothed deep metric learning: each x1[i] is to be nearest to its partner x2[i] of all x2.
 
     With the squared distances d of all pairs and log p the log-softmax of -d along the second axis,
@@ -32,7 +35,7 @@ class SDMLLoss(Loss):
     memory_limit : int, default 268435456
         The bytes that arrays over pairs may have inside a call: the rows of E are computed in
         blocks that fit, at the least one by one. ``reduction="none"`` returns all of E.
-    batch_axis, **options
+    batch_axis, reduction, empty
         See `Loss`.
 
     References
@@ -51,6 +54,9 @@ class SDMLLoss(Loss):
 
     __slots__ = ()
 
+    smoothing_parameter: float
+    memory_limit: int
+
     def __new__(
         cls,
         smoothing_parameter: float = 0.3,
@@ -58,12 +64,12 @@ class SDMLLoss(Loss):
         batch_axis: int = 0,
         *,
         memory_limit: int = 1 << 28,
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("SDMLLoss", locals())
 
 
-class InfoNCELoss(Loss):
+class InfoNCELoss(Batches[R]):
     """Contrastive cross-entropy: each x1[i] is to be most similar to its partner x2[i] of all x2.
 
     With the logits ``l[i, j] = similarity(x1[i], x2[j]) / temperature``,
@@ -90,7 +96,7 @@ class InfoNCELoss(Loss):
     memory_limit : int, default 268435456
         The bytes that arrays over pairs may have: rows are computed in blocks that fit, at the
         least one by one. All results are the same but for the last bits.
-    batch_axis, **options
+    batch_axis, reduction, empty
         See `Loss`.
 
     References
@@ -110,6 +116,11 @@ class InfoNCELoss(Loss):
 
     __slots__ = ()
 
+    temperature: float
+    similarity: Literal["cosine", "dot"]
+    symmetric: bool
+    memory_limit: int
+
     def __new__(
         cls,
         temperature: float = 0.07,
@@ -119,6 +130,6 @@ class InfoNCELoss(Loss):
         batch_axis: int = 0,
         *,
         memory_limit: int = 1 << 28,
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("InfoNCELoss", locals())

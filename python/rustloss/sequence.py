@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rustloss import _core
-from rustloss._loss import Loss, Options
+from rustloss._calls import R, Sequences
+
+if TYPE_CHECKING:
+    from rustloss._calls import Options
 
 __all__ = ["Alignment", "CTCLoss", "Span"]
 
@@ -91,7 +94,7 @@ def _spans(index: NDArray[np.int64], log_prob: NDArray[Any], posterior: NDArray[
     return [Span(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
 
 
-class CTCLoss(Loss):
+class CTCLoss(Sequences[R]):
     """Connectionist temporal classification: ``-log P(label | pred)``.
 
     P is the sum over all paths, one class or the blank for each frame, that become the label when
@@ -133,7 +136,7 @@ class CTCLoss(Loss):
     memory_limit : int, default 268435456
         Bytes of scratch that a thread may use. Of these, up to 64 MiB in the whole process are kept
         for the next calls until `rustloss.release_memory` gives them back.
-    **options
+    reduction, empty
         See `Loss`. ``reduction="target_mean"`` divides each loss by its label's length, at least 1,
         and takes the mean.
 
@@ -161,6 +164,13 @@ class CTCLoss(Loss):
 
     __slots__ = ()
 
+    layout: Literal["NTC", "TNC", "TC"]
+    label_layout: Literal["NT", "TN"]
+    blank: Literal["last", "first"] | int
+    input: Literal["logits", "log_probs", "log_probs_torch"]
+    infeasible: Literal["inf", "zero", "raise"]
+    memory_limit: int
+
     def __new__(
         cls,
         layout: Literal["NTC", "TNC", "TC"] = "NTC",
@@ -171,7 +181,7 @@ class CTCLoss(Loss):
         input: Literal["logits", "log_probs", "log_probs_torch"] = "logits",  # noqa: A002
         infeasible: Literal["inf", "zero", "raise"] = "inf",
         memory_limit: int = 1 << 28,
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("CTCLoss", locals())
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, Unpack
+from typing import TYPE_CHECKING, Literal, Self, Unpack
 
-from rustloss._loss import Loss, Options
+from rustloss._calls import Couple, R, Triple
+
+if TYPE_CHECKING:
+    from rustloss._calls import Options
 
 __all__ = [
     "CosineEmbeddingLoss",
@@ -13,7 +16,7 @@ __all__ = [
 ]
 
 
-class TripletLoss(Loss):
+class TripletLoss(Triple[R]):
     """Triplet loss: the anchor is to be nearer to the positive than to the negative.
 
     With the squared distances d of a sample, summed over all its axes:
@@ -28,7 +31,7 @@ class TripletLoss(Loss):
     ----------
     margin : float, default 1
         How much nearer.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
 
     References
@@ -46,17 +49,19 @@ class TripletLoss(Loss):
 
     __slots__ = ()
 
+    margin: float
+
     def __new__(
         cls,
         margin: float = 1,
         weight: float | None = None,
         batch_axis: int = 0,
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("TripletLoss", locals())
 
 
-class TripletMarginLoss(Loss):
+class TripletMarginLoss(Triple[R]):
     """Triplet margin: ``max(0, margin + d(pred, positive) - d(pred, negative))``, d a distance.
 
     ``d(a, b)`` is the norm of degree `p` of ``a - b + epsilon`` along `axis`. With v these
@@ -80,7 +85,7 @@ class TripletMarginLoss(Loss):
         Whether ``d(positive, negative)`` takes the place of ``d(pred, negative)`` where it is less.
     axis : int, default -1
         The axis of the vectors; it must not be the batch axis.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
 
     See Also
@@ -109,6 +114,12 @@ class TripletMarginLoss(Loss):
 
     __slots__ = ()
 
+    margin: float
+    p: float
+    epsilon: float
+    swap: bool
+    axis: int
+
     def __new__(
         cls,
         margin: float = 1.0,
@@ -118,12 +129,12 @@ class TripletMarginLoss(Loss):
         axis: int = -1,
         weight: float | None = None,
         batch_axis: int = 0,
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("TripletMarginLoss", locals())
 
 
-class CosineEmbeddingLoss(Loss):
+class CosineEmbeddingLoss(Couple[R]):
     """Cosine embedding loss: vectors that are to be alike, label 1, or not, label -1.
 
     With the cosine c of the vectors along `axis`: ``1 - c`` for label 1 and ``max(0, c - margin)``
@@ -136,7 +147,7 @@ class CosineEmbeddingLoss(Loss):
 
     Parameters
     ----------
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
     margin : float, default 0
         The cosine up to which vectors count as different.
@@ -166,6 +177,10 @@ class CosineEmbeddingLoss(Loss):
 
     __slots__ = ()
 
+    margin: float
+    axis: int
+    out_of_range: Literal["raise", "allow"]
+
     def __new__(
         cls,
         weight: float | None = None,
@@ -174,6 +189,6 @@ class CosineEmbeddingLoss(Loss):
         *,
         axis: int = -1,
         out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("CosineEmbeddingLoss", locals())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from numpy.typing import NDArray
 
-from rustloss._loss import Loss, Options
+from rustloss._calls import Plain, R
+
+if TYPE_CHECKING:
+    from rustloss._calls import Options
 
 __all__ = [
     "CRPSLoss",
@@ -15,7 +18,7 @@ __all__ = [
 ]
 
 
-class MultiQuantileLoss(Loss):
+class MultiQuantileLoss(Plain[R]):
     """Several quantiles of a number at once: the mean of their pinball losses.
 
     With ``e = label - pred`` for each of the Q predictions along `axis`, it is the mean over them
@@ -33,7 +36,7 @@ class MultiQuantileLoss(Loss):
         parts, ``(i + 0.5) / Q``.
     axis : int, default -1
         The axis of the quantiles.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
 
     References
@@ -51,18 +54,21 @@ class MultiQuantileLoss(Loss):
 
     __slots__ = ()
 
+    quantiles: tuple[float, ...] | None
+    axis: int
+
     def __new__(
         cls,
         quantiles: Sequence[float] | NDArray[Any] | None = None,
         axis: int = -1,
         weight: float | None = None,
         batch_axis: int = 0,
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("MultiQuantileLoss", locals())
 
 
-class CRPSLoss(Loss):
+class CRPSLoss(Plain[R]):
     """Continuous ranked probability score of an ensemble.
 
     With M members x along `axis` and the label y: ``mean|x - y| - mean|x_i - x_j| / 2``, over all
@@ -81,7 +87,7 @@ class CRPSLoss(Loss):
         ensembles are not preferred; the score may be negative then.
     axis : int, default -1
         The axis of the members.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
 
     References
@@ -99,12 +105,15 @@ class CRPSLoss(Loss):
 
     __slots__ = ()
 
+    fair: bool
+    axis: int
+
     def __new__(
         cls,
         fair: bool = False,
         axis: int = -1,
         weight: float | None = None,
         batch_axis: int = 0,
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("CRPSLoss", locals())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from numpy.typing import NDArray
 
-from rustloss._loss import Loss, Options
+from rustloss._calls import Plain, R
+
+if TYPE_CHECKING:
+    from rustloss._calls import Options
 
 __all__ = [
     "CategoricalHingeLoss",
@@ -17,7 +20,7 @@ __all__ = [
 ]
 
 
-class CategoricalHingeLoss(Loss):
+class CategoricalHingeLoss(Plain[R]):
     """Categorical hinge: ``max(0, margin + max(others) - pred[label])`` (Crammer and Singer).
 
     Where it is positive the gradient is 1 at the first of the best other classes and -1 at the
@@ -33,7 +36,7 @@ class CategoricalHingeLoss(Loss):
         How far ahead the label's class is to be.
     axis : int, default -1
         The class axis.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
     ignore_index : int, optional
         A label whose element is left out.
@@ -59,6 +62,11 @@ class CategoricalHingeLoss(Loss):
 
     __slots__ = ()
 
+    margin: float
+    axis: int
+    ignore_index: int | None
+    out_of_range: Literal["raise", "clip"]
+
     def __new__(
         cls,
         margin: float = 1.0,
@@ -68,12 +76,12 @@ class CategoricalHingeLoss(Loss):
         *,
         ignore_index: int | None = None,
         out_of_range: Literal["raise", "clip"] = "raise",
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("CategoricalHingeLoss", locals())
 
 
-class MultiMarginLoss(Loss):
+class MultiMarginLoss(Plain[R]):
     """Multi-class margin: ``sum(max(0, margin + others - pred[label])**p) / C``.
 
     The sum is over the other of the C classes along `axis` (Weston and Watkins). With a gap, what
@@ -93,7 +101,7 @@ class MultiMarginLoss(Loss):
         How far ahead the label's class is to be.
     axis : int, default -1
         The class axis.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
     ignore_index : int, optional
         A label whose element is left out.
@@ -127,6 +135,13 @@ class MultiMarginLoss(Loss):
 
     __slots__ = ()
 
+    p: int
+    margin: float
+    axis: int
+    ignore_index: int | None
+    out_of_range: Literal["raise", "clip"]
+    class_weight: tuple[float, ...] | None
+
     def __new__(
         cls,
         p: int = 1,
@@ -138,12 +153,12 @@ class MultiMarginLoss(Loss):
         ignore_index: int | None = None,
         out_of_range: Literal["raise", "clip"] = "raise",
         class_weight: Sequence[float] | NDArray[Any] | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("MultiMarginLoss", locals())
 
 
-class MultiLabelMarginLoss(Loss):
+class MultiLabelMarginLoss(Plain[R]):
     """Multi-label margin: every class of the label is to be ahead of every class that is not by 1.
 
     It is ``sum(max(0, 1 + pred[i] - pred[t])) / C``, over the classes t of the label and the
@@ -160,7 +175,7 @@ class MultiLabelMarginLoss(Loss):
     ----------
     axis : int, default -1
         The class axis.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
 
     Raises
@@ -188,17 +203,19 @@ class MultiLabelMarginLoss(Loss):
 
     __slots__ = ()
 
+    axis: int
+
     def __new__(
         cls,
         axis: int = -1,
         weight: float | None = None,
         batch_axis: int = 0,
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("MultiLabelMarginLoss", locals())
 
 
-class MultiLabelSoftMarginLoss(Loss):
+class MultiLabelSoftMarginLoss(Plain[R]):
     """Multi-label soft margin: the mean over the classes of the binary cross-entropy of each.
 
     With the label y it is ``mean(w * (y * softplus(-pred) + (1 - y) * softplus(pred)))`` along
@@ -214,7 +231,7 @@ class MultiLabelSoftMarginLoss(Loss):
     ----------
     axis : int, default -1
         The class axis.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
     out_of_range : {"raise", "allow"}, default "raise"
         What happens to a label below 0 or above 1; "allow" follows the formula.
@@ -249,6 +266,10 @@ class MultiLabelSoftMarginLoss(Loss):
 
     __slots__ = ()
 
+    axis: int
+    out_of_range: Literal["raise", "allow"]
+    class_weight: tuple[float, ...] | None
+
     def __new__(
         cls,
         axis: int = -1,
@@ -257,6 +278,6 @@ class MultiLabelSoftMarginLoss(Loss):
         *,
         out_of_range: Literal["raise", "allow"] = "raise",
         class_weight: Sequence[float] | NDArray[Any] | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("MultiLabelSoftMarginLoss", locals())

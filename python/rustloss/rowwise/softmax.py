@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from numpy.typing import NDArray
 
-from rustloss._loss import Loss, Options
+from rustloss._calls import Plain, R
+
+if TYPE_CHECKING:
+    from rustloss._calls import Options
 
 __all__ = [
     "KLDivLoss",
@@ -18,7 +21,7 @@ __all__ = [
 ]
 
 
-class SoftmaxCrossEntropyLoss(Loss):
+class SoftmaxCrossEntropyLoss(Plain[R]):
     """Softmax cross-entropy: ``-log p[label]``, with p the softmax of pred along `axis`.
 
     With a distribution y over the classes as label (`sparse_label` False) it is ``-sum(y log p)``.
@@ -38,7 +41,7 @@ class SoftmaxCrossEntropyLoss(Loss):
         Whether labels are class indices.
     from_logits : bool, default False
         Whether pred already is ``log p`` (Gluon's meaning of the word).
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
     ignore_index : int, optional
         A label whose element is left out: loss and gradient 0, and weight 0 in the weighted means.
@@ -77,6 +80,15 @@ class SoftmaxCrossEntropyLoss(Loss):
 
     __slots__ = ()
 
+    axis: int
+    sparse_label: bool
+    from_logits: bool
+    ignore_index: int | None
+    out_of_range: Literal["raise", "clip"]
+    class_weight: tuple[float, ...] | None
+    label_smoothing: float
+    z_loss: float
+
     def __new__(
         cls,
         axis: int = -1,
@@ -90,7 +102,7 @@ class SoftmaxCrossEntropyLoss(Loss):
         class_weight: Sequence[float] | NDArray[Any] | None = None,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("SoftmaxCrossEntropyLoss", locals())
 
@@ -98,7 +110,7 @@ class SoftmaxCrossEntropyLoss(Loss):
 SoftmaxCELoss = SoftmaxCrossEntropyLoss
 
 
-class KLDivLoss(Loss):
+class KLDivLoss(Plain[R]):
     """Kullback-Leibler divergence of a prediction from a distribution: ``y (log y - log p)``.
 
     y is the label and pred is ``log p`` (Gluon's meaning of `from_logits`), or logits of which p is
@@ -117,7 +129,7 @@ class KLDivLoss(Loss):
         Whether pred already is ``log p``.
     axis : int, default -1
         The class axis; it must not be the batch axis.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
     epsilon : float, default 0.0
         Added inside the logarithm of y; Gluon has 1e-12. Without it the derivative with respect to
@@ -165,6 +177,13 @@ class KLDivLoss(Loss):
 
     __slots__ = ()
 
+    from_logits: bool
+    axis: int
+    epsilon: float
+    log_target: bool
+    temperature: float
+    out_of_range: Literal["raise", "allow"]
+
     def __new__(
         cls,
         from_logits: bool = True,
@@ -176,12 +195,12 @@ class KLDivLoss(Loss):
         log_target: bool = False,
         temperature: float = 1.0,
         out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("KLDivLoss", locals())
 
 
-class SoftmaxFocalLoss(Loss):
+class SoftmaxFocalLoss(Plain[R]):
     """Focal loss on a softmax: ``-(1 - p)**gamma * log p``, with p the probability of the label.
 
     What the model has right already counts less than in cross-entropy, which it is for `gamma` 0.
@@ -199,7 +218,7 @@ class SoftmaxFocalLoss(Loss):
         A weight for each class, which counts in the divisor of the weighted means.
     axis : int, default -1
         The class axis.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
     ignore_index : int, optional
         A label whose element is left out.
@@ -224,6 +243,12 @@ class SoftmaxFocalLoss(Loss):
 
     __slots__ = ()
 
+    gamma: float
+    alpha: tuple[float, ...] | None
+    axis: int
+    ignore_index: int | None
+    out_of_range: Literal["raise", "clip"]
+
     def __new__(
         cls,
         gamma: float = 2.0,
@@ -234,12 +259,12 @@ class SoftmaxFocalLoss(Loss):
         *,
         ignore_index: int | None = None,
         out_of_range: Literal["raise", "clip"] = "raise",
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("SoftmaxFocalLoss", locals())
 
 
-class PolyLoss(Loss):
+class PolyLoss(Plain[R]):
     """Poly-1 cross-entropy: ``-log p + epsilon * (1 - p)``, with p the probability of the label.
 
     The gradient is ``(1 + epsilon p) (softmax - onehot)``. The unreduced loss has pred's shape
@@ -254,7 +279,7 @@ class PolyLoss(Loss):
         cross-entropy.
     axis : int, default -1
         The class axis.
-    weight, batch_axis, **options
+    weight, batch_axis, reduction, empty
         See `Loss`.
     ignore_index : int, optional
         A label whose element is left out.
@@ -282,6 +307,12 @@ class PolyLoss(Loss):
 
     __slots__ = ()
 
+    epsilon: float
+    axis: int
+    ignore_index: int | None
+    out_of_range: Literal["raise", "clip"]
+    class_weight: tuple[float, ...] | None
+
     def __new__(
         cls,
         epsilon: float = 1.0,
@@ -292,6 +323,6 @@ class PolyLoss(Loss):
         ignore_index: int | None = None,
         out_of_range: Literal["raise", "clip"] = "raise",
         class_weight: Sequence[float] | NDArray[Any] | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[Options[R]],
     ) -> Self:
         return cls._of("PolyLoss", locals())

@@ -168,9 +168,9 @@ def _class_sets(values: Values, place: Geometry) -> Array:
 
 def _tokens(values: Values, loss: Loss, place: Geometry) -> dict[str, Array]:
     assert place.classes is not None
-    n, frames = place.n, place.shape[loss.layout.index("T")]
+    n, frames = place.n, place.shape[loss._params["layout"].index("T")]
     classes = place.shape[place.classes]
-    blank = {"first": 0, "last": classes - 1}.get(loss.blank, loss.blank)
+    blank = {"first": 0, "last": classes - 1}.get(loss._params["blank"], loss._params["blank"])
     # Two frames for each token are enough for any repeats.
     longest = max((frames - 1) // 2, 0)
     lengths = values.rng.integers(0, longest + 1, n)
@@ -179,7 +179,7 @@ def _tokens(values: Values, loss: Loss, place: Geometry) -> dict[str, Array]:
     label[np.arange(longest) >= lengths[:, None]] = -1
     if place.batch is None:
         label = label[0, : lengths[0]]
-    elif loss.label_layout == "TN":
+    elif loss._params["label_layout"] == "TN":
         label = label.T
     pred_lengths = values.rng.integers(2 * longest + 1, frames + 1, n)
     return {"label": label, "label_lengths": lengths, "pred_lengths": pred_lengths}
@@ -259,7 +259,7 @@ def example(
         shape = _SHAPES.get(spec_of(loss).family, (3, 4))
         if spec_of(loss).family == "sequence":
             sizes = dict(zip("NTC", shape, strict=True))
-            shape = tuple(sizes[axis] for axis in loss.layout)
+            shape = tuple(sizes[axis] for axis in loss._params["layout"])
     return inputs_of(loss, shape, Values(seed), optional=optional, dtype=dtype)
 
 

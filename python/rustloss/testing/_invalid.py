@@ -148,7 +148,7 @@ def _parameters(spec: Spec) -> Iterator[InvalidCall]:
         for name, values in {
             "weight": (NAN, INF, -INF, True, (1.0, 2.0)),
             "batch_axis": (0.5, None, NAN, True, 10**30, "0", (0,)),
-            "reduction": (None, 1, True, "SAMPLE", "", "average", *_foreign_reductions(spec)),
+            "reduction": (1, True, "SAMPLE", "", "average", *_foreign_reductions(spec)),
             "empty": (None, 0.0, "inf", True),
         }.items()
         if name != "batch_axis" or name in inspect.signature(spec.cls.__new__).parameters

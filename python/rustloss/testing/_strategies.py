@@ -170,7 +170,7 @@ class _Drawn:
             ndim = len(params["layout"])
         sides = self.sides(spec, ndim) if shape is None else shape
         if spec.family == "sequence" and shape is None:
-            layout = loss.layout if isinstance(loss, Loss) else params["layout"]
+            layout = (loss._params if isinstance(loss, Loss) else params)["layout"]
             room = {"N": self.max_side, "T": 2 * self.max_side, "C": self.max_side}
             sides = tuple(self.whole(1 + 2 * (axis == "C"), room[axis]) for axis in layout)
         if isinstance(loss, Loss):

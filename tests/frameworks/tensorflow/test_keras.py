@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+import rustloss as rl
 from frameworks.parity import FLOAT32, Draw
 
 keras = pytest.importorskip("keras")
@@ -309,6 +310,15 @@ def test_configuration_comes_back(name: str) -> None:
     made = keras.losses.deserialize(keras.losses.serialize(loss))
     assert type(made) is type(loss)
     assert made.get_config() == loss.get_config()
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight"])
+def test_words_for_the_reduction_mean_what_they_do_here(reduction: Any) -> None:
+    pred, label = np.random.default_rng(5).normal(size=(2, 6, 4)).astype(np.float32)
+    weight = np.linspace(0.0, 2.0, 6, dtype=np.float32)
+    expected = keras.losses.MeanAbsoluteError(reduction=reduction)(label, pred, weight)
+    value = rl.L1Loss(reduction=reduction)(pred, label, weight)
+    assert_allclose(value, float(expected), rtol=FLOAT32)
 
 
 def test_docstring_examples() -> None:

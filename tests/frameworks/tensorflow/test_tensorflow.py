@@ -255,6 +255,8 @@ class Watched(rl.L2Loss):
 
     __slots__ = ("calls",)
 
+    calls: list[Any]
+
     def __new__(cls, **options: Any) -> Self:
         made = super().__new__(cls, **options)
         made.calls = []

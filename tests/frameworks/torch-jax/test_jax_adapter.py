@@ -470,7 +470,7 @@ def test_shapes_are_checked_when_a_call_is_traced():
     with pytest.raises(errors.ParameterError, match="wrt"):
         rl.SoftmaxCELoss().grad(jnp.ones((1, 2)), jnp.zeros(1, int), wrt="label")
     with pytest.raises(errors.ParameterError, match="on_error: expected 'raise' or 'nan'"):
-        function(rl.L2Loss(), on_error="zero")  # type: ignore[arg-type]
+        function(rl.L2Loss(), on_error="zero")
 
 
 def failing(call: Any) -> str:
