@@ -246,7 +246,7 @@ def test_words_of_other_libraries_are_taken():
         assert loss == rl.L2Loss(reduction=meaning)
         assert loss.reduction == meaning
     for wrong in ("spam", 3, ["mean"]):
-        with pytest.raises(rl.errors.ParameterError, match="got .*'batchmean'") as caught:
+        with pytest.raises(rl.errors.ParameterError, match=r"got .*'batchmean'") as caught:
             specs()["L2Loss"].cls(reduction=wrong)
         assert caught.value.argument == "reduction"
 

@@ -9,8 +9,9 @@ import os
 import platform
 import re
 import shutil
-from pathlib import Path
 from types import ModuleType
+
+from rustloss.cli._doctor import cpu
 
 from . import Case, Contender, cases, with_numpy
 from .timing import Timing, adding, agrees, copying, gradient_error, measure
@@ -51,13 +52,6 @@ def header(libraries: dict[str, ModuleType], threads: int) -> str:
         versions.append("torch.compile missing (no C++ compiler)")
     load = f"load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
     return f"{cpu()}, {threads} threads, {load}; {', '.join(versions)}"
-
-
-def cpu() -> str:
-    """Return the processor's name."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def compiler() -> bool:

@@ -1,6 +1,7 @@
-"""``python -m rustloss`` says what runs here: version, instruction set, threads."""
+"""``python -m rustloss``: the command line."""
 
-from rustloss import show_config
+import sys
 
-for name, value in show_config().items():
-    print(f"{name}: {value}")
+from rustloss.cli import main
+
+sys.exit(main())

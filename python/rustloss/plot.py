@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from rustloss._loss import Loss
 
-__all__ = ["curve", "gallery"]
+__all__ = ["curve", "gallery", "sample"]
 
 _BESIDE: dict[str, dict[str, Any]] = {
     "elementwise": {
@@ -44,7 +44,7 @@ _BESIDE: dict[str, dict[str, Any]] = {
 """What stands beside the moving prediction unless the caller says so, by domain, perhaps shape."""
 
 
-def curve(
+def sample(
     loss: Loss,
     *inputs: ArrayLike,
     row: ArrayLike | None = None,
@@ -52,10 +52,9 @@ def curve(
     low: float = -4.0,
     high: float = 4.0,
     points: int = 401,
-    ax: Axes | None = None,
     **named: Any,
-) -> Axes:
-    """Draw a loss and its derivatives against the prediction.
+) -> dict[str, NDArray[np.float64]]:
+    """Return a loss and its derivatives at points of the prediction: what `curve` draws.
 
     The prediction is one number that moves, or one entry of a row that otherwise stands still.
 
@@ -74,29 +73,24 @@ def curve(
         From where to where.
     points : int, default 401
         In how many points.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; the current axes by default.
 
     Returns
     -------
-    matplotlib.axes.Axes
-        `ax`, with a line for each of value, gradient and, if the loss has one, second derivative.
+    dict
+        ``"x"``, ``"value"``, ``"gradient"`` and, if the loss has one, ``"second derivative"``.
 
     Raises
     ------
     TypeError
         If the loss has no such curve (it compares samples or aligns sequences), or if an input has
         no default.
-    ImportError
-        If matplotlib is not installed.
 
     Examples
     --------
-    >>> import matplotlib.pyplot as plt
     >>> import rustloss as rl
-    >>> ax = rl.plot.curve(rl.HuberLoss(rho=2), label=0, ax=plt.figure().add_subplot())
-    >>> [line.get_label() for line in ax.lines]
-    ['value', 'gradient', 'second derivative']
+    >>> points = rl.plot.sample(rl.HuberLoss(), low=-2, high=2, points=5)
+    >>> print(points["x"], points["value"])
+    [-2. -1.  0.  1.  2.] [1.5 0.5 0.  0.5 1.5]
     """
     spec = _spec(type(loss).__name__)
     if spec["family"] not in _BESIDE:
@@ -111,21 +105,56 @@ def curve(
         pred = np.array(row, dtype=np.float64, ndmin=2)
     moving = pred.reshape(-1)[index : index + 1 or None]
     x = np.linspace(low, high, points)
-    lines = np.full((3, points), np.nan)
+    names = ["value", "gradient"] + ["second derivative"] * spec["hess"]
+    lines = np.full((len(names), points), np.nan)
     for i, at in enumerate(x):
         moving[:] = at
         value, grad = loss.value_and_grad(pred, *inputs, wrt=first["name"], **named)
         lines[:2, i] = np.sum(value), np.ravel(grad)[index]
         if spec["hess"]:
             lines[2, i] = np.ravel(loss.grad_hess(pred, *inputs, **named)[1])[index]
+    return {"x": x, **dict(zip(names, lines, strict=True))}
 
+
+def curve(loss: Loss, *inputs: ArrayLike, ax: Axes | None = None, **named: Any) -> Axes:
+    """Draw a loss and its derivatives against the prediction.
+
+    Parameters
+    ----------
+    loss : Loss
+        An elementwise or rowwise loss.
+    *inputs, **named
+        What `sample` takes: the other inputs, `row`, `index`, `low`, `high` and `points`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; the current axes by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        `ax`, with a line for each of value, gradient and, if the loss has one, second derivative.
+
+    Raises
+    ------
+    TypeError
+        If the loss has no such curve, as `sample` says.
+    ImportError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> import rustloss as rl
+    >>> ax = rl.plot.curve(rl.HuberLoss(rho=2), label=0, ax=plt.figure().add_subplot())
+    >>> [line.get_label() for line in ax.lines]
+    ['value', 'gradient', 'second derivative']
+    """
+    lines = sample(loss, *inputs, **named)
+    x = lines.pop("x")
     if ax is None:
         ax = _pyplot().gca()
-    ax.plot(x, lines[0], "-", label="value")
-    ax.plot(x, lines[1], "--", label="gradient")
-    if spec["hess"]:
-        ax.plot(x, lines[2], ":", label="second derivative")
-    ax.set(title=repr(loss), xlabel=first["name"])
+    for (name, line), style in zip(lines.items(), ("-", "--", ":"), strict=False):
+        ax.plot(x, line, style, label=name)
+    ax.set(title=repr(loss), xlabel=loss._inputs[0]["name"])
     ax.legend()
     return ax
 
