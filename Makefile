@@ -9,6 +9,8 @@ FRAMEWORKS := torch-jax tensorflow mxnet boosting
 PEERS := .venv-torch-jax
 # MARK=slow has every loss compiled by torch's inductor.
 MARK ?= not slow
+# A warning is an error, but all of them are shown first.
+SPHINX := .venv-docs/bin/python -m sphinx -b html -j auto --fail-on-warning --quiet
 # Libraries that are not installed are printed as missing, so the plain environment will do.
 MEASURE := $(if $(wildcard $(PEERS)),$(PEERS),$(VENV))
 
@@ -25,9 +27,10 @@ test-frameworks: $(FRAMEWORKS:%=with-%) ## run the tests of the adapters, and co
 lint: lint-rust lint-python             ## check format, style, types, stubs and documentation
 fmt: fmt-rust fmt-python                ## format Rust and Python
 bench: bench-rust bench-python          ## time the kernels, and the wheel beside other libraries
+docs: .venv-docs/.installed; $(SPHINX) docs dist/docs ## build the site in dist/docs
 accuracy: $(MEASURE)/.installed; $(MEASURE)/bin/python benches/accuracy.py ## measure the worst error of every loss, in ulp
 bits: build; $(PY) tests/bits.py record target/bits.txt ## hash every output, to compare two builds bit by bit
-lock: relock                            ## renew requirements/dev.txt from pyproject.toml
+lock: relock                            ## renew requirements/dev.txt and docs.txt from pyproject.toml
 clean:; cargo clean; rm -rf .venv* dist demo-output .*_cache .hypothesis ## remove all that was made
 
 # The wheel: maturin builds the cdylib alone, which is what makes link-time optimisation take place.
@@ -44,10 +47,10 @@ $(VENV)/.wheel: $(VENV)/.requirements $(SOURCES)
 $(VENV)/.requirements: requirements/dev.txt
 	$(call install-lock,$(VENV),$<,$(PYTHON))
 
-$(FRAMEWORKS:%=.venv-%/.requirements): .venv-%/.requirements: requirements/%.txt
+$(FRAMEWORKS:%=.venv-%/.requirements) .venv-docs/.requirements: .venv-%/.requirements: requirements/%.txt
 	$(call install-lock,.venv-$*,$<,$(PYTHON311))
 
-$(FRAMEWORKS:%=.venv-%/.installed): %/.installed: %/.requirements $(VENV)/.wheel
+$(FRAMEWORKS:%=.venv-%/.installed) .venv-docs/.installed: %/.installed: %/.requirements $(VENV)/.wheel
 	$(call install-wheel,$*)
 
 # $(1) environment, $(2) list of exact versions, $(3) interpreter
@@ -111,13 +114,15 @@ bench-rust:
 bench-python: $(MEASURE)/.installed
 	$(MEASURE)/bin/python benches/peers.py
 
-relock:
-	$(PYTHON311) -m venv --clear $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-lock/bin/python -m pip install --quiet --group dev
-	{ echo '# Made by `make lock` from [dependency-groups] dev in pyproject.toml.'; $(VENV)-lock/bin/python -m pip freeze; } > requirements/dev.txt
-	rm -rf $(VENV)-lock
+relock: relock-dev relock-docs
 
-.PHONY: help build demo test test-loss test-slow test-frameworks lint fmt bench accuracy bits lock clean \
+relock-dev relock-docs: relock-%:
+	$(PYTHON311) -m venv --clear $(VENV)-lock-$*
+	$(VENV)-lock-$*/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-lock-$*/bin/python -m pip install --quiet --group $*
+	{ echo '# Made by `make lock` from [dependency-groups] $* in pyproject.toml.'; $(VENV)-lock-$*/bin/python -m pip freeze; } > requirements/$*.txt
+	rm -rf $(VENV)-lock-$*
+
+.PHONY: help build demo test test-loss test-slow test-frameworks lint fmt bench docs accuracy bits lock clean \
 	test-rust test-python slow-rust slow-python $(FRAMEWORKS:%=with-%) lint-rust lint-python \
-	quick quick-build fmt-rust fmt-python bench-rust bench-python relock
+	quick quick-build fmt-rust fmt-python bench-rust bench-python relock relock-dev relock-docs

@@ -8,6 +8,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +19,16 @@ import rustloss as rl
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+#: What the losses are called elsewhere.
+NAMES = tomllib.loads((ROOT / "docs" / "names.toml").read_text(encoding="utf-8"))
 #: Pages about libraries that tests/frameworks has, and runs them.
-OF_FRAMEWORKS = {"boosting.md", "pipelines.md", "tensorflow.md", "torch.md"}
+OF_FRAMEWORKS = {"boosting.md", "jax.md", "mxnet.md", "pipelines.md", "tensorflow.md", "torch.md"}
 EXAMPLE = re.compile(
     r"^```(?P<fence>python|py)\n(?P<code>.*?)^```$(?:\s*^```text\n(?P<expected>.*?)^```$)?",
     re.MULTILINE | re.DOTALL,
 )
-LINK = re.compile(r"\]\((?!\w+:|#)([^)#]+)")
+#: `make docs` makes the pages of the gallery and of each loss, and checks what leads there itself.
+LINK = re.compile(r"\]\((?!\w+:|#|gallery/|losses/)([^)#]+)")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 MODULES = [
@@ -70,6 +74,13 @@ def output(example: Example, page: str, namespace: dict[str, Any]) -> str:
                 raise
             print(*traceback.format_exception_only(error), end="")
     return printed.getvalue()
+
+
+def missing_names(library, module):
+    """Return the names of the table that a library does not have."""
+    found = [row[library] for row in NAMES.values() if library in row]
+    assert found
+    return [name for name in found if not hasattr(module, name)]
 
 
 def test_examples_are_found() -> None:

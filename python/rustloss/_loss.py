@@ -93,19 +93,18 @@ def _of_call(loss: Loss) -> inspect.Signature:
 class Loss(_core.Loss):
     """A loss with its parameters: immutable, comparable, picklable, callable.
 
-    Calls take the arrays of the loss by position, in Gluon's order, or by name.
+    Calls take the arrays of the loss by position, in Gluon's order, or by name. What stands behind
+    the dots is given by name, and optional.
 
-    ``loss(pred, label, ..., out=None, denominator=None)``
+    ``loss(pred, label, ..., out, denominator)``
         The value.
-    ``loss.value_and_grad(pred, label, ..., wrt=None, grad_output=None, out=None, grad_out=None,
-    denominator=None)``
+    ``loss.value_and_grad(pred, label, ..., wrt, grad_output, out, grad_out, denominator)``
         The value and d(sum of value)/d(input), times `grad_output` (a number or an array of the
         value's shape). `wrt` names the inputs: one name gives one array, a tuple of names a tuple.
-    ``loss.grad(pred, label, ..., wrt=None, grad_output=None, grad_out=None, denominator=None)``
+    ``loss.grad(pred, label, ..., wrt, grad_output, grad_out, denominator)``
         The gradient alone, without the work for the value: the vector-Jacobian product for a
         `grad_output` of the value's shape.
-    ``loss.grad_hess(pred, label, ..., grad_output=None, grad_out=None, hess_out=None,
-    denominator=None)``
+    ``loss.grad_hess(pred, label, ..., grad_output, grad_out, hess_out, denominator)``
         The gradient and the diagonal of the second derivative with respect to the prediction.
 
     Parameters

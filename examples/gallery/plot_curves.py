@@ -1,0 +1,11 @@
+"""
+The curves of all losses
+========================
+
+Value, gradient and second derivative of every loss that is a function of one prediction, with the
+parameters that it has by default.
+"""
+
+import rustloss as rl
+
+figure = rl.plot.gallery()

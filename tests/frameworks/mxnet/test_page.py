@@ -1,0 +1,13 @@
+"""The page about MXNet runs, and prints what it says."""
+
+import pytest
+
+from test_docs import ROOT, check_page, missing_names
+
+
+def test_page() -> None:
+    check_page(ROOT / "docs" / "mxnet.md")
+
+
+def test_names() -> None:
+    assert missing_names("gluon", pytest.importorskip("mxnet").gluon.loss) == []

@@ -1,0 +1,14 @@
+"""The page about JAX runs, and prints what it says; torch and optax have the names of the table."""
+
+import pytest
+
+from test_docs import ROOT, check_page, missing_names
+
+
+def test_page() -> None:
+    check_page(ROOT / "docs" / "jax.md")
+
+
+@pytest.mark.parametrize(("library", "module"), [("torch", "torch.nn"), ("optax", "optax.losses")])
+def test_names(library: str, module: str) -> None:
+    assert missing_names(library, pytest.importorskip(module)) == []

@@ -1,0 +1,61 @@
+"""The site has a place for every loss and page, and formulas are translated as they are meant."""
+
+import re
+
+import pytest
+
+import formulas
+import rustloss as rl
+from contract import over_losses
+from rustloss.testing._registry import specs
+from test_docs import NAMES, ROOT
+
+DOCS = ROOT / "docs"
+#: Losses whose docstring says in words, or by another loss, what they are.
+WITHOUT_FORMULA = {"LogisticLoss"}
+
+
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        ("e**2 / (2 rho)", r"\frac{{e}^{2}}{2\,\rho}"),
+        ("-2 g label", r"-2\,g\,\text{label}"),
+        (
+            "|x - y| / 2 - mean|x_i|",
+            r"\frac{\left|x - y\right|}{2} - \text{mean}\left|x_{i}\right|",
+        ),
+        ("-log P(label | pred)", r"-\log\,P\left(\text{label} \mid \text{pred}\right)"),
+        ("g = (a + b) (x1[i] - c)", r"g = \left(a + b\right)\,\left(x_{1, i} - c\right)"),
+        ("abs(v)**(p - 1)", r"{\text{abs}\left(v\right)}^{p - 1}"),
+        ("log(target!)", r"\log\left(\text{target}!\right)"),
+        ("(a) / (b) * (c)", r"\frac{a}{b} \cdot \left(c\right)"),
+    ],
+)
+def test_formula(text, latex):
+    assert formulas.to_latex(text) == latex
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["pred", "2", "", "(pred, label)", "out_of_range=x", 'reduction="none"', "a +", "(a", "a | b"],
+)
+def test_what_is_no_formula_is_left_alone(text):
+    with pytest.raises(formulas.FormulaError):
+        formulas.to_latex(text)
+    assert formulas.with_math(f"``{text}``") == f"``{text}``"
+
+
+@over_losses
+def test_formula_of_every_loss_is_set_in_type(name):
+    description = (getattr(rl, name).__doc__ or "").split("Parameters\n")[0]
+    assert (":math:" in formulas.with_math(description)) != (name in WITHOUT_FORMULA)
+
+
+def test_every_loss_has_its_names():
+    assert NAMES.keys() == specs().keys()
+
+
+def test_every_page_is_in_the_table_of_contents():
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^(\w+)$", index, re.MULTILINE))
+    assert {page.stem for page in DOCS.glob("*.md")} - listed == {"index"}
