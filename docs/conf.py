@@ -20,12 +20,13 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_ext", "gallery/**/*.ipynb", "gallery/**/*.py"]
+exclude_patterns = ["_ext", "losses/_names.md", "gallery/**/*.ipynb", "gallery/**/*.py"]
 default_role = "py:obj"
 
 html_theme = "furo"
 html_title = "rustloss"
 html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_copy_source = False
@@ -47,5 +48,5 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "show_memory": False,
     "show_signature": False,
-    "min_reported_time": 1e9,
+    "write_computation_times": False,
 }

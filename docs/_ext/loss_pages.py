@@ -144,13 +144,13 @@ def write_pages(_: Sphinx) -> None:
     write("index", parts)
     for spec in specs:
         write(spec["name"], page(spec, elsewhere[spec["name"]]))
+    head = ["rustloss", *LIBRARIES.values()]
     rows = [
-        [f"[{name}](losses/{name}.md)"]
-        + [f"`{row[k]}`" if k in row else "" for k in LIBRARIES]
-        + [row.get("note", "")]
+        [f"[{name}](losses/{name}.md)", *(f"`{row[k]}`" if k in row else "" for k in LIBRARIES)]
         for name, row in elsewhere.items()
     ]
-    write("_names", [table(["rustloss", *LIBRARIES.values(), "differences"], rows)])
+    notes = [f"- `{name}`: {row['note']}" for name, row in elsewhere.items() if "note" in row]
+    write("_names", [table(head, rows), "## Differences\n", *notes])
 
 
 def write(name: str, parts: Iterable[str]) -> None:
