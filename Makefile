@@ -9,6 +9,7 @@ FRAMEWORKS := torch-jax tensorflow mxnet boosting
 PEERS := .venv-torch-jax
 # MARK=slow has every loss compiled by torch's inductor.
 MARK ?= not slow
+RECORDS := for name in $(PEERS) .venv-tensorflow .venv-mxnet; do $$name/bin/python benches/invalid_ctc.py || exit; done; $(PEERS)/bin/python benches/sure_model.py
 # A warning is an error, but all of them are shown first.
 SPHINX := .venv-docs/bin/python -m sphinx -b html -j auto --fail-on-warning --quiet
 # Libraries that are not installed are printed as missing, so the plain environment will do.
@@ -27,7 +28,9 @@ test-frameworks: $(FRAMEWORKS:%=with-%) ## run the tests of the adapters, and co
 lint: lint-rust lint-python             ## check format, style, types, stubs and documentation
 fmt: fmt-rust fmt-python                ## format Rust and Python
 bench: bench-rust bench-python          ## time the kernels, and the wheel beside other libraries
+readme: $(VENV)/.requirements; $(PY) benches/readme.py ## render recorded measurements into README, docs/speed.md and the chart
 docs: .venv-docs/.installed; $(SPHINX) docs dist/docs ## build the site in dist/docs
+records: $(PEERS)/.installed .venv-tensorflow/.installed .venv-mxnet/.installed; $(RECORDS) ## record the answers to invalid calls, and the losses of sure models
 accuracy: $(MEASURE)/.installed; $(MEASURE)/bin/python benches/accuracy.py ## measure the worst error of every loss, in ulp
 bits: build; $(PY) tests/bits.py record target/bits.txt ## hash every output, to compare two builds bit by bit
 lock: relock                            ## renew requirements/dev.txt and docs.txt from pyproject.toml
@@ -112,7 +115,7 @@ bench-rust:
 	cargo bench --locked
 
 bench-python: $(MEASURE)/.installed
-	$(MEASURE)/bin/python benches/peers.py
+	$(MEASURE)/bin/python benches/peers.py --record
 
 relock: relock-dev relock-docs
 
@@ -123,6 +126,6 @@ relock-dev relock-docs: relock-%:
 	{ echo '# Made by `make lock` from [dependency-groups] $* in pyproject.toml.'; $(VENV)-lock-$*/bin/python -m pip freeze; } > requirements/$*.txt
 	rm -rf $(VENV)-lock-$*
 
-.PHONY: help build demo test test-loss test-slow test-frameworks lint fmt bench docs accuracy bits lock clean \
+.PHONY: help build demo test test-loss test-slow test-frameworks lint fmt bench readme records docs accuracy bits lock clean \
 	test-rust test-python slow-rust slow-python $(FRAMEWORKS:%=with-%) lint-rust lint-python \
 	quick quick-build fmt-rust fmt-python bench-rust bench-python relock relock-dev relock-docs

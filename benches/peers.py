@@ -25,12 +25,13 @@ def main() -> None:
     parser.add_argument("--cases", default="", metavar="PATTERN", help="regular expression")
     parser.add_argument("--threads", type=int, default=2, metavar="N")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("--record", action="store_true", help="keep the times for README's table")
     arguments = parser.parse_args()
     limit_threads(arguments.threads)
     # Only now: the libraries read the number of threads when they are imported.
     from contenders.table import run
 
-    run(arguments.cases, arguments.threads, markdown=arguments.markdown)
+    run(arguments.cases, arguments.threads, markdown=arguments.markdown, recorded=arguments.record)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 import re
 
+import numpy as np
 import pytest
 
 import formulas
+import invalid_ctc
+import readme
 import rustloss as rl
 from contract import over_losses
 from rustloss.testing._registry import specs
@@ -59,3 +62,18 @@ def test_every_page_is_in_the_table_of_contents():
     index = (DOCS / "index.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^(\w+)$", index, re.MULTILINE))
     assert {page.stem for page in DOCS.glob("*.md")} - listed == {"index"}
+
+
+@pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.name)
+def test_pages_show_what_is_recorded(page):
+    text = page.read_text(encoding="utf-8")
+    assert "<!-- begin" in text
+    assert readme.rendered(text) == text
+
+
+def test_our_losses_refuse_every_invalid_call():
+    valid, *invalid = invalid_ctc.CALLS
+    assert np.isfinite(invalid_ctc.with_rustloss(invalid_ctc.CALLS[valid]))
+    for call in invalid:
+        with pytest.raises(rl.errors.ArgumentError):
+            invalid_ctc.with_rustloss(invalid_ctc.CALLS[call])

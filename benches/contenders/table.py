@@ -9,8 +9,11 @@ import os
 import platform
 import re
 import shutil
+from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
+import records
 from rustloss.cli._doctor import cpu
 
 from . import Case, Contender, cases, with_numpy
@@ -70,8 +73,34 @@ def ready(case: Case, libraries: dict[str, ModuleType]) -> list[Contender]:
     return [c for c in found if c.name != "torch.compile" or compiler()]
 
 
-def row(case: Case, libraries: dict[str, ModuleType], threads: int) -> list[str]:
-    """Check and time one case; return its cells."""
+@dataclass(frozen=True)
+class Measured:
+    """What came out of one case, by the names of contenders and yardsticks."""
+
+    case: Case
+    times: dict[str, Timing]
+    errors: dict[str, float]
+    notes: dict[str, str]
+
+    @property
+    def peers(self) -> list[str]:
+        """The other libraries that were timed."""
+        return [name for name in PEERS if name in self.times]
+
+    def record(self) -> dict[str, Any]:
+        """Return the minima in microseconds, as README and the site show them."""
+        micros = {name: float(f"{t.minimum * 1e6:.4g}") for name, t in self.times.items()}
+        return {
+            "case": self.case.name,
+            "loss": self.case.row.loss,
+            "rustloss": micros["rustloss"],
+            "peers": {name: micros[name] for name in self.peers},
+            "copy": micros["copy"],
+        }
+
+
+def measured(case: Case, libraries: dict[str, ModuleType], threads: int) -> Measured:
+    """Check and time one case."""
     reference = with_numpy.reference(case)
     errors, able, notes = {}, [], {}
     for contender in ready(case, libraries):
@@ -85,21 +114,25 @@ def row(case: Case, libraries: dict[str, ModuleType], threads: int) -> list[str]
     yardsticks = [copying(case, threads)]
     if case.inputs()[0].size <= SMALL:
         yardsticks.append(adding(case))
-    times = measure([*able, *yardsticks])
+    return Measured(case, measure([*able, *yardsticks]), errors, notes)
+
+
+def row(result: Measured) -> list[str]:
+    """Return the cells of one case."""
+    times, errors, peers = result.times, result.errors, result.peers
 
     def cell(name: str) -> str:
         if name not in times:
-            return notes.get(name, "missing")
+            return result.notes.get(name, "missing")
         return f"{duration(times[name].minimum)} ({duration(times[name].median)})"
 
-    peers = [name for name in PEERS if name in times]
     fastest = min(peers, key=lambda name: times[name].minimum, default="")
 
     def against(name: str) -> str:
         return ratio(times, name, "rustloss") if name in times else ""
 
     return [
-        case.name,
+        result.case.name,
         *map(cell, ["rustloss", *PEERS, "copy"]),
         f"{fastest} {ratio(times, fastest, 'rustloss')}" if peers else "missing",
         ratio(times, "rustloss", "copy"),
@@ -137,14 +170,24 @@ def line(cells: list[str], *, markdown: bool) -> str:
     return " ".join(cell.rjust(width) for cell, width in zip(cells, WIDTHS, strict=True))
 
 
-def run(pattern: str, threads: int, *, markdown: bool) -> None:
-    """Print the header, then every case as it is done."""
+def run(pattern: str, threads: int, *, markdown: bool, recorded: bool) -> None:
+    """Print the header, then every case as it is done; record them all if that is asked for."""
     libraries = load(threads)
     print(header(libraries, threads))
     print("Microseconds a call, value and gradient: minimum (median).\n")
     print(line(COLUMNS, markdown=markdown))
     if markdown:
         print(line(["---", *["---:"] * (len(COLUMNS) - 1)], markdown=True))
+    done = []
     for case in cases():
         if re.search(pattern, case.name):
-            print(line(row(case, libraries, threads), markdown=markdown), flush=True)
+            done.append(measured(case, libraries, threads))
+            print(line(row(done[-1]), markdown=markdown), flush=True)
+    if recorded:
+        found = records.versions([*MODULES, "optax"])
+        record = {
+            "machine": f"{cpu()}, {threads} threads",
+            "versions": found | {"Python": platform.python_version()},
+            "cases": [result.record() for result in done],
+        }
+        records.save("speed", record)

@@ -1,6 +1,7 @@
 """The page about MXNet runs, and prints what it says."""
 
 import pytest
+
 from test_docs import ROOT, check_page, missing_names
 
 # Imported here, for MXNet warns of NumPy's old names when it is imported.

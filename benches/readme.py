@@ -1,0 +1,173 @@
+"""Render what the benchmarks recorded: the tables of README and of the page about speed, the chart.
+
+A page marks the place with ``<!-- begin NAME -->`` and ``<!-- end NAME -->``.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+import records
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "speed.md"]
+CHART = "docs/_static/speed-{theme}.svg"
+INK = {"light": "#1f2328", "dark": "#e6edf3"}
+BAR = {"light": "#b7410e", "dark": "#f2895b"}
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]], *, numbers_from: int) -> str:
+    """Return a table in Markdown, whose columns from there on are numbers."""
+    titles = list(head)
+    rule = ["---" if i < numbers_from else "---:" for i in range(len(titles))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [titles, rule, *rows])
+
+
+def listed(versions: dict[str, str]) -> str:
+    """Return names with their versions."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def invalid_ctc() -> str:
+    """Return the answers to invalid calls, a column for each library."""
+    record = records.load("invalid_ctc")
+    answers, versions = record["answers"], record["versions"]
+    rows = [
+        [call, *(spelled(answers[library][call]) for library in answers)]
+        for call in answers["rustloss"]
+    ]
+    head = ["call", *(f"{library} {versions[library]}" for library in answers)]
+    return table(head, rows, numbers_from=9)
+
+
+def spelled(answer: str) -> str:
+    """Return an answer as the table shows it: a number, the class of an error, a crash."""
+    if answer.startswith("SIG"):
+        return f"**crash** ({answer})"
+    return f"`{answer}`" if answer.endswith("Error") else answer
+
+
+def sure_model() -> str:
+    """Return loss and slope of right predictions: exactly, here, in torch."""
+    record = records.load("sure_model")
+    rows = [
+        [row["loss"], str(row["lead"])]
+        + [f"{row[who][i]:.4g}" for i in (0, 1) for who in ("exact", "rustloss", "torch")]
+        for row in record["rows"]
+    ]
+    head = ["float32", "ahead by", "loss", "rustloss", "torch", "slope", "rustloss", "torch"]
+    return f"{table(head, rows, numbers_from=1)}\n\n{listed(record['versions'])}."
+
+
+def fastest(case: dict[str, Any]) -> tuple[str, float]:
+    """Return the fastest peer, and how many times as long as rustloss it takes."""
+    peer = min(case["peers"], key=case["peers"].get)
+    return peer, case["peers"][peer] / case["rustloss"]
+
+
+def speed() -> str:
+    """Return the table of all recorded times."""
+    record = records.load("speed")
+    cases = [case for case in record["cases"] if case["peers"]]
+    peers = list(dict.fromkeys(name for case in cases for name in case["peers"]))
+    rows = [
+        [
+            case["case"],
+            *(f"{x:,.3g}" if x < 1000 else f"{x:,.0f}" for x in times(case, peers)),
+            "{} {:.2f}".format(*fastest(case)),
+        ]
+        for case in cases
+    ]
+    head = ["case", "rustloss", *peers, "copy", "fastest peer / rustloss"]
+    workload = f"{record['machine']}; {listed(record['versions'])}."
+    return f"{workload}\n\n{table(head, rows, numbers_from=1)}"
+
+
+def times(case: dict[str, Any], peers: list[str]) -> list[float]:
+    """Return the times of a case in the order of the columns."""
+    others = [case["peers"].get(name, float("nan")) for name in peers]
+    return [case["rustloss"], *others, case["copy"]]
+
+
+def speed_summary() -> str:
+    """Return the chart, what was measured on what, and where others are ahead."""
+    record = records.load("speed")
+    ratios = {case["case"]: fastest(case) for case in record["cases"] if case["peers"]}
+    mean = statistics.geometric_mean(ratio for _, ratio in ratios.values())
+    behind = [f"{case} ({peer}, {x:.2f})" for case, (peer, x) in ratios.items() if x < 1]
+    light, dark = (CHART.format(theme=theme) for theme in INK)
+    return f"""\
+<picture>
+  <source media="(prefers-color-scheme: dark)" srcset="{dark}">
+  <img alt="How many times as long as rustloss the fastest other library takes" src="{light}">
+</picture>
+
+Value and gradient in float32, the largest case of each loss (rows x columns; CTC: frames x samples
+x classes x labels), against the fastest of the others: how many times as long it takes.
+{record["machine"]}; {listed(record["versions"])}.
+Over all {len(ratios)} cases the geometric mean is {mean:.2f}. Others are ahead in {len(behind)}
+of them: {", ".join(behind) or "none"}."""
+
+
+def draw_chart(path: Path, ink: str, bar: str) -> None:
+    """Draw the largest case of each loss."""
+    largest = {case["case"].split()[0]: case for case in by_size(records.load("speed")["cases"])}
+    cases = sorted(largest.values(), key=lambda case: fastest(case)[1])
+    figure, ax = plt.subplots(figsize=(8, 0.28 * len(cases) + 0.8), layout="constrained")
+    for place, case in enumerate(cases):
+        peer, ratio = fastest(case)
+        ax.barh(place, ratio - 1, left=1, color=bar)
+        ax.text(1.04 * max(ratio, 1), place, f"{peer} {ratio:.2f}", va="center", color=ink)
+    ax.set_yticks(range(len(cases)), [case["case"] for case in cases])
+    ax.axvline(1, color=ink, linewidth=1)
+    ax.set_xscale("log")
+    ax.set_xlim(0.5, 40)
+    ax.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
+    ax.minorticks_off()
+    ax.tick_params(colors=ink)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    figure.savefig(path, transparent=True, metadata={"Date": None})
+    plt.close(figure)
+
+
+def by_size(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the cases that have peers, those that take longest last."""
+    return sorted((case for case in cases if case["peers"]), key=lambda case: case["rustloss"])
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "invalid_ctc": invalid_ctc,
+    "sure_model": sure_model,
+    "speed": speed,
+    "speed_summary": speed_summary,
+}
+
+
+def rendered(text: str) -> str:
+    """Return a page with what is recorded between its marks."""
+
+    def part(found: re.Match[str]) -> str:
+        name = found[1]
+        return f"<!-- begin {name} -->\n\n{PARTS[name]()}\n\n<!-- end {name} -->"
+
+    return re.sub(r"<!-- begin (\w+) -->.*?<!-- end \1 -->", part, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Write the pages and the charts."""
+    for page in PAGES:
+        page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")
+    plt.rcParams["svg.hashsalt"] = "rustloss"
+    for theme, ink in INK.items():
+        draw_chart(ROOT / CHART.format(theme=theme), ink, BAR[theme])
+
+
+if __name__ == "__main__":
+    main()
