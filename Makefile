@@ -10,6 +10,10 @@ PEERS := .venv-torch-jax
 # MARK=slow has every loss compiled by torch's inductor.
 MARK ?= not slow
 RECORDS := for name in $(PEERS) .venv-tensorflow .venv-mxnet; do $$name/bin/python benches/invalid_ctc.py || exit; done; $(PEERS)/bin/python benches/sure_model.py
+# The oldest NumPy that the wheel takes, and the newest one.
+SMOKE := smoke-oldest smoke-newest
+NUMPY_oldest := numpy==1.23.5
+NUMPY_newest := numpy
 # A warning is an error, but all of them are shown first.
 SPHINX := .venv-docs/bin/python -m sphinx -b html -j auto --fail-on-warning --quiet
 # Libraries that are not installed are printed as missing, so the plain environment will do.
@@ -29,11 +33,13 @@ lint: lint-rust lint-python             ## check format, style, types, stubs and
 fmt: fmt-rust fmt-python                ## format Rust and Python
 bench: bench-rust bench-python          ## time the kernels, and the wheel beside other libraries
 readme: $(VENV)/.requirements; $(PY) benches/readme.py ## render recorded measurements into README, docs/speed.md and the chart
+wheel: audited-wheel $(SMOKE)           ## make the sdist and from it a manylinux2014 wheel, audit them, try it with two versions of NumPy
 docs: .venv-docs/.installed; $(SPHINX) docs dist/docs ## build the site in dist/docs
 records: $(PEERS)/.installed .venv-tensorflow/.installed .venv-mxnet/.installed; $(RECORDS) ## record the answers to invalid calls, and the losses of sure models
 accuracy: $(MEASURE)/.installed; $(MEASURE)/bin/python benches/accuracy.py ## measure the worst error of every loss, in ulp
 bits: build; $(PY) tests/bits.py record target/bits.txt ## hash every output, to compare two builds bit by bit
-lock: relock                            ## renew requirements/dev.txt and docs.txt from pyproject.toml
+licenses:; $(PYTHON) tests/licenses.py --write ## renew THIRD-PARTY-LICENSES.txt from Cargo.lock
+lock: relock                            ## renew requirements/{dev,docs,wheel}.txt from pyproject.toml
 clean:; cargo clean; rm -rf .venv* dist demo-output .*_cache .hypothesis ## remove all that was made
 
 # The wheel: maturin builds the cdylib alone, which is what makes link-time optimisation take place.
@@ -50,7 +56,7 @@ $(VENV)/.wheel: $(VENV)/.requirements $(SOURCES)
 $(VENV)/.requirements: requirements/dev.txt
 	$(call install-lock,$(VENV),$<,$(PYTHON))
 
-$(FRAMEWORKS:%=.venv-%/.requirements) .venv-docs/.requirements: .venv-%/.requirements: requirements/%.txt
+$(FRAMEWORKS:%=.venv-%/.requirements) .venv-docs/.requirements .venv-wheel/.requirements: .venv-%/.requirements: requirements/%.txt
 	$(call install-lock,.venv-$*,$<,$(PYTHON311))
 
 $(FRAMEWORKS:%=.venv-%/.installed) .venv-docs/.installed: %/.installed: %/.requirements $(VENV)/.wheel
@@ -97,6 +103,7 @@ lint-rust: $(VENV)/.requirements
 	cargo clippy --locked --all-targets --features python -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --features python
 	$(PY) tests/structure.py
+	$(PY) tests/licenses.py
 
 lint-python: build
 	$(PY) -m ruff format --check
@@ -117,15 +124,32 @@ bench-rust:
 bench-python: $(MEASURE)/.installed
 	$(MEASURE)/bin/python benches/peers.py --record
 
-relock: relock-dev relock-docs
+# maturin looks for zig as it does for a linker: on the path.
+audited-wheel: export PATH := $(abspath .venv-wheel/bin):$(PATH)
+audited-wheel: .venv-wheel/.requirements
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	zizmor --offline --quiet .github/workflows
+	rm -rf dist/wheels
+	maturin build --release --locked --sdist --zig --compatibility manylinux2014 --interpreter python --out dist/wheels
+	python tests/instructions.py dist/wheels/*.whl
+	twine check --strict dist/wheels/*
+	check-wheel-contents dist/wheels
+	abi3audit --strict dist/wheels/*.whl
 
-relock-dev relock-docs: relock-%:
+$(SMOKE): smoke-%: audited-wheel
+	$(PYTHON311) -m venv --clear .venv-$@
+	.venv-$@/bin/python -m pip install --quiet --disable-pip-version-check pytest $(NUMPY_$*) dist/wheels/*.whl
+	.venv-$@/bin/python -m pytest -c tests/smoke/pytest.ini tests/smoke
+
+relock: relock-dev relock-docs relock-wheel
+
+relock-dev relock-docs relock-wheel: relock-%:
 	$(PYTHON311) -m venv --clear $(VENV)-lock-$*
 	$(VENV)-lock-$*/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)-lock-$*/bin/python -m pip install --quiet --group $*
 	{ echo '# Made by `make lock` from [dependency-groups] $* in pyproject.toml.'; $(VENV)-lock-$*/bin/python -m pip freeze; } > requirements/$*.txt
 	rm -rf $(VENV)-lock-$*
 
-.PHONY: help build demo test test-loss test-slow test-frameworks lint fmt bench readme records docs accuracy bits lock clean \
+.PHONY: help build demo test test-loss test-slow test-frameworks lint fmt bench readme records wheel docs licenses accuracy bits lock clean \
 	test-rust test-python slow-rust slow-python $(FRAMEWORKS:%=with-%) lint-rust lint-python \
-	quick quick-build fmt-rust fmt-python bench-rust bench-python relock relock-dev relock-docs
+	quick quick-build fmt-rust fmt-python bench-rust bench-python audited-wheel $(SMOKE) relock relock-dev relock-docs relock-wheel

@@ -1,0 +1,72 @@
+"""Look for AVX, AVX-512 and their like outside of the functions that are dispatched.
+
+A wheel must run on every x86-64, and so a function may use such instructions only if it is called
+after the CPU was asked for them. Here these are the shells of `simd::dispatch` and what is compiled
+into them, all of which have a module of `simd` in their symbol. The library therefore keeps its
+symbols: it is the wheel itself that is scanned.
+
+    python tests/instructions.py dist/wheels/rustloss-0.1.0-cp311-abi3-manylinux2014_x86_64.whl
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+DISPATCHED = re.compile(r"\brustloss::simd::(x86|f64x8::x86)::")
+SYMBOL = re.compile(r"^[0-9a-f]+ <(.+)>:$")
+INSTRUCTION = re.compile(r"^\s+[0-9a-f]+:\t(\S+)")
+# VEX and EVEX instructions begin with a v; the rest belongs to BMI and its companions.
+WIDE = re.compile(
+    r"v(?!err$|erw$|mcall$|mxo)|k(mov|or|and|xor|not|test|add|shift|unpck)"
+    r"|(andn|bextr|bls(i|r|msk)|bzhi|mulx|pdep|pext|rorx|sarx|shlx|shrx|lzcnt|popcnt)"
+)
+
+
+def wide_functions(disassembly: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield symbol and name of every wide instruction."""
+    symbol = ""
+    for line in disassembly:
+        if found := SYMBOL.match(line):
+            symbol = found[1]
+        elif (found := INSTRUCTION.match(line)) and WIDE.match(found[1]):
+            yield symbol, found[1]
+
+
+def disassembled(library: Path) -> Iterator[str]:
+    """Yield the lines of a library's disassembly."""
+    command = ["objdump", "--disassemble", "--demangle", "--no-show-raw-insn", str(library)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout
+        yield from running.stdout
+    if running.returncode:
+        sys.exit(f"objdump failed on {library}")
+
+
+def main() -> None:
+    """Print what was found, and fail if any of it is in the wrong place."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("wheel", type=Path)
+    wheel = parser.parse_args().wheel
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".so"))
+        found = Counter(wide_functions(disassembled(Path(archive.extract(name, folder)))))
+    inside = sum(n for (symbol, _), n in found.items() if DISPATCHED.search(symbol))
+    outside = {where: n for where, n in found.items() if not DISPATCHED.search(where[0])}
+    print(f"{inside} wide instructions in dispatched functions, {sum(outside.values())} elsewhere")
+    if not inside:
+        sys.exit("none in dispatched functions: are there symbols?")
+    for (symbol, instruction), n in sorted(outside.items()):
+        print(f"{symbol}: {instruction} ({n})")
+    sys.exit(bool(outside))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""The scan of wheels tells wide instructions from those that every x86-64 has."""
+
+import pytest
+
+from instructions import DISPATCHED, wide_functions
+
+LISTING = """
+0000000000001000 <rustloss::simd::x86::avx2::h0123>:
+    1000:\tvmovups (%rdi),%ymm0
+    1004:\tret
+
+0000000000002000 <rustloss::sum::total>:
+    2000:\tmovups (%rdi),%xmm0
+    2004:\t{}
+"""
+
+
+@pytest.mark.parametrize(
+    "wide", ["vaddpd %zmm1,%zmm2,%zmm3", "kmovw %eax,%k1", "shlx %eax,%ebx,%ecx"]
+)
+def test_wide_instruction_is_found_with_its_function(wide):
+    inside, outside = wide_functions(LISTING.format(wide).splitlines())
+    assert inside == ("rustloss::simd::x86::avx2::h0123", "vmovups")
+    assert outside == ("rustloss::sum::total", wide.split()[0])
+    assert [bool(DISPATCHED.search(symbol)) for symbol, _ in (inside, outside)] == [True, False]
+
+
+@pytest.mark.parametrize("plain", ["addpd %xmm1,%xmm2", "shl %eax", "pand %xmm0,%xmm1", "verr %ax"])
+def test_plain_instruction_is_none(plain):
+    assert len(list(wide_functions(LISTING.format(plain).splitlines()))) == 1
