@@ -20,7 +20,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_ext", "losses/_names.md", "gallery/**/*.ipynb", "gallery/**/*.py"]
+exclude_patterns = ["_ext", "losses/_*.md", "gallery/**/*.ipynb", "gallery/**/*.py"]
 default_role = "py:obj"
 
 html_theme = "furo"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -150,7 +151,20 @@ def write_pages(_: Sphinx) -> None:
         for name, row in elsewhere.items()
     ]
     notes = [f"- `{name}`: {row['note']}" for name, row in elsewhere.items() if "note" in row]
+    write("_public", public_names())
     write("_names", [table(head, rows), "## Differences\n", *notes])
+
+
+def public_names() -> Iterator[str]:
+    """Yield the documentation of all that the package offers beside losses and modules."""
+    for name in sorted(rl.__all__):
+        item = getattr(rl, name)
+        is_loss = isinstance(item, type) and issubclass(item, rl.Loss) and item is not rl.Loss
+        if is_loss or isinstance(item, ModuleType):
+            continue
+        kind = "class" if isinstance(item, type) else "function"
+        members = "   :members:\n" if kind == "class" else ""
+        yield f"```{{eval-rst}}\n.. auto{kind}:: rustloss.{name}\n{members}```\n"
 
 
 def write(name: str, parts: Iterable[str]) -> None:
