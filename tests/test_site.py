@@ -1,7 +1,9 @@
 """The site has a place for every loss and page, and formulas are translated as they are meant."""
 
 import re
+import runpy
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from contract import over_losses
 from rustloss.testing._registry import specs
 from test_docs import NAMES, ROOT
 
+GALLERY = sorted((ROOT / "examples" / "gallery").glob("plot_*.py"))
 DOCS = ROOT / "docs"
 #: Losses whose docstring says in words, or by another loss, what they are.
 WITHOUT_FORMULA = {"LogisticLoss"}
@@ -77,3 +80,16 @@ def test_our_losses_refuse_every_invalid_call():
     for call in invalid:
         with pytest.raises(rl.errors.ArgumentError):
             invalid_ctc.with_rustloss(invalid_ctc.CALLS[call])
+
+
+# Of showing a picture without a screen.
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
+@pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.name)
+def test_gallery(script, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    before = set(plt.get_fignums())
+    runpy.run_path(str(script))
+    drawn = set(plt.get_fignums()) - before
+    assert drawn
+    for number in drawn:
+        plt.close(number)

@@ -28,4 +28,4 @@ for span in spans:
     ax.axvspan(span.start - 0.5, span.end - 0.5, alpha=0.15, color=f"C{span.index}")
 ax.set(xlabel="frame", ylabel="probability", title="Posteriors, and the spans of the best path")
 ax.legend()
-figure.show()
+plt.show()

@@ -6,6 +6,9 @@ Value, gradient and second derivative of every loss that is a function of one pr
 parameters that it has by default.
 """
 
+import matplotlib.pyplot as plt
+
 import rustloss as rl
 
 figure = rl.plot.gallery()
+plt.show()

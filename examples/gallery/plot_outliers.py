@@ -34,4 +34,4 @@ ax.plot(x, y, "k.", label="points")
 for loss in (rl.L2Loss(reduction="mean"), rl.HuberLoss(rho=0.1, reduction="mean")):
     ax.plot(x, design @ fit(loss), label=repr(loss))
 ax.legend()
-figure.show()
+plt.show()
