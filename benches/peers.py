@@ -27,6 +27,8 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--record", action="store_true", help="keep the times for README's table")
     arguments = parser.parse_args()
+    if arguments.record and arguments.cases:
+        parser.error("--record takes all cases, and --cases leaves some out")
     limit_threads(arguments.threads)
     # Only now: the libraries read the number of threads when they are imported.
     from contenders.table import run

@@ -30,14 +30,17 @@ class Token(NamedTuple):
     is_adjacent: bool
 
 
-def to_latex(text: str) -> str:
-    """Translate a formula; what is none, such as a call or a name alone, raises `FormulaError`."""
+def to_latex(text: str) -> list[str]:
+    """Translate a formula, in pieces between which a line may end.
+
+    What is no formula, such as a call or a name alone, raises `FormulaError`.
+    """
     reader = _Reader(text)
-    latex = reader.equation()
+    pieces = reader.pieces()
     reader.end()
     if len(reader.tokens) == 1:
         raise FormulaError(text)
-    return latex
+    return pieces
 
 
 def with_math(line: str) -> str:
@@ -45,7 +48,7 @@ def with_math(line: str) -> str:
 
     def translated(found: re.Match[str]) -> str:
         try:
-            return f":math:`{to_latex(found[1])}`"
+            return " ".join(f":math:`{piece}`" for piece in to_latex(found[1]))
         except FormulaError:
             return found[0]
 
@@ -109,11 +112,13 @@ class _Reader:
         if self.peek().kind != "end":
             raise FormulaError(self.peek().text)
 
-    def equation(self) -> str:
-        latex = self.sum()
-        while self.take("="):
-            latex += f" = {self.sum()}"
-        return latex
+    def pieces(self) -> list[str]:
+        """Read sums and their equations term by term; a sign stands between two terms."""
+        terms = [self.take("-") + self.product()]
+        while sign := self.take("=", "+", "-"):
+            minus = self.take("-") if sign == "=" else ""
+            terms.append(f"{{}} {sign} {minus}{self.product()}")
+        return terms
 
     def sum(self) -> str:
         latex = self.take("-") + self.product()
