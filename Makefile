@@ -128,6 +128,7 @@ bench-python: $(MEASURE)/.installed
 audited-wheel: export PATH := $(abspath .venv-wheel/bin):$(PATH)
 audited-wheel: .venv-wheel/.requirements
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	zizmor --offline --quiet .github/workflows
 	rm -rf dist/wheels
 	maturin build --release --locked --sdist --zig --compatibility manylinux2014 --interpreter python --out dist/wheels

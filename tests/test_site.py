@@ -78,6 +78,11 @@ def test_pages_show_what_is_recorded(page):
     assert readme.rendered(text) == text
 
 
+def test_citation_is_of_this_version():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {rl.__version__}\n" in citation
+
+
 def test_our_losses_refuse_every_invalid_call():
     valid, *invalid = invalid_ctc.CALLS
     assert np.isfinite(invalid_ctc.with_rustloss(invalid_ctc.CALLS[valid]))
