@@ -42,7 +42,9 @@ def test_formula(text, latex):
 
 
 def test_lines_may_end_between_terms():
-    assert formulas.with_math("``e = -a b + c``") == r":math:`e` :math:`{} = -a\,b` :math:`{} + c`"
+    assert (
+        formulas.with_math("``e = -a b + c``") == r":math:`e`\ :math:`{} = -a\,b`\ :math:`{} + c`"
+    )
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ def with_math(line: str) -> str:
 
     def translated(found: re.Match[str]) -> str:
         try:
-            return " ".join(f":math:`{piece}`" for piece in to_latex(found[1]))
+            # No space stands between the pieces, for signs bring theirs.
+            return r"\ ".join(f":math:`{piece}`" for piece in to_latex(found[1]))
         except FormulaError:
             return found[0]
 
