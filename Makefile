@@ -40,7 +40,7 @@ accuracy: $(MEASURE)/.installed; $(MEASURE)/bin/python benches/accuracy.py ## me
 bits: build; $(PY) tests/bits.py record target/bits.txt ## hash every output, to compare two builds bit by bit
 licenses:; $(PYTHON) tests/licenses.py --write ## renew THIRD-PARTY-LICENSES.txt from Cargo.lock
 lock: relock                            ## renew requirements/{dev,docs,wheel}.txt from pyproject.toml
-clean:; cargo clean; rm -rf .venv* dist demo-output .*_cache .hypothesis ## remove all that was made
+clean:; cargo clean; rm -rf .venv* dist demo-output docs/gallery docs/losses .*_cache .hypothesis ## remove all that was made
 
 # The wheel: maturin builds the cdylib alone, which is what makes link-time optimisation take place.
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find src python -name __pycache__ -prune -o -print)
