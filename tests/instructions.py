@@ -20,13 +20,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-DISPATCHED = re.compile(r"\brustloss::simd::(x86|f64x8::x86)::")
+#: Beside the shells, functions of libraries that ask the CPU by themselves before they are called.
+DISPATCHED = re.compile(
+    r"\brustloss::simd::(x86|f64x8::x86)::"
+    r"|^half::binary16::arch::x86::\w+_f16c$"
+    r"|^compiler_builtins::math::libm_math::arch::x86::fma::fmaf?_with_fma4?$"
+)
 SYMBOL = re.compile(r"^[0-9a-f]+ <(.+)>:$")
 INSTRUCTION = re.compile(r"^\s+[0-9a-f]+:\t(\S+)")
 # VEX and EVEX instructions begin with a v; the rest belongs to BMI and its companions.
 WIDE = re.compile(
-    r"v(?!err$|erw$|mcall$|mxo)|k(mov|or|and|xor|not|test|add|shift|unpck)"
-    r"|(andn|bextr|bls(i|r|msk)|bzhi|mulx|pdep|pext|rorx|sarx|shlx|shrx|lzcnt|popcnt)"
+    r"v(?!err$|erw$|mcall$)|k(mov|or|and|xor|not|test|add|shift|unpck)"
+    r"|(andn|bextr|bls(i|r|msk)|bzhi|mulx|pdep|pext|rorx|sarx|shlx|shrx|lzcnt|popcnt)[wlq]?$"
 )
 
 

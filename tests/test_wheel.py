@@ -25,6 +25,6 @@ def test_wide_instruction_is_found_with_its_function(wide):
     assert [bool(DISPATCHED.search(symbol)) for symbol, _ in (inside, outside)] == [True, False]
 
 
-@pytest.mark.parametrize("plain", ["addpd %xmm1,%xmm2", "shl %eax", "pand %xmm0,%xmm1", "verr %ax"])
+@pytest.mark.parametrize("plain", ["andnpd %xmm1,%xmm2", "pextrw $0x2,%xmm8,%ebx", "verr %ax"])
 def test_plain_instruction_is_none(plain):
     assert len(list(wide_functions(LISTING.format(plain).splitlines()))) == 1
