@@ -23,8 +23,11 @@ const GATHER_ROWS: usize = 16;
 /// Elements of a tile of several rows.
 const TILE: usize = 2048;
 
-/// Elements of the groups of rows side by side that are gathered together: with more of them a thousand classes would
-/// leave the second-level cache, and with fewer in a line of memory every page of it would be come back to more often.
+/// Groups of rows side by side that are gathered together, at most: with fewer in a line of memory every page
+/// of it would be come back to more often.
+const GROUPS: usize = 8;
+
+/// Elements of these groups: with more of them a thousand classes would leave the second-level cache.
 const GATHERED: usize = 1 << 18;
 
 /// Columns up to which rows are worked on side by side.
@@ -118,7 +121,7 @@ pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
     };
     let fitting = (TILE / grid.cols.max(1)).clamp(1, LANES);
     let step = match (form, gathers) {
-        (Form::Lanes, true) => (GATHERED / (LANES * grid.cols.max(1))).clamp(2, LANES) * LANES,
+        (Form::Lanes, true) => (GATHERED / (LANES * grid.cols.max(1))).clamp(2, GROUPS) * LANES,
         (Form::Lanes, false) => LANES,
         (Form::Group, _) => fitting.max(TOGETHER),
         (Form::Row, true) => GATHER_ROWS,
