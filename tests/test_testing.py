@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 import rustloss as rl
-from rustloss.testing import LAYOUTS, arguments, check_gradient, example, relayout, ulp_diff
+from rustloss.testing import LAYOUTS, arguments, check_gradient, example, relayout, ulp_distance
 from rustloss.testing._gradient import _sides_of_kinks
 from rustloss.testing._registry import geometry, ndims, specs
 
@@ -34,7 +34,7 @@ over_losses = pytest.mark.parametrize("name", list(specs()))
         (np.float64, 2.0**-1074, 2.0**-52),
     ],
 )
-def test_ulp_diff(dtype, tiny, eps):
+def test_ulp_distance(dtype, tiny, eps):
     cases = [
         (1.0, 1.0, 0),
         (0.0, -0.0, 0),
@@ -57,19 +57,19 @@ def test_ulp_diff(dtype, tiny, eps):
     ]
     actual, expected, distance = np.array(cases).T
     with np.errstate(over="ignore"):
-        far = ulp_diff(actual.astype(dtype), expected)
+        far = ulp_distance(actual.astype(dtype), expected)
     np.testing.assert_array_equal(far, distance)
-    assert ulp_diff(dtype(1), 1).shape == ()
+    assert ulp_distance(dtype(1), 1).shape == ()
 
 
-def test_ulp_diff_of_more_digits():
-    assert ulp_diff(np.float32(1), 1 + 2.0**-24) == 0.5
-    assert ulp_diff(np.float64(1), np.longdouble(1) + np.longdouble(2) ** -53) == 0.5
-    assert ulp_diff(np.float32(INF), 1e39) == 0
-    assert ulp_diff(np.finfo(np.float32).max, 2.0**128) == 1
-    assert ulp_diff(np.float32(0), 2.0**-150) == 0.5
+def test_ulp_distance_of_more_digits():
+    assert ulp_distance(np.float32(1), 1 + 2.0**-24) == 0.5
+    assert ulp_distance(np.float64(1), np.longdouble(1) + np.longdouble(2) ** -53) == 0.5
+    assert ulp_distance(np.float32(INF), 1e39) == 0
+    assert ulp_distance(np.finfo(np.float32).max, 2.0**128) == 1
+    assert ulp_distance(np.float32(0), 2.0**-150) == 0.5
     with pytest.raises(TypeError, match="actual: expected floating-point numbers, got dtype int64"):
-        ulp_diff(1, 1)
+        ulp_distance(1, 1)
 
 
 # Gradients

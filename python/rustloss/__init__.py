@@ -6,6 +6,7 @@ from typing import Any
 
 from rustloss import _core, elementwise, errors, pairwise, plot, rowwise, sequence
 from rustloss._loss import ArraySpec, Loss, Signature
+from rustloss._mean import Mean
 from rustloss.elementwise import *  # noqa: F403
 from rustloss.pairwise import *  # noqa: F403
 from rustloss.rowwise.distances import *  # noqa: F403
@@ -20,6 +21,7 @@ __version__: str = _core.config()["version"]
 __all__ = [
     "ArraySpec",
     "Loss",
+    "Mean",
     "Signature",
     "errors",
     "get_num_threads",

@@ -2,14 +2,14 @@
 
 `arguments` draws valid calls of every loss for hypothesis (the extra ``testing``); `example` and
 `relayout` make input without it; `invalid_calls` lists calls that must fail; `check_gradient` and
-`ulp_diff` measure.
+`ulp_distance` measure.
 """
 
 from rustloss.testing._gradient import check_gradient
 from rustloss.testing._inputs import LAYOUTS, example, relayout
 from rustloss.testing._invalid import InvalidCall, invalid_calls
 from rustloss.testing._strategies import Arguments, arguments
-from rustloss.testing._ulp import ulp_diff
+from rustloss.testing._ulp import ulp_distance
 
 __all__ = [
     "LAYOUTS",
@@ -20,5 +20,5 @@ __all__ = [
     "example",
     "invalid_calls",
     "relayout",
-    "ulp_diff",
+    "ulp_distance",
 ]

@@ -16,7 +16,7 @@ _FORMATS = {
 }
 
 
-def ulp_diff(actual: ArrayLike, expected: ArrayLike) -> NDArray[np.float64]:
+def ulp_distance(actual: ArrayLike, expected: ArrayLike) -> NDArray[np.float64]:
     """Return how far numbers are from what they should be, in units of the last place.
 
     The unit is that of the type of `actual` at `expected`, which may have more digits. It is the
@@ -38,8 +38,8 @@ def ulp_diff(actual: ArrayLike, expected: ArrayLike) -> NDArray[np.float64]:
     Examples
     --------
     >>> import numpy as np
-    >>> from rustloss.testing import ulp_diff
-    >>> print(ulp_diff(np.float32([1, 0, np.nan]), [1 + 2.0**-24, 2.0**-149, 1]))
+    >>> from rustloss.testing import ulp_distance
+    >>> print(ulp_distance(np.float32([1, 0, np.nan]), [1 + 2.0**-24, 2.0**-149, 1]))
     [0.5 1.  inf]
     """
     got = np.asarray(actual)
