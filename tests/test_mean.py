@@ -112,8 +112,12 @@ def test_mean_is_fsum_but_for_the_rounding() -> None:
         ([INF, NAN], 0, 0.0),
         ([[1, 2], [3, 4]], 0.25, 2.5),
         (True, None, 1.0),
-        (np.float32([0.1, 0.2]), None, float(np.float32(0.1) + np.float64(np.float32(0.2))) / 2),
-        (np.array([1.0, 3.0], np.float16), np.uint8([3, 1]), 1.5),
+        (
+            np.array([0.1, 0.2], np.float32),
+            None,
+            float(np.float32(0.1) + np.float64(np.float32(0.2))) / 2,
+        ),
+        (np.array([1.0, 3.0], np.float16), np.array([3, 1], np.uint8), 1.5),
     ],
 )
 def test_ends_of_the_range(values: Any, given_weights: Any, mean: float) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from rustloss import _core, elementwise, errors, pairwise, plot, rowwise, sequence
 from rustloss._loss import ArraySpec, Loss, Signature
@@ -15,6 +16,9 @@ from rustloss.rowwise.margins import *  # noqa: F403
 from rustloss.rowwise.softmax import *  # noqa: F403
 from rustloss.sequence import *  # noqa: F403
 from rustloss.threads import get_num_threads, num_threads, set_num_threads
+
+if TYPE_CHECKING:
+    from rustloss import testing as testing
 
 __version__: str = _core.config()["version"]
 
@@ -30,6 +34,7 @@ __all__ = [
     "release_memory",
     "set_num_threads",
     "show_config",
+    "testing",
 ]
 __all__ += elementwise.__all__
 __all__ += pairwise.__all__
@@ -38,6 +43,13 @@ __all__ += rowwise.forecasts.__all__
 __all__ += rowwise.margins.__all__
 __all__ += rowwise.softmax.__all__
 __all__ += sequence.__all__
+
+
+def __getattr__(name: str) -> Any:
+    # What only tests need is imported when it is asked for.
+    if name == "testing":
+        return importlib.import_module("rustloss.testing")
+    raise AttributeError(f"module 'rustloss' has no attribute {name!r}", name=name)
 
 
 def release_memory() -> int:

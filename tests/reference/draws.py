@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from rustloss.testing import arguments
 from rustloss.testing._registry import specs
-
-from .elementwise import ELEMENTWISE
+from rustloss.testing.oracles.elementwise import ELEMENTWISE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

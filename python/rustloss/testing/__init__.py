@@ -8,6 +8,7 @@
 from rustloss.testing._gradient import check_gradient
 from rustloss.testing._inputs import LAYOUTS, example, relayout
 from rustloss.testing._invalid import InvalidCall, invalid_calls
+from rustloss.testing._oracle import Oracle, oracle
 from rustloss.testing._strategies import Arguments, arguments
 from rustloss.testing._ulp import ulp_distance
 
@@ -15,10 +16,12 @@ __all__ = [
     "LAYOUTS",
     "Arguments",
     "InvalidCall",
+    "Oracle",
     "arguments",
     "check_gradient",
     "example",
     "invalid_calls",
+    "oracle",
     "relayout",
     "ulp_distance",
 ]
