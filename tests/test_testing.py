@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
+import pkgutil
 import subprocess
 import sys
 from typing import Any
@@ -97,12 +100,15 @@ class WrongHessian(rl.L2Loss):
 
 def test_check_gradient_finds_mistakes():
     check_gradient(rl.L2Loss(), PRED, LABEL)
-    with pytest.raises(AssertionError, match=r"WrongGradient\(\): d/dpred\[2\] is .*2\.250"):
+    with pytest.raises(
+        AssertionError,
+        match=r"WrongGradient\(\): d/dpred at \[2\] is 2\.250.*differences 2\.25 \(step",
+    ):
         check_gradient(WrongGradient(), PRED, LABEL)
-    with pytest.raises(AssertionError, match=r"WrongGradient\(\): d/dlabel\[2\]"):
+    with pytest.raises(AssertionError, match=r"WrongGradient\(\): d/dlabel at \[2\]"):
         check_gradient(WrongGradient(), PRED, LABEL, wrt="label")
     check_gradient(WrongGradient(), PRED, LABEL, wrt="label", rtol=1e-4)
-    with pytest.raises(AssertionError, match=r"WrongHessian\(\): d2/dpred2\[0\] is .*1\.00001"):
+    with pytest.raises(AssertionError, match=r"WrongHessian\(\): d2/dpred2 at \[0\] is 1\.00001"):
         check_gradient(WrongHessian(), PRED, LABEL)
 
 
@@ -111,7 +117,7 @@ def test_check_gradient_leaves_out_kinks_alone():
     np.testing.assert_array_equal(here, [-1, 1, 1])
     check_gradient(rl.L1Loss(), [1.0, 2.0], [1.0, 3.0])
     check_gradient(rl.HuberLoss(rho=0.5), [[1.0, 1.5]], [[1.5, 1.5]])
-    with pytest.raises(AssertionError, match=r"d/dpred\[1\]"):
+    with pytest.raises(AssertionError, match=r"d/dpred at \[1\]"):
         check_gradient(rl.L1Loss(), [1.0, 2.0], [1.0, 3.0], atol=-1.0)
 
 
@@ -136,6 +142,75 @@ def test_check_gradient_takes_all_of_a_call():
     )
     check_gradient(rl.L2Loss(), PRED[:, None], LABEL, None, grad_output=[1.0, 0.0, 2.0])
     check_gradient(rl.L2Loss(), 1.0, 2.0)
+
+
+def with_mistake(x: Any) -> Any:
+    """Return the sum of squares, and a gradient that is wrong in some places, in one the most."""
+    grad = 2 * x
+    grad.flat[1:2] *= 1.001
+    grad.flat[2:3] *= 1.1
+    return x**2, grad
+
+
+def test_check_gradient_of_a_function_names_the_worst():
+    text = (
+        r"with_mistake: d/d\[0\] at \[1, 0\] is 4\.4, by differences 4 "
+        r"\(step 0\.000976562\); the worst of 2 that are wrong, of 6"
+    )
+    with pytest.raises(AssertionError, match=text):
+        check_gradient(with_mistake, [[1.0, -1.0], [2.0, 3.0], [4.0, 5.0]])
+    check_gradient(with_mistake, [3.0])
+    check_gradient(with_mistake, np.zeros((0, 2)))
+
+
+def test_check_gradient_of_any_callable():
+    check_gradient(lambda x, y: (x * y, (y, x)), [2.0, 3.0], [1, 4])
+    check_gradient(
+        lambda x, scale: scale * x**2, 3, gradient=lambda x, scale: 2 * scale * x, scale=2
+    )
+    with pytest.raises(AssertionError, match=r"d/d\[1\] at \[\] is 3, by differences 2 "):
+        check_gradient(lambda x, y: (x * y, (y, x + 1)), 2.0, 5.0)
+    with pytest.raises(AssertionError, match=r"at \[0\] is nan, by differences 2 "):
+        check_gradient(lambda x: (x**2, x * [np.nan]), [1.0])
+    with pytest.raises(
+        rl.errors.ShapeError, match=r"gradient\[0\]: expected shape \(2,\), got \(\)"
+    ):
+        check_gradient(lambda x: (x, x.sum()), [1.0, 2.0])
+    with pytest.raises(rl.errors.DTypeError, match=r"value: expected float64, .* got float32"):
+        check_gradient(lambda x: (x.astype("f"), 1 + 0 * x), [1.0])
+    with pytest.raises(rl.errors.ParameterError, match="wrt: expected for a loss alone"):
+        check_gradient(lambda x: (x, 1 + 0 * x), [1.0], wrt="x")
+    loss = rl.HuberLoss()
+    check_gradient(loss, PRED, LABEL, gradient=loss.grad)
+
+
+@pytest.mark.parametrize("at", [0.0, 1e-5, -7e-4, 3e-4, 1.5e-3])
+@pytest.mark.parametrize("slope", [0.0, 1.0, -1.0])
+def test_check_gradient_of_a_function_leaves_out_kinks(at, slope):
+    def kinked(x: Any) -> Any:
+        sides = np.where(x > at, 1.0, np.where(x < at, -1.0, slope))
+        return abs(x - at) + np.sin(x), np.where(x == 0, slope, sides) + np.cos(x)
+
+    check_gradient(kinked, [0.0, 1.0, -2.0])
+    with pytest.raises(AssertionError, match="was not checked, all 1 elements are at kinks"):
+        check_gradient(kinked, [0.0])
+
+
+@pytest.mark.parametrize(
+    "smooth",
+    [
+        lambda x: (x**2, 2 * x),
+        lambda x: (np.cos(x), -np.sin(x)),
+        lambda x: (np.logaddexp(0, 30 * x), 30 / (1 + np.exp(-30 * x))),
+        lambda x: (1e6 + x**2, 2 * x),
+        lambda x: (np.exp(x), np.exp(x)),
+    ],
+)
+def test_check_gradient_leaves_out_no_smooth_point(smooth):
+    rng = np.random.default_rng(0)
+    points = [0.0, *rng.standard_normal(10), 20.0]
+    for x in points:
+        check_gradient(smooth, x, rtol=1e-4, atol=1e-6)
 
 
 # Input
@@ -244,6 +319,16 @@ def test_draws_keep_what_is_given(name):
 def test_not_a_loss():
     with pytest.raises(TypeError, match="expected a loss of this library"):
         arguments(dict)  # type: ignore[arg-type]
+
+
+def modules() -> list[str]:
+    found = pkgutil.walk_packages(rl.testing.__path__, "rustloss.testing.")
+    return [module.name for module in found]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_docstring_examples(name):
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
 def test_hypothesis_is_asked_for_only_when_needed():
