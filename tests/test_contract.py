@@ -173,7 +173,9 @@ def powers_of_two(data: Any, shape: tuple[int, ...], dtype: Any) -> Any:
 @over_losses
 @given(data=st.data())
 def test_weights_multiply(name, data):
-    loss, inputs = data.draw(arguments(name, weighted=False, reduction="none", weight=None))
+    loss, inputs = data.draw(
+        arguments(name, given={"sample_weight": False}, reduction="none", weight=None)
+    )
     place = place_of(loss, inputs)
     dtype = data.draw(
         st.sampled_from([bool, np.uint8, np.int64, np.float16, np.float32, np.float64])
@@ -202,7 +204,7 @@ def test_weights_multiply(name, data):
 @over_losses
 @given(data=st.data())
 def test_weight_zero_removes_whatever_is_there(name, data):
-    loss, inputs = data.draw(arguments(name, weighted=False))
+    loss, inputs = data.draw(arguments(name, given={"sample_weight": False}))
     place, spec = place_of(loss, inputs), spec_of(loss)
     removed = np.random.default_rng(data.draw(st.integers(0, 1000))).random(place.n) < 0.5
     inputs["sample_weight"] = (

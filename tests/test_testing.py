@@ -12,7 +12,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, find, given, settings
+from hypothesis import strategies as st
 
 import rustloss as rl
 from rustloss.testing import LAYOUTS, arguments, check_gradient, example, relayout, ulp_distance
@@ -272,7 +273,8 @@ def drawn(strategy: Any, n: int = 200) -> list[Any]:
 
 @over_losses
 def test_draws_reach_everything(name):
-    spec, calls = specs()[name], drawn(arguments(name, layouts=True))
+    # Draws are variations of each other, and some values are rare among them.
+    spec, calls = specs()[name], drawn(arguments(name, layouts=True), 400)
     first = spec.inputs[0].name
     arrays = [inputs[first] for _, inputs in calls]
     if spec.family != "sequence":
@@ -300,7 +302,7 @@ def test_smooth_draws_stay_away_from_kinks(name):
 @over_losses
 def test_draws_keep_what_is_given(name):
     made = specs()[name].cls(reduction="sum", weight=3.0)
-    for loss, inputs in drawn(arguments(made, weighted=True, dtype=np.float16), 10):
+    for loss, inputs in drawn(arguments(made, given={"sample_weight": True}, dtype=np.float16), 10):
         assert loss is made
         assert "sample_weight" in inputs
         assert inputs[specs()[name].inputs[0].name].dtype == np.float16
@@ -314,6 +316,57 @@ def test_draws_keep_what_is_given(name):
             (geometry(loss, shape).n,),
             geometry(loss, shape).unreduced,
         }
+
+
+@over_losses
+@pytest.mark.parametrize("is_given", [True, False])
+def test_draws_have_the_optional_inputs_that_are_asked_for(name, is_given):
+    optional = [i.name for i in specs()[name].inputs if not i.required and i.domain != "Offsets"]
+    for _, inputs in drawn(arguments(name, given=dict.fromkeys(optional, is_given)), 10):
+        assert {key in inputs for key in optional} == {is_given}
+
+
+def test_draws_of_a_type_and_of_shapes():
+    shapes = st.tuples(st.integers(2, 3), st.just(4))
+    calls = drawn(arguments("HuberLoss", dtype="bfloat16", shape=shapes), 20)
+    assert {inputs["pred"].dtype for _, inputs in calls} == {np.dtype(ml_dtypes.bfloat16)}
+    assert {inputs["pred"].shape for _, inputs in calls} == {(2, 4), (3, 4)}
+    text = r"given: expected names of optional inputs, \('sample_weight',\), got 'pos_weight'"
+    with pytest.raises(rl.errors.ParameterError, match=text):
+        arguments("HuberLoss", given={"pos_weight": True})
+
+
+def simplest(name: str, condition: Any, **options: Any) -> str:
+    """Return what hypothesis shrinks a call to of which something is true."""
+    shrinking = settings(max_examples=1000, phases=[Phase.generate, Phase.shrink])
+    return repr(find(arguments(name, **options), condition, settings=shrinking))
+
+
+def test_draws_shrink_to_small_calls_with_round_numbers():
+    large = simplest("HuberLoss", lambda call: (call.loss(**call.inputs) > 1).any())
+    assert large == (
+        "Arguments(loss=HuberLoss(reduction='none'), "
+        "inputs={'pred': array(0.), 'label': array(2.)})"
+    )
+    positive = simplest(
+        "SigmoidBCELoss",
+        lambda call: (call.inputs["pos_weight"] > 1).any(),
+        given={"pos_weight": True},
+    )
+    assert positive == (
+        "Arguments(loss=SigmoidBinaryCrossEntropyLoss(reduction='none'), "
+        "inputs={'pred': array(0.), 'label': array(0.), 'pos_weight': array(2.)})"
+    )
+
+
+def test_numbers_have_all_their_digits():
+    calls = drawn(arguments("L1Loss", shape=(30,), dtype="float64"))
+    numbers = np.concatenate([inputs["pred"] for _, inputs in calls])
+    is_eighth = numbers * 8 == np.round(numbers * 8)
+    assert 0.2 < is_eighth.mean() < 0.8
+    assert (np.float32(numbers) != numbers).mean() > 0.2
+    assert numbers.min() < -4
+    assert numbers.max() > 4
 
 
 def test_not_a_loss():
