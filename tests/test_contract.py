@@ -157,7 +157,7 @@ def assert_scaled(found: Any, plain: Any, factor: Any) -> None:
 def by_sample(x: Any, place: Geometry) -> Any:
     """Return what has the shape of the unreduced loss as a matrix with a row for each sample."""
     if place.samples is None:
-        return x.reshape(1, 1)
+        return x.reshape(1, -1)
     return np.moveaxis(x, place.samples, 0).reshape(place.n, -1)
 
 
@@ -278,7 +278,8 @@ def test_reductions_are_those_of_numpy(name, data):
     unweighted = {k: v for k, v in inputs.items() if k != "sample_weight"}
     unreduced = np.asarray(remade(loss, reduction="none", weight=None)(**unweighted))
     eps = float(np.finfo(unreduced.dtype).eps)
-    terms = np.where(weight == 0, 0.0, unreduced.astype(float) * weight)
+    with np.errstate(invalid="ignore"):
+        terms = np.where(weight == 0, 0.0, unreduced.astype(float) * weight)
     weight = weight * class_weights(loss, inputs, place)
     rows, row_weights = by_sample(terms, place), by_sample(weight, place)
     if loss.reduction == "none":

@@ -171,13 +171,13 @@ def _check_loss(
     slopes = differentiable(loss, call)
     call |= {name: np.array(call[name], np.float64) for name in slopes}
     names = slopes if wrt is None else (wrt,) if isinstance(wrt, str) else tuple(wrt)
-    anywhere = _anywhere(loss)
+    allowing = anywhere(loss)
 
     _, grads = loss.value_and_grad(**call, **extra, wrt=names)
     factor = np.asarray(extra.pop("grad_output", 1.0), np.float64)
 
     def objective(changed: Mapping[str, Any]) -> Array:
-        return np.asarray(anywhere(**changed, **extra), np.float64)
+        return np.asarray(allowing(**changed, **extra), np.float64)
 
     for name, grad in zip(names, grads, strict=True):
         totals = (
@@ -202,8 +202,8 @@ def _check_loss(
     _compare(f"{loss!r}: d2/d{pred}2", np.asarray(hess), bends, rtol, atol)
 
 
-def _anywhere(loss: Loss) -> Loss:
-    """Return the loss that follows its formula where points of differences leave the domain."""
+def anywhere(loss: Loss) -> Loss:
+    """Return the loss that follows its formula where moved inputs leave its domain."""
     spec = spec_of(loss)
     param = spec.params.get("out_of_range")
     if param is None or "allow" not in param.words:

@@ -58,13 +58,15 @@ class Arguments(NamedTuple):
     inputs: dict[str, Any]
 
 
-def _hypothesis() -> Any:
+def hypothesis_for(name: str) -> tuple[Any, Any]:
+    """Return hypothesis and its strategies, for a function of that name."""
     try:
+        import hypothesis
         from hypothesis import strategies
     except ImportError as error:
-        text = "rustloss.testing.arguments needs hypothesis: pip install 'rustloss[testing]'"
+        text = f"rustloss.testing.{name} needs hypothesis: pip install 'rustloss[testing]'"
         raise ImportError(text) from error
-    return strategies
+    return hypothesis, strategies
 
 
 def arguments(
@@ -128,7 +130,7 @@ def arguments(
     ...     assert (loss(**inputs) >= 0).all()
     >>> test_never_negative()
     """
-    spec, strategies = spec_of(loss), _hypothesis()
+    spec, (_, strategies) = spec_of(loss), hypothesis_for("arguments")
     optional = [i.name for i in spec.inputs if not i.required and i.domain != "Offsets"]
     for name in given or {}:
         if name not in optional:
