@@ -105,6 +105,7 @@ def assert_parity(
 
     settings = hypothesis.settings(
         max_examples=max_examples,
+        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
         derandomize=True,
         database=None,
         deadline=None,
@@ -122,7 +123,10 @@ def assert_parity(
 
 def _code(function: Callable[..., Any], call: Arguments) -> str:
     """Return a call as a line of Python."""
-    name = f"rl.{function!r}" if isinstance(function, Loss) else None
+    if isinstance(function, Loss):
+        name = f"rl.{function!r}"
+    else:
+        name = getattr(function, "__name__", "mine").replace("<lambda>", "mine")
     spec = spec_of(call.loss)
     arrays = []
     for entry in spec.inputs:
@@ -130,7 +134,7 @@ def _code(function: Callable[..., Any], call: Arguments) -> str:
             array = call.inputs[entry.name]
             text = f"np.array({array.tolist()!r}, {array.dtype.name!r})"
             arrays.append(text if entry.required else f"{entry.name}={text}")
-    return f"{name or getattr(function, '__name__', 'mine')}({', '.join(arrays)})"
+    return f"{name}({', '.join(arrays)})"
 
 
 def _largest(*arrays: Any) -> float:
