@@ -117,6 +117,12 @@ def test_kinks_may_have_any_slope():
         assert_parity(l1, rl.L1Loss(reduction="none"))
 
 
+def test_only_optional_inputs_are_optional():
+    text = r"optional: expected names of optional inputs, \('sample_weight',\), got 'label'"
+    with pytest.raises(rl.errors.ParameterError, match=text):
+        assert_parity(huber, rl.HuberLoss(), optional=["label"])
+
+
 def test_an_exception_comes_with_its_call():
     def fails(pred: Any, label: Any) -> Any:
         raise RuntimeError(f"spam {pred} {label}")

@@ -19,6 +19,18 @@ from rustloss.threads import get_num_threads, num_threads, set_num_threads
 
 if TYPE_CHECKING:
     from rustloss import testing as testing
+else:
+
+    def __getattr__(name: str) -> Any:
+        # What only tests need is imported when it is asked for. Type checkers are not shown this,
+        # for they would take any name then.
+        if name == "testing":
+            return importlib.import_module("rustloss.testing")
+        raise AttributeError(f"module 'rustloss' has no attribute {name!r}", name=name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __version__: str = _core.config()["version"]
 
@@ -43,13 +55,6 @@ __all__ += rowwise.forecasts.__all__
 __all__ += rowwise.margins.__all__
 __all__ += rowwise.softmax.__all__
 __all__ += sequence.__all__
-
-
-def __getattr__(name: str) -> Any:
-    # What only tests need is imported when it is asked for.
-    if name == "testing":
-        return importlib.import_module("rustloss.testing")
-    raise AttributeError(f"module 'rustloss' has no attribute {name!r}", name=name)
 
 
 def release_memory() -> int:

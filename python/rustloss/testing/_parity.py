@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from rustloss import _core
 from rustloss._loss import Loss
+from rustloss.errors import ParameterError
 from rustloss.testing._bounds import BOUNDS, Absolute, Bound
 from rustloss.testing._gradient import anywhere
 from rustloss.testing._oracle import oracle
@@ -24,6 +25,10 @@ _SUMS = 2.0
 _KINK = 2.0**10
 #: Ways to move all inputs by an ulp, up or down.
 _MOVES = 4
+
+
+class _DifferenceError(Exception):
+    """What differs in the simplest call, and that call."""
 
 
 def assert_parity(
@@ -67,6 +72,8 @@ def assert_parity(
         call that was found as code for either side.
     ImportError
         If hypothesis is not installed; the extra ``testing`` brings it.
+    rustloss.errors.ParameterError
+        If `optional` names what is no optional input of the loss.
 
     Examples
     --------
@@ -84,11 +91,12 @@ def assert_parity(
     rl.HuberLoss(reduction='none')(np.array(0.0, 'float64'), np.array(1.0, 'float64'))
     """
     spec, (hypothesis, _) = spec_of(loss), hypothesis_for("assert_parity")
-    given = {
-        i.name: False
-        for i in spec.inputs
-        if not i.required and i.domain != "Offsets" and i.name not in optional
-    }
+    known = [i.name for i in spec.inputs if not i.required and i.domain != "Offsets"]
+    for name in optional:
+        if name not in known:
+            text = f"optional: expected names of optional inputs, {tuple(known)}, got {name!r}"
+            raise ParameterError(text, "optional")
+    given = {name: False for name in known if name not in optional}
 
     def compare(call: Arguments) -> None:
         code = f"{_code(mine, call)}\n{_code(loss, call)}"
@@ -101,7 +109,7 @@ def assert_parity(
             raise
         fault = _Comparison(loss, call.inputs, ulp).fault(found)
         if fault:
-            raise AssertionError(f"{fault}\n{code}")
+            raise _DifferenceError(f"{fault}\n{code}")
 
     settings = hypothesis.settings(
         max_examples=max_examples,
@@ -116,9 +124,9 @@ def assert_parity(
     drawn = hypothesis.given(arguments(loss, dtype=dtype, given=given))
     try:
         settings(drawn(compare))()
-    except AssertionError as error:
+    except _DifferenceError as difference:
         # The way through hypothesis says nothing.
-        raise error.with_traceback(None) from None
+        raise AssertionError(str(difference)) from None
 
 
 def _code(function: Callable[..., Any], call: Arguments) -> str:
