@@ -274,7 +274,7 @@ def drawn(strategy: Any, n: int = 200) -> list[Any]:
 @over_losses
 def test_draws_reach_everything(name):
     # Draws are variations of each other, and some values are rare among them.
-    spec, calls = specs()[name], drawn(arguments(name, layouts=True), 400)
+    spec, calls = specs()[name], drawn(arguments(name, layouts=True), 250)
     first = spec.inputs[0].name
     arrays = [inputs[first] for _, inputs in calls]
     if spec.family != "sequence":
