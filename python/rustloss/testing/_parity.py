@@ -91,12 +91,11 @@ def assert_parity(
     rl.HuberLoss(reduction='none')(np.array(0.0, 'float64'), np.array(1.0, 'float64'))
     """
     spec, (hypothesis, _) = spec_of(loss), hypothesis_for("assert_parity")
-    known = [i.name for i in spec.inputs if not i.required and i.domain != "Offsets"]
     for name in optional:
-        if name not in known:
-            text = f"optional: expected names of optional inputs, {tuple(known)}, got {name!r}"
+        if name not in spec.optional:
+            text = f"optional: expected names of optional inputs, {spec.optional}, got {name!r}"
             raise ParameterError(text, "optional")
-    given = {name: False for name in known if name not in optional}
+    given = {name: False for name in spec.optional if name not in optional}
 
     def compare(call: Arguments) -> None:
         code = f"{_code(mine, call)}\n{_code(loss, call)}"

@@ -131,10 +131,9 @@ def arguments(
     >>> test_never_negative()
     """
     spec, (_, strategies) = spec_of(loss), hypothesis_for("arguments")
-    optional = [i.name for i in spec.inputs if not i.required and i.domain != "Offsets"]
     for name in given or {}:
-        if name not in optional:
-            text = f"given: expected names of optional inputs, {tuple(optional)}, got {name!r}"
+        if name not in spec.optional:
+            text = f"given: expected names of optional inputs, {spec.optional}, got {name!r}"
             raise ParameterError(text, "given")
 
     @strategies.composite  # type: ignore[untyped-decorator, unused-ignore]
@@ -142,8 +141,8 @@ def arguments(
         drawn = _Drawn(draw, strategies, max_side=max_side, smooth=smooth)
         sides = shape if shape is None or isinstance(shape, tuple) else draw(shape)
         made, sides = drawn.loss(loss, sides, options)
-        flags = {name: drawn.flag() for name in optional} | dict(given or {})
-        names = [name for name in optional if flags[name]]
+        flags = {name: drawn.flag() for name in spec.optional} | dict(given or {})
+        names = [name for name in spec.optional if flags[name]]
         inputs = drawn.inputs(made, sides, dtype, names)
         if layouts:
             for name, array in inputs.items():
