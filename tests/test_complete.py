@@ -11,10 +11,11 @@ import contenders
 from contenders import Case, with_numpy, with_rustloss
 from contenders.timing import agrees
 from contract import over_losses
-from reference import ORACLES
 from reference.exact import FORMULAS
 from reference.points import CASES
+from rustloss.testing._bounds import BOUNDS
 from rustloss.testing._registry import specs
+from rustloss.testing.oracles import ORACLES
 
 DOCS = Path(__file__).parents[1] / "docs"
 TITLES = {
@@ -26,7 +27,8 @@ WORDS = set(re.findall(r"\w+", (DOCS / "tutorial.md").read_text(encoding="utf-8"
 WITH_BOUNDED_HESSIAN = {case.loss for case in CASES if "hess" in case.bounds}
 
 PLACES: dict[str, Iterable[str]] = {
-    "the oracles (tests/reference)": ORACLES,
+    "the oracles (python/rustloss/testing/oracles)": ORACLES,
+    "the bounds (python/rustloss/testing/_bounds.py)": BOUNDS,
     "the exact formulas (tests/reference/exact.py)": FORMULAS,
     "the accuracy cases (tests/reference/points.py)": {case.loss for case in CASES},
     "the benchmarks (benches/contenders)": {case.row.loss for case in contenders.cases()},

@@ -20,8 +20,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import rustloss as rl
 from contract import DTYPES, HALF_TYPES
-from reference.sequence import best_score, log_softmax, posteriors
 from rustloss import _core
+from rustloss.testing.oracles.sequence import best_score, log_softmax, posteriors
 from utterances import (
     GRADIENT,
     LOSS,

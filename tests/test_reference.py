@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import reference
 import rustloss as rl
 from reference import draws
 from rustloss.testing._registry import specs
+from rustloss.testing.oracles import evaluate
 
 TOLERANCE = {np.float64: 1e-13, np.float32: 4e-6}
 """Relative to the largest number of the call; the terms behind a result may cancel."""
@@ -54,9 +54,9 @@ def assert_same(actual: Any, expected: Any, dtype: Any, scale: float) -> None:
 def test_library_is_the_oracle(name: str, dtype: Any, data: st.DataObject) -> None:
     draw = draws.Draw(data.draw, smooth=False)
     call = draws.call(draw, name)
-    shape = reference.loss(name, call.params, **call.inputs, **call.named).value.shape
+    shape = evaluate(name, call.params, **call.inputs, **call.named).value.shape
     grad_output = draw.pick(0.5, draw.random.integers(1, 5, shape) / 4)
-    value, grads, hess = reference.loss(
+    value, grads, hess = evaluate(
         name, call.params, **call.inputs, **call.named, grad_output=grad_output
     )
     wrt = tuple(grads)
@@ -81,15 +81,13 @@ def test_library_is_the_oracle(name: str, dtype: Any, data: st.DataObject) -> No
 def test_oracle_gradient_is_its_derivative(name: str, data: st.DataObject) -> None:
     draw = draws.Draw(data.draw, smooth=True)
     call = draws.call(draw, name)
-    value, grads, _ = reference.loss(name, call.params, **call.inputs, **call.named)
+    value, grads, _ = evaluate(name, call.params, **call.inputs, **call.named)
     grad_output = draw.random.integers(1, 5, value.shape) / 4
-    _, grads, _ = reference.loss(
-        name, call.params, **call.inputs, **call.named, grad_output=grad_output
-    )
+    _, grads, _ = evaluate(name, call.params, **call.inputs, **call.named, grad_output=grad_output)
 
     def total(key: str, by: Any) -> Any:
         moved = {**call.inputs, key: call.inputs[key] + by}
-        return (reference.loss(name, call.params, **moved, **call.named).value * grad_output).sum()
+        return (evaluate(name, call.params, **moved, **call.named).value * grad_output).sum()
 
     for key, grad in grads.items():
         step = DIFFERENCE_STEP * draw.random.choice([-1.0, 1.0], call.inputs[key].shape)
@@ -104,7 +102,7 @@ def test_oracle_gradient_is_its_derivative(name: str, data: st.DataObject) -> No
 def test_oracle_hessian_is_the_derivative_of_its_gradient(name: str, data: st.DataObject) -> None:
     draw = draws.Draw(data.draw, smooth=True)
     call = draws.call(draw, name)
-    _, grads, hess = reference.loss(name, call.params, **call.inputs, **call.named)
+    _, grads, hess = evaluate(name, call.params, **call.inputs, **call.named)
     key = next(iter(call.inputs))
     if hess is None:
         assert not specs()[name].hess
@@ -113,7 +111,7 @@ def test_oracle_hessian_is_the_derivative_of_its_gradient(name: str, data: st.Da
         step = np.zeros(hess.shape)
         step[index] = DIFFERENCE_STEP
         ahead, behind = (
-            reference.loss(name, call.params, **moved, **call.named).grads[key][index]
+            evaluate(name, call.params, **moved, **call.named).grads[key][index]
             for moved in ({**call.inputs, key: call.inputs[key] + by} for by in (step, -step))
         )
         difference = (ahead - behind) / (2 * DIFFERENCE_STEP)
@@ -157,7 +155,7 @@ KINKS = [
 
 @pytest.mark.parametrize(("name", "params", "inputs", "grad", "hess"), KINKS)
 def test_kinks(name: str, params: dict[str, Any], inputs: Any, grad: Any, hess: Any) -> None:
-    oracle = reference.loss(name, params, *inputs)
+    oracle = evaluate(name, params, *inputs)
     np.testing.assert_array_equal(next(iter(oracle.grads.values())), grad)
     loss = getattr(rl, name)(**params)
     value, ours = loss.value_and_grad(*inputs)
@@ -211,7 +209,7 @@ EXTREMES = {
 )
 def test_extremes(name: str, params: dict[str, Any], pred: Any, label: float, dtype: Any) -> None:
     labels = np.full(pred.shape, label)
-    value, grads, hess = reference.loss(name, params, pred, labels)
+    value, grads, hess = evaluate(name, params, pred, labels)
     assert hess is not None
     assert not np.isnan(value).any()
     assert not np.isnan(grads["pred"]).any()
@@ -252,7 +250,7 @@ ON_ROWS = {
 @pytest.mark.parametrize(("name", "params"), ON_ROWS.values(), ids=titles(ON_ROWS))
 def test_extreme_rows(name: str, params: dict[str, Any], label: int, dtype: Any) -> None:
     labels = np.full(len(ROWS), label)
-    value, grads, hess = reference.loss(name, params, ROWS, labels)
+    value, grads, hess = evaluate(name, params, ROWS, labels)
     assert hess is not None
     assert not np.isnan(value).any()
     loss = getattr(rl, name)(**params)
@@ -332,7 +330,7 @@ BAD_CALLS = {
 )
 def test_bad_calls_raise(name: str, params: dict[str, Any], args: Any, named: Any) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the oracle only says that it is wrong
-        reference.loss(name, params, *args, **named)
+        evaluate(name, params, *args, **named)
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - its class is checked below
         getattr(rl, name)(**params).value_and_grad(*args, **named)
     assert isinstance(caught.value, rl.errors.ArgumentError)

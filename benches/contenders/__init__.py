@@ -6,7 +6,7 @@ the library's own arrays. ``with_numpy`` doubles as the float64 reference: its f
 input's dtype.
 
 A loss of the registry without a row here has cases all the same: on inputs of
-``rustloss.testing``, against the oracle of ``tests/reference``.
+``rustloss.testing``, against its oracle there.
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from rustloss import _core, elementwise, errors, pairwise, plot, rowwise, sequence
 from rustloss._loss import ArraySpec, Loss, Signature
+from rustloss._mean import Mean
 from rustloss.elementwise import *  # noqa: F403
 from rustloss.pairwise import *  # noqa: F403
 from rustloss.rowwise.distances import *  # noqa: F403
@@ -15,11 +17,27 @@ from rustloss.rowwise.softmax import *  # noqa: F403
 from rustloss.sequence import *  # noqa: F403
 from rustloss.threads import get_num_threads, num_threads, set_num_threads
 
+if TYPE_CHECKING:
+    from rustloss import testing as testing
+else:
+
+    def __getattr__(name: str) -> Any:
+        # What only tests need is imported when it is asked for. Type checkers are not shown this,
+        # for they would take any name then.
+        if name == "testing":
+            return importlib.import_module("rustloss.testing")
+        raise AttributeError(f"module 'rustloss' has no attribute {name!r}", name=name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
 __version__: str = _core.config()["version"]
 
 __all__ = [
     "ArraySpec",
     "Loss",
+    "Mean",
     "Signature",
     "errors",
     "get_num_threads",
@@ -28,6 +46,7 @@ __all__ = [
     "release_memory",
     "set_num_threads",
     "show_config",
+    "testing",
 ]
 __all__ += elementwise.__all__
 __all__ += pairwise.__all__

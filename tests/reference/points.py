@@ -4,48 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+
+from rustloss.testing._bounds import Absolute, Bound
 
 from . import inputs as draws
 from .exact import Truth, truth, ulp_error
 from .inputs import Array, Draw, Inputs
 
 
-class Bound(NamedTuple):
-    """A bound in ulp, and what each unit between the largest and the smallest logit adds to it."""
-
-    base: float
-    spread: float = 0.0
-
-    def ulp(self, first: Array, y: Array, _: Truth) -> Any:
-        """Return the bound of every number of a result `y` of which `first` is the first input."""
-        if not self.spread:
-            return self.base
-        return self.base + self.spread * np.ptp(first, axis=-1, keepdims=y.ndim > 1)
-
-    def __str__(self) -> str:
-        return f"{self.base:g} + S/{1 / self.spread:g}" if self.spread else f"{self.base:g}"
-
-
-class Absolute(NamedTuple):
-    """A bound of either dtype on the error itself, relative to a truth above 1."""
-
-    float32: float
-    float64: float
-
-    def ulp(self, _: Array, y: Array, exact: Truth) -> Any:
-        """Return the bound of every number of a result `y`."""
+def in_ulp(bound: Bound | Absolute, first: Array, y: Array, exact: Truth) -> Any:
+    """Return the bound of every number of a result `y` of which `first` is the first input."""
+    if isinstance(bound, Absolute):
         info = np.finfo(y.dtype)
         size = np.maximum(1, np.abs(np.ldexp(exact.high, exact.exponent)))
         unit = np.ldexp(1.0, np.maximum(exact.against, info.minexp) - info.nmant)
         with np.errstate(over="ignore"):
-            limit: Array = getattr(self, y.dtype.name) * size / unit
+            limit: Array = getattr(bound, y.dtype.name) * size / unit
         return limit.reshape(y.shape)
-
-    def __str__(self) -> str:
-        return f"{self.float32:.0e}, {self.float64:.0e}"
+    if not bound.spread:
+        return bound.base
+    return bound.base + bound.spread * np.ptp(first, axis=-1, keepdims=y.ndim > 1)
 
 
 EXACT = L1 = HINGE = Bound(1)
@@ -102,7 +83,7 @@ class Case:
         first = next(iter(inputs.values())).astype(np.float64)
         for name, y in results.items():
             error = ulp_error(y, exact[name]).reshape(y.shape)
-            found[name] = error, error / self.bounds[name].ulp(first, y, exact[name])
+            found[name] = error, error / in_ulp(self.bounds[name], first, y, exact[name])
         return found
 
 

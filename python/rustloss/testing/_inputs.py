@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -84,15 +84,37 @@ def overlapping(dtype: DTypeLike, shape: tuple[int, ...]) -> Array:
     return as_strided(np.zeros(1, dtype), shape, (0,) * len(shape))
 
 
+Size = int | tuple[int, ...]
+
+
+class Source(Protocol):
+    """Where numbers come from: what `numpy.random.Generator` has, as far as it is needed."""
+
+    def normal(self, *, size: Size) -> Array:
+        """Return real numbers, most of them of the size of 1."""
+
+    def uniform(self, low: float, high: float, size: Size) -> Array:
+        """Return numbers from `low` to `high`."""
+
+    def random(self, size: Size) -> Array:
+        """Return numbers from 0 to 1, to choose by."""
+
+    def integers(self, low: int, high: int, size: Size) -> Array:
+        """Return integers from `low` to below `high`."""
+
+    def choice(self, choices: list[float]) -> float:
+        """Return one of the numbers."""
+
+
 class Values:
-    """Numbers of a domain, from a seed.
+    """Numbers of a domain.
 
     `smooth` keeps away from the edges of domains, and `grid` to multiples of 1/8, where sums are
     exact and kinks are hit.
     """
 
-    def __init__(self, seed: int, *, smooth: bool = False, grid: bool = False) -> None:
-        self.rng = np.random.default_rng(seed)
+    def __init__(self, rng: Source, *, smooth: bool = False, grid: bool = False) -> None:
+        self.rng = rng
         self.smooth = smooth
         self.grid = grid
 
@@ -101,7 +123,7 @@ class Values:
         if self.smooth:
             # Vectors of almost no length bend too much for differences.
             return np.copysign(0.3 + np.abs(x), x)
-        x *= self.rng.choice([0.25, 1.0, 8.0])
+        x *= self.rng.choice([1.0, 0.25, 8.0])
         return np.round(8 * x) / 8 if self.grid else x
 
     def _unit(self, shape: tuple[int, ...]) -> Array:
@@ -115,7 +137,7 @@ class Values:
     def _distribution(self, shape: tuple[int, ...], axis: int) -> Array:
         x = self.rng.uniform(0.2, 1.0, shape)
         if not self.smooth and shape[axis] > 1:
-            x *= self.rng.random(shape) > 0.2
+            x *= self.rng.random(shape) < 0.8
             x += x.sum(axis=axis, keepdims=True) == 0
         return np.asarray(x / x.sum(axis=axis, keepdims=True))
 
@@ -123,7 +145,7 @@ class Values:
         """Return numbers of a domain; distributions lie along `axis`."""
         along = -1 if axis is None else axis
         if domain == "Sign":
-            return np.where(self.rng.random(shape) < 0.5, -1.0, 1.0)
+            return np.where(self.rng.random(shape) < 0.5, 1.0, -1.0)
         if domain in {"Probability", "PredictedProbability"}:
             return self._unit(shape)
         if domain in {"Distribution", "SoftClasses"}:
@@ -147,7 +169,7 @@ def _classes(values: Values, loss: Loss, place: Geometry) -> Array:
     label = np.asarray(values.rng.integers(0, max(place.shape[place.classes], 1), shape))
     ignored = loss._params.get("ignore_index")
     if ignored is not None and not values.smooth:
-        label = np.where(values.rng.random(shape) < 0.3, ignored, label)
+        label = np.where(values.rng.random(shape) > 0.7, ignored, label)
     return label
 
 
@@ -160,7 +182,7 @@ def _class_sets(values: Values, place: Geometry) -> Array:
     assert place.classes is not None
     classes = place.shape[place.classes]
     rows = (*place.unreduced, classes) if len(place.shape) > 1 else (classes,)
-    order = values.rng.permuted(np.broadcast_to(np.arange(classes), rows), axis=-1)
+    order = np.argsort(values.rng.random(rows), axis=-1, kind="stable")
     counts = values.rng.integers(0, min(classes, _LARGEST_SET) + 1, (*rows[:-1], 1))
     sets = np.where(np.arange(classes) < counts, order, -1)
     return np.moveaxis(sets, -1, place.classes)
@@ -260,7 +282,8 @@ def example(
         if spec_of(loss).family == "sequence":
             sizes = dict(zip("NTC", shape, strict=True))
             shape = tuple(sizes[axis] for axis in loss._params["layout"])
-    return inputs_of(loss, shape, Values(seed), optional=optional, dtype=dtype)
+    values = Values(np.random.default_rng(seed))
+    return inputs_of(loss, shape, values, optional=optional, dtype=dtype)
 
 
 def layout_for(loss: Loss, name: str, layout: str) -> str:

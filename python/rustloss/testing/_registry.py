@@ -88,6 +88,11 @@ class Spec:
         )
 
     @property
+    def optional(self) -> tuple[str, ...]:
+        """The optional inputs that are drawn; offsets belong to flat labels, which are not."""
+        return tuple(i.name for i in self.inputs if not i.required and i.domain != "Offsets")
+
+    @property
     def row_coupled(self) -> bool:
         """Whether a sample's loss depends on other samples."""
         return self.family == "pairwise"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,16 @@ from numpy.typing import DTypeLike
 
 from rustloss._loss import Loss
 from rustloss.errors import ParameterError
-from rustloss.testing._inputs import LAYOUTS, Values, inputs_of, layout_for, relayout, weight_shapes
+from rustloss.testing._inputs import (
+    LAYOUTS,
+    Array,
+    Size,
+    Values,
+    inputs_of,
+    layout_for,
+    relayout,
+    weight_shapes,
+)
 from rustloss.testing._registry import (
     LossLike,
     Param,
@@ -35,6 +45,8 @@ _NUMBERS = {
     "at_least_one": (1.0, 1.5, 2.0, 3.0),
     "unit": (0.0, 0.125, 0.5, 1.0),
 }
+#: Numbers that are drawn for one array; in a larger one they come again.
+_MOST_NUMBERS = 251
 #: Values with which a gradient is by design not the derivative by its argument.
 _NOT_A_DERIVATIVE = {"log_probs_torch"}
 
@@ -46,46 +58,49 @@ class Arguments(NamedTuple):
     inputs: dict[str, Any]
 
 
-def _hypothesis() -> Any:
+def hypothesis_for(name: str) -> tuple[Any, Any]:
+    """Return hypothesis and its strategies, for a function of that name."""
     try:
+        import hypothesis
         from hypothesis import strategies
     except ImportError as error:
-        text = "rustloss.testing.arguments needs hypothesis: pip install 'rustloss[testing]'"
+        text = f"rustloss.testing.{name} needs hypothesis: pip install 'rustloss[testing]'"
         raise ImportError(text) from error
-    return strategies
+    return hypothesis, strategies
 
 
 def arguments(
     loss: LossLike,
     *,
-    shape: tuple[int, ...] | None = None,
+    shape: tuple[int, ...] | SearchStrategy[tuple[int, ...]] | None = None,
     dtype: DTypeLike | None = None,
     max_side: int = 5,
     smooth: bool = False,
-    weighted: bool | None = None,
+    given: Mapping[str, bool] | None = None,
     layouts: bool = False,
     **options: Any,
 ) -> SearchStrategy[Arguments]:
     """Return a hypothesis strategy for valid calls of a loss.
 
-    Structure (shapes, parameters, options, optional arguments) is drawn by hypothesis; numbers come
-    from a generator whose seed it draws. Half of the calls keep to a grid, where kinks are hit.
+    Counterexamples shrink to few samples, small and round numbers, defaults and no optional
+    argument. Half of the calls keep to a grid of eighths, where kinks are hit.
 
     Parameters
     ----------
     loss : Loss, type of Loss, or str
         An instance, whose parameters are kept, or a class or its name, of which instances are made.
-    shape : tuple of int, optional
+    shape : tuple of int or strategy of such, optional
         The shape of the first input; drawn if not given.
     dtype : dtype_like, optional
-        Of the predictions; float32 or float64 if not given.
+        Of the predictions, ``"bfloat16"`` included; float32 or float64 if not given.
     max_side : int, default 5
         The longest axis.
     smooth : bool, default False
         Whether to stay away from kinks and from the edges of domains, so that derivatives can be
-        checked by differences, in float64.
-    weighted : bool, optional
-        Whether there is a `sample_weight`; drawn if not given.
+        checked by differences, in float64. Numbers are not round then, and come from a seed.
+    given : mapping of str to bool, optional
+        Whether optional inputs are there, by their names: ``{"sample_weight": True}``; drawn for
+        those that are not named.
     layouts : bool, default False
         Whether arrays are strided, reversed, read-only, misaligned and so on.
     **options
@@ -100,6 +115,8 @@ def arguments(
     ------
     ImportError
         If hypothesis is not installed; the extra ``testing`` brings it.
+    rustloss.errors.ParameterError
+        If `given` names what is no optional input of the loss.
 
     Examples
     --------
@@ -113,14 +130,20 @@ def arguments(
     ...     assert (loss(**inputs) >= 0).all()
     >>> test_never_negative()
     """
-    spec_of(loss)
-    strategies = _hypothesis()
+    spec, (_, strategies) = spec_of(loss), hypothesis_for("arguments")
+    for name in given or {}:
+        if name not in spec.optional:
+            text = f"given: expected names of optional inputs, {spec.optional}, got {name!r}"
+            raise ParameterError(text, "given")
 
     @strategies.composite  # type: ignore[untyped-decorator, unused-ignore]
     def calls(draw: Draw) -> Arguments:
         drawn = _Drawn(draw, strategies, max_side=max_side, smooth=smooth)
-        made, sides = drawn.loss(loss, shape, options)
-        inputs = drawn.inputs(made, sides, dtype, weighted=weighted)
+        sides = shape if shape is None or isinstance(shape, tuple) else draw(shape)
+        made, sides = drawn.loss(loss, sides, options)
+        flags = {name: drawn.flag() for name in spec.optional} | dict(given or {})
+        names = [name for name in spec.optional if flags[name]]
+        inputs = drawn.inputs(made, sides, dtype, names)
         if layouts:
             for name, array in inputs.items():
                 layout = draw(strategies.sampled_from(LAYOUTS))
@@ -129,6 +152,62 @@ def arguments(
 
     strategy: SearchStrategy[Arguments] = calls()
     return strategy
+
+
+def _dtype_of(dtype: DTypeLike) -> np.dtype[Any]:
+    if dtype == "bfloat16":
+        # NumPy knows the name from then on.
+        import ml_dtypes  # noqa: F401
+    return np.dtype(dtype)
+
+
+def _simplest_first(numbers: Iterable[float]) -> Array:
+    """Sort numbers: whole ones first, then halves, quarters and so on, each from 0 upwards."""
+    return np.array(sorted(numbers, key=lambda x: (x.as_integer_ratio()[1], abs(x), x < 0)))
+
+
+class _Numbers:
+    """A source of numbers that hypothesis draws, and can therefore shrink.
+
+    A number is a byte that chooses a round one, and a byte for all further digits. The bytes of an
+    array are drawn at once, which is as quick as a seed, and shrink one by one.
+    """
+
+    _REALS = _simplest_first(k / 32 for k in range(-128, 128))
+    _UNIT = _simplest_first([0.5, *(k / 256 for k in range(1, 256))])
+    #: All its digits are needed, and 255 times it is less than a step of the round numbers.
+    _DIGITS = math.pi / 1024 / 256
+
+    def __init__(self, draw: Draw, strategies: Any) -> None:
+        self.draw = draw
+        self.st = strategies
+
+    def _bytes(self, size: Size, dtype: str) -> Array:
+        """Return numbers of an unsigned type; a large array repeats the first ones."""
+        count = math.prod(size) if isinstance(size, tuple) else size
+        width = np.dtype(dtype).itemsize * min(count, _MOST_NUMBERS)
+        drawn = self.draw(self.st.binary(min_size=width, max_size=width))
+        return np.resize(np.frombuffer(drawn, dtype), size)
+
+    def _numbers(self, size: Size, round_ones: Array) -> Array:
+        chosen, digits = divmod(self._bytes(size, ">u2"), 256)
+        return np.asarray(round_ones[chosen] + digits * self._DIGITS)
+
+    def normal(self, *, size: Size) -> Array:
+        return self._numbers(size, self._REALS)
+
+    def uniform(self, low: float, high: float, size: Size) -> Array:
+        return low + (high - low) * self._numbers(size, self._UNIT)
+
+    def random(self, size: Size) -> Array:
+        return (self._bytes(size, "u1") + 0.5) / 256
+
+    def integers(self, low: int, high: int, size: Size) -> Array:
+        return low + self._bytes(size, ">u4").astype(np.int64) % (high - low)
+
+    def choice(self, choices: list[float]) -> float:
+        number: float = self.draw(self.st.sampled_from(choices))
+        return number
 
 
 class _Drawn:
@@ -183,12 +262,13 @@ class _Drawn:
         ndim = len(sides)
         signature = inspect.signature(spec.cls.__new__).parameters
         if "axis" in spec.params:
-            params.setdefault("axis", self.whole(-max(ndim, 1), max(ndim, 1) - 1))
+            axes = range(-max(ndim, 1), max(ndim, 1))
+            params.setdefault("axis", self.pick(*sorted(axes, key=lambda axis: axis != -1)))
             taken = params["axis"] % max(ndim, 1)
         else:
             taken = None
         if "batch_axis" in signature and "batch_axis" not in params:
-            free = [axis for axis in range(-ndim, ndim) if axis % ndim != taken]
+            free = [axis for axis in (*range(ndim), *range(-ndim, 0)) if axis % ndim != taken]
             # One vector is one row, of which there is no other axis.
             params["batch_axis"] = self.pick(*free) if free else 0
         params.setdefault("reduction", self.pick(*spec.reductions))
@@ -200,7 +280,7 @@ class _Drawn:
                 params[name] = value
 
     def _value(self, name: str, param: Param, classes: int) -> Any:
-        if self.flag() and param.default is not None:
+        if not self.flag() and param.default is not None:
             return param.default
         if param.kind == "flag":
             return self.flag()
@@ -236,19 +316,26 @@ class _Drawn:
             return self._construct(spec, params)
         return made
 
+    def values(self) -> Values:
+        """Return where numbers come from."""
+        if self.smooth:
+            return Values(np.random.default_rng(self.whole(0, 2**32 - 1)), smooth=True)
+        return Values(_Numbers(self.draw, self.st), grid=not self.flag())
+
     def inputs(
-        self, loss: Loss, sides: tuple[int, ...], dtype: DTypeLike | None, *, weighted: bool | None
+        self,
+        loss: Loss,
+        sides: tuple[int, ...],
+        dtype: DTypeLike | None,
+        optional: list[str],
     ) -> dict[str, Any]:
         """Return the arrays of a call."""
         spec, place = spec_of(loss), geometry(loss, sides)
-        values = Values(
-            self.whole(0, 2**32 - 1), smooth=self.smooth, grid=not self.smooth and self.flag()
-        )
         if dtype is None:
-            dtype = np.float64 if self.smooth else self.pick(np.float32, np.float64)
-        known = [i.name for i in spec.inputs if not i.required and i.domain != "Offsets"]
-        optional = [name for name in known if name != "sample_weight" and self.flag()]
-        inputs: dict[str, Any] = inputs_of(loss, sides, values, optional=optional, dtype=dtype)
+            dtype = np.float64 if self.smooth else self.pick(np.float64, np.float32)
+        dtype, values = _dtype_of(dtype), self.values()
+        others = [name for name in optional if name != "sample_weight"]
+        inputs: dict[str, Any] = inputs_of(loss, sides, values, optional=others, dtype=dtype)
         for entry in spec.inputs:
             if entry.domain == "Weight" and entry.name in inputs:
                 kept = tuple(self.pick(n, 1) for n in sides)
@@ -258,11 +345,9 @@ class _Drawn:
                 labels = self.pick(dtype, np.float64)
                 if not input_of(loss, entry.name).is_discrete:
                     inputs[entry.name] = inputs[entry.name].astype(labels)
-        if weighted is None:
-            weighted = self.flag()
-        if weighted and "sample_weight" in known:
+        if "sample_weight" in optional:
             weight = values.of("Weight", self.pick(*weight_shapes(loss, place)))
             if not self.smooth:
-                weight = weight * (values.rng.random(weight.shape) > 0.2)
+                weight = weight * (values.rng.random(weight.shape) < 0.8)
             inputs["sample_weight"] = np.asarray(weight)
         return inputs

@@ -16,7 +16,7 @@ _FORMATS = {
 }
 
 
-def ulp_diff(actual: ArrayLike, expected: ArrayLike) -> NDArray[np.float64]:
+def ulp_distance(actual: ArrayLike, expected: ArrayLike) -> NDArray[np.float64]:
     """Return how far numbers are from what they should be, in units of the last place.
 
     The unit is that of the type of `actual` at `expected`, which may have more digits. It is the
@@ -38,8 +38,8 @@ def ulp_diff(actual: ArrayLike, expected: ArrayLike) -> NDArray[np.float64]:
     Examples
     --------
     >>> import numpy as np
-    >>> from rustloss.testing import ulp_diff
-    >>> print(ulp_diff(np.float32([1, 0, np.nan]), [1 + 2.0**-24, 2.0**-149, 1]))
+    >>> from rustloss.testing import ulp_distance
+    >>> print(ulp_distance(np.float32([1, 0, np.nan]), [1 + 2.0**-24, 2.0**-149, 1]))
     [0.5 1.  inf]
     """
     got = np.asarray(actual)
@@ -62,3 +62,40 @@ def ulp_diff(actual: ArrayLike, expected: ArrayLike) -> NDArray[np.float64]:
         missing = np.isnan(wide) | np.isnan(wanted)
         both = np.isnan(wide) & np.isnan(wanted)
         return np.where(missing, np.where(both, 0.0, np.inf), distance).astype(np.float64)
+
+
+def assert_ulp(actual: ArrayLike, expected: ArrayLike, ulp: float) -> None:
+    """Fail if a number is farther from what it should be than some units of the last place.
+
+    Parameters
+    ----------
+    actual, expected : array_like
+        As for `ulp_distance`, and of one shape.
+    ulp : float
+        The largest distance that is allowed.
+
+    Raises
+    ------
+    AssertionError
+        If a number is farther away; the text names the index of the worst, both numbers and the
+        distance. Also if the shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rustloss.testing import assert_ulp
+    >>> assert_ulp(np.exp([0.0, 1.0]), [1.0, 2.718281828459045], 1)
+    >>> assert_ulp(np.array([1.0, 0.1], np.float32), [1.0, 0.2], 1)
+    Traceback (most recent call last):
+        ...
+    AssertionError: at [1] is 0.10000000149011612, expected 0.2: 6.71e+06 ulp, 1 allowed
+    """
+    got, wanted = np.asarray(actual), np.asarray(expected)
+    if got.shape != wanted.shape:
+        raise AssertionError(f"expected shape {wanted.shape}, got {got.shape}")
+    distance = ulp_distance(got, wanted)
+    if not distance.size or distance.max() <= ulp:
+        return
+    at = np.unravel_index(int(distance.argmax()), distance.shape)
+    text = f"at {list(map(int, at))} is {float(got[at])!r}, expected {float(wanted[at])!r}"
+    raise AssertionError(f"{text}: {distance[at]:.3g} ulp, {ulp:g} allowed")

@@ -60,7 +60,9 @@ def smooth(loss: rl.Loss, seed: int = 0) -> dict[str, Any]:
     """Return input away from kinks and from the edges of domains, optional inputs included."""
     shape = np.shape(example(loss)[spec_of(loss).inputs[0].name])
     optional = {"sample_weight"} | {i.name for i in spec_of(loss).inputs if i.gradient != "Never"}
-    return inputs_of(loss, shape, Values(seed, smooth=True), optional=optional)
+    return inputs_of(
+        loss, shape, Values(np.random.default_rng(seed), smooth=True), optional=optional
+    )
 
 
 def on_jax(inputs: dict[str, Any]) -> dict[str, Any]:

@@ -276,5 +276,6 @@ def test_page():
     check_page(ROOT / "docs" / "torch.md")
 
 
-def test_readme():
-    check_page(ROOT / "README.md", about="torch")
+@pytest.mark.parametrize("page", ["README.md", "docs/testing.md"])
+def test_page_about_more(page):
+    check_page(ROOT / page, about="torch")

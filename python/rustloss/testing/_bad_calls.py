@@ -10,6 +10,17 @@ from typing import Any
 import numpy as np
 
 from rustloss._loss import Loss
+from rustloss.errors import (
+    ArgumentError,
+    CallError,
+    DTypeError,
+    LabelError,
+    LengthError,
+    OutputError,
+    ParameterError,
+    ShapeError,
+    WeightError,
+)
 from rustloss.testing._inputs import example, overlapping, relayout
 from rustloss.testing._registry import LossLike, Spec, differentiable, input_of, spec_of
 
@@ -60,8 +71,8 @@ _OUT_OF_BOUNDS = {
 
 
 @dataclass(frozen=True)
-class InvalidCall:
-    """A call that must raise an error that names `argument`.
+class BadCall:
+    """A call that must raise an `error` that names `argument`.
 
     Calling the object makes the loss and calls it.
 
@@ -73,6 +84,8 @@ class InvalidCall:
         Where the defect is.
     defect : str
         The defect in words.
+    error : type of ArgumentError
+        What it must raise.
     params : dict
         The constructor's arguments.
     inputs : dict
@@ -86,6 +99,7 @@ class InvalidCall:
     loss: str
     argument: str
     defect: str
+    error: type[ArgumentError]
     params: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
     method: str = "__call__"
@@ -101,7 +115,7 @@ class InvalidCall:
         return f"{made}.{self.method or '__new__'}, {self.argument}: {self.defect}"
 
 
-def invalid_calls(loss: LossLike) -> Iterator[InvalidCall]:
+def bad_calls(loss: LossLike) -> Iterator[BadCall]:
     """Yield a call for every way in which a call of a loss can be wrong.
 
     Each has fresh arrays.
@@ -113,14 +127,17 @@ def invalid_calls(loss: LossLike) -> Iterator[InvalidCall]:
 
     Yields
     ------
-    InvalidCall
-        To be called, and to fail with a `ValueError` or a `TypeError`.
+    BadCall
+        To be called, and to fail with its `error`.
 
     Examples
     --------
-    >>> from rustloss.testing import invalid_calls
-    >>> calls = {str(call): call for call in invalid_calls("HuberLoss")}
-    >>> calls["HuberLoss(rho=0.0).__new__, rho: 0.0"]()
+    >>> from rustloss.testing import bad_calls
+    >>> calls = {str(call): call for call in bad_calls("HuberLoss")}
+    >>> call = calls["HuberLoss(rho=0.0).__new__, rho: 0.0"]
+    >>> call.error.__name__
+    'ParameterError'
+    >>> call()
     Traceback (most recent call last):
         ...
     rustloss.errors.ParameterError: rho: expected a finite number > 0, got 0
@@ -139,9 +156,9 @@ def _methods(spec: Spec) -> tuple[str, ...]:
     return ("__call__", "value_and_grad", "grad", *(("grad_hess",) if spec.hess else ()))
 
 
-def _parameters(spec: Spec) -> Iterator[InvalidCall]:
-    def bad(name: str, defect: str, value: Any) -> InvalidCall:
-        return InvalidCall(spec.name, name, defect, {name: value}, method="")
+def _parameters(spec: Spec) -> Iterator[BadCall]:
+    def bad(name: str, defect: str, value: Any) -> BadCall:
+        return BadCall(spec.name, name, defect, ParameterError, {name: value}, method="")
 
     shared = {
         name: values
@@ -192,23 +209,26 @@ def _base(spec: Spec, params: Mapping[str, Any] | None = None) -> tuple[Loss, di
     return loss, example(loss, optional=optional, dtype=np.float64)
 
 
-def _arrays(spec: Spec, method: str) -> Iterator[InvalidCall]:
+def _arrays(spec: Spec, method: str) -> Iterator[BadCall]:
     loss, valid = _base(spec)
     takes_grad_output = method != "__call__"
+    # A list with a row for each sample says itself how long they are.
+    with_lengths = {i.name for i in spec.inputs if i.domain == "Tokens"}
     for name in (*valid, *(("grad_output",) if takes_grad_output else ())):
         given = valid.get(name, np.ones(np.shape(loss(**valid))))
         for defect, make in _NOT_NUMBERS.items():
+            is_list = defect == "a ragged list" and name in with_lengths
+            error = ParameterError if is_list else DTypeError
             inputs = {**_base(spec)[1], name: make(given)}
-            yield InvalidCall(spec.name, name, defect, inputs=inputs, method=method)
+            yield BadCall(spec.name, name, defect, error, inputs=inputs, method=method)
     for entry in spec.inputs:
         if entry.required:
             inputs = {k: v for k, v in valid.items() if k != entry.name}
-            yield InvalidCall(spec.name, entry.name, "missing", inputs=inputs, method=method)
-            none = {**inputs, entry.name: None}
-            yield InvalidCall(spec.name, entry.name, "None", inputs=none, method=method)
+            for defect, given in {"missing": inputs, "None": {**inputs, entry.name: None}}.items():
+                yield BadCall(spec.name, entry.name, defect, CallError, inputs=given, method=method)
 
 
-def _shapes(spec: Spec, method: str) -> Iterator[InvalidCall]:
+def _shapes(spec: Spec, method: str) -> Iterator[BadCall]:
     loss, valid = _base(spec)
     first = spec.inputs[0].name
     value = np.asarray(loss(**valid))
@@ -231,27 +251,22 @@ def _shapes(spec: Spec, method: str) -> Iterator[InvalidCall]:
             if given.ndim == 2 and domain not in {"Weight", "Tokens"}:
                 wrong["transposed"] = given.T.copy()
                 wrong["one row more"] = np.concatenate([given, given[:1]])
+        error = ParameterError if domain == "Scalar" else ShapeError
         for defect, array in wrong.items():
             inputs = {**_base(spec)[1], **({} if name in valid else others), name: array}
-            yield InvalidCall(spec.name, name, defect, inputs=inputs, method=method)
-    for batch_axis in (2, -3, 10**9):
-        if "batch_axis" in inspect.signature(spec.cls.__new__).parameters:
-            yield InvalidCall(
-                spec.name,
-                "batch_axis",
-                "no such axis",
-                {"batch_axis": batch_axis},
-                _base(spec)[1],
-                method,
-            )
-    for axis in (2, -3):
-        if "axis" in spec.params:
-            yield InvalidCall(
-                spec.name, "axis", "no such axis", {"axis": axis}, _base(spec)[1], method
-            )
+            yield BadCall(spec.name, name, defect, error, inputs=inputs, method=method)
+    axes: Mapping[str, tuple[int, ...]] = {"batch_axis": (2, -3, 10**9), "axis": (2, -3)}
+    for name in axes.keys() & inspect.signature(spec.cls.__new__).parameters.keys():
+        for axis in axes[name]:
+            params, inputs = {name: axis}, _base(spec)[1]
+            yield BadCall(spec.name, name, "no such axis", ParameterError, params, inputs, method)
 
 
-def _elements(spec: Spec) -> Iterator[InvalidCall]:
+#: What an element that must not be is called; a label, where it is not here.
+_BLAMED = {"Weight": WeightError, "Lengths": LengthError}
+
+
+def _elements(spec: Spec) -> Iterator[BadCall]:
     """Yield calls with one element that must not be."""
     for reduction in spec.reductions:
         params = {"reduction": reduction}
@@ -260,6 +275,7 @@ def _elements(spec: Spec) -> Iterator[InvalidCall]:
             if entry.name not in valid:
                 continue
             given = valid[entry.name]
+            error: type[ArgumentError] = _BLAMED.get(entry.domain, LabelError)
             if entry.domain == "Weight":
                 bad: tuple[float, ...] = (-1.0, -1e-300, NAN, INF, -INF)
             elif input_of(loss, entry.name).domain == "Classes":
@@ -286,10 +302,11 @@ def _elements(spec: Spec) -> Iterator[InvalidCall]:
                     inputs["label_lengths"] = np.full(len(given), given.shape[1])
                 changed[(-1,) * changed.ndim] = value
                 inputs[entry.name] = changed
-                yield InvalidCall(
+                yield BadCall(
                     spec.name,
                     entry.name,
                     f"{value!r} as last element",
+                    error,
                     params,
                     inputs,
                     "value_and_grad",
@@ -297,7 +314,7 @@ def _elements(spec: Spec) -> Iterator[InvalidCall]:
                 )
 
 
-def _outputs(spec: Spec, method: str) -> Iterator[InvalidCall]:
+def _outputs(spec: Spec, method: str) -> Iterator[BadCall]:
     loss, valid = _base(spec)
     value = np.asarray(loss(**valid))
     pred = valid[spec.inputs[0].name]
@@ -307,9 +324,11 @@ def _outputs(spec: Spec, method: str) -> Iterator[InvalidCall]:
     shapes["grad"] = {"grad_out": pred.shape}
     shapes["grad_hess"] = {"grad_out": pred.shape, "hess_out": pred.shape}
 
-    def bad(name: str, defect: str, array: Any, inputs: dict[str, Any]) -> InvalidCall:
+    def bad(name: str, defect: str, array: Any, inputs: dict[str, Any]) -> BadCall:
         out = (array, *valid_grads[1:]) if several and name == "grad_out" else array
-        return InvalidCall(spec.name, name, defect, inputs={**inputs, name: out}, method=method)
+        return BadCall(
+            spec.name, name, defect, OutputError, inputs={**inputs, name: out}, method=method
+        )
 
     valid_grads = tuple(
         np.empty(valid[i.name].shape) for i in spec.inputs if i.gradient == "Default"
@@ -348,30 +367,32 @@ def _outputs(spec: Spec, method: str) -> Iterator[InvalidCall]:
                 inputs,
             )
     if several and method in ("value_and_grad", "grad"):
-        for defect, array in {"not a tuple": valid_grads[0], "too few": valid_grads[:1]}.items():
-            inputs = {**_base(spec)[1], "grad_out": array}
-            yield InvalidCall(spec.name, "grad_out", defect, inputs=inputs, method=method)
         shared = (valid_grads[0],) * len(valid_grads)
-        inputs = {**_base(spec)[1], "grad_out": shared}
-        yield InvalidCall(spec.name, "grad_out", "one array twice", inputs=inputs, method=method)
+        wrong = {
+            "not a tuple": valid_grads[0],
+            "too few": valid_grads[:1],
+            "one array twice": shared,
+        }
+        for defect, array in wrong.items():
+            inputs = {**_base(spec)[1], "grad_out": array}
+            yield BadCall(spec.name, "grad_out", defect, OutputError, inputs=inputs, method=method)
     if method == "grad_hess":
         both = np.empty(pred.shape)
-        inputs = {**_base(spec)[1], "grad_out": both, "hess_out": both}
-        yield InvalidCall(
-            spec.name, "hess_out", "overlapping grad_out", inputs=inputs, method=method
-        )
+        inputs = {**_base(spec)[1], "grad_out": both}
+        yield bad("hess_out", "overlapping grad_out", both, inputs)
 
 
-def _options(spec: Spec) -> Iterator[InvalidCall]:
+def _options(spec: Spec) -> Iterator[BadCall]:
     for value in (0.0, -1.0, NAN, INF, "2", [1.0], (1.0, 2.0), 1j, object()):
         inputs = {**_base(spec)[1], "denominator": value}
         params = {"reduction": "mean"}
-        yield InvalidCall(spec.name, "denominator", f"{value!r}", params, inputs)
+        yield BadCall(spec.name, "denominator", f"{value!r}", ParameterError, params, inputs)
     for reduction in spec.reductions:
         if reduction not in {"mean", "weighted_mean"}:
             inputs = {**_base(spec)[1], "denominator": 2.0}
             params = {"reduction": reduction}
-            yield InvalidCall(spec.name, "denominator", "without a mean", params, inputs)
+            defect = "without a mean"
+            yield BadCall(spec.name, "denominator", defect, ParameterError, params, inputs)
     first = spec.inputs[0].name
     wrong: tuple[Any, ...] = ("spam", "", "sample_weight", ("spam",), (first, "spam"), 1, {}, [1])
     loss, valid = _base(spec)
@@ -379,8 +400,12 @@ def _options(spec: Spec) -> Iterator[InvalidCall]:
     for wrt in (*wrong, (first, first)):
         for method in ("value_and_grad", "grad"):
             inputs = {**_base(spec)[1], "wrt": wrt}
-            yield InvalidCall(spec.name, "wrt", f"{wrt!r}", inputs=inputs, method=method)
+            yield BadCall(
+                spec.name, "wrt", f"{wrt!r}", ParameterError, inputs=inputs, method=method
+            )
     for method in _methods(spec):
         for name in ("spam", "predd", "weight", "reduction"):
             inputs = {**_base(spec)[1], name: 1.0}
-            yield InvalidCall(spec.name, name, "no such argument", inputs=inputs, method=method)
+            yield BadCall(
+                spec.name, name, "no such argument", CallError, inputs=inputs, method=method
+            )

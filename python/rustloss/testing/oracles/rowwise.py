@@ -7,15 +7,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .oracle import Unreduced, oracle
-from .weighting import array, axis_index, match_shape, sum_to_shape, times, weigh
+from rustloss.testing.oracles.registry import Unreduced, register
+from rustloss.testing.oracles.weighting import (
+    array,
+    axis_index,
+    match_shape,
+    sum_to_shape,
+    times,
+    weigh,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import ArrayLike, NDArray
 
-    from .weighting import Array
+    from rustloss.testing.oracles.weighting import Array
 
 
 def softmax_terms(x: Array) -> tuple[Array, Array, Array]:
@@ -117,7 +124,7 @@ def log_sum_exp(x: Array) -> Array:
     return total
 
 
-@oracle("SoftmaxCrossEntropyLoss")
+@register("SoftmaxCrossEntropyLoss")
 def softmax_cross_entropy(
     pred: ArrayLike,
     label: ArrayLike,
@@ -218,7 +225,7 @@ def through_label(
     return value[..., 0], first * toward, bends
 
 
-@oracle("SoftmaxFocalLoss")
+@register("SoftmaxFocalLoss")
 def softmax_focal(
     pred: ArrayLike,
     label: ArrayLike,
@@ -246,7 +253,7 @@ def softmax_focal(
     return of_classes(rows, labels, alpha, *through_label(rows, labels, focal))
 
 
-@oracle("PolyLoss")
+@register("PolyLoss")
 def poly(
     pred: ArrayLike,
     label: ArrayLike,
@@ -267,7 +274,7 @@ def poly(
     return of_classes(rows, labels, class_weight, *through_label(rows, labels, poly_1))
 
 
-@oracle("CategoricalHingeLoss")
+@register("CategoricalHingeLoss")
 def categorical_hinge(
     pred: ArrayLike,
     label: ArrayLike,
@@ -310,7 +317,7 @@ def of_numbers(
     )
 
 
-@oracle("MultiQuantileLoss")
+@register("MultiQuantileLoss")
 def multi_quantile(
     pred: ArrayLike,
     label: ArrayLike,
@@ -330,7 +337,7 @@ def multi_quantile(
     return of_numbers(rows, label, values, slopes, -slopes.sum(axis=-1), np.zeros_like(slopes))
 
 
-@oracle("CRPSLoss")
+@register("CRPSLoss")
 def crps(
     pred: ArrayLike,
     label: ArrayLike,
@@ -353,7 +360,7 @@ def crps(
     return of_numbers(rows, label, values, slopes, by_label)
 
 
-@oracle("KLDivLoss")
+@register("KLDivLoss")
 def kl_divergence(
     pred: ArrayLike,
     label: ArrayLike,
@@ -421,7 +428,7 @@ def kl_divergence(
     )
 
 
-@oracle("TripletLoss")
+@register("TripletLoss")
 def triplet(
     pred: ArrayLike,
     positive: ArrayLike,
@@ -455,7 +462,7 @@ def scaled(v: Array) -> tuple[Array, Array, Array]:
     return small, norm, np.ldexp(norm, exponent)
 
 
-@oracle("CosineEmbeddingLoss")
+@register("CosineEmbeddingLoss")
 def cosine_embedding(
     input1: ArrayLike,
     input2: ArrayLike,

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .weighting import expand_sample_weight, reduce
+from rustloss.testing.oracles.weighting import expand_sample_weight, reduce
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
-    from .weighting import Array
+    from rustloss.testing.oracles.weighting import Array
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,17 @@ Function = Callable[..., Unreduced]
 ORACLES: dict[str, Function] = {}
 
 
-def oracle(name: str) -> Callable[[Function], Function]:
+def register(name: str) -> Callable[[Function], Function]:
     """Register the decorated function as the oracle of the class `name`."""
 
-    def register(function: Function) -> Function:
+    def entered(function: Function) -> Function:
         ORACLES[name] = function
         return function
 
-    return register
+    return entered
 
 
-def loss(
+def evaluate(
     name: str,
     params: Mapping[str, Any] | None,
     *inputs: ArrayLike | None,

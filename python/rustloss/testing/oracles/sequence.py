@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .oracle import Unreduced, oracle
-from .weighting import array
+from rustloss.testing.oracles.registry import Unreduced, register
+from rustloss.testing.oracles.weighting import array
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from .weighting import Array
+    from rustloss.testing.oracles.weighting import Array
 
 LAYOUTS = {"NTC": (0, 1, 2), "TNC": (1, 0, 2)}
 
@@ -101,7 +101,7 @@ def label_rows(label: Any, samples: int, lengths: Any, offsets: Any, transposed:
     return [row[: np.argmax(row == -1)] if (row == -1).any() else row for row in rows]
 
 
-@oracle("CTCLoss")
+@register("CTCLoss")
 def ctc(
     pred: ArrayLike,
     label: Any,
@@ -114,7 +114,11 @@ def ctc(
     input: str = "logits",  # noqa: A002 - the option's public name
     infeasible: str = "inf",
     label_offsets: ArrayLike | None = None,
+    memory_limit: int = 0,
+    batch_axis: int = 0,
 ) -> Unreduced:
+    # The layout says which axis counts samples.
+    del memory_limit, batch_axis
     given = array(pred)
     single = layout == "TC"
     x = given[None] if single else np.transpose(given, LAYOUTS[layout])

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .elementwise import sigmoid, softplus
-from .oracle import Unreduced, oracle
-from .rowwise import class_labels, costs_of, of_classes, rows_of
-from .weighting import array, match_shape, times, weigh
+from rustloss.testing.oracles.elementwise import sigmoid, softplus
+from rustloss.testing.oracles.registry import Unreduced, register
+from rustloss.testing.oracles.rowwise import class_labels, costs_of, of_classes, rows_of
+from rustloss.testing.oracles.weighting import array, match_shape, times, weigh
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from .weighting import Array
+    from rustloss.testing.oracles.weighting import Array
 
 
-@oracle("MultiMarginLoss")
+@register("MultiMarginLoss")
 def multi_margin(
     pred: ArrayLike,
     label: ArrayLike,
@@ -46,7 +46,7 @@ def multi_margin(
     return of_classes(rows, labels, class_weight, values, slopes, bends)
 
 
-@oracle("MultiLabelMarginLoss")
+@register("MultiLabelMarginLoss")
 def multilabel_margin(
     pred: ArrayLike, label: ArrayLike, *, axis: int = -1, batch_axis: int = 0
 ) -> Unreduced:
@@ -73,7 +73,7 @@ def multilabel_margin(
     )
 
 
-@oracle("MultiLabelSoftMarginLoss")
+@register("MultiLabelSoftMarginLoss")
 def multilabel_soft_margin(
     pred: ArrayLike,
     label: ArrayLike,
@@ -111,7 +111,7 @@ def multilabel_soft_margin(
     )
 
 
-@oracle("TripletMarginLoss")
+@register("TripletMarginLoss")
 def triplet_margin(
     pred: ArrayLike,
     positive: ArrayLike,

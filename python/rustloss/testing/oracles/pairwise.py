@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .oracle import Unreduced, oracle
-from .rowwise import softmax_terms, through_softmax
-from .weighting import array, axis_index, times, weigh
+from rustloss.testing.oracles.registry import Unreduced, register
+from rustloss.testing.oracles.rowwise import softmax_terms, through_softmax
+from rustloss.testing.oracles.weighting import array, axis_index, times, weigh
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from .weighting import Array
+    from rustloss.testing.oracles.weighting import Array
 
 
 def batches(x1: ArrayLike, x2: ArrayLike, samples: int) -> tuple[Array, Array]:
@@ -24,7 +24,7 @@ def batches(x1: ArrayLike, x2: ArrayLike, samples: int) -> tuple[Array, Array]:
     return np.moveaxis(first, samples, 0), np.moveaxis(second, samples, 0)
 
 
-@oracle("SDMLLoss")
+@register("SDMLLoss")
 def sdml(
     x1: ArrayLike,
     x2: ArrayLike,
@@ -64,7 +64,7 @@ def directions(x: Array) -> tuple[Array, Array]:
     return scaled / np.where(length == 0, 1.0, length), length * largest
 
 
-@oracle("InfoNCELoss")
+@register("InfoNCELoss")
 def info_nce(
     x1: ArrayLike,
     x2: ArrayLike,
