@@ -22,8 +22,10 @@ pub(crate) fn filled<T: Copy>(value: T, len: usize) -> Result<Vec<T>> {
 pub(crate) fn grow<T: Copy>(vec: &mut Vec<T>, len: usize, value: T) -> Result<()> {
     reserve(vec, len.saturating_sub(vec.len()))?;
     while vec.len() < len {
-        threads::check()?;
         vec.resize(len.min(vec.len() + FILLED_AT_ONCE), value);
+        if vec.len() < len {
+            threads::check()?;
+        }
     }
     Ok(())
 }

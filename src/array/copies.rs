@@ -1,12 +1,19 @@
 //! Copies of whole arrays, from and to vectors in C order.
 
+use super::shape::is_dense;
 use crate::array::{Grid, Tile, Tiles, View, ViewMut, elements, short};
 use crate::error::Result;
 use crate::memory;
 use crate::num::Float;
 use crate::sum::BLOCK;
 
-impl View<'_> {
+impl<'a> View<'a> {
+    /// All elements, if memory has them in C order.
+    pub fn dense<T: Float>(&self) -> Option<&'a [T]> {
+        let memory = self.memory()?;
+        is_dense(size_of::<T>(), self.shape(), self.strides()).then(|| memory.run(0, self.len()))
+    }
+
     /// All elements in C order, copied.
     pub fn to_vec<T: Float>(&self) -> Result<Vec<T>> {
         let n = self.len();
@@ -30,19 +37,22 @@ impl View<'_> {
     }
 }
 
-impl Tiles<'_, '_> {
+impl<'v> Tiles<'v, '_> {
+    /// All elements, if memory has them in C order.
+    pub fn dense<T: Float>(self) -> Option<&'v mut [T]> {
+        let (memory, shape) = (self.memory()?, self.shape());
+        let dense = is_dense(size_of::<T>(), shape, self.strides());
+        dense.then(|| memory.run(0, elements(shape)))
+    }
+
     /// Writes element i of a view of `n` elements in one dimension, or of one element in none.
     ///
     /// # Panics
     /// If it is not a view of `n` elements.
     pub fn fill<T: Float>(self, n: usize, at: impl Fn(usize) -> T) -> Result<()> {
         assert_eq!(elements(self.shape()), n, "as many elements as the view has");
-        let unit = size_of::<T>() as isize;
-        let dense = self.strides().iter().all(|&s| s == unit) || n == 1;
-        if let Some(memory) = self.memory::<T>()
-            && dense
-        {
-            for (i, x) in memory.run(0, n).iter_mut().enumerate() {
+        if let Some(all) = self.dense::<T>() {
+            for (i, x) in all.iter_mut().enumerate() {
                 *x = at(i);
             }
         } else {

@@ -53,6 +53,16 @@ pub fn c_strides(shape: &[usize], unit: isize) -> Strides {
     strides
 }
 
+/// Whether elements of `size` bytes lie one behind another in C order.
+pub fn is_dense(size: usize, shape: &[usize], strides: &[isize]) -> bool {
+    let mut step = size as isize;
+    shape.iter().zip(strides).rev().all(|(&d, &s)| {
+        let behind = d == 1 || s == step;
+        step = step.wrapping_mul(d as isize);
+        behind
+    })
+}
+
 /// The lowest and one past the highest byte that an array reaches, from its first element on.
 pub fn reach(size: usize, shape: &[usize], strides: &[isize]) -> (isize, isize) {
     if shape.contains(&0) {

@@ -1,9 +1,11 @@
 //! The drivers: tiles, threads, weights, checks and reduction, written once for all losses.
 
 pub mod axes;
+pub(crate) mod block_kernel;
 pub mod blocks;
 pub mod domain;
 pub(crate) mod factor;
+pub(crate) mod few;
 pub(crate) mod operand;
 pub(crate) mod range;
 pub(crate) mod reduced;

@@ -2,8 +2,9 @@
 
 use crate::array::{View, ViewMut, elements};
 use crate::drive::Axes;
+use crate::drive::block_kernel::Outputs;
 use crate::drive::blocks;
-use crate::drive::blocks::{Identity, Outputs, Run};
+use crate::drive::blocks::{Identity, Run};
 use crate::drive::operand::Argument;
 use crate::drive::scale::Scale;
 use crate::drive::weight::Weighting;

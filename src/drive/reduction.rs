@@ -49,6 +49,12 @@ impl Reduction {
         )
     }
 
+    /// Whether the result has the loss of each element, where a sample has `cols` of them.
+    pub fn keeps_elements(self, cols: usize) -> bool {
+        let sums_one = matches!(self, Reduction::Sample | Reduction::SampleSum) && cols == 1;
+        sums_one || self == Reduction::None
+    }
+
     /// Whether a call may replace the divisor.
     pub fn takes_denominator(self) -> bool {
         matches!(self, Reduction::Mean | Reduction::WeightedMean)

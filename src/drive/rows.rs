@@ -349,18 +349,19 @@ impl<T: Real> Job<'_, T> {
         let (grid, group) = (self.grid, tile.cols * LANES);
         let Some((input, _)) = &self.vectors[0] else { return Ok(()) };
         let len = tile.rows.div_ceil(LANES) * group;
-        let x = sized(&mut buffers.vectors[0], len)?;
+        let all = sized(&mut buffers.vectors[0], 2 * len + group)?;
+        let (x, rest) = all.split_at_mut(len);
+        let (grad, scratch) = rest.split_at_mut(len);
         grid.read_lanes(input.view, input.k, tile, LANES, x);
-        let grad = sized(&mut buffers.grads[0], len)?;
         let mut hess = self.hess.as_ref().map(|_| sized(&mut buffers.hess, len)).transpose()?;
-        let scratch = sized(&mut buffers.elements, group)?;
         for (g, value) in buffers.value[..tile.rows].chunks_mut(LANES).enumerate() {
             let (row, run) = (tile.row + g * LANES, g * group..(g + 1) * group);
             let (x, grad) = (&x[run.clone()], &mut grad[run.clone()]);
             let hess = hess.as_deref_mut().map(|hess| &mut hess[run]);
             self.together(Placement::Lanes, row, x, [grad, &mut *scratch], hess, value);
         }
-        for (o, buffer) in [(&self.grads[0], &buffers.grads[0]), (&self.hess, &buffers.hess)] {
+        for (o, buffer) in [(&self.grads[0], &*grad), (&self.hess, hess.as_deref().unwrap_or(&[]))]
+        {
             if let Some(o) = o {
                 grid.scatter_lanes(o.view, o.k, tile, LANES, buffer);
             }

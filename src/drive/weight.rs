@@ -48,6 +48,12 @@ impl<'a> Weighting<'a> {
         }
     }
 
+    /// Whether anything but numbers for the whole call multiplies or divides.
+    pub(crate) fn has_arrays(&self) -> bool {
+        let arrays = [&self.sample_weight, &self.divisor_weight, &self.grad_output];
+        arrays.iter().any(|array| array.is_some())
+    }
+
     /// The weights, checked and copied in the order of the drivers, for a loss that has its own use for them.
     pub(crate) fn take_weights(&mut self) -> Result<Option<Vec<f64>>> {
         if let Some(check) = self.weight_check.take() {

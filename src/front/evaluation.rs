@@ -5,7 +5,7 @@ use crate::array::{View, ViewMut};
 use crate::error::{Error, Kind, Quoted, Result, quoted};
 use crate::num::{DType, Element};
 use crate::registry::{
-    Arguments, Bound, Checked, Gradient, Inputs, MAX_INPUTS, Objective, PathResults, Results,
+    Arguments, Bound, Checked, Gradient, Inputs, Objective, PathResults, Results, USUAL_INPUTS,
 };
 use crate::simd;
 use half::{bf16, f16};
@@ -157,7 +157,7 @@ impl<'a, P: Prediction> Evaluation<'a, P> {
     #[expect(clippy::disallowed_methods, reason = "as many as there are inputs")]
     pub fn value_and_grads(self, wrt: &[&str]) -> Result<ValueAndGrads<P>> {
         let plan = self.plan()?;
-        let mut positions = SmallVec::<[usize; MAX_INPUTS]>::new();
+        let mut positions = SmallVec::<[usize; USUAL_INPUTS]>::new();
         for name in wrt {
             positions.push(
                 self.differentiable(name).filter(|at| !positions.contains(at)).ok_or_else(

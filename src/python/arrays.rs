@@ -6,7 +6,7 @@ use super::error::exception;
 use super::threads::warn_once;
 use crate::error::{Error, Kind};
 use crate::num::DType;
-use crate::registry::{Domain, Gradient, MAX_INPUTS, Objective, Spec};
+use crate::registry::{Domain, Gradient, Objective, Spec, USUAL_INPUTS};
 use numpy::PyUntypedArray;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -18,7 +18,7 @@ use std::ptr;
 pub struct Buffers<'py> {
     pub out: Option<Bound<'py, PyUntypedArray>>,
     /// With the positions of their inputs in the registry.
-    pub grads: SmallVec<[(usize, Option<Bound<'py, PyUntypedArray>>); MAX_INPUTS]>,
+    pub grads: SmallVec<[(usize, Option<Bound<'py, PyUntypedArray>>); USUAL_INPUTS]>,
     pub hess: Option<Bound<'py, PyUntypedArray>>,
 }
 
@@ -85,7 +85,7 @@ impl<'py> Buffers<'py> {
 /// The arrays of a call, and the element type of its results.
 pub struct Arrays<'py> {
     /// By position in the registry's inputs.
-    pub inputs: SmallVec<[Option<Array<'py>>; MAX_INPUTS]>,
+    pub inputs: SmallVec<[Option<Array<'py>>; USUAL_INPUTS]>,
     /// Whether label sequences came as a list of them.
     pub listed: bool,
     pub grad_output: Option<Array<'py>>,

@@ -3,7 +3,7 @@
 use super::array::buffer;
 use super::error::{brief, exception, shown};
 use crate::error::{Error, Kind, Quoted, quoted};
-use crate::registry::{Domain, Gradient, MAX_INPUTS, Objective};
+use crate::registry::{Domain, Gradient, MAX_INPUTS, Objective, USUAL_INPUTS};
 use numpy::PyUntypedArray;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PySequence, PyString, PyTuple};
@@ -81,6 +81,11 @@ impl<'py> Bind<'py> {
         self.options.iter().map(|(name, value)| (*name, value))
     }
 
+    /// Whether any keyword beside the inputs is given.
+    pub fn has_options(&self) -> bool {
+        !self.options.is_empty()
+    }
+
     /// A keyword beside the inputs, if given.
     pub fn option(&self, name: &str) -> Option<&Bound<'py, PyAny>> {
         self.options.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
@@ -91,11 +96,11 @@ impl<'py> Bind<'py> {
 pub fn wrt(
     objective: &Objective,
     bound: &Bind<'_>,
-) -> PyResult<(SmallVec<[usize; MAX_INPUTS]>, bool)> {
+) -> PyResult<(SmallVec<[usize; USUAL_INPUTS]>, bool)> {
     let inputs = || objective.inputs.iter().enumerate();
     let Some(wrt) = bound.option("wrt") else {
         let default = inputs().filter(|(_, input)| input.gradient == Gradient::Default);
-        let grads: SmallVec<[usize; MAX_INPUTS]> = default.map(|(i, _)| i).collect();
+        let grads: SmallVec<[usize; USUAL_INPUTS]> = default.map(|(i, _)| i).collect();
         let single = grads.len() == 1;
         return Ok((grads, single));
     };
@@ -144,7 +149,7 @@ pub fn wrt(
 pub fn grad_outs<'py>(
     bound: &Bind<'py>,
     n: usize,
-) -> PyResult<SmallVec<[Option<Bound<'py, PyUntypedArray>>; MAX_INPUTS]>> {
+) -> PyResult<SmallVec<[Option<Bound<'py, PyUntypedArray>>; USUAL_INPUTS]>> {
     const NAME: &str = "grad_out";
     let Some(given) = bound.option(NAME) else { return Ok(smallvec::smallvec![None; n]) };
     let wrong = |got: String| {

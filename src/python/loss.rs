@@ -8,9 +8,12 @@ use super::foreign::adapted;
 use super::params::{given, input_row, objective, spec_row, to_python};
 use super::threads::detach;
 use crate::array::{Shape, View};
+use crate::drive::block_kernel::{MAX_OPERANDS, Outputs, Precision};
 use crate::error::{Error, Kind, Quoted};
 use crate::num::DType;
-use crate::registry::{Arguments, Checked, Hessian, MAX_INPUTS, Objective, PathResults, Results};
+use crate::registry::{
+    Arguments, Checked, Hessian, Inputs, Objective, PathResults, Results, USUAL_INPUTS,
+};
 use crate::simd;
 use numpy::{PyArray1, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
@@ -66,7 +69,7 @@ impl PyLoss {
     ) -> PyResult<Bound<'py, PyDict>> {
         guard(py, || {
             let raise = |e: Error| exception(py, &e);
-            let mut given: SmallVec<[_; MAX_INPUTS]> = SmallVec::new();
+            let mut given: SmallVec<[_; USUAL_INPUTS]> = SmallVec::new();
             for (i, input) in self.objective.inputs.iter().enumerate() {
                 given.push(match inputs.get(i).and_then(Option::as_ref) {
                     Some((shape, name)) => {
@@ -189,11 +192,11 @@ impl PyLoss {
 #[derive(Default)]
 struct Wanted {
     value: bool,
-    grads: SmallVec<[usize; MAX_INPUTS]>,
+    grads: SmallVec<[usize; USUAL_INPUTS]>,
     hess: bool,
 }
 
-type Computed<'py> = (Option<Out<'py>>, SmallVec<[Out<'py>; MAX_INPUTS]>, Option<Out<'py>>);
+type Computed<'py> = (Option<Out<'py>>, SmallVec<[Out<'py>; USUAL_INPUTS]>, Option<Out<'py>>);
 
 impl PyLoss {
     /// Answers a call of a method: by the adapter of a framework, or from the bound arguments.
@@ -263,7 +266,7 @@ impl PyLoss {
             level: simd::level()
                 .map_err(|e| raise(Error::new(Kind::Parameter, "RUSTLOSS_ISA", e)))?,
             dtype: arrays.result.dtype,
-            inputs: arrays.inputs.iter().map(|array| view(array.as_ref())).collect(),
+            inputs: views(arrays),
             listed: arrays.listed,
             grad_output: view(arrays.grad_output.as_ref()),
             denominator,
@@ -276,6 +279,11 @@ impl PyLoss {
         let denominator = bound.option("denominator").map(denominator).transpose()?;
         let buffers = Buffers::new(bound, &wanted.grads)?;
         let arrays = Arrays::new(&self.objective, bound, &buffers)?;
+        if !bound.has_options()
+            && let Some(computed) = self.few(&arrays, wanted)?
+        {
+            return Ok(computed);
+        }
         let plan = &self.plan(bound.py, &arrays, denominator)?;
 
         let first = self.objective.spec.inputs[0].name;
@@ -301,7 +309,7 @@ impl PyLoss {
                 }
             }
         };
-        let mut grads = SmallVec::<[Out<'py>; MAX_INPUTS]>::new();
+        let mut grads = SmallVec::<[Out<'py>; USUAL_INPUTS]>::new();
         for (i, buffer) in &buffers.grads {
             grads.push(like(*i, "grad_out", buffer.as_ref())?);
         }
@@ -317,6 +325,45 @@ impl PyLoss {
         }
         compute(bound.py, plan.cost(), || plan.run(results))?;
         Ok((value, grads, hess))
+    }
+
+    /// The results of a call of few elements without options; none if it is another call, or one with an error.
+    fn few<'py>(&self, arrays: &Arrays<'py>, wanted: &Wanted) -> PyResult<Option<Computed<'py>>> {
+        match arrays.result.dtype {
+            DType::F32 => self.few_of::<f32>(arrays, wanted),
+            DType::F64 => self.few_of::<f64>(arrays, wanted),
+            _ => Ok(None),
+        }
+    }
+
+    fn few_of<'py, T: Precision>(
+        &self,
+        arrays: &Arrays<'py>,
+        wanted: &Wanted,
+    ) -> PyResult<Option<Computed<'py>>> {
+        let views = views(arrays);
+        let Some((few, value_shape)) = self.objective.few::<T>(&views) else { return Ok(None) };
+        let shape = views[0].as_ref().map_or(&[][..], View::shape);
+        let new =
+            |shape: &[usize]| Out::new(self.objective.spec.inputs[0].name, &arrays.result, shape);
+        let value = wanted.value.then(|| new(&value_shape)).transpose()?;
+        let hess = wanted.hess.then(|| new(shape)).transpose()?;
+        let mut grads = SmallVec::<[Out<'py>; USUAL_INPUTS]>::new();
+        let mut outputs = Outputs {
+            value: value.as_ref().map(Out::view),
+            grads: [const { None }; MAX_OPERANDS],
+            hess: hess.as_ref().map(Out::view),
+        };
+        for _ in &wanted.grads {
+            grads.push(new(shape)?);
+        }
+        for (&at, grad) in wanted.grads.iter().zip(&grads) {
+            outputs.grads[views[..at].iter().flatten().count()] = Some(grad.view());
+        }
+        let Some(computed) = few.run(&outputs) else { return Ok(None) };
+        computed.map_err(|e| exception(arrays.result.descr.py(), &e))?;
+        drop(outputs);
+        Ok(Some((value, grads, hess)))
     }
 
     /// The element type of the value.
@@ -408,6 +455,10 @@ pub fn kinks<'py>(
         let kinks = loss.plan(py, &arrays, None)?.kinks();
         Ok(PyArray1::from_vec(py, kinks.map_err(|e| exception(py, &e))?))
     })
+}
+
+fn views<'a>(arrays: &'a Arrays<'_>) -> Inputs<'a> {
+    arrays.inputs.iter().map(|array| view(array.as_ref())).collect()
 }
 
 fn view<'a>(array: Option<&'a Array<'_>>) -> Option<View<'a>> {

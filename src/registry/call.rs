@@ -15,8 +15,11 @@ use smallvec::SmallVec;
 /// The most arrays that a call takes.
 pub const MAX_INPUTS: usize = 8;
 
-/// The arrays of a call by their positions in the registry. Few losses take more than fit in place.
-pub type Inputs<'a> = SmallVec<[Option<View<'a>>; 3]>;
+/// The arrays that most losses take at most: lists of so many need no memory of their own.
+pub const USUAL_INPUTS: usize = 4;
+
+/// The arrays of a call by their positions in the registry.
+pub type Inputs<'a> = SmallVec<[Option<View<'a>>; USUAL_INPUTS]>;
 
 /// What every constructor takes.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +45,18 @@ impl Options {
         empty: f64::NAN,
         allow_out_of_range: false,
     };
+}
+
+impl Options {
+    /// Whether the input at a position is checked to be of its domain, unless `labels` are not to be.
+    pub(crate) fn checks(&self, domain: Domain, position: usize, labels: bool) -> bool {
+        match domain {
+            Domain::Weight => true,
+            Domain::PredictedProbability => !self.allow_out_of_range,
+            // A prediction is what a model makes of it.
+            _ => position > 0 && labels && !self.allow_out_of_range,
+        }
+    }
 }
 
 /// The arrays of a call, and how it is to be computed.
@@ -106,12 +121,7 @@ impl<'a> Call<'a> {
     /// The check of the input at a position, whose elements are to be of its domain.
     pub(crate) fn check(&self, position: usize) -> Option<Box<Check<'a>>> {
         let Input { name, domain, .. } = self.inputs[position];
-        // A prediction is what a model makes of it.
-        let is_checked = match domain {
-            Domain::Weight => true,
-            Domain::PredictedProbability => !self.options.allow_out_of_range,
-            _ => position > 0 && self.checked && !self.options.allow_out_of_range,
-        };
+        let is_checked = self.options.checks(domain, position, self.checked);
         let given = self.arguments.inputs[position].as_ref().filter(|_| is_checked)?;
         Check::new(name, domain, given)
     }

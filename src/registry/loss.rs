@@ -2,6 +2,7 @@
 
 use crate::array::{Shape, ViewMut};
 use crate::drive::Axes;
+use crate::drive::block_kernel::Kernels;
 use crate::error::Result;
 use crate::registry::{Call, Input, Options};
 use smallvec::SmallVec;
@@ -33,6 +34,12 @@ pub trait Loss: Send + Sync {
     /// What there is of the second derivative, for losses that the registry promises one of.
     fn hessian(&self) -> Hessian {
         Hessian::Diagonal
+    }
+
+    /// The loss as a function of that many slices, if it is that of each of their elements.
+    fn kernels(&self, operands: usize) -> Option<Kernels<'_>> {
+        let _ = operands;
+        None
     }
 
     /// Whether every part of the first input is read before the gradient by it is written there, so that both may be

@@ -7,7 +7,7 @@ mod objective;
 mod params;
 mod spec;
 
-pub use call::{Arguments, Call, Inputs, MAX_INPUTS, Options, scalar};
+pub use call::{Arguments, Call, Inputs, MAX_INPUTS, Options, USUAL_INPUTS, scalar};
 pub use input::{Domain, Gradient, Input, SAMPLE_WEIGHT, ShapeRule, input, label, optional, pred};
 pub use loss::{Hessian, InputGrads, Lattice, Loss, PathResults, Plan, Results};
 pub(crate) use objective::Checked;

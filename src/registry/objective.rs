@@ -1,6 +1,12 @@
 //! A loss of the registry with its parameters and options, and what a call of it gives, without data.
 
 use crate::array::{Shape, View, ViewMut};
+#[cfg(feature = "python")]
+use crate::drive::block_kernel::Precision;
+#[cfg(feature = "python")]
+use crate::drive::few::Few;
+#[cfg(feature = "python")]
+use crate::drive::weight::Weighting;
 use crate::drive::{Axes, Reduction};
 use crate::error::{Error, Kind, Number, Result, Tuple};
 #[cfg(feature = "python")]
@@ -11,6 +17,8 @@ use crate::registry::{
 };
 #[cfg(feature = "python")]
 use crate::registry::{Gradient, Hessian, Unreduced};
+#[cfg(feature = "python")]
+use crate::simd;
 use smallvec::SmallVec;
 use std::fmt;
 
@@ -111,6 +119,31 @@ impl Objective {
             }
         }
         Ok(axes)
+    }
+
+    /// A call of few elements without options, and the shape of its value; none if it is another call, or one with an
+    /// error.
+    #[cfg(feature = "python")]
+    pub(crate) fn few<'a, T: Precision>(
+        &'a self,
+        given: &[Option<View<'a>>],
+    ) -> Option<(Few<'a, T>, Shape)> {
+        let options = &self.options;
+        let kernel = T::kernel(self.loss.kernels(given.iter().flatten().count())?);
+        let shape = given[0].as_ref()?.shape();
+        let axes = self.loss.axes((self.inputs[0].name, shape), options).ok()?;
+        let weighting = Weighting { weight: options.weight, ..Weighting::new(options.reduction) };
+        let few = Few::new(kernel, simd::level().ok()?, &weighting, &axes.shape);
+        let mut few = few.filter(|_| axes.batch == 0)?;
+        for (i, (input, view)) in self.inputs.iter().zip(given).enumerate() {
+            let Some(view) = view else { continue };
+            let x = view.dense().filter(|_| input.shape.has_elements() && view.shape() == shape)?;
+            if options.checks(input.domain, i, true) && !input.domain.all_hold(x) {
+                return None;
+            }
+            few.push(x);
+        }
+        Some((few, axes.value_shape(options.reduction)))
     }
 
     /// Checks the arguments of a call.

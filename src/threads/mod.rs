@@ -112,6 +112,16 @@ pub fn run(tasks: usize, ns: f64, work: &Work<'_>) -> Result<()> {
     if cancel::is_stopped() { Err(Error::interrupted()) } else { Ok(()) }
 }
 
+/// Runs work that is too little to be split into tasks.
+///
+/// # Errors
+/// [`Error::interrupted`] if the call was told to stop.
+pub fn alone<R>(work: impl FnOnce() -> R) -> Result<R> {
+    check()?;
+    fail_if_told(Place::Caller);
+    Ok(work())
+}
+
 /// Runs all tasks on the caller and on `workers` workers that are reserved for it.
 fn share(
     pool: &Pool,

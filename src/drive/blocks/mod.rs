@@ -3,16 +3,19 @@
 //! A loss is erased to a [`BlockKernel`], a function over equally long slices. The driver lines all operands up as rows
 //! (the batch axis first) and columns, cuts them into tiles that fit the first-level cache, and for every tile loads
 //! the inputs, runs the kernel, applies weights and sums. The other families reuse it on their unreduced losses
-//! through [`Identity`], so weighting and reduction exist only here.
+//! through [`Identity`], so weighting and reduction exist only here. A few elements without weights are computed at once,
+//! see [`Few`].
 
 mod sums;
 
 use self::sums::Turned;
 use crate::array::{Grid, Tile, ViewMut, elements};
 use crate::drive::Reduction;
+use crate::drive::block_kernel::{BlockKernel, BlockOutputs, MAX_OPERANDS, Outputs};
 use crate::drive::domain::{Check, Domain, Order};
 use crate::drive::factor::{Buffers, Factor, Factors, multiply};
-use crate::drive::operand::{Argument, Input, Operand, Output, part, sized, tiles};
+use crate::drive::few::Few;
+use crate::drive::operand::{Argument, Input, Operand, Output, sized, tiles};
 use crate::drive::scale::split;
 use crate::drive::weight::Weighting;
 use crate::error::Result;
@@ -23,11 +26,7 @@ use crate::simd::{self, Isa, Kernel, Level};
 use crate::sum::{BLOCK, ColumnSums};
 use crate::threads;
 use smallvec::SmallVec;
-use std::ops::Range;
 use std::sync::atomic::AtomicU64;
-
-/// The most inputs that an elementwise loss takes.
-pub const MAX_OPERANDS: usize = 5;
 
 /// Elements of a tile of dense operands: two or three operands fit a first-level cache of 32 KiB.
 const TILE: usize = 2 * BLOCK;
@@ -50,47 +49,6 @@ const LONG: usize = 256;
 
 /// Rows of a tile when some operand has its rows side by side in memory: a cache line of `f32`.
 const GATHER_ROWS: usize = 16;
-
-/// Where a kernel writes; what is `None` is not wanted.
-pub struct BlockOutputs<'a, T> {
-    /// The loss.
-    pub value: Option<&'a mut [T]>,
-    /// The derivative with respect to each input.
-    pub grads: [Option<&'a mut [T]>; MAX_OPERANDS],
-    /// The second derivative with respect to the prediction.
-    pub hess: Option<&'a mut [T]>,
-}
-
-impl<T> BlockOutputs<'_, T> {
-    /// Those of some elements.
-    #[inline(always)]
-    fn part(&mut self, run: &Range<usize>) -> BlockOutputs<'_, T> {
-        BlockOutputs {
-            value: part(&mut self.value, run),
-            grads: self.grads.each_mut().map(|grad| part(grad, run)),
-            hess: part(&mut self.hess, run),
-        }
-    }
-}
-
-/// An elementwise loss over slices of one length.
-pub trait BlockKernel<T>: Send + Sync {
-    /// Rough time for one element in nanoseconds, to decide whether threads pay.
-    fn cost(&self) -> f64;
-    /// Computes the outputs; derivatives come multiplied by `scale`, the value does not.
-    fn run(&self, level: Level, inputs: &[&[T]], outputs: BlockOutputs<'_, T>, scale: T);
-}
-
-/// The results of a call: views of shape E for everything but a reduced value.
-#[derive(Default)]
-pub struct Outputs<'a> {
-    /// The loss: E's shape for [`Reduction::None`], (N,), or ().
-    pub value: Option<ViewMut<'a>>,
-    /// The gradient with respect to each input.
-    pub grads: [Option<ViewMut<'a>>; MAX_OPERANDS],
-    /// The second derivative with respect to the prediction.
-    pub hess: Option<ViewMut<'a>>,
-}
 
 /// The identity as a loss: through it the driver weights and reduces an E that was computed elsewhere, and its gradient
 /// is the derivative of the result with respect to E.
@@ -131,8 +89,10 @@ pub(crate) fn drive<'v, T: Real>(run: &Run<'v, T>) -> Result<()> {
     let reduction = weighting.reduction;
     // One element per sample is its own mean and sum, and the samples are the columns of a single row.
     let flat = cols == 1 && reduction != Reduction::SampleWeightedMean;
-    let own_sum = flat && matches!(reduction, Reduction::Sample | Reduction::SampleSum);
-    let whole = own_sum || reduction == Reduction::None;
+    let whole = reduction.keeps_elements(cols);
+    if let Some(result) = at_once(run, shape) {
+        return result;
+    }
     let mut grid = Grid::new(shape, usize::from(!flat));
     let mut lined_up = SmallVec::new();
     for argument in inputs {
@@ -189,6 +149,19 @@ pub(crate) fn drive<'v, T: Real>(run: &Run<'v, T>) -> Result<()> {
         Some(value) => job.finish(tiles(value), weighting, shape),
         None => Ok(()),
     }
+}
+
+/// A run of few elements without errors, computed at once.
+fn at_once<T: Real>(run: &Run<'_, T>, shape: &[usize]) -> Option<Result<()>> {
+    let mut few = Few::new(run.kernel, run.level, run.weighting, shape)?;
+    for argument in run.inputs {
+        let input = argument.view.dense().filter(|_| !argument.overwritten)?;
+        if argument.check.as_ref().is_some_and(|check| !check.domain.all_hold(input)) {
+            return None;
+        }
+        few.push(input);
+    }
+    few.run(run.outputs)
 }
 
 struct Job<'v, 'a, T> {

@@ -6,7 +6,8 @@
 
 use crate::array::{Shape, ViewMut, elements, reshapes};
 use crate::drive::Axes;
-use crate::drive::blocks::{self, BlockKernel, BlockOutputs, MAX_OPERANDS, Outputs};
+use crate::drive::block_kernel::{BlockKernel, BlockOutputs, Kernels, MAX_OPERANDS, Outputs};
+use crate::drive::blocks;
 use crate::drive::domain::Domain;
 use crate::drive::operand::Argument;
 use crate::drive::range;
@@ -130,6 +131,9 @@ impl<L: Elementwise<K> + 'static, const K: usize> Loss for Erased<L, K> {
     fn hessian(&self) -> Hessian {
         L::HESSIAN
     }
+    fn kernels(&self, operands: usize) -> Option<Kernels<'_>> {
+        (operands == K).then_some(Kernels { single: self, double: self })
+    }
     fn in_place(&self) -> bool {
         true
     }
@@ -167,6 +171,9 @@ impl<A: Loss, B: Loss> Loss for WithOptional<A, B> {
     }
     fn hessian(&self) -> Hessian {
         self.with.hessian()
+    }
+    fn kernels(&self, operands: usize) -> Option<Kernels<'_>> {
+        self.without.kernels(operands).or_else(|| self.with.kernels(operands))
     }
     fn in_place(&self) -> bool {
         self.with.in_place() && self.without.in_place()
@@ -253,12 +260,12 @@ impl<L: Elementwise<K> + 'static, const K: usize> ElementwisePlan<'_, L, K> {
     fn run_in<T: Real>(&self, mut results: Results<'_>) -> Result<()> {
         let shape = self.axes.batch_first();
         // The gradient of an input that was broadcast is summed over the axes that it lacks.
-        let mut full = [const { Vec::<T>::new() }; MAX_OPERANDS];
+        let mut full = [const { Vec::<T>::new() }; K];
         let mut summed = SmallVec::<[(usize, ViewMut<'_>); 1]>::new();
         let mut outputs = Outputs {
             value: results.value.and_then(|v| self.axes.value(v, self.weighting.reduction)),
+            grads: [const { None }; MAX_OPERANDS],
             hess: results.hess.and_then(|v| self.axes.line_up_mut(v)),
-            ..Outputs::default()
         };
         for (k, (buffer, &at)) in full.iter_mut().zip(&self.positions).enumerate() {
             let Some(grad) = results.grads.take(at) else { continue };

@@ -48,6 +48,9 @@ where
     Box::new(RowPlan { kernel, rows })
 }
 
+/// Rows whose losses need no memory of their own.
+const FEW: usize = 16;
+
 /// Inputs of a call with their positions in the registry.
 #[derive(std::default::Default)]
 struct Positioned<'a> {
@@ -199,8 +202,9 @@ impl<'a> RowCall<'a> {
                 Place::Row(row) => axes.element(row, given),
             }))
         };
-        let mut unreduced =
-            memory::filled(T::ZERO, if results.value.is_some() { rows } else { 0 })?;
+        let unreduced = if results.value.is_some() { rows } else { 0 };
+        let mut unreduced: SmallVec<[T; FEW]> =
+            memory::collect_small((0..unreduced).map(|_| T::ZERO))?;
         drive(Rows {
             kernel,
             level: *level,
