@@ -82,11 +82,18 @@ struct Loaded {
     doubles: Vec<f64>,
 }
 
+/// Factors of the elements of E, lined up.
+struct Given<'v, 'a> {
+    input: Input<'v, 'a>,
+    /// One for each row of the grid, where they are constant in each and rows are long.
+    rows: Vec<f64>,
+}
+
 /// The factors of a run, lined up.
 pub(crate) struct Factors<'v, 'a> {
     weight: f64,
-    sample_weight: Option<Input<'v, 'a>>,
-    grad_output: Option<Input<'v, 'a>>,
+    sample_weight: Option<Given<'v, 'a>>,
+    grad_output: Option<Given<'v, 'a>>,
     pub divisor: Divisor,
     weighting: &'v Weighting<'a>,
 }
@@ -94,7 +101,9 @@ pub(crate) struct Factors<'v, 'a> {
 impl<'v, 'a> Factors<'v, 'a> {
     /// Adds them to a grid of operands of shape `shape`.
     pub fn new(grid: &mut Grid, weighting: &'v Weighting<'a>, shape: &[usize]) -> Result<Self> {
-        let mut input = |view: &'v Option<_>| view.as_ref().map(|v| Input::input(grid, v));
+        let mut input = |view: &'v Option<_>| {
+            view.as_ref().map(|v| Given { input: Input::input(grid, v), rows: Vec::new() })
+        };
         Ok(Factors {
             weight: weighting.weight,
             sample_weight: input(&weighting.sample_weight),
@@ -104,6 +113,20 @@ impl<'v, 'a> Factors<'v, 'a> {
         })
     }
 
+    /// Reads what is one factor for each row, now that the grid has all its operands.
+    pub fn read_rows(&mut self, grid: &Grid) -> Result<()> {
+        let column = Tile { row: 0, rows: grid.rows, col: 0, cols: 1 };
+        for Given { input, rows } in
+            [&mut self.sample_weight, &mut self.grad_output].into_iter().flatten()
+        {
+            let by_row = grid.constant_in_row(input.k) && !grid.constant_in_column(input.k);
+            if by_row && grid.cols >= SHORT {
+                grid.read(input.view, input.k, column, sized(rows, grid.rows)?);
+            }
+        }
+        Ok(())
+    }
+
     /// Whether weights are given, so that elements may be out.
     pub fn is_weighted(&self) -> bool {
         self.sample_weight.is_some()
@@ -111,7 +134,7 @@ impl<'v, 'a> Factors<'v, 'a> {
 
     /// Whether no weight differs within a row.
     pub fn weighs_rows(&self, grid: &Grid) -> bool {
-        self.sample_weight.as_ref().is_none_or(|o| grid.constant_in_row(o.k))
+        self.sample_weight.as_ref().is_none_or(|given| grid.constant_in_row(given.input.k))
     }
 
     /// The weights of a tile, checked, and what the derivatives are multiplied by.
@@ -311,23 +334,21 @@ impl<'a> Factor<'a> {
     }
 }
 
-/// The factors of a tile: by rows where they are constant in each and rows are long.
+/// The factors of a tile.
 #[inline(always)]
 fn load<'s>(
-    input: Option<&'s Input<'_, '_>>,
+    given: Option<&'s Given<'_, '_>>,
     grid: &Grid,
     tile: Tile,
     buffers: &'s mut Loaded,
 ) -> Result<Factor<'s>> {
-    let Some(input) = input else { return Ok(Factor::One(1.0)) };
-    let column = Tile { col: 0, cols: 1, ..tile };
-    let constant_in_row = grid.constant_in_row(input.k);
-    Ok(if constant_in_row && grid.constant_in_column(input.k) {
+    let Some(Given { input, rows }) = given else { return Ok(Factor::One(1.0)) };
+    Ok(if let Some(rows) = rows.get(tile.row..tile.row + tile.rows) {
+        Factor::Rows(rows)
+    } else if grid.constant_in_row(input.k) && grid.constant_in_column(input.k) {
         let mut factor = [0.0];
-        grid.read(input.view, input.k, Tile { rows: 1, ..column }, &mut factor);
+        grid.read(input.view, input.k, Tile { rows: 1, cols: 1, ..tile }, &mut factor);
         Factor::One(factor[0])
-    } else if constant_in_row && grid.cols >= SHORT {
-        Factor::Rows(input.tile(grid, column, &mut buffers.doubles)?)
     } else if input.view.dtype() == DType::F32 {
         Factor::Singles(Elements::new(input.tile(grid, tile, &mut buffers.singles)?))
     } else {

@@ -105,7 +105,7 @@ pub(crate) fn drive<'v, T: Real>(run: &Run<'v, T>) -> Result<()> {
     let unreduced = outputs.value.as_ref().filter(|_| whole);
     let reduced = if unreduced.is_some() { None } else { outputs.value.as_ref() };
     let unreduced = unreduced.map(|v| Operand::output(&mut grid, v));
-    let factors = Factors::new(&mut grid, weighting, shape)?;
+    let mut factors = Factors::new(&mut grid, weighting, shape)?;
     grid.merge();
 
     let (rows, cols) = (grid.rows, grid.cols);
@@ -123,6 +123,7 @@ pub(crate) fn drive<'v, T: Real>(run: &Run<'v, T>) -> Result<()> {
     if turned {
         grid.turn();
     }
+    factors.read_rows(&grid)?;
     let job = Job {
         kernel,
         level,
