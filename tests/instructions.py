@@ -22,7 +22,7 @@ from pathlib import Path
 
 #: Beside the shells, functions of libraries that ask the CPU by themselves before they are called.
 DISPATCHED = re.compile(
-    r"\brustloss::simd::(x86|f64x8::x86)::"
+    r"\brustloss::simd::(\w+::)?x86::"
     r"|^half::binary16::arch::x86::\w+_f16c$"
     r"|^compiler_builtins::math::libm_math::arch::x86::fma::fmaf?_with_fma4?$"
 )

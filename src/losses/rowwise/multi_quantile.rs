@@ -51,12 +51,23 @@ struct MultiQuantile {
 }
 
 impl MultiQuantile {
-    /// A quantile q, and 1 - q.
+    /// Writes each quantile q, and each 1 - q.
     #[inline(always)]
-    fn quantile(&self, i: usize, count: usize) -> [f64; 2] {
+    fn write_quantiles<T: Real>(&self, below: &mut [T], above: &mut [T]) {
+        let count = below.len() as f64;
+        let pairs = below.iter_mut().zip(above);
         match &self.quantiles {
-            Some(quantiles) => [quantiles[i], 1.0 - quantiles[i]],
-            None => [i as f64 + 0.5, count as f64 - i as f64 - 0.5].map(|part| part / count as f64),
+            Some(quantiles) => {
+                for ((below, above), q) in pairs.zip(quantiles) {
+                    [*below, *above] = [*q, 1.0 - q].map(T::from_f64);
+                }
+            }
+            None => {
+                for (i, (below, above)) in pairs.enumerate() {
+                    let parts = [i as f64 + 0.5, count - i as f64 - 0.5];
+                    [*below, *above] = parts.map(|part| T::from_f64(part / count));
+                }
+            }
         }
     }
 }
@@ -85,27 +96,28 @@ impl Loss for MultiQuantile {
 
 impl<T: Real> RowKernel<T, 1, 1> for &MultiQuantile {
     const COST: f64 = 0.5;
-    type Scratch = Vectors<T, 2>;
+    type Scratch = Vectors<T, 4>;
 
     #[inline(always)]
     fn row<S: Isa>(
         &self,
         Row { vectors: [x], numbers: [y], .. }: Row<'_, T, 1, 1>,
         outputs: RowOutputs<'_, T, 1, 1>,
-        scratch: &mut Vectors<T, 2>,
+        scratch: &mut Vectors<T, 4>,
         scale: f64,
     ) -> T {
         let RowOutputs { grads: [grad], number_grads: [label_grad], hess, .. } = outputs;
-        let [terms, slopes] = scratch.each();
+        let [terms, slopes, below, above] = scratch.each();
+        self.write_quantiles(below, above);
         let share = 1.0 / x.len() as f64;
-        for (i, ((term, slope), &own)) in terms.iter_mut().zip(&mut *slopes).zip(x).enumerate() {
+        let results = terms.iter_mut().zip(&mut *slopes).zip(x).zip(below.iter().zip(&*above));
+        for (((term, slope), &own), (&below, &above)) in results {
             let gap = y - own;
-            let [below, above] = self.quantile(i, x.len()).map(T::from_f64);
             let factor = if gap > T::ZERO { below } else { above };
             *term = (gap * factor).abs();
             let step = if gap > T::ZERO { -below } else { above };
-            *slope = if gap == T::ZERO { T::ZERO } else { step };
-            *slope = if gap.is_nan() { gap } else { *slope };
+            let step = if gap == T::ZERO { T::ZERO } else { step };
+            *slope = if gap.is_nan() { gap } else { step };
         }
         if let Some(hess) = hess {
             hess.fill(T::ZERO);

@@ -86,27 +86,36 @@ impl<T: Real> RowKernel<T, 2, 0> for &MultiLabelSoftMargin {
             }
             None => weights.fill(T::ONE),
         }
-        let classes = x.len() as f64;
+        // Slices of one known length: what checks its indices is not computed by vectors.
+        let n = x.len();
+        let (y, weights, terms) = (&y[..n], &weights[..n], &mut terms[..n]);
+        let classes = n as f64;
         let factor = T::from_f64(scale / classes);
         let at = |i: usize| SigmoidBce.point::<S, T>([x[i], y[i]]);
         if let Some(grad) = grad {
-            fill(grad, weights, |i| at(i).grad[0] * factor);
+            let grad = &mut grad[..n];
+            for i in 0..n {
+                let point = at(i);
+                terms[i] = point.value.weighted(weights[i]);
+                grad[i] = (point.grad[0] * factor).weighted(weights[i]);
+            }
+        } else {
+            fill(terms, |i| at(i).value.weighted(weights[i]));
         }
         if let Some(grad) = label_grad {
-            fill(grad, weights, |i| at(i).grad[1] * factor);
+            fill(&mut grad[..n], |i| (at(i).grad[1] * factor).weighted(weights[i]));
         }
         if let Some(hess) = hess {
-            fill(hess, weights, |i| at(i).hess * factor);
+            fill(&mut hess[..n], |i| (at(i).hess * factor).weighted(weights[i]));
         }
-        fill(terms, weights, |i| at(i).value);
         T::from_f64(sum::<S, T>(terms) / classes)
     }
 }
 
-/// Writes a number for each class, times the weight of that.
+/// Writes a number for each class.
 #[inline(always)]
-fn fill<T: Real>(out: &mut [T], weights: &[T], of: impl Fn(usize) -> T) {
-    for (i, (out, weight)) in out.iter_mut().zip(weights).enumerate() {
-        *out = of(i).weighted(*weight);
+fn fill<T>(out: &mut [T], of: impl Fn(usize) -> T) {
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = of(i);
     }
 }

@@ -108,7 +108,8 @@ impl TripletMargin {
             sum_of::<S>(v, terms, f64::abs)
         } else if self.degree == 2.0 {
             let unit = power_of_two(largest);
-            sum_of::<S>(v, terms, |v| (v / unit) * (v / unit)).sqrt() * unit
+            let inverse = 1.0 / unit;
+            sum_of::<S>(v, terms, |v| (v * inverse) * (v * inverse)).sqrt() * unit
         } else {
             let total = sum_of::<S>(v, terms, |v| (v.abs() / largest).powf(self.degree));
             total.powf(1.0 / self.degree) * largest
@@ -118,17 +119,25 @@ impl TripletMargin {
     /// The derivative of a distance by its differences, in place of them.
     #[inline(always)]
     fn slopes(self, distance: f64, differences: &mut [f64]) {
-        for v in differences {
-            *v = if *v == 0.0 || distance == 0.0 {
-                0.0
-            } else if self.degree == 1.0 {
-                v.sign()
-            } else if self.degree == 2.0 {
-                *v / distance
-            } else {
-                (v.abs() / distance).powf(self.degree - 1.0).copysign(*v)
-            };
+        // A loop for each degree, so that those without a power are computed by vectors.
+        if distance == 0.0 {
+            differences.fill(0.0);
+        } else if self.degree == 1.0 {
+            each(differences, Float::sign);
+        } else if self.degree == 2.0 {
+            each(differences, |v| v / distance);
+        } else {
+            each(differences, |v| (v.abs() / distance).powf(self.degree - 1.0).copysign(v));
         }
+    }
+}
+
+/// Replaces differences that are not 0.
+#[inline(always)]
+fn each(differences: &mut [f64], slope: impl Fn(f64) -> f64) {
+    for v in differences {
+        let at = slope(*v);
+        *v = if *v == 0.0 { 0.0 } else { at };
     }
 }
 
