@@ -141,11 +141,11 @@ def _table(stack: contextlib.ExitStack, source: str, stream: str) -> tuple[IO[by
         if stream == "arrow":
             return sys.stdin.buffer, stream
         # The index of these formats is at the end.
-        spool = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        spool = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
         shutil.copyfileobj(sys.stdin.buffer, spool)
         spool.seek(0)
         return spool, stream
-    file = stack.enter_context(Path(source).open("rb"))  # noqa: SIM115
+    file = stack.enter_context(Path(source).open("rb"))  # noqa: SIM115 (so it does)
     start = file.read(max(map(len, BEGINNINGS.values())))
     file.seek(0)
     for kind, beginning in BEGINNINGS.items():
