@@ -186,6 +186,50 @@ impl ColumnSums {
     }
 }
 
+/// The sums of columns of any length side by side, each in the order of [`sum`] or [`sum_exactly`].
+#[derive(Default)]
+pub struct LongColumnSums {
+    /// Rows in all, and so far.
+    len: usize,
+    rows: usize,
+    cols: usize,
+    exact: bool,
+    block: ColumnSums,
+    /// The sums of the blocks, where there are several.
+    blocks: Vec<PairwiseSum>,
+}
+
+impl LongColumnSums {
+    /// Begins with the first of `len` rows.
+    pub fn start(&mut self, len: usize, cols: usize, exact: bool) -> Result<()> {
+        (self.len, self.rows, self.cols, self.exact) = (len, 0, cols, exact);
+        let several = if len > BLOCK { cols } else { 0 };
+        self.blocks = memory::collect((0..several).map(|_| PairwiseSum::default()))?;
+        self.block.start(len.min(BLOCK), cols, exact)
+    }
+
+    /// The next row.
+    #[inline(always)]
+    pub fn add<T: Float>(&mut self, x: &[T]) -> Result<()> {
+        self.block.add(x);
+        self.rows += 1;
+        if self.rows.is_multiple_of(BLOCK) || self.rows == self.len {
+            for (c, sum) in self.blocks.iter_mut().enumerate() {
+                sum.add(self.block.total(c));
+            }
+            if self.rows < self.len {
+                self.block.start(BLOCK.min(self.len - self.rows), self.cols, self.exact)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The sum of a column, once all rows are there.
+    pub fn total(&self, col: usize) -> f64 {
+        self.blocks.get(col).map_or_else(|| self.block.total(col), PairwiseSum::total)
+    }
+}
+
 fn zeros(numbers: &mut Vec<f64>, len: usize) -> Result<()> {
     numbers.clear();
     memory::grow(numbers, len, 0.0)

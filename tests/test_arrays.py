@@ -113,14 +113,14 @@ def test_layout_of_memory_does_not_matter(name, dtype, layout):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @over_rowwise
 def test_few_elements_have_the_bits_of_tiles(name, dtype):
-    """Up to 256 elements in C order are computed at once; what lies apart is cut into tiles."""
+    """Up to 1024 elements in C order are computed at once; what lies apart is cut into tiles."""
     spec = spec_of(name)
     if spec.family in ("pairwise", "sequence"):
         pytest.skip("has no work on single elements")
     for reduction in spec.reductions:
         for weight in (None, 0.3):
             loss = spec.cls(reduction=reduction, weight=weight)
-            for shape in [(8, 8), (1, 256), (256, 1), (4, 8, 8), (257, 1), (5, 60)]:
+            for shape in [(8, 8), (1, 1024), (1024, 1), (4, 16, 16), (1025, 1), (5, 60)]:
                 inputs = example(loss, shape, dtype=dtype)
                 apart = {key: relayout(array, "strided") for key, array in inputs.items()}
                 tiles = everything(loss, apart)

@@ -4,6 +4,7 @@
 //! else a gathered and converted copy of the tile's size.
 
 use super::transfer::{self, Places, Rectangle, Side};
+use super::view::{Memory, MemoryMut};
 use crate::array::{Shape, Strides, Tiles, View, elements, short};
 use crate::num::{Float, with_element};
 use smallvec::SmallVec;
@@ -40,6 +41,7 @@ impl Tile {
 
 /// Operands of one shape lined up as rows (the first axes) and columns (the others), both flattened in C order. Axes
 /// that lie behind one another in every operand are merged.
+#[derive(Clone)]
 pub struct Grid {
     /// Number of rows.
     pub rows: usize,
@@ -50,6 +52,7 @@ pub struct Grid {
     operands: SmallVec<[Steps; 6]>,
 }
 
+#[derive(Clone)]
 struct Steps {
     outer: Strides,
     inner: Strides,
@@ -125,17 +128,8 @@ impl Grid {
     }
 
     /// Byte offset of a row.
-    fn row_offset(&self, k: usize, mut row: usize) -> isize {
-        let strides = &self.operands[k].outer;
-        if let [stride] = strides[..] {
-            return stride * row as isize;
-        }
-        let mut offset = 0;
-        for (&d, &s) in self.outer.iter().zip(strides).rev() {
-            offset += (row % d) as isize * s;
-            row /= d;
-        }
-        offset
+    fn row_offset(&self, k: usize, row: usize) -> isize {
+        offset(&self.outer, &self.operands[k].outer, row)
     }
 
     /// Refuses a tile that leaves the grid.
@@ -160,6 +154,47 @@ impl Grid {
             || tile.cols == self.cols
                 && matches!(o.outer[..], [s] if s == self.cols as isize * unit);
         (packed && rows_packed).then(|| self.row_offset(k, tile.row) + unit * tile.col as isize)
+    }
+
+    /// How many columns the last of their axes has.
+    pub fn run(&self) -> usize {
+        self.inner.last().copied().unwrap_or(1)
+    }
+
+    /// Whether the last axis of the columns of operand `k` is one run of elements of `size` bytes.
+    pub fn has_runs(&self, k: usize, size: usize) -> bool {
+        self.operands[k].inner.last() == Some(&(size as isize))
+    }
+
+    /// Where the rows of a tile begin in memory, if they lie along the last axis of its columns.
+    fn starts(&self, k: usize, size: usize, tile: Tile) -> Option<Starts<'_>> {
+        self.check(tile);
+        let within = tile.cols > 0 && tile.col % self.run() + tile.cols <= self.run();
+        let strides = &self.operands[k].outer;
+        let first = offset(&self.inner, &self.operands[k].inner, tile.col);
+        (within && self.has_runs(k, size)).then(|| Starts { dims: &self.outer, strides, first })
+    }
+
+    /// The rows of a tile of operand `k`, if memory holds each of them as one run.
+    pub(crate) fn runs<'g, 's, T: Float>(
+        &'g self,
+        view: &View<'s>,
+        k: usize,
+        tile: Tile,
+    ) -> Option<Runs<'g, Memory<'s, T>>> {
+        let (memory, starts) = (view.memory()?, self.starts(k, size_of::<T>(), tile)?);
+        Some(Runs { memory, starts, len: tile.cols })
+    }
+
+    /// The same of an output.
+    pub(crate) fn runs_mut<'g, 's, T: Float>(
+        &'g self,
+        out: Tiles<'s, '_>,
+        k: usize,
+        tile: Tile,
+    ) -> Option<Runs<'g, MemoryMut<'s, T>>> {
+        let (memory, starts) = (out.memory()?, self.starts(k, size_of::<T>(), tile)?);
+        Some(Runs { memory, starts, len: tile.cols })
     }
 
     /// The memory of a tile of operand `k`, where it holds the tile as such.
@@ -267,7 +302,7 @@ impl Grid {
 
     /// Calls `f(byte offset, first column, length, byte step)` for each straight run of operand `k` in the columns
     /// `col..col+cols`.
-    fn runs(
+    fn straight_runs(
         &self,
         k: usize,
         col: usize,
@@ -281,14 +316,9 @@ impl Grid {
         let step = strides[outer.len()];
         let mut done = 0;
         while done < cols {
-            let (mut index, within) = ((col + done) / last, (col + done) % last);
-            let mut offset = within as isize * step;
-            for (&d, &s) in outer.iter().zip(strides).rev() {
-                offset += (index % d) as isize * s;
-                index /= d;
-            }
+            let (index, within) = ((col + done) / last, (col + done) % last);
             let len = (last - within).min(cols - done);
-            f(offset, done, len, step);
+            f(offset(outer, strides, index) + within as isize * step, done, len, step);
             done += len;
         }
     }
@@ -305,7 +335,7 @@ impl Grid {
             while row < tile.rows {
                 let (start, row_step, rows) = self.row_run(k, tile.row + row, tile.rows - row);
                 let rows = rows.min(places.group - row % places.group);
-                self.runs(k, tile.col + first, cols, |offset, col, cols, col_step| {
+                self.straight_runs(k, tile.col + first, cols, |offset, col, cols, col_step| {
                     f(Rectangle {
                         offset: start + offset,
                         place: places.of(row, first + col),
@@ -326,6 +356,57 @@ impl Grid {
         };
         (self.row_offset(k, row), step, wanted.min(last - row % last))
     }
+}
+
+/// Rows of a tile that memory holds as runs.
+pub(crate) struct Runs<'g, M> {
+    memory: M,
+    starts: Starts<'g>,
+    len: usize,
+}
+
+impl<'s, T: Float> Runs<'_, Memory<'s, T>> {
+    /// A row.
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> &'s [T] {
+        self.memory.run(self.starts.of(row), self.len)
+    }
+}
+
+impl<'s, T: Float> Runs<'_, MemoryMut<'s, T>> {
+    /// A row, to write.
+    #[inline(always)]
+    pub fn row_mut(&self, row: usize) -> &'s mut [T] {
+        self.memory.run(self.starts.of(row), self.len)
+    }
+}
+
+/// Where rows begin in memory.
+struct Starts<'g> {
+    dims: &'g [usize],
+    strides: &'g [isize],
+    first: isize,
+}
+
+impl Starts<'_> {
+    #[inline(always)]
+    fn of(&self, row: usize) -> isize {
+        self.first + offset(self.dims, self.strides, row)
+    }
+}
+
+/// Byte offset of the element that stands at `index` in C order, along axes of these sizes and steps.
+#[inline(always)]
+fn offset(dims: &[usize], strides: &[isize], mut index: usize) -> isize {
+    if let [stride] = strides[..] {
+        return stride * index as isize;
+    }
+    let mut offset = 0;
+    for (&d, &s) in dims.iter().zip(strides).rev() {
+        offset += (index % d) as isize * s;
+        index /= d;
+    }
+    offset
 }
 
 /// Merges neighbouring axes of `dims` that lie behind one another in every operand.

@@ -245,7 +245,7 @@ impl Dims {
 /// The memory of a view as elements of their type. A place outside of what the view reaches is refused, so that a wrong
 /// tile reads wrong numbers of the same array at worst.
 #[derive(Clone, Copy)]
-pub(super) struct Memory<'a, E> {
+pub(crate) struct Memory<'a, E> {
     ptr: *const E,
     /// The first byte and one past the last, from the pointer on.
     low: isize,
@@ -404,7 +404,7 @@ impl<'v> Tiles<'v, '_> {
 
 /// As [`Memory`], to write.
 #[derive(Clone, Copy)]
-pub(super) struct MemoryMut<'v, E>(Memory<'v, E>);
+pub(crate) struct MemoryMut<'v, E>(Memory<'v, E>);
 
 impl<'v, E: Element> MemoryMut<'v, E> {
     /// Adjacent elements.

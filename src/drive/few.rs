@@ -6,13 +6,18 @@ use crate::drive::operand::tiles;
 use crate::drive::weight::{Divisor, Weighting};
 use crate::error::Result;
 use crate::math::Real;
+use crate::memory;
 use crate::num::Float;
 use crate::simd::{self, Isa, Kernel, Level};
-use crate::sum::{ExactSum, sum_block_exactly};
+use crate::sum::{BLOCK, ExactSum, sum_block_exactly};
 use crate::threads;
+use smallvec::SmallVec;
 
-/// The most elements.
-const FEW: usize = 256;
+/// The most elements: no more than are summed at once.
+const FEW: usize = BLOCK;
+
+/// Elements whose losses need no memory of their own.
+const FEWER: usize = 256;
 
 /// A run whose arrays are all of type `T` and in C order, without weights of elements. Its results have the bits that
 /// those of tiles have.
@@ -73,10 +78,15 @@ impl<'a, T: Real> Few<'a, T> {
                 *slice = Some(tiles(view).dense()?);
             }
         }
-        let mut few = [T::ZERO; FEW];
+        let unreduced = if outputs.value.is_some() && !whole { inputs[0].len() } else { 0 };
+        let mut few: SmallVec<[T; FEWER]> =
+            match memory::collect_small((0..unreduced).map(|_| T::ZERO)) {
+                Ok(few) => few,
+                Err(error) => return Some(Err(error)),
+            };
         let (mut value, totals) = match &outputs.value {
             Some(view) if whole => (Some(tiles(view).dense()?), None),
-            Some(view) => (Some(&mut few[..inputs[0].len()]), Some(tiles(view).dense()?)),
+            Some(view) => (Some(&mut few[..]), Some(tiles(view).dense()?)),
             None => (None, None),
         };
         Some(threads::alone(|| {

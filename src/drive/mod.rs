@@ -3,6 +3,7 @@
 pub mod axes;
 pub(crate) mod block_kernel;
 pub mod blocks;
+pub(crate) mod columns;
 pub mod domain;
 pub(crate) mod factor;
 pub(crate) mod few;

@@ -1,12 +1,18 @@
 //! Arrays with their numbers in a grid, and their tiles as memory to read and to write.
 
-use crate::array::{Grid, Tile};
+use crate::array::{Grid, Memory, MemoryMut, Runs, Tile};
 use crate::array::{Tiles, View, ViewMut};
 use crate::drive::domain::Check;
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
 use std::ops::Range;
+
+/// The most vectors of a row.
+pub(crate) const MAX_VECTORS: usize = 3;
+
+/// The most numbers of a row.
+pub(crate) const MAX_NUMBERS: usize = 2;
 
 /// An input of a driver: lined up with the others, its check, and whether results are written over it.
 #[derive(Clone, Debug)]
@@ -51,6 +57,15 @@ impl<'v, 'a> Output<'v, 'a> {
         direct.map_or_else(|| sized(buffer, tile.len()), Ok)
     }
 
+    /// The rows of a tile as memory to write, if each of them is that.
+    pub(crate) fn runs<'g, T: Real>(
+        &self,
+        grid: &'g Grid,
+        tile: Tile,
+    ) -> Option<Runs<'g, MemoryMut<'v, T>>> {
+        grid.runs_mut(self.view, self.k, tile)
+    }
+
     /// Writes a tile that is not in place yet.
     pub(crate) fn finish<T: Real>(&self, grid: &Grid, tile: Tile, buffer: &[T]) {
         if !grid.is_direct::<T>(self.view, self.k, tile) {
@@ -67,6 +82,15 @@ impl<'v, 'a> Input<'v, 'a> {
     /// An input that may be written over tile by tile.
     pub(crate) fn argument(grid: &mut Grid, argument: &'v Argument<'a>) -> Self {
         Operand { copied: argument.overwritten, ..Operand::input(grid, &argument.view) }
+    }
+
+    /// The rows of a tile, if memory holds each of them and nothing is written over it.
+    pub(crate) fn runs<'g, T: Real>(
+        &self,
+        grid: &'g Grid,
+        tile: Tile,
+    ) -> Option<Runs<'g, Memory<'a, T>>> {
+        grid.runs(self.view, self.k, tile).filter(|_| !self.copied)
     }
 
     /// The tile, to read.

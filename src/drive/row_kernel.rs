@@ -6,19 +6,14 @@
 //! cannot hold are dealt with here, too. A loss is erased to a [`TileKernel`], so that the driver is compiled once for each
 //! type of computation.
 
-use crate::drive::operand::{part, sized};
+use crate::drive::columns::{ColumnRows, Columns};
+use crate::drive::operand::{MAX_NUMBERS, MAX_VECTORS, part, sized};
 use crate::drive::scale::{Scale, multiply, split};
 use crate::error::Result;
 use crate::math::Real;
 use crate::simd::{self, Isa, Kernel, Level};
 use std::any::Any;
 use std::marker::PhantomData;
-
-/// The most vectors of a row.
-pub const MAX_VECTORS: usize = 3;
-
-/// The most numbers of a row.
-pub const MAX_NUMBERS: usize = 2;
 
 /// Rows that are worked on together, at most.
 pub const LANES: usize = 32;
@@ -42,21 +37,35 @@ impl Placement {
         }
     }
 
-    /// Replaces every element of rows of that many, given its row and its class, as it lies in memory.
+    /// Replaces every element of rows of that many, given its row and the weight of its class, 1 without weights.
     #[inline(always)]
-    pub fn map<T: Real>(self, x: &mut [T], classes: usize, f: impl Fn(usize, usize, T) -> T) {
-        match self {
-            Placement::Rows(_) => {
+    pub fn map<T: Real>(
+        self,
+        x: &mut [T],
+        classes: usize,
+        weights: Option<&[f64]>,
+        f: impl Fn(usize, T, T) -> T,
+    ) {
+        match (self, weights) {
+            (Placement::Rows(_), None) => {
                 for (row, x) in x.chunks_exact_mut(classes).enumerate() {
-                    for (class, x) in x.iter_mut().enumerate() {
-                        *x = f(row, class, *x);
+                    for x in x {
+                        *x = f(row, T::ONE, *x);
                     }
                 }
             }
-            Placement::Lanes => {
+            (Placement::Rows(_), Some(weights)) => {
+                for (row, x) in x.chunks_exact_mut(classes).enumerate() {
+                    for (x, &weight) in x.iter_mut().zip(weights) {
+                        *x = f(row, T::from_f64(weight), *x);
+                    }
+                }
+            }
+            (Placement::Lanes, _) => {
                 for (class, x) in x.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+                    let weight = weights.map_or(T::ONE, |weights| T::from_f64(weights[class]));
                     for row in 0..LANES {
-                        x[row] = f(row, class, x[row]);
+                        x[row] = f(row, weight, x[row]);
                     }
                 }
             }
@@ -156,6 +165,8 @@ pub trait RowKernel<T: Real, const V: usize, const C: usize>: Sync {
     const COST: f64;
     /// Whether there is a form for several rows.
     const GROUPED: bool = false;
+    /// Whether there is a form for rows side by side in memory.
+    const BY_COLUMNS: bool = false;
     /// What the loss needs beside inputs and outputs.
     type Scratch: Scratch;
 
@@ -178,6 +189,17 @@ pub trait RowKernel<T: Real, const V: usize, const C: usize>: Sync {
     /// Several rows, with the same bits. What is written of rows of scale 0, and the loss of rows left out, does not count.
     fn group<S: Isa>(&self, group: Group<'_, T>) {
         let _ = group;
+    }
+
+    /// Rows side by side in memory, with the same bits. Returns whether it could be done; if not, gradients may hold anything.
+    fn columns<S: Isa>(
+        &self,
+        rows: ColumnRows<'_, T>,
+        columns: &mut Columns<'_, '_, T>,
+        scratch: &mut Self::Scratch,
+    ) -> Result<bool> {
+        let _ = (rows, columns, scratch);
+        Ok(false)
     }
 
     /// How far a row is from each kink, with a sign that changes there.
@@ -219,6 +241,16 @@ pub trait TileKernel<T>: Sync {
     fn rows(&self, level: Level, tile: RowTile<'_, T>, scratch: &mut dyn Any);
     /// Several rows together.
     fn group(&self, level: Level, group: Group<'_, T>);
+    /// Whether there is a form for rows side by side in memory.
+    fn by_columns(&self) -> bool;
+    /// Rows side by side in memory, see [`RowKernel::columns`].
+    fn columns(
+        &self,
+        level: Level,
+        rows: ColumnRows<'_, T>,
+        columns: &mut Columns<'_, '_, T>,
+        scratch: &mut dyn Any,
+    ) -> Result<bool>;
 }
 
 /// A loss behind the driver's eyes.
@@ -250,6 +282,36 @@ impl<T: Real, L: RowKernel<T, V, C>, const V: usize, const C: usize> TileKernel<
             level,
             Together { kernel: self.0, group, shape: PhantomData::<[[(); V]; C]> },
         );
+    }
+    fn by_columns(&self) -> bool {
+        L::BY_COLUMNS
+    }
+    fn columns(
+        &self,
+        level: Level,
+        rows: ColumnRows<'_, T>,
+        columns: &mut Columns<'_, '_, T>,
+        scratch: &mut dyn Any,
+    ) -> Result<bool> {
+        let Some(scratch) = scratch.downcast_mut::<L::Scratch>() else { return Ok(false) };
+        simd::dispatch(level, ByColumns { kernel: self.0, rows, columns, scratch })
+    }
+}
+
+struct ByColumns<'r, 'b, 'a, L: RowKernel<T, V, C>, T: Real, const V: usize, const C: usize> {
+    kernel: &'r L,
+    rows: ColumnRows<'r, T>,
+    columns: &'r mut Columns<'b, 'a, T>,
+    scratch: &'r mut L::Scratch,
+}
+
+impl<T: Real, L: RowKernel<T, V, C>, const V: usize, const C: usize> Kernel
+    for ByColumns<'_, '_, '_, L, T, V, C>
+{
+    type Output = Result<bool>;
+    #[inline(always)]
+    fn run<S: Isa>(self) -> Result<bool> {
+        self.kernel.columns::<S>(self.rows, self.columns, self.scratch)
     }
 }
 

@@ -2,14 +2,20 @@
 //!
 //! With t the label's class, p the softmax and Z = log(sum exp(x)), every one of them has a gradient `a p + c w` but for
 //! the label, where w are weights of the classes, and a second derivative `b p (1 - p) + d p^2` but for the label. A head
-//! says what a, b, c, d and the label's own derivatives are, from a few numbers of the row; rows alone, several together
-//! and several side by side are written here, once.
+//! says what a, b, c, d and the label's own derivatives are, from a few numbers of the row; rows alone, several together,
+//! several side by side and columns of many are written here, once.
 
-use super::{GroupSoftmax, Softmax};
-use crate::drive::row_kernel::{Group, LANES, Row, RowKernel, RowOutputs, Vectors};
+use super::{ColumnSoftmax, GroupSoftmax, Softmax, gap};
+use crate::drive::columns::{ColumnRows, Columns, Named};
+use crate::drive::operand::sized;
+use crate::drive::row_kernel::{
+    Group, LANES, Placement, Row, RowKernel, RowOutputs, Scratch, Vectors,
+};
+use crate::error::Result;
 use crate::math::Real;
+use crate::num::DType;
 use crate::simd::Isa;
-use crate::sum::sum_exactly;
+use crate::sum::{LongColumnSums, sum_exactly};
 
 /// A label that is not looked at.
 pub const IGNORED: u32 = u32::MAX;
@@ -65,11 +71,10 @@ pub trait Head: Sync {
         false
     }
 
-    /// The weight of a class, for heads that spread.
+    /// The weights of the classes, for heads that spread; all 1 if there are none.
     #[inline(always)]
-    fn weight(&self, class: usize) -> f64 {
-        let _ = class;
-        1.0
+    fn weights(&self) -> Option<&[f64]> {
+        None
     }
 
     /// Loss and derivatives from the numbers of a row, in f64.
@@ -119,21 +124,59 @@ impl<H: Head> SparseRows<'_, H> {
     /// The derivative at the class of the largest logit, where p may be more than half.
     #[inline(always)]
     fn at_max<T: Real>(&self, softmax: &Softmax<T>, slopes: &Slopes) -> f64 {
-        let own = self.head.weight(softmax.at) * slopes.by_weight;
+        let own = self.weight(softmax.at) * slopes.by_weight;
         let (p, rest) = (softmax.inverse(), softmax.others * softmax.inverse());
         excess(slopes.total, -own, [p, rest]) + slopes.pull * p
     }
 
     #[inline(always)]
-    fn weight<T: Real>(&self, class: usize) -> T {
-        T::from_f64(self.head.weight(class))
+    fn weight(&self, class: usize) -> f64 {
+        self.head.weights().map_or(1.0, |weights| weights[class])
+    }
+}
+
+/// Room for a row, or for what columns need: the softmax of all rows, and one number or more of each.
+pub struct Room<T: Real> {
+    row: Vectors<T, 2>,
+    softmax: ColumnSoftmax<T>,
+    sums: LongColumnSums,
+    terms: Vec<T>,
+    labelled: Named,
+    /// What the exponentials are multiplied by, and what the weights of the classes are.
+    factor: Vec<T>,
+    by_weight: Vec<T>,
+    /// The derivatives at the label and at the largest logit.
+    at_label: Vec<T>,
+    at_max: Vec<T>,
+}
+
+impl<T: Real> Default for Room<T> {
+    fn default() -> Self {
+        Room {
+            row: Vectors::default(),
+            softmax: ColumnSoftmax::default(),
+            sums: LongColumnSums::default(),
+            terms: Vec::new(),
+            labelled: Named::default(),
+            factor: Vec::new(),
+            by_weight: Vec::new(),
+            at_label: Vec::new(),
+            at_max: Vec::new(),
+        }
+    }
+}
+
+impl<T: Real> Scratch for Room<T> {
+    fn fit(&mut self, cols: usize) -> Result<()> {
+        self.row.fit(cols)
     }
 }
 
 impl<T: Real, H: Head> RowKernel<T, 1, 0> for SparseRows<'_, H> {
     const COST: f64 = 0.6;
     const GROUPED: bool = true;
-    type Scratch = Vectors<T, 2>;
+    const BY_COLUMNS: bool = true;
+    type Scratch = Room<T>;
 
     #[inline(always)]
     fn skips(&self, row: usize) -> bool {
@@ -145,19 +188,20 @@ impl<T: Real, H: Head> RowKernel<T, 1, 0> for SparseRows<'_, H> {
         &self,
         Row { index, vectors: [x], .. }: Row<'_, T, 1, 0>,
         outputs: RowOutputs<'_, T, 1, 0>,
-        scratch: &mut Vectors<T, 2>,
+        scratch: &mut Room<T>,
         scale: f64,
     ) -> T {
         let RowOutputs { grads: [mut grad], hess, .. } = outputs;
-        let [scratch, terms] = scratch.each();
+        let [scratch, terms] = scratch.row.each();
         let label = self.labels[index] as usize;
         let exps = grad.as_deref_mut().unwrap_or(scratch);
         let softmax = Softmax::of::<S>(x, exps);
         let nll = softmax.log_sum_minus::<S>(x[label]);
+        let order = Placement::Rows(x.len());
         let spread = if self.head.spreads() {
-            for (c, (term, &x)) in terms.iter_mut().zip(x).enumerate() {
-                *term = softmax.gap(x).weighted(self.weight(c));
-            }
+            terms.copy_from_slice(x);
+            let weights = self.head.weights();
+            order.map(terms, x.len(), weights, |_, weight, x| softmax.gap(x).weighted(weight));
             sum_exactly::<S, T>(terms)
         } else {
             0.0
@@ -177,9 +221,9 @@ impl<T: Real, H: Head> RowKernel<T, 1, 0> for SparseRows<'_, H> {
             let factor = T::from_f64(softmax.inverse() * (slopes.by_p() * scale));
             if self.head.spreads() {
                 let by_weight = T::from_f64(slopes.by_weight * scale);
-                for (c, g) in grad.iter_mut().enumerate() {
-                    *g = factor.weighted(*g) + self.weight::<T>(c) * by_weight;
-                }
+                order.map(grad, x.len(), self.head.weights(), |_, weight, e| {
+                    factor.weighted(e) + weight * by_weight
+                });
                 grad[softmax.at] = T::from_f64(self.at_max(&softmax, &slopes) * scale);
             } else if factor.abs() == T::INFINITY {
                 for g in grad.iter_mut() {
@@ -217,7 +261,9 @@ impl<T: Real, H: Head> RowKernel<T, 1, 0> for SparseRows<'_, H> {
         let mut spread = [0.0; LANES];
         if self.head.spreads() {
             scratch.copy_from_slice(x);
-            order.map(scratch, classes, |l, c, x| softmax.row(l).gap(x).weighted(self.weight(c)));
+            order.map(scratch, classes, self.head.weights(), |l, weight, x| {
+                gap(softmax.max[l], x).weighted(weight)
+            });
             spread = softmax.sums::<S>(scratch);
         }
         let mut slopes = [Slopes::default(); LANES];
@@ -258,8 +304,8 @@ impl<T: Real, H: Head> RowKernel<T, 1, 0> for SparseRows<'_, H> {
         }
         if self.head.spreads() {
             let by_weight = scaled(|s| s.by_weight).map(T::from_f64);
-            order.map(grad, classes, |l, c, e| {
-                factor[l].weighted(e) + self.weight::<T>(c) * by_weight[l]
+            order.map(grad, classes, self.head.weights(), |l, weight, e| {
+                factor[l].weighted(e) + weight * by_weight[l]
             });
             for l in 0..rows {
                 let row = softmax.row(l);
@@ -277,5 +323,83 @@ impl<T: Real, H: Head> RowKernel<T, 1, 0> for SparseRows<'_, H> {
         for l in 0..rows {
             grad[order.at(l, label[l])] = T::from_f64(slopes[l].at_label * scale[l]);
         }
+    }
+
+    #[inline(always)]
+    fn columns<S: Isa>(
+        &self,
+        rows: ColumnRows<'_, T>,
+        columns: &mut Columns<'_, '_, T>,
+        room: &mut Room<T>,
+    ) -> Result<bool> {
+        let (count, elements) = (columns.rows(), columns.elements());
+        let labels = &self.labels[rows.first..][..count];
+        let Room { softmax, sums, terms, factor, by_weight, at_label, at_max, labelled, .. } = room;
+        for numbers in [&mut *terms, factor, by_weight, at_label, at_max] {
+            sized(numbers, count)?;
+        }
+        let terms = &mut terms[..count];
+        softmax.fill::<S>(columns, 1.0)?;
+        labelled.sort(labels.iter().copied().map(Some))?;
+        let spreads = self.head.spreads();
+        if spreads {
+            sums.start(elements, count, T::DTYPE == DType::F64)?;
+        }
+        let mut reader = columns.read();
+        for c in 0..elements {
+            let [x] = reader.column(c)?;
+            for r in labelled.of(c) {
+                let max = softmax.max[r];
+                rows.value[r] = softmax.row(r).log_sum_minus::<S>(x[r]);
+                factor[r] = if x[r] == max { T::ONE } else { x[r].exp_difference::<S>(max) };
+            }
+            if spreads {
+                let weight = T::from_f64(self.weight(c));
+                for ((term, &x), &max) in terms.iter_mut().zip(x).zip(&softmax.max) {
+                    *term = gap(max, x).weighted(weight);
+                }
+                sums.add(terms)?;
+            }
+        }
+        for (r, (&label, &scale)) in labels.iter().zip(rows.scale).enumerate() {
+            let (class, row) = (label as usize, softmax.row(r));
+            let spread = if spreads { sums.total(r) } else { 0.0 };
+            let own = [factor[r], rows.value[r]];
+            let slopes = self.head.slopes(&Self::scalars::<S, T>(&row, class, own, spread));
+            factor[r] = T::from_f64(row.inverse() * (slopes.by_p() * scale));
+            by_weight[r] = T::from_f64(slopes.by_weight * scale);
+            at_label[r] = T::from_f64(slopes.at_label * scale);
+            at_max[r] = T::from_f64(self.at_max(&row, &slopes) * scale);
+            rows.value[r] = T::from_f64(slopes.value);
+        }
+        if !columns.derives() {
+            return Ok(true);
+        }
+        if !factor.iter().all(|factor| factor.abs() < T::INFINITY) {
+            return Ok(false);
+        }
+        let mut writer = columns.write();
+        for c in 0..elements {
+            let ([_], [Some(grad)]) = writer.column(c)? else { return Ok(true) };
+            softmax.fill_exps(c, grad);
+            let given = grad.iter_mut().zip(&*factor);
+            if spreads {
+                let (weight, at) = (T::from_f64(self.weight(c)), &softmax.at);
+                let own = by_weight.iter().zip(&*at_max);
+                for (((g, &factor), (&by_weight, &at_max)), &at) in given.zip(own).zip(at) {
+                    let slope = factor.weighted(*g) + weight * by_weight;
+                    *g = if at == c as u32 { at_max } else { slope };
+                }
+            } else {
+                for (g, &factor) in given {
+                    *g *= factor;
+                }
+            }
+            for r in labelled.of(c) {
+                grad[r] = at_label[r];
+            }
+            writer.finish(c);
+        }
+        Ok(true)
     }
 }

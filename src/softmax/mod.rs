@@ -1,10 +1,12 @@
 //! The softmax of rows of logits: one row, several rows together, and the losses of one class on it.
 
+mod columns;
 mod group;
 mod head;
 mod row;
 
+pub use columns::ColumnSoftmax;
 pub use group::GroupSoftmax;
 pub use head::{Head, IGNORED, Scalars, Slopes, SparseRows};
 use row::{Extremes, possible, shifted_exps};
-pub use row::{Softmax, tempered_exp, through_softmax};
+pub use row::{Pull, Softmax, gap, tempered_exp, through_softmax};

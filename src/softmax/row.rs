@@ -56,9 +56,7 @@ impl<T: Real> Softmax<T> {
     /// max - x: 0 at a maximum that is infinite, and infinite for what is impossible.
     #[inline(always)]
     pub fn gap(&self, x: T) -> T {
-        let gap = self.max - x;
-        let gap = if x == self.max { T::ZERO } else { gap };
-        if x == -T::INFINITY { T::INFINITY } else { gap }
+        gap(self.max, x)
     }
 
     /// The diagonal of the second derivative of log(sum exp(x)), p (1 - p), times `scale`.
@@ -94,18 +92,29 @@ impl<T: Real> Softmax<T> {
     /// Turns exponentials into the gradient of sum(-t log p), `total` p - t with `total` = sum(t), times `scale`.
     #[inline(always)]
     pub fn pull(&self, t: &[T], total: f64, exps: &mut [T], scale: f64) {
-        let (factor, low) = self.share_of(total);
-        let scale_t = T::from_f64(scale);
+        let (pull, scale) = (self.pull_of(total), T::from_f64(scale));
         for (e, &t) in exps.iter_mut().zip(t) {
-            *e = ((*e * factor - t) + *e * low) * scale_t;
+            *e = pull.at(*e, t) * scale;
         }
-        // At the maximum, where p is more than half, it is p (total - t) - (1 - p) t.
         let at_max = exps.get_mut(self.at).zip(t.get(self.at));
-        if let Some((e, &t)) = at_max.filter(|_| self.others < 1.0) {
-            let p = self.inverse();
-            let [p, rest, total] = [p, self.others * p, total].map(T::from_f64);
-            *e = (p * (total - t) - rest * t) * scale_t;
+        if let Some((e, &t)) = at_max.filter(|_| self.is_sure()) {
+            *e = pull.at_max(t) * scale;
         }
+    }
+
+    /// What turns exponentials into that gradient.
+    #[inline(always)]
+    pub fn pull_of(&self, total: f64) -> Pull<T> {
+        let (factor, low) = self.share_of(total);
+        let p = self.inverse();
+        let [p, rest, total] = [p, self.others * p, total].map(T::from_f64);
+        Pull { factor, low, p, rest, total }
+    }
+
+    /// Whether p of the maximum is more than half.
+    #[inline(always)]
+    pub fn is_sure(&self) -> bool {
+        self.others < 1.0
     }
 
     /// `total` / (sum of exp(x - max)), and what that rounds off: a row of f64 has no digits to spare for it.
@@ -131,6 +140,39 @@ impl<T: Real> Softmax<T> {
     pub fn complement(&self, class: usize, exp: T) -> f64 {
         let rest = if class == self.at { self.others } else { 1.0 + self.others - exp.to_f64() };
         rest * self.inverse()
+    }
+}
+
+/// [`Softmax::gap`] of a row with this maximum.
+#[inline(always)]
+pub fn gap<T: Real>(max: T, x: T) -> T {
+    let gap = if x == max { T::ZERO } else { max - x };
+    if x == -T::INFINITY { T::INFINITY } else { gap }
+}
+
+/// The gradient `total` p - t of a row.
+#[derive(Clone, Copy, Default)]
+pub struct Pull<T> {
+    /// total / (sum of exp(x - max)), and what that rounds off.
+    pub factor: T,
+    pub low: T,
+    /// p and 1 - p of the maximum.
+    pub p: T,
+    pub rest: T,
+    pub total: T,
+}
+
+impl<T: Real> Pull<T> {
+    /// At an element whose exp(x - max) is `exp`.
+    #[inline(always)]
+    pub fn at(&self, exp: T, t: T) -> T {
+        (exp * self.factor - t) + exp * self.low
+    }
+
+    /// At the maximum, if its p is more than half: p (total - t) - (1 - p) t.
+    #[inline(always)]
+    pub fn at_max(&self, t: T) -> T {
+        self.p * (self.total - t) - self.rest * t
     }
 }
 

@@ -6,14 +6,15 @@
 //! through [`Identity`], so weighting and reduction exist only here. A few elements without weights are computed at once,
 //! see [`Few`].
 
+mod check;
 mod sums;
 
 use self::sums::Turned;
 use crate::array::{Grid, Tile, ViewMut, elements};
 use crate::drive::Reduction;
 use crate::drive::block_kernel::{BlockKernel, BlockOutputs, MAX_OPERANDS, Outputs};
-use crate::drive::domain::{Check, Domain, Order};
-use crate::drive::factor::{Buffers, Factor, Factors, multiply};
+use crate::drive::domain::{Check, Order};
+use crate::drive::factor::{Buffers, Factors, multiply};
 use crate::drive::few::Few;
 use crate::drive::operand::{Argument, Input, Operand, Output, sized, tiles};
 use crate::drive::scale::split;
@@ -21,11 +22,11 @@ use crate::drive::weight::Weighting;
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
-use crate::num::DType;
 use crate::simd::{self, Isa, Kernel, Level};
 use crate::sum::{BLOCK, ColumnSums};
 use crate::threads;
 use smallvec::SmallVec;
+use std::mem;
 use std::sync::atomic::AtomicU64;
 
 /// Elements of a tile of dense operands: two or three operands fit a first-level cache of 32 KiB.
@@ -38,8 +39,9 @@ const FEW: usize = 256;
 /// costs time.
 const SIDE_BY_SIDE: usize = 1024;
 
-/// Rows and samples of such a tile if some operand has no samples side by side and is gathered.
-const GATHERED: (usize, usize) = (32, 256);
+/// Rows and samples of such a tile if some operand has no samples side by side and is gathered: of `f32` a cache line
+/// of each sample.
+const GATHERED: (usize, usize) = (16, SIDE_BY_SIDE);
 
 /// Whole samples of a tile, at least.
 const WHOLE: usize = 64;
@@ -206,6 +208,8 @@ enum Partial {
 /// Scratch for the operands of a tile that memory does not hold as a slice.
 struct Scratch<T> {
     inputs: [Vec<T>; MAX_OPERANDS],
+    /// Inputs of several rows, of those that lie across.
+    gathered: [Vec<T>; MAX_OPERANDS],
     grads: [Vec<T>; MAX_OPERANDS],
     hess: Vec<T>,
     value: Vec<T>,
@@ -234,6 +238,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         let work = |tasks: &mut threads::Tasks<'_>| {
             let mut scratch = Scratch {
                 inputs: Default::default(),
+                gathered: Default::default(),
                 grads: Default::default(),
                 hess: Vec::new(),
                 value: Vec::new(),
@@ -304,16 +309,49 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         self.grads.iter().flatten().chain(&self.hess).chain(&self.unreduced)
     }
 
+    /// Whether results lie along the rows of the grid, so that of a tile of several rows nothing is copied but the
+    /// inputs that lie across.
+    fn has_lines(&self) -> bool {
+        let runs = |o: &Output<'_, '_>| self.grid.has_runs(o.k, o.view.dtype().size());
+        self.sums_samples() && self.weighs_rows && self.outputs().all(runs)
+    }
+
+    /// A tile row by row, the inputs that lie across gathered at once.
     #[inline(always)]
-    fn tile<S: Isa>(&self, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
+    fn lines<S: Isa>(&self, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
+        let mut gathered = mem::take(&mut scratch.gathered);
+        for ((o, _), room) in self.inputs.iter().zip(&mut gathered) {
+            if !self.grid.has_runs(o.k, o.view.dtype().size()) {
+                self.grid.read(o.view, o.k, tile, sized(room, tile.len())?);
+            }
+        }
+        for r in 0..tile.rows {
+            let run = r * tile.cols..(r + 1) * tile.cols;
+            let given = gathered.each_ref().map(|room| room.get(run.clone()));
+            self.tile::<S>(Tile { row: tile.row + r, rows: 1, ..tile }, given, scratch)?;
+        }
+        scratch.gathered = gathered;
+        Ok(())
+    }
+
+    /// A tile, of whose inputs some are given.
+    #[inline(always)]
+    fn tile<S: Isa>(
+        &self,
+        tile: Tile,
+        given: [Option<&[T]>; MAX_OPERANDS],
+        scratch: &mut Scratch<T>,
+    ) -> Result<()> {
         let Tile { cols, .. } = tile;
         let (grid, len) = (self.grid, tile.len());
         let (weights, scale) = self.factors.of_tile(grid, tile, &mut scratch.factors)?;
         let mut inputs = [&[][..]; MAX_OPERANDS];
-        for ((input, (o, _)), buffer) in
-            inputs.iter_mut().zip(&self.inputs).zip(&mut scratch.inputs)
-        {
-            *input = o.tile(grid, tile, buffer)?;
+        let operands = self.inputs.iter().zip(given).zip(&mut scratch.inputs);
+        for (input, (((o, _), given), buffer)) in inputs.iter_mut().zip(operands) {
+            *input = match given {
+                Some(given) => given,
+                None => o.tile(grid, tile, buffer)?,
+            };
         }
         let Scratch { grads: buffers, hess: hess_buffer, value: value_buffer, few, .. } = scratch;
         let mut grads = [const { None }; MAX_OPERANDS];
@@ -406,52 +444,6 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             }
         }
     }
-
-    /// Checks the elements of an input that have a weight, in the input's own type.
-    #[inline(always)]
-    fn check(
-        &self,
-        check: &Check<'_>,
-        input: &Input<'_, '_>,
-        tile: Tile,
-        x: &[T],
-        weights: Factor<'_>,
-        exact: &mut Vec<f64>,
-    ) -> Result<()> {
-        let wider = input.view.dtype() == DType::F64 && T::DTYPE != DType::F64;
-        if wider {
-            let x = input.tile(self.grid, tile, exact)?;
-            return if check.domain.all_hold(x) {
-                Ok(())
-            } else {
-                self.wrong(check, tile, x, weights)
-            };
-        }
-        if check.domain.all_hold(x) { Ok(()) } else { self.wrong(check, tile, x, weights) }
-    }
-
-    /// The error of the first element that has a weight and is not what it must be, if there is one.
-    #[cold]
-    #[inline(never)]
-    fn wrong<X: Real>(
-        &self,
-        check: &Check<'_>,
-        tile: Tile,
-        x: &[X],
-        weights: Factor<'_>,
-    ) -> Result<()> {
-        if check.domain == Domain::Weight {
-            // No weight is exempt.
-            return check.all();
-        }
-        let outside =
-            |&(i, &x): &(usize, &X)| !check.domain.holds(x) && !weights.removes(i, tile.cols);
-        let Some((i, _)) = x.iter().enumerate().find(outside) else { return Ok(()) };
-        let (row, col) = (tile.row + i / tile.cols, tile.col + i % tile.cols);
-        let (row, col) = if self.turned { (col, row) } else { (row, col) };
-        let position = row * self.cols + col;
-        Err(check.error(&self.order.element(position, check.given.shape())))
-    }
 }
 
 struct RunTile<'a, 'v, 'b, T> {
@@ -464,6 +456,10 @@ impl<T: Real> Kernel for RunTile<'_, '_, '_, T> {
     type Output = Result<()>;
     #[inline(always)]
     fn run<S: Isa>(self) -> Result<()> {
-        self.job.tile::<S>(self.tile, self.scratch)
+        let RunTile { job, tile, scratch } = self;
+        if tile.rows > 1 && job.has_lines() {
+            return job.lines::<S>(tile, scratch);
+        }
+        job.tile::<S>(tile, [None; MAX_OPERANDS], scratch)
     }
 }

@@ -11,11 +11,14 @@
 
 use super::AXIS;
 use super::plan::plan;
+use super::products::{ColumnProducts, Products};
 use crate::drive::Axes;
-use crate::drive::row_kernel::{Row, RowKernel, RowOutputs};
+use crate::drive::columns::{ColumnRows, Columns};
+use crate::drive::operand::sized;
+use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch};
 use crate::error::{Error, Kind, Result};
 use crate::math::Real;
-use crate::num::{DType, Float, Scalar, Twofold, two_product, two_sum};
+use crate::num::{DType, Float, Scalar, Twofold};
 use crate::registry::{
     Bound, Call, Domain, Family, Gradient, Loss, OUT_OF_RANGE, Options, Plan, SAMPLE_WEIGHT,
     ShapeRule, Spec, Unreduced, float, input,
@@ -49,12 +52,6 @@ crate::front::typed! {
     CosineEmbeddingLoss(input1, input2, label) { margin: f64, axis: i64, out_of_range: &str }
 }
 
-/// Longest run whose products are summed at once.
-const PRODUCTS: usize = 256;
-
-/// Sums of products side by side.
-const LANES: usize = 16;
-
 /// The cosine embedding loss with its parameters.
 #[derive(Clone, Copy)]
 pub struct CosineEmbedding {
@@ -77,14 +74,16 @@ impl Loss for CosineEmbedding {
 
 impl<T: Real> RowKernel<T, 2, 1> for CosineEmbedding {
     const COST: f64 = 0.6;
-    type Scratch = ();
+    // The exact sums of f64 would want four times the memory.
+    const BY_COLUMNS: bool = matches!(T::DTYPE, DType::F32);
+    type Scratch = SideBySide<T>;
 
     #[inline(always)]
     fn row<S: Isa>(
         &self,
         row: Row<'_, T, 2, 1>,
         outputs: RowOutputs<'_, T, 2, 1>,
-        (): &mut (),
+        _: &mut SideBySide<T>,
         scale: f64,
     ) -> T {
         // A label other than 1 says that they are not alike, where it is allowed.
@@ -94,6 +93,59 @@ impl<T: Real> RowKernel<T, 2, 1> for CosineEmbedding {
         } else {
             self.pair::<S, T, Twofold>(alike, row.vectors, outputs.grads, scale)
         }
+    }
+
+    #[inline(always)]
+    fn columns<S: Isa>(
+        &self,
+        rows: ColumnRows<'_, T>,
+        columns: &mut Columns<'_, '_, T>,
+        scratch: &mut SideBySide<T>,
+    ) -> Result<bool> {
+        let SideBySide { products, factors } = scratch;
+        let (count, elements) = (columns.rows(), columns.elements());
+        products.start(elements, count)?;
+        let mut reader = columns.read();
+        for c in 0..elements {
+            let [u, v] = reader.column(c)?;
+            products.add::<S, T>(u, v);
+        }
+        for factors in &mut *factors {
+            sized(factors, count)?;
+        }
+        let [toward, back_u, back_v] = factors.each_mut();
+        for (r, &scale) in rows.scale.iter().enumerate() {
+            let products = products.total(r);
+            if [products.uu, products.vv].map(scale_for) != [1.0; 2] {
+                return Ok(false);
+            }
+            let pair = Pair::new::<S>([1.0; 2], products);
+            let (loss, slope) = self.loss::<S, f64>(&pair, rows.numbers[0][r] == T::ONE, scale);
+            rows.value[r] = T::from_f64(loss);
+            let found = pair.factors::<S>(slope);
+            if !found.iter().all(|&factor| T::fits(factor)) {
+                return Ok(false);
+            }
+            [toward[r], back_u[r], back_v[r]] = found.map(T::from_f64);
+        }
+        if !columns.derives() {
+            return Ok(true);
+        }
+        let mut writer = columns.write();
+        for c in 0..elements {
+            let ([u, v], grads) = writer.column(c)?;
+            let sides = [(u, v, &*back_u), (v, u, &*back_v)];
+            for (grad, (own, other, back)) in grads.into_iter().zip(sides) {
+                let Some(grad) = grad else { continue };
+                let factors = toward.iter().zip(back);
+                let elements = grad.iter_mut().zip(own).zip(other);
+                for (((g, &own), &other), (&toward, &back)) in elements.zip(factors) {
+                    *g = other * toward - own * back;
+                }
+            }
+            writer.finish(c);
+        }
+        Ok(true)
     }
 
     #[expect(clippy::disallowed_macros, reason = "one number")]
@@ -112,25 +164,13 @@ impl CosineEmbedding {
         grads: [Option<&mut [T]>; 2],
         scale: f64,
     ) -> T {
-        let Pair { scales, uv, squares, norms } = Pair::<W>::of::<S, T>(u, v);
-        let cos = if norms.high() == 0.0 { uv.high() } else { uv.over::<S>(norms).high() };
-        let cos = if cos > 1.0 { 1.0 } else { cos };
-        let cos = if cos < -1.0 { -1.0 } else { cos };
-        let (loss, slope) = if alike {
-            (1.0 - cos, -scale)
-        } else {
-            let excess = cos - self.margin;
-            (excess.where_positive(excess), scale.where_positive(excess))
-        };
+        let pair = Pair::<W>::of::<S, T>(u, v);
+        let (loss, slope) = self.loss::<S, W>(&pair, alike, scale);
         let loss = T::from_f64(loss);
         if grads.iter().all(Option::is_none) {
             return loss;
         }
-        // Of a zero vector all is 0.
-        let over = |x: W, y: W| if y.high() == 0.0 { W::of(0.0, 0.0) } else { x.over::<S>(y) };
-        let toward = over(W::of(slope, 0.0), norms);
-        let back = squares.map(|square| toward.times::<S>(over(uv, square)));
-        let factors = [toward, back[0], back[1]];
+        let (scales, factors) = (pair.scales, pair.factors::<S>(slope));
         let fit = scales == [1.0; 2] && factors.iter().all(|f| T::fits(f.high()));
         if T::DTYPE == DType::F32 && fit {
             let [toward, back_u, back_v] = factors.map(|f| T::from_f64(f.high()));
@@ -140,6 +180,20 @@ impl CosineEmbedding {
             pull(grads, [u, v], Wide { scales, toward, back: [back_u, back_v] });
         }
         loss
+    }
+
+    /// The loss, and its derivative with respect to the cosine, times `scale`.
+    #[inline(always)]
+    fn loss<S: Isa, W: Scalar>(&self, pair: &Pair<W>, alike: bool, scale: f64) -> (f64, f64) {
+        let Pair { uv, norms, .. } = *pair;
+        let cos = if norms.high() == 0.0 { uv.high() } else { uv.over::<S>(norms).high() };
+        let cos = if cos > 1.0 { 1.0 } else { cos };
+        let cos = if cos < -1.0 { -1.0 } else { cos };
+        if alike {
+            return (1.0 - cos, -scale);
+        }
+        let excess = cos - self.margin;
+        (excess.where_positive(excess), scale.where_positive(excess))
     }
 }
 
@@ -224,7 +278,11 @@ impl<W: Scalar> Pair<W> {
             scales = found;
             products = Products::of::<S, T>(u, v, scales);
         }
-        let Products { uv, uu, vv } = products;
+        Self::new::<S>(scales, products)
+    }
+
+    #[inline(always)]
+    fn new<S: Isa>(scales: [f64; 2], Products { uv, uu, vv }: Products<W>) -> Self {
         // Where it is in range, the root of the product: of equal vectors the cosine is exactly 1.
         let product = uu.times::<S>(vv);
         let norms = if product.high().is_normal() {
@@ -233,6 +291,16 @@ impl<W: Scalar> Pair<W> {
             uu.root::<S>().times::<S>(vv.root::<S>())
         };
         Pair { scales, uv, squares: [uu, vv], norms }
+    }
+
+    /// What one vector is multiplied by in the gradient of the other, and each of them in its own.
+    #[inline(always)]
+    fn factors<S: Isa>(&self, slope: f64) -> [W; 3] {
+        // Of a zero vector all is 0.
+        let over = |x: W, y: W| if y.high() == 0.0 { W::of(0.0, 0.0) } else { x.over::<S>(y) };
+        let toward = over(W::of(slope, 0.0), self.norms);
+        let [back_u, back_v] = self.squares.map(|square| toward.times::<S>(over(self.uv, square)));
+        [toward, back_u, back_v]
     }
 }
 
@@ -250,114 +318,15 @@ pub(crate) fn scale_for(square: f64) -> f64 {
     }
 }
 
-/// Sums of products of two vectors.
-#[derive(Clone, Copy)]
-struct Products<W> {
-    uv: W,
-    uu: W,
-    vv: W,
+/// What columns need: sums of products, and the factors of the gradients.
+#[derive(std::default::Default)]
+pub struct SideBySide<T> {
+    products: ColumnProducts,
+    factors: [Vec<T>; 3],
 }
 
-impl<W: Scalar> Products<W> {
-    #[inline(always)]
-    fn of<S: Isa, T: Real>(u: &[T], v: &[T], scales: [f64; 2]) -> Self {
-        let mut sums = [[0.0; 2]; 3];
-        for (u, v) in u.chunks(PRODUCTS).zip(v.chunks(PRODUCTS)) {
-            for (sum, part) in sums.iter_mut().zip(of_block::<S, T>(u, v, scales)) {
-                let [total, rounded] = two_sum(sum[0], part[0]);
-                *sum = [total, sum[1] + (part[1] + rounded)];
-            }
-        }
-        let [uv, uu, vv] =
-            sums.map(|[sum, lost]| W::of(sum, if lost.is_nan() { 0.0 } else { lost }));
-        Products { uv, uu, vv }
+impl<T: Real> Scratch for SideBySide<T> {
+    fn fit(&mut self, _: usize) -> Result<()> {
+        Ok(())
     }
-}
-
-/// The sums of u v, u u and v v, and what they have lost to rounding where that can be seen.
-#[inline(always)]
-fn of_block<S: Isa, T: Real>(u: &[T], v: &[T], scales: [f64; 2]) -> [[f64; 2]; 3] {
-    if T::DTYPE == DType::F32 {
-        of_block_fast::<S, T>(u, v, scales).map(|sum| [sum, 0.0])
-    } else {
-        of_block_exactly::<S, T>(u, v, scales)
-    }
-}
-
-/// The sums alone, of products that are exact.
-#[inline(always)]
-fn of_block_fast<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [f64; 3] {
-    let ((u, u_rest), (v, v_rest)) = (u.as_chunks::<LANES>(), v.as_chunks::<LANES>());
-    let [mut uv, mut uu, mut vv] = [[0.0; LANES]; 3];
-    for (u, v) in u.iter().zip(v) {
-        for l in 0..LANES {
-            let (u, v) = (u[l].to_f64() * of_u, v[l].to_f64() * of_v);
-            uv[l] = Float::mul_add::<S>(u, v, uv[l]);
-            uu[l] = Float::mul_add::<S>(u, u, uu[l]);
-            vv[l] = Float::mul_add::<S>(v, v, vv[l]);
-        }
-    }
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lanes in [&mut uv, &mut uu, &mut vv] {
-            for l in 0..half {
-                lanes[l] += lanes[l + half];
-            }
-        }
-        half /= 2;
-    }
-    let [mut uv_rest, mut uu_rest, mut vv_rest] = [0.0; 3];
-    for (u, v) in u_rest.iter().zip(v_rest) {
-        let (u, v) = (u.to_f64() * of_u, v.to_f64() * of_v);
-        uv_rest += u * v;
-        uu_rest += u * u;
-        vv_rest += v * v;
-    }
-    [uv[0] + uv_rest, uu[0] + uu_rest, vv[0] + vv_rest]
-}
-
-/// The sums, each with what products and additions round off.
-#[inline(always)]
-fn of_block_exactly<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [[f64; 2]; 3] {
-    let ((u, u_rest), (v, v_rest)) = (u.as_chunks::<LANES>(), v.as_chunks::<LANES>());
-    let [mut uv, mut uu, mut vv] = [[0.0; LANES]; 3];
-    let [mut uv_lost, mut uu_lost, mut vv_lost] = [[0.0; LANES]; 3];
-    for (u, v) in u.iter().zip(v) {
-        for l in 0..LANES {
-            let (u, v) = (u[l].to_f64() * of_u, v[l].to_f64() * of_v);
-            (uv[l], uv_lost[l]) = add::<S>(uv[l], uv_lost[l], u, v);
-            (uu[l], uu_lost[l]) = add::<S>(uu[l], uu_lost[l], u, u);
-            (vv[l], vv_lost[l]) = add::<S>(vv[l], vv_lost[l], v, v);
-        }
-    }
-    for (l, (u, v)) in u_rest.iter().zip(v_rest).enumerate() {
-        let (u, v) = (u.to_f64() * of_u, v.to_f64() * of_v);
-        (uv[l], uv_lost[l]) = add::<S>(uv[l], uv_lost[l], u, v);
-        (uu[l], uu_lost[l]) = add::<S>(uu[l], uu_lost[l], u, u);
-        (vv[l], vv_lost[l]) = add::<S>(vv[l], vv_lost[l], v, v);
-    }
-    [fold(uv, uv_lost), fold(uu, uu_lost), fold(vv, vv_lost)]
-}
-
-/// The sum of all lanes, and what the lanes and their additions have lost.
-#[inline(always)]
-fn fold(mut sums: [f64; LANES], mut lost: [f64; LANES]) -> [f64; 2] {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for l in 0..half {
-            let [sum, rounded] = two_sum(sums[l], sums[l + half]);
-            sums[l] = sum;
-            lost[l] += lost[l + half] + rounded;
-        }
-        half /= 2;
-    }
-    [sums[0], lost[0]]
-}
-
-/// Adds a product to a sum, and what both round off to what the sum has lost.
-#[inline(always)]
-fn add<S: Isa>(sum: f64, lost: f64, a: f64, b: f64) -> (f64, f64) {
-    let [product, error] = two_product::<S>(a, b);
-    let [new, rounded] = two_sum(sum, product);
-    (new, lost + (error + rounded))
 }

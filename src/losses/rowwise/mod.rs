@@ -1,7 +1,10 @@
 //! Losses that look at one vector at a time.
 
 pub(crate) mod class_labels;
+mod divergence;
+mod kl_div_logits;
 mod plan;
+mod products;
 
 use crate::registry::{Default, Kind, Param, param};
 

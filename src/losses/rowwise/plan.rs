@@ -2,9 +2,9 @@
 
 use crate::array::{Shape, elements};
 use crate::drive::domain::Check;
-use crate::drive::operand::Argument;
+use crate::drive::operand::{Argument, MAX_NUMBERS, MAX_VECTORS};
 use crate::drive::reduced::Reduced;
-use crate::drive::row_kernel::{Erased, MAX_NUMBERS, MAX_VECTORS, Row, RowKernel, TileKernel};
+use crate::drive::row_kernel::{Erased, Row, RowKernel, TileKernel};
 use crate::drive::rows::{Place, Rows, drive};
 use crate::drive::scale::Scale;
 use crate::drive::weight::Weighting;

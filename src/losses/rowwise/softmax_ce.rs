@@ -194,8 +194,8 @@ impl Head for Mixed<'_> {
     }
 
     #[inline(always)]
-    fn weight(&self, class: usize) -> f64 {
-        self.target.weight(class)
+    fn weights(&self) -> Option<&[f64]> {
+        self.target.class_weight.as_deref()
     }
 
     #[inline(always)]

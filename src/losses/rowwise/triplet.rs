@@ -6,7 +6,9 @@
 
 use super::plan::plan;
 use crate::drive::Axes;
-use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Vectors};
+use crate::drive::columns::{ColumnRows, Columns};
+use crate::drive::operand::sized;
+use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch, Vectors};
 use crate::error::Result;
 use crate::math::Real;
 use crate::num::Float;
@@ -15,7 +17,7 @@ use crate::registry::{
     float, input, pred,
 };
 use crate::simd::{Baseline, Isa};
-use crate::sum::{PairwiseSum, sum, sum_block_exactly};
+use crate::sum::{LongColumnSums, PairwiseSum, sum, sum_block_exactly};
 
 /// The row of the registry.
 pub const SPEC: Spec = Spec {
@@ -82,19 +84,35 @@ impl Triplet {
     }
 }
 
+/// The terms of a row, or of one element of many rows, their sums and the slopes.
+#[derive(std::default::Default)]
+pub struct Terms<T> {
+    row: Vectors<T, 1>,
+    column: Vec<T>,
+    sums: LongColumnSums,
+    slopes: Vec<T>,
+}
+
+impl<T: Real> Scratch for Terms<T> {
+    fn fit(&mut self, cols: usize) -> Result<()> {
+        self.row.fit(cols)
+    }
+}
+
 impl<T: Real> RowKernel<T, 3, 0> for Triplet {
     const COST: f64 = 0.4;
-    type Scratch = Vectors<T, 1>;
+    const BY_COLUMNS: bool = true;
+    type Scratch = Terms<T>;
 
     #[inline(always)]
     fn row<S: Isa>(
         &self,
         Row { vectors: [x, p, n], .. }: Row<'_, T, 3, 0>,
         RowOutputs { grads, .. }: RowOutputs<'_, T, 3, 0>,
-        scratch: &mut Vectors<T, 1>,
+        scratch: &mut Terms<T>,
         scale: f64,
     ) -> T {
-        let [terms] = scratch.each();
+        let [terms] = scratch.row.each();
         for (((term, &x), &p), &n) in terms.iter_mut().zip(x).zip(p).zip(n) {
             *term = excess([x, p, n]);
         }
@@ -124,6 +142,52 @@ impl<T: Real> RowKernel<T, 3, 0> for Triplet {
             }
         }
         T::from_f64(loss.where_positive(loss))
+    }
+
+    #[inline(always)]
+    fn columns<S: Isa>(
+        &self,
+        rows: ColumnRows<'_, T>,
+        columns: &mut Columns<'_, '_, T>,
+        scratch: &mut Terms<T>,
+    ) -> Result<bool> {
+        let Terms { column, sums, slopes, .. } = scratch;
+        let (count, elements) = (columns.rows(), columns.elements());
+        let terms = sized(column, count)?;
+        sums.start(elements, count, false)?;
+        let mut reader = columns.read();
+        for c in 0..elements {
+            let [x, p, n] = reader.column(c)?;
+            for (((term, &x), &p), &n) in terms.iter_mut().zip(x).zip(p).zip(n) {
+                *term = excess([x, p, n]);
+            }
+            sums.add(terms)?;
+        }
+        let slopes = sized(slopes, count)?;
+        for (r, slope) in slopes.iter_mut().enumerate() {
+            let loss = self.margin + sums.total(r);
+            if !loss.is_finite() {
+                return Ok(false);
+            }
+            *slope = if loss > 0.0 { T::from_f64(2.0 * rows.scale[r]) } else { T::ZERO };
+            rows.value[r] = T::from_f64(loss.where_positive(loss));
+        }
+        if !columns.derives() {
+            return Ok(true);
+        }
+        let slope_of = |slope: T, gap: T| if slope == T::ZERO { T::ZERO } else { gap * slope };
+        let mut writer = columns.write();
+        for c in 0..elements {
+            let ([x, p, n], grads) = writer.column(c)?;
+            for (grad, (to, from)) in grads.into_iter().zip([(n, p), (p, x), (x, n)]) {
+                let Some(grad) = grad else { continue };
+                for (((g, &to), &from), &slope) in grad.iter_mut().zip(to).zip(from).zip(&*slopes) {
+                    *g = slope_of(slope, to - from);
+                }
+            }
+            writer.finish(c);
+        }
+        Ok(true)
     }
 
     #[expect(clippy::disallowed_macros, reason = "one number")]

@@ -1,0 +1,58 @@
+//! The domains of inputs, checked tile by tile.
+
+use super::Job;
+use crate::array::Tile;
+use crate::drive::domain::{Check, Domain};
+use crate::drive::factor::Factor;
+use crate::drive::operand::Input;
+use crate::error::Result;
+use crate::math::Real;
+use crate::num::DType;
+
+impl<T: Real> Job<'_, '_, T> {
+    /// Checks the elements of an input that have a weight, in the input's own type.
+    #[inline(always)]
+    pub(super) fn check(
+        &self,
+        check: &Check<'_>,
+        input: &Input<'_, '_>,
+        tile: Tile,
+        x: &[T],
+        weights: Factor<'_>,
+        exact: &mut Vec<f64>,
+    ) -> Result<()> {
+        let wider = input.view.dtype() == DType::F64 && T::DTYPE != DType::F64;
+        if wider {
+            let x = input.tile(self.grid, tile, exact)?;
+            return if check.domain.all_hold(x) {
+                Ok(())
+            } else {
+                self.wrong(check, tile, x, weights)
+            };
+        }
+        if check.domain.all_hold(x) { Ok(()) } else { self.wrong(check, tile, x, weights) }
+    }
+
+    /// The error of the first element that has a weight and is not what it must be, if there is one.
+    #[cold]
+    #[inline(never)]
+    fn wrong<X: Real>(
+        &self,
+        check: &Check<'_>,
+        tile: Tile,
+        x: &[X],
+        weights: Factor<'_>,
+    ) -> Result<()> {
+        if check.domain == Domain::Weight {
+            // No weight is exempt.
+            return check.all();
+        }
+        let outside =
+            |&(i, &x): &(usize, &X)| !check.domain.holds(x) && !weights.removes(i, tile.cols);
+        let Some((i, _)) = x.iter().enumerate().find(outside) else { return Ok(()) };
+        let (row, col) = (tile.row + i / tile.cols, tile.col + i % tile.cols);
+        let (row, col) = if self.turned { (col, row) } else { (row, col) };
+        let position = row * self.cols + col;
+        Err(check.error(&self.order.element(position, check.given.shape())))
+    }
+}

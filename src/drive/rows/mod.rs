@@ -1,0 +1,302 @@
+//! The driver of row by row work: tiles and threads, once for every loss of the family.
+//!
+//! What a loss does is in [`super::row_kernel`]; it does it row by row, for several rows together or for rows side by side
+//! in memory, where there is a form for them. Weights and reductions are the elementwise driver's, see [`super::reduced`].
+
+mod forms;
+
+use crate::array::{Grid, Tile, Tiles, ViewMut};
+use crate::drive::columns::{Checked, Room, block_rows};
+use crate::drive::domain::Check;
+use crate::drive::operand::{
+    Argument, Input, MAX_NUMBERS, MAX_VECTORS, Operand, Output, sized, tiles,
+};
+use crate::drive::row_kernel::{LANES, TileKernel};
+use crate::drive::scale::Scale;
+use crate::error::Result;
+use crate::math::Real;
+use crate::num::DType;
+use crate::simd::{self, Isa, Kernel, Level};
+use crate::threads;
+use std::any::Any;
+
+/// Rows that are gathered together where rows lie closer together than columns: a cache line of `f32`.
+const GATHER_ROWS: usize = 16;
+
+/// Elements of a tile of several rows.
+const TILE: usize = 2048;
+
+/// Groups of rows side by side that are gathered together, at most: with fewer in a line of memory every page
+/// of it would be come back to more often.
+const GROUPS: usize = 8;
+
+/// Elements of these groups: with more of them a thousand classes would leave the second-level cache.
+const GATHERED: usize = 1 << 18;
+
+/// Columns up to which rows are worked on side by side.
+const SHORT: usize = 32;
+
+/// Columns up to which rows are worked on together.
+const MEDIUM: usize = 1024;
+
+/// Rows that are worked on together, at least: fewer have to wait for themselves.
+const TOGETHER: usize = 8;
+
+/// The arrays of a run. Vectors and their derivatives are of one shape; numbers have that of the rows.
+pub struct Rows<'a, T> {
+    /// The loss.
+    pub kernel: &'a dyn TileKernel<T>,
+    /// The instruction set.
+    pub level: Level,
+    /// The shape: first the axes of the rows, then those within a row.
+    pub shape: &'a [usize],
+    /// How many axes are the rows'.
+    pub outer: usize,
+    /// The vectors.
+    pub vectors: &'a [Argument<'a>],
+    /// The numbers.
+    pub numbers: &'a [Argument<'a>],
+    /// What an element of an input outside its domain leads to: an error, unless it has no weight.
+    pub outside: &'a Outside<'a>,
+    /// The gradients of the vectors.
+    pub grads: [Option<&'a ViewMut<'a>>; MAX_VECTORS],
+    /// The gradients of the numbers.
+    pub number_grads: [Option<&'a ViewMut<'a>>; MAX_NUMBERS],
+    /// The second derivative.
+    pub hess: Option<&'a ViewMut<'a>>,
+    /// The loss of each element.
+    pub elements: Option<&'a ViewMut<'a>>,
+    /// What the derivatives of each row are multiplied by.
+    pub scale: &'a Scale,
+    /// The loss of each row, if wanted.
+    pub value: Option<&'a mut [T]>,
+}
+
+/// See [`Rows::outside`].
+pub type Outside<'a> = dyn Fn(&Check<'_>, Place) -> Result<()> + Sync + 'a;
+
+/// Where an input is not what it must be.
+#[derive(Clone, Copy)]
+pub enum Place {
+    /// At an element of a vector.
+    Element(usize),
+    /// At the number of a row.
+    Row(usize),
+}
+
+/// Runs a kernel over all rows.
+pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
+    let mut grid = Grid::new(rows.shape, rows.outer);
+    let mut row_grid = Grid::new(&rows.shape[..rows.outer], rows.outer);
+    let (vectors, numbers) = (rows.vectors, rows.numbers);
+    let vectors: [_; MAX_VECTORS] = std::array::from_fn(|v| {
+        let argument = vectors.get(v)?;
+        Some((Operand::argument(&mut grid, argument), argument.check.as_deref()))
+    });
+    let numbers: [_; MAX_NUMBERS] = std::array::from_fn(|c| {
+        let argument = numbers.get(c)?;
+        Some((Operand::argument(&mut row_grid, argument), argument.check.as_deref()))
+    });
+    let grads = rows.grads.map(|v| v.map(|v| Operand::output(&mut grid, v)));
+    let number_grads = rows.number_grads.map(|v| v.map(|v| Operand::output(&mut row_grid, v)));
+    let hess = rows.hess.map(|v| Operand::output(&mut grid, v));
+    let elements = rows.elements.map(|v| Operand::output(&mut grid, v));
+    grid.merge();
+    row_grid.merge();
+    let values = rows.value.map(|v| {
+        let n = v.len();
+        ViewMut::from_slice(v, &[n])
+    });
+    // All in one line, so that a tile's values are a dense part of it.
+    let value_grid = values.as_ref().map(|v| {
+        let mut grid = Grid::new(v.shape(), 0);
+        grid.add(v.strides());
+        grid
+    });
+    let kernel = rows.kernel;
+    let inputs = vectors.iter().flatten().map(|(o, _)| o.k);
+    let outputs = grads.iter().flatten().chain(&hess).chain(&elements).map(|o| o.k);
+    let gathers = inputs.chain(outputs).any(|k| grid.prefers_rows(k));
+    let form = match kernel.is_grouped() {
+        true if gathers || grid.cols <= SHORT => Form::Lanes,
+        true if grid.cols <= MEDIUM => Form::Group,
+        _ => Form::Row,
+    };
+    let fitting = (TILE / grid.cols.max(1)).clamp(1, LANES);
+    let step = match (form, gathers) {
+        (Form::Lanes, true) => (GATHERED / (LANES * grid.cols.max(1))).clamp(2, GROUPS) * LANES,
+        (Form::Lanes, false) => LANES,
+        (Form::Group, _) => fitting.max(TOGETHER),
+        (Form::Row, true) => GATHER_ROWS,
+        (Form::Row, false) => fitting,
+    };
+    if grid.rows == 0 {
+        return Ok(());
+    }
+    let has_others =
+        hess.is_some() || elements.is_some() || number_grads.iter().any(Option::is_some);
+    let side_by_side = if gathers && kernel.by_columns() && !has_others && grid.cols > 0 {
+        let mut turned = grid.clone();
+        turned.turn();
+        let runs = |k, dtype: DType| turned.has_runs(k, dtype.size());
+        let mut inputs = vectors.iter().flatten();
+        let mut outputs = grads.iter().flatten();
+        let lie = outputs.all(|o| runs(o.k, o.view.dtype()))
+            && inputs.all(|(o, check)| {
+                runs(o.k, o.view.dtype()) && (check.is_none() || !is_wider::<T>(o))
+            });
+        let converts = |o: &Output<'_, '_>| o.view.dtype() != T::DTYPE;
+        let keeps =
+            grads.iter().flatten().any(converts) || rows.vectors.iter().any(|v| v.overwritten);
+        let block = block_rows(turned.run(), if keeps { grid.cols } else { 1 });
+        block.filter(|_| lie).map(|block| (turned, block))
+    } else {
+        None
+    };
+    let turned = side_by_side.as_ref().map(|(turned, _)| turned);
+    // Blocks of rows side by side end where these do.
+    let (run, block) = match &side_by_side {
+        Some((turned, block)) => (turned.run(), *block),
+        None => (grid.rows, step),
+    };
+    let job = Job {
+        kernel,
+        level: rows.level,
+        grid: &grid,
+        turned,
+        row_grid: &row_grid,
+        vectors,
+        numbers,
+        outside: rows.outside,
+        grads,
+        number_grads,
+        hess,
+        elements,
+        scale: rows.scale,
+        value: values.as_ref().map(tiles).zip(value_grid.as_ref()),
+        form,
+        step,
+    };
+    let block_ns = kernel.cost() * (block * grid.cols) as f64;
+    let blocks = run.div_ceil(block);
+    threads::run(grid.rows / run * blocks, block_ns, &|tasks| {
+        let mut buffers = Buffers::default();
+        let mut scratch = match form {
+            Form::Row => Some(kernel.scratch(grid.cols)?),
+            _ if turned.is_some() => Some(kernel.scratch(grid.cols)?),
+            _ => None,
+        };
+        for task in tasks {
+            let within = task % blocks * block;
+            let (row, rows) = (task / blocks * run + within, block.min(run - within));
+            let tile = Tile { row, rows, col: 0, cols: grid.cols };
+            let scratch = scratch.as_deref_mut();
+            simd::dispatch(job.level, RunTile { job: &job, tile, buffers: &mut buffers, scratch })?;
+        }
+        Ok(())
+    })
+}
+
+struct Job<'a, T> {
+    kernel: &'a dyn TileKernel<T>,
+    level: Level,
+    grid: &'a Grid,
+    /// The same with columns for rows, if rows lie side by side and the loss has a form for that.
+    turned: Option<&'a Grid>,
+    /// The grid of what has one number for each row.
+    row_grid: &'a Grid,
+    vectors: [Option<Checked<'a>>; MAX_VECTORS],
+    numbers: [Option<Checked<'a>>; MAX_NUMBERS],
+    outside: &'a Outside<'a>,
+    grads: [Option<Output<'a, 'a>>; MAX_VECTORS],
+    number_grads: [Option<Output<'a, 'a>>; MAX_NUMBERS],
+    hess: Option<Output<'a, 'a>>,
+    elements: Option<Output<'a, 'a>>,
+    scale: &'a Scale,
+    value: Option<(Tiles<'a, 'a>, &'a Grid)>,
+    form: Form,
+    /// Rows that are worked on together in this form.
+    step: usize,
+}
+
+/// How rows are worked on.
+#[derive(Clone, Copy)]
+enum Form {
+    /// One by one.
+    Row,
+    /// Together, as they stand.
+    Group,
+    /// Together, side by side.
+    Lanes,
+}
+
+/// Room for what memory does not hold as a slice.
+struct Buffers<T> {
+    vectors: [Vec<T>; MAX_VECTORS],
+    numbers: [Vec<T>; MAX_NUMBERS],
+    grads: [Vec<T>; MAX_VECTORS],
+    number_grads: [Vec<T>; MAX_NUMBERS],
+    hess: Vec<T>,
+    elements: Vec<T>,
+    value: Vec<T>,
+    /// Labels in their own type, for their check.
+    exact: Vec<f64>,
+    /// What the derivatives of rows side by side are multiplied by.
+    scale: Vec<f64>,
+    columns: Room<T>,
+}
+
+impl<T> std::default::Default for Buffers<T> {
+    fn default() -> Self {
+        Buffers {
+            vectors: [const { Vec::new() }; MAX_VECTORS],
+            numbers: [const { Vec::new() }; MAX_NUMBERS],
+            grads: [const { Vec::new() }; MAX_VECTORS],
+            number_grads: [const { Vec::new() }; MAX_NUMBERS],
+            hess: Vec::new(),
+            elements: Vec::new(),
+            value: Vec::new(),
+            exact: Vec::new(),
+            scale: Vec::new(),
+            columns: Room::default(),
+        }
+    }
+}
+
+struct RunTile<'a, 'b, T> {
+    job: &'a Job<'b, T>,
+    tile: Tile,
+    buffers: &'a mut Buffers<T>,
+    scratch: Option<&'a mut dyn Any>,
+}
+
+impl<T: Real> Kernel for RunTile<'_, '_, T> {
+    type Output = Result<()>;
+    #[inline(always)]
+    fn run<S: Isa>(self) -> Result<()> {
+        let RunTile { job, tile, buffers, mut scratch } = self;
+        if let (Some(turned), Some(scratch)) = (job.turned, scratch.as_deref_mut())
+            && job.columns(turned, tile, buffers, scratch)?
+        {
+            job.store(tile, &buffers.value);
+            return Ok(());
+        }
+        let end = tile.row + tile.rows;
+        for row in (tile.row..end).step_by(job.step) {
+            let tile = Tile { row, rows: job.step.min(end - row), ..tile };
+            sized(&mut buffers.value, tile.rows)?;
+            match (job.form, scratch.as_deref_mut()) {
+                (Form::Row, Some(scratch)) => job.rows(tile, buffers, scratch)?,
+                (Form::Lanes, _) => job.lanes(tile, buffers)?,
+                _ => job.group(tile, buffers)?,
+            }
+            job.store(tile, &buffers.value);
+        }
+        Ok(())
+    }
+}
+
+/// Whether an input has more digits than losses are computed with, and so is checked in its own type.
+fn is_wider<T: Real>(input: &Input<'_, '_>) -> bool {
+    input.view.dtype() == DType::F64 && T::DTYPE != DType::F64
+}

@@ -1,0 +1,85 @@
+//! One element of the Kullback-Leibler divergence, and a row of them; see [`super::kl_div`].
+
+use crate::losses::elementwise::{Elementwise, Point};
+use crate::math::Real;
+use crate::simd::Isa;
+use crate::softmax::Softmax;
+
+/// One element, from log p and y, or its logarithm if `LOG`.
+#[derive(Clone, Copy)]
+pub(super) struct Divergence<const LOG: bool> {
+    pub epsilon: f64,
+    pub temperature: f64,
+}
+
+/// An element of E / T.
+pub(super) struct Term<T> {
+    pub y: T,
+    pub value: T,
+    /// The derivative with respect to the label.
+    pub slope: T,
+}
+
+impl<const LOG: bool> Divergence<LOG> {
+    /// From the label and -T log p.
+    #[inline(always)]
+    pub fn term<S: Isa, T: Real>(self, label: T, surprise: T) -> Term<T> {
+        let t = T::from_f64(self.temperature);
+        if LOG {
+            let (y, gap) = (label.exp::<S>(), label * t + surprise);
+            return Term { y, value: gap.weighted(y), slope: (gap + t).weighted(y) };
+        }
+        let epsilon = T::from_f64(self.epsilon);
+        let shifted = label + epsilon;
+        // Next to 1 the logarithm is not larger than what the sum rounds off.
+        let correction = T::lost(label, epsilon, shifted) / shifted;
+        let has_correction = self.epsilon != 0.0 && !correction.is_nan();
+        let log = shifted.log::<S>() + if has_correction { correction } else { T::ZERO };
+        let gap = log * t + surprise;
+        let ratio = if self.epsilon == 0.0 { t } else { label / shifted * t };
+        let (nothing, value) = (label == T::ZERO && !surprise.is_nan(), label * gap);
+        // Of an impossible class any label but 0 has an infinite loss.
+        let jumps = label == T::ZERO && surprise == T::INFINITY;
+        Term {
+            y: label,
+            value: if nothing { T::ZERO } else { value },
+            slope: if jumps { T::INFINITY } else { gap + ratio },
+        }
+    }
+
+    /// E and its derivative with respect to the label, through `weigh`, for a row of logits.
+    #[inline(always)]
+    pub fn row<S: Isa, T: Real>(
+        self,
+        softmax: &Softmax<T>,
+        [x, label]: [&[T]; 2],
+        value: Option<&mut [T]>,
+        label_grad: Option<&mut [T]>,
+        weigh: impl Fn(f64, usize) -> f64,
+    ) {
+        let log_sum = T::from_f64(softmax.others).log1p::<S>() * T::from_f64(self.temperature);
+        if let Some(value) = value {
+            for ((v, &x), &label) in value.iter_mut().zip(x).zip(label) {
+                *v = self.term::<S, T>(label, softmax.gap(x) + log_sum).value;
+            }
+        }
+        if let Some(label_grad) = label_grad {
+            for (c, ((g, &x), &label)) in label_grad.iter_mut().zip(x).zip(label).enumerate() {
+                let slope = self.term::<S, T>(label, softmax.gap(x) + log_sum).slope;
+                *g = T::from_f64(weigh(slope.to_f64() * self.temperature, c));
+            }
+        }
+    }
+}
+
+impl<const LOG: bool> Elementwise<2> for Divergence<LOG> {
+    const COST: f64 = 0.5;
+
+    #[inline(always)]
+    fn point<S: Isa, T: Real>(self, [pred, label]: [T; 2]) -> Point<T, 2> {
+        // Log-probabilities have no temperature: as a constant it takes no time.
+        let plain = Divergence::<LOG> { temperature: 1.0, ..self };
+        let Term { y, value, slope } = plain.term::<S, T>(label, -pred);
+        Point { value, grad: [-y, slope], hess: T::ZERO }
+    }
+}

@@ -1,0 +1,329 @@
+//! Kullback-Leibler divergence from logits: rows through the softmax, all of one weight or each element of its own.
+
+use super::divergence::Divergence;
+use crate::array::{Shape, View, ViewMut};
+use crate::drive::columns::{ColumnRows, Columns, Named};
+use crate::drive::domain::Check;
+use crate::drive::operand::{Argument, sized};
+use crate::drive::reduced::Reduced;
+use crate::drive::row_kernel::{Erased, Row, RowKernel, RowOutputs, Scratch, TileKernel, Vectors};
+use crate::drive::rows::{Place, Rows, drive};
+use crate::drive::scale::{Scale, multiply, split};
+use crate::drive::weight::Weighting;
+use crate::drive::{Axes, range};
+use crate::error::Result;
+use crate::math::Real;
+use crate::memory;
+use crate::num::{DType, Float, Sizes};
+use crate::registry::{Plan, Results};
+use crate::simd::{Isa, Level};
+use crate::softmax::{ColumnSoftmax, Pull, gap, through_softmax};
+use crate::sum::{LongColumnSums, sum};
+
+/// Rows of logits whose elements all have the same weight: the sum of E over the row is enough.
+pub(super) struct LogitRows<const LOG: bool>(pub Divergence<LOG>);
+
+impl<T: Real, const LOG: bool> RowKernel<T, 2, 0> for LogitRows<LOG> {
+    const COST: f64 = 1.2;
+    const BY_COLUMNS: bool = true;
+    type Scratch = Room<T>;
+
+    #[inline(always)]
+    fn row<S: Isa>(
+        &self,
+        Row { vectors: [x, label], .. }: Row<'_, T, 2, 0>,
+        outputs: RowOutputs<'_, T, 2, 0>,
+        room: &mut Room<T>,
+        scale: f64,
+    ) -> T {
+        let LogitRows(divergence) = *self;
+        let RowOutputs { grads: [grad, label_grad], hess, wants_value, .. } = outputs;
+        let [exps, terms] = room.row.each();
+        let t = divergence.temperature;
+        let y = if LOG { exps_of::<S, T>(label, terms) } else { label };
+        let (softmax, _) = through_softmax::<S, T>(x, y, t, scale, grad, hess, exps);
+        let value = wants_value.then_some(&mut *terms);
+        divergence.row::<S, T>(&softmax, [x, label], value, label_grad, |slope, _| slope * scale);
+        T::from_f64(if wants_value { sum::<S, T>(terms) * t } else { 0.0 })
+    }
+
+    #[inline(always)]
+    fn columns<S: Isa>(
+        &self,
+        rows: ColumnRows<'_, T>,
+        columns: &mut Columns<'_, '_, T>,
+        room: &mut Room<T>,
+    ) -> Result<bool> {
+        let LogitRows(divergence) = *self;
+        let (count, elements) = (columns.rows(), columns.elements());
+        let t = divergence.temperature;
+        let Room { softmax, totals, values, lines, pulls, maxima, .. } = room;
+        softmax.fill::<S>(columns, t)?;
+        for line in &mut *lines {
+            sized(line, count)?;
+        }
+        let [y, terms, log_sums, factors, lows, scales] =
+            lines.each_mut().map(|line| &mut line[..count]);
+        for (log_sum, &others) in log_sums.iter_mut().zip(&softmax.others) {
+            *log_sum = T::from_f64(others).log1p::<S>() * T::from_f64(t);
+        }
+        totals.start(columns.elements(), count, T::DTYPE == DType::F64)?;
+        values.start(columns.elements(), count, false)?;
+        // As long as all rows, so that no index is checked.
+        let max = &softmax.max[..count];
+        let mut reader = columns.read();
+        for c in 0..elements {
+            let Some([x, label]) = reader.checked(c)? else { return Ok(false) };
+            totals.add(if LOG { exps_of::<S, T>(label, y) } else { label })?;
+            if rows.wants_value {
+                let (x, label) = (&x[..count], &label[..count]);
+                for r in 0..count {
+                    let surprise = gap(max[r], x[r]) + log_sums[r];
+                    terms[r] = divergence.term::<S, T>(label[r], surprise).value;
+                }
+                values.add(terms)?;
+            }
+        }
+        memory::grow(pulls, count, Pull::default())?;
+        for (r, &scale) in rows.scale.iter().enumerate() {
+            let [factor, rest] = split::<T>(scale * t);
+            if rest != 1.0 {
+                return Ok(false);
+            }
+            scales[r] = T::from_f64(factor);
+            let row = softmax.row(r);
+            pulls[r] = row.pull_of(totals.total(r));
+            (factors[r], lows[r]) = (pulls[r].factor, pulls[r].low);
+            rows.value[r] = T::from_f64(if rows.wants_value { values.total(r) * t } else { 0.0 });
+        }
+        if !columns.derives() {
+            return Ok(true);
+        }
+        let sure = |r: usize| softmax.row(r).is_sure();
+        maxima.sort((0..count).map(|r| sure(r).then_some(softmax.at[r])))?;
+        let scale = &rows.scale[..count];
+        let mut writer = columns.write();
+        for c in 0..elements {
+            let ([x, label], [grad, label_grad]) = writer.column(c)?;
+            let (x, label) = (&x[..count], &label[..count]);
+            if let Some(label_grad) = label_grad {
+                let label_grad = &mut label_grad[..count];
+                for r in 0..count {
+                    let surprise = gap(max[r], x[r]) + log_sums[r];
+                    let slope = divergence.term::<S, T>(label[r], surprise).slope;
+                    label_grad[r] = T::from_f64(slope.to_f64() * t * scale[r]);
+                }
+            }
+            if let Some(grad) = grad {
+                let y = if LOG { exps_of::<S, T>(label, y) } else { label };
+                let (y, grad) = (&y[..count], &mut grad[..count]);
+                softmax.fill_exps(c, grad);
+                for r in 0..count {
+                    let pull = Pull { factor: factors[r], low: lows[r], ..Pull::default() };
+                    grad[r] = pull.at(grad[r], y[r]) * scales[r];
+                }
+                for r in maxima.of(c) {
+                    grad[r] = pulls[r].at_max(y[r]) * scales[r];
+                }
+            }
+            writer.finish(c);
+        }
+        Ok(true)
+    }
+}
+
+/// Room for a row, or for what columns need: the softmax of all rows, sums, and a few numbers of each.
+pub(super) struct Room<T: Real> {
+    row: Vectors<T, 2>,
+    softmax: ColumnSoftmax<T>,
+    /// The sums of the labels, and of the losses.
+    totals: LongColumnSums,
+    values: LongColumnSums,
+    lines: [Vec<T>; 6],
+    pulls: Vec<Pull<T>>,
+    /// Where p is more than half.
+    maxima: Named,
+}
+
+impl<T: Real> Default for Room<T> {
+    fn default() -> Self {
+        Room {
+            row: Vectors::default(),
+            softmax: ColumnSoftmax::default(),
+            totals: LongColumnSums::default(),
+            values: LongColumnSums::default(),
+            lines: [const { Vec::new() }; 6],
+            pulls: Vec::new(),
+            maxima: Named::default(),
+        }
+    }
+}
+
+impl<T: Real> Scratch for Room<T> {
+    fn fit(&mut self, cols: usize) -> Result<()> {
+        self.row.fit(cols)
+    }
+}
+
+/// Rows of logits whose elements have weights of their own, the third input, relative to the row's scale.
+struct WeightedRows<const LOG: bool>(Divergence<LOG>);
+
+impl<T: Real, const LOG: bool> RowKernel<T, 3, 0> for WeightedRows<LOG> {
+    const COST: f64 = 1.5;
+    type Scratch = Vectors<T, 2>;
+
+    #[inline(always)]
+    fn row<S: Isa>(
+        &self,
+        Row { vectors: [x, label, weight], .. }: Row<'_, T, 3, 0>,
+        outputs: RowOutputs<'_, T, 3, 0>,
+        scratch: &mut Vectors<T, 2>,
+        scale: f64,
+    ) -> T {
+        let WeightedRows(divergence) = *self;
+        let RowOutputs { grads: [grad, label_grad, _], hess, mut elements, .. } = outputs;
+        let [exps, weighted] = scratch.each();
+        let y = if LOG { exps_of::<S, T>(label, exps) } else { label };
+        for ((w, &y), &weight) in weighted.iter_mut().zip(y).zip(weight) {
+            *w = y.weighted(weight);
+        }
+        let t = divergence.temperature;
+        let (softmax, _) = through_softmax::<S, T>(x, weighted, t, scale, grad, hess, exps);
+        let weigh = |slope: f64, c: usize| slope.weighted(weight[c].to_f64()) * scale;
+        divergence.row::<S, T>(&softmax, [x, label], elements.as_deref_mut(), label_grad, weigh);
+        if let Some(elements) = elements {
+            multiply(elements, t);
+        }
+        T::ZERO
+    }
+}
+
+#[inline(always)]
+fn exps_of<'a, S: Isa, T: Real>(x: &[T], out: &'a mut [T]) -> &'a [T] {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = x.exp::<S>();
+    }
+    out
+}
+
+/// From logits, where E itself is wanted or weights differ along the class axis.
+pub(super) struct ElementPlan<'a, const LOG: bool> {
+    pub divergence: Divergence<LOG>,
+    pub level: Level,
+    pub single: bool,
+    pub axes: Axes,
+    pub inputs: [Argument<'a>; 2],
+    /// The label's position in the registry.
+    pub at_label: usize,
+    pub weighting: Weighting<'a>,
+}
+
+impl<const LOG: bool> Plan for ElementPlan<'_, LOG> {
+    fn value_shape(&self) -> Shape {
+        self.axes.value_shape(self.weighting.reduction)
+    }
+    fn cost(&self) -> f64 {
+        <WeightedRows<LOG> as RowKernel<f32, 3, 0>>::COST * self.inputs[0].view.len() as f64
+    }
+    fn run(&self, results: Results<'_>) -> Result<()> {
+        let ElementPlan { axes, weighting, level, inputs: [x, _], .. } = self;
+        let reduced = Reduced { axes, weighting, level: *level };
+        let shape = x.view.shape();
+        let derives = results.hess.is_some() || results.grads.iter().next().is_some();
+        let (mut weights, mut has_room) = (Vec::new(), true);
+        let scale = match weighting.uniform_scale(&axes.batch_first())? {
+            Some(scale) => Scale::All(scale),
+            None if !derives => Scale::All(1.0),
+            None => {
+                memory::grow(&mut weights, x.view.len(), 0.0)?;
+                let view = ViewMut::from_slice(&mut weights, shape);
+                reduced.scales(axes.batch_first_of_rows(view))?;
+                let rows = weights.chunks_exact_mut(shape.last().copied().unwrap_or(1).max(1));
+                Scale::Each(memory::collect(rows.map(|row| {
+                    let Sizes { least, most, .. } = f64::sizes(row);
+                    let relative = Sizes { least: least / most, most: 1.0, any_sign: false };
+                    has_room &= most == 0.0 || !range::leaves_single(&relative);
+                    normalise(row)
+                }))?)
+            }
+        };
+        let kernel = Erased(&WeightedRows(self.divergence));
+        if self.single && has_room {
+            self.run_in::<f32>(&kernel, results, &weights, &scale)
+        } else {
+            self.run_in::<f64>(&kernel, results, &weights, &scale)
+        }
+    }
+}
+
+impl<const LOG: bool> ElementPlan<'_, LOG> {
+    /// With the weights of the elements relative to the scale of their row.
+    fn run_in<T: Real>(
+        &self,
+        kernel: &dyn TileKernel<T>,
+        mut results: Results<'_>,
+        weights: &[f64],
+        scale: &Scale,
+    ) -> Result<()> {
+        let ElementPlan { axes, weighting, level, .. } = self;
+        let reduced = Reduced { axes, weighting, level: *level };
+        let [x, label] = &self.inputs;
+        let shape = x.view.shape();
+        let wanted = [results.grads.take(0), results.grads.take(self.at_label), None];
+        let grads = wanted.map(|v| axes.line_up_rows_mut(v?));
+        let hess = results.hess.and_then(|v| axes.line_up_rows_mut(v));
+        let weight = match scale {
+            Scale::All(_) => View::from_slice(&[1.0], &[]).broadcast_to(shape),
+            Scale::Each(_) => Some(View::from_slice(weights, shape)),
+        };
+        let Some(weight) = weight.map(Argument::from) else { return Ok(()) };
+        let outside = |check: &Check<'_>, place: Place| {
+            let (Place::Element(position) | Place::Row(position)) = place;
+            if weighting.removes(axes.unrolled(position), &axes.batch_first()) {
+                return Ok(());
+            }
+            Err(check.error(&axes.element_of_rows(position, check.given.shape())))
+        };
+        let len = if results.value.is_some() { x.view.len() } else { 0 };
+        let mut unreduced = memory::filled(T::ZERO, len)?;
+        let value = results.value.is_some().then(|| {
+            let view = ViewMut::from_slice(&mut unreduced, &axes.batch_first());
+            axes.vectors_last_mut(view)
+        });
+        drive(Rows {
+            kernel,
+            level: *level,
+            shape,
+            outer: shape.len() - 1,
+            vectors: &[x.clone(), label.clone(), weight],
+            numbers: &[],
+            outside: &outside,
+            grads: grads.each_ref().map(Option::as_ref),
+            number_grads: [None; 2],
+            hess: hess.as_ref(),
+            elements: value.as_ref(),
+            scale,
+            value: None,
+        })?;
+        if let Some(value) = results.value {
+            reduced.value(&unreduced, value)?;
+        }
+        Ok(())
+    }
+}
+
+/// Divides the weights of a row by one number, which it returns: the largest of them, unless that leaves no room for
+/// the smallest, whose middle with the largest it is then.
+fn normalise(row: &mut [f64]) -> f64 {
+    let Sizes { least, most, .. } = f64::sizes(row);
+    if most.is_nan() || most == f64::INFINITY {
+        return 1.0;
+    }
+    let divisor = if least / most < f64::MIN_POSITIVE { least.sqrt() * most.sqrt() } else { most };
+    if most > 0.0 {
+        for weight in row {
+            *weight /= divisor;
+        }
+    }
+    divisor
+}

@@ -1,0 +1,145 @@
+//! The softmax of rows side by side in memory, column by column.
+
+use crate::drive::columns::Columns;
+use crate::drive::operand::sized;
+use crate::error::Result;
+use crate::math::Real;
+use crate::memory;
+use crate::num::DType;
+use crate::simd::Isa;
+use crate::softmax::{Softmax, possible, tempered_exp};
+use crate::sum::LongColumnSums;
+
+/// The softmax of many rows, with the bits of [`Softmax`].
+pub struct ColumnSoftmax<T: Real> {
+    rows: usize,
+    /// The keys of the largest and of the smallest logits.
+    keys: [Vec<T::Key>; 2],
+    /// The largest logits.
+    pub max: Vec<T>,
+    /// Where they stand first.
+    pub at: Vec<u32>,
+    /// Whether all logits are finite and no further below the largest of their row than [`Real::NEAR`].
+    near: bool,
+    /// The sums of [`Softmax::others`].
+    pub others: Vec<f64>,
+    /// Whether exp((x - max) / temperature) stands where the gradient goes.
+    in_place: bool,
+    /// Column by column if not, and if the gradient is wanted.
+    exps: Vec<T>,
+    terms: Vec<T>,
+    sums: LongColumnSums,
+}
+
+impl<T: Real> Default for ColumnSoftmax<T> {
+    fn default() -> Self {
+        ColumnSoftmax {
+            rows: 0,
+            keys: [const { Vec::new() }; 2],
+            max: Vec::new(),
+            at: Vec::new(),
+            near: false,
+            others: Vec::new(),
+            in_place: false,
+            exps: Vec::new(),
+            terms: Vec::new(),
+            sums: LongColumnSums::default(),
+        }
+    }
+}
+
+impl<T: Real> ColumnSoftmax<T> {
+    /// As [`Softmax::tempered`], for the first vector of each row.
+    #[inline(always)]
+    pub fn fill<S: Isa>(
+        &mut self,
+        columns: &mut Columns<'_, '_, T>,
+        temperature: f64,
+    ) -> Result<()> {
+        let (rows, elements) = (columns.rows(), columns.elements());
+        self.rows = rows;
+        self.find_maxima(columns)?;
+        self.in_place = columns.keeps_gradient();
+        let keeps = columns.wants_first() && !self.in_place;
+        let ColumnSoftmax { max, at, near, others, exps, terms, sums, in_place, .. } = self;
+        let (max, at, near) = (&max[..rows], &at[..rows], *near);
+        let terms = sized(terms, rows)?;
+        let exps = sized(exps, if keeps { rows * elements } else { rows })?;
+        sums.start(elements, rows, T::DTYPE == DType::F64)?;
+        let mut writer = columns.write();
+        for c in 0..elements {
+            let own = &mut exps[if keeps { c * rows } else { 0 }..][..rows];
+            let ([x], [grad]) = writer.column(c)?;
+            let exps = grad.filter(|_| *in_place).unwrap_or(own);
+            if temperature == 1.0 && near {
+                for ((e, &x), &max) in exps.iter_mut().zip(x).zip(max) {
+                    *e = x.exp_near::<S>(max);
+                }
+            } else if temperature == 1.0 {
+                for ((e, &x), &max) in exps.iter_mut().zip(x).zip(max) {
+                    let exp = x.exp_difference::<S>(max);
+                    *e = if x == max { T::ONE } else { exp };
+                }
+            } else {
+                for ((e, &x), &max) in exps.iter_mut().zip(x).zip(max) {
+                    *e = tempered_exp::<S, T>(x, max, temperature);
+                }
+            }
+            for ((term, &e), &at) in terms.iter_mut().zip(&*exps).zip(at) {
+                *term = if at == c as u32 { T::ZERO } else { e };
+            }
+            sums.add(terms)?;
+        }
+        for (r, others) in sized(others, rows)?.iter_mut().enumerate() {
+            // NaN is not to be left out.
+            let lost = if max[r].is_nan() { f64::NAN } else { 0.0 };
+            *others = possible(max[r], sums.total(r) + lost);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn find_maxima(&mut self, columns: &mut Columns<'_, '_, T>) -> Result<()> {
+        let (rows, elements) = (columns.rows(), columns.elements());
+        let ends = [-T::INFINITY, T::INFINITY].map(T::key);
+        for (keys, end) in self.keys.iter_mut().zip(ends) {
+            keys.clear();
+            memory::grow(keys, rows, end)?;
+        }
+        self.at.clear();
+        memory::grow(&mut self.at, rows, 0)?;
+        let [most, least] = self.keys.each_mut();
+        let mut reader = columns.read();
+        for c in 0..elements {
+            let [x] = reader.column(c)?;
+            let rows = most.iter_mut().zip(&mut *least).zip(&mut self.at).zip(x);
+            for (((most, least), at), x) in rows {
+                let key = x.key();
+                *at = if key > *most { c as u32 } else { *at };
+                *most = key.max(*most);
+                *least = key.min(*least);
+            }
+        }
+        let max = sized(&mut self.max, rows)?;
+        self.near = true;
+        for ((max, &most), &least) in max.iter_mut().zip(&*most).zip(&*least) {
+            *max = T::from_key(most);
+            self.near &= *max - T::from_key(least) <= T::NEAR;
+        }
+        Ok(())
+    }
+
+    /// Makes a column of the gradient hold the exponentials.
+    #[inline(always)]
+    pub fn fill_exps(&self, column: usize, grad: &mut [T]) {
+        if !self.in_place {
+            grad.copy_from_slice(&self.exps[column * self.rows..][..self.rows]);
+        }
+    }
+
+    /// The softmax of one row.
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> Softmax<T> {
+        Softmax { max: self.max[row], at: self.at[row] as usize, others: self.others[row] }
+    }
+}

@@ -1,0 +1,131 @@
+"""Arrays in column-major order: many rows side by side in memory give the bits of rows in C order.
+
+Rows enough for a block of columns, and vectors longer than what is summed at once.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rustloss as rl
+from contract import DTYPES, assert_same_bits, everything, losses_of, remade
+from rustloss.testing import example
+from rustloss.testing._registry import differentiable, spec_of, specs
+
+#: A block that ends early, and vectors of more than one block of a sum.
+SHAPES = [(1100, 7), (70, 1500)]
+
+ALONE = [name for name, spec in specs().items() if spec.family in {"elementwise", "rowwise"}]
+over_alone = pytest.mark.parametrize("name", ALONE)
+
+
+def column_major(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: np.asfortranarray(array) for name, array in inputs.items()}
+
+
+def cases(name: str) -> list[rl.Loss]:
+    """Return a loss with its defaults, its switches and its numbers away from their defaults."""
+    changed = {
+        "SoftmaxCrossEntropyLoss": [{"label_smoothing": 0.1}, {"z_loss": 0.01}],
+        "KLDivLoss": [
+            {"from_logits": False, **more}
+            for more in ({}, {"log_target": True}, {"temperature": 2.5}, {"epsilon": 1e-3})
+        ],
+        "CosineEmbeddingLoss": [{"margin": 0.3}],
+    }
+    plain = losses_of(name)
+    return plain + [remade(plain[0], **changes) for changes in changed.get(name, [])]
+
+
+@over_alone
+def test_columns_have_the_bits_of_rows(name):
+    for number, loss in enumerate(cases(name)):
+        for shape in SHAPES:
+            dtype = DTYPES[number % len(DTYPES)] if shape[0] == 70 else np.float32
+            inputs = example(loss, shape, dtype=dtype, seed=number)
+            assert_same_bits(everything(loss, column_major(inputs)), everything(loss, inputs))
+            first = default_first(loss, inputs)
+            grads = [loss.grad(**each, wrt=first) for each in (column_major(inputs), inputs)]
+            assert grads[0].flags.f_contiguous
+            assert_same_bits({first: grads[0]}, {first: grads[1]})
+
+
+def default_first(loss: rl.Loss, inputs: dict[str, Any]) -> str:
+    return differentiable(loss, inputs)[0]
+
+
+@over_alone
+def test_rows_out_of_the_ordinary(name):
+    """Weights of 0, infinite and missing numbers, vectors too long or too short for squares."""
+    for number, loss in enumerate(cases(name)):
+        inputs = example(loss, (130, 9), dtype=np.float32, seed=number)
+        first = default_first(loss, inputs)
+        for change in (0.0, np.inf, -np.inf, np.nan, 1e30, 1e-30):
+            for row in (0, 129):
+                changed = dict(inputs)
+                changed[first] = inputs[first].copy()
+                with np.errstate(invalid="ignore"):
+                    changed[first][row] *= np.float32(change)
+                assert_same_outcome(loss, changed)
+        weight = np.ones(130, np.float32)
+        weight[[3, 77]] = 0, 1e38
+        weighted = {**inputs, "sample_weight": weight}
+        assert_same_outcome(loss, weighted)
+
+
+def assert_same_outcome(loss: rl.Loss, inputs: dict[str, Any]) -> None:
+    """Assert the same bits, or the same error."""
+    try:
+        expected = everything(loss, inputs)
+    except rl.errors.LabelError as error:
+        with pytest.raises(rl.errors.LabelError, match=re.escape(str(error))):
+            everything(loss, column_major(inputs))
+    else:
+        assert_same_bits(everything(loss, column_major(inputs)), expected)
+
+
+@over_alone
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_over_their_input(name, dtype):
+    loss = rl.KLDivLoss(from_logits=False) if name == "KLDivLoss" else spec_of(name).cls()
+    if not may_overwrite(loss):
+        pytest.skip("only where a gradient may take its input's place")
+    inputs = example(loss, (100, 12), dtype=dtype)
+    expected = loss.value_and_grad(**inputs)
+    pred = np.asfortranarray(inputs["pred"])
+    value, grad = loss.value_and_grad(**{**inputs, "pred": pred}, grad_out=pred)
+    assert grad is pred
+    assert_same_bits(
+        {"value": value, "grad": grad}, dict(zip(("value", "grad"), expected, strict=True))
+    )
+
+
+def may_overwrite(loss: rl.Loss) -> bool:
+    inputs = example(loss, (2, 3))
+    if "pred" not in inputs:
+        return False
+    try:
+        loss.value_and_grad(**inputs, grad_out=inputs["pred"])
+    except (rl.errors.CallError, ValueError):
+        return False
+    return True
+
+
+def test_a_wrong_label_is_named_in_c_order():
+    label = np.full((100, 3), 1 / 3, np.float32, order="F")
+    label[70, 1] = label[71, 0] = -1
+    pred = np.zeros((100, 3), np.float32, order="F")
+    with pytest.raises(rl.errors.LabelError, match=r"\[70, 1\]"):
+        rl.KLDivLoss(from_logits=False)(pred, label)
+    weight = np.ones(100, np.float32)
+    weight[70] = 0
+    with pytest.raises(rl.errors.LabelError, match=r"\[71, 0\]"):
+        rl.KLDivLoss(from_logits=False)(pred, label, weight)
+    sign = np.ones(100, np.float32)
+    sign[99] = 2
+    with pytest.raises(rl.errors.LabelError, match=r"\[99\]"):
+        rl.CosineEmbeddingLoss()(pred, pred, sign)
