@@ -91,20 +91,19 @@ def assert_same_outcome(loss: rl.Loss, inputs: dict[str, Any]) -> None:
 @over_alone
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradients_over_their_input(name, dtype):
-    loss = rl.KLDivLoss(from_logits=False) if name == "KLDivLoss" else spec_of(name).cls()
+    logits = {"KLDivLoss": {"from_logits": False}}
+    loss: Any = spec_of(name).cls(**logits.get(name, {}))
+    inputs = example(loss, (100, 12), dtype=dtype)
     if not may_overwrite(loss):
         pytest.skip("only where a gradient may take its input's place")
-    inputs = example(loss, (100, 12), dtype=dtype)
     expected = loss.value_and_grad(**inputs)
     pred = np.asfortranarray(inputs["pred"])
     value, grad = loss.value_and_grad(**{**inputs, "pred": pred}, grad_out=pred)
     assert grad is pred
-    assert_same_bits(
-        {"value": value, "grad": grad}, dict(zip(("value", "grad"), expected, strict=True))
-    )
+    assert_same_bits({0: value, 1: grad}, dict(enumerate(expected)))
 
 
-def may_overwrite(loss: rl.Loss) -> bool:
+def may_overwrite(loss: Any) -> bool:
     inputs = example(loss, (2, 3))
     if "pred" not in inputs:
         return False
