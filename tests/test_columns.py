@@ -30,7 +30,10 @@ def column_major(inputs: dict[str, Any]) -> dict[str, Any]:
 def cases(name: str) -> list[rl.Loss]:
     """Return a loss with its defaults, its switches and its numbers away from their defaults."""
     changed = {
-        "SoftmaxCrossEntropyLoss": [{"label_smoothing": 0.1}, {"z_loss": 0.01}],
+        "SoftmaxCrossEntropyLoss": [
+            *({"label_smoothing": 0.1}, {"z_loss": 0.01}, {"sparse_label": False, "z_loss": 0.01}),
+            {"sparse_label": False, "label_smoothing": 0.1},
+        ],
         "KLDivLoss": [
             {"from_logits": False, **more}
             for more in ({}, {"log_target": True}, {"temperature": 2.5}, {"epsilon": 1e-3})

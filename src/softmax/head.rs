@@ -375,7 +375,7 @@ impl<T: Real, H: Head> RowKernel<T, 1, 0> for SparseRows<'_, H> {
         if !columns.derives() {
             return Ok(true);
         }
-        if !factor.iter().all(|factor| factor.abs() < T::INFINITY) {
+        if !factor[..count].iter().all(|factor| factor.abs() < T::INFINITY) {
             return Ok(false);
         }
         let mut writer = columns.write();

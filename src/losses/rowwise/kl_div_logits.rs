@@ -2,23 +2,23 @@
 
 use super::divergence::Divergence;
 use crate::array::{Shape, View, ViewMut};
-use crate::drive::columns::{ColumnRows, Columns, Named};
+use crate::drive::columns::{ColumnRows, Columns};
 use crate::drive::domain::Check;
-use crate::drive::operand::{Argument, sized};
+use crate::drive::operand::Argument;
 use crate::drive::reduced::Reduced;
-use crate::drive::row_kernel::{Erased, Row, RowKernel, RowOutputs, Scratch, TileKernel, Vectors};
+use crate::drive::row_kernel::{Erased, Row, RowKernel, RowOutputs, TileKernel, Vectors};
 use crate::drive::rows::{Place, Rows, drive};
-use crate::drive::scale::{Scale, multiply, split};
+use crate::drive::scale::{Scale, multiply};
 use crate::drive::weight::Weighting;
 use crate::drive::{Axes, range};
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
-use crate::num::{DType, Float, Sizes};
+use crate::num::{Float, Sizes};
 use crate::registry::{Plan, Results};
 use crate::simd::{Isa, Level};
-use crate::softmax::{ColumnSoftmax, Pull, gap, through_softmax};
-use crate::sum::{LongColumnSums, sum};
+use crate::softmax::{Distribution, DistributionRoom, through_softmax};
+use crate::sum::sum;
 
 /// Rows of logits whose elements all have the same weight: the sum of E over the row is enough.
 pub(super) struct LogitRows<const LOG: bool>(pub Divergence<LOG>);
@@ -26,14 +26,14 @@ pub(super) struct LogitRows<const LOG: bool>(pub Divergence<LOG>);
 impl<T: Real, const LOG: bool> RowKernel<T, 2, 0> for LogitRows<LOG> {
     const COST: f64 = 1.2;
     const BY_COLUMNS: bool = true;
-    type Scratch = Room<T>;
+    type Scratch = DistributionRoom<T>;
 
     #[inline(always)]
     fn row<S: Isa>(
         &self,
         Row { vectors: [x, label], .. }: Row<'_, T, 2, 0>,
         outputs: RowOutputs<'_, T, 2, 0>,
-        room: &mut Room<T>,
+        room: &mut DistributionRoom<T>,
         scale: f64,
     ) -> T {
         let LogitRows(divergence) = *self;
@@ -50,118 +50,37 @@ impl<T: Real, const LOG: bool> RowKernel<T, 2, 0> for LogitRows<LOG> {
     #[inline(always)]
     fn columns<S: Isa>(
         &self,
-        rows: ColumnRows<'_, T>,
+        mut rows: ColumnRows<'_, T>,
         columns: &mut Columns<'_, '_, T>,
-        room: &mut Room<T>,
+        room: &mut DistributionRoom<T>,
     ) -> Result<bool> {
-        let LogitRows(divergence) = *self;
-        let (count, elements) = (columns.rows(), columns.elements());
-        let t = divergence.temperature;
-        let Room { softmax, totals, values, lines, pulls, maxima, .. } = room;
-        softmax.fill::<S>(columns, t)?;
-        for line in &mut *lines {
-            sized(line, count)?;
-        }
-        let [y, terms, log_sums, factors, lows, scales] =
-            lines.each_mut().map(|line| &mut line[..count]);
-        for (log_sum, &others) in log_sums.iter_mut().zip(&softmax.others) {
-            *log_sum = T::from_f64(others).log1p::<S>() * T::from_f64(t);
-        }
-        totals.start(columns.elements(), count, T::DTYPE == DType::F64)?;
-        values.start(columns.elements(), count, false)?;
-        // As long as all rows, so that no index is checked.
-        let max = &softmax.max[..count];
-        let mut reader = columns.read();
-        for c in 0..elements {
-            let Some([x, label]) = reader.checked(c)? else { return Ok(false) };
-            totals.add(if LOG { exps_of::<S, T>(label, y) } else { label })?;
-            if rows.wants_value {
-                let (x, label) = (&x[..count], &label[..count]);
-                for r in 0..count {
-                    let surprise = gap(max[r], x[r]) + log_sums[r];
-                    terms[r] = divergence.term::<S, T>(label[r], surprise).value;
-                }
-                values.add(terms)?;
-            }
-        }
-        memory::grow(pulls, count, Pull::default())?;
-        for (r, &scale) in rows.scale.iter().enumerate() {
-            let [factor, rest] = split::<T>(scale * t);
-            if rest != 1.0 {
-                return Ok(false);
-            }
-            scales[r] = T::from_f64(factor);
-            let row = softmax.row(r);
-            pulls[r] = row.pull_of(totals.total(r));
-            (factors[r], lows[r]) = (pulls[r].factor, pulls[r].low);
-            rows.value[r] = T::from_f64(if rows.wants_value { values.total(r) * t } else { 0.0 });
-        }
-        if !columns.derives() {
-            return Ok(true);
-        }
-        let sure = |r: usize| softmax.row(r).is_sure();
-        maxima.sort((0..count).map(|r| sure(r).then_some(softmax.at[r])))?;
-        let scale = &rows.scale[..count];
-        let mut writer = columns.write();
-        for c in 0..elements {
-            let ([x, label], [grad, label_grad]) = writer.column(c)?;
-            let (x, label) = (&x[..count], &label[..count]);
-            if let Some(label_grad) = label_grad {
-                let label_grad = &mut label_grad[..count];
-                for r in 0..count {
-                    let surprise = gap(max[r], x[r]) + log_sums[r];
-                    let slope = divergence.term::<S, T>(label[r], surprise).slope;
-                    label_grad[r] = T::from_f64(slope.to_f64() * t * scale[r]);
-                }
-            }
-            if let Some(grad) = grad {
-                let y = if LOG { exps_of::<S, T>(label, y) } else { label };
-                let (y, grad) = (&y[..count], &mut grad[..count]);
-                softmax.fill_exps(c, grad);
-                for r in 0..count {
-                    let pull = Pull { factor: factors[r], low: lows[r], ..Pull::default() };
-                    grad[r] = pull.at(grad[r], y[r]) * scales[r];
-                }
-                for r in maxima.of(c) {
-                    grad[r] = pulls[r].at_max(y[r]) * scales[r];
-                }
-            }
-            writer.finish(c);
-        }
-        Ok(true)
+        room.by_columns::<S, _>(&self.0, &mut rows, columns)
     }
 }
 
-/// Room for a row, or for what columns need: the softmax of all rows, sums, and a few numbers of each.
-pub(super) struct Room<T: Real> {
-    row: Vectors<T, 2>,
-    softmax: ColumnSoftmax<T>,
-    /// The sums of the labels, and of the losses.
-    totals: LongColumnSums,
-    values: LongColumnSums,
-    lines: [Vec<T>; 6],
-    pulls: Vec<Pull<T>>,
-    /// Where p is more than half.
-    maxima: Named,
-}
-
-impl<T: Real> Default for Room<T> {
-    fn default() -> Self {
-        Room {
-            row: Vectors::default(),
-            softmax: ColumnSoftmax::default(),
-            totals: LongColumnSums::default(),
-            values: LongColumnSums::default(),
-            lines: [const { Vec::new() }; 6],
-            pulls: Vec::new(),
-            maxima: Named::default(),
-        }
+impl<T: Real, const LOG: bool> Distribution<T> for Divergence<LOG> {
+    fn temperature(&self) -> f64 {
+        self.temperature
     }
-}
 
-impl<T: Real> Scratch for Room<T> {
-    fn fit(&mut self, cols: usize) -> Result<()> {
-        self.row.fit(cols)
+    #[inline(always)]
+    fn target<'y, S: Isa>(&self, _: usize, label: &'y [T], room: &'y mut [T]) -> &'y [T] {
+        if LOG { exps_of::<S, T>(label, room) } else { label }
+    }
+
+    #[inline(always)]
+    fn summand<S: Isa>(&self, label: T, _: T, gap: T, log_sum: T) -> T {
+        self.term::<S, T>(label, gap + log_sum).value
+    }
+
+    fn loss(&self, terms: f64, _: f64, _: T) -> f64 {
+        terms * self.temperature
+    }
+
+    #[inline(always)]
+    fn slope<S: Isa>(&self, _: usize, label: T, gap: T, log_sum: T, scale: f64) -> T {
+        let slope = self.term::<S, T>(label, gap + log_sum).slope;
+        T::from_f64(slope.to_f64() * self.temperature * scale)
     }
 }
 

@@ -19,6 +19,7 @@ use super::class_labels::{
 };
 use super::{class_labels, plan};
 use crate::drive::Axes;
+use crate::drive::columns::{ColumnRows, Columns};
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Vectors};
 use crate::error::Result;
 use crate::math::Real;
@@ -29,7 +30,9 @@ use crate::registry::{
     SAMPLE_WEIGHT, Spec, Unreduced, flag, float, label, param, pred,
 };
 use crate::simd::Isa;
-use crate::softmax::{Head, IGNORED, Scalars, Slopes, Softmax, through_softmax};
+use crate::softmax::{
+    Distribution, DistributionRoom, Head, IGNORED, Scalars, Slopes, Softmax, through_softmax,
+};
 use crate::sum::sum;
 
 /// The row of the registry.
@@ -307,17 +310,23 @@ impl Dense<'_> {
     /// y as it is used, from the label's row.
     #[inline(always)]
     fn mix<T: Real>(&self, y: &mut [T]) {
-        let Target { smoothing, class_weight, .. } = self.target;
-        if *smoothing != 0.0 {
-            let smoothing = T::from_f64(*smoothing);
-            let uniform = smoothing / T::from_f64(y.len() as f64);
-            for y in y.iter_mut() {
-                *y = *y * (T::ONE - smoothing) + uniform;
-            }
-        }
-        if let Some(weights) = class_weight {
+        let classes = y.len();
+        self.smooth(y, classes);
+        if let Some(weights) = &self.target.class_weight {
             for (y, &w) in y.iter_mut().zip(weights) {
                 *y *= T::from_f64(w);
+            }
+        }
+    }
+
+    /// Mixes with the uniform distribution.
+    #[inline(always)]
+    fn smooth<T: Real>(&self, y: &mut [T], classes: usize) {
+        if self.target.smoothing != 0.0 {
+            let smoothing = T::from_f64(self.target.smoothing);
+            let uniform = smoothing / T::from_f64(classes as f64);
+            for y in y {
+                *y = *y * (T::ONE - smoothing) + uniform;
             }
         }
     }
@@ -331,18 +340,19 @@ impl Dense<'_> {
 
 impl<T: Real> RowKernel<T, 2, 0> for Dense<'_> {
     const COST: f64 = 1.2;
-    type Scratch = Vectors<T, 2>;
+    const BY_COLUMNS: bool = true;
+    type Scratch = DistributionRoom<T>;
 
     #[inline(always)]
     fn row<S: Isa>(
         &self,
         Row { vectors: [x, y], .. }: Row<'_, T, 2, 0>,
         outputs: RowOutputs<'_, T, 2, 0>,
-        scratch: &mut Vectors<T, 2>,
+        room: &mut DistributionRoom<T>,
         scale: f64,
     ) -> T {
         let RowOutputs { grads: [mut grad, label_grad], mut hess, wants_value, .. } = outputs;
-        let [scratch, mixed] = scratch.each();
+        let [scratch, mixed] = room.row.each();
         mixed.copy_from_slice(y);
         self.mix(mixed);
         let y = &*mixed;
@@ -410,5 +420,58 @@ impl<T: Real> RowKernel<T, 2, 0> for Dense<'_> {
         let log_t = T::from_f64(softmax.others).log1p::<S>();
         let value = sum::<S, T>(scratch) + total * log_t.to_f64();
         T::from_f64(if z_loss > 0.0 { value + z_loss * z * z } else { value })
+    }
+
+    #[inline(always)]
+    fn columns<S: Isa>(
+        &self,
+        mut rows: ColumnRows<'_, T>,
+        columns: &mut Columns<'_, '_, T>,
+        room: &mut DistributionRoom<T>,
+    ) -> Result<bool> {
+        if self.from_logits || self.target.z_loss > 0.0 {
+            return Ok(false);
+        }
+        let labels = OneClass { dense: self, classes: columns.elements() };
+        room.by_columns::<S, _>(&labels, &mut rows, columns)
+    }
+}
+
+/// Labels of one class of many rows.
+struct OneClass<'a> {
+    dense: &'a Dense<'a>,
+    classes: usize,
+}
+
+impl<T: Real> Distribution<T> for OneClass<'_> {
+    #[inline(always)]
+    fn target<'y, S: Isa>(&self, class: usize, label: &'y [T], room: &'y mut [T]) -> &'y [T] {
+        let Target { smoothing, class_weight, .. } = self.dense.target;
+        if *smoothing == 0.0 && class_weight.is_none() {
+            return label;
+        }
+        room.copy_from_slice(label);
+        self.dense.smooth(room, self.classes);
+        if let Some(weights) = class_weight {
+            let weight = T::from_f64(weights[class]);
+            for y in &mut *room {
+                *y *= weight;
+            }
+        }
+        room
+    }
+
+    #[inline(always)]
+    fn summand<S: Isa>(&self, _: T, y: T, gap: T, _: T) -> T {
+        gap.weighted(y)
+    }
+
+    fn loss(&self, terms: f64, total: f64, log_sum: T) -> f64 {
+        terms + total * log_sum.to_f64()
+    }
+
+    #[inline(always)]
+    fn slope<S: Isa>(&self, class: usize, _: T, gap: T, log_sum: T, scale: f64) -> T {
+        (gap + log_sum).weighted(self.dense.label_slope(class)) * T::from_f64(scale)
     }
 }

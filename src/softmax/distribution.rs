@@ -1,0 +1,152 @@
+//! Losses on the softmax of rows side by side in memory whose label is a distribution y, column by column.
+//!
+//! Their gradient is that of -sum(y log p): the sum of y times p, less y. What the loss itself is, and how y comes from
+//! the label, they say.
+
+use super::{ColumnSoftmax, Pull, gap};
+use crate::drive::columns::{ColumnRows, Columns, Named};
+use crate::drive::operand::sized;
+use crate::drive::row_kernel::{Scratch, Vectors};
+use crate::drive::scale::split;
+use crate::error::Result;
+use crate::math::Real;
+use crate::memory;
+use crate::num::DType;
+use crate::simd::Isa;
+use crate::sum::LongColumnSums;
+
+/// A loss of logits x and a distribution, with the gap max - x and T log(sum exp((x - max) / T)) for T log p.
+pub trait Distribution<T: Real> {
+    /// T.
+    fn temperature(&self) -> f64 {
+        1.0
+    }
+    /// y from the labels of one class: they themselves, or in the room.
+    fn target<'y, S: Isa>(&self, class: usize, label: &'y [T], room: &'y mut [T]) -> &'y [T];
+    /// What is summed over a row.
+    fn summand<S: Isa>(&self, label: T, y: T, gap: T, log_sum: T) -> T;
+    /// The loss of a row, from this sum and that of y.
+    fn loss(&self, terms: f64, total: f64, log_sum: T) -> f64;
+    /// The derivative with respect to a label, times `scale`.
+    fn slope<S: Isa>(&self, class: usize, label: T, gap: T, log_sum: T, scale: f64) -> T;
+}
+
+/// Room for one row, or for columns: the softmax of all rows, sums, and a few numbers of each.
+pub struct DistributionRoom<T: Real> {
+    /// Vectors as long as a row.
+    pub row: Vectors<T, 2>,
+    softmax: ColumnSoftmax<T>,
+    /// The sums of y, and of the terms.
+    totals: LongColumnSums,
+    terms: LongColumnSums,
+    lines: [Vec<T>; 6],
+    pulls: Vec<Pull<T>>,
+    /// Where p is more than half.
+    maxima: Named,
+}
+
+impl<T: Real> Default for DistributionRoom<T> {
+    fn default() -> Self {
+        DistributionRoom {
+            row: Vectors::default(),
+            softmax: ColumnSoftmax::default(),
+            totals: LongColumnSums::default(),
+            terms: LongColumnSums::default(),
+            lines: [const { Vec::new() }; 6],
+            pulls: Vec::new(),
+            maxima: Named::default(),
+        }
+    }
+}
+
+impl<T: Real> Scratch for DistributionRoom<T> {
+    fn fit(&mut self, cols: usize) -> Result<()> {
+        self.row.fit(cols)
+    }
+}
+
+impl<T: Real> DistributionRoom<T> {
+    /// Losses and gradients of a block of rows, see [`crate::drive::row_kernel::RowKernel::columns`].
+    #[inline(always)]
+    pub fn by_columns<S: Isa, D: Distribution<T>>(
+        &mut self,
+        loss: &D,
+        rows: &mut ColumnRows<'_, T>,
+        columns: &mut Columns<'_, '_, T>,
+    ) -> Result<bool> {
+        let (count, elements, t) = (columns.rows(), columns.elements(), loss.temperature());
+        let DistributionRoom { softmax, totals, terms, lines, pulls, maxima, .. } = self;
+        softmax.fill::<S>(columns, t)?;
+        for line in &mut *lines {
+            sized(line, count)?;
+        }
+        let [room, line, log_sums, factors, lows, scales] =
+            lines.each_mut().map(|line| &mut line[..count]);
+        for (log_sum, &others) in log_sums.iter_mut().zip(&softmax.others) {
+            *log_sum = T::from_f64(others).log1p::<S>() * T::from_f64(t);
+        }
+        totals.start(elements, count, T::DTYPE == DType::F64)?;
+        terms.start(elements, count, false)?;
+        // All slices are as long as there are rows, so that no index is checked.
+        let max = &softmax.max[..count];
+        let mut reader = columns.read();
+        for c in 0..elements {
+            let Some([x, label]) = reader.checked(c)? else { return Ok(false) };
+            let y = loss.target::<S>(c, label, room);
+            totals.add(y)?;
+            if rows.wants_value {
+                let (x, y, label) = (&x[..count], &y[..count], &label[..count]);
+                for r in 0..count {
+                    line[r] = loss.summand::<S>(label[r], y[r], gap(max[r], x[r]), log_sums[r]);
+                }
+                terms.add(line)?;
+            }
+        }
+        memory::grow(pulls, count, Pull::default())?;
+        for (r, &scale) in rows.scale.iter().enumerate() {
+            let [factor, rest] = split::<T>(scale * t);
+            if rest != 1.0 {
+                return Ok(false);
+            }
+            scales[r] = T::from_f64(factor);
+            let total = totals.total(r);
+            pulls[r] = softmax.row(r).pull_of(total);
+            (factors[r], lows[r]) = (pulls[r].factor, pulls[r].low);
+            if rows.wants_value {
+                rows.value[r] = T::from_f64(loss.loss(terms.total(r), total, log_sums[r]));
+            }
+        }
+        if !columns.derives() {
+            return Ok(true);
+        }
+        let sure = |r: usize| softmax.row(r).is_sure();
+        maxima.sort((0..count).map(|r| sure(r).then_some(softmax.at[r])))?;
+        let scale = &rows.scale[..count];
+        let mut writer = columns.write();
+        for c in 0..elements {
+            let ([x, label], [grad, label_grad]) = writer.column(c)?;
+            let (x, label) = (&x[..count], &label[..count]);
+            if let Some(grad) = label_grad {
+                let grad = &mut grad[..count];
+                for r in 0..count {
+                    let gap = gap(max[r], x[r]);
+                    grad[r] = loss.slope::<S>(c, label[r], gap, log_sums[r], scale[r]);
+                }
+            }
+            if let Some(grad) = grad {
+                let y = &loss.target::<S>(c, label, room)[..count];
+                let grad = &mut grad[..count];
+                softmax.fill_exps(c, grad);
+                for r in 0..count {
+                    let pull = Pull { factor: factors[r], low: lows[r], ..Pull::default() };
+                    grad[r] = pull.at(grad[r], y[r]) * scales[r];
+                }
+                for r in maxima.of(c) {
+                    grad[r] = pulls[r].at_max(y[r]) * scales[r];
+                }
+            }
+            writer.finish(c);
+        }
+        Ok(true)
+    }
+}
