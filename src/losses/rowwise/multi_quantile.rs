@@ -10,7 +10,7 @@
 use super::AXIS;
 use super::plan::plan;
 use crate::drive::Axes;
-use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Vectors};
+use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch, Vectors};
 use crate::error::{Error, Kind as Mistake, Result};
 use crate::math::Real;
 use crate::memory;
@@ -48,6 +48,22 @@ fn build(params: &Params) -> Result<Box<dyn Loss>> {
 struct MultiQuantile {
     quantiles: Option<Vec<f64>>,
     axis: isize,
+}
+
+/// Room for a row, and what is the same for all rows: each quantile q, and each 1 - q.
+#[derive(std::default::Default)]
+struct Levels<T> {
+    row: Vectors<T, 2>,
+    quantiles: Vectors<T, 2>,
+    are_written: bool,
+}
+
+impl<T: Real> Scratch for Levels<T> {
+    fn fit(&mut self, cols: usize) -> Result<()> {
+        self.are_written = false;
+        self.row.fit(cols)?;
+        self.quantiles.fit(cols)
+    }
 }
 
 impl MultiQuantile {
@@ -96,19 +112,23 @@ impl Loss for MultiQuantile {
 
 impl<T: Real> RowKernel<T, 1, 1> for &MultiQuantile {
     const COST: f64 = 0.5;
-    type Scratch = Vectors<T, 4>;
+    type Scratch = Levels<T>;
 
     #[inline(always)]
     fn row<S: Isa>(
         &self,
         Row { vectors: [x], numbers: [y], .. }: Row<'_, T, 1, 1>,
         outputs: RowOutputs<'_, T, 1, 1>,
-        scratch: &mut Vectors<T, 4>,
+        scratch: &mut Levels<T>,
         scale: f64,
     ) -> T {
         let RowOutputs { grads: [grad], number_grads: [label_grad], hess, .. } = outputs;
-        let [terms, slopes, below, above] = scratch.each();
-        self.write_quantiles(below, above);
+        let [terms, slopes] = scratch.row.each();
+        let [below, above] = scratch.quantiles.each();
+        if !scratch.are_written {
+            self.write_quantiles(below, above);
+            scratch.are_written = true;
+        }
         let share = 1.0 / x.len() as f64;
         let results = terms.iter_mut().zip(&mut *slopes).zip(x).zip(below.iter().zip(&*above));
         for (((term, slope), &own), (&below, &above)) in results {

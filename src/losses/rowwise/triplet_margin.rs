@@ -5,8 +5,8 @@
 //! distances, `sign(v) (|v| / |v|_p)^(p - 1)` of the difference v; elsewhere, at 0 too, it is 0. It is 0 as well where a norm
 //! is 0, and in a difference that is 0. There is no second derivative to give.
 //!
-//! No square overflows or underflows: differences are divided by the largest of them, for p = 2 by a power of two. Differences
-//! and norms are f64.
+//! No square overflows or underflows: where the sum of squares says that one may have, differences are divided by a power of
+//! two up to the largest of them; powers are always those of quotients. Differences and norms are f64.
 //!
 //! Source: Balntas and others, "Learning local feature descriptors with triplets and shallow convolutional neural networks"
 //! (2016); in PyTorch `TripletMarginLoss`. Gluon's [`super::triplet`] has squares of distances.
@@ -17,13 +17,14 @@ use crate::drive::Axes;
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Vectors};
 use crate::error::Result;
 use crate::math::Real;
-use crate::num::Float;
+use crate::num::{DType, Float};
 use crate::registry::{
     Bound, Call, Domain, Family, Gradient, Loss, Options, Plan, SAMPLE_WEIGHT, Spec, Unreduced,
     flag, float, input, pred,
 };
 use crate::simd::{Baseline, Isa};
-use crate::sum::sum_exactly;
+use crate::sum::{sum, sum_exactly};
+use std::ops::Range;
 
 /// The row of the registry.
 pub const SPEC: Spec = Spec {
@@ -68,6 +69,9 @@ crate::front::typed! {
     }
 }
 
+/// Sums of squares to which those that overflow or underflow make no difference.
+const PLAIN_SQUARES: Range<f64> = 1e-200..1e200;
+
 /// The loss with its parameters.
 #[derive(Clone, Copy)]
 struct TripletMargin {
@@ -96,8 +100,16 @@ impl TripletMargin {
         differences: &mut [f64],
         terms: &mut [f64],
     ) -> f64 {
-        for ((v, a), b) in differences.iter_mut().zip(a).zip(b) {
+        let numbers = differences.iter_mut().zip(&mut *terms).zip(a).zip(b);
+        for (((v, square), a), b) in numbers {
             *v = a.to_f64() - b.to_f64() + self.epsilon;
+            *square = *v * *v;
+        }
+        if self.degree == 2.0 {
+            let square = total::<S, T>(terms);
+            if PLAIN_SQUARES.contains(&square) {
+                return square.sqrt();
+            }
         }
         let largest = f64::sizes(differences).most;
         if largest == 0.0 || !largest.is_finite() {
@@ -105,30 +117,36 @@ impl TripletMargin {
         }
         let v = &*differences;
         if self.degree == 1.0 {
-            sum_of::<S>(v, terms, f64::abs)
+            sum_of::<S, T>(v, terms, f64::abs)
         } else if self.degree == 2.0 {
             let unit = power_of_two(largest);
             let inverse = 1.0 / unit;
-            sum_of::<S>(v, terms, |v| (v * inverse) * (v * inverse)).sqrt() * unit
+            sum_of::<S, T>(v, terms, |v| (v * inverse) * (v * inverse)).sqrt() * unit
         } else {
-            let total = sum_of::<S>(v, terms, |v| (v.abs() / largest).powf(self.degree));
+            let total = sum_of::<S, T>(v, terms, |v| (v.abs() / largest).powf(self.degree));
             total.powf(1.0 / self.degree) * largest
         }
     }
 
-    /// The derivative of a distance by its differences, in place of them.
+    /// The derivative of a distance by its differences, in place of them, but for the factor that is returned.
     #[inline(always)]
-    fn slopes(self, distance: f64, differences: &mut [f64]) {
+    fn slopes<T: Real>(self, distance: f64, differences: &mut [f64]) -> f64 {
         // A loop for each degree, so that those without a power are computed by vectors.
         if distance == 0.0 {
             differences.fill(0.0);
         } else if self.degree == 1.0 {
             each(differences, Float::sign);
         } else if self.degree == 2.0 {
+            let inverse = 1.0 / distance;
+            // What an inverse rounds off is nothing to f32.
+            if T::DTYPE == DType::F32 && inverse.is_normal() {
+                return inverse;
+            }
             each(differences, |v| v / distance);
         } else {
             each(differences, |v| (v.abs() / distance).powf(self.degree - 1.0).copysign(v));
         }
+        1.0
     }
 }
 
@@ -143,11 +161,17 @@ fn each(differences: &mut [f64], slope: impl Fn(f64) -> f64) {
 
 /// The sum of a function of the differences.
 #[inline(always)]
-fn sum_of<S: Isa>(differences: &[f64], terms: &mut [f64], of: impl Fn(f64) -> f64) -> f64 {
+fn sum_of<S: Isa, T: Real>(differences: &[f64], terms: &mut [f64], of: impl Fn(f64) -> f64) -> f64 {
     for (term, v) in terms.iter_mut().zip(differences) {
         *term = of(*v);
     }
-    sum_exactly::<S, f64>(terms)
+    total::<S, T>(terms)
+}
+
+/// A sum for results in `T`: what sums in f64 round off is nothing to f32.
+#[inline(always)]
+fn total<S: Isa, T: Real>(terms: &[f64]) -> f64 {
+    if T::DTYPE == DType::F32 { sum::<S, f64>(terms) } else { sum_exactly::<S, f64>(terms) }
 }
 
 /// The power of two up to a number, a normal one.
@@ -181,15 +205,20 @@ impl<T: Real> RowKernel<T, 3, 0> for TripletMargin {
         }
         // In this order the margin is not lost between distances that are nearly equal.
         let loss = self.margin + (to_positive - to_negative);
-        if grads.iter().any(Option::is_some) {
-            self.slopes(to_positive, near);
-            self.slopes(to_negative, far);
+        let mut factors = [1.0; 2];
+        if grads.iter().any(Option::is_some) && loss > 0.0 {
+            factors = [self.slopes::<T>(to_positive, near), self.slopes::<T>(to_negative, far)];
         }
         for (grad, share) in grads.into_iter().zip(shares) {
             let Some(grad) = grad else { continue };
-            for ((grad, near), far) in grad.iter_mut().zip(&*near).zip(&*far) {
-                let slope = near.weighted(share[0]) + far.weighted(share[1]);
-                *grad = T::from_f64(slope.where_positive(loss) * scale);
+            if loss > 0.0 {
+                let [by_near, by_far] = [share[0] * factors[0], share[1] * factors[1]];
+                for ((grad, near), far) in grad.iter_mut().zip(&*near).zip(&*far) {
+                    let slope = near.weighted(by_near) + far.weighted(by_far);
+                    *grad = T::from_f64(slope * scale);
+                }
+            } else {
+                grad.fill(T::from_f64(0.0.where_positive(loss)));
             }
         }
         T::from_f64(loss.where_positive(loss))
