@@ -143,6 +143,49 @@ def test_threads_change_no_bit(name: str, limit: int) -> None:
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.loss("SDMLLoss")
+@over_dtypes
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_sdml_of_vectors_close_together_and_far_from_zero(dtype: str, smoothing: float) -> None:
+    """What products of matrices would lose is there: each gradient element has its own digits."""
+    n, d = 150, 40
+    rng = np.random.default_rng(6)
+    middles = 50 + 3 * rng.standard_normal((3, d))
+    x1, x2 = (
+        (middles[np.arange(n) % 3] + 0.03 * rng.standard_normal((n, d))).astype(dtype)
+        for _ in range(2)
+    )
+    x2[0] = x1[0]
+    between = x1[:, None].astype(np.longdouble) - x2
+    distances = (between**2).sum(axis=2)
+    p = np.exp(distances.min(axis=1, keepdims=True) - distances)
+    p /= p.sum(axis=1, keepdims=True)
+    q = np.where(np.eye(n, dtype=bool), 1 - smoothing, smoothing / (n - 1))
+    _, grads = rl.SDMLLoss(smoothing).value_and_grad(x1, x2)
+    # The rounding of a distance is the relative error of a probability.
+    sizes = q + p * (1 + 2 * (distances + distances.min(axis=1, keepdims=True)))
+    for grad, sign, axis in zip(grads, (1, -1), (1, 0), strict=True):
+        expected = 2 * sign * ((q - p)[:, :, None] * between).sum(axis=axis) / n
+        size = 2 * (sizes[:, :, None] * np.abs(between)).sum(axis=axis) / n
+        assert (np.abs(grad - expected) <= BOUND * EPS[dtype] * size).all()
+
+
+@pytest.mark.loss(*NAMES)
+@over_names
+@over_dtypes
+def test_a_vector_without_weight_may_hold_anything(name: str, dtype: str) -> None:
+    x1, x2 = draw(140, 20, dtype)
+    params = {"symmetric": False, "similarity": "dot"} if name == "InfoNCELoss" else {}
+    loss = getattr(rl, name)(**params)
+    weight = np.ones(140)
+    weight[3] = 0.0
+    expected = loss.value_and_grad(x1, x2, weight)[1]
+    x1[3, 5:7] = np.nan, np.inf
+    grads = loss.value_and_grad(x1, x2, weight)[1]
+    assert not grads[0][3].any()
+    np.testing.assert_allclose(grads[1], expected[1], rtol=BOUND * EPS[dtype], atol=EPS[dtype])
+
+
 PEAK = """
 import re, sys
 from pathlib import Path

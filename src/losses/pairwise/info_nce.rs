@@ -7,12 +7,12 @@
 //! to the similarity is `g_ij = (w_i (p_ij - d_ij) + w_j (p'_ij - d_ij)) / (2 temperature)`, or that of the first term alone,
 //! not halved. A vector that is exactly zero has the cosine 0 and the gradient 0.
 //!
-//! All of it is in f64, where the products of f32 are exact; a temperature makes an error of the similarity larger.
+//! A temperature makes the rounding of the similarities larger; from there on what is added up or cancels is in f64.
 //!
 //! Sources: van den Oord et al., Representation learning with contrastive predictive coding, 2018; Radford et al.,
 //! Learning transferable visual models from natural language supervision, 2021.
 
-use super::columns::Columns;
+use super::columns::{Columns, Line};
 use super::kernel::{MEMORY_LIMIT, Outputs, PairKernel, Pairs, RowOutputs, batches, matrix};
 use super::similarity::DotProduct;
 use super::stream::Stream;
@@ -25,12 +25,12 @@ use crate::drive::weight::Weighting;
 use crate::error::{Error, Kind, Result};
 use crate::math::Real;
 use crate::memory;
+use crate::num::Float;
 use crate::registry::{
     Bound, Call, Default, Domain, Family, Gradient, Kind as Accepts, Loss, Options, Plan, Results,
     SAMPLE_WEIGHT, ShapeRule, Spec, Unreduced, flag, float, input, param,
 };
 use crate::simd::{Isa, Level};
-use crate::softmax::Softmax;
 
 /// The loss with its parameters.
 #[derive(Clone, Copy)]
@@ -91,6 +91,7 @@ impl Loss for InfoNce {
         let axes = call.axes.clone();
         Ok(Box::new(InfoNcePlan {
             loss: *self,
+            single: call.single(),
             level: call.level(),
             batches: batches(call, axes.samples),
             weighting: call.weighting()?,
@@ -101,6 +102,7 @@ impl Loss for InfoNce {
 
 struct InfoNcePlan<'a> {
     loss: InfoNce,
+    single: bool,
     level: Level,
     /// Both with the batch axis first.
     batches: [View<'a>; 2],
@@ -109,33 +111,52 @@ struct InfoNcePlan<'a> {
 }
 
 impl InfoNcePlan<'_> {
-    /// Fills E, and the gradients with respect to vectors that are compared by their dot product.
-    fn run_in(
+    fn run_in<T: Real>(&self, mut results: Results<'_>) -> Result<()> {
+        let InfoNcePlan { loss, level, batches, axes, weighting, .. } = self;
+        let reduced = Reduced { axes, weighting, level: *level };
+        let grads = [0, 1].map(|at| results.grads.take(at));
+        let grads = grads.map(|g| Some(g?.map(|v| v.move_axis(axes.samples, 0))));
+        let derives = grads.iter().any(Option::is_some);
+        let mut scale = if derives { reduced.scale()? } else { Scale::All(1.0) };
+        let factor = scale.normalise::<T>() / loss.temperature;
+        let mut losses = memory::filled(T::ZERO, axes.shape[0])?;
+        if loss.cosine {
+            by_units::<T>(*level, batches, grads, factor, |x, grads| {
+                self.by_products(x, grads, scale, 1.0, &mut losses)
+            })?;
+        } else {
+            self.by_products(batches.clone(), grads, scale, factor, &mut losses)?;
+        }
+        results.value.map_or(Ok(()), |value| reduced.value(&losses, value))
+    }
+
+    /// Fills E, and the gradients with respect to vectors that are compared by their dot product, times `factor`.
+    fn by_products<T: Real>(
         &self,
         batches: [View<'_>; 2],
         grads: [Option<ViewMut<'_>>; 2],
         scale: Scale,
-        losses: &mut [f64],
+        factor: f64,
+        losses: &mut [T],
     ) -> Result<()> {
         let InfoNce { temperature, symmetric, memory_limit, .. } = self.loss;
         let pairs = Pairs::<DotProduct>::new(self.level, batches, memory_limit);
         let [_, m, _] = pairs.shape();
         // Slopes and similarities; as many without gradients, so that the losses are the same.
-        let blocks = pairs.blocks((1 + usize::from(symmetric)) * size_of::<f64>());
-        let kept = if symmetric { blocks.most() * m } else { 0 };
-        let mut similarities = memory::filled(0.0, kept)?;
+        let kept = if symmetric { size_of::<f64>() } else { 0 };
+        let blocks = pairs.blocks(size_of::<T>() + kept);
+        let mut similarities = memory::filled(0.0, if symmetric { blocks.most() * m } else { 0 })?;
         let columns = symmetric
-            .then(|| Columns::of(&pairs, blocks, temperature, &mut similarities))
+            .then(|| Columns::of::<_, T>(&pairs, blocks, temperature, &mut similarities))
             .transpose()?;
         let similarities = (symmetric && !blocks.several()).then_some(&similarities[..]);
         let mut stream = Stream::new(&pairs, blocks, grads)?;
         let kernel = Rows::new(temperature, scale, columns)?;
         for rows in blocks.iter() {
             let sums = Some(&mut losses[rows.clone()]);
-            let outputs = Outputs { value: None, sums, slopes: None };
-            stream.run(&kernel, rows, similarities, outputs, 1.0 / temperature)?;
+            stream.run(&kernel, rows, similarities, Outputs { sums, ..Outputs::NONE }, factor)?;
         }
-        stream.finish(1.0 / temperature)
+        stream.finish(factor)
     }
 }
 
@@ -147,20 +168,8 @@ impl Plan for InfoNcePlan<'_> {
         let InfoNce { memory_limit, .. } = self.loss;
         Pairs::<DotProduct>::new(self.level, self.batches.clone(), memory_limit).cost()
     }
-    fn run(&self, mut results: Results<'_>) -> Result<()> {
-        let InfoNcePlan { loss, level, batches, axes, weighting } = self;
-        let reduced = Reduced { axes, weighting, level: *level };
-        let grads = [0, 1].map(|at| results.grads.take(at));
-        let grads = grads.map(|g| Some(g?.map(|v| v.move_axis(axes.samples, 0))));
-        let derives = grads.iter().any(Option::is_some);
-        let scale = if derives { reduced.scale()? } else { Scale::All(1.0) };
-        let mut losses = memory::filled(0.0, axes.shape[0])?;
-        if loss.cosine {
-            by_units(batches, grads, |x, grads| self.run_in(x, grads, scale, &mut losses))?;
-        } else {
-            self.run_in(batches.clone(), grads, scale, &mut losses)?;
-        }
-        results.value.map_or(Ok(()), |value| reduced.value(&losses, value))
+    fn run(&self, results: Results<'_>) -> Result<()> {
+        if self.single { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
     }
 }
 
@@ -187,43 +196,37 @@ impl Rows {
         }
         Ok(Rows { temperature, scale, columns, by_column })
     }
-
-    #[inline(always)]
-    fn loss<S: Isa>(&self, softmax: &Softmax<f64>, partner: f64) -> f64 {
-        softmax.gap(partner) / self.temperature + Real::log1p::<S>(softmax.others)
-    }
 }
 
-impl PairKernel<f64> for Rows {
+impl<T: Real> PairKernel<T> for Rows {
     #[inline(always)]
-    fn row<S: Isa>(&self, row: usize, x: &[f64], outputs: RowOutputs<'_, f64>) -> f64 {
-        let RowOutputs { slopes, scratch: [exps, ..], .. } = outputs;
-        let partner = x[row];
-        let of_row = Softmax::tempered::<S>(x, self.temperature, exps);
-        let mut loss = self.loss::<S>(&of_row, partner);
-        let of_column = self.columns.as_ref().map(|c| (c, c.softmax(row, (row, partner))));
+    fn row<S: Isa>(&self, row: usize, x: &[f64], outputs: RowOutputs<'_, T>) -> T {
+        let RowOutputs { slopes, scratch: [logits, exps, ..], .. } = outputs;
+        let (partner, temperature) = (x[row], self.temperature);
+        let of_row = Line::of::<S>(x, temperature, logits, exps);
+        let mut loss = of_row.loss::<S>(partner, temperature);
+        let of_column = self.columns.as_ref().map(|c| (c, c.line::<T>(row, (row, partner))));
         if let Some((_, of_column)) = &of_column {
-            loss = f64::midpoint(loss, self.loss::<S>(of_column, partner));
+            loss = f64::midpoint(loss, of_column.loss::<S>(partner, temperature));
         }
-        let Some(slopes) = slopes else { return loss };
+        let Some(slopes) = slopes else { return T::from_f64(loss) };
 
         let scale = self.scale.of(row);
         // A row that does not count may hold anything.
-        let derivative = |exp: f64, factor: f64| if factor == 0.0 { 0.0 } else { exp * factor };
-        let by_row = derivative(of_row.inverse(), scale);
+        let by_row = T::from_f64(of_row.softmax.inverse().weighted(scale));
         for (slope, &exp) in slopes.iter_mut().zip(&*exps) {
-            *slope = derivative(exp, by_row);
+            *slope = exp.weighted(by_row);
         }
-        let mut of_partner = derivative(of_row.complement(row, exps[row]), scale);
+        let mut of_partner = of_row.softmax.complement(row, exps[row]).weighted(scale);
         if let Some((columns, of_column)) = of_column {
             let by_column = self.by_column.iter().zip(&columns.max);
             for ((slope, &x), (&by_column, &max)) in slopes.iter_mut().zip(x).zip(by_column) {
-                *slope += derivative(columns.exp::<S>(x, max), by_column);
+                *slope += columns.exp::<S, T>(x, max).weighted(T::from_f64(by_column));
             }
-            let exp = columns.exp::<S>(partner, of_column.max);
-            of_partner += derivative(of_column.complement(row, exp), scale);
+            let exp = columns.exp::<S, T>(partner, columns.max[row]);
+            of_partner += of_column.softmax.complement(row, exp).weighted(scale);
         }
-        slopes[row] = -of_partner;
-        loss
+        slopes[row] = T::from_f64(-of_partner);
+        T::from_f64(loss)
     }
 }

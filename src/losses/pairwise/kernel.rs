@@ -4,7 +4,9 @@
 //! all pairs is a block of it. Blocks are cut into tiles that depend on the shape alone, and every number is summed by
 //! one task in one order, from block to block too.
 
-use super::similarity::{Batches, GROUP, LANES, Similarity, VECTORS};
+use super::marks::Marks;
+use super::product::{CHAIN, ROWS};
+use super::similarity::{Batches, Similarity};
 use crate::array::{Grid, Tile};
 use crate::array::{View, ViewMut};
 use crate::drive::operand::{Operand, Output};
@@ -35,10 +37,19 @@ pub fn batches<'a>(call: &Call<'a>, samples: usize) -> [View<'a>; 2] {
     [0, 1].map(|at| call.argument(at, |given| Some(given.clone().move_axis(samples, 0))).view)
 }
 
-/// Vectors of the first batch in a task, at most and, where there are more, at least.
-const TASK: (usize, usize) = (64, 16);
+/// Vectors of a batch in a task, at least, if there are more, and at most.
+const TASK: (usize, usize) = (3 * ROWS, 22 * ROWS);
 /// Rough time for value and gradient of one element of one pair, in nanoseconds.
 const COST: f64 = 0.08;
+/// Elements of a pair that take as long as what does not depend on their number.
+const PAIR: usize = 32;
+/// Vectors that the centre is the mean of, at most.
+const CENTRED: usize = 32;
+
+/// Vectors of each task, of so many. Results do not depend on it.
+pub(super) fn rows_of_task(rows: usize) -> usize {
+    rows.div_ceil(threads::num_threads()).next_multiple_of(ROWS).clamp(TASK.0, TASK.1)
+}
 
 /// A loss of the similarities of a vector of the first batch to all of the second.
 pub trait PairKernel<T: Real>: Sync {
@@ -66,6 +77,16 @@ pub struct Outputs<'a, T> {
     pub sums: Option<&'a mut [T]>,
     /// The derivative of the result with respect to each similarity.
     pub slopes: Option<&'a mut [T]>,
+    /// The similarities themselves.
+    pub similarities: Option<&'a mut [f64]>,
+    /// Pairs that had to be computed by themselves.
+    pub marks: Option<&'a Marks>,
+}
+
+impl<T> Outputs<'_, T> {
+    /// Nothing.
+    pub const NONE: Self =
+        Outputs { value: None, sums: None, slopes: None, similarities: None, marks: None };
 }
 
 /// Two batches of vectors, (N, D) and (M, D), or a block of rows of the first and the second.
@@ -74,6 +95,8 @@ pub struct Pairs<'a, M> {
     pub level: Level,
     /// The batches.
     pub batches: [View<'a>; 2],
+    /// A vector that all are taken relative to, or nothing.
+    pub centre: &'a [f64],
     /// What arrays over pairs may need, in bytes.
     memory_limit: usize,
     of: PhantomData<M>,
@@ -82,13 +105,41 @@ pub struct Pairs<'a, M> {
 impl<'a, M: Similarity> Pairs<'a, M> {
     /// Both batches with the batch axis first.
     pub fn new(level: Level, batches: [View<'a>; 2], memory_limit: usize) -> Self {
-        Pairs { level, batches, memory_limit, of: PhantomData }
+        Pairs { level, batches, centre: &[], memory_limit, of: PhantomData }
+    }
+
+    /// The same, relative to a vector.
+    pub fn around<'b>(&self, centre: &'b [f64]) -> Pairs<'b, M>
+    where
+        'a: 'b,
+    {
+        Pairs { batches: self.batches.clone(), centre, ..*self }
+    }
+
+    /// A vector in the midst of the second batch: the mean of some of it, or 0 where that is not finite.
+    pub fn centre_of<T: Real>(&self) -> Result<Vec<f64>> {
+        let [_, m, d] = self.shape();
+        let mut centre = memory::filled(0.0, d)?;
+        let mut buffer = memory::filled(T::ZERO, d)?;
+        let every = m.div_ceil(CENTRED).max(1);
+        for row in (0..m).step_by(every) {
+            let tile = Tile { row, ..Tile::row(d) };
+            let vector = self.grid(1).load(&self.batches[1], 0, tile, &mut buffer);
+            for (sum, x) in centre.iter_mut().zip(vector) {
+                *sum += x.to_f64();
+            }
+        }
+        let count = m.div_ceil(every) as f64;
+        for sum in &mut centre {
+            *sum = if sum.is_finite() { T::from_f64(*sum / count).to_f64() } else { 0.0 };
+        }
+        Ok(centre)
     }
 
     /// Rough time for value and gradient, in nanoseconds.
     pub fn cost(&self) -> f64 {
         let [n, m, d] = self.shape();
-        COST * (n as f64) * (m as f64) * (d + 2 * LANES) as f64
+        COST * (n as f64) * (m as f64) * (d + PAIR) as f64
     }
 
     /// N, M and D.
@@ -114,8 +165,8 @@ impl<'a, M: Similarity> Pairs<'a, M> {
         let fit = (self.memory_limit - self.memory_limit / 4) / (m * bytes).max(1);
         let rows = match fit {
             fit if fit >= n => n,
-            fit if fit >= VECTORS => fit / VECTORS * VECTORS,
-            fit if fit >= GROUP => fit / GROUP * GROUP,
+            fit if fit >= CHAIN => fit / CHAIN * CHAIN,
+            fit if fit >= ROWS => fit / ROWS * ROWS,
             fit => fit,
         };
         Blocks { rows: rows.max(1), n }
@@ -135,13 +186,14 @@ impl<'a, M: Similarity> Pairs<'a, M> {
         let whole = |x, cols| ViewMut::from_slice(x, &[n, cols]);
         let [value, slopes] = [outputs.value, outputs.slopes].map(|x| x.map(|x| whole(x, m)));
         let sums = outputs.sums.map(|x| whole(x, 1));
-        let [value, slopes] =
-            [&value, &slopes].map(|x| x.as_ref().map(|x| Operand::output(&mut matrix, x)));
+        let kept = outputs.similarities.map(|x| ViewMut::from_slice(x, &[n, m]));
+        let [value, slopes, kept] =
+            [&value, &slopes, &kept].map(|x| x.as_ref().map(|x| Operand::output(&mut matrix, x)));
         let sums = sums.as_ref().map(|x| Operand::output(&mut column, x));
         matrix.merge();
         column.merge();
         let job = RowJob {
-            batches: Batches { views: &block.batches, grids: [block.grid(0), block.grid(1)] },
+            batches: Batches::new(&block.batches, self.centre),
             of: PhantomData::<M>,
             kernel,
             first: rows.start,
@@ -151,11 +203,12 @@ impl<'a, M: Similarity> Pairs<'a, M> {
             value,
             slopes,
             sums,
+            kept,
+            marks: outputs.marks,
         };
         // The similarities of a task's rows are there at once on every thread.
         let room = self.memory_limit / 4 / threads::num_threads() / (size_of::<f64>() * m.max(1));
-        let rows = n.div_ceil(2).next_multiple_of(GROUP).clamp(TASK.1, TASK.0);
-        let rows = rows.min((room / GROUP * GROUP).max(GROUP));
+        let rows = rows_of_task(n).min((room / ROWS * ROWS).max(ROWS));
         let tiles = n.div_ceil(rows);
         threads::run(tiles, block.cost() / tiles as f64, &|tasks| {
             for row in tasks.map(|task| task * rows) {
@@ -204,6 +257,9 @@ struct RowJob<'a, 'b, M, L> {
     value: Option<Output<'a, 'a>>,
     slopes: Option<Output<'a, 'a>>,
     sums: Option<Output<'a, 'a>>,
+    /// The similarities, to be written.
+    kept: Option<Output<'a, 'a>>,
+    marks: Option<&'a Marks>,
 }
 
 /// Rows of a block.
@@ -223,9 +279,12 @@ impl<M: Similarity, T: Real, L: PairKernel<T>> Kernel for RowTile<'_, '_, '_, M,
             &all[tile.row * tile.cols..][..tile.len()]
         } else {
             memory::grow(&mut computed, tile.len(), 0.0)?;
-            job.batches.similarities::<S, M, T>(tile, &mut computed)?;
+            job.batches.similarities::<S, M, T>(tile, &mut computed, job.marks)?;
             &computed
         };
+        if let Some(kept) = &job.kept {
+            kept.tile(&job.matrix, tile, &mut Vec::new())?.copy_from_slice(similarities);
+        }
         let mut buffers: [Vec<T>; 3] = Default::default();
         let [value_buffer, slopes_buffer, sums_buffer] = &mut buffers;
         let column = Tile { cols: 1, ..tile };

@@ -8,6 +8,8 @@ macro_rules! unrolled {
 mod columns;
 mod gradients;
 mod kernel;
+mod marks;
+mod product;
 mod similarity;
 mod stream;
 mod units;

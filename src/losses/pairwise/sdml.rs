@@ -124,7 +124,9 @@ impl SdmlPlan<'_> {
     fn run_in<T: Real>(&self, mut results: Results<'_>) -> Result<()> {
         let grads = [0, 1].map(|at| results.grads.take(at));
         let grads = grads.map(|g| Some(g?.map(|v| v.move_axis(self.batch, 0))));
-        let stream = Stream::<_, T>::new(&self.pairs, self.blocks::<T>(), grads)?;
+        let centre = self.pairs.centre_of::<T>()?;
+        let pairs = self.pairs.around(&centre);
+        let stream = Stream::<_, T>::new(&pairs, self.blocks::<T>(), grads)?;
         if self.by_row {
             self.by_row(stream, results.value)
         } else {
@@ -146,7 +148,7 @@ impl SdmlPlan<'_> {
         let kernel = Rows { target: self.targets(), scale, first: 0, by_row: true };
         for rows in stream.blocks.iter() {
             let sums = out.is_some().then(|| &mut all[rows.clone()]);
-            let outputs = Outputs { value: None, sums, slopes: None };
+            let outputs = Outputs { sums, ..Outputs::NONE };
             stream.run(&kernel, rows, None, outputs, factor)?;
         }
         stream.finish(factor)?;
@@ -184,7 +186,7 @@ impl SdmlPlan<'_> {
             let kernel = Rows { target: self.targets(), scale, first: rows.start, by_row: false };
             let len = rows.len() * n;
             let value = out.is_some().then(|| &mut unreduced[..len]);
-            let outputs = Outputs { value, sums: None, slopes: None };
+            let outputs = Outputs { value, ..Outputs::NONE };
             stream.run(&kernel, rows.clone(), None, outputs, factor)?;
             let out = match &mut out {
                 Some(_) if divisor.is_none() => out.take(),

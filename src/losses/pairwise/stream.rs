@@ -2,6 +2,7 @@
 
 use super::gradients::Gradients;
 use super::kernel::{Blocks, Outputs, PairKernel, Pairs};
+use super::marks::Marks;
 use super::similarity::Similarity;
 use crate::array::ViewMut;
 use crate::error::Result;
@@ -15,6 +16,7 @@ pub struct Stream<'p, 'v, 'g, M, T> {
     /// The blocks of rows.
     pub blocks: Blocks,
     slopes: Vec<T>,
+    marks: Option<Marks>,
     gradients: Gradients<'g, T>,
     /// Whether any gradient is wanted.
     pub derives: bool,
@@ -30,8 +32,10 @@ impl<'p, 'v, 'g, M: Similarity, T: Real> Stream<'p, 'v, 'g, M, T> {
         let derives = grads.iter().any(Option::is_some);
         let [_, m, _] = pairs.shape();
         let slopes = memory::filled(T::ZERO, if derives { blocks.most() * m } else { 0 })?;
+        let marks = derives && M::CANCELS;
+        let marks = marks.then(|| Marks::new(blocks.most(), m)).transpose()?;
         let gradients = Gradients::new(pairs, grads, blocks.several())?;
-        Ok(Stream { pairs, blocks, slopes, gradients, derives })
+        Ok(Stream { pairs, blocks, slopes, marks, gradients, derives })
     }
 
     /// Runs `kernel` over a block, with its similarities if they are at hand, and adds its part of the gradients, but for
@@ -44,12 +48,13 @@ impl<'p, 'v, 'g, M: Similarity, T: Real> Stream<'p, 'v, 'g, M, T> {
         outputs: Outputs<'_, T>,
         factor: f64,
     ) -> Result<()> {
-        let Stream { pairs, derives, ref mut slopes, ref mut gradients, .. } = *self;
+        let Stream { pairs, derives, ref mut slopes, ref marks, ref mut gradients, .. } = *self;
         let [_, m, _] = pairs.shape();
         let slopes = if derives { &mut slopes[..rows.len() * m] } else { &mut [] };
-        let outputs = Outputs { slopes: derives.then_some(&mut *slopes), ..outputs };
+        let marks = marks.as_ref();
+        let outputs = Outputs { slopes: derives.then_some(&mut *slopes), marks, ..outputs };
         pairs.rows(kernel, rows.clone(), similarities, outputs)?;
-        if derives { gradients.add(pairs, rows, slopes, factor) } else { Ok(()) }
+        if derives { gradients.add(pairs, rows, slopes, marks, factor) } else { Ok(()) }
     }
 
     /// Finishes the gradients, with the factor of all blocks.

@@ -1,67 +1,67 @@
 //! Vectors of length 1: the cosine of two vectors is the dot product of theirs.
 //!
-//! They are in f64, each element within 1.5 ulp. With u = x / |x| the gradient with respect to x is `(g - u (g u)) / |x|`,
+//! Each element is within 2 ulp. With u = x / |x| the gradient with respect to x is `(g - u (g u)) / |x|`,
 //! where g is the one with respect to u.
 
-use crate::array::{View, ViewMut};
+use crate::array::{Grid, Tile, View, ViewMut};
+use crate::drive::operand::{Operand, Output};
 use crate::error::Result;
 use crate::losses::rowwise::cosine_embedding::scale_for;
+use crate::math::Real;
 use crate::memory;
-use crate::simd::Baseline;
+use crate::simd::{self, Isa, Kernel, Level};
 use crate::sum::sum_exactly;
+use crate::threads;
+use std::marker::PhantomData;
+
+/// Vectors in a task.
+const TASK: usize = 16;
+/// Rough time for an element, in nanoseconds.
+const COST: f64 = 1.0;
 
 /// Lets `work` compute the gradients with respect to the vectors of both batches at length 1, from these, and makes them
-/// those with respect to the batches.
-pub fn by_units(
+/// those with respect to the batches, times `factor`.
+pub fn by_units<T: Real>(
+    level: Level,
     batches: &[View<'_>; 2],
     grads: [Option<ViewMut<'_>>; 2],
+    factor: f64,
     work: impl FnOnce([View<'_>; 2], [Option<ViewMut<'_>>; 2]) -> Result<()>,
 ) -> Result<()> {
-    let units = [Units::of(&batches[0])?, Units::of(&batches[1])?];
+    let units = [Units::<T>::of(level, &batches[0])?, Units::of(level, &batches[1])?];
     let mut by_units = [Vec::new(), Vec::new()];
     for ((by_units, units), out) in by_units.iter_mut().zip(&units).zip(&grads) {
-        *by_units = memory::filled(0.0, if out.is_some() { units.x.len() } else { 0 })?;
+        *by_units = memory::filled(T::ZERO, if out.is_some() { units.x.len() } else { 0 })?;
     }
     let [by_first, by_second] = &mut by_units;
     let views = [(by_first, &grads[0]), (by_second, &grads[1])]
         .map(|(x, out)| Some(ViewMut::from_slice(x, out.as_ref()?.shape())));
     work(units.each_ref().map(Units::view), views)?;
-    for ((by_units, units), out) in by_units.into_iter().zip(&units).zip(grads) {
-        out.map_or(Ok(()), |out| units.pull(by_units, out))?;
+    for ((mut by_units, units), out) in by_units.into_iter().zip(units).zip(grads) {
+        let Some(out) = out else { continue };
+        let Units { x: units, shape, mut lengths } = units;
+        by_vectors(level, &mut by_units, &mut lengths, shape, &Across { units, factor })?;
+        out.copy_from(&by_units);
     }
     Ok(())
 }
 
 /// Vectors of length 1, or of length 0.
-struct Units {
-    x: Vec<f64>,
+struct Units<T> {
+    x: Vec<T>,
     shape: [usize; 2],
     /// The length of each vector times a power of two, and that.
     lengths: Vec<[f64; 2]>,
 }
 
-impl Units {
+impl<T: Real> Units<T> {
     /// Of the rows of a matrix.
-    fn of(view: &View<'_>) -> Result<Self> {
+    fn of(level: Level, view: &View<'_>) -> Result<Self> {
         let shape = [view.shape()[0], view.shape()[1]];
-        let mut x = view.to_vec::<f64>()?;
+        let mut x = memory::filled(T::ZERO, shape[0] * shape[1])?;
         let mut lengths = memory::filled([0.0, 1.0], shape[0])?;
-        let mut squares = memory::filled(0.0, shape[1])?;
-        let mut length = |x: &[f64], scale: f64| {
-            for (square, x) in squares.iter_mut().zip(x) {
-                *square = (x * scale) * (x * scale);
-            }
-            sum_exactly::<Baseline, f64>(&squares)
-        };
-        for (x, of) in x.chunks_exact_mut(shape[1].max(1)).zip(&mut lengths) {
-            let square = length(x, 1.0);
-            let scale = scale_for(square);
-            let square = if scale == 1.0 { square } else { length(x, scale) };
-            *of = [square.sqrt(), scale];
-            for x in x.iter_mut().filter(|_| square != 0.0) {
-                *x = *x * scale / of[0];
-            }
-        }
+        let grid = Grid::single(&shape, view.strides());
+        by_vectors(level, &mut x, &mut lengths, shape, &Normalise { view, grid })?;
         Ok(Units { x, shape, lengths })
     }
 
@@ -69,25 +69,129 @@ impl Units {
     fn view(&self) -> View<'_> {
         View::from_slice(&self.x, &self.shape)
     }
+}
 
-    /// Makes gradients with respect to them those with respect to what they were made of.
-    fn pull(&self, mut grads: Vec<f64>, out: ViewMut<'_>) -> Result<()> {
-        let d = self.shape[1];
-        let mut products = memory::filled(0.0, d)?;
-        let rows = grads.chunks_exact_mut(d.max(1)).zip(self.x.chunks_exact(d.max(1)));
-        for ((grads, unit), &[length, scale]) in rows.zip(&self.lengths) {
-            for ((product, g), u) in products.iter_mut().zip(&*grads).zip(unit) {
-                *product = g * u;
+/// What is done with each vector of a batch.
+trait VectorWork<T>: Sync {
+    /// Changes a vector and what is kept of its length, with scratch that is as long.
+    fn run<S: Isa>(&self, row: usize, x: &mut [T], length: &mut [f64; 2], scratch: [&mut [f64]; 2]);
+}
+
+/// Copies a vector at length 1.
+struct Normalise<'a, 'b> {
+    view: &'a View<'b>,
+    grid: Grid,
+}
+
+impl<T: Real> VectorWork<T> for Normalise<'_, '_> {
+    #[inline(always)]
+    fn run<S: Isa>(
+        &self,
+        row: usize,
+        unit: &mut [T],
+        of: &mut [f64; 2],
+        [x, squares]: [&mut [f64]; 2],
+    ) {
+        self.grid.read(self.view, 0, Tile { row, ..Tile::row(x.len()) }, x);
+        let mut scale = 1.0;
+        let square = loop {
+            for (square, x) in squares.iter_mut().zip(&*x) {
+                *square = (x * scale) * (x * scale);
             }
-            // A vector that does not count may hold anything.
-            let is_constant = length == 0.0 || grads.iter().all(|&g| g == 0.0);
-            let along = sum_exactly::<Baseline, f64>(&products);
-            for (g, u) in grads.iter_mut().zip(unit) {
-                let across = (*g - u * along) / length * scale;
-                *g = if is_constant { 0.0 } else { across };
+            let square = sum_exactly::<S, f64>(squares);
+            if scale != 1.0 || scale_for(square) == 1.0 {
+                break square;
             }
+            scale = scale_for(square);
+        };
+        *of = [square.sqrt(), scale];
+        for (unit, x) in unit.iter_mut().zip(&*x) {
+            *unit = T::from_f64(if square == 0.0 { *x } else { x * scale / of[0] });
         }
-        out.copy_from(&grads);
+    }
+}
+
+/// Makes the gradient with respect to a vector at length 1 that with respect to the vector, times `factor`.
+struct Across<T> {
+    units: Vec<T>,
+    factor: f64,
+}
+
+impl<T: Real> VectorWork<T> for Across<T> {
+    #[inline(always)]
+    fn run<S: Isa>(
+        &self,
+        row: usize,
+        grad: &mut [T],
+        &mut [length, scale]: &mut [f64; 2],
+        [products, _]: [&mut [f64]; 2],
+    ) {
+        let unit = &self.units[row * grad.len()..][..grad.len()];
+        for ((product, g), u) in products.iter_mut().zip(&*grad).zip(unit) {
+            *product = g.to_f64() * u.to_f64();
+        }
+        // A vector that does not count may hold anything.
+        let is_constant = length == 0.0 || grad.iter().all(|&g| g == T::ZERO);
+        let along = sum_exactly::<S, f64>(products);
+        for (g, u) in grad.iter_mut().zip(unit) {
+            let across = (g.to_f64() - u.to_f64() * along) * self.factor / length * scale;
+            *g = T::from_f64(if is_constant { 0.0 } else { across });
+        }
+    }
+}
+
+/// Does some work with the vectors of a matrix.
+fn by_vectors<T: Real>(
+    level: Level,
+    x: &mut [T],
+    lengths: &mut [[f64; 2]],
+    shape: [usize; 2],
+    work: &impl VectorWork<T>,
+) -> Result<()> {
+    let [n, d] = shape;
+    let [x, lengths] =
+        [ViewMut::from_slice(x, &shape), ViewMut::from_slice(lengths.as_flattened_mut(), &[n, 2])];
+    let grids = [&x, &lengths].map(|view| Grid::single(view.shape(), view.strides()));
+    let [x, lengths] =
+        [&x, &lengths].map(|view| Operand::output(&mut Grid::new(view.shape(), 1), view));
+    let job = VectorJob { x, lengths, grids, work, of: PhantomData };
+    threads::run(n.div_ceil(TASK), COST * (TASK * d) as f64, &|tasks| {
+        for row in tasks.map(|task| task * TASK) {
+            let tile = Tile { row, rows: TASK.min(n - row), col: 0, cols: d };
+            simd::dispatch(level, VectorTile { job: &job, tile })?;
+        }
+        Ok(())
+    })
+}
+
+struct VectorJob<'a, W, T> {
+    x: Output<'a, 'a>,
+    lengths: Output<'a, 'a>,
+    grids: [Grid; 2],
+    work: &'a W,
+    of: PhantomData<fn() -> T>,
+}
+
+/// Some vectors of a matrix.
+struct VectorTile<'a, 'b, W, T> {
+    job: &'a VectorJob<'b, W, T>,
+    tile: Tile,
+}
+
+impl<T: Real, W: VectorWork<T>> Kernel for VectorTile<'_, '_, W, T> {
+    type Output = Result<()>;
+    #[inline(always)]
+    fn run<S: Isa>(self) -> Result<()> {
+        let VectorTile { job, tile } = self;
+        let mut buffers: (Vec<T>, Vec<f64>) = Default::default();
+        let x = job.x.tile::<T>(&job.grids[0], tile, &mut buffers.0)?;
+        let lengths = Tile { cols: 2, ..tile };
+        let lengths = job.lengths.tile::<f64>(&job.grids[1], lengths, &mut buffers.1)?;
+        let mut scratch = [memory::filled(0.0, tile.cols)?, memory::filled(0.0, tile.cols)?];
+        let vectors = x.chunks_exact_mut(tile.cols.max(1)).zip(lengths.as_chunks_mut().0);
+        for (row, (x, length)) in (tile.row..).zip(vectors) {
+            job.work.run::<S>(row, x, length, scratch.each_mut().map(|x| &mut x[..]));
+        }
         Ok(())
     }
 }
