@@ -21,7 +21,7 @@ const COST: f64 = 2.0;
 pub struct Line<T> {
     /// The largest similarity.
     max: f64,
-    /// Of what the logits are relative to the largest.
+    /// That of the logits less the largest.
     pub softmax: Softmax<T>,
 }
 

@@ -1,7 +1,7 @@
 //! The driver of losses of all pairs: a similarity of every vector of one batch to every vector of another.
 //!
 //! Work goes in blocks of rows of the matrix of pairs, as many as a limit of memory allows: what there is of an array over
-//! all pairs is a block of it. Blocks are cut into tiles that depend on the shape alone, and every number is summed by
+//! all pairs is a block of it. Blocks are cut into tiles whose size has no say in the numbers: each is summed by
 //! one task in one order, from block to block too.
 
 use super::marks::Marks;

@@ -17,7 +17,7 @@ use std::ops::Range;
 /// Rows of the left factor that are worked on together.
 pub const ROWS: usize = 6;
 /// Terms that are added in the type of computation.
-pub const CHAIN: usize = 128;
+pub const CHAIN: usize = 64;
 /// Rows of the right factor whose panels are there at once, in whole panels of every level.
 const RIGHT: usize = 256;
 
