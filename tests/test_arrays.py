@@ -183,9 +183,11 @@ def test_python_numbers_are_one_sample(name):
     for loss in losses_of(name):
         for reduction in spec_of(name).reductions:
             loss = remade(loss, reduction=reduction)
-            value, grad = loss.value_and_grad(**numbers, wrt=first)
+            results: Any = loss.value_and_grad(**numbers, wrt=first)
+            value, grad = results
             lists = {key: [x] for key, x in numbers.items()}
-            array, slope = loss.value_and_grad(**lists, wrt=first)
+            results = loss.value_and_grad(**lists, wrt=first)
+            array, slope = results
             assert isinstance(value, np.float64)
             assert isinstance(grad, np.float64)
             assert (value, grad) == (array.item(), slope.item())

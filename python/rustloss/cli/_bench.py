@@ -207,7 +207,7 @@ def _errors(loss: Loss) -> dict[str, Any]:
         inputs = _inputs(loss, seed)
         value, grads = loss.value_and_grad(**inputs)
         exact = oracle(loss).results(**inputs)
-        worst["value"] = max(worst["value"], _ulps(value, exact.value))
+        worst["value"] = max(worst["value"], _ulps(np.asarray(value), exact.value))
         for grad, name in zip(_flat(grads), _differentiated(loss), strict=True):
             worst["gradient"] = max(worst["gradient"], _ulps(grad, exact.grads[name]))
     return {"loss": type(loss).__name__, **worst}
