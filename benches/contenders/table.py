@@ -173,7 +173,7 @@ COLUMNS = [
     "error",
     "error of fastest",
 ]
-WIDTHS = [24, *[17] * 7, 20, 15, 14, 6, 16]
+WIDTHS = [38, *[17] * 7, 20, 15, 14, 6, 16]
 
 
 def line(cells: list[str], *, markdown: bool) -> str:
