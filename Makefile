@@ -123,6 +123,7 @@ bench-rust:
 
 bench-python: $(MEASURE)/.installed
 	$(MEASURE)/bin/python benches/peers.py --record
+	$(MEASURE)/bin/python benches/scaling.py --record
 
 # maturin looks for zig as it does for a linker: on the path.
 audited-wheel: export PATH := $(abspath .venv-wheel/bin):$(PATH)

@@ -26,13 +26,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, metavar="N")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--record", action="store_true", help="keep the times for README's table")
+    parser.add_argument("--quick", action="store_true", help="take few samples, to try things out")
     arguments = parser.parse_args()
-    if arguments.record and arguments.cases:
-        parser.error("--record takes all cases, and --cases leaves some out")
+    if arguments.record and arguments.quick:
+        parser.error("--record keeps what many samples say, and --quick takes few")
     limit_threads(arguments.threads)
     # Only now: the libraries read the number of threads when they are imported.
     from contenders.table import run
+    from contenders.timing import hurry
 
+    if arguments.quick:
+        hurry()
     run(arguments.cases, arguments.threads, markdown=arguments.markdown, recorded=arguments.record)
 
 

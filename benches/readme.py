@@ -1,23 +1,27 @@
-"""Render what the benchmarks recorded: the tables of README and of the page about speed, the chart.
+"""Render what the benchmarks recorded: the tables of README and other pages, the chart.
 
 A page marks the place with ``<!-- begin NAME -->`` and ``<!-- end NAME -->``.
 """
 
 from __future__ import annotations
 
+import math
 import re
-import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 
+import ratios
 import records
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "speed.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "benches" / "README.md"]
 CHART = "docs/_static/speed-{theme}.svg"
+#: Elements from which a case is in README's table.
+LARGE = 100_000
+KINDS = ("float32", "float16", "bfloat16", "F", "mixed", "axis=1")
 INK = {"light": "#1f2328", "dark": "#e6edf3"}
 BAR = {"light": "#b7410e", "dark": "#f2895b"}
 
@@ -65,12 +69,6 @@ def sure_model() -> str:
     return f"{table(head, rows, numbers_from=1)}\n\n{listed(record['versions'])}."
 
 
-def fastest(case: dict[str, Any]) -> tuple[str, float]:
-    """Return the fastest peer, and how many times as long as rustloss it takes."""
-    peer = min(case["peers"], key=case["peers"].get)
-    return peer, case["peers"][peer] / case["rustloss"]
-
-
 def speed() -> str:
     """Return the table of all recorded times."""
     record = records.load("speed")
@@ -80,7 +78,7 @@ def speed() -> str:
         [
             case["case"],
             *(f"{x:,.3g}" if x < 1000 else f"{x:,.0f}" for x in times(case, peers)),
-            "{} {:.2f}".format(*fastest(case)),
+            "{} {:.2f}".format(*ratios.fastest(case)),
         ]
         for case in cases
     ]
@@ -96,11 +94,15 @@ def times(case: dict[str, Any], peers: list[str]) -> list[float]:
 
 
 def speed_summary() -> str:
-    """Return the chart, what was measured on what, and where others are ahead."""
+    """Return the chart, what was measured on what, where others are ahead, and the large cases."""
     record = records.load("speed")
-    ratios = {case["case"]: fastest(case) for case in record["cases"] if case["peers"]}
-    mean = statistics.geometric_mean(ratio for _, ratio in ratios.values())
-    behind = [f"{case} ({peer}, {x:.2f})" for case, (peer, x) in ratios.items() if x < 1]
+    cases = ratios.compared(record["cases"])
+    behind = [case for case in cases if ratios.fastest(case)[1] < 1]
+    means = "\n".join(
+        f"- {family}: "
+        + ", ".join(f"{ratios.mean(some):.2f} ({kind})" for kind, some in kinds.items())
+        for family, kinds in ratios.by_family(cases).items()
+    )
     light, dark = (CHART.format(theme=theme) for theme in INK)
     return f"""\
 <picture>
@@ -108,20 +110,56 @@ def speed_summary() -> str:
   <img alt="How many times as long as rustloss the fastest other library takes" src="{light}">
 </picture>
 
-Value and gradient in float32, the largest case of each loss (rows x columns; CTC: frames x samples
-x classes x labels), against the fastest of the others: how many times as long it takes.
+Value and gradient, against the fastest of the others in the same type and layout: how many times as
+long it takes. The chart has the largest case of each loss (rows x columns; CTC: frames x samples x
+classes x labels) in float32 and C order.
 {record["machine"]}; {listed(record["versions"])}.
-Over all {len(ratios)} cases the geometric mean is {mean:.2f}. Others are ahead in {len(behind)}
-of them: {", ".join(behind) or "none"}."""
+
+Of {len(cases)} cases others are ahead in {len(behind)}. The geometric means are
+
+{means}
+
+The large cases, and all in which others are ahead, the worst first:
+
+{large_cases(cases)}"""
+
+
+def large_cases(cases: list[dict[str, Any]]) -> str:
+    """Return a table of the large cases and of those where others are ahead, the worst first."""
+    kinds = [kind for kind in KINDS if kind in map(ratios.kind, cases)]
+    rows: dict[str, dict[str, str]] = {}
+    for case in cases:
+        title, shape, *_ = case["case"].split()
+        peer, ratio = ratios.fastest(case)
+        if ratio < 1 or math.prod(map(int, shape.split("x"))) >= LARGE:
+            rows.setdefault(f"{title} {shape}", {})[ratios.kind(case)] = f"{ratio:.2f} ({peer})"
+    cells = ([name, *(found.get(kind, "") for kind in kinds)] for name, found in rows.items())
+    return table(["case", *kinds], cells, numbers_from=1)
+
+
+def scaling() -> str:
+    """Return the time of an element by the size of a call, and what several threads make of it."""
+    record = records.load("scaling")
+    rows = record["rows"]
+    sizes = list(dict.fromkeys(row["elements"] for row in rows))
+    cells: dict[str, dict[int, str]] = {}
+    for row in rows:
+        gain, _ = ratios.speedup(row, record["threads"])
+        cells.setdefault(row["case"], {})[row["elements"]] = f"{row['one']:.3g} ({gain:.2f})"
+    body = ([name, *(found.get(size, "") for size in sizes)] for name, found in cells.items())
+    workload = f"{record['machine']}; {listed(record['versions'])}."
+    return f"{workload}\n\n{table(['case', *map('{:.0e}'.format, sizes)], body, numbers_from=1)}"
 
 
 def draw_chart(path: Path, ink: str, bar: str) -> None:
-    """Draw the largest case of each loss."""
-    largest = {case["case"].split()[0]: case for case in by_size(records.load("speed")["cases"])}
-    cases = sorted(largest.values(), key=lambda case: fastest(case)[1])
+    """Draw the largest case of each loss in float32 and C order."""
+    usual = (case for case in records.load("speed")["cases"] if ratios.kind(case) == "float32")
+    by_time = sorted(ratios.compared(usual), key=lambda case: case["rustloss"])
+    largest = {case["case"].split()[0]: case for case in by_time}
+    cases = sorted(largest.values(), key=lambda case: ratios.fastest(case)[1])
     figure, ax = plt.subplots(figsize=(8, 0.28 * len(cases) + 0.8), layout="constrained")
     for place, case in enumerate(cases):
-        peer, ratio = fastest(case)
+        peer, ratio = ratios.fastest(case)
         ax.barh(place, ratio - 1, left=1, color=bar)
         ax.text(1.04 * max(ratio, 1), place, f"{peer} {ratio:.2f}", va="center", color=ink)
     ax.set_yticks(range(len(cases)), [case["case"] for case in cases])
@@ -137,16 +175,12 @@ def draw_chart(path: Path, ink: str, bar: str) -> None:
     plt.close(figure)
 
 
-def by_size(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the cases that have peers, those that take longest last."""
-    return sorted((case for case in cases if case["peers"]), key=lambda case: case["rustloss"])
-
-
 PARTS: dict[str, Callable[[], str]] = {
     "invalid_ctc": invalid_ctc,
     "sure_model": sure_model,
     "speed": speed,
     "speed_summary": speed_summary,
+    "scaling": scaling,
 }
 
 

@@ -33,7 +33,7 @@ def in_torch(loss: Any, pred: Any, label: Any) -> tuple[float, float]:
 def here(loss: rl.Loss, pred: Any, label: Any) -> tuple[float, float]:
     """Return value and slope of a loss."""
     value, grad = loss.value_and_grad(pred, label)
-    return float(value[0]), float(grad.flat[0])
+    return float(np.ravel(value)[0]), float(np.ravel(grad)[0])
 
 
 def main() -> None:

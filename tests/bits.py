@@ -8,8 +8,8 @@ and one after it; a recording takes some minutes.
     python tests/bits.py compare old.txt new.txt
 
 The comparison lists what differs, is missing or is new, and exits with 1 if there is anything.
-`--losses PATTERN` records a part. Both recordings must come from one version of `bit_calls.py`,
-since the options of a loss are drawn together.
+`--losses PATTERN` records a part. Both recordings must come from one version of `bit_calls.py` and
+`bit_arrays.py`, since the options of a loss are drawn together.
 
 Each line of a recording is an instruction set, a call, and a hash of each output: dtype, shape and
 bytes, with one NaN for all NaNs; first of the arrays that went in, which tells if these differ. An
@@ -42,7 +42,8 @@ from typing import Any
 import numpy as np
 
 import rustloss as rl
-from bit_calls import TABLE, Options, Place, Uniform, arrays, identity, ordered, plan, varied
+from bit_arrays import Place, Uniform, arrays, ordered, varied
+from bit_calls import TABLE, Options, identity, plan
 
 with contextlib.suppress(ImportError):
     import ml_dtypes  # noqa: F401 (gives NumPy bfloat16)

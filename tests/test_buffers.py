@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -310,7 +311,9 @@ def weights_for(loss: rl.Loss, inputs: dict[str, Any]) -> Iterator[Any]:
 def test_every_result_is_written(name, dtype):
     optional = [i.name for i in spec_of(name).inputs if i.domain not in ("Offsets", "Weight")]
     plain = spec_of(name).family in ("pairwise", "sequence")
-    for loss in configurations(name):
+    # What writes is one generic function: float64 is written as float32 is, bfloat16 as float16.
+    many = dtype in (np.float32, np.float16)
+    for loss in itertools.islice(configurations(name), None if many else 1):
         for shape in [None] if plain else [None, WIDE]:
             reductions = spec_of(name).reductions if shape is None else ("none", "sample", "mean")
             for reduction in reductions:

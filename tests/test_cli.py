@@ -148,6 +148,7 @@ def test_help_names_the_commands() -> None:
         ("bench", "--losses", "spam"),
         ("bench", "--losses", "("),
         ("bench", "--threads", "0"),
+        ("bench", "--peers", "spam"),
     ],
     ids=" ".join,
 )
@@ -494,9 +495,10 @@ def test_alignment_of_wrong_labels(emissions: Any, tmp_path: Path) -> None:
 
 def test_bench_times_and_draws(tmp_path: Path) -> None:
     words = ["bench", "--losses", "^L1|SDML", "--threads", 1, "--png", tmp_path / "b.png"]
-    found = rustloss(*words, "--json").data
+    found = rustloss(*words, "--json", "--peers", "numpy").data
     assert [row["loss"] for row in found["rows"]] == ["L1Loss", "SDMLLoss"]
     assert all(row["rustloss"] > 0 for row in found["rows"])
+    assert all(row["numpy"] > 0 for row in found["rows"])
     assert found["threads"] == 1
     assert (tmp_path / "b.png").read_bytes().startswith(PNG)
 

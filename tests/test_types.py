@@ -126,6 +126,15 @@ def test_signatures_name_everything(name: str) -> None:
         assert (call[entry.name].default is inspect.Parameter.empty) == entry.required
 
 
+@pytest.mark.parametrize("method", ["value_and_grad", "grad", "grad_hess"])
+def test_signatures_of_methods_name_the_options(method: str) -> None:
+    call = getattr(rl.HuberLoss(), method)
+    shown = inspect.signature(call).parameters.values()
+    options = tuple(p.name for p in shown if p.kind is p.KEYWORD_ONLY)
+    with pytest.raises(rl.errors.CallError, match=re.escape(f"by name {options}")):
+        call(no_option=None)
+
+
 @over_losses
 def test_parameters_are_stated_and_listed(name: str) -> None:
     kind: Any = getattr(rl, name)

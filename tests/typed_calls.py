@@ -81,6 +81,26 @@ assert_type(loss.grad(tensor, tensor, wrt=("pred",)), tuple[Tensor, ...])
 assert_type(rl.TripletLoss().grad(tensor, tensor, tensor), tuple[Tensor, Tensor, Tensor])
 assert_type(loss(Column(), Column()), Array)
 
+
+# A loss that nothing more is known of.
+def any_loss(given: rl.Loss) -> None:
+    assert_type(given(x, y), Array | Number)
+    assert_type(given(pred=x, label=y, out=w), Array | Number)
+    assert_type(given.value_and_grad(x, y), tuple[Array | Number, Array | tuple[Array, ...]])
+    assert_type(given.grad(x, y, wrt="label"), Array | tuple[Array, ...])
+    assert_type(given.grad_hess(x, y), tuple[Array, Array])
+    assert_type(given(tensor, y), Tensor)
+    assert_type(given.value_and_grad(tensor, y), tuple[Tensor, Tensor | tuple[Tensor, ...]])
+    assert_type(given.grad(tensor, y), Tensor | tuple[Tensor, ...])
+    given.axsi  # error
+    given("abc", y)  # error
+    given(x, label="abc")  # error
+    given.grad(tensor, "abc")  # error
+    given.grad(x, "abc", wrt="pred")  # error
+
+
+any_loss(loss.replace(reduction="mean"))
+
 # Parameters, and other losses made of this one.
 assert_type(loss.rho, float)
 assert_type(rl.SoftmaxCELoss().axis, int)

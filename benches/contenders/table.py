@@ -9,14 +9,19 @@ import os
 import platform
 import re
 import shutil
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import ratios
 import records
+from rustloss import _core
 from rustloss.cli._doctor import cpu
 
-from . import Case, Contender, cases, with_numpy
+from . import Case, Contender, with_numpy
+from . import cases as all_cases
 from .timing import Timing, adding, agrees, copying, gradient_error, measure
 
 MODULES = {
@@ -28,6 +33,7 @@ MODULES = {
 }
 """Each library and the package whose absence makes it missing."""
 PEERS = ["numpy", "torch", "torch.compile", "jax", "mxnet"]
+FAMILIES = {entry["name"]: entry["family"] for entry in _core.registry()}
 SMALL = 64
 """Up to this many elements a case is also held against ``numpy.add``."""
 
@@ -93,6 +99,9 @@ class Measured:
         return {
             "case": self.case.name,
             "loss": self.case.row.loss,
+            "family": FAMILIES[self.case.row.loss],
+            "dtype": self.case.dtype,
+            "layout": self.case.layout,
             "rustloss": micros["rustloss"],
             "peers": {name: micros[name] for name in self.peers},
             "copy": micros["copy"],
@@ -104,8 +113,12 @@ def measured(case: Case, libraries: dict[str, ModuleType], threads: int) -> Meas
     reference = with_numpy.reference(case)
     errors, able, notes = {}, [], {}
     for contender in ready(case, libraries):
-        result = contender.fetch(contender.run())
-        if agrees(result, reference):
+        try:
+            result = contender.fetch(contender.run())
+        except (RuntimeError, TypeError):
+            notes[contender.name] = "refuses"
+            continue
+        if agrees(result, reference, case.dtype):
             able.append(contender)
             errors[contender.name] = gradient_error(result, reference)
         else:
@@ -160,7 +173,7 @@ COLUMNS = [
     "error",
     "error of fastest",
 ]
-WIDTHS = [24, *[17] * 7, 20, 15, 14, 6, 16]
+WIDTHS = [38, *[17] * 7, 20, 15, 14, 6, 16]
 
 
 def line(cells: list[str], *, markdown: bool) -> str:
@@ -170,8 +183,39 @@ def line(cells: list[str], *, markdown: bool) -> str:
     return " ".join(cell.rjust(width) for cell, width in zip(cells, WIDTHS, strict=True))
 
 
+def summary(cases: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield lines: the means of families and kinds of arrays, then all ratios, the worst first."""
+    yield "\nFastest peer / rustloss, geometric means:"
+    for family, kinds in ratios.by_family(cases).items():
+        means = (f"{kind} {ratios.mean(some):.2f} ({len(some)})" for kind, some in kinds.items())
+        yield f"{family}: {', '.join(means)}"
+    yield "\nThe worst first:"
+    for case in ratios.compared(cases):
+        peer, ratio = ratios.fastest(case)
+        yield f"{ratio:.2f} {case['case']} ({peer})"
+
+
+def setting(threads: int) -> dict[str, Any]:
+    """Return what is recorded of the machine and the libraries."""
+    versions = records.versions([*MODULES, "optax"])
+    return {
+        "machine": f"{cpu()}, {threads} threads",
+        "versions": versions | {"Python": platform.python_version()},
+    }
+
+
+def keep(cases: list[dict[str, Any]], threads: int, *, renew: bool) -> None:
+    """Record the cases, or renew those in the record."""
+    known = records.load("speed")["cases"] if renew else []
+    found = {case["case"]: case for case in [*known, *cases]}
+    listed = [found[case.name] for case in all_cases() if case.name in found]
+    records.save("speed", {**setting(threads), "cases": listed})
+
+
 def run(pattern: str, threads: int, *, markdown: bool, recorded: bool) -> None:
-    """Print the header, then every case as it is done; record them all if that is asked for."""
+    """Print the header, every case as it is done, and what they come to; record them if asked."""
+    if recorded and pattern and not setting(threads).items() <= records.load("speed").items():
+        sys.exit("--record --cases: the record is of another machine or of other versions")
     libraries = load(threads)
     print(header(libraries, threads))
     print("Microseconds a call, value and gradient: minimum (median).\n")
@@ -179,15 +223,11 @@ def run(pattern: str, threads: int, *, markdown: bool, recorded: bool) -> None:
     if markdown:
         print(line(["---", *["---:"] * (len(COLUMNS) - 1)], markdown=True))
     done = []
-    for case in cases():
+    for case in all_cases():
         if re.search(pattern, case.name):
             done.append(measured(case, libraries, threads))
             print(line(row(done[-1]), markdown=markdown), flush=True)
+    timed = [result.record() for result in done if "rustloss" in result.times]
+    print(*summary(timed), sep="\n")
     if recorded:
-        found = records.versions([*MODULES, "optax"])
-        record = {
-            "machine": f"{cpu()}, {threads} threads",
-            "versions": found | {"Python": platform.python_version()},
-            "cases": [result.record() for result in done if "rustloss" in result.times],
-        }
-        records.save("speed", record)
+        keep(timed, threads, renew=bool(pattern))

@@ -1,4 +1,7 @@
-"""JAX: one jitted function that returns values and gradients, on arrays already on the device."""
+"""JAX: one jitted function that returns values and gradients, on arrays already on the device.
+
+Its arrays have no layout to choose: all of them are in C order.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,22 @@ import numpy as np
 import optax
 from jax import Array as JaxArray
 
-from . import Case, Contender, Result
+from . import Case, Contender, Result, is_real
 
 
 def softmax_ce(pred: JaxArray, label: JaxArray) -> JaxArray:
     value = optax.losses.softmax_cross_entropy_with_integer_labels(pred, label, axis=1)
     return value.reshape(len(value), -1).mean(1)
+
+
+def smoothed_ce(pred: JaxArray, label: JaxArray) -> JaxArray:
+    target = optax.losses.smooth_labels(jax.nn.one_hot(label, pred.shape[1], dtype=pred.dtype), 0.1)
+    return optax.losses.softmax_cross_entropy(pred, target)
+
+
+def weighted_ce(pred: JaxArray, label: JaxArray) -> JaxArray:
+    weight = jnp.linspace(0.5, 1.5, pred.shape[1], dtype=pred.dtype)
+    return softmax_ce(pred, label) * weight[label]
 
 
 def kl(pred: JaxArray, label: JaxArray) -> JaxArray:
@@ -58,6 +71,8 @@ LOSSES: dict[str, Callable[..., JaxArray]] = {
     ),
     "PoissonNLL": lambda pred, target: (jnp.exp(pred) - target * pred).mean(1),
     "SoftmaxCE": softmax_ce,
+    "SoftmaxCE-smoothed": smoothed_ce,
+    "SoftmaxCE-weighted": weighted_ce,
     "KLDiv": kl,
     "KLDiv-logits": lambda pred, label: kl(jax.nn.log_softmax(pred), label),
     "Triplet": triplet,
@@ -78,9 +93,8 @@ def contenders(case: Case) -> list[Contender]:
         return value.sum(), value
 
     step = jax.jit(jax.value_and_grad(total, case.differentiable, has_aux=True))
-    inputs = [
-        jax.device_put(x.astype(np.int32) if x.dtype == np.int64 else x) for x in case.inputs()
-    ]
+    arrays = map(np.ascontiguousarray, case.inputs())
+    inputs = [jax.device_put(x if is_real(x) else x.astype(np.int32)) for x in arrays]
 
     def run() -> tuple[JaxArray, tuple[JaxArray, ...]]:
         (_, value), grads = jax.block_until_ready(step(*inputs))

@@ -9,7 +9,7 @@ import numpy as np
 import rustloss
 from rustloss.testing.oracles import evaluate
 
-from . import Array, Case, Contender, Result
+from . import Array, Case, Contender, Result, is_real
 
 
 def _per_sample(element: Array, slope: Array) -> Result:
@@ -98,6 +98,23 @@ def softmax_ce(pred: Array, label: Array) -> Result:
     np.put_along_axis(grad, index, np.take_along_axis(grad, index, 1) - 1, 1)
     grad /= value[0].size
     return value.reshape(len(value), -1).mean(1), (grad,)
+
+
+def smoothed_ce(pred: Array, label: Array) -> Result:
+    smoothing, classes = 0.1, pred.shape[1]
+    log_prob, rows = _log_softmax(pred), np.arange(len(pred))
+    value = (smoothing - 1) * log_prob[rows, label] - smoothing * log_prob.mean(1)
+    grad = np.exp(log_prob, out=log_prob)
+    grad -= pred.dtype.type(smoothing / classes)
+    grad[rows, label] -= pred.dtype.type(1 - smoothing)
+    return value, (grad,)
+
+
+def weighted_ce(pred: Array, label: Array) -> Result:
+    value, (grad,) = softmax_ce(pred, label)
+    weight = np.linspace(0.5, 1.5, pred.shape[1], dtype=pred.dtype)[label]
+    grad *= weight[:, None]
+    return value * weight, (grad,)
 
 
 def _of_label(pred: Array, label: Array) -> tuple[Array, Array, Array]:
@@ -279,6 +296,8 @@ LOSSES: dict[str, Callable[..., Result]] = {
     "SigmoidBCE": _sigmoid_cross_entropy,
     "PoissonNLL": poisson,
     "SoftmaxCE": softmax_ce,
+    "SoftmaxCE-smoothed": smoothed_ce,
+    "SoftmaxCE-weighted": weighted_ce,
     "SoftmaxFocal": softmax_focal,
     "Poly": poly,
     "CategoricalHinge": categorical_hinge,
@@ -302,10 +321,10 @@ LOSSES: dict[str, Callable[..., Result]] = {
 
 def reference(case: Case) -> Result:
     """Return the case's value and gradients in float64, from the oracle if not from here."""
-    inputs = [x.astype(np.float64) if x.dtype == np.float32 else x for x in case.inputs()]
+    inputs = [x.astype(np.float64) if is_real(x) else x for x in case.inputs()]
     if case.title in LOSSES:
         return LOSSES[case.title](*inputs)
-    value, grads, _ = evaluate(case.row.loss, case.row.params, *inputs)
+    value, grads, _ = evaluate(case.row.loss, case.params, *inputs)
     names = [entry["name"] for entry in getattr(rustloss, case.row.loss)()._inputs]
     return value, tuple(grads[names[at]] for at in case.differentiable)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +17,15 @@ from . import Array, Case, Contender, Result
 def softmax_ce(pred: Tensor, label: Tensor) -> Tensor:
     value = F.cross_entropy(pred, label, reduction="none")
     return value.flatten(1).mean(1) if value.ndim > 1 else value
+
+
+def smoothed_ce(pred: Tensor, label: Tensor) -> Tensor:
+    return F.cross_entropy(pred, label, reduction="none", label_smoothing=0.1)
+
+
+def weighted_ce(pred: Tensor, label: Tensor) -> Tensor:
+    weight = torch.linspace(0.5, 1.5, pred.shape[1], dtype=pred.dtype)
+    return F.cross_entropy(pred, label, weight, reduction="none")
 
 
 def _log_p(pred: Tensor, label: Tensor) -> Tensor:
@@ -39,14 +50,14 @@ def categorical_hinge(pred: Tensor, label: Tensor) -> Tensor:
 
 def multi_quantile(pred: Tensor, label: Tensor) -> Tensor:
     count = pred.shape[1]
-    q = (torch.arange(count) + 0.5) / count
+    q = ((torch.arange(count) + 0.5) / count).to(pred.dtype)
     error = label[:, None] - pred
     return torch.maximum(q * error, (q - 1) * error).mean(1)
 
 
 def crps(pred: Tensor, label: Tensor) -> Tensor:
     members = pred.shape[1]
-    rank = (2 * torch.arange(members) - members + 1) / members**2
+    rank = ((2 * torch.arange(members) - members + 1) / members**2).to(pred.dtype)
     return (pred - label[:, None]).abs().mean(1) - pred.sort(1).values @ rank
 
 
@@ -62,7 +73,7 @@ def sdml(first: Tensor, second: Tensor) -> Tensor:
     # The matrix product is several times faster than the differences themselves.
     squares = (first**2).sum(1)[:, None] + (second**2).sum(1)
     count = len(first)
-    target = torch.full((count, count), 0.3 / (count - 1)).fill_diagonal_(0.7)
+    target = torch.full((count, count), 0.3 / (count - 1), dtype=first.dtype).fill_diagonal_(0.7)
     log_prob = F.log_softmax(2 * first @ second.T - squares, 1)
     return F.kl_div(log_prob, target, reduction="none").mean(1)
 
@@ -85,6 +96,8 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     ).mean(1),
     "PoissonNLL": lambda pred, target: F.poisson_nll_loss(pred, target, reduction="none").mean(1),
     "SoftmaxCE": softmax_ce,
+    "SoftmaxCE-smoothed": smoothed_ce,
+    "SoftmaxCE-weighted": weighted_ce,
     "SoftmaxFocal": softmax_focal,
     "Poly": poly,
     "CategoricalHinge": categorical_hinge,
@@ -123,8 +136,15 @@ def set_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+def _tensor(array: Array) -> Tensor:
+    """Return a tensor of the same memory: torch does not know NumPy's bfloat16."""
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
 def _inputs(case: Case) -> list[Tensor]:
-    inputs = [torch.from_numpy(x) for x in case.inputs()]
+    inputs = [_tensor(x) for x in case.inputs()]
     if case.title == "CTC":
         frames, samples, _, length = case.shape
         inputs[0] = inputs[0].transpose(0, 1).contiguous()
@@ -134,7 +154,7 @@ def _inputs(case: Case) -> list[Tensor]:
 
 def _fetch(case: Case) -> Callable[[tuple[Tensor, tuple[Tensor, ...]]], Result]:
     def to_numpy(tensor: Tensor) -> Array:
-        array: Array = tensor.detach().numpy()
+        array: Array = tensor.detach().float().numpy()
         return array.swapaxes(0, 1) if case.title == "CTC" and array.ndim == 3 else array
 
     return lambda result: (to_numpy(result[0]), tuple(map(to_numpy, result[1])))
@@ -143,7 +163,7 @@ def _fetch(case: Case) -> Callable[[tuple[Tensor, tuple[Tensor, ...]]], Result]:
 def _eager(case: Case) -> Contender:
     loss, inputs = LOSSES[case.title], _inputs(case)
     wanted = [inputs[at].requires_grad_() for at in case.differentiable]
-    ones = torch.ones(len(case.inputs()[0]))
+    ones = torch.ones(len(case.inputs()[0]), dtype=inputs[0].dtype)
 
     def run() -> tuple[Tensor, tuple[Tensor, ...]]:
         value = loss(*inputs)

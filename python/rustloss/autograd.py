@@ -80,7 +80,7 @@ def _slope(
 ) -> Any:
     """Return the gradient by one input."""
     given = dict(zip(names, inputs, strict=True))
-    slope = loss.grad(**given, **options, wrt=wrt, grad_output=grad_output)
+    slope = np.asarray(loss.grad(**given, **options, wrt=wrt, grad_output=grad_output))
     return slope.astype(np.asarray(given[wrt]).dtype, copy=False)
 
 

@@ -46,7 +46,7 @@ _BESIDE: dict[str, dict[str, Any]] = {
 
 def sample(
     loss: Loss,
-    *inputs: ArrayLike,
+    *inputs: Any,
     row: ArrayLike | None = None,
     index: int = 0,
     low: float = -4.0,
@@ -116,7 +116,7 @@ def sample(
     return {"x": x, **dict(zip(names, lines, strict=True))}
 
 
-def curve(loss: Loss, *inputs: ArrayLike, ax: Axes | None = None, **named: Any) -> Axes:
+def curve(loss: Loss, *inputs: Any, ax: Axes | None = None, **named: Any) -> Axes:
     """Draw a loss and its derivatives against the prediction.
 
     Parameters

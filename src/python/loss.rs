@@ -149,7 +149,10 @@ impl PyLoss {
     }
 
     /// The value of the loss and its gradient.
-    #[pyo3(signature = (*args, **kwargs))]
+    #[pyo3(
+        signature = (*args, **kwargs),
+        text_signature = "($self, /, *inputs, wrt=None, grad_output=None, out=None, grad_out=None, denominator=None, **named_inputs)"
+    )]
     fn value_and_grad<'py>(
         slf: &Bound<'py, Self>,
         args: &Bound<'py, PyTuple>,
@@ -163,7 +166,10 @@ impl PyLoss {
     }
 
     /// The gradient alone.
-    #[pyo3(signature = (*args, **kwargs))]
+    #[pyo3(
+        signature = (*args, **kwargs),
+        text_signature = "($self, /, *inputs, wrt=None, grad_output=None, grad_out=None, denominator=None, **named_inputs)"
+    )]
     fn grad<'py>(
         slf: &Bound<'py, Self>,
         args: &Bound<'py, PyTuple>,
@@ -173,7 +179,10 @@ impl PyLoss {
     }
 
     /// The gradient and the diagonal of the second derivative with respect to the prediction.
-    #[pyo3(signature = (*args, **kwargs))]
+    #[pyo3(
+        signature = (*args, **kwargs),
+        text_signature = "($self, /, *inputs, grad_output=None, grad_out=None, hess_out=None, denominator=None, **named_inputs)"
+    )]
     fn grad_hess<'py>(
         slf: &Bound<'py, Self>,
         args: &Bound<'py, PyTuple>,

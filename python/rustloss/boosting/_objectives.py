@@ -102,7 +102,7 @@ class Objective:
         """
         return _INVERSE_LINKS[self.link](np.asarray(score))
 
-    def init_score(self, label: Any, sample_weight: ArrayLike | None = None) -> Any:
+    def init_score(self, label: Any, sample_weight: Any = None) -> Any:
         """Return the constant raw score to start from, as boosters do for objectives of their own.
 
         Parameters
@@ -135,7 +135,7 @@ class Objective:
 
         def slope(score: float) -> float:
             pred = np.broadcast_to(np.float64(score), y.shape)
-            return float(self._rows.grad(pred, y, sample_weight=sample_weight).sum())
+            return float(np.sum(self._rows.grad(pred, y, sample_weight=sample_weight)))
 
         return root(slope)
 
@@ -147,7 +147,7 @@ class Objective:
         """Return gradient and Hessian of the scores, both checked, in the scores' type."""
         per_row: Any = 1.0 if weight is None else weight.reshape(-1, *(1,) * (pred.ndim - 1))
         if self.hessian == "one":
-            grad = self._rows.grad(pred, label, sample_weight=weight)
+            grad = np.asarray(self._rows.grad(pred, label, sample_weight=weight))
             scale = 1.0 if self.loss.weight is None else self.loss.weight
             hess = np.broadcast_to(per_row * scale, pred.shape).astype(grad.dtype)
         else:

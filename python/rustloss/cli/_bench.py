@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import os
 import re
 import time
@@ -16,25 +14,10 @@ import numpy as np
 from rustloss import _core, get_num_threads, num_threads
 from rustloss._loss import Loss
 from rustloss.cli._doctor import cpu, versions
+from rustloss.cli._peers import PEERS, Array, differentiated
 from rustloss.cli._text import UsageError, command, kind_of, pyplot, say, say_json, say_table
 from rustloss.testing import example, oracle
 
-#: The losses of torch.nn that compute the same, with the inputs in the same order.
-TORCH = {
-    "L1Loss": "L1Loss",
-    "HuberLoss": "SmoothL1Loss",
-    "SigmoidBinaryCrossEntropyLoss": "BCEWithLogitsLoss",
-    "PoissonNLLLoss": "PoissonNLLLoss",
-    "GaussianNLLLoss": "GaussianNLLLoss",
-    "MarginRankingLoss": "MarginRankingLoss",
-    "HingeEmbeddingLoss": "HingeEmbeddingLoss",
-    "SoftmaxCrossEntropyLoss": "CrossEntropyLoss",
-    "KLDivLoss": "KLDivLoss",
-    "CosineEmbeddingLoss": "CosineEmbeddingLoss",
-    "TripletMarginLoss": "TripletMarginLoss",
-    "MultiMarginLoss": "MultiMarginLoss",
-    "MultiLabelMarginLoss": "MultiLabelMarginLoss",
-}
 #: Shapes of the first input by the family of the loss: (samples, frames, classes) of sequences.
 SHAPES = {"elementwise": (1000, 1000), "pairwise": (256, 128), "sequence": (16, 150, 32)}
 ROWS = (1000, 100)
@@ -45,14 +28,14 @@ NEAR = 1e-3
 #: Draws of which `accuracy` reports the worst.
 DRAWS = 20
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 
 def add(commands: Any) -> None:
     """Add the commands."""
-    text = "time value and gradient of the losses, beside PyTorch if it is installed"
+    text = "time value and gradient of the losses, beside other libraries"
     bench = command(commands, "bench", text, _bench)
     bench.add_argument("--threads", type=int, metavar="N", help="by default as many as are set")
+    text = "libraries to take part: numpy (plain formulas, double precision), torch, jax"
+    bench.add_argument("--peers", nargs="+", default=[], choices=PEERS, metavar="NAME", help=text)
     bench.add_argument("--png", metavar="FILE", help="draw the times into a picture (matplotlib)")
     text = "measure how far single precision is from plain NumPy in double precision"
     accuracy = command(commands, "accuracy", text, _accuracy)
@@ -84,56 +67,40 @@ def _flat(grads: Any) -> list[Array]:
 def _bench(given: argparse.Namespace) -> int:
     threads = get_num_threads() if given.threads is None else given.threads
     losses = list(_chosen(given.losses))
-    torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
-    if torch is not None:
-        torch.set_num_threads(threads)
     with num_threads(threads):
-        rows = [_row(loss, torch) for loss in losses]
+        rows = [_row(loss, given.peers, threads) for loss in losses]
     about = {"cpu": cpu(), "threads": threads, "isa": _core.config()["isa"]}
-    about |= versions(("rustloss", "numpy", "torch"))
+    about |= versions(("rustloss", "numpy", *given.peers))
     if hasattr(
         os, "getloadavg"
     ):  # Times of a busy machine say little, of OpenMP's threads nothing.
         about["load"] = round(os.getloadavg()[0], 1)
     if given.png:
-        _picture(rows, about, given.png)
+        _picture(rows, given.peers, about, given.png)
     if given.json:
         say_json({**about, "rows": rows})
         return 0
     say(", ".join(f"{name} {value}" for name, value in about.items()))
     say("Microseconds for value and gradient in single precision: the least of some calls.\n")
-    head = ["loss", "shape", "rustloss", "torch", "torch / rustloss"]
-    say_table(head, [_cells(row) for row in rows])
+    head = ["loss", "shape", "rustloss", *given.peers, "fastest / rustloss"]
+    say_table(head, [_cells(row, given.peers) for row in rows])
     return 0
 
 
-def _row(loss: Loss, torch: Any) -> dict[str, Any]:
-    """Return the times of a loss and of its peer, in microseconds."""
+def _row(loss: Loss, peers: list[str], threads: int) -> dict[str, Any]:
+    """Return the times of a loss and of its peers, in microseconds."""
     family = loss._spec["family"]
     inputs = _inputs(loss, 0, SHAPES.get(family, ROWS))
     name = type(loss).__name__
     found: dict[str, Any] = {"loss": name, "shape": [*next(iter(inputs.values())).shape]}
     found["rustloss"] = _least(lambda: loss.value_and_grad(**inputs))
-    if torch is not None and name in TORCH:
-        value, grads = loss.value_and_grad(**inputs)
-        run = _with_torch(torch, loss, inputs)
-        same = _near([np.asarray(value), *_flat(grads)], run())
-        found["torch"] = _least(run) if same else "disagrees"
+    value, grads = loss.value_and_grad(**inputs)
+    for peer in peers:
+        run = PEERS[peer](loss, inputs, threads)
+        if run is not None:
+            same = _near([np.asarray(value), *_flat(grads)], run())
+            found[peer] = _least(run) if same else "disagrees"
     return found
-
-
-def _with_torch(torch: Any, loss: Loss, inputs: dict[str, Array]) -> Callable[[], list[Array]]:
-    """Return a call of torch's loss of that name: its value and gradients."""
-    peer = getattr(torch.nn, TORCH[type(loss).__name__])(reduction="sum")
-    tensors = {name: torch.from_numpy(x) for name, x in inputs.items()}
-    leaves = [tensors[name].requires_grad_() for name in _differentiated(loss)]
-
-    def run() -> list[Array]:
-        value = peer(*tensors.values())
-        grads = torch.autograd.grad(value, leaves)
-        return [x.detach().numpy() for x in (value, *grads)]
-
-    return run
 
 
 def _near(ours: list[Array], others: list[Array]) -> bool:
@@ -152,38 +119,40 @@ def _least(run: Callable[[], Any]) -> float:
     return min(times) * 1e6
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    peer = row.get("torch", "-")
-    timed = isinstance(peer, float)
+def _times(row: dict[str, Any], names: list[str]) -> dict[str, float]:
+    """Return the times of those that have one."""
+    return {name: row[name] for name in names if isinstance(row.get(name), float)}
+
+
+def _cells(row: dict[str, Any], peers: list[str]) -> list[str]:
+    timed = _times(row, peers)
     return [
         row["loss"],
         "x".join(map(str, row["shape"])),
         f"{row['rustloss']:.0f}",
-        f"{peer:.0f}" if timed else peer,
-        f"{peer / row['rustloss']:.2f}" if timed else "",
+        *(f"{timed[peer]:.0f}" if peer in timed else row.get(peer, "-") for peer in peers),
+        f"{min(timed.values()) / row['rustloss']:.2f}" if timed else "",
     ]
 
 
-def _picture(rows: list[dict[str, Any]], about: dict[str, Any], path: str) -> None:
+def _picture(
+    rows: list[dict[str, Any]], peers: list[str], about: dict[str, Any], path: str
+) -> None:
     """Draw the times of all rows as bars."""
     plt = pyplot()
     figure = plt.figure(figsize=(8, 1 + 0.4 * len(rows)), layout="constrained")
     axes = figure.add_subplot(xlabel="microseconds for value and gradient", xscale="log")
-    places = np.arange(len(rows))
-    for shift, who in ((-0.2, "rustloss"), (0.2, "torch")):
-        timed = [(at, row[who]) for at, row in zip(places, rows, strict=True) if _is_time(row, who)]
-        if timed:
-            at, times = zip(*timed, strict=True)
-            axes.barh(np.array(at) + shift, times, 0.4, label=who)
-    axes.set_yticks(places, [row["loss"] for row in rows])
+    names = ["rustloss", *peers]
+    width = 0.8 / len(names)
+    for shift, name in enumerate(names):
+        timed = {at: row[name] for at, row in enumerate(rows) if _times(row, [name])}
+        places = np.array([*timed]) + (shift + 0.5) * width - 0.4
+        axes.barh(places, [*timed.values()], width, label=name)
+    axes.set_yticks(range(len(rows)), [row["loss"] for row in rows])
     axes.invert_yaxis()
     axes.legend()
     axes.set_title(f"{about['cpu']}, {about['threads']} threads", fontsize="medium")
     figure.savefig(path, format="png")
-
-
-def _is_time(row: dict[str, Any], who: str) -> bool:
-    return isinstance(row.get(who), float)
 
 
 def _accuracy(given: argparse.Namespace) -> int:
@@ -207,15 +176,10 @@ def _errors(loss: Loss) -> dict[str, Any]:
         inputs = _inputs(loss, seed)
         value, grads = loss.value_and_grad(**inputs)
         exact = oracle(loss).results(**inputs)
-        worst["value"] = max(worst["value"], _ulps(value, exact.value))
-        for grad, name in zip(_flat(grads), _differentiated(loss), strict=True):
+        worst["value"] = max(worst["value"], _ulps(np.asarray(value), exact.value))
+        for grad, name in zip(_flat(grads), differentiated(loss), strict=True):
             worst["gradient"] = max(worst["gradient"], _ulps(grad, exact.grads[name]))
     return {"loss": type(loss).__name__, **worst}
-
-
-def _differentiated(loss: Loss) -> list[str]:
-    """Return the inputs that the gradient of a call is by."""
-    return [row["name"] for row in loss._inputs if row["gradient"] == "Default"]
 
 
 def _ulps(single: Array, double: Array) -> float:
