@@ -50,21 +50,20 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     ShapeError
         If they have indices that differ.
     """
+    values = (*args, *kwargs.values())
+    owners = {owner for value in values if (owner := framework(type(value)))}  # type: ignore[arg-type]  # a class is hashable
+    if len(owners) == 1:
+        return _adapter(*owners).call(loss, method, args, kwargs)
+    # Only here, as to look up the names takes longer than all else.
     names = (row["name"] for row in loss._inputs)
-    given = [*zip(names, args, strict=False), *kwargs.items()]
-    owners = (
-        (name, framework(type(value)))  # type: ignore[arg-type]  # a class is hashable
-        for name, value in reversed(given)
-    )
-    found = {owner: name for name, owner in owners if owner}
-    if not found:
-        refuse_misaligned(dict(given))
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    if not owners:
+        refuse_misaligned(given)
         return NotImplemented
-    if len(found) > 1:
-        parts = " and ".join(f"{owner} ({name})" for owner, name in sorted(found.items()))
-        text = f"expected arrays of one framework beside NumPy's, got those of {parts}"
-        raise DTypeError(text)
-    return _adapter(*found).call(loss, method, args, kwargs)
+    of = {framework(type(value)): name for name, value in reversed(given.items())}  # type: ignore[arg-type]
+    parts = " and ".join(f"{owner} ({of[owner]})" for owner in sorted(owners))
+    text = f"expected arrays of one framework beside NumPy's, got those of {parts}"
+    raise DTypeError(text)
 
 
 @functools.cache

@@ -81,9 +81,9 @@ impl<'py> Bind<'py> {
         self.options.iter().map(|(name, value)| (*name, value))
     }
 
-    /// Whether any keyword beside the inputs is given.
+    /// Whether any keyword beside the inputs is given that says more than which gradients are wanted.
     pub fn has_options(&self) -> bool {
-        !self.options.is_empty()
+        self.options.iter().any(|(name, _)| *name != "wrt")
     }
 
     /// A keyword beside the inputs, if given.

@@ -2,7 +2,11 @@
 
 use numpy::PyUntypedArray;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyNotImplemented, PyString, PyTuple};
+
+/// `rustloss._frameworks.call`, imported when the first array of a framework comes.
+static CALL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// What an adapter makes of a call, if an argument is an array of a framework that has one.
 pub fn adapted<'py>(
@@ -17,7 +21,7 @@ pub fn adapted<'py>(
     }
     let py = args.py();
     let kwargs = kwargs.map_or_else(|| PyDict::new(py), Clone::clone);
-    let call = py.import("rustloss._frameworks")?.getattr("call")?;
+    let call = CALL.import(py, "rustloss._frameworks", "call")?;
     let result = call.call1((loss, method, args, kwargs))?;
     Ok(if result.is_exact_instance_of::<PyNotImplemented>() { None } else { Some(result) })
 }
@@ -30,4 +34,5 @@ fn is_native(object: &Bound<'_, PyAny>) -> bool {
         || object.is_exact_instance_of::<PyInt>()
         || object.is_exact_instance_of::<PyString>()
         || object.is_exact_instance_of::<PyList>()
+        || object.is_exact_instance_of::<PyTuple>()
 }

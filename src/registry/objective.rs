@@ -109,6 +109,15 @@ impl Objective {
         if sums && dtype.size() == 2 { DType::F32 } else { dtype }
     }
 
+    /// The axes of a call with a first input of a shape; none if its first axis is not that of the samples, or if the value
+    /// is not one of each sample by itself.
+    #[cfg(feature = "python")]
+    pub(crate) fn axes_of_samples(&self, first: &[usize]) -> Option<Axes> {
+        let apart = !self.options.reduction.is_total() && self.spec.family != Family::Pairwise;
+        let axes = self.loss.axes((self.inputs[0].name, first), &self.options).ok()?;
+        (apart && axes.samples == 0).then_some(axes)
+    }
+
     /// Checks the shapes of a call's inputs.
     fn line_up<'s>(&self, shape: impl Fn(usize) -> Option<&'s [usize]>) -> Result<Axes> {
         let first = (self.inputs[0].name, shape(0).unwrap_or_default());

@@ -28,7 +28,7 @@ def to_numpy(name: str, tensor: Tensor) -> NDArray[Any]:
         If it is on another device, sparse, quantised, complex or of an unknown type.
     """
     try:
-        array: NDArray[Any] = tensor.detach().numpy()
+        array: NDArray[Any] = (tensor.detach() if tensor.requires_grad else tensor).numpy()
     except (RuntimeError, TypeError) as error:
         if tensor.is_neg():
             return to_numpy(name, tensor.resolve_neg())
@@ -43,9 +43,10 @@ def to_tensor(result: Any) -> Any:
     if isinstance(result, tuple):
         return tuple(map(to_tensor, result))
     array = np.asarray(result)
-    if array.dtype.kind == "V":  # bfloat16, which NumPy does not know
+    try:
+        return torch.from_numpy(array)
+    except TypeError:  # bfloat16, which NumPy does not know
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
 
 
 def as_tensor(name: str, value: Any) -> Tensor:

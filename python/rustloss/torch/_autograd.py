@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rustloss.torch._arrays import as_tensor, to_numpy, to_tensor
-from rustloss.torch._op import Call, places, run, signature
+from rustloss.torch._op import Call, mean, places, run, signature
 
 #: Bytes of a number in single precision.
 _SINGLE = 4
@@ -24,22 +25,23 @@ class Eager(torch.autograd.Function):
     def forward(
         ctx: Any, call: Call, order: tuple[str, ...], others: dict[str, Any], *tensors: Tensor
     ) -> Tensor:
-        """Compute a value of one number together with its gradients, so that arrays are read once.
+        """Compute the value together with its gradients, so that arrays are read once.
 
-        An array of values waits for what arrives at each of them, and so do gradients of half
-        types, which would lose what a loss is scaled for.
+        Of several values the gradients are those of their mean, which is what is mostly taken of
+        them. Those of half types wait for what arrives, as a loss is scaled for their sake.
         """
         ctx.save_for_backward(*tensors)
         ctx.args = call, order, others
-        ctx.grads = None
         arrays = dict(zip(call.names, map(to_numpy, call.names, tensors), strict=True))
-        loss = call.traits.loss
-        sizes = (arrays[name].itemsize for name in (call.names[0], *call.wrt))
-        if call.traits.apart or min(sizes) < _SINGLE:
+        loss, first = call.traits.loss, arrays[call.names[0]]
+        if min([arrays[name].itemsize for name in (call.names[0], *call.wrt)]) < _SINGLE:
+            ctx.grads = None
             value = loss(**arrays, **others)
         else:
-            value, grads = loss.value_and_grad(**arrays, **others, wrt=call.wrt)
-            ctx.grads = None if value.ndim else grads
+            share = mean(call.traits, first.shape, first.dtype) if call.traits.apart else None
+            options = {"wrt": call.wrt, "grad_output": share}
+            value, ctx.grads = loss.value_and_grad(**arrays, **others, **options)
+            ctx.share = 1.0 if share is None else float(share)
         tensor: Tensor = to_tensor(value)
         return tensor
 
@@ -53,19 +55,37 @@ class Eager(torch.autograd.Function):
             given = {**others, **dict(zip(call.names, tensors, strict=True))}
             whole = [as_tensor(name, given[name]) for name in order]
             grads = Slope.apply(replace(call, names=order), upstream, *whole)
-        elif saved is None:
+        elif saved is None or (factor := _factor(upstream, ctx.share)) is None:
             arrays = dict(zip(call.names, map(to_numpy, call.names, tensors), strict=True))
             output = to_numpy("grad_output", upstream)
             options = {"wrt": call.wrt, "grad_output": output}
             grads = to_tensor(call.traits.loss.grad(**arrays, **others, **options))
         else:
             grads = to_tensor(saved)
-            factor = upstream.item()
             if factor != 1:
                 for grad in grads:
                     grad.mul_(factor)
         found = dict(zip(call.wrt, grads, strict=True))
         return None, None, None, *map(found.get, call.names)
+
+
+def _factor(upstream: Tensor, share: float) -> float | None:
+    """Return what gradients for `share` at every element of a value are to be multiplied by.
+
+    None is returned if the product is not what the loss gives for `upstream`, digit by digit: it is
+    for one number at every element that is `share` times a power of two, as where a mean is scaled
+    or accumulated. The gradient of a single number is multiplied by whatever arrives.
+    """
+    if not upstream.ndim:
+        arriving: float = upstream.item()
+        return arriving / share
+    if not upstream.numel():
+        return None
+    distinct = upstream[tuple([slice(None) if step else 0 for step in upstream.stride()])]
+    least, largest = torch.aminmax(distinct)
+    factor = least.item() / share
+    is_exact = torch.equal(least, largest) and math.frexp(factor)[0] == 0.5
+    return factor if is_exact else None
 
 
 class Value(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -90,26 +91,34 @@ def value(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
     -------
     Tensor
     """
-    given = dict(zip(traits.names, args, strict=False))
+    given = {name: x for name, x in zip(traits.names, args, strict=False) if x is not None}
     if kwargs or len(args) > len(traits.names):
         _check_names(traits.names, args, kwargs)
-        given |= kwargs
-    order = (*traits.names, *_OPTIONS)
-    given = {name: given[name] for name in order if given.get(name) is not None}
+        given |= {name: x for name, x in kwargs.items() if x is not None}
+        given = {name: given[name] for name in (*traits.names, *_OPTIONS) if name in given}
     tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
-    call = Call(traits, (*tensors,))
-    if torch.is_grad_enabled():
-        call = call.wanted([x.requires_grad for x in tensors.values()])
-    traced = _is_traced(tensors)
-    if not (traced or call.wrt):
+    recorded = torch.is_grad_enabled()
+    needed = tuple([recorded and x.requires_grad for x in tensors.values()])
+    if _is_traced(tensors):
+        Call(traits, (*tensors,)).wanted(needed)
+        return _traced(traits, given)
+    call = _wanted(traits, (*tensors,), needed)
+    if not call.wrt:
         plain: Tensor = _detached(traits.loss, "__call__", (), given)
         return plain
-    if "out" in given:
-        raise CallError("out: expected none beside tensors that need a gradient", "out")
-    if traced:
-        return _traced(traits, given)
+    _refuse_out(given)
     others = {name: x for name, x in given.items() if name not in tensors}
     return Eager.apply(call, (*given,), others, *tensors.values())
+
+
+@functools.lru_cache(maxsize=1024)
+def _wanted(traits: Traits, names: tuple[str, ...], needed: tuple[bool, ...]) -> Call:
+    return Call(traits, names).wanted(needed)
+
+
+def _refuse_out(given: dict[str, Any]) -> None:
+    if "out" in given:
+        raise CallError("out: expected none beside tensors that need a gradient", "out")
 
 
 def _check_names(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -124,12 +133,13 @@ def _is_traced(tensors: dict[str, Tensor]) -> bool:
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
-        or not all(type(x) in _PLAIN for x in tensors.values())
+        or not _PLAIN.issuperset(map(type, tensors.values()))
     )
 
 
 def _traced(traits: Traits, given: dict[str, Any]) -> Tensor:
     """Return the value through the operator, all of whose arguments are tensors."""
+    _refuse_out(given)
     if not torch.compiler.is_compiling():
         _refuse_forward_over_forward()
     tensors = {name: as_tensor(name, x) for name, x in given.items()}

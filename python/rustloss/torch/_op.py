@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import optimization_hint
 
@@ -34,9 +37,9 @@ torch.library.define(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Traits:
-    """What the adapter has to know of a loss."""
+    """What the adapter has to know of a loss; there is one object for all losses that are equal."""
 
     loss: Loss
     #: The loss and its parameters as text, which `parse` reads.
@@ -51,6 +54,9 @@ class Traits:
     coupled: bool
     #: Whether the reduction leaves samples apart: most losses have an array as value then.
     apart: bool
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return traits, (self.loss,)
 
 
 @dataclass(frozen=True)
@@ -182,6 +188,14 @@ def places(text: str, shape: Sequence[Any]) -> Places:
 def _axes(text: str, sizes: Sequence[int]) -> dict[str, Any]:
     loss = parse(text)
     return loss._signature([(sizes, "float64"), *[None] * (len(loss._inputs) - 1)])
+
+
+@functools.lru_cache(maxsize=1024)
+def mean(traits: Traits, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return what the mean of a value sends back to its elements, for a first input of a shape."""
+    rest = [None] * (len(traits.names) - 1)
+    row = traits.loss._signature([(shape, dtype.name), *rest])
+    return np.array(1 / max(math.prod(row["value"]), 1), row["value_dtype"])
 
 
 @torch.library.register_fake("rustloss::call")

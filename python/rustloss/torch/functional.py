@@ -56,6 +56,10 @@ __all__ = [
 ]
 
 
+#: By the numbers that torch gives them.
+_REDUCTIONS = ("none", "mean", "sum")
+
+
 @functools.lru_cache(maxsize=1024)
 def _made(name: str, **params: Any) -> Traits:
     return traits(getattr(rustloss, name)(**params))
@@ -87,13 +91,14 @@ def _reduction(reduction: str, size_average: bool | None = None, reduce: bool | 
     """Return a reduction by torch's rules, the deprecated arguments among them."""
     if size_average is not None or reduce is not None:
         reduction = _Reduction.legacy_get_string(size_average, reduce)
-    return ("none", "mean", "sum")[_Reduction.get_enum(reduction)]
+    return reduction if reduction in _REDUCTIONS else _REDUCTIONS[_Reduction.get_enum(reduction)]
 
 
 def _as_one_size(input: Tensor, target: Tensor) -> Sequence[Tensor]:
-    if target.size() != input.size():
-        text = f"target has size {tuple(target.size())}, input {tuple(input.size())}: they are"
-        warnings.warn(f"{text} broadcast, which is rarely meant; give both one size", stacklevel=3)
+    if target.size() == input.size():
+        return input, target
+    text = f"target has size {tuple(target.size())}, input {tuple(input.size())}: they are"
+    warnings.warn(f"{text} broadcast, which is rarely meant; give both one size", stacklevel=3)
     both: Sequence[Tensor] = torch.broadcast_tensors(input, target)
     return both
 
@@ -105,7 +110,9 @@ def _require_one_size(input: Tensor, target: Tensor) -> None:
 
 
 def _weight_like(input: Tensor, weight: Tensor | None) -> dict[str, Any]:
-    if weight is not None and weight.size() != input.size():
+    if weight is None:
+        return {}
+    if weight.size() != input.size():
         text = f"expected weights of input's size, {tuple(input.size())}"
         raise ValueError(f"weight: {text}, got {tuple(weight.size())}")
     return {"sample_weight": weight}

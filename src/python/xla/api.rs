@@ -138,30 +138,30 @@ impl<'a> Buffer<'a> {
         self.dims.slice(self.rank as usize).iter().map(|&d| d as usize).collect()
     }
 
-    /// The part at an index of the leading axes, to read; along an axis of size 1 one part stands for all.
-    pub fn view(&self, index: &[usize]) -> Option<View<'a>> {
-        let dtype = self.dtype()?;
-        let (data, shape, strides) = self.part(dtype, index);
+    /// The elements from a position on as an array of a shape, to read; none if there are not so many.
+    pub fn view(&self, start: usize, shape: &[usize]) -> Option<View<'a>> {
+        let (data, dtype, strides) = self.part(start, shape)?;
         // SAFETY: XLA's buffers are dense, initialised, aligned for their type and lent for `'a`.
-        Some(unsafe { View::from_raw_parts(data, dtype, shape, strides) })
+        Some(unsafe { View::from_raw_parts(data, dtype, short(shape), strides) })
     }
 
     /// The same, to write; for results, of which no two parts may be used at once.
-    pub fn view_mut(&self, index: &[usize]) -> Option<ViewMut<'a>> {
-        let dtype = self.dtype()?;
-        let (data, shape, strides) = self.part(dtype, index);
+    pub fn view_mut(&self, start: usize, shape: &[usize]) -> Option<ViewMut<'a>> {
+        let (data, dtype, strides) = self.part(start, shape)?;
         // SAFETY: as above, and XLA gives every result memory of its own, which nobody else looks at during the call.
-        Some(unsafe { ViewMut::from_raw_parts(data, dtype, shape, strides) })
+        Some(unsafe { ViewMut::from_raw_parts(data, dtype, short(shape), strides) })
     }
 
-    fn part(&self, dtype: DType, index: &[usize]) -> (*mut u8, Shape, Strides) {
-        let shape = self.shape();
-        let (leading, own) = shape.split_at(index.len());
-        let at = leading.iter().zip(index).fold(0, |at, (&d, &i)| at * d + i.min(d - 1));
+    fn part(&self, start: usize, shape: &[usize]) -> Option<(*mut u8, DType, Strides)> {
+        let dtype = self.dtype()?;
+        let end = start.checked_add(elements(shape))?;
+        if end > elements(&self.shape()) {
+            return None;
+        }
         // An array without elements has no memory.
         let data = if self.data.is_null() { ptr::dangling_mut::<f64>().cast() } else { self.data };
-        let data = data.wrapping_add(at * elements(own) * dtype.size());
-        (data, short(own), c_strides(own, dtype.size() as isize))
+        let data = data.wrapping_add(start * dtype.size());
+        Some((data, dtype, c_strides(shape, dtype.size() as isize)))
     }
 }
 

@@ -3,13 +3,14 @@
 //! What to compute stands in the text that comes with a call, written by `rustloss.jax`: a line each for the loss, its
 //! operands, its results, the number of axes of the first operand, what becomes of errors, and the denominator; then a
 //! line for each parameter of the loss. It is text, so that a compiled program can be kept and run by another process.
-//! Axes in front of those that the text tells of are those of `jax.vmap`.
+//! Axes in front of those that the text tells of are those of `jax.vmap`. Calls whose samples have values of their own are
+//! computed as one, whose batch they make up together; other ones one after another.
 
 mod api;
 
 use super::error::{class, panic_text};
 use super::params::objective;
-use crate::array::{elements, unravel};
+use crate::array::{Shape, elements, short, unravel};
 use crate::error::{Error, Kind, Quoted, Result};
 use crate::memory;
 use crate::registry::{Arguments, Inputs, Objective, Results, Value};
@@ -56,11 +57,60 @@ fn run(frame: &Frame<'_>) -> Result<()> {
     };
     let mapped = first.shape().len().checked_sub(call.ndim);
     let mapped = mapped.ok_or_else(|| foreign("fewer axes"))?;
-    let shape = &result.shape()[..mapped];
-    for at in 0..elements(shape) {
-        call.run(operands, results, &unravel(at, shape))?;
+    let mapped = &result.shape()[..mapped];
+    if let Some(all) = call.all(first, mapped)
+        && call.compute(operands, results, &all).is_ok()
+    {
+        return Ok(());
+    }
+    // Each call has errors of its own.
+    for at in 0..elements(mapped) {
+        call.run(operands, results, &Part::One(&unravel(at, mapped)))?;
     }
     Ok(())
+}
+
+/// What part of mapped calls is computed at once.
+enum Part<'a> {
+    /// The call at an index of the mapped axes.
+    One(&'a [usize]),
+    /// All calls as one, whose samples are those of all of them.
+    All {
+        /// The sizes of the mapped axes.
+        mapped: &'a [usize],
+        /// The number of samples of a call, which are the first axis of its arrays; none if they have no such axis and
+        /// are one sample.
+        samples: Option<usize>,
+    },
+}
+
+impl Part<'_> {
+    /// Where it lies in an array: the position of its first element, and its shape. None if it does not lie there as one
+    /// array.
+    fn place(&self, buffer: &Buffer<'_>) -> Option<(usize, Shape)> {
+        let shape = buffer.shape();
+        match *self {
+            Part::One(index) => {
+                let (leading, own) = shape.split_at_checked(index.len())?;
+                // Along an axis of size 1 one part stands for all.
+                let at = leading.iter().zip(index).fold(0, |at, (&d, &i)| at * d + i.min(d - 1));
+                Some((at * elements(own), short(own)))
+            }
+            Part::All { mapped, samples } => {
+                let (leading, own) = shape.split_at_checked(mapped.len())?;
+                if own.is_empty() && elements(leading) == 1 {
+                    return Some((0, Shape::new()));
+                }
+                let rest = match samples {
+                    None => own,
+                    Some(n) => own.split_first().filter(|&(&first, _)| first == n)?.1,
+                };
+                let mut merged = short(rest);
+                merged.insert(0, elements(mapped) * samples.unwrap_or(1));
+                (leading == mapped).then_some((0, merged))
+            }
+        }
+    }
 }
 
 /// The most texts that are kept parsed: a program that makes a new loss at every step is not to fill the memory.
@@ -71,7 +121,7 @@ struct Call {
     objective: Objective,
     /// Positions in the registry's inputs, none for the gradient by the result.
     operands: Vec<Option<usize>>,
-    results: Vec<Part>,
+    results: Vec<Output>,
     /// The number of axes of the first operand.
     ndim: usize,
     /// Whether results are NaN where there is an error.
@@ -81,7 +131,7 @@ struct Call {
 
 /// A result.
 #[derive(Clone, Copy)]
-enum Part {
+enum Output {
     Value,
     /// The gradient by the input at a position in the registry.
     Grad(usize),
@@ -125,9 +175,9 @@ impl Call {
             _ => position(name).ok_or_else(|| unknown(name)).map(Some),
         };
         let result = |name| match name {
-            "value" => Ok(Part::Value),
-            "hess" => Ok(Part::Hess),
-            _ => position(name).ok_or_else(|| unknown(name)).map(Part::Grad),
+            "value" => Ok(Output::Value),
+            "hess" => Ok(Output::Hess),
+            _ => position(name).ok_or_else(|| unknown(name)).map(Output::Grad),
         };
         Ok(Call {
             operands: operands.split(' ').map(operand).collect::<Result<_>>()?,
@@ -139,19 +189,29 @@ impl Call {
         })
     }
 
-    /// Computes the results at an index of the mapped axes.
+    /// All of several mapped calls as one, if that gives the same numbers; none if not, or if there are no several.
+    fn all<'a>(&self, first: &Buffer<'_>, mapped: &'a [usize]) -> Option<Part<'a>> {
+        if elements(mapped) < 2 {
+            return None;
+        }
+        let axes = self.objective.axes_of_samples(&first.shape()[mapped.len()..])?;
+        Some(Part::All { mapped, samples: (!axes.added).then(|| axes.first[0]) })
+    }
+
+    /// Computes the results of a part.
     fn run(
         &self,
         operands: &[&Buffer<'_>],
         results: &[&Buffer<'_>],
-        index: &[usize],
+        part: &Part<'_>,
     ) -> Result<()> {
-        let computed = self.compute(operands, results, index);
+        let computed = self.compute(operands, results, part);
         if computed.is_ok() || !self.nan {
             return computed;
         }
         for result in results {
-            let view = result.view_mut(index).ok_or_else(|| foreign("another element type"))?;
+            let view = part.place(result).and_then(|(at, shape)| result.view_mut(at, &shape));
+            let view = view.ok_or_else(|| foreign("other arrays"))?;
             let nan = memory::filled(f32::NAN, elements(view.shape()))?;
             view.copy_from(&nan);
         }
@@ -162,13 +222,14 @@ impl Call {
         &self,
         operands: &[&Buffer<'_>],
         results: &[&Buffer<'_>],
-        index: &[usize],
+        part: &Part<'_>,
     ) -> Result<()> {
         let mut inputs = Inputs::new();
         inputs.resize(self.objective.inputs.len(), None);
         let mut grad_output = None;
         for (position, operand) in self.operands.iter().zip(operands) {
-            let view = operand.view(index).ok_or_else(|| foreign("another element type"))?;
+            let view = part.place(operand).and_then(|(at, shape)| operand.view(at, &shape));
+            let view = view.ok_or_else(|| foreign("other arrays"))?;
             *position.map_or(&mut grad_output, |at| &mut inputs[at]) = Some(view);
         }
         let dtype = self.objective.result_dtype(|at| Some(inputs[at].as_ref()?.dtype()));
@@ -185,17 +246,18 @@ impl Call {
         };
         let plan = self.objective.plan(arguments)?;
         let mut into = Results::default();
-        for (part, result) in self.results.iter().zip(results) {
-            let expected = match part {
-                Part::Value => self.objective.value_dtype(dtype),
-                Part::Grad(_) | Part::Hess => dtype,
+        for (output, result) in self.results.iter().zip(results) {
+            let (at, own) = part.place(result).ok_or_else(|| foreign("other arrays"))?;
+            let (expected, shape) = match output {
+                Output::Value => (self.objective.value_dtype(dtype), plan.value_shape()),
+                Output::Grad(_) | Output::Hess => (dtype, own),
             };
-            let view = result.view_mut(index).filter(|view| view.dtype() == expected);
-            let view = view.ok_or_else(|| foreign("another element type"))?;
-            match *part {
-                Part::Value => into.value = Some(view),
-                Part::Grad(at) => into.grads.insert(at, view),
-                Part::Hess => into.hess = Some(view),
+            let view = result.view_mut(at, &shape).filter(|view| view.dtype() == expected);
+            let view = view.ok_or_else(|| foreign("other arrays"))?;
+            match *output {
+                Output::Value => into.value = Some(view),
+                Output::Grad(at) => into.grads.insert(at, view),
+                Output::Hess => into.hess = Some(view),
             }
         }
         plan.run(into)

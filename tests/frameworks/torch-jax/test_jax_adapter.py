@@ -340,6 +340,30 @@ def test_vmap(name):
             same(mapped(on_jax(stacked)), expected)
 
 
+@over_losses
+def test_vmap_of_single_samples(name):
+    """They are computed as the one batch that they were taken from."""
+    if spec_of(name).family == "pairwise":
+        pytest.skip("a sample's loss depends on the others")
+    for reduction in (r for r in spec_of(name).reductions if r in PER_SAMPLE):
+        loss = spec_of(name).cls(reduction=reduction)
+        inputs = smooth(loss)
+        wrt = differentiable(loss, inputs)
+        samples = len(inputs[spec_of(loss).inputs[0].name])
+        axes = {key: 0 if np.shape(x)[:1] == (samples,) else None for key, x in inputs.items()}
+
+        def derive(inputs: Any, loss: Any = loss, wrt: Any = wrt, axes: Any = axes) -> Any:
+            given = {key: x if axes[key] is None else x[None] for key, x in inputs.items()}
+            return loss.value_and_grad(**given, wrt=wrt)
+
+        value, grads = jax.vmap(derive, in_axes=(axes,))(on_jax(inputs))
+        expected, whole = loss.value_and_grad(**inputs, wrt=wrt)
+        same(value[:, 0], expected)
+        for key, grad, x in zip(wrt, grads, whole, strict=True):
+            if axes[key] is not None:
+                same(grad[:, 0], x)
+
+
 def test_vmap_of_vmap():
     loss = rl.SoftmaxCELoss(reduction="mean")
     pred = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
@@ -568,6 +592,33 @@ def test_training_with_optax():
     assert expected["value"] < np.log(3) - 0.01
     for key, array in expected.items():
         assert_allclose(found[key], array, TRAINING, TRAINING)
+
+
+def test_training_with_flax():
+    """A module ends where it ends with Optax's own loss."""
+    nnx = pytest.importorskip("flax.nnx")
+    random = np.random.default_rng(0)
+    x, label = random.normal(size=(128, 5)).astype("f"), random.integers(0, 2, (128, 1)) * 1.0
+
+    def theirs(logits: Any, label: Any) -> Any:
+        return optax.sigmoid_binary_cross_entropy(logits, label).mean()
+
+    def trained(loss: Any) -> Any:
+        model = nnx.Linear(5, 1, rngs=nnx.Rngs(0))
+        optimizer = nnx.Optimizer(model, optax.sgd(0.5), wrt=nnx.Param)
+
+        @nnx.jit
+        def step(model: Any, optimizer: Any) -> Any:
+            value, grads = nnx.value_and_grad(lambda model: loss(model(x), label))(model)
+            optimizer.update(model, grads)
+            return value
+
+        for _ in range(20):
+            value = step(model, optimizer)
+        return np.append(np.ravel(model.kernel[...]), value)
+
+    found, expected = trained(rl.SigmoidBCELoss(reduction="mean")), trained(theirs)
+    assert_allclose(found, expected, TRAINING, TRAINING)
 
 
 @over_losses

@@ -113,6 +113,23 @@ def test_backward_again_after_the_gradient_has_been_given_away():
         value.backward()
 
 
+@over_losses
+@pytest.mark.parametrize("reduction", ["none", "sample"])
+@pytest.mark.parametrize("factor", [1.0, 1024.0, 3.0, 0.0])
+def test_means_and_sums_of_values_have_the_bits_of_arrays(name, reduction, factor):
+    """Those of a mean are made ahead; for anything else they are scaled exactly or made anew."""
+    loss = loss_of(name, reduction)
+    arrays, tensors = arrays_of(loss), tensors_of(loss)
+    (first, *_) = arrays
+    tensors[first].requires_grad_()
+    for total in (torch.mean, torch.sum):
+        value = loss(**tensors)
+        upstream = torch.ones_like(value) / (value.numel() if total is torch.mean else 1) * factor
+        (grad,) = torch.autograd.grad(total(value) * factor, tensors[first])
+        expected = loss.grad(**arrays, wrt=first, grad_output=upstream.numpy())
+        assert_array_equal(grad.numpy(), expected)
+
+
 def test_an_input_that_was_changed_in_place_is_noticed():
     x = torch.tensor([1.0, 3.0], requires_grad=True)
     label = torch.zeros(2)
