@@ -39,7 +39,7 @@ class Eager(torch.autograd.Function):
             value = loss(**arrays, **others)
         else:
             share = mean(call.traits, first.shape, first.dtype) if call.traits.apart else None
-            options = {"wrt": call.wrt, "grad_output": share}
+            options: dict[str, Any] = {"wrt": call.wrt, "grad_output": share}
             value, ctx.grads = loss.value_and_grad(**arrays, **others, **options)
             ctx.share = 1.0 if share is None else float(share)
         tensor: Tensor = to_tensor(value)
@@ -58,7 +58,7 @@ class Eager(torch.autograd.Function):
         elif saved is None or (factor := _factor(upstream, ctx.share)) is None:
             arrays = dict(zip(call.names, map(to_numpy, call.names, tensors), strict=True))
             output = to_numpy("grad_output", upstream)
-            options = {"wrt": call.wrt, "grad_output": output}
+            options: dict[str, Any] = {"wrt": call.wrt, "grad_output": output}
             grads = to_tensor(call.traits.loss.grad(**arrays, **others, **options))
         else:
             grads = to_tensor(saved)
