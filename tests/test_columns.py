@@ -56,10 +56,34 @@ def test_columns_have_the_bits_of_rows(name):
             grads = [np.asarray(loss.grad(**each, wrt=first)) for each in calls]
             assert grads[0].flags.f_contiguous
             assert_same_bits({first: grads[0]}, {first: grads[1]})
+            values = [np.asarray(loss(**each)) for each in (column_major(inputs), inputs)]
+            assert_same_bits({"value": values[0]}, {"value": values[1]})
 
 
 def default_first(loss: rl.Loss, inputs: dict[str, Any]) -> str:
     return differentiable(loss, inputs)[0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(5, 70, 9), (3, 6, 128)])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        *(rl.CosineEmbeddingLoss(axis=1), rl.SoftmaxCELoss(axis=1)),
+        *(rl.SoftmaxCELoss(axis=1, sparse_label=False), rl.KLDivLoss(from_logits=False, axis=1)),
+    ],
+    ids=["cosine", "classes", "distributions", "divergence"],
+)
+def test_an_inner_axis_has_the_bits_of_the_last(loss, shape, dtype):
+    """Blocks of columns end where the runs of an inner axis do."""
+    inputs = example(loss, shape, dtype=dtype)
+    moved = {
+        key: np.ascontiguousarray(np.moveaxis(array, 1, -1)).swapaxes(1, -1)
+        if array.ndim == 3
+        else array
+        for key, array in inputs.items()
+    }
+    assert_same_bits(everything(loss, moved), everything(loss, inputs))
 
 
 @over_alone
