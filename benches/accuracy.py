@@ -50,9 +50,12 @@ def _torch_bce(params: Any, x: Any, z: Any, pos_weight: Any = None) -> Any:
     if not params.get("from_sigmoid"):
         return F.binary_cross_entropy_with_logits(x, z, pos_weight=pos_weight, reduction="none")
     epsilon = params.get("epsilon", 0.0)
-    if pos_weight is None and not epsilon:
+    if pos_weight is None and not epsilon and not params.get("clamp"):
         return F.binary_cross_entropy(x, z, reduction="none")
     positive = z if pos_weight is None else pos_weight * z
+    if params.get("clamp"):
+        hit, miss = (torch.log(p).clamp(min=-100) for p in (x, 1 - x))
+        return -positive * hit - (1 - z) * miss
     return -positive * torch.log(x + epsilon) - (1 - z) * torch.log(1 - x + epsilon)
 
 
@@ -251,6 +254,19 @@ def worst(errors: Mapping[str, tuple[Array, Array]]) -> str:
     return " / ".join(map(number, parts(largest, max)))
 
 
+def torch_cell(case: Case, inputs: dict[str, Array], exact: Any) -> str:
+    """Return PyTorch's largest errors, if it has the loss and its derivatives."""
+    if not HAS_TORCH or case.loss not in TORCH:
+        return "missing"
+    try:
+        found = torch_run(case, inputs)
+    except RuntimeError as error:
+        if "not differentiable" not in str(error):
+            raise
+        return "missing"
+    return worst(case.errors(inputs, exact, found))
+
+
 def loss_row(case: Case) -> list[str]:
     """Return the cells of one loss."""
     cells, torch_cells, share = [], [], 0.0
@@ -260,11 +276,7 @@ def loss_row(case: Case) -> list[str]:
         errors = case.errors(inputs, exact, run(case.job(inputs)))
         cells.append(worst(errors))
         share = max(share, *(float(shares.max()) for _, shares in errors.values()))
-        torch_cells.append(
-            worst(case.errors(inputs, exact, torch_run(case, inputs)))
-            if HAS_TORCH and case.loss in TORCH
-            else "missing"
-        )
+        torch_cells.append(torch_cell(case, inputs, exact))
     bound = " / ".join(map(str, parts(case.bounds, lambda bounds: max(bounds, key=lambda b: b[0]))))
     return [case.title, bound, *cells, *torch_cells, number(share)]
 

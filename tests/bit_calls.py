@@ -129,6 +129,7 @@ TABLE: dict[str, Entry] = {
             {"from_sigmoid": True},
             {"from_sigmoid": True, "epsilon": 1e-12},
             {"from_sigmoid": True, "epsilon": 0.125},
+            {"from_sigmoid": True, "clamp": True},
         ),
         options={
             **LABELLED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -89,8 +90,21 @@ def losses_of(name: str) -> list[rl.Loss]:
     spec, found = spec_of(name), [spec_of(name).cls()]
     for key, param in spec.params.items():
         flags = (True, False) if param.kind in {"flag", "flag_or"} else ()
-        found += [spec.cls(**{key: v}) for v in (*param.words, *flags) if v != param.default]
+        found += [
+            switched(spec.cls, {key: v}) for v in (*param.words, *flags) if v != param.default
+        ]
     return found
+
+
+def switched(cls: type[rl.Loss], params: dict[str, Any]) -> rl.Loss:
+    """Make a loss with a switch, and with the other switch that this one needs, if it does."""
+    try:
+        return cls(**params)
+    except rl.errors.ParameterError as error:
+        needed = re.search(r"needs (\w+)=(True|False)", str(error))
+        if needed is None:
+            raise
+        return cls(**{**params, needed[1]: needed[2] == "True"})
 
 
 def weights_of_classes(loss: rl.Loss | str) -> list[str]:

@@ -287,12 +287,15 @@ class SigmoidBinaryCrossEntropyLoss(Logit[R]):
         See `Loss`.
     epsilon : float, default 0.0
         Added inside the logarithms of `from_sigmoid`; Gluon has 1e-12.
+    clamp : bool, default False
+        With `from_sigmoid`, logarithms are at least -100, and derivatives are divided by x (1 - x)
+        of at least 1e-12, so that a sure and wrong prediction costs 100 and not infinity.
     out_of_range : {"raise", "allow"}, default "raise"
         Whether labels and probabilities outside [0, 1] raise `LabelError` or follow the formula.
 
     References
     ----------
-    Apache MXNet Gluon, ``SigmoidBinaryCrossEntropyLoss``.
+    Apache MXNet Gluon, ``SigmoidBinaryCrossEntropyLoss``; PyTorch, ``BCELoss`` (`clamp`).
 
     Examples
     --------
@@ -307,6 +310,7 @@ class SigmoidBinaryCrossEntropyLoss(Logit[R]):
 
     from_sigmoid: bool
     epsilon: float
+    clamp: bool
     out_of_range: Literal["raise", "allow"]
 
     def __new__(
@@ -316,6 +320,7 @@ class SigmoidBinaryCrossEntropyLoss(Logit[R]):
         batch_axis: int = 0,
         *,
         epsilon: float = 0.0,
+        clamp: bool = False,
         out_of_range: Literal["raise", "allow"] = "raise",
         **options: Unpack[Options[R]],
     ) -> Self:

@@ -103,6 +103,8 @@ def squared_hinge(params: Any, x: Any, y: Any) -> Quantities:
 def sigmoid_bce(params: Any, x: Any, z: Any, pos_weight: Any = None) -> Quantities:
     weight = ONE if pos_weight is None else pos_weight
     yes, no = weight * z, 1 - z
+    if params.get("clamp"):
+        return clamped_bce(x, z, weight)
     if params.get("from_sigmoid"):
         return bce_of_probabilities(params.get("epsilon", 0.0), x, z, weight)
     costs = softplus(-x), softplus(x)
@@ -127,6 +129,21 @@ def bce_of_probabilities(epsilon: float, x: Any, z: Any, weight: Any) -> Quantit
         label=(mpmath.log(miss), -weight * mpmath.log(hit)) if uncertain else (),
         pos_weight=(-z * mpmath.log(hit),) if uncertain else (),
         hess=tuple(w / p**2 for w, p, _ in sides) or (ZERO,),
+    )
+
+
+def clamped_bce(x: Any, z: Any, weight: Any) -> Quantities:
+    hit, miss = (
+        max(mpmath.log(p), mpmath.mpf(-100)) if p else mpmath.mpf(-100) for p in (x, 1 - x)
+    )
+    spread = max(x * (1 - x), mpmath.mpf("1e-12"))
+    yes, no = weight * z, 1 - z
+    return elementwise(
+        (-yes * hit, -no * miss),
+        pred=(-yes * (1 - x) / spread, no * x / spread),
+        label=(miss, -weight * hit),
+        pos_weight=(-z * hit,),
+        hess=(yes * ((1 - x) / spread) ** 2, no * (x / spread) ** 2),
     )
 
 

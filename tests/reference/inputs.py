@@ -172,8 +172,8 @@ def with_positive_weight(draw: Draw) -> Draw:
     return weighted
 
 
-def probabilities(*, soft: bool) -> Draw:
-    """Draw probabilities, many near the ends or at the label; a certain one only if it is right."""
+def probabilities(*, soft: bool, wrong: bool = False) -> Draw:
+    """Draw probabilities, many near the ends or at the label; certain and wrong ones if wanted."""
 
     def near_the_ends(rng: Rng) -> Array:
         p = rng.uniform(0, 1, POINTS)
@@ -186,10 +186,9 @@ def probabilities(*, soft: bool) -> Draw:
         match = np.clip(around(rng, label), 0, 1)
         pred = one_of(rng, [near_the_ends(rng).astype(dtype), match], [3, 1])
         is_certain = (pred == 0) | (pred == 1)
-        return {
-            "pred": np.where(is_certain & (pred != label), pred.dtype.type(0.5), pred),
-            "label": label,
-        }
+        if not wrong:
+            pred = np.where(is_certain & (pred != label), pred.dtype.type(0.5), pred)
+        return {"pred": pred, "label": label}
 
     return draw
 

@@ -348,6 +348,13 @@ CASES = [
         from_sigmoid=True,
         epsilon=1e-12,
     ),
+    bce(
+        " of probabilities, clamped",
+        draws.with_positive_weight(draws.probabilities(soft=True, wrong=True)),
+        POSITIVE_WEIGHT,
+        from_sigmoid=True,
+        clamp=True,
+    ),
     *(
         Case(
             f"GaussianNLL{title}",

@@ -5,8 +5,6 @@ differ from torch's in what follows.
 
 - Labels that are no signs, or no probabilities, raise in `soft_margin_loss`,
   `cosine_embedding_loss` and `binary_cross_entropy`, where torch follows a formula.
-- `binary_cross_entropy` is infinite for a sure and wrong prediction, where torch has 100.
-- `gaussian_nll_loss` does not depend on a variance below `eps`; torch takes the slope at `eps`.
 - The weighted mean of no element is 0, where torch has NaN, and gradients of an infinite `ctc_loss`
   are 0.
 - Weights are finite, not negative, and need no gradient. Weights of classes are read as numbers
@@ -200,7 +198,8 @@ def binary_cross_entropy(
     how = _reduction(reduction, size_average, reduce)
     _require_one_size(input, target)
     options = {} if weight is None else {"sample_weight": weight.expand_as(target)}
-    return _call("SigmoidBCELoss", (input, target), options, from_sigmoid=True, reduction=how)
+    params: dict[str, Any] = {"from_sigmoid": True, "clamp": True, "reduction": how}
+    return _call("SigmoidBCELoss", (input, target), options, **params)
 
 
 def binary_cross_entropy_with_logits(
@@ -324,7 +323,13 @@ def gaussian_nll_loss(
     if var.dim() != input.dim() or ones not in ([], [1]):
         text = f"expected input's size, {tuple(input.size())}, with at most one axis of size 1"
         raise ValueError(f"var: {text}, got {tuple(var.size())}")
-    params: dict[str, Any] = {"full": full, "epsilon": eps, "reduction": _reduction(reduction)}
+    # The slope of a variance below `eps` is that at `eps`, as torch has it: raised without a graph,
+    # and the loss's own floor lies lower.
+    var = var.clone()
+    with torch.no_grad():
+        var.masked_fill_((var >= 0) & (var < eps), eps)
+    floor = min(eps, eps / 2)
+    params: dict[str, Any] = {"full": full, "epsilon": floor, "reduction": _reduction(reduction)}
     tensors = (*torch.broadcast_tensors(input, target), var)
     return _call("GaussianNLLLoss", tensors, {}, **params)
 

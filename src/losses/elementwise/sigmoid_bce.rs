@@ -10,9 +10,10 @@
 //! 0; the usual `max(x, 0) - x z + log(1 + exp(-|x|))` loses them.
 //!
 //! With a probability x in place of the logit: `loss = -p z log(x + e) - (1 - z) log(1 - x + e)` with e = 0 by default,
-//! exact at x = 0 and x = 1, where a term whose weight is 0 is 0.
+//! exact at x = 0 and x = 1, where a term whose weight is 0 is 0. Clamped, as PyTorch has it, logarithms are at least
+//! -100 and derivatives are divided by x (1 - x) of at least 1e-12, so that a sure and wrong prediction stays finite.
 //!
-//! Source: Apache MXNet Gluon, `SigmoidBinaryCrossEntropyLoss`.
+//! Sources: Apache MXNet Gluon, `SigmoidBinaryCrossEntropyLoss`; PyTorch, `BCELoss`.
 
 use super::{COMMON, Elementwise, Point, with_optional};
 use crate::math::Logistic;
@@ -32,22 +33,33 @@ pub const SPEC: Spec = Spec {
         SAMPLE_WEIGHT,
         optional("pos_weight", Domain::Weight, Gradient::OnRequest),
     ],
-    params: &[flag("from_sigmoid", false), float("epsilon", 0.0, Bound::NonNegative), OUT_OF_RANGE],
+    params: &[
+        flag("from_sigmoid", false),
+        float("epsilon", 0.0, Bound::NonNegative),
+        flag("clamp", false),
+        OUT_OF_RANGE,
+    ],
     build: |p| {
-        let epsilon = p.float("epsilon");
-        if p.flag("from_sigmoid") {
+        let (epsilon, clamp) = (p.float("epsilon"), p.flag("clamp"));
+        let from_sigmoid = p.flag("from_sigmoid");
+        p.only_if(from_sigmoid || !clamp, "clamp", "from_sigmoid=True")?;
+        p.only_if(from_sigmoid || epsilon == 0.0, "epsilon", "from_sigmoid=True")?;
+        p.only_if(!clamp || epsilon == 0.0, "epsilon", "clamp=False")?;
+        Ok(if clamp {
+            with_optional::<_, _, 2, 3>("pos_weight", ClampedBce, ClampedBce)
+        } else if from_sigmoid {
             let loss = Bce { epsilon };
-            return Ok(with_optional::<_, _, 2, 3>("pos_weight", loss, loss));
-        }
-        p.only_if(epsilon == 0.0, "epsilon", "from_sigmoid=True")?;
-        Ok(with_optional::<_, _, 2, 3>("pos_weight", SigmoidBce, SigmoidBce))
+            with_optional::<_, _, 2, 3>("pos_weight", loss, loss)
+        } else {
+            with_optional::<_, _, 2, 3>("pos_weight", SigmoidBce, SigmoidBce)
+        })
     },
     ..COMMON
 };
 
 crate::front::typed! {
     /// Binary cross-entropy of a logit or, with `from_sigmoid`, of a probability. Optional input: `pos_weight`.
-    SigmoidBinaryCrossEntropyLoss(pred, label) { from_sigmoid: bool, epsilon: f64, out_of_range: &str }
+    SigmoidBinaryCrossEntropyLoss(pred, label) { from_sigmoid: bool, epsilon: f64, clamp: bool, out_of_range: &str }
 }
 
 /// Binary cross-entropy from logits.
@@ -114,21 +126,24 @@ pub struct Bce {
     pub epsilon: f64,
 }
 
-impl Elementwise<3> for Bce {
-    const COST: f64 = 1.0;
+/// 0 / 0 is 0 here: the term is not there.
+#[inline(always)]
+fn over<T: Real>(weight: T, x: T) -> T {
+    if weight == T::ZERO { T::ZERO } else { weight / x }
+}
 
-    fn input(self, declared: Input) -> Input {
-        match declared.shape {
-            ShapeRule::First => declared.of(Domain::PredictedProbability),
-            _ => declared,
-        }
+fn of_probability(declared: Input) -> Input {
+    match declared.shape {
+        ShapeRule::First => declared.of(Domain::PredictedProbability),
+        _ => declared,
     }
+}
 
+impl Bce {
+    /// The probabilities of both sides, shifted, and their logarithms.
     #[inline(always)]
-    fn point<S: Isa, T: Real>(self, [pred, label, pos_weight]: [T; 3]) -> Point<T, 3> {
+    fn logs<S: Isa, T: Real>(self, pred: T) -> ([T; 2], [T; 2]) {
         let epsilon = T::from_f64(self.epsilon);
-        // 0 / 0 is 0 here: the term is not there.
-        let over = |weight: T, x: T| if weight == T::ZERO { T::ZERO } else { weight / x };
         let (yes, rest) = (pred + epsilon, T::ONE - pred);
         let no = rest + epsilon;
         // What `no` lost to rounding, which is all there is of a tiny `pred`.
@@ -137,6 +152,20 @@ impl Elementwise<3> for Bce {
         let lost_yes = if lost_yes.is_nan() { T::ZERO } else { lost_yes };
         let log_yes = yes.log::<S>() + over(lost_yes, yes);
         let log_no = no.log::<S>() + over(lost, no);
+        ([yes, no], [log_yes, log_no])
+    }
+}
+
+impl Elementwise<3> for Bce {
+    const COST: f64 = 1.0;
+
+    fn input(self, declared: Input) -> Input {
+        of_probability(declared)
+    }
+
+    #[inline(always)]
+    fn point<S: Isa, T: Real>(self, [pred, label, pos_weight]: [T; 3]) -> Point<T, 3> {
+        let ([yes, no], [log_yes, log_no]) = self.logs::<S, T>(pred);
         let (positive, negative) = (pos_weight * label, T::ONE - label);
         Point {
             value: -(log_yes.weighted(positive) + log_no.weighted(negative)),
@@ -155,6 +184,73 @@ impl Elementwise<2> for Bce {
 
     fn input(self, declared: Input) -> Input {
         Elementwise::<3>::input(self, declared)
+    }
+
+    #[inline(always)]
+    fn point<S: Isa, T: Real>(self, [pred, label]: [T; 2]) -> Point<T, 2> {
+        let Point { value, grad: [slope, to_label, _], hess } =
+            Elementwise::<3>::point::<S, T>(self, [pred, label, T::ONE]);
+        Point { value, grad: [slope, to_label], hess }
+    }
+}
+
+/// Binary cross-entropy from probabilities, finite for all of them.
+#[derive(Clone, Copy)]
+pub struct ClampedBce;
+
+impl ClampedBce {
+    /// What logarithms are at least.
+    const LOG: f64 = -100.0;
+    /// What derivatives are divided by, at least.
+    const PRODUCT: f64 = 1e-12;
+}
+
+impl Elementwise<3> for ClampedBce {
+    const COST: f64 = 1.0;
+
+    fn input(self, declared: Input) -> Input {
+        of_probability(declared)
+    }
+
+    #[expect(clippy::disallowed_macros, reason = "four numbers")]
+    fn kinks(self, [pred, ..]: [f64; 3]) -> Vec<f64> {
+        let (no, log) = (1.0 - pred, Self::LOG.exp());
+        vec![pred - log, pred - Self::PRODUCT, no - log, no - Self::PRODUCT]
+    }
+
+    #[inline(always)]
+    fn point<S: Isa, T: Real>(self, [pred, label, pos_weight]: [T; 3]) -> Point<T, 3> {
+        let least = T::from_f64(Self::LOG);
+        let (_, logs) = Bce { epsilon: 0.0 }.logs::<S, T>(pred);
+        // A NaN stays: the bound is chosen where the logarithm is below it.
+        let [log_yes, log_no] = logs.map(|log| if log < least { least } else { log });
+        let (yes, no) = (pred, T::ONE - pred);
+        let (positive, negative) = (pos_weight * label, T::ONE - label);
+        let product = yes * no;
+        let bound = T::from_f64(Self::PRODUCT);
+        let product = if product < bound { bound } else { product };
+        let (for_positive, for_negative) = (no / product, yes / product);
+        Point {
+            value: -(log_yes * positive + log_no * negative),
+            grad: [
+                for_negative * negative - for_positive * positive,
+                log_no - log_yes * pos_weight,
+                -(log_yes * label),
+            ],
+            hess: for_positive * for_positive * positive + for_negative * for_negative * negative,
+        }
+    }
+}
+
+impl Elementwise<2> for ClampedBce {
+    const COST: f64 = 1.0;
+
+    fn input(self, declared: Input) -> Input {
+        of_probability(declared)
+    }
+
+    fn kinks(self, [pred, label]: [f64; 2]) -> Vec<f64> {
+        Elementwise::<3>::kinks(self, [pred, label, 1.0])
     }
 
     #[inline(always)]

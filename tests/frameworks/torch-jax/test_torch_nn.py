@@ -50,7 +50,10 @@ def regression(**options: Any) -> Callable[[Draw], Call]:
 def bce(draw: Draw) -> Call:
     shape = draw.shape(1, 3)
     weight = draw.pick(None, draw.numbers(shape[-1:], 0, 2), draw.numbers(shape, 0, 2))
-    return {"weight": weight}, [draw.numbers(shape, 0.125, 0.875), draw.numbers(shape, 0, 1)]
+    pred = draw.numbers(shape, 0.125, 0.875)
+    ends = draw.pick([0.0, 1.0], [1e-15, 1e-60])
+    pred = np.where(draw.random.random(shape) < 0.2, draw.random.choice(ends, shape), pred)
+    return {"weight": weight}, [pred, draw.numbers(shape, 0, 1)]
 
 
 def bce_with_logits(draw: Draw) -> Call:
@@ -112,7 +115,7 @@ def gaussian(draw: Draw) -> Call:
     shape = draw.shape(1, 3)
     axis = draw.size(0, len(shape) - 1)
     narrow = draw.pick(shape, shape[:-1], (*shape[:axis], 1, *shape[axis + 1 :]))
-    options = {"full": draw.pick(False, True), "eps": draw.pick(1e-6, 0.0625)}
+    options = {"full": draw.pick(False, True), "eps": draw.pick(1e-6, 0.0625, 0.25)}
     arrays = [draw.numbers(shape), draw.numbers(shape), draw.numbers(narrow, 0.125, 4)]
     return options, arrays
 

@@ -185,6 +185,7 @@ def logistic(pred: Array, label: Array, *, label_format: str = "signed") -> Poin
     },
     from_sigmoid=(False, True),
     epsilon=lambda p: (0.0, 0.0625) if p["from_sigmoid"] else (0.0,),
+    clamp=lambda p: (False, True) if p["from_sigmoid"] and p["epsilon"] == 0 else (False,),
 )
 def binary_cross_entropy(
     pred: Array,
@@ -193,8 +194,15 @@ def binary_cross_entropy(
     *,
     from_sigmoid: bool = False,
     epsilon: float = 0.0,
+    clamp: bool = False,
 ) -> Point:
-    if from_sigmoid:
+    if clamp:
+        cost_positive = np.minimum(-np.log(pred), 100.0)
+        cost_negative = np.minimum(-np.log1p(-pred), 100.0)
+        spread = np.maximum(pred * (1 - pred), 1e-12)
+        slope_positive, slope_negative = -(1 - pred) / spread, pred / spread
+        bend_positive, bend_negative = slope_positive**2, slope_negative**2
+    elif from_sigmoid:
         hit, miss = pred + epsilon, 1 - pred + epsilon
         cost_positive = -np.log(hit)
         cost_negative = -np.log1p(-pred) if epsilon == 0 else -np.log(miss)
