@@ -177,7 +177,7 @@ pub trait Float:
     + 'static
 {
     /// The type of [`Float::key`].
-    type Key: Ord + Copy;
+    type Key: Ord + Copy + Default;
 
     /// 0.
     const ZERO: Self;

@@ -67,10 +67,10 @@ fn sum_chunks<T: Copy + Into<f64>>(chunks: &[[T; SUM_LANES]]) -> f64 {
     add_lanes(lanes)
 }
 
-/// The sum of lanes: the upper half added to the lower until one is left.
+/// The sum of lanes, a power of two: the upper half added to the lower until one is left.
 #[inline(always)]
-pub fn add_lanes(mut lanes: [f64; SUM_LANES]) -> f64 {
-    let mut half = SUM_LANES / 2;
+pub fn add_lanes<const N: usize>(mut lanes: [f64; N]) -> f64 {
+    let mut half = N / 2;
     while half > 0 {
         for l in 0..half {
             lanes[l] += lanes[l + half];

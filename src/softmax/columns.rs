@@ -11,6 +11,7 @@ use crate::softmax::{Softmax, possible, tempered_exp};
 use crate::sum::LongColumnSums;
 
 /// The softmax of many rows, with the bits of [`Softmax`].
+#[derive(Default)]
 pub struct ColumnSoftmax<T: Real> {
     rows: usize,
     /// The keys of the largest and of the smallest logits.
@@ -29,23 +30,6 @@ pub struct ColumnSoftmax<T: Real> {
     exps: Vec<T>,
     terms: Vec<T>,
     sums: LongColumnSums,
-}
-
-impl<T: Real> Default for ColumnSoftmax<T> {
-    fn default() -> Self {
-        ColumnSoftmax {
-            rows: 0,
-            keys: [const { Vec::new() }; 2],
-            max: Vec::new(),
-            at: Vec::new(),
-            near: false,
-            others: Vec::new(),
-            in_place: false,
-            exps: Vec::new(),
-            terms: Vec::new(),
-            sums: LongColumnSums::default(),
-        }
-    }
 }
 
 impl<T: Real> ColumnSoftmax<T> {

@@ -32,6 +32,7 @@ pub trait Distribution<T: Real> {
 }
 
 /// Room for one row, or for columns: the softmax of all rows, sums, and a few numbers of each.
+#[derive(Default)]
 pub struct DistributionRoom<T: Real> {
     /// Vectors as long as a row.
     pub row: Vectors<T, 2>,
@@ -43,20 +44,6 @@ pub struct DistributionRoom<T: Real> {
     pulls: Vec<Pull<T>>,
     /// Where p is more than half.
     maxima: Named,
-}
-
-impl<T: Real> Default for DistributionRoom<T> {
-    fn default() -> Self {
-        DistributionRoom {
-            row: Vectors::default(),
-            softmax: ColumnSoftmax::default(),
-            totals: LongColumnSums::default(),
-            terms: LongColumnSums::default(),
-            lines: [const { Vec::new() }; 6],
-            pulls: Vec::new(),
-            maxima: Named::default(),
-        }
-    }
 }
 
 impl<T: Real> Scratch for DistributionRoom<T> {

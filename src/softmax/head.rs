@@ -3,7 +3,7 @@
 //! With t the label's class, p the softmax and Z = log(sum exp(x)), every one of them has a gradient `a p + c w` but for
 //! the label, where w are weights of the classes, and a second derivative `b p (1 - p) + d p^2` but for the label. A head
 //! says what a, b, c, d and the label's own derivatives are, from a few numbers of the row; rows alone, several together,
-//! several side by side and columns of many are written here, once.
+//! several side by side and columns of many are written here, and compiled, once for all heads.
 
 use super::{ColumnSoftmax, GroupSoftmax, Softmax, gap};
 use crate::drive::columns::{ColumnRows, Columns, Named};
@@ -21,7 +21,7 @@ use crate::sum::{LongColumnSums, sum_exactly};
 pub const IGNORED: u32 = u32::MAX;
 
 /// What a head sees of a row.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Scalars {
     /// The label.
     pub class: usize,
@@ -63,30 +63,41 @@ pub struct Slopes {
 /// A loss of one class.
 pub trait Head: Sync {
     /// Whether [`Scalars::log_sum`] is looked at.
-    const LOG_SUM: bool = false;
+    fn needs_log_sum(&self) -> bool {
+        false
+    }
 
     /// Whether classes other than the label have a share in the target.
-    #[inline(always)]
     fn spreads(&self) -> bool {
         false
     }
 
     /// The weights of the classes, for heads that spread; all 1 if there are none.
-    #[inline(always)]
     fn weights(&self) -> Option<&[f64]> {
         None
     }
 
     /// Loss and derivatives from the numbers of a row, in f64.
     fn slopes(&self, row: &Scalars) -> Slopes;
+
+    /// [`Head::slopes`] of several rows.
+    fn slopes_of(&self, rows: &[Scalars], slopes: &mut [Slopes]) {
+        for (slopes, row) in slopes.iter_mut().zip(rows) {
+            *slopes = self.slopes(row);
+        }
+    }
 }
 
 /// Rows whose label is one class.
-pub struct SparseRows<'a, H> {
+pub struct SparseRows<'a> {
     /// The classes, or [`IGNORED`].
-    pub labels: &'a [u32],
+    labels: &'a [u32],
     /// The loss.
-    pub head: &'a H,
+    head: &'a dyn Head,
+    /// What it says of itself.
+    needs_log_sum: bool,
+    spreads: bool,
+    weights: Option<&'a [f64]>,
 }
 
 /// total p - share, from p and 1 - p: of the two forms the one that does not cancel.
@@ -102,9 +113,16 @@ impl Slopes {
     }
 }
 
-impl<H: Head> SparseRows<'_, H> {
+impl<'a> SparseRows<'a> {
+    /// Rows with a class, or [`IGNORED`], for each.
+    pub fn new(labels: &'a [u32], head: &'a dyn Head) -> Self {
+        let (needs_log_sum, spreads) = (head.needs_log_sum(), head.spreads());
+        SparseRows { labels, head, needs_log_sum, spreads, weights: head.weights() }
+    }
+
     #[inline(always)]
     fn scalars<S: Isa, T: Real>(
+        &self,
         softmax: &Softmax<T>,
         class: usize,
         [exp, nll]: [T; 2],
@@ -115,7 +133,7 @@ impl<H: Head> SparseRows<'_, H> {
             nll: nll.to_f64(),
             p: exp.to_f64() * softmax.inverse(),
             complement: softmax.complement(class, exp),
-            log_sum: if H::LOG_SUM { Real::log1p::<S>(softmax.others) } else { 0.0 },
+            log_sum: if self.needs_log_sum { Real::log1p::<S>(softmax.others) } else { 0.0 },
             max: softmax.max.to_f64(),
             spread,
         }
@@ -131,11 +149,12 @@ impl<H: Head> SparseRows<'_, H> {
 
     #[inline(always)]
     fn weight(&self, class: usize) -> f64 {
-        self.head.weights().map_or(1.0, |weights| weights[class])
+        self.weights.map_or(1.0, |weights| weights[class])
     }
 }
 
 /// Room for a row, or for what columns need: the softmax of all rows, and one number or more of each.
+#[derive(Default)]
 pub struct Room<T: Real> {
     row: Vectors<T, 2>,
     softmax: ColumnSoftmax<T>,
@@ -150,29 +169,13 @@ pub struct Room<T: Real> {
     at_max: Vec<T>,
 }
 
-impl<T: Real> Default for Room<T> {
-    fn default() -> Self {
-        Room {
-            row: Vectors::default(),
-            softmax: ColumnSoftmax::default(),
-            sums: LongColumnSums::default(),
-            terms: Vec::new(),
-            labelled: Named::default(),
-            factor: Vec::new(),
-            by_weight: Vec::new(),
-            at_label: Vec::new(),
-            at_max: Vec::new(),
-        }
-    }
-}
-
 impl<T: Real> Scratch for Room<T> {
     fn fit(&mut self, cols: usize) -> Result<()> {
         self.row.fit(cols)
     }
 }
 
-impl<T: Real, H: Head> RowKernel<T, 1, 0> for SparseRows<'_, H> {
+impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
     const COST: f64 = 0.6;
     const GROUPED: bool = true;
     const BY_COLUMNS: bool = true;
@@ -198,16 +201,16 @@ impl<T: Real, H: Head> RowKernel<T, 1, 0> for SparseRows<'_, H> {
         let softmax = Softmax::of::<S>(x, exps);
         let nll = softmax.log_sum_minus::<S>(x[label]);
         let order = Placement::Rows(x.len());
-        let spread = if self.head.spreads() {
+        let spread = if self.spreads {
             terms.copy_from_slice(x);
-            let weights = self.head.weights();
+            let weights = self.weights;
             order.map(terms, x.len(), weights, |_, weight, x| softmax.gap(x).weighted(weight));
             sum_exactly::<S, T>(terms)
         } else {
             0.0
         };
         let slopes =
-            self.head.slopes(&Self::scalars::<S, T>(&softmax, label, [exps[label], nll], spread));
+            self.head.slopes(&self.scalars::<S, T>(&softmax, label, [exps[label], nll], spread));
         if let Some(hess) = hess {
             softmax.curvature(exps, hess, slopes.curvature * scale);
             if slopes.square != 0.0 {
@@ -219,9 +222,9 @@ impl<T: Real, H: Head> RowKernel<T, 1, 0> for SparseRows<'_, H> {
         }
         if let Some(grad) = grad {
             let factor = T::from_f64(softmax.inverse() * (slopes.by_p() * scale));
-            if self.head.spreads() {
+            if self.spreads {
                 let by_weight = T::from_f64(slopes.by_weight * scale);
-                order.map(grad, x.len(), self.head.weights(), |_, weight, e| {
+                order.map(grad, x.len(), self.weights, |_, weight, e| {
                     factor.weighted(e) + weight * by_weight
                 });
                 grad[softmax.at] = T::from_f64(self.at_max(&softmax, &slopes) * scale);
@@ -259,19 +262,20 @@ impl<T: Real, H: Head> RowKernel<T, 1, 0> for SparseRows<'_, H> {
         let softmax = GroupSoftmax::of::<S>(order, rows, x, grad);
         let (nll, exps) = (softmax.log_sum_minus::<S>(&pick(x)), pick(grad));
         let mut spread = [0.0; LANES];
-        if self.head.spreads() {
+        if self.spreads {
             scratch.copy_from_slice(x);
-            order.map(scratch, classes, self.head.weights(), |l, weight, x| {
+            order.map(scratch, classes, self.weights, |l, weight, x| {
                 gap(softmax.max[l], x).weighted(weight)
             });
             spread = softmax.sums::<S>(scratch);
         }
-        let mut slopes = [Slopes::default(); LANES];
+        let mut scalars = [Scalars::default(); LANES];
         for l in 0..rows {
-            let softmax = softmax.row(l);
-            let row = Self::scalars::<S, T>(&softmax, label[l], [exps[l], nll[l]], spread[l]);
-            slopes[l] = self.head.slopes(&row);
+            let row = softmax.row(l);
+            scalars[l] = self.scalars::<S, T>(&row, label[l], [exps[l], nll[l]], spread[l]);
         }
+        let mut slopes = [Slopes::default(); LANES];
+        self.head.slopes_of(&scalars[..rows], &mut slopes);
         for (value, slopes) in value.iter_mut().zip(&slopes) {
             *value = T::from_f64(slopes.value);
         }
@@ -302,9 +306,9 @@ impl<T: Real, H: Head> RowKernel<T, 1, 0> for SparseRows<'_, H> {
         for l in 0..LANES {
             factor[l] = T::from_f64(softmax.row(l).inverse() * by_p[l]);
         }
-        if self.head.spreads() {
+        if self.spreads {
             let by_weight = scaled(|s| s.by_weight).map(T::from_f64);
-            order.map(grad, classes, self.head.weights(), |l, weight, e| {
+            order.map(grad, classes, self.weights, |l, weight, e| {
                 factor[l].weighted(e) + weight * by_weight[l]
             });
             for l in 0..rows {
@@ -341,7 +345,7 @@ impl<T: Real, H: Head> RowKernel<T, 1, 0> for SparseRows<'_, H> {
         let terms = &mut terms[..count];
         softmax.fill::<S>(columns, 1.0)?;
         labelled.sort(labels.iter().copied().map(Some))?;
-        let spreads = self.head.spreads();
+        let spreads = self.spreads;
         if spreads {
             sums.start(elements, count, T::DTYPE == DType::F64)?;
         }
@@ -365,7 +369,7 @@ impl<T: Real, H: Head> RowKernel<T, 1, 0> for SparseRows<'_, H> {
             let (class, row) = (label as usize, softmax.row(r));
             let spread = if spreads { sums.total(r) } else { 0.0 };
             let own = [factor[r], rows.value[r]];
-            let slopes = self.head.slopes(&Self::scalars::<S, T>(&row, class, own, spread));
+            let slopes = self.head.slopes(&self.scalars::<S, T>(&row, class, own, spread));
             factor[r] = T::from_f64(row.inverse() * (slopes.by_p() * scale));
             by_weight[r] = T::from_f64(slopes.by_weight * scale);
             at_label[r] = T::from_f64(slopes.at_label * scale);

@@ -177,11 +177,11 @@ pub trait Sparse: Send + Sync {
 
 impl<H: Head + Send> Sparse for H {
     type Kernel<'k>
-        = SparseRows<'k, H>
+        = SparseRows<'k>
     where
         Self: 'k;
     fn kernel<'k>(&'k self, labels: &'k [u32]) -> Self::Kernel<'k> {
-        SparseRows { labels, head: self }
+        SparseRows::new(labels, self)
     }
 }
 

@@ -57,7 +57,6 @@ struct Poly {
 }
 
 impl Head for Poly {
-    #[inline(always)]
     fn slopes(&self, row: &Scalars) -> Slopes {
         let Poly { epsilon } = *self;
         let Scalars { nll, p, complement: q, .. } = *row;

@@ -160,7 +160,6 @@ impl Target {
 struct CrossEntropy;
 
 impl Head for CrossEntropy {
-    #[inline(always)]
     fn slopes(&self, row: &Scalars) -> Slopes {
         Slopes {
             value: row.nll,
@@ -189,19 +188,18 @@ impl<'t> Mixed<'t> {
 }
 
 impl Head for Mixed<'_> {
-    const LOG_SUM: bool = true;
+    fn needs_log_sum(&self) -> bool {
+        true
+    }
 
-    #[inline(always)]
     fn spreads(&self) -> bool {
         self.share > 0.0
     }
 
-    #[inline(always)]
     fn weights(&self) -> Option<&[f64]> {
         self.target.class_weight.as_deref()
     }
 
-    #[inline(always)]
     fn slopes(&self, row: &Scalars) -> Slopes {
         let Target { smoothing, z_loss, .. } = *self.target;
         let weight = self.target.weight(row.class);

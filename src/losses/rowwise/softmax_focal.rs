@@ -59,7 +59,6 @@ struct Focal {
 }
 
 impl Head for Focal {
-    #[inline(always)]
     fn slopes(&self, row: &Scalars) -> Slopes {
         let Focal { gamma } = *self;
         let Scalars { nll, p, complement: q, .. } = *row;
