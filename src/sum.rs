@@ -35,6 +35,22 @@ pub fn sum_block_exactly<S: Isa, T: Float>(x: &[T]) -> f64 {
     total.total()
 }
 
+/// [`sum_block`] of the products of `f32` with factors, each in f64; a factor of 0 leaves nothing.
+#[inline(always)]
+pub fn sum_block_of_products<T: Float, F: Float>(x: &[T], factors: &[F]) -> f64 {
+    let product = |x: &T, factor: &F| x.to_f64().weighted(factor.to_f64());
+    let (chunks, rest) = x.as_chunks::<SUM_LANES>();
+    let (of_chunks, of_rest) = factors.as_chunks::<SUM_LANES>();
+    let mut lanes = [0.0; SUM_LANES];
+    for (x, factors) in chunks.iter().zip(of_chunks) {
+        for l in 0..SUM_LANES {
+            lanes[l] += product(&x[l], &factors[l]);
+        }
+    }
+    let rest = rest.iter().zip(of_rest).fold(0.0, |sum, (x, factor)| sum + product(x, factor));
+    if chunks.is_empty() { rest } else { add_lanes(lanes) + rest }
+}
+
 /// Sum of any number of numbers: blocks, then pairwise.
 #[inline(always)]
 pub fn sum<S: Isa, T: Float>(x: &[T]) -> f64 {

@@ -43,6 +43,11 @@ impl<'a, F: Real> Elements<'a, F> {
         Elements { factors, sizes: F::sizes(factors) }
     }
 
+    /// The factors themselves.
+    pub fn factors(&self) -> &'a [F] {
+        self.factors
+    }
+
     /// Those of a range.
     #[inline(always)]
     fn part(&self, start: usize, len: usize) -> Self {
@@ -381,8 +386,10 @@ fn multiply_each<T: Real, F: Real>(x: &mut [T], elements: Elements<'_, F>, times
     let Elements { factors, sizes: Sizes { least, most, .. } } = elements;
     // A product with any factor lies between those with the extreme ones.
     if [least, most].iter().all(|size| T::fits(times.weighted(size.to_f64()))) {
+        // Where all factors are 0 the other number may be infinite.
+        let times = if most == F::ZERO { 0.0 } else { times };
         for (x, factor) in x.iter_mut().zip(factors) {
-            *x = x.weighted(T::from_f64(times.weighted(factor.to_f64())));
+            *x = x.weighted(T::from_f64(times * factor.to_f64()));
         }
     } else {
         for (x, factor) in x.iter_mut().zip(factors) {

@@ -6,6 +6,7 @@ use crate::drive::domain::Check;
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
+use crate::num::DType;
 use std::ops::Range;
 
 /// The most vectors of a row.
@@ -82,6 +83,11 @@ impl<'v, 'a> Input<'v, 'a> {
     /// An input that may be written over tile by tile.
     pub(crate) fn argument(grid: &mut Grid, argument: &'v Argument<'a>) -> Self {
         Operand { copied: argument.overwritten, ..Operand::input(grid, &argument.view) }
+    }
+
+    /// Whether it has more digits than losses in `T` are computed with, and so is checked in its own type.
+    pub(crate) fn is_wider<T: Real>(&self) -> bool {
+        self.view.dtype() == DType::F64 && T::DTYPE != DType::F64
     }
 
     /// The rows of a tile, if memory holds each of them and nothing is written over it.

@@ -7,7 +7,6 @@ use crate::drive::factor::Factor;
 use crate::drive::operand::Input;
 use crate::error::Result;
 use crate::math::Real;
-use crate::num::DType;
 
 impl<T: Real> Job<'_, '_, T> {
     /// Checks the elements of an input that have a weight, in the input's own type.
@@ -21,15 +20,21 @@ impl<T: Real> Job<'_, '_, T> {
         weights: Factor<'_>,
         exact: &mut Vec<f64>,
     ) -> Result<()> {
-        let wider = input.view.dtype() == DType::F64 && T::DTYPE != DType::F64;
-        if wider {
+        if input.is_wider::<T>() {
             let x = input.tile(self.grid, tile, exact)?;
-            return if check.domain.all_hold(x) {
-                Ok(())
-            } else {
-                self.wrong(check, tile, x, weights)
-            };
+            return self.check_in(check, tile, x, weights);
         }
+        self.check_in(check, tile, x, weights)
+    }
+
+    #[inline(always)]
+    fn check_in<X: Real>(
+        &self,
+        check: &Check<'_>,
+        tile: Tile,
+        x: &[X],
+        weights: Factor<'_>,
+    ) -> Result<()> {
         if check.domain.all_hold(x) { Ok(()) } else { self.wrong(check, tile, x, weights) }
     }
 

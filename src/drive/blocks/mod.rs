@@ -316,27 +316,32 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         self.sums_samples() && self.weighs_rows && self.outputs().all(runs)
     }
 
-    /// A tile row by row, the inputs that lie across gathered at once.
+    /// A tile, at once or row by row.
     #[inline(always)]
-    fn lines<S: Isa>(&self, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
+    fn tile<S: Isa>(&self, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
+        let by_line = tile.rows > 1 && self.has_lines();
         let mut gathered = mem::take(&mut scratch.gathered);
-        for ((o, _), room) in self.inputs.iter().zip(&mut gathered) {
-            if !self.grid.has_runs(o.k, o.view.dtype().size()) {
-                self.grid.read(o.view, o.k, tile, sized(room, tile.len())?);
+        if by_line {
+            // The inputs that lie across, for all rows.
+            for ((o, _), room) in self.inputs.iter().zip(&mut gathered) {
+                if !self.grid.has_runs(o.k, o.view.dtype().size()) {
+                    self.grid.read(o.view, o.k, tile, sized(room, tile.len())?);
+                }
             }
         }
-        for r in 0..tile.rows {
-            let run = r * tile.cols..(r + 1) * tile.cols;
-            let given = gathered.each_ref().map(|room| room.get(run.clone()));
-            self.tile::<S>(Tile { row: tile.row + r, rows: 1, ..tile }, given, scratch)?;
+        let rows = if by_line { 1 } else { tile.rows };
+        for r in (0..tile.rows).step_by(rows.max(1)) {
+            let run = r * tile.cols..(r + rows) * tile.cols;
+            let given = gathered.each_ref().map(|room| room.get(run.clone()).filter(|_| by_line));
+            self.part::<S>(Tile { row: tile.row + r, rows, ..tile }, given, scratch)?;
         }
         scratch.gathered = gathered;
         Ok(())
     }
 
-    /// A tile, of whose inputs some are given.
+    /// A part of a tile, of whose inputs some are given.
     #[inline(always)]
-    fn tile<S: Isa>(
+    fn part<S: Isa>(
         &self,
         tile: Tile,
         given: [Option<&[T]>; MAX_OPERANDS],
@@ -457,9 +462,6 @@ impl<T: Real> Kernel for RunTile<'_, '_, '_, T> {
     #[inline(always)]
     fn run<S: Isa>(self) -> Result<()> {
         let RunTile { job, tile, scratch } = self;
-        if tile.rows > 1 && job.has_lines() {
-            return job.lines::<S>(tile, scratch);
-        }
-        job.tile::<S>(tile, [None; MAX_OPERANDS], scratch)
+        job.tile::<S>(tile, scratch)
     }
 }

@@ -11,9 +11,20 @@ use crate::error::Result;
 use crate::math::Real;
 use crate::num::{DType, Float};
 use crate::simd::Isa;
-use crate::sum::{BLOCK, ColumnSums, ExactSum, sum_block, sum_block_exactly};
+use crate::sum::{
+    BLOCK, ColumnSums, ExactSum, sum_block, sum_block_exactly, sum_block_of_products,
+};
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
+
+/// Elements of a tile that are summed at once.
+struct Block {
+    /// Where their sum goes.
+    slot: usize,
+    /// The row of the first.
+    row: usize,
+    run: Range<usize>,
+}
 
 impl<T: Real> Job<'_, '_, T> {
     /// Adds up the values of a tile. The borders of the partial sums depend on the shape alone.
@@ -26,11 +37,22 @@ impl<T: Real> Job<'_, '_, T> {
         products: &mut Vec<f64>,
     ) -> Result<()> {
         if self.weighs_sums(weights) {
-            self.sum_blocks(tile, value, weights, sum_block_exactly::<S, T>);
+            self.sum_values::<S>(tile, value, weights);
             return Ok(());
         }
-        let products = weights.products_of(value, tile, products)?;
-        self.sum_blocks(tile, products, Factor::One(1.0), Self::sum_products::<S>());
+        match weights {
+            // Products of f32 have room in an f64 for what their sum would round off, and need not be kept.
+            Factor::Singles(weights) if T::DTYPE == DType::F32 => {
+                for Block { slot, run, .. } in self.blocks(tile) {
+                    let weights = &weights.factors()[run.clone()];
+                    self.store(slot, sum_block_of_products(&value[run], weights));
+                }
+            }
+            _ => {
+                let products = weights.products_of(value, tile, products)?;
+                self.sum_products::<S>(tile, products);
+            }
+        }
         Ok(())
     }
 
@@ -39,11 +61,25 @@ impl<T: Real> Job<'_, '_, T> {
         matches!(weights, Factor::One(_)) || (self.weighs_rows && self.sums_rows())
     }
 
-    /// How a block of products is summed: products of f32 have room in an f64 for what their sum would round off.
-    fn sum_products<S: Isa>() -> fn(&[f64]) -> f64 {
-        match T::DTYPE {
-            DType::F32 => sum_block::<S, f64>,
-            _ => sum_block_exactly::<S, f64>,
+    /// Stores the sums of values, each times the weight of its rows.
+    #[inline(always)]
+    fn sum_values<S: Isa>(&self, tile: Tile, value: &[T], weights: Factor<'_>) {
+        for Block { slot, row, run } in self.blocks(tile) {
+            let sum = sum_block_exactly::<S, T>(&value[run]);
+            self.store(slot, sum.weighted(weights.of_row(row, tile.cols)));
+        }
+    }
+
+    /// Stores the sums of products: those of f32 have room in an f64 for what their sum would round off.
+    #[inline(always)]
+    fn sum_products<S: Isa>(&self, tile: Tile, products: &[f64]) {
+        for Block { slot, run, .. } in self.blocks(tile) {
+            let products = &products[run];
+            let sum = match T::DTYPE {
+                DType::F32 => sum_block::<S, f64>(products),
+                _ => sum_block_exactly::<S, f64>(products),
+            };
+            self.store(slot, sum);
         }
     }
 
@@ -60,12 +96,12 @@ impl<T: Real> Job<'_, '_, T> {
         let upright = Tile { row: tile.col, rows: tile.cols, col: tile.row, cols: tile.rows };
         if self.weighs_sums(weights) {
             let value = turn(value, tile, &mut turned.values)?;
-            self.sum_blocks(upright, value, weights, sum_block_exactly::<S, T>);
+            self.sum_values::<S>(upright, value, weights);
             return Ok(());
         }
         let products = weights.products_of(value, tile, products)?;
         let products = turn(products, tile, &mut turned.products)?;
-        self.sum_blocks(upright, products, Factor::One(1.0), Self::sum_products::<S>());
+        self.sum_products::<S>(upright, products);
         Ok(())
     }
 
@@ -105,30 +141,21 @@ impl<T: Real> Job<'_, '_, T> {
         self.sums[slot].store(sum.to_bits(), Relaxed);
     }
 
-    /// Stores the sums of the blocks of a tile, each times the weight of its rows.
-    #[inline(always)]
-    fn sum_blocks<X>(
-        &self,
-        tile: Tile,
-        value: &[X],
-        weights: Factor<'_>,
-        sum: impl Fn(&[X]) -> f64,
-    ) {
-        let blocks = self.cols.div_ceil(BLOCK);
-        if blocks == 1 && self.partial == Partial::Blocks {
-            for (i, block) in value.chunks(self.block_rows * tile.cols).enumerate() {
-                let row = i * self.block_rows;
-                let slot = (tile.row + row) / self.block_rows;
-                self.store(slot, sum(block).weighted(weights.of_row(row, tile.cols)));
+    /// The blocks of a tile whose sums are kept.
+    fn blocks(&self, tile: Tile) -> impl Iterator<Item = Block> {
+        let (blocks, cols) = (self.cols.div_ceil(BLOCK), tile.cols);
+        let whole = blocks == 1 && self.partial == Partial::Blocks;
+        let rows = if whole { self.block_rows } else { 1 };
+        let across = cols.div_ceil(BLOCK);
+        (0..tile.rows.div_ceil(rows) * across).map(move |i| {
+            let (row, col) = (i / across * rows, i % across * BLOCK);
+            let last = tile.rows.min(row + rows) - 1;
+            Block {
+                slot: (tile.row + row) / rows * blocks + (tile.col + col) / BLOCK,
+                row,
+                run: row * cols + col..last * cols + cols.min(col + BLOCK),
             }
-            return;
-        }
-        for (r, run) in value.chunks_exact(tile.cols).enumerate() {
-            let first = (tile.row + r) * blocks + tile.col / BLOCK;
-            for (b, block) in run.chunks(BLOCK).enumerate() {
-                self.store(first + b, sum(block).weighted(weights.of_row(r, tile.cols)));
-            }
-        }
+        })
     }
 
     /// Turns partial sums into the value.
