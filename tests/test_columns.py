@@ -51,17 +51,13 @@ def test_columns_have_the_bits_of_rows(name):
             dtype = DTYPES[number % len(DTYPES)] if shape[0] == 70 else np.float32
             inputs = example(loss, shape, dtype=dtype, seed=number)
             assert_same_bits(everything(loss, column_major(inputs)), everything(loss, inputs))
-            first = default_first(loss, inputs)
+            first = differentiable(loss, inputs)[0]
             calls = (column_major(inputs), inputs)
             grads = [np.asarray(loss.grad(**each, wrt=first)) for each in calls]
             assert grads[0].flags.f_contiguous
             assert_same_bits({first: grads[0]}, {first: grads[1]})
             values = [np.asarray(loss(**each)) for each in (column_major(inputs), inputs)]
             assert_same_bits({"value": values[0]}, {"value": values[1]})
-
-
-def default_first(loss: rl.Loss, inputs: dict[str, Any]) -> str:
-    return differentiable(loss, inputs)[0]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -91,7 +87,7 @@ def test_rows_out_of_the_ordinary(name):
     """Weights of 0, infinite and missing numbers, vectors too long or too short for squares."""
     for number, loss in enumerate(cases(name)):
         inputs = example(loss, (130, 9), dtype=np.float32, seed=number)
-        first = default_first(loss, inputs)
+        first = differentiable(loss, inputs)[0]
         for change in (0.0, np.inf, -np.inf, np.nan, 1e30, 1e-30):
             for row in (0, 129):
                 changed = dict(inputs)

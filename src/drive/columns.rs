@@ -57,18 +57,10 @@ pub struct ColumnRows<'b, T> {
 }
 
 /// Room for runs that are of another type, or read before they are written over.
+#[derive(Default)]
 pub(super) struct Room<T> {
     vectors: [Vec<T>; MAX_VECTORS],
     grads: [Vec<T>; MAX_VECTORS],
-}
-
-impl<T> Default for Room<T> {
-    fn default() -> Self {
-        Room {
-            vectors: [const { Vec::new() }; MAX_VECTORS],
-            grads: [const { Vec::new() }; MAX_VECTORS],
-        }
-    }
 }
 
 /// How many of `run` rows that lie side by side make a block, if they are enough for one. Of each, so many elements have
@@ -115,23 +107,20 @@ impl<'a, T: Real> Columns<'_, 'a, T> {
     /// The first `V` vectors, to read.
     #[inline(always)]
     pub fn read<const V: usize>(&mut self) -> Reader<'_, 'a, T, V> {
-        let (grid, block) = (self.grid, self.block());
-        let inputs: [_; V] = array::from_fn(|v| self.vectors[v].as_ref());
-        let runs = inputs.map(|input| input.and_then(|(o, _)| o.runs(grid, block)));
-        Reader { grid, block, inputs, runs, buffers: &mut self.room.vectors }
+        let vectors = array::from_fn(|v| self.vectors[v].as_ref());
+        Reader::new(self.grid, self.block(), vectors, &mut self.room.vectors)
     }
 
     /// The first `V` vectors, to read once more, and their gradients, to write. A gradient may lie where its vector does.
     #[inline(always)]
     pub fn write<const V: usize>(&mut self) -> Writer<'_, 'a, T, V> {
         let (grid, block) = (self.grid, self.block());
-        let inputs: [_; V] = array::from_fn(|v| self.vectors[v].as_ref());
-        let runs = inputs.map(|input| input.and_then(|(o, _)| o.runs(grid, block)));
+        let inputs = array::from_fn(|v| self.vectors[v].as_ref());
         let outputs: [_; V] = array::from_fn(|v| self.grads[v].as_ref());
-        let output_runs = outputs.map(|o| o.and_then(|o| o.runs(grid, block)));
+        let runs = outputs.map(|o| o.and_then(|o| o.runs(grid, block)));
         let Room { vectors, grads } = &mut *self.room;
-        let reader = Reader { grid, block, inputs, runs, buffers: vectors };
-        Writer { reader, outputs, runs: output_runs, buffers: grads }
+        let reader = Reader::new(grid, block, inputs, vectors);
+        Writer { reader, outputs, runs, buffers: grads }
     }
 }
 
@@ -144,7 +133,18 @@ pub struct Reader<'b, 'a, T, const V: usize> {
     buffers: &'b mut [Vec<T>; MAX_VECTORS],
 }
 
-impl<T: Real, const V: usize> Reader<'_, '_, T, V> {
+impl<'b, 'a, T: Real, const V: usize> Reader<'b, 'a, T, V> {
+    #[inline(always)]
+    fn new(
+        grid: &'b Grid,
+        block: Tile,
+        inputs: [Option<&'b Checked<'a>>; V],
+        buffers: &'b mut [Vec<T>; MAX_VECTORS],
+    ) -> Self {
+        let runs = inputs.map(|input| input.and_then(|(o, _)| o.runs(grid, block)));
+        Reader { grid, block, inputs, runs, buffers }
+    }
+
     /// A column, as long as there are rows.
     #[inline(always)]
     pub fn column(&mut self, column: usize) -> Result<[&[T]; V]> {

@@ -1,6 +1,6 @@
 //! The forms in which rows are worked on: one by one, together, side by side in registers, side by side in memory.
 
-use super::{Buffers, Job, Place, is_wider};
+use super::{Buffers, Job, Place};
 use crate::array::{Grid, Tile};
 use crate::drive::columns::{ColumnRows, Columns};
 use crate::drive::domain::Check;
@@ -46,7 +46,7 @@ impl<T: Real> Job<'_, T> {
             let Some((o, check)) = input else { continue };
             *x = o.tile(self.row_grid, column, buffer)?;
             let Some(check) = check else { continue };
-            let holds = if is_wider::<T>(o) {
+            let holds = if o.is_wider::<T>() {
                 let exact = o.tile::<f64>(self.row_grid, column, &mut buffers.exact)?;
                 check.domain.all_hold(exact)
             } else {
@@ -127,7 +127,7 @@ impl<T: Real> Job<'_, T> {
         let numbers = numbers.iter().zip(&self.numbers).map(|x| (x, row_grid, column));
         for ((x, input), grid, tile) in vectors.chain(numbers) {
             let Some((o, Some(check))) = input else { continue };
-            if is_wider::<T>(o) {
+            if o.is_wider::<T>() {
                 self.check(check, tile, o.tile::<f64>(grid, tile, &mut buffers.exact)?)?;
             } else {
                 self.check(check, tile, x)?;

@@ -8,9 +8,7 @@ mod forms;
 use crate::array::{Grid, Tile, Tiles, ViewMut};
 use crate::drive::columns::{Checked, Room, block_rows};
 use crate::drive::domain::Check;
-use crate::drive::operand::{
-    Argument, Input, MAX_NUMBERS, MAX_VECTORS, Operand, Output, sized, tiles,
-};
+use crate::drive::operand::{Argument, MAX_NUMBERS, MAX_VECTORS, Operand, Output, sized, tiles};
 use crate::drive::row_kernel::{LANES, TileKernel};
 use crate::drive::scale::Scale;
 use crate::error::Result;
@@ -20,8 +18,12 @@ use crate::simd::{self, Isa, Kernel, Level};
 use crate::threads;
 use std::any::Any;
 
-/// Rows that are gathered together where rows lie closer together than columns: a cache line of `f32`.
+/// Rows that are gathered together where rows lie closer together than columns: a cache line of `f32`, or several of
+/// them, as every page that they are gathered from costs time.
 const GATHER_ROWS: usize = 16;
+
+/// Of these lines, at most.
+const LINES: usize = 4;
 
 /// Elements of a tile of several rows.
 const TILE: usize = 2048;
@@ -30,7 +32,7 @@ const TILE: usize = 2048;
 /// of it would be come back to more often.
 const GROUPS: usize = 8;
 
-/// Elements of these groups: with more of them a thousand classes would leave the second-level cache.
+/// Elements that are gathered together: more of them would leave the second-level cache.
 const GATHERED: usize = 1 << 18;
 
 /// Columns up to which rows are worked on side by side.
@@ -116,7 +118,9 @@ pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
     let kernel = rows.kernel;
     let inputs = vectors.iter().flatten().map(|(o, _)| o.k);
     let outputs = grads.iter().flatten().chain(&hess).chain(&elements).map(|o| o.k);
-    let gathers = inputs.chain(outputs).any(|k| grid.prefers_rows(k));
+    let mut operands = inputs.chain(outputs);
+    let gathered = operands.clone().count() * grid.cols.max(1);
+    let gathers = operands.any(|k| grid.prefers_rows(k));
     let form = match kernel.is_grouped() {
         true if gathers || grid.cols <= SHORT => Form::Lanes,
         true if grid.cols <= MEDIUM => Form::Group,
@@ -127,7 +131,7 @@ pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
         (Form::Lanes, true) => (GATHERED / (LANES * grid.cols.max(1))).clamp(2, GROUPS) * LANES,
         (Form::Lanes, false) => LANES,
         (Form::Group, _) => fitting.max(TOGETHER),
-        (Form::Row, true) => GATHER_ROWS,
+        (Form::Row, true) => (GATHERED / (GATHER_ROWS * gathered)).clamp(1, LINES) * GATHER_ROWS,
         (Form::Row, false) => fitting,
     };
     if grid.rows == 0 {
@@ -143,7 +147,7 @@ pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
         let mut outputs = grads.iter().flatten();
         let lie = outputs.all(|o| runs(o.k, o.view.dtype()))
             && inputs.all(|(o, check)| {
-                runs(o.k, o.view.dtype()) && (check.is_none() || !is_wider::<T>(o))
+                runs(o.k, o.view.dtype()) && (check.is_none() || !o.is_wider::<T>())
             });
         let converts = |o: &Output<'_, '_>| o.view.dtype() != T::DTYPE;
         let keeps =
@@ -181,11 +185,8 @@ pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
     let blocks = run.div_ceil(block);
     threads::run(grid.rows / run * blocks, block_ns, &|tasks| {
         let mut buffers = Buffers::default();
-        let mut scratch = match form {
-            Form::Row => Some(kernel.scratch(grid.cols)?),
-            _ if turned.is_some() => Some(kernel.scratch(grid.cols)?),
-            _ => None,
-        };
+        let needs_scratch = matches!(form, Form::Row) || turned.is_some();
+        let mut scratch = needs_scratch.then(|| kernel.scratch(grid.cols)).transpose()?;
         for task in tasks {
             let within = task % blocks * block;
             let (row, rows) = (task / blocks * run + within, block.min(run - within));
@@ -231,6 +232,7 @@ enum Form {
 }
 
 /// Room for what memory does not hold as a slice.
+#[derive(Default)]
 struct Buffers<T> {
     vectors: [Vec<T>; MAX_VECTORS],
     numbers: [Vec<T>; MAX_NUMBERS],
@@ -244,23 +246,6 @@ struct Buffers<T> {
     /// What the derivatives of rows side by side are multiplied by.
     scale: Vec<f64>,
     columns: Room<T>,
-}
-
-impl<T> std::default::Default for Buffers<T> {
-    fn default() -> Self {
-        Buffers {
-            vectors: [const { Vec::new() }; MAX_VECTORS],
-            numbers: [const { Vec::new() }; MAX_NUMBERS],
-            grads: [const { Vec::new() }; MAX_VECTORS],
-            number_grads: [const { Vec::new() }; MAX_NUMBERS],
-            hess: Vec::new(),
-            elements: Vec::new(),
-            value: Vec::new(),
-            exact: Vec::new(),
-            scale: Vec::new(),
-            columns: Room::default(),
-        }
-    }
 }
 
 struct RunTile<'a, 'b, T> {
@@ -294,9 +279,4 @@ impl<T: Real> Kernel for RunTile<'_, '_, T> {
         }
         Ok(())
     }
-}
-
-/// Whether an input has more digits than losses are computed with, and so is checked in its own type.
-fn is_wider<T: Real>(input: &Input<'_, '_>) -> bool {
-    input.view.dtype() == DType::F64 && T::DTYPE != DType::F64
 }

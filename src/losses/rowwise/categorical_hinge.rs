@@ -9,8 +9,12 @@
 
 use super::AXIS;
 use super::class_labels::{CLASS_LABEL, IGNORE_INDEX, RAISE_OR_CLIP, Sparse, SparseLoss};
-use crate::drive::row_kernel::{Row, RowKernel, RowOutputs};
+use crate::drive::columns::{ColumnRows, Columns, Named};
+use crate::drive::operand::sized;
+use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch};
+use crate::error::Result;
 use crate::math::Real;
+use crate::memory;
 use crate::num::Float;
 use crate::registry::{
     Bound, Domain, Family, Hessian, SAMPLE_WEIGHT, Spec, Unreduced, float, pred,
@@ -64,23 +68,65 @@ struct HingeRows<'a> {
     labels: &'a [u32],
 }
 
+/// Elements that are searched at once.
+const SEARCH: usize = 64;
+
 impl HingeRows<'_> {
     /// The first of the best classes but the label; a NaN is better than all.
+    #[inline(always)]
     fn best<T: Real>(x: &[T], label: usize) -> Option<usize> {
-        let mut best = None;
-        for (class, score) in x.iter().enumerate() {
-            let ahead = best.is_none_or(|best: usize| *score > x[best] || score.is_nan());
-            if class != label && ahead {
-                best = Some(class);
+        let (before, after) =
+            (&x[..label.min(x.len())], x.get(label.saturating_add(1)..).unwrap_or_default());
+        let ends = [T::INFINITY, -T::INFINITY].map(T::key);
+        let [mut least, mut most] = ends;
+        for x in [before, after] {
+            for x in x {
+                least = least.min(x.key());
+                most = most.max(x.key());
             }
         }
-        best
+        if least < ends[1] || most > ends[0] {
+            let is_nan = |&class: &usize| class != label && x[class].is_nan();
+            return (0..x.len()).rfind(is_nan);
+        }
+        // Both zeros are equal, whatever the order of keys.
+        let most = T::from_key(most);
+        let is_most = |x: &T| *x == most;
+        for (x, first) in [(before, 0), (after, label.saturating_add(1))] {
+            for (block, x) in x.chunks(SEARCH).enumerate() {
+                if x.iter().fold(false, |any, x| any | is_most(x)) {
+                    return Some(first + block * SEARCH + x.iter().position(is_most)?);
+                }
+            }
+        }
+        None
     }
 }
 
+/// What columns need of each row: the best of the other classes and where it stands, and the slopes.
+#[derive(std::default::Default)]
+struct SideBySide<T> {
+    labelled: Named,
+    leaders: Named,
+    at: Vec<u32>,
+    best: Vec<T>,
+    own: Vec<T>,
+    slopes: Vec<T>,
+}
+
+impl<T: Real> Scratch for SideBySide<T> {
+    fn fit(&mut self, _: usize) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Where no other class stands.
+const NOWHERE: u32 = u32::MAX;
+
 impl<T: Real> RowKernel<T, 1, 0> for HingeRows<'_> {
     const COST: f64 = 0.5;
-    type Scratch = ();
+    const BY_COLUMNS: bool = true;
+    type Scratch = SideBySide<T>;
 
     #[inline(always)]
     fn skips(&self, row: usize) -> bool {
@@ -92,7 +138,7 @@ impl<T: Real> RowKernel<T, 1, 0> for HingeRows<'_> {
         &self,
         Row { index, vectors: [x], .. }: Row<'_, T, 1, 0>,
         RowOutputs { grads: [grad], hess, .. }: RowOutputs<'_, T, 1, 0>,
-        (): &mut (),
+        _: &mut SideBySide<T>,
         scale: f64,
     ) -> T {
         let label = self.labels[index] as usize;
@@ -109,6 +155,57 @@ impl<T: Real> RowKernel<T, 1, 0> for HingeRows<'_> {
             }
         }
         T::from_f64(gap.where_positive(gap))
+    }
+
+    #[inline(always)]
+    fn columns<S: Isa>(
+        &self,
+        rows: ColumnRows<'_, T>,
+        columns: &mut Columns<'_, '_, T>,
+        scratch: &mut SideBySide<T>,
+    ) -> Result<bool> {
+        let SideBySide { labelled, leaders, at, best, own, slopes } = scratch;
+        let (count, elements) = (columns.rows(), columns.elements());
+        let labels = &self.labels[rows.first..][..count];
+        labelled.sort(labels.iter().copied().map(Some))?;
+        at.clear();
+        memory::grow(at, count, NOWHERE)?;
+        let (best, own, slopes) = (sized(best, count)?, sized(own, count)?, sized(slopes, count)?);
+        let mut reader = columns.read();
+        for (c, class) in (0..elements).zip(0_u32..) {
+            let [x] = reader.column(c)?;
+            for (((best, at), &score), &label) in best.iter_mut().zip(&mut *at).zip(x).zip(labels) {
+                let ahead = *at == NOWHERE || score > *best || score.is_nan();
+                let leads = ahead && label != class;
+                (*best, *at) = (if leads { score } else { *best }, if leads { class } else { *at });
+            }
+            for r in labelled.of(c) {
+                own[r] = x[r];
+            }
+        }
+        for (r, slope) in slopes.iter_mut().enumerate() {
+            let ahead = self.margin + (best[r].to_f64() - own[r].to_f64());
+            let gap = if at[r] == NOWHERE { 0.0 } else { ahead };
+            *slope = T::from_f64(rows.scale[r].where_positive(gap));
+            rows.value[r] = T::from_f64(gap.where_positive(gap));
+        }
+        if !columns.derives() {
+            return Ok(true);
+        }
+        leaders.sort(at.iter().map(|&at| (at != NOWHERE).then_some(at)))?;
+        let mut writer = columns.write::<1>();
+        for c in 0..elements {
+            let (_, [Some(grad)]) = writer.column(c)? else { return Ok(true) };
+            grad.fill(T::ZERO);
+            for r in leaders.of(c) {
+                grad[r] = slopes[r];
+            }
+            for r in labelled.of(c).filter(|&r| at[r] != NOWHERE) {
+                grad[r] = -slopes[r];
+            }
+            writer.finish(c);
+        }
+        Ok(true)
     }
 
     #[expect(clippy::disallowed_methods, reason = "a few numbers")]

@@ -74,8 +74,7 @@ impl Loss for CosineEmbedding {
 
 impl<T: Real> RowKernel<T, 2, 1> for CosineEmbedding {
     const COST: f64 = 0.6;
-    // The exact sums of f64 would want four times the memory.
-    const BY_COLUMNS: bool = matches!(T::DTYPE, DType::F32);
+    const BY_COLUMNS: bool = true;
     type Scratch = SideBySide<T>;
 
     #[inline(always)]
@@ -98,54 +97,15 @@ impl<T: Real> RowKernel<T, 2, 1> for CosineEmbedding {
     #[inline(always)]
     fn columns<S: Isa>(
         &self,
-        rows: ColumnRows<'_, T>,
+        mut rows: ColumnRows<'_, T>,
         columns: &mut Columns<'_, '_, T>,
         scratch: &mut SideBySide<T>,
     ) -> Result<bool> {
-        let SideBySide { products, factors } = scratch;
-        let (count, elements) = (columns.rows(), columns.elements());
-        products.start(elements, count)?;
-        let mut reader = columns.read();
-        for c in 0..elements {
-            let [u, v] = reader.column(c)?;
-            products.add::<S, T>(u, v);
+        if T::DTYPE == DType::F32 {
+            self.by_columns::<S, T, f64>(&mut rows, columns, scratch)
+        } else {
+            self.by_columns::<S, T, Twofold>(&mut rows, columns, scratch)
         }
-        for factors in &mut *factors {
-            sized(factors, count)?;
-        }
-        let [toward, back_u, back_v] = factors.each_mut();
-        for (r, &scale) in rows.scale.iter().enumerate() {
-            let products = products.total(r);
-            if [products.uu, products.vv].map(scale_for) != [1.0; 2] {
-                return Ok(false);
-            }
-            let pair = Pair::new::<S>([1.0; 2], products);
-            let (loss, slope) = self.loss::<S, f64>(&pair, rows.numbers[0][r] == T::ONE, scale);
-            rows.value[r] = T::from_f64(loss);
-            let found = pair.factors::<S>(slope);
-            if !found.iter().all(|&factor| T::fits(factor)) {
-                return Ok(false);
-            }
-            [toward[r], back_u[r], back_v[r]] = found.map(T::from_f64);
-        }
-        if !columns.derives() {
-            return Ok(true);
-        }
-        let mut writer = columns.write();
-        for c in 0..elements {
-            let ([u, v], grads) = writer.column(c)?;
-            let sides = [(u, v, &*back_u), (v, u, &*back_v)];
-            for (grad, (own, other, back)) in grads.into_iter().zip(sides) {
-                let Some(grad) = grad else { continue };
-                let factors = toward.iter().zip(back);
-                let elements = grad.iter_mut().zip(own).zip(other);
-                for (((g, &own), &other), (&toward, &back)) in elements.zip(factors) {
-                    *g = other * toward - own * back;
-                }
-            }
-            writer.finish(c);
-        }
-        Ok(true)
     }
 
     #[expect(clippy::disallowed_macros, reason = "one number")]
@@ -180,6 +140,64 @@ impl CosineEmbedding {
             pull(grads, [u, v], Wide { scales, toward, back: [back_u, back_v] });
         }
         loss
+    }
+
+    #[inline(always)]
+    fn by_columns<S: Isa, T: Real, W: Scalar>(
+        &self,
+        rows: &mut ColumnRows<'_, T>,
+        columns: &mut Columns<'_, '_, T>,
+        scratch: &mut SideBySide<T>,
+    ) -> Result<bool> {
+        let SideBySide { products, factors } = scratch;
+        let (count, elements) = (columns.rows(), columns.elements());
+        let exact = T::DTYPE == DType::F64;
+        products.start(elements, count, exact)?;
+        let mut reader = columns.read();
+        for c in 0..elements {
+            let [u, v] = reader.column(c)?;
+            products.add::<S, T>(u, v);
+        }
+        for part in factors.as_flattened_mut() {
+            sized(part, count)?;
+        }
+        for (r, &scale) in rows.scale.iter().enumerate() {
+            let products = products.total::<W>(r);
+            if [products.uu, products.vv].map(|square| scale_for(square.high())) != [1.0; 2] {
+                return Ok(false);
+            }
+            let pair = Pair::new::<S>([1.0; 2], products);
+            let (loss, slope) = self.loss::<S, W>(&pair, rows.numbers[0][r] == T::ONE, scale);
+            rows.value[r] = T::from_f64(loss);
+            for (parts, found) in factors.iter_mut().zip(pair.factors::<S>(slope)) {
+                if !T::fits(found.high()) {
+                    return Ok(false);
+                }
+                for (part, found) in parts.iter_mut().zip([found.high(), found.low()]) {
+                    part[r] = T::from_f64(found);
+                }
+            }
+        }
+        if !columns.derives() {
+            return Ok(true);
+        }
+        let factors = factors.each_ref().map(|parts| parts.each_ref().map(|part| &part[..count]));
+        let [toward, back_u, back_v] = factors;
+        let mut writer = columns.write();
+        for c in 0..elements {
+            let ([u, v], grads) = writer.column(c)?;
+            let sides = [(u, v, back_u), (v, u, back_v)];
+            for (grad, (own, other, back)) in grads.into_iter().zip(sides) {
+                let Some(grad) = grad else { continue };
+                let (grad, own, other) = (&mut grad[..count], &own[..count], &other[..count]);
+                for r in 0..count {
+                    let by = |part: usize| other[r] * toward[part][r] - own[r] * back[part][r];
+                    grad[r] = if exact { by(0) + by(1) } else { by(0) };
+                }
+            }
+            writer.finish(c);
+        }
+        Ok(true)
     }
 
     /// The loss, and its derivative with respect to the cosine, times `scale`.
@@ -318,11 +336,11 @@ pub(crate) fn scale_for(square: f64) -> f64 {
     }
 }
 
-/// What columns need: sums of products, and the factors of the gradients.
+/// What columns need: sums of products, and the factors of the gradients with what these round off.
 #[derive(std::default::Default)]
 pub struct SideBySide<T> {
     products: ColumnProducts,
-    factors: [Vec<T>; 3],
+    factors: [[Vec<T>; 2]; 3],
 }
 
 impl<T: Real> Scratch for SideBySide<T> {

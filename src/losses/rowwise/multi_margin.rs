@@ -11,7 +11,9 @@
 
 use super::AXIS;
 use super::class_labels::{CLASS_LABEL, IGNORE_INDEX, RAISE_OR_CLIP, Sparse, SparseLoss};
-use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Vectors};
+use crate::drive::columns::{ColumnRows, Columns, Named};
+use crate::drive::operand::sized;
+use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch, Vectors};
 use crate::error::Result;
 use crate::math::Real;
 use crate::num::Float;
@@ -21,7 +23,7 @@ use crate::registry::{
 };
 use crate::simd::Isa;
 use crate::softmax::IGNORED;
-use crate::sum::sum_exactly;
+use crate::sum::{LongColumnSums, sum_exactly};
 
 /// The row of the registry.
 pub const SPEC: Spec = Spec {
@@ -76,14 +78,72 @@ impl Sparse for MultiMargin {
     }
 }
 
+impl MultiMargin {
+    /// By how much a score is too near to the label's, or above it.
+    #[inline(always)]
+    fn gap<T: Real>(self, x: T, own: f64) -> f64 {
+        // The difference first: of near scores it is exact.
+        let ahead = self.margin + (x.to_f64() - own);
+        ahead.where_positive(ahead)
+    }
+
+    /// The derivative of the loss of a gap.
+    #[inline(always)]
+    fn slope(self, gap: f64) -> f64 {
+        if self.squared { 2.0 * gap } else { step(gap) }
+    }
+}
+
+/// 0 or 1 for every gap, and NaN for one that is.
+#[inline(always)]
+fn step(gap: f64) -> f64 {
+    1.0.where_positive(gap)
+}
+
 struct MarginRows<'a> {
     loss: MultiMargin,
     labels: &'a [u32],
 }
 
+/// Room for a row, or for what columns need: the scores of the labels, and the sums of terms and of slopes.
+#[derive(std::default::Default)]
+struct Room {
+    row: Vectors<f64, 2>,
+    labelled: Named,
+    own: Vec<f64>,
+    gaps: Vec<f64>,
+    terms: Vec<f64>,
+    totals: LongColumnSums,
+    pulls: LongColumnSums,
+}
+
+impl Scratch for Room {
+    fn fit(&mut self, cols: usize) -> Result<()> {
+        self.row.fit(cols)
+    }
+}
+
+impl MarginRows<'_> {
+    /// The gaps of one class in many rows, some of which have it for their label.
+    #[inline(always)]
+    fn gaps<T: Real>(
+        &self,
+        x: &[T],
+        own: &[f64],
+        labelled: impl Iterator<Item = usize>,
+        gaps: &mut [f64],
+    ) {
+        for ((gap, x), own) in gaps.iter_mut().zip(x).zip(own) {
+            *gap = self.loss.gap(*x, *own);
+        }
+        labelled.for_each(|r| gaps[r] = 0.0);
+    }
+}
+
 impl<T: Real> RowKernel<T, 1, 0> for MarginRows<'_> {
     const COST: f64 = 1.0;
-    type Scratch = Vectors<f64, 2>;
+    const BY_COLUMNS: bool = true;
+    type Scratch = Room;
 
     #[inline(always)]
     fn skips(&self, row: usize) -> bool {
@@ -95,30 +155,26 @@ impl<T: Real> RowKernel<T, 1, 0> for MarginRows<'_> {
         &self,
         Row { index, vectors: [x], .. }: Row<'_, T, 1, 0>,
         RowOutputs { grads: [grad], hess, .. }: RowOutputs<'_, T, 1, 0>,
-        scratch: &mut Vectors<f64, 2>,
+        room: &mut Room,
         scale: f64,
     ) -> T {
-        let MultiMargin { squared, margin } = self.loss;
+        let loss = self.loss;
         let (label, classes) = (self.labels[index] as usize, x.len() as f64);
-        let [gaps, terms] = scratch.each();
+        let [gaps, terms] = room.row.each();
         let own = x[label].to_f64();
         for (gap, x) in gaps.iter_mut().zip(x) {
-            // The difference first: of near scores it is exact.
-            let ahead = margin + (x.to_f64() - own);
-            *gap = ahead.where_positive(ahead);
+            *gap = loss.gap(*x, own);
         }
         gaps[label] = 0.0;
-        // 0 or 1 for every gap, and NaN for one that is.
-        let step = |gap: f64| 1.0.where_positive(gap);
         if let Some(grad) = grad {
-            let slope = |gap: f64| if squared { 2.0 * gap } else { step(gap) };
+            let slope = |gap| loss.slope(gap);
             put::<S, T>(grad, (label, -1.0), scale / classes, gaps, terms, slope);
         }
         if let Some(hess) = hess {
-            let bend = |gap: f64| if squared { 2.0 * step(gap) } else { 0.0 };
+            let bend = |gap: f64| if loss.squared { 2.0 * step(gap) } else { 0.0 };
             put::<S, T>(hess, (label, 1.0), scale / classes, gaps, terms, bend);
         }
-        let total = if squared {
+        let total = if loss.squared {
             for (term, gap) in terms.iter_mut().zip(&*gaps) {
                 *term = gap * gap;
             }
@@ -127,6 +183,70 @@ impl<T: Real> RowKernel<T, 1, 0> for MarginRows<'_> {
             sum_exactly::<S, f64>(gaps)
         };
         T::from_f64(total / classes)
+    }
+
+    #[inline(always)]
+    fn columns<S: Isa>(
+        &self,
+        rows: ColumnRows<'_, T>,
+        columns: &mut Columns<'_, '_, T>,
+        room: &mut Room,
+    ) -> Result<bool> {
+        let (loss, labels) = (self.loss, &self.labels[rows.first..][..columns.rows()]);
+        let (count, elements) = (columns.rows(), columns.elements());
+        let (classes, derives) = (elements as f64, columns.derives());
+        let Room { labelled, own, gaps, terms, totals, pulls, .. } = room;
+        let (own, gaps, terms) = (sized(own, count)?, sized(gaps, count)?, sized(terms, count)?);
+        labelled.sort(labels.iter().copied().map(Some))?;
+        let mut reader = columns.read();
+        for c in 0..elements {
+            let [x] = reader.column(c)?;
+            labelled.of(c).for_each(|r| own[r] = x[r].to_f64());
+        }
+        totals.start(elements, count, true)?;
+        // Steps are whole numbers, of which a sum loses nothing.
+        pulls.start(elements, count, loss.squared)?;
+        for c in 0..elements {
+            let [x] = reader.column(c)?;
+            self.gaps(x, own, labelled.of(c), gaps);
+            if loss.squared {
+                for (term, gap) in terms.iter_mut().zip(&*gaps) {
+                    *term = gap * gap;
+                }
+                totals.add(terms)?;
+            } else {
+                totals.add(gaps)?;
+            }
+            if derives {
+                for (term, gap) in terms.iter_mut().zip(&*gaps) {
+                    *term = loss.slope(*gap);
+                }
+                pulls.add(terms)?;
+            }
+        }
+        for (r, value) in rows.value.iter_mut().enumerate() {
+            *value = T::from_f64(totals.total(r) / classes);
+        }
+        if !derives {
+            return Ok(true);
+        }
+        // The scale of each row, once the terms are summed.
+        for (scale, given) in terms.iter_mut().zip(rows.scale) {
+            *scale = given / classes;
+        }
+        let mut writer = columns.write();
+        for c in 0..elements {
+            let ([x], [Some(grad)]) = writer.column(c)? else { return Ok(true) };
+            self.gaps(x, own, labelled.of(c), gaps);
+            for ((g, gap), scale) in grad.iter_mut().zip(&*gaps).zip(&*terms) {
+                *g = T::from_f64(loss.slope(*gap) * scale);
+            }
+            for r in labelled.of(c) {
+                grad[r] = T::from_f64(-pulls.total(r) * terms[r]);
+            }
+            writer.finish(c);
+        }
+        Ok(true)
     }
 
     #[expect(clippy::disallowed_methods, reason = "a few numbers")]

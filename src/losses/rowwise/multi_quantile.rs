@@ -10,6 +10,8 @@
 use super::AXIS;
 use super::plan::plan;
 use crate::drive::Axes;
+use crate::drive::columns::{ColumnRows, Columns};
+use crate::drive::operand::sized;
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch, Vectors};
 use crate::error::{Error, Kind as Mistake, Result};
 use crate::math::Real;
@@ -19,7 +21,7 @@ use crate::registry::{
     ShapeRule, Spec, Unreduced, label, param, pred,
 };
 use crate::simd::Isa;
-use crate::sum::sum;
+use crate::sum::{LongColumnSums, sum};
 
 /// The row of the registry.
 pub const SPEC: Spec = Spec {
@@ -50,12 +52,15 @@ struct MultiQuantile {
     axis: isize,
 }
 
-/// Room for a row, and what is the same for all rows: each quantile q, and each 1 - q.
+/// Room for a row or for what columns need, and what is the same for all rows: each quantile q, and each 1 - q.
 #[derive(std::default::Default)]
 struct Levels<T> {
     row: Vectors<T, 2>,
     quantiles: Vectors<T, 2>,
     are_written: bool,
+    terms: Vec<T>,
+    scales: Vec<T>,
+    sums: LongColumnSums,
 }
 
 impl<T: Real> Scratch for Levels<T> {
@@ -66,9 +71,30 @@ impl<T: Real> Scratch for Levels<T> {
     }
 }
 
+/// The pinball loss of a gap, and its derivative by the prediction.
+#[inline(always)]
+fn pinball<T: Real>(gap: T, [below, above]: [T; 2]) -> [T; 2] {
+    let factor = if gap > T::ZERO { below } else { above };
+    let step = if gap > T::ZERO { -below } else { above };
+    let step = if gap == T::ZERO { T::ZERO } else { step };
+    [(gap * factor).abs(), if gap.is_nan() { gap } else { step }]
+}
+
 impl MultiQuantile {
-    /// Writes each quantile q, and each 1 - q.
+    /// Each quantile q, and each 1 - q, which are written once.
     #[inline(always)]
+    fn quantiles<'q, T: Real>(
+        &self,
+        quantiles: &'q mut Vectors<T, 2>,
+        are_written: &mut bool,
+    ) -> [&'q [T]; 2] {
+        let [below, above] = quantiles.each();
+        if !std::mem::replace(are_written, true) {
+            self.write_quantiles(below, above);
+        }
+        [below, above]
+    }
+
     fn write_quantiles<T: Real>(&self, below: &mut [T], above: &mut [T]) {
         let count = below.len() as f64;
         let pairs = below.iter_mut().zip(above);
@@ -112,6 +138,7 @@ impl Loss for MultiQuantile {
 
 impl<T: Real> RowKernel<T, 1, 1> for &MultiQuantile {
     const COST: f64 = 0.5;
+    const BY_COLUMNS: bool = true;
     type Scratch = Levels<T>;
 
     #[inline(always)]
@@ -123,21 +150,12 @@ impl<T: Real> RowKernel<T, 1, 1> for &MultiQuantile {
         scale: f64,
     ) -> T {
         let RowOutputs { grads: [grad], number_grads: [label_grad], hess, .. } = outputs;
+        let [below, above] = self.quantiles(&mut scratch.quantiles, &mut scratch.are_written);
         let [terms, slopes] = scratch.row.each();
-        let [below, above] = scratch.quantiles.each();
-        if !scratch.are_written {
-            self.write_quantiles(below, above);
-            scratch.are_written = true;
-        }
         let share = 1.0 / x.len() as f64;
-        let results = terms.iter_mut().zip(&mut *slopes).zip(x).zip(below.iter().zip(&*above));
+        let results = terms.iter_mut().zip(&mut *slopes).zip(x).zip(below.iter().zip(above));
         for (((term, slope), &own), (&below, &above)) in results {
-            let gap = y - own;
-            let factor = if gap > T::ZERO { below } else { above };
-            *term = (gap * factor).abs();
-            let step = if gap > T::ZERO { -below } else { above };
-            let step = if gap == T::ZERO { T::ZERO } else { step };
-            *slope = if gap.is_nan() { gap } else { step };
+            [*term, *slope] = pinball(y - own, [below, above]);
         }
         if let Some(hess) = hess {
             hess.fill(T::ZERO);
@@ -152,6 +170,48 @@ impl<T: Real> RowKernel<T, 1, 1> for &MultiQuantile {
             *grad = T::from_f64(-sum::<S, T>(slopes) * share * scale);
         }
         T::from_f64(sum::<S, T>(terms) * share)
+    }
+
+    #[inline(always)]
+    fn columns<S: Isa>(
+        &self,
+        rows: ColumnRows<'_, T>,
+        columns: &mut Columns<'_, '_, T>,
+        levels: &mut Levels<T>,
+    ) -> Result<bool> {
+        let Levels { quantiles, are_written, terms, scales, sums, .. } = levels;
+        let [below, above] = self.quantiles(quantiles, are_written);
+        let (count, elements) = (columns.rows(), columns.elements());
+        let (terms, scales) = (sized(terms, count)?, sized(scales, count)?);
+        let share = 1.0 / elements as f64;
+        for (scale, given) in scales.iter_mut().zip(rows.scale) {
+            *scale = T::from_f64(given * share);
+        }
+        sums.start(elements, count, false)?;
+        let y = rows.numbers[0];
+        let mut writer = columns.write();
+        for c in 0..elements {
+            let of = |y: T, x: T| pinball(y - x, [below[c], above[c]]);
+            let ([x], [grad]) = writer.column(c)?;
+            if let Some(grad) = grad {
+                let slopes = grad.iter_mut().zip(&*scales);
+                for (((term, (g, &scale)), &x), &y) in terms.iter_mut().zip(slopes).zip(x).zip(y) {
+                    let slope;
+                    [*term, slope] = of(y, x);
+                    *g = slope * scale;
+                }
+            } else {
+                for ((term, &x), &y) in terms.iter_mut().zip(x).zip(y) {
+                    [*term, _] = of(y, x);
+                }
+            }
+            sums.add(terms)?;
+            writer.finish(c);
+        }
+        for (r, value) in rows.value.iter_mut().enumerate() {
+            *value = T::from_f64(sums.total(r) * share);
+        }
+        Ok(true)
     }
 
     #[expect(clippy::disallowed_methods, reason = "a few numbers")]

@@ -10,7 +10,9 @@ use super::AXIS;
 use super::class_labels::{check_class_weights, class_axes};
 use super::plan::plan_weighted;
 use crate::drive::Axes;
-use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Vectors};
+use crate::drive::columns::{ColumnRows, Columns};
+use crate::drive::operand::sized;
+use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch, Vectors};
 use crate::error::Result;
 use crate::losses::elementwise::Elementwise;
 use crate::losses::elementwise::sigmoid_bce::SigmoidBce;
@@ -21,7 +23,7 @@ use crate::registry::{
     Spec, Unreduced, label, param, pred,
 };
 use crate::simd::Isa;
-use crate::sum::sum;
+use crate::sum::{LongColumnSums, sum};
 
 /// The row of the registry.
 pub const SPEC: Spec = Spec {
@@ -65,19 +67,35 @@ impl Loss for MultiLabelSoftMargin {
     }
 }
 
+/// Room for a row, or for what columns need.
+#[derive(std::default::Default)]
+struct Room<T> {
+    row: Vectors<T, 2>,
+    terms: Vec<T>,
+    factors: Vec<T>,
+    sums: LongColumnSums,
+}
+
+impl<T: Real> Scratch for Room<T> {
+    fn fit(&mut self, cols: usize) -> Result<()> {
+        self.row.fit(cols)
+    }
+}
+
 impl<T: Real> RowKernel<T, 2, 0> for &MultiLabelSoftMargin {
     const COST: f64 = <SigmoidBce as Elementwise<2>>::COST;
-    type Scratch = Vectors<T, 2>;
+    const BY_COLUMNS: bool = true;
+    type Scratch = Room<T>;
 
     #[inline(always)]
     fn row<S: Isa>(
         &self,
         Row { vectors: [x, y], .. }: Row<'_, T, 2, 0>,
         RowOutputs { grads: [grad, label_grad], hess, .. }: RowOutputs<'_, T, 2, 0>,
-        scratch: &mut Vectors<T, 2>,
+        room: &mut Room<T>,
         scale: f64,
     ) -> T {
-        let [terms, weights] = scratch.each();
+        let [terms, weights] = room.row.each();
         match &self.class_weight {
             Some(given) => {
                 for (weight, given) in weights.iter_mut().zip(given) {
@@ -110,9 +128,60 @@ impl<T: Real> RowKernel<T, 2, 0> for &MultiLabelSoftMargin {
         }
         T::from_f64(sum::<S, T>(terms) / classes)
     }
+
+    #[inline(always)]
+    fn columns<S: Isa>(
+        &self,
+        rows: ColumnRows<'_, T>,
+        columns: &mut Columns<'_, '_, T>,
+        room: &mut Room<T>,
+    ) -> Result<bool> {
+        let Room { terms, factors, sums, .. } = room;
+        let (count, elements) = (columns.rows(), columns.elements());
+        // All of them first: a gradient may be written over its input.
+        let mut reader = columns.read::<2>();
+        for c in 0..elements {
+            if reader.checked(c)?.is_none() {
+                return Ok(false);
+            }
+        }
+        let (terms, factors) = (sized(terms, count)?, sized(factors, count)?);
+        let classes = elements as f64;
+        for (factor, scale) in factors.iter_mut().zip(rows.scale) {
+            *factor = T::from_f64(scale / classes);
+        }
+        sums.start(elements, count, false)?;
+        let mut writer = columns.write();
+        for c in 0..elements {
+            let weight = self.class_weight.as_ref().map_or(T::ONE, |w| T::from_f64(w[c]));
+            let ([x, y], [grad, label_grad]) = writer.column(c)?;
+            let (x, y) = (&x[..count], &y[..count]);
+            let at = |r: usize| SigmoidBce.point::<S, T>([x[r], y[r]]);
+            let by_label = |r: usize| (at(r).grad[1] * factors[r]).weighted(weight);
+            if let Some(grad) = grad {
+                let grad = &mut grad[..count];
+                for r in 0..count {
+                    let point = at(r);
+                    terms[r] = point.value.weighted(weight);
+                    grad[r] = (point.grad[0] * factors[r]).weighted(weight);
+                }
+            } else {
+                fill(terms, |r| at(r).value.weighted(weight));
+            }
+            if let Some(grad) = label_grad {
+                fill(&mut grad[..count], by_label);
+            }
+            sums.add(terms)?;
+            writer.finish(c);
+        }
+        for (r, value) in rows.value.iter_mut().enumerate() {
+            *value = T::from_f64(sums.total(r) / classes);
+        }
+        Ok(true)
+    }
 }
 
-/// Writes a number for each class.
+/// Writes a number for each index.
 #[inline(always)]
 fn fill<T>(out: &mut [T], of: impl Fn(usize) -> T) {
     for (i, out) in out.iter_mut().enumerate() {

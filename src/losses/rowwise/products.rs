@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
 use crate::num::{DType, Float, Scalar, two_product, two_sum};
-use crate::simd::Isa;
+use crate::simd::{Isa, add_lanes};
 
 /// Longest run whose products are summed at once.
 const PRODUCTS: usize = 256;
@@ -42,26 +42,34 @@ impl<W: Scalar> Products<W> {
     }
 }
 
-/// [`Products`] of many pairs of vectors side by side: the products of f32, summed in the same order.
+/// [`Products`] of many pairs of vectors side by side, summed in the same order.
 #[derive(std::default::Default)]
 pub(super) struct ColumnProducts {
     pairs: usize,
+    /// Whether what products and additions round off is kept.
+    exact: bool,
     /// Elements of a vector that are still to come.
     left: usize,
     /// Elements so far of the block that is summed at once.
     at: usize,
-    /// Sum by sum, lane by lane, and behind them what fills no lanes: all pairs of each.
+    /// Lane by lane, sum by sum, and behind them what fills no lanes: all pairs of each.
     lanes: Vec<f64>,
+    /// What they have lost.
+    lost: Vec<f64>,
     /// The sums of blocks, and what they have lost.
     sums: Vec<[[f64; 2]; 3]>,
 }
 
 impl ColumnProducts {
     /// For pairs of vectors of `len` elements.
-    pub fn start(&mut self, len: usize, pairs: usize) -> Result<()> {
-        (self.pairs, self.left, self.at) = (pairs, len, 0);
-        self.lanes.clear();
-        memory::grow(&mut self.lanes, 3 * (LANES + 1) * pairs, 0.0)?;
+    pub fn start(&mut self, len: usize, pairs: usize, exact: bool) -> Result<()> {
+        (self.pairs, self.exact, self.left, self.at) = (pairs, exact, len, 0);
+        let room = 3 * (LANES + 1) * pairs;
+        for (numbers, len) in [(&mut self.lanes, room), (&mut self.lost, room * usize::from(exact))]
+        {
+            numbers.clear();
+            memory::grow(numbers, len, 0.0)?;
+        }
         self.sums.clear();
         memory::grow(&mut self.sums, pairs, [[0.0; 2]; 3])
     }
@@ -71,15 +79,27 @@ impl ColumnProducts {
     pub fn add<S: Isa, T: Real>(&mut self, u: &[T], v: &[T]) {
         let pairs = self.pairs;
         let len = PRODUCTS.min(self.at + self.left);
-        let lane = if self.at < len - len % LANES { self.at % LANES } else { LANES };
-        let sums = &mut self.lanes[3 * lane * pairs..][..3 * pairs];
-        let (uv, rest) = sums.split_at_mut(pairs);
+        let fills = self.exact || self.at < len - len % LANES;
+        let lane = if fills { self.at % LANES } else { LANES };
+        let of_lane = 3 * lane * pairs..3 * (lane + 1) * pairs;
+        let (uv, rest) = self.lanes[of_lane.clone()].split_at_mut(pairs);
         let (uu, vv) = rest.split_at_mut(pairs);
-        for ((((uv, uu), vv), &u), &v) in uv.iter_mut().zip(uu).zip(vv).zip(u).zip(v) {
-            let (u, v) = (u.to_f64(), v.to_f64());
-            *uv = Float::mul_add::<S>(u, v, *uv);
-            *uu = Float::mul_add::<S>(u, u, *uu);
-            *vv = Float::mul_add::<S>(v, v, *vv);
+        if self.exact {
+            let lost = self.lost[of_lane].chunks_exact_mut(pairs);
+            for ((sums, lost), [a, b]) in
+                [uv, uu, vv].into_iter().zip(lost).zip([[u, v], [u, u], [v, v]])
+            {
+                for (((sum, lost), a), b) in sums.iter_mut().zip(lost).zip(a).zip(b) {
+                    (*sum, *lost) = add::<S>(*sum, *lost, a.to_f64(), b.to_f64());
+                }
+            }
+        } else {
+            for ((((uv, uu), vv), &u), &v) in uv.iter_mut().zip(uu).zip(vv).zip(u).zip(v) {
+                let (u, v) = (u.to_f64(), v.to_f64());
+                *uv = Float::mul_add::<S>(u, v, *uv);
+                *uu = Float::mul_add::<S>(u, u, *uu);
+                *vv = Float::mul_add::<S>(v, v, *vv);
+            }
         }
         self.left -= 1;
         self.at += 1;
@@ -93,18 +113,24 @@ impl ColumnProducts {
         let pairs = self.pairs;
         for (r, sums) in self.sums.iter_mut().enumerate() {
             for (of, sum) in sums.iter_mut().enumerate() {
-                let lane = |lane: usize| self.lanes[(3 * lane + of) * pairs + r];
-                let part = fold(std::array::from_fn(lane)) + lane(LANES);
-                let [total, rounded] = two_sum(sum[0], part);
-                *sum = [total, sum[1] + rounded];
+                let at = |lane: usize| (3 * lane + of) * pairs + r;
+                let lanes = std::array::from_fn(|lane| self.lanes[at(lane)]);
+                let part = if self.exact {
+                    fold_exactly(lanes, std::array::from_fn(|lane| self.lost[at(lane)]))
+                } else {
+                    [add_lanes(lanes) + self.lanes[at(LANES)], 0.0]
+                };
+                let [total, rounded] = two_sum(sum[0], part[0]);
+                *sum = [total, sum[1] + (part[1] + rounded)];
             }
         }
         self.lanes.fill(0.0);
+        self.lost.fill(0.0);
         self.at = 0;
     }
 
     /// The sums of a pair.
-    pub fn total(&self, pair: usize) -> Products<f64> {
+    pub fn total<W: Scalar>(&self, pair: usize) -> Products<W> {
         Products::of_sums(self.sums[pair])
     }
 }
@@ -139,20 +165,7 @@ fn of_block_fast<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [
         uu_rest += u * u;
         vv_rest += v * v;
     }
-    [fold(uv) + uv_rest, fold(uu) + uu_rest, fold(vv) + vv_rest]
-}
-
-/// The sum of all lanes.
-#[inline(always)]
-fn fold(mut lanes: [f64; LANES]) -> f64 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for l in 0..half {
-            lanes[l] += lanes[l + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
+    [add_lanes(uv) + uv_rest, add_lanes(uu) + uu_rest, add_lanes(vv) + vv_rest]
 }
 
 /// The sums, each with what products and additions round off.

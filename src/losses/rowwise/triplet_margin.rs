@@ -14,7 +14,9 @@
 use super::AXIS;
 use super::plan::plan;
 use crate::drive::Axes;
-use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Vectors};
+use crate::drive::columns::{ColumnRows, Columns};
+use crate::drive::operand::sized;
+use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch, Vectors};
 use crate::error::Result;
 use crate::math::Real;
 use crate::num::{DType, Float};
@@ -23,7 +25,7 @@ use crate::registry::{
     flag, float, input, pred,
 };
 use crate::simd::{Baseline, Isa};
-use crate::sum::{sum, sum_exactly};
+use crate::sum::{LongColumnSums, sum, sum_exactly};
 use std::ops::Range;
 
 /// The row of the registry.
@@ -180,48 +182,157 @@ fn power_of_two(x: f64) -> f64 {
     f64::from_bits(x.to_bits() & f64::INFINITY.to_bits()).max(f64::MIN_POSITIVE)
 }
 
+/// The derivative of the loss by one of x, p and n, from those of both distances, and how often each is in it.
+#[inline(always)]
+fn share<T: Real>([near, far]: [f64; 2], [by_near, by_far]: [f64; 2], scale: f64) -> T {
+    T::from_f64((near.weighted(by_near) + far.weighted(by_far)) * scale)
+}
+
+/// Of x, p and n, how often each has the derivative of either distance; the far one is between x and n, or p and n.
+const SHARES: [[f64; 2]; 3] = [[1.0, -1.0], [-1.0, 0.0], [0.0, 1.0]];
+const SHARES_SWAPPED: [[f64; 2]; 3] = [[1.0, 0.0], [-1.0, -1.0], [0.0, 1.0]];
+
+/// Room for a row, or for what columns need: sums of squares, and what both derivatives are divided and multiplied by.
+#[derive(std::default::Default)]
+struct Room {
+    row: Vectors<f64, 4>,
+    terms: Vec<f64>,
+    squares: [LongColumnSums; 2],
+    divisors: [Vec<f64>; 2],
+    factors: [Vec<f64>; 2],
+}
+
+impl Scratch for Room {
+    fn fit(&mut self, cols: usize) -> Result<()> {
+        self.row.fit(cols)
+    }
+}
+
 impl<T: Real> RowKernel<T, 3, 0> for TripletMargin {
     const COST: f64 = 3.0;
-    type Scratch = Vectors<f64, 4>;
+    const BY_COLUMNS: bool = true;
+    type Scratch = Room;
 
     #[inline(always)]
     fn row<S: Isa>(
         &self,
         Row { vectors: [x, p, n], .. }: Row<'_, T, 3, 0>,
         RowOutputs { grads, .. }: RowOutputs<'_, T, 3, 0>,
-        scratch: &mut Vectors<f64, 4>,
+        room: &mut Room,
         scale: f64,
     ) -> T {
-        let [near, far, swapped, terms] = scratch.each();
-        let to_positive = self.distance::<S, T>([x, p], near, terms);
-        let mut to_negative = self.distance::<S, T>([x, n], far, terms);
-        let between =
-            if self.swap { self.distance::<S, T>([p, n], swapped, terms) } else { f64::INFINITY };
-        // Of x, p and n, how often each of the two derivatives.
-        let (mut far, mut shares) = (far, [[1.0, -1.0], [-1.0, 0.0], [0.0, 1.0]]);
+        let [near, far, swapped, terms] = room.row.each();
+        // One after the other, so that the code of a distance is there once.
+        let mut apart = [([x, p], near), ([x, n], far), ([p, n], swapped)];
+        let mut distances = [f64::INFINITY; 3];
+        let used = if self.swap { 3 } else { 2 };
+        for (distance, (pair, differences)) in distances.iter_mut().zip(&mut apart[..used]) {
+            *distance = self.distance::<S, T>(*pair, differences, terms);
+        }
+        let [to_positive, mut to_negative, between] = distances;
+        let [(_, near), (_, mut far), (_, swapped)] = apart;
+        let mut shares = SHARES;
         if between < to_negative || between.is_nan() {
-            (to_negative, far) = (between, swapped);
-            shares = [[1.0, 0.0], [-1.0, -1.0], [0.0, 1.0]];
+            (to_negative, far, shares) = (between, swapped, SHARES_SWAPPED);
         }
         // In this order the margin is not lost between distances that are nearly equal.
         let loss = self.margin + (to_positive - to_negative);
         let mut factors = [1.0; 2];
         if grads.iter().any(Option::is_some) && loss > 0.0 {
-            factors = [self.slopes::<T>(to_positive, near), self.slopes::<T>(to_negative, far)];
+            let sides = [(to_positive, &mut *near), (to_negative, &mut *far)];
+            for (factor, (distance, differences)) in factors.iter_mut().zip(sides) {
+                *factor = self.slopes::<T>(distance, differences);
+            }
         }
-        for (grad, share) in grads.into_iter().zip(shares) {
+        for (grad, shares) in grads.into_iter().zip(shares) {
             let Some(grad) = grad else { continue };
             if loss > 0.0 {
-                let [by_near, by_far] = [share[0] * factors[0], share[1] * factors[1]];
+                let by = [shares[0] * factors[0], shares[1] * factors[1]];
                 for ((grad, near), far) in grad.iter_mut().zip(&*near).zip(&*far) {
-                    let slope = near.weighted(by_near) + far.weighted(by_far);
-                    *grad = T::from_f64(slope * scale);
+                    *grad = share([*near, *far], by, scale);
                 }
             } else {
                 grad.fill(T::from_f64(0.0.where_positive(loss)));
             }
         }
         T::from_f64(loss.where_positive(loss))
+    }
+
+    #[inline(always)]
+    fn columns<S: Isa>(
+        &self,
+        rows: ColumnRows<'_, T>,
+        columns: &mut Columns<'_, '_, T>,
+        room: &mut Room,
+    ) -> Result<bool> {
+        if self.degree != 2.0 || self.swap {
+            return Ok(false);
+        }
+        let Room { terms, squares, divisors, factors, .. } = room;
+        let (count, elements) = (columns.rows(), columns.elements());
+        let terms = sized(terms, count)?;
+        for squares in &mut *squares {
+            squares.start(elements, count, T::DTYPE == DType::F64)?;
+        }
+        let difference = |a: T, b: T| a.to_f64() - b.to_f64() + self.epsilon;
+        let mut reader = columns.read();
+        for c in 0..elements {
+            let [x, p, n] = reader.column(c)?;
+            for (squares, other) in squares.iter_mut().zip([p, n]) {
+                for ((square, &a), &b) in terms.iter_mut().zip(x).zip(other) {
+                    let v = difference(a, b);
+                    *square = v * v;
+                }
+                squares.add(terms)?;
+            }
+        }
+        for numbers in divisors.iter_mut().chain(&mut *factors) {
+            sized(numbers, count)?;
+        }
+        // As in a row, `f32` are multiplied by the inverse of a distance.
+        let inverts = T::DTYPE == DType::F32;
+        for (r, value) in rows.value.iter_mut().enumerate() {
+            let found = squares.each_ref().map(|squares| squares.total(r));
+            if !found.iter().all(|square| PLAIN_SQUARES.contains(square)) {
+                return Ok(false);
+            }
+            let distances = found.map(f64::sqrt);
+            let loss = self.margin + (distances[0] - distances[1]);
+            for (k, distance) in distances.into_iter().enumerate() {
+                let [divisor, factor] =
+                    if inverts { [1.0, 1.0 / distance] } else { [distance, 1.0] };
+                divisors[k][r] = divisor;
+                factors[k][r] = if loss > 0.0 { factor } else { 0.0 };
+            }
+            *value = T::from_f64(loss.where_positive(loss));
+        }
+        if !columns.derives() {
+            return Ok(true);
+        }
+        let ([near_divisors, far_divisors], [by_near, by_far]) = (&*divisors, &*factors);
+        let slope = |v: f64, divisor: f64| {
+            let quotient = if inverts { v } else { v / divisor };
+            if v == 0.0 { 0.0 } else { quotient }
+        };
+        let mut writer = columns.write();
+        for c in 0..elements {
+            let ([x, p, n], grads) = writer.column(c)?;
+            for (grad, shares) in grads.into_iter().zip(SHARES) {
+                let Some(grad) = grad else { continue };
+                let (grad, x, p, n) = (&mut grad[..count], &x[..count], &p[..count], &n[..count]);
+                let divisors = (&near_divisors[..count], &far_divisors[..count]);
+                let (by_near, by_far) = (&by_near[..count], &by_far[..count]);
+                let scale = &rows.scale[..count];
+                for r in 0..count {
+                    let near = slope(difference(x[r], p[r]), divisors.0[r]);
+                    let far = slope(difference(x[r], n[r]), divisors.1[r]);
+                    let by = [shares[0] * by_near[r], shares[1] * by_far[r]];
+                    grad[r] = share([near, far], by, scale[r]);
+                }
+            }
+            writer.finish(c);
+        }
+        Ok(true)
     }
 
     #[expect(clippy::disallowed_macros, clippy::disallowed_methods, reason = "a few numbers")]
