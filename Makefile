@@ -6,6 +6,8 @@ PYTHON311 ?= python3.11
 PY := $(VENV)/bin/python
 # An environment for each file of requirements/, and the tests in it.
 FRAMEWORKS := torch-jax tensorflow mxnet boosting
+# Other versions of JAX, for the tests of its adapter.
+OLDER_JAX := jax-oldest jax-middle
 PEERS := .venv-torch-jax
 # MARK=slow has every loss compiled by torch's inductor.
 MARK ?= not slow
@@ -28,7 +30,7 @@ demo: build; $(PY) examples/digits.py && $(PY) examples/digit_strips.py ## train
 test: test-rust test-python             ## run the Rust and Python tests
 test-loss: build; $(PY) -m pytest --loss "$(NAME)" ## run the tests about one loss: NAME=HuberLoss
 test-slow: slow-rust slow-python        ## run the long tests: dense sampling, large inputs
-test-frameworks: $(FRAMEWORKS:%=with-%) ## run the tests of the adapters, and compare with the frameworks (needs CPython 3.11)
+test-frameworks: $(FRAMEWORKS:%=with-%) $(OLDER_JAX:%=with-%) ## run the tests of the adapters, and compare with the frameworks (needs CPython 3.11)
 lint: lint-rust lint-python             ## check format, style, types, stubs and documentation
 fmt: fmt-rust fmt-python                ## format Rust and Python
 bench: bench-rust bench-python          ## time the kernels, and the wheel beside other libraries
@@ -56,10 +58,10 @@ $(VENV)/.wheel: $(VENV)/.requirements $(SOURCES)
 $(VENV)/.requirements: requirements/dev.txt
 	$(call install-lock,$(VENV),$<,$(PYTHON))
 
-$(FRAMEWORKS:%=.venv-%/.requirements) .venv-docs/.requirements .venv-wheel/.requirements: .venv-%/.requirements: requirements/%.txt
+$(FRAMEWORKS:%=.venv-%/.requirements) $(OLDER_JAX:%=.venv-%/.requirements) .venv-docs/.requirements .venv-wheel/.requirements: .venv-%/.requirements: requirements/%.txt
 	$(call install-lock,.venv-$*,$<,$(PYTHON311))
 
-$(FRAMEWORKS:%=.venv-%/.installed) .venv-docs/.installed: %/.installed: %/.requirements $(VENV)/.wheel
+$(FRAMEWORKS:%=.venv-%/.installed) $(OLDER_JAX:%=.venv-%/.installed) .venv-docs/.installed: %/.installed: %/.requirements $(VENV)/.wheel
 	$(call install-wheel,$*)
 
 # $(1) environment, $(2) list of exact versions, $(3) interpreter
@@ -95,6 +97,9 @@ slow-python: build
 
 $(FRAMEWORKS:%=with-%): with-%: .venv-%/.installed
 	.venv-$*/bin/python -m pytest -m '$(MARK)' tests/frameworks/$*
+
+$(OLDER_JAX:%=with-%): with-%: .venv-%/.installed
+	.venv-$*/bin/python -m pytest -m '$(MARK)' tests/frameworks/torch-jax/test_jax_adapter.py
 
 lint-rust: export PYO3_PYTHON = $(abspath $(PY))
 lint-rust: $(VENV)/.requirements
@@ -153,5 +158,5 @@ relock-dev relock-docs relock-wheel: relock-%:
 	rm -rf $(VENV)-lock-$*
 
 .PHONY: help build demo test test-loss test-slow test-frameworks lint fmt bench readme records wheel docs licenses accuracy bits lock clean \
-	test-rust test-python slow-rust slow-python $(FRAMEWORKS:%=with-%) lint-rust lint-python \
+	test-rust test-python slow-rust slow-python $(FRAMEWORKS:%=with-%) $(OLDER_JAX:%=with-%) lint-rust lint-python \
 	quick quick-build fmt-rust fmt-python bench-rust bench-python audited-wheel $(SMOKE) relock relock-dev relock-docs relock-wheel

@@ -278,7 +278,8 @@ def _value_jvp(
     for (name, tangent), grad in zip(perturbed.items(), grads, strict=True):
         product = grad.astype(value.dtype) * line_up(name, tangent).astype(value.dtype)
         total += _summed(operation, inputs, product, value.shape)
-    return value, total
+    # In `shard_map`, JAX 0.6 gives what a foreign function returns no mesh, which arithmetic has.
+    return (value if _typeof(value) == _typeof(total) else value * 1), total
 
 
 def _line_up(
