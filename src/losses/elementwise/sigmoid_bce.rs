@@ -59,7 +59,12 @@ pub const SPEC: Spec = Spec {
 
 crate::front::typed! {
     /// Binary cross-entropy of a logit or, with `from_sigmoid`, of a probability. Optional input: `pos_weight`.
-    SigmoidBinaryCrossEntropyLoss(pred, label) { from_sigmoid: bool, epsilon: f64, clamp: bool, out_of_range: &str }
+    SigmoidBinaryCrossEntropyLoss(pred, label) {
+        from_sigmoid: bool,
+        epsilon: f64,
+        clamp: bool,
+        out_of_range: &str,
+    }
 }
 
 /// Binary cross-entropy from logits.
