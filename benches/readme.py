@@ -77,7 +77,7 @@ def speed() -> str:
     rows = [
         [
             case["case"],
-            *(f"{x:,.3g}" if x < 1000 else f"{x:,.0f}" for x in times(case, peers)),
+            *map(micros, times(case, peers)),
             "{} {:.2f}".format(*ratios.fastest(case)),
         ]
         for case in cases
@@ -87,10 +87,15 @@ def speed() -> str:
     return f"{workload}\n\n{table(head, rows, numbers_from=1)}"
 
 
-def times(case: dict[str, Any], peers: list[str]) -> list[float]:
+def times(case: dict[str, Any], peers: list[str]) -> list[float | None]:
     """Return the times of a case in the order of the columns."""
-    others = [case["peers"].get(name, float("nan")) for name in peers]
-    return [case["rustloss"], *others, case["copy"]]
+    return [case["rustloss"], *map(case["peers"].get, peers), case["copy"]]
+
+
+def micros(time: float | None) -> str:
+    if time is None:
+        return ""
+    return f"{time:,.3g}" if time < 1000 else f"{time:,.0f}"
 
 
 def speed_summary() -> str:

@@ -315,6 +315,21 @@ mod tests {
     }
 
     #[test]
+    fn products_are_summed_as_if_they_were_stored() {
+        for n in [0, 1, 31, 32, 33, 100, BLOCK] {
+            let mut x: Vec<f32> = (0..n).map(|i| 1.0 / (3 * i + 1) as f32).collect();
+            let mut factors: Vec<f32> = (0..n).map(|i| ((i * 7919) % 997) as f32).collect();
+            if n > 1 {
+                (x[1], factors[1]) = (f32::INFINITY, 0.0);
+            }
+            let products = x.iter().zip(&factors).map(|(&x, &w)| f64::from(x).weighted(w.into()));
+            let products: Vec<f64> = products.collect();
+            let expected = sum_block::<crate::simd::Baseline, _>(&products);
+            assert_eq!(sum_block_of_products(&x, &factors).to_bits(), expected.to_bits(), "{n}");
+        }
+    }
+
+    #[test]
     fn columns_are_summed_as_rows_are() {
         for rows in [1, 5, 31, 32, 33, 40, 100, BLOCK] {
             let column = |c: usize| (0..rows).map(move |r| 1.0 / (3 * r + 7 * c + 1) as f64);

@@ -27,18 +27,23 @@ def column_major(inputs: dict[str, Any]) -> dict[str, Any]:
     return {name: np.asfortranarray(array) for name, array in inputs.items()}
 
 
-def cases(name: str) -> list[rl.Loss]:
+def cases(name: str, classes: int) -> list[rl.Loss]:
     """Return a loss with its defaults, its switches and its numbers away from their defaults."""
-    changed = {
+    weights = {"class_weight": np.linspace(0.5, 1.5, classes)}
+    changed: dict[str, list[dict[str, Any]]] = {
         "SoftmaxCrossEntropyLoss": [
             *({"label_smoothing": 0.1}, {"z_loss": 0.01}, {"sparse_label": False, "z_loss": 0.01}),
-            {"sparse_label": False, "label_smoothing": 0.1},
+            *({"sparse_label": False, "label_smoothing": 0.1}, {"label_smoothing": 0.1, **weights}),
         ],
         "KLDivLoss": [
             {"from_logits": False, **more}
             for more in ({}, {"log_target": True}, {"temperature": 2.5}, {"epsilon": 1e-3})
         ],
         "CosineEmbeddingLoss": [{"margin": 0.3}],
+        "MultiMarginLoss": [{"p": 2}, weights],
+        "MultiLabelSoftMarginLoss": [weights],
+        "MultiQuantileLoss": [{"quantiles": np.linspace(0.1, 0.9, classes)}],
+        "TripletMarginLoss": [{"margin": 0.0, "epsilon": 0.0, "weight": -3.0}],
     }
     plain = losses_of(name)
     return plain + [remade(plain[0], **changes) for changes in changed.get(name, [])]
@@ -46,18 +51,27 @@ def cases(name: str) -> list[rl.Loss]:
 
 @over_alone
 def test_columns_have_the_bits_of_rows(name):
-    for number, loss in enumerate(cases(name)):
-        for shape in SHAPES:
-            dtype = DTYPES[number % len(DTYPES)] if shape[0] == 70 else np.float32
-            inputs = example(loss, shape, dtype=dtype, seed=number)
-            assert_same_bits(everything(loss, column_major(inputs)), everything(loss, inputs))
-            first = differentiable(loss, inputs)[0]
-            calls = (column_major(inputs), inputs)
-            grads = [np.asarray(loss.grad(**each, wrt=first)) for each in calls]
+    for shape in SHAPES:
+        for number, loss in enumerate(cases(name, shape[1])):
+            dtypes = (np.float64, DTYPES[number % 3]) if shape[0] == 70 else (np.float32,)
+            for dtype in dtypes:
+                inputs = example(loss, shape, dtype=dtype, seed=number)
+                compare(loss, inputs, column_major(inputs))
+
+
+def compare(loss: rl.Loss, inputs: dict[str, Any], columns: dict[str, Any]) -> None:
+    """Assert that calls in two orders give the same bits, whatever is asked for."""
+    expected = everything(loss, inputs)
+    assert_same_bits(everything(loss, columns), expected)
+    upstream = {"grad_output": np.full(np.shape(expected["value"]), -0.5)}
+    assert_same_bits(everything(loss, columns, **upstream), everything(loss, inputs, **upstream))
+    for wrt in differentiable(loss, inputs):
+        grads = [np.asarray(loss.grad(**each, wrt=wrt)) for each in (columns, inputs)]
+        assert_same_bits({wrt: grads[0]}, {wrt: grads[1]})
+        if grads[0].ndim == 2:
             assert grads[0].flags.f_contiguous
-            assert_same_bits({first: grads[0]}, {first: grads[1]})
-            values = [np.asarray(loss(**each)) for each in (column_major(inputs), inputs)]
-            assert_same_bits({"value": values[0]}, {"value": values[1]})
+    values = [np.asarray(loss(**each)) for each in (columns, inputs)]
+    assert_same_bits({"value": values[0]}, {"value": values[1]})
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -85,7 +99,7 @@ def test_an_inner_axis_has_the_bits_of_the_last(loss, shape, dtype):
 @over_alone
 def test_rows_out_of_the_ordinary(name):
     """Weights of 0, infinite and missing numbers, vectors too long or too short for squares."""
-    for number, loss in enumerate(cases(name)):
+    for number, loss in enumerate(cases(name, 9)):
         inputs = example(loss, (130, 9), dtype=np.float32, seed=number)
         first = differentiable(loss, inputs)[0]
         for change in (0.0, np.inf, -np.inf, np.nan, 1e30, 1e-30):

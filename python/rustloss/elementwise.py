@@ -289,7 +289,8 @@ class SigmoidBinaryCrossEntropyLoss(Logit[R]):
         Added inside the logarithms of `from_sigmoid`; Gluon has 1e-12.
     clamp : bool, default False
         With `from_sigmoid`, logarithms are at least -100, and derivatives are divided by x (1 - x)
-        of at least 1e-12, so that a sure and wrong prediction costs 100 and not infinity.
+        of at least 1e-12, so that a sure and wrong prediction costs 100 and not infinity. Where x
+        or 1 - x is less, they are not the derivatives of the value.
     out_of_range : {"raise", "allow"}, default "raise"
         Whether labels and probabilities outside [0, 1] raise `LabelError` or follow the formula.
 

@@ -205,6 +205,13 @@ impl<T: Real, const V: usize> Writer<'_, '_, T, V> {
         Ok((self.reader.column(column)?, grads))
     }
 
+    /// As [`Writer::column`], if all elements are in their domains.
+    #[inline(always)]
+    pub fn checked(&mut self, column: usize) -> Result<Option<Written<'_, T, V>>> {
+        let holds = self.reader.checked(column)?.is_some();
+        holds.then(|| self.column(column)).transpose()
+    }
+
     /// Stores what has been written of a column.
     #[inline(always)]
     pub fn finish(&self, column: usize) {

@@ -302,6 +302,12 @@ def poisson_nll_loss(
     return _call("PoissonNLLLoss", tensors, {"epsilon": eps}, **params)
 
 
+def _least(dtype: torch.dtype) -> float:
+    """Return the smallest positive number of a type."""
+    info = torch.finfo(dtype)
+    return float(info.smallest_normal * info.eps)
+
+
 def gaussian_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -325,10 +331,12 @@ def gaussian_nll_loss(
         raise ValueError(f"var: {text}, got {tuple(var.size())}")
     # The slope of a variance below `eps` is that at `eps`, as torch has it: raised without a graph,
     # and the loss's own floor lies lower.
-    var = var.clone()
-    with torch.no_grad():
-        var.masked_fill_((var >= 0) & (var < eps), eps)
-    floor = min(eps, eps / 2)
+    floor = eps
+    if var.is_floating_point() and eps >= _least(var.dtype):
+        floor = eps / 2
+        var = var.clone()
+        with torch.no_grad():
+            var.masked_fill_((var >= 0) & (var < eps), eps)
     params: dict[str, Any] = {"full": full, "epsilon": floor, "reduction": _reduction(reduction)}
     tensors = (*torch.broadcast_tensors(input, target), var)
     return _call("GaussianNLLLoss", tensors, {}, **params)

@@ -11,7 +11,8 @@
 //!
 //! With a probability x in place of the logit: `loss = -p z log(x + e) - (1 - z) log(1 - x + e)` with e = 0 by default,
 //! exact at x = 0 and x = 1, where a term whose weight is 0 is 0. Clamped, as PyTorch has it, logarithms are at least
-//! -100 and derivatives are divided by x (1 - x) of at least 1e-12, so that a sure and wrong prediction stays finite.
+//! -100 and derivatives are divided by x (1 - x) of at least 1e-12, so that a sure and wrong prediction stays finite; next
+//! to 0 and 1 they are not the derivatives of the value.
 //!
 //! Sources: Apache MXNet Gluon, `SigmoidBinaryCrossEntropyLoss`; PyTorch, `BCELoss`.
 
@@ -39,6 +40,7 @@ pub const SPEC: Spec = Spec {
         flag("clamp", false),
         OUT_OF_RANGE,
     ],
+    kinks: "with clamp, where pred or 1 - pred is 1e-12 or exp(-100)",
     build: |p| {
         let (epsilon, clamp) = (p.float("epsilon"), p.flag("clamp"));
         let from_sigmoid = p.flag("from_sigmoid");

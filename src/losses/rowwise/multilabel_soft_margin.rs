@@ -138,13 +138,6 @@ impl<T: Real> RowKernel<T, 2, 0> for &MultiLabelSoftMargin {
     ) -> Result<bool> {
         let Room { terms, factors, sums, .. } = room;
         let (count, elements) = (columns.rows(), columns.elements());
-        // All of them first: a gradient may be written over its input.
-        let mut reader = columns.read::<2>();
-        for c in 0..elements {
-            if reader.checked(c)?.is_none() {
-                return Ok(false);
-            }
-        }
         let (terms, factors) = (sized(terms, count)?, sized(factors, count)?);
         let classes = elements as f64;
         for (factor, scale) in factors.iter_mut().zip(rows.scale) {
@@ -154,7 +147,7 @@ impl<T: Real> RowKernel<T, 2, 0> for &MultiLabelSoftMargin {
         let mut writer = columns.write();
         for c in 0..elements {
             let weight = self.class_weight.as_ref().map_or(T::ONE, |w| T::from_f64(w[c]));
-            let ([x, y], [grad, label_grad]) = writer.column(c)?;
+            let Some(([x, y], [grad, label_grad])) = writer.checked(c)? else { return Ok(false) };
             let (x, y) = (&x[..count], &y[..count]);
             let at = |r: usize| SigmoidBce.point::<S, T>([x[r], y[r]]);
             let by_label = |r: usize| (at(r).grad[1] * factors[r]).weighted(weight);

@@ -200,6 +200,7 @@ struct Room {
     squares: [LongColumnSums; 2],
     divisors: [Vec<f64>; 2],
     factors: [Vec<f64>; 2],
+    scales: Vec<f64>,
 }
 
 impl Scratch for Room {
@@ -268,9 +269,9 @@ impl<T: Real> RowKernel<T, 3, 0> for TripletMargin {
         if self.degree != 2.0 || self.swap {
             return Ok(false);
         }
-        let Room { terms, squares, divisors, factors, .. } = room;
+        let Room { terms, squares, divisors, factors, scales, .. } = room;
         let (count, elements) = (columns.rows(), columns.elements());
-        let terms = sized(terms, count)?;
+        let (terms, scales) = (sized(terms, count)?, sized(scales, count)?);
         for squares in &mut *squares {
             squares.start(elements, count, T::DTYPE == DType::F64)?;
         }
@@ -304,6 +305,8 @@ impl<T: Real> RowKernel<T, 3, 0> for TripletMargin {
                 divisors[k][r] = divisor;
                 factors[k][r] = if loss > 0.0 { factor } else { 0.0 };
             }
+            // So that no sign is left of a derivative that is 0.
+            scales[r] = if loss > 0.0 { rows.scale[r] } else { 0.0 };
             *value = T::from_f64(loss.where_positive(loss));
         }
         if !columns.derives() {
@@ -311,8 +314,8 @@ impl<T: Real> RowKernel<T, 3, 0> for TripletMargin {
         }
         let ([near_divisors, far_divisors], [by_near, by_far]) = (&*divisors, &*factors);
         let slope = |v: f64, divisor: f64| {
-            let quotient = if inverts { v } else { v / divisor };
-            if v == 0.0 { 0.0 } else { quotient }
+            let quotient = if v == 0.0 { 0.0 } else { v / divisor };
+            if inverts { v } else { quotient }
         };
         let mut writer = columns.write();
         for c in 0..elements {
@@ -322,12 +325,11 @@ impl<T: Real> RowKernel<T, 3, 0> for TripletMargin {
                 let (grad, x, p, n) = (&mut grad[..count], &x[..count], &p[..count], &n[..count]);
                 let divisors = (&near_divisors[..count], &far_divisors[..count]);
                 let (by_near, by_far) = (&by_near[..count], &by_far[..count]);
-                let scale = &rows.scale[..count];
                 for r in 0..count {
                     let near = slope(difference(x[r], p[r]), divisors.0[r]);
                     let far = slope(difference(x[r], n[r]), divisors.1[r]);
                     let by = [shares[0] * by_near[r], shares[1] * by_far[r]];
-                    grad[r] = share([near, far], by, scale[r]);
+                    grad[r] = share([near, far], by, scales[r]);
                 }
             }
             writer.finish(c);

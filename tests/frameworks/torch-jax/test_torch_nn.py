@@ -370,6 +370,11 @@ WRONG = {
         [torch.zeros(2, 3), torch.tensor([0, 1])],
     ),
     "no probability": ("BCELoss", {}, [torch.full((2,), 1.5), torch.ones(2)]),
+    "a negative variance": (
+        "GaussianNLLLoss",
+        {},
+        [torch.ones(3), torch.ones(3), -torch.ones(3)],
+    ),
     "two sizes of probabilities": ("BCELoss", {}, [torch.ones(2), torch.ones(3)]),
     "two sizes of logits": ("BCEWithLogitsLoss", {}, [torch.ones(2), torch.ones(3)]),
     "two sizes of vectors": (
