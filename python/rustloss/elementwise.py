@@ -290,7 +290,7 @@ class SigmoidBinaryCrossEntropyLoss(Logit[R]):
     clamp : bool, default False
         With `from_sigmoid`, logarithms are at least -100, and derivatives are divided by x (1 - x)
         of at least 1e-12, so that a sure and wrong prediction costs 100 and not infinity. Where x
-        or 1 - x is less, they are not the derivatives of the value.
+        or 1 - x is less, they are not the derivatives of the value. That by the label has no bound.
     out_of_range : {"raise", "allow"}, default "raise"
         Whether labels and probabilities outside [0, 1] raise `LabelError` or follow the formula.
 

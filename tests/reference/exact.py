@@ -136,12 +136,12 @@ def clamped_bce(x: Any, z: Any, weight: Any) -> Quantities:
     hit, miss = (
         max(mpmath.log(p), mpmath.mpf(-100)) if p else mpmath.mpf(-100) for p in (x, 1 - x)
     )
-    spread = max(x * (1 - x), mpmath.mpf("1e-12"))
+    spread = max(x * (1 - x), mpmath.mpf(float(np.float32(1e-12))))
     yes, no = weight * z, 1 - z
     return elementwise(
         (-yes * hit, -no * miss),
         pred=(-yes * (1 - x) / spread, no * x / spread),
-        label=(miss, -weight * hit),
+        label=(mpmath.log(1 - x), -weight * mpmath.log(x)) if 0 < x < 1 else (),
         pos_weight=(-z * hit,),
         hess=(yes * ((1 - x) / spread) ** 2, no * (x / spread) ** 2),
     )

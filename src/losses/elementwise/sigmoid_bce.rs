@@ -12,7 +12,7 @@
 //! With a probability x in place of the logit: `loss = -p z log(x + e) - (1 - z) log(1 - x + e)` with e = 0 by default,
 //! exact at x = 0 and x = 1, where a term whose weight is 0 is 0. Clamped, as PyTorch has it, logarithms are at least
 //! -100 and derivatives are divided by x (1 - x) of at least 1e-12, so that a sure and wrong prediction stays finite; next
-//! to 0 and 1 they are not the derivatives of the value.
+//! to 0 and 1 they are not the derivatives of the value. The derivative with respect to the label has no bounds.
 //!
 //! Sources: Apache MXNet Gluon, `SigmoidBinaryCrossEntropyLoss`; PyTorch, `BCELoss`.
 
@@ -208,8 +208,8 @@ pub struct ClampedBce;
 impl ClampedBce {
     /// What logarithms are at least.
     const LOG: f64 = -100.0;
-    /// What derivatives are divided by, at least.
-    const PRODUCT: f64 = 1e-12;
+    /// What derivatives are divided by, at least: a number of f32, as in PyTorch.
+    const PRODUCT: f64 = 1e-12_f32 as f64;
 }
 
 impl Elementwise<3> for ClampedBce {
@@ -230,7 +230,7 @@ impl Elementwise<3> for ClampedBce {
         let least = T::from_f64(Self::LOG);
         let (_, logs) = Bce { epsilon: 0.0 }.logs::<S, T>(pred);
         // A NaN stays: the bound is chosen where the logarithm is below it.
-        let [log_yes, log_no] = logs.map(|log| if log < least { least } else { log });
+        let [cost_yes, cost_no] = logs.map(|log| -(if log < least { least } else { log }));
         let (yes, no) = (pred, T::ONE - pred);
         let (positive, negative) = (pos_weight * label, T::ONE - label);
         let product = yes * no;
@@ -238,11 +238,11 @@ impl Elementwise<3> for ClampedBce {
         let product = if product < bound { bound } else { product };
         let (for_positive, for_negative) = (no / product, yes / product);
         Point {
-            value: -(log_yes * positive + log_no * negative),
+            value: cost_yes * positive + cost_no * negative,
             grad: [
                 for_negative * negative - for_positive * positive,
-                log_no - log_yes * pos_weight,
-                -(log_yes * label),
+                logs[1] - logs[0].weighted(pos_weight),
+                cost_yes * label,
             ],
             hess: for_positive * for_positive * positive + for_negative * for_negative * negative,
         }

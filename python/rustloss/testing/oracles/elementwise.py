@@ -199,7 +199,7 @@ def binary_cross_entropy(
     if clamp:
         cost_positive = np.minimum(-np.log(pred), 100.0)
         cost_negative = np.minimum(-np.log1p(-pred), 100.0)
-        spread = np.maximum(pred * (1 - pred), 1e-12)
+        spread = np.maximum(pred * (1 - pred), float(np.float32(1e-12)))
         slope_positive, slope_negative = -(1 - pred) / spread, pred / spread
         bend_positive, bend_negative = slope_positive**2, slope_negative**2
     elif from_sigmoid:
@@ -216,6 +216,8 @@ def binary_cross_entropy(
     positive, negative = weight * label, 1 - label
     value = times(positive, cost_positive) + times(negative, cost_negative)
     by_label = times(weight, cost_positive) - cost_negative
+    if clamp:
+        by_label = np.log1p(-pred) - times(weight, np.log(pred))
     if pos_weight is None and not from_sigmoid:
         by_label = -pred
     slopes = {
