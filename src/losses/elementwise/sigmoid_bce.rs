@@ -201,7 +201,7 @@ impl Elementwise<2> for Bce {
     }
 }
 
-/// Binary cross-entropy from probabilities, finite for all of them.
+/// Binary cross-entropy from probabilities, finite for all of them, as are its derivatives with respect to them.
 #[derive(Clone, Copy)]
 pub struct ClampedBce;
 

@@ -192,9 +192,9 @@ impl<T: Real> RowKernel<T, 1, 0> for MarginRows<'_> {
         columns: &mut Columns<'_, '_, T>,
         room: &mut Room,
     ) -> Result<bool> {
-        let (loss, labels) = (self.loss, &self.labels[rows.first..][..columns.rows()]);
         let (count, elements) = (columns.rows(), columns.elements());
         let (classes, derives) = (elements as f64, columns.derives());
+        let (loss, labels) = (self.loss, &self.labels[rows.first..][..count]);
         let Room { labelled, own, gaps, terms, totals, pulls, .. } = room;
         let (own, gaps, terms) = (sized(own, count)?, sized(gaps, count)?, sized(terms, count)?);
         labelled.sort(labels.iter().copied().map(Some))?;

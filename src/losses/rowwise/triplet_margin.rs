@@ -94,6 +94,12 @@ impl Loss for TripletMargin {
 }
 
 impl TripletMargin {
+    /// One element of the difference whose norm is a distance.
+    #[inline(always)]
+    fn difference<T: Real>(self, a: T, b: T) -> f64 {
+        a.to_f64() - b.to_f64() + self.epsilon
+    }
+
     /// The distance of two vectors, with their differences.
     #[inline(always)]
     fn distance<S: Isa, T: Real>(
@@ -104,7 +110,7 @@ impl TripletMargin {
     ) -> f64 {
         let numbers = differences.iter_mut().zip(&mut *terms).zip(a).zip(b);
         for (((v, square), a), b) in numbers {
-            *v = a.to_f64() - b.to_f64() + self.epsilon;
+            *v = self.difference(*a, *b);
             *square = *v * *v;
         }
         if self.degree == 2.0 {
@@ -275,13 +281,12 @@ impl<T: Real> RowKernel<T, 3, 0> for TripletMargin {
         for squares in &mut *squares {
             squares.start(elements, count, T::DTYPE == DType::F64)?;
         }
-        let difference = |a: T, b: T| a.to_f64() - b.to_f64() + self.epsilon;
         let mut reader = columns.read();
         for c in 0..elements {
             let [x, p, n] = reader.column(c)?;
             for (squares, other) in squares.iter_mut().zip([p, n]) {
                 for ((square, &a), &b) in terms.iter_mut().zip(x).zip(other) {
-                    let v = difference(a, b);
+                    let v = self.difference(a, b);
                     *square = v * v;
                 }
                 squares.add(terms)?;
@@ -326,8 +331,8 @@ impl<T: Real> RowKernel<T, 3, 0> for TripletMargin {
                 let divisors = (&near_divisors[..count], &far_divisors[..count]);
                 let (by_near, by_far) = (&by_near[..count], &by_far[..count]);
                 for r in 0..count {
-                    let near = slope(difference(x[r], p[r]), divisors.0[r]);
-                    let far = slope(difference(x[r], n[r]), divisors.1[r]);
+                    let near = slope(self.difference(x[r], p[r]), divisors.0[r]);
+                    let far = slope(self.difference(x[r], n[r]), divisors.1[r]);
                     let by = [shares[0] * by_near[r], shares[1] * by_far[r]];
                     grad[r] = share([near, far], by, scales[r]);
                 }
