@@ -155,7 +155,37 @@ def test_floor():
     assert_array_equal(hess, [[0.5, 0.5], [0.0, 0.0]])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(5000,), (200,), (3, 5000)])
+def test_floor_of_one_row_among_many(shape, dtype):
+    pred, label = np.zeros(shape, dtype), np.ones(shape, dtype)
+    for i in (0, label.size // 2, label.size - 1):
+        pred.flat[i] = -60.0
+        grad, hess = boosting.xgboost(rl.PoissonNLLLoss())(label, pred)
+        assert_allclose(grad, np.exp(pred) - 1, atol=1e-6)
+        assert_array_equal(hess.flat[i], dtype(boosting.xgboost(rl.L2Loss()).min_hessian))
+        assert (np.delete(hess.ravel(), i) == 1).all()
+        pred.flat[i] = 0.0
+
+
 # Calls that must fail
+
+
+@pytest.mark.parametrize(
+    "loss", [rl.L2Loss(), rl.SigmoidBCELoss(), rl.SquaredHingeLoss()], ids=repr
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("step", [1, 3])
+def test_one_score_that_is_no_number_among_many(loss, dtype, step):
+    pred, label = np.zeros(5000 * step, dtype)[::step], np.ones(5000, dtype)
+    for i in (0, 2345, 4999):
+        for value in (np.nan, np.inf, -np.inf):
+            pred[i] = value
+            with pytest.raises(errors.LabelError, match="expected a finite raw score") as e:
+                boosting.xgboost(loss)(label, pred)
+            assert e.value.index == (i,)
+        pred[i] = 0.0
+    boosting.xgboost(loss)(label, pred)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

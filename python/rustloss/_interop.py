@@ -13,6 +13,7 @@ from rustloss.errors import ArgumentError, DTypeError, LabelError, ShapeError
 
 #: Kinds of NumPy's types that hold real numbers.
 _REAL_KINDS = "biuf"
+_USUAL = {np.dtype(np.float32), np.dtype(np.float64)}
 #: Characters of somebody else's text that a message has room for.
 _LONGEST = 200
 
@@ -32,6 +33,8 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
     DTypeError
         If it is a masked array, or holds anything but real numbers.
     """
+    if type(value) is np.ndarray and value.dtype in _USUAL and value.flags.aligned:
+        return value
     try:
         return _as_array(name, value)
     except (ArgumentError, MemoryError):

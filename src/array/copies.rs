@@ -4,7 +4,7 @@ use super::shape::is_dense;
 use crate::array::{Grid, Tile, Tiles, View, ViewMut, elements, short};
 use crate::error::Result;
 use crate::memory;
-use crate::num::Float;
+use crate::num::{Element, Float, with_element};
 use crate::sum::BLOCK;
 
 impl<'a> View<'a> {
@@ -12,6 +12,14 @@ impl<'a> View<'a> {
     pub fn dense<T: Float>(&self) -> Option<&'a [T]> {
         let memory = self.memory()?;
         is_dense(size_of::<T>(), self.shape(), self.strides()).then(|| memory.run(0, self.len()))
+    }
+
+    /// Adjacent elements from a byte offset on, converted.
+    pub(super) fn read_run<T: Float>(&self, offset: isize, to: &mut [T]) {
+        with_element!(self.dtype(), E => {
+            let memory = self.memory::<E>().expect("its own type");
+            E::to_run(memory.run(offset, to.len()), to);
+        });
     }
 
     /// All elements in C order, copied.
@@ -43,6 +51,14 @@ impl<'v> Tiles<'v, '_> {
         let (memory, shape) = (self.memory()?, self.shape());
         let dense = is_dense(size_of::<T>(), shape, self.strides());
         dense.then(|| memory.run(0, elements(shape)))
+    }
+
+    /// The reverse of [`View::read_run`].
+    pub(super) fn write_run<T: Float>(self, offset: isize, from: &[T]) {
+        with_element!(self.dtype(), E => {
+            let memory = self.memory::<E>().expect("its own type");
+            E::of_run(from, memory.run(offset, from.len()));
+        });
     }
 
     /// Writes element i of a view of `n` elements in one dimension, or of one element in none.

@@ -219,7 +219,10 @@ impl Grid {
 
     /// A tile of operand `k`, copied row by row.
     pub fn read<T: Float>(&self, view: &View<'_>, k: usize, tile: Tile, buffer: &mut [T]) {
-        self.read_to(view, k, tile, Places::rows(tile.rows, tile.cols), buffer);
+        match self.dense(k, view.dtype().size(), tile) {
+            Some(offset) => view.read_run(offset, &mut buffer[..tile.len()]),
+            None => self.read_to(view, k, tile, Places::rows(tile.rows, tile.cols), buffer),
+        }
     }
 
     /// A tile of operand `k`, copied with `lanes` rows at a time side by side: column c of row r goes to
@@ -253,7 +256,10 @@ impl Grid {
 
     /// Writes a tile of operand `k` from `buffer`.
     pub fn scatter<T: Float>(&self, out: Tiles<'_, '_>, k: usize, tile: Tile, buffer: &[T]) {
-        self.write_from(out, k, tile, Places::rows(tile.rows, tile.cols), buffer);
+        match self.dense(k, out.dtype().size(), tile) {
+            Some(offset) => out.write_run(offset, &buffer[..tile.len()]),
+            None => self.write_from(out, k, tile, Places::rows(tile.rows, tile.cols), buffer),
+        }
     }
 
     /// Writes a tile of operand `k` that [`Grid::read_lanes`] lays out.

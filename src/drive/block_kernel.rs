@@ -1,6 +1,7 @@
 //! What an elementwise loss is to the drivers: a function over equally long slices.
 
 use crate::array::ViewMut;
+use crate::drive::extremes::Extremes;
 use crate::drive::operand::part;
 #[cfg(feature = "python")]
 use crate::math::Real;
@@ -49,6 +50,8 @@ pub struct Outputs<'a> {
     pub grads: [Option<ViewMut<'a>>; MAX_OPERANDS],
     /// The second derivative with respect to the prediction.
     pub hess: Option<ViewMut<'a>>,
+    /// What is noticed on the way.
+    pub extremes: Option<&'a Extremes>,
 }
 
 /// An elementwise loss in both types of computation.

@@ -5,6 +5,7 @@ pub(crate) mod block_kernel;
 pub mod blocks;
 pub(crate) mod columns;
 pub mod domain;
+pub(crate) mod extremes;
 pub(crate) mod factor;
 pub(crate) mod few;
 pub(crate) mod operand;

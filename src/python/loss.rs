@@ -9,6 +9,7 @@ use super::params::{given, input_row, objective, spec_row, to_python};
 use super::threads::detach;
 use crate::array::{Shape, View};
 use crate::drive::block_kernel::{MAX_OPERANDS, Outputs, Precision};
+use crate::drive::extremes::Extremes;
 use crate::error::{Error, Kind, Quoted};
 use crate::num::DType;
 use crate::registry::{
@@ -94,12 +95,7 @@ impl PyLoss {
             row.set_item("unit", axes.unit_axis())?;
             row.set_item("first_samples", (!axes.added).then_some(axes.samples))?;
             row.set_item("vectors", axes.vectors())?;
-            let hessian = match signature.hessian {
-                Hessian::None => "none",
-                Hessian::Zero => "zero",
-                Hessian::Diagonal => "diagonal",
-            };
-            row.set_item("hessian", hessian)?;
+            row.set_item("hessian", name_of(signature.hessian))?;
             Ok(row)
         })
     }
@@ -108,6 +104,12 @@ impl PyLoss {
     #[getter]
     fn _spec<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         spec_row(py, self.objective.spec)
+    }
+
+    /// What there is of the second derivative: "none", "zero" or "diagonal".
+    #[getter]
+    fn _hessian(&self) -> &'static str {
+        name_of(self.objective.hessian())
     }
 
     /// A call of a method for an adapter, its arguments bound and not looked at: the inputs and the options by name, the
@@ -189,20 +191,28 @@ impl PyLoss {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         Self::answer(slf, "grad_hess", args, kwargs, |loss, bound| {
-            let wanted = Wanted { value: false, grads: smallvec::smallvec![0], hess: true };
-            let (_, grads, hess) = loss.run(bound, &wanted)?;
-            let results = grads.into_iter().chain(hess).map(Out::into_result);
-            Ok(PyTuple::new(bound.py, results.collect::<PyResult<Vec<_>>>()?)?.into_any())
+            let [grad, hess] = loss.grad_and_hess(bound, None)?;
+            Ok(PyTuple::new(bound.py, [grad.into_result()?, hess.into_result()?])?.into_any())
         })
+    }
+}
+
+fn name_of(hessian: Hessian) -> &'static str {
+    match hessian {
+        Hessian::None => "none",
+        Hessian::Zero => "zero",
+        Hessian::Diagonal => "diagonal",
     }
 }
 
 /// Results that a caller asked for; gradients by position in the registry's inputs.
 #[derive(Default)]
-struct Wanted {
+struct Wanted<'a> {
     value: bool,
     grads: SmallVec<[usize; USUAL_INPUTS]>,
     hess: bool,
+    /// What is to be noticed on the way, if both derivatives by the first input are wanted.
+    extremes: Option<&'a Extremes>,
 }
 
 type Computed<'py> = (Option<Out<'py>>, SmallVec<[Out<'py>; USUAL_INPUTS]>, Option<Out<'py>>);
@@ -253,7 +263,7 @@ impl PyLoss {
         value: bool,
     ) -> PyResult<(Option<Out<'py>>, Bound<'py, PyAny>)> {
         let (grads, single) = wrt(&self.objective, bound)?;
-        let (value, grads, _) = self.run(bound, &Wanted { value, grads, hess: false })?;
+        let (value, grads, _) = self.run(bound, &Wanted { value, grads, ..Wanted::default() })?;
         let mut grads = grads.into_iter().map(Out::into_result);
         let grads = if single {
             grads.next().ok_or_else(no_result)??
@@ -261,6 +271,18 @@ impl PyLoss {
             PyTuple::new(bound.py, grads.collect::<PyResult<Vec<_>>>()?)?.into_any()
         };
         Ok((value, grads))
+    }
+
+    /// The gradient and the diagonal of the second derivative.
+    fn grad_and_hess<'py>(
+        &self,
+        bound: &Bind<'py>,
+        extremes: Option<&Extremes>,
+    ) -> PyResult<[Out<'py>; 2]> {
+        let grads = smallvec::smallvec![0];
+        let wanted = Wanted { value: false, grads, hess: true, extremes };
+        let (_, mut grads, hess) = self.run(bound, &wanted)?;
+        Ok([grads.pop().ok_or_else(no_result)?, hess.ok_or_else(no_result)?])
     }
 
     /// Checks the arguments.
@@ -284,11 +306,12 @@ impl PyLoss {
         self.objective.plan(arguments).map_err(raise)
     }
 
-    fn run<'py>(&self, bound: &Bind<'py>, wanted: &Wanted) -> PyResult<Computed<'py>> {
+    fn run<'py>(&self, bound: &Bind<'py>, wanted: &Wanted<'_>) -> PyResult<Computed<'py>> {
         let denominator = bound.option("denominator").map(denominator).transpose()?;
         let buffers = Buffers::new(bound, &wanted.grads)?;
         let arrays = Arrays::new(&self.objective, bound, &buffers)?;
         if !bound.has_options()
+            && wanted.extremes.is_none()
             && let Some(computed) = self.few(&arrays, wanted)?
         {
             return Ok(computed);
@@ -327,6 +350,7 @@ impl PyLoss {
         let mut results = Results {
             value: value.as_ref().map(Out::view),
             hess: hess.as_ref().map(Out::view),
+            extremes: wanted.extremes,
             ..Results::default()
         };
         for (&i, grad) in wanted.grads.iter().zip(&grads) {
@@ -337,7 +361,11 @@ impl PyLoss {
     }
 
     /// The results of a call of few elements without options; none if it is another call, or one with an error.
-    fn few<'py>(&self, arrays: &Arrays<'py>, wanted: &Wanted) -> PyResult<Option<Computed<'py>>> {
+    fn few<'py>(
+        &self,
+        arrays: &Arrays<'py>,
+        wanted: &Wanted<'_>,
+    ) -> PyResult<Option<Computed<'py>>> {
         match arrays.result.dtype {
             DType::F32 => self.few_of::<f32>(arrays, wanted),
             DType::F64 => self.few_of::<f64>(arrays, wanted),
@@ -348,7 +376,7 @@ impl PyLoss {
     fn few_of<'py, T: Precision>(
         &self,
         arrays: &Arrays<'py>,
-        wanted: &Wanted,
+        wanted: &Wanted<'_>,
     ) -> PyResult<Option<Computed<'py>>> {
         let views = views(arrays);
         let Some((few, value_shape)) = self.objective.few::<T>(&views) else { return Ok(None) };
@@ -362,6 +390,7 @@ impl PyLoss {
             value: value.as_ref().map(Out::view),
             grads: [const { None }; MAX_OPERANDS],
             hess: hess.as_ref().map(Out::view),
+            ..Outputs::default()
         };
         for _ in &wanted.grads {
             grads.push(new(shape)?);
@@ -446,6 +475,24 @@ pub fn align<'py>(
         compute(py, plan.cost(), || plan.run_paths(results))?;
         let path = path.into_iter().map(Out::into_result);
         PyTuple::new(py, path.collect::<PyResult<Vec<_>>>()?)
+    })
+}
+
+/// The gradient and the diagonal of the second derivative. Of losses that look at their numbers while they have them, also
+/// whether the prediction and both of these are finite, and the least second derivative. For `rustloss.boosting`.
+#[pyfunction]
+#[pyo3(signature = (loss, /, *args, **kwargs))]
+pub fn grad_hess_extremes<'py>(
+    loss: &PyLoss,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let py = args.py();
+    guard(py, || {
+        let bound = loss.bind("grad_hess", args, kwargs)?;
+        let extremes = Extremes::new();
+        let [grad, hess] = loss.grad_and_hess(&bound, Some(&extremes))?;
+        (grad.into_result()?, hess.into_result()?, extremes.found()).into_pyobject(py)
     })
 }
 

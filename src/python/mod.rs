@@ -35,6 +35,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(loss::posteriors, m)?)?;
     m.add_function(wrap_pyfunction!(loss::align, m)?)?;
     m.add_function(wrap_pyfunction!(loss::kinks, m)?)?;
+    m.add_function(wrap_pyfunction!(loss::grad_hess_extremes, m)?)?;
     m.add_function(wrap_pyfunction!(params::registry, m)?)?;
     m.add_function(wrap_pyfunction!(config, m)?)?;
     m.add_function(wrap_pyfunction!(array::poison, m)?)?;

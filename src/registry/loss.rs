@@ -3,6 +3,7 @@
 use crate::array::{Shape, ViewMut};
 use crate::drive::Axes;
 use crate::drive::block_kernel::Kernels;
+use crate::drive::extremes::Extremes;
 use crate::error::Result;
 use crate::registry::{Call, Input, Options};
 use smallvec::SmallVec;
@@ -58,6 +59,8 @@ pub struct Results<'a> {
     pub grads: InputGrads<'a>,
     /// The second derivative.
     pub hess: Option<ViewMut<'a>>,
+    /// What the run notices on the way, if it is one that looks.
+    pub extremes: Option<&'a Extremes>,
 }
 
 /// Where gradients go, with the positions of their inputs in the registry, whose shapes they have.

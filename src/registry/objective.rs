@@ -86,8 +86,14 @@ impl Objective {
         let dtype = self.result_dtype(|i| Some((*inputs.get(i)?)?.1));
         let axes = self.line_up(|i| inputs[i].map(|(shape, _)| shape))?;
         let value_shape = axes.value_shape(self.options.reduction);
-        let hessian = if self.spec.hess { self.loss.hessian() } else { Hessian::None };
-        Ok(Signature { value_shape, value_dtype: self.value_dtype(dtype), dtype, axes, hessian })
+        let (value_dtype, hessian) = (self.value_dtype(dtype), self.hessian());
+        Ok(Signature { axes, value_shape, value_dtype, dtype, hessian })
+    }
+
+    /// What there is of the second derivative.
+    #[cfg(feature = "python")]
+    pub(crate) fn hessian(&self) -> Hessian {
+        if self.spec.hess { self.loss.hessian() } else { Hessian::None }
     }
 
     /// The element type of gradients, from the element types of the inputs by position.

@@ -6,9 +6,8 @@ use half::{bf16, f16};
 /// `float16` to `float32`.
 pub fn f32_of_f16(from: &[f16], to: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if Level::in_use().has_f16c() {
-        // SAFETY: this CPU has the instructions.
-        return unsafe { x86::f32_of_f16(from, to) };
+    if let Some(widen) = x86::widening(Level::in_use()) {
+        return widen.run(from, to);
     }
     for (x, y) in from.iter().zip(to) {
         *y = x.to_f32();
@@ -18,9 +17,8 @@ pub fn f32_of_f16(from: &[f16], to: &mut [f32]) {
 /// `float32` to `float16`.
 pub fn f16_of_f32(from: &[f32], to: &mut [f16]) {
     #[cfg(target_arch = "x86_64")]
-    if Level::in_use().has_f16c() {
-        // SAFETY: as above.
-        return unsafe { x86::f16_of_f32(from, to) };
+    if let Some(narrow) = x86::narrowing(Level::in_use()) {
+        return narrow.run(from, to);
     }
     for (x, y) in from.iter().zip(to) {
         *y = f16::from_f32(*x);
@@ -73,39 +71,78 @@ impl Kernel for Narrow<'_> {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use crate::simd::registers::{numbers, registers};
+    use crate::simd::{Level, Set};
     use half::f16;
     use std::arch::x86_64 as arch;
 
-    #[target_feature(enable = "avx,f16c")]
-    pub(super) fn f32_of_f16(from: &[f16], to: &mut [f32]) {
-        let widened = |x: &[f16; 8]| -> [f32; 8] {
-            numbers(arch::_mm256_cvtph_ps(registers(x.map(f16::to_bits))))
-        };
-        let ((from, rest), (to, rest_to)) = (from.as_chunks(), to.as_chunks_mut());
-        for (x, y) in from.iter().zip(to) {
-            *y = widened(x);
+    const NEAREST: i32 = arch::_MM_FROUND_TO_NEAREST_INT;
+
+    /// A conversion that this CPU has the instructions for.
+    pub(super) struct Conversion<A, B>(unsafe fn(&[A], &mut [B]));
+
+    impl<A, B> Conversion<A, B> {
+        pub fn run(self, from: &[A], to: &mut [B]) {
+            // SAFETY: as the type says; what makes one has asked for the level.
+            unsafe { (self.0)(from, to) }
         }
-        let mut last = [f16::ZERO; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        rest_to.copy_from_slice(&widened(&last)[..rest.len()]);
     }
 
-    #[target_feature(enable = "avx,f16c")]
-    pub(super) fn f16_of_f32(from: &[f32], to: &mut [f16]) {
-        let narrowed = |x: &[f32; 8]| -> [f16; 8] {
-            let bits: [u16; 8] = numbers(arch::_mm256_cvtps_ph::<
-                { arch::_MM_FROUND_TO_NEAREST_INT },
-            >(registers(*x)));
-            bits.map(f16::from_bits)
-        };
-        let ((from, rest), (to, rest_to)) = (from.as_chunks(), to.as_chunks_mut());
-        for (x, y) in from.iter().zip(to) {
-            *y = narrowed(x);
+    pub(super) fn widening(level: Level) -> Option<Conversion<f16, f32>> {
+        match level.0 {
+            Set::Avx512 => Some(Conversion(f32_of_16_f16)),
+            Set::Avx2 => Some(Conversion(f32_of_8_f16)),
+            Set::Baseline | Set::Neon => None,
         }
-        let mut last = [0.0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        rest_to.copy_from_slice(&narrowed(&last)[..rest.len()]);
     }
+
+    pub(super) fn narrowing(level: Level) -> Option<Conversion<f32, f16>> {
+        match level.0 {
+            Set::Avx512 => Some(Conversion(f16_of_16_f32)),
+            Set::Avx2 => Some(Conversion(f16_of_8_f32)),
+            Set::Baseline | Set::Neon => None,
+        }
+    }
+
+    /// Conversions of as many numbers at once as a register holds.
+    macro_rules! conversions {
+        ($features:literal, $lanes:literal, $widen:ident $widen_by:ident, $narrow:ident $narrow_by:ident) => {
+            #[target_feature(enable = $features)]
+            fn $widen(from: &[f16], to: &mut [f32]) {
+                let widened = |x: &[f16; $lanes]| -> [f32; $lanes] {
+                    numbers(arch::$widen_by(registers(x.map(f16::to_bits))))
+                };
+                let ((from, rest), (to, rest_to)) = (from.as_chunks(), to.as_chunks_mut());
+                for (x, y) in from.iter().zip(to) {
+                    *y = widened(x);
+                }
+                if !rest.is_empty() {
+                    let mut last = [f16::ZERO; $lanes];
+                    last[..rest.len()].copy_from_slice(rest);
+                    rest_to.copy_from_slice(&widened(&last)[..rest.len()]);
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            fn $narrow(from: &[f32], to: &mut [f16]) {
+                let narrowed = |x: &[f32; $lanes]| -> [f16; $lanes] {
+                    let bits: [u16; $lanes] = numbers(arch::$narrow_by::<NEAREST>(registers(*x)));
+                    bits.map(f16::from_bits)
+                };
+                let ((from, rest), (to, rest_to)) = (from.as_chunks(), to.as_chunks_mut());
+                for (x, y) in from.iter().zip(to) {
+                    *y = narrowed(x);
+                }
+                if !rest.is_empty() {
+                    let mut last = [0.0; $lanes];
+                    last[..rest.len()].copy_from_slice(rest);
+                    rest_to.copy_from_slice(&narrowed(&last)[..rest.len()]);
+                }
+            }
+        };
+    }
+
+    conversions!("avx,f16c", 8, f32_of_8_f16 _mm256_cvtph_ps, f16_of_8_f32 _mm256_cvtps_ph);
+    conversions!("avx512f", 16, f32_of_16_f16 _mm512_cvtph_ps, f16_of_16_f32 _mm512_cvtps_ph);
 }
 
 #[cfg(test)]

@@ -146,12 +146,6 @@ impl Level {
     fn in_use() -> Level {
         level().unwrap_or(Level(BUILT[0]))
     }
-
-    /// Whether `float16` has instructions.
-    #[cfg(target_arch = "x86_64")]
-    fn has_f16c(self) -> bool {
-        matches!(self.0, Set::Avx2 | Set::Avx512)
-    }
 }
 
 impl Set {

@@ -42,20 +42,24 @@ def with_reduction(loss: Loss, reduction: str) -> Loss:
     return type(loss)(**{**loss._params, "reduction": reduction})
 
 
-def refuse_non_finite(what: str, array: Array, pred: Array) -> None:
+def refuse_non_finite(pred: Array, grad: Array | None = None, hess: Array | None = None) -> None:
     """Refuse NaN and infinities, which boosters take without a word; name the row."""
-    flat = array.ravel(order="K")
-    # One pass without a temporary. A sum of squares may overflow where all numbers are finite.
-    if np.isfinite(np.vdot(flat, flat)) or np.isfinite(array).all():
-        return
-    index = tuple(map(int, np.argwhere(~np.isfinite(array))[0]))
-    found, score = float(array[index]), float(pred[index])
-    place = f"pred[{', '.join(map(str, index))}]"
-    text = f"{place}: expected a finite {what}, got {found!r}"
-    if array is not pred:
-        text += f" for the score {score!r}"
-    remedy = "look at the row's label and features, or lower the learning rate"
-    raise LabelError(f"{text}; {remedy}", "pred", index, score)
+    named = {"raw score": pred, "gradient": grad, "Hessian": hess}
+    for what, array in named.items():
+        if array is None:
+            continue
+        flat = array.ravel(order="K")
+        # One pass without a temporary. A sum of squares may overflow where all numbers are finite.
+        if np.isfinite(np.vdot(flat, flat)) or np.isfinite(array).all():
+            continue
+        index = tuple(map(int, np.argwhere(~np.isfinite(array))[0]))
+        found, score = float(array[index]), float(pred[index])
+        place = f"pred[{', '.join(map(str, index))}]"
+        text = f"{place}: expected a finite {what}, got {found!r}"
+        if array is not pred:
+            text += f" for the score {score!r}"
+        remedy = "look at the row's label and features, or lower the learning rate"
+        raise LabelError(f"{text}; {remedy}", "pred", index, score)
 
 
 def arguments(first: Any, second: Any, weight: Any) -> tuple[Array, Array, Array | None]:
@@ -64,5 +68,4 @@ def arguments(first: Any, second: Any, weight: Any) -> tuple[Array, Array, Array
         first, second, weight = second.get_label(), first, second.get_weight()
     pred, label = as_array("pred", second), as_array("label", first)
     weight = None if weight is None or not len(weight) else as_array("sample_weight", weight)
-    refuse_non_finite("raw score", pred, pred)
     return pred, label, weight

@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 
 from rustloss._loss import Loss
-from rustloss.boosting._calls import arguments, labels_of, with_reduction
+from rustloss.boosting._calls import (
+    arguments,
+    labels_of,
+    refuse_non_finite,
+    with_reduction,
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Metric:
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Return the mean loss."""
         pred, label, weight = arguments(y_true, y_pred, sample_weight)
+        refuse_non_finite(pred)
         mean = with_reduction(self.loss, "weighted_mean")
         return float(mean(pred, label, sample_weight=weight))
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rustloss import _core
 from rustloss._loss import Loss
 from rustloss.boosting._calls import Array, arguments, labels_of, refuse_non_finite, with_reduction
 from rustloss.boosting._metrics import CatBoostMetric, LightGBMMetric, XGBoostMetric
@@ -146,27 +147,34 @@ class Objective:
     def _grad_hess(self, pred: Array, label: Array, weight: Array | None) -> tuple[Array, Array]:
         """Return gradient and Hessian of the scores, both checked, in the scores' type."""
         per_row: Any = 1.0 if weight is None else weight.reshape(-1, *(1,) * (pred.ndim - 1))
+        # Whether all numbers are finite and the least Hessian, where that is known.
+        found: tuple[bool, float] | None = None
         if self.hessian == "one":
             grad = np.asarray(self._rows.grad(pred, label, sample_weight=weight))
             scale = 1.0 if self.loss.weight is None else self.loss.weight
             hess = np.broadcast_to(per_row * scale, pred.shape).astype(grad.dtype)
         else:
-            self._require_hessian(pred, label)
-            grad, hess = self._rows.grad_hess(pred, label, sample_weight=weight)
-        refuse_non_finite("gradient", grad, pred)
+            self._require_hessian()
+            grad, hess, found = _core.grad_hess_extremes(
+                self._rows, pred, label, sample_weight=weight
+            )
         if self.hessian == "fisher":
-            hess = self._expected(pred, weight)
+            hess, found = self._expected(pred, weight), None
         if self._label["domain"] == "Classes" and self.hessian != "one" and pred.shape[-1] > 1:
             hess *= 2.0 if self.hessian == "upper" else self._factor(pred.shape[-1])
-        refuse_non_finite("Hessian", hess, pred)
+            found = None
+        finite, least = found or (False, 0.0)
+        if not finite:
+            refuse_non_finite(pred, grad, hess)
+            least = hess.min(initial=np.inf)
         floor = np.asarray(self.min_hessian * per_row, hess.dtype)
         # To look takes half as long as to write.
-        if hess.min(initial=np.inf) < floor.max(initial=0):
+        if least < floor.max(initial=0):
             np.maximum(hess, floor, out=hess)
         return grad, hess
 
-    def _require_hessian(self, pred: Array, label: Array) -> None:
-        kind = self._rows.signature(pred, label).hess
+    def _require_hessian(self) -> None:
+        kind = self._rows._hessian
         if kind != "diagonal":
             what = "is 0 everywhere" if kind == "zero" else "does not exist"
             text = f"hessian: the second derivative of {self.loss!r} {what}, and leaves divide by"

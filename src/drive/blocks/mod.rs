@@ -14,6 +14,7 @@ use crate::array::{Grid, Tile, ViewMut, elements};
 use crate::drive::Reduction;
 use crate::drive::block_kernel::{BlockKernel, BlockOutputs, MAX_OPERANDS, Outputs};
 use crate::drive::domain::{Check, Order};
+use crate::drive::extremes::Extremes;
 use crate::drive::factor::{Buffers, Factors, multiply};
 use crate::drive::few::Few;
 use crate::drive::operand::{Argument, Input, Operand, Output, sized, tiles};
@@ -95,6 +96,12 @@ pub(crate) fn drive<'v, T: Real>(run: &Run<'v, T>) -> Result<()> {
     if let Some(result) = at_once(run, shape) {
         return result;
     }
+    let derivatives = outputs.grads.iter().chain([&outputs.hess]).flatten();
+    let unrounded = derivatives.into_iter().all(|out| out.dtype() == T::DTYPE);
+    let extremes = outputs.extremes.filter(|_| unrounded);
+    if let Some(extremes) = extremes {
+        extremes.look();
+    }
     let mut grid = Grid::new(shape, usize::from(!flat));
     let mut lined_up = SmallVec::new();
     for argument in inputs {
@@ -139,6 +146,7 @@ pub(crate) fn drive<'v, T: Real>(run: &Run<'v, T>) -> Result<()> {
         factors,
         weighs_rows,
         weight: weighting.weight,
+        extremes,
         block_rows,
         grid: &grid,
         turned,
@@ -192,6 +200,7 @@ struct Job<'v, 'a, T> {
     /// Whether no weight differs within a sample.
     weighs_rows: bool,
     weight: f64,
+    extremes: Option<&'v Extremes>,
 }
 
 /// What partial sums are of.
@@ -395,6 +404,9 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             if !scaled {
                 scale.apply(out, cols);
             }
+        }
+        if let Some(extremes) = self.extremes {
+            extremes.add(inputs[0], grads[0].as_deref(), hess.as_deref());
         }
         if let Some(value) = value {
             if self.partial != Partial::Nothing {

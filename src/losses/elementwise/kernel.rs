@@ -88,16 +88,22 @@ impl<T: Real, L: Elementwise<K>, const K: usize> Kernel for Run<'_, L, T, K> {
         let n = inputs[0].len();
         let inputs = inputs.map(|x| &x[..n]);
         let at = |i: usize| loss.point::<S, T>(std::array::from_fn(|k| inputs[k][i]));
-        let BlockOutputs { mut value, mut grads, hess } = outputs;
-        if let (Some(value), [Some(grad), ..]) = (&mut value, &mut grads) {
-            let (value, grad) = (&mut value[..n], &mut grad[..n]);
-            for i in 0..n {
+        let BlockOutputs { mut value, mut grads, mut hess } = outputs;
+        if let (Some(of_value), [Some(grad), ..]) = (&mut value, &mut grads) {
+            fill_both(of_value, grad, n, |i| {
                 let point = at(i);
-                value[i] = point.value;
-                grad[i] = point.grad[0] * scale;
-            }
-            grads[0] = None;
-        } else if let Some(value) = value {
+                (point.value, point.grad[0] * scale)
+            });
+            (value, grads[0]) = (None, None);
+        }
+        if let (Some(of_hess), [Some(grad), ..]) = (&mut hess, &mut grads) {
+            fill_both(of_hess, grad, n, |i| {
+                let point = at(i);
+                (point.hess * scale, point.grad[0] * scale)
+            });
+            (hess, grads[0]) = (None, None);
+        }
+        if let Some(value) = value {
             fill(value, n, |i| at(i).value);
         }
         for k in 0..K.min(MAX_OPERANDS) {
@@ -115,6 +121,14 @@ impl<T: Real, L: Elementwise<K>, const K: usize> Kernel for Run<'_, L, T, K> {
 fn fill<T>(out: &mut [T], n: usize, at: impl Fn(usize) -> T) {
     for (i, x) in out[..n].iter_mut().enumerate() {
         *x = at(i);
+    }
+}
+
+#[inline(always)]
+fn fill_both<T>(one: &mut [T], other: &mut [T], n: usize, at: impl Fn(usize) -> (T, T)) {
+    let (one, other) = (&mut one[..n], &mut other[..n]);
+    for i in 0..n {
+        (one[i], other[i]) = at(i);
     }
 }
 
@@ -266,6 +280,7 @@ impl<L: Elementwise<K> + 'static, const K: usize> ElementwisePlan<'_, L, K> {
             value: results.value.and_then(|v| self.axes.value(v, self.weighting.reduction)),
             grads: [const { None }; MAX_OPERANDS],
             hess: results.hess.and_then(|v| self.axes.line_up_mut(v)),
+            extremes: results.extremes,
         };
         for (k, (buffer, &at)) in full.iter_mut().zip(&self.positions).enumerate() {
             let Some(grad) = results.grads.take(at) else { continue };
