@@ -94,6 +94,11 @@ def test_there_are_enough_bad_calls():
 ANY: type[Any] = rl.L2Loss
 
 
+def new(kind: Any, **params: Any) -> rl.Loss:
+    loss: rl.Loss = kind(**params)
+    return loss
+
+
 def CEW(weights: Any) -> rl.Loss:
     return rl.SoftmaxCrossEntropyLoss(class_weight=weights)
 
@@ -116,6 +121,27 @@ MEAN = rl.L2Loss(reduction="mean")
         (lambda: ANY(reduction="avg"), r"ParameterError: reduction: .*'mean'.* got 'avg'"),
         (lambda: ANY(empty="inf"), r"ParameterError: empty: .*\('nan', 'zero'\), got 'inf'"),
         (lambda: ANY(rho=1.0), r"ParameterError: rho: L2Loss has no such parameter"),
+        (
+            lambda: new(rl.HuberLoss, delta=1.0),
+            r"ParameterError: .* has no such parameter; .*; did you mean rho\?",
+        ),
+        (
+            lambda: new(rl.SoftmaxCELoss, dim=1),
+            r"ParameterError: .* has no such parameter; .*; did you mean axis\?",
+        ),
+        (
+            lambda: new(rl.HingeLoss, magrin=1.0),
+            r"ParameterError: .* has no such parameter; .*; did you mean margin\?",
+        ),
+        (
+            lambda: new(rl.SoftmaxCELoss, weight=[1.0]),
+            r"ParameterError: weight: .*; the weights of the classes are class_weight",
+        ),
+        (lambda: ANY().replace(reduction="maen"), r"ParameterError: reduction: .*mean 'mean'\?"),
+        (
+            lambda: ANY().replace(reduction=["mean"]),
+            r"ParameterError: reduction: expected a word or None, got \['mean'\]",
+        ),
         (lambda: rl.SigmoidBCELoss(epsilon=1e-9), r"ParameterError: epsilon: it needs from_sigm"),
         (lambda: ANY(1.0, 0, "none"), r"TypeError: .*positional argument"),
         (lambda: L2(PRED), r"CallError: label: missing or None; L2Loss takes"),

@@ -157,9 +157,9 @@ def test_defaults_are_those_of_the_registry(name):
 @over_losses
 def test_constructor_takes_what_the_registry_has(name):
     parameters, spec = signature(getattr(rl, name)), specs()[name]
-    own = {k for k, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
-    assert own - {"weight", "batch_axis"} == set(spec.params)
-    assert "weight" in own
+    shared = {"weight", "batch_axis", "reduction", "empty", "prefix", "params"}
+    assert {*parameters} - shared == set(spec.params)
+    assert shared - {*parameters} <= {"batch_axis"}
 
 
 @over_gluon
@@ -256,6 +256,16 @@ def test_the_table_of_words_is_that_of_the_code():
     page = (Path(__file__).parents[1] / "docs" / "types.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\S+)` \| `\"(\w+)\"` \|", page, re.MULTILINE)
     assert {ast.literal_eval(word): meaning for word, meaning in rows} == _loss.REDUCTION_ALIASES
+
+
+def test_the_table_of_parameters_is_that_of_the_code():
+    page = (Path(__file__).parents[1] / "docs" / "types.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| `(\w+)` \|$", page, re.MULTILINE)
+    table = {name: meant for names, meant in rows for name in re.findall(r"\w+", names)}
+    assert table == _loss.PARAMETER_WORDS
+    assert {*table.values()} <= {name for spec in specs().values() for name in spec.params} | {
+        "reduction"
+    }
 
 
 @over_losses

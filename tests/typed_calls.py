@@ -108,6 +108,11 @@ assert_type(loss.weight, float | None)
 assert_type(loss.replace(rho=3.0)(x, y), Array)
 assert_type(loss.replace(reduction="mean"), rl.Loss)
 
+# Other questions than for the value.
+assert_type(rl.CTCLoss().posteriors(x, classes), Array)
+assert_type(rl.CTCLoss().align(x, classes), rl.sequence.Alignment)
+assert_type(loss.signature(x, y), rl.Signature)
+
 # What must not pass.
 loss("abc", y)  # error
 loss(x, "abc")  # error
@@ -131,6 +136,10 @@ loss.axsi  # error
 loss.margin  # error
 rl.TripletLoss()(x, x)  # error
 rl.CTCLoss()(x, classes, None, None, None, [0, 4])  # error
+rl.CTCLoss().align("abc", classes)  # error
+rl.CTCLoss().align(x, None)  # error
+rl.CTCLoss().posteriors(x, "abc")  # error
+loss.signature("abc", y)  # error
 rl.HuberLoss(reduction="spam")  # error
 rl.HuberLoss(empty="spam")  # error
 rl.HuberLoss(rho="abc")  # error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from rustloss import _core, elementwise, errors, pairwise, plot, rowwise, sequence
@@ -26,7 +27,10 @@ else:
         # for they would take any name then.
         if name == "testing":
             return importlib.import_module("rustloss.testing")
-        raise AttributeError(f"module 'rustloss' has no attribute {name!r}", name=name)
+        text = f"module 'rustloss' has no attribute {name!r}"
+        if importlib.util.find_spec(f"rustloss.{name}"):
+            text += f" before `import rustloss.{name}`"
+        raise AttributeError(text, name=name)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copyreg
 import inspect
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, get_args, overload
 
 from rustloss import _core
 from rustloss.errors import CallError, ParameterError
@@ -23,6 +25,7 @@ NumberReduction = Literal[
     "mean_with_sample_weight",
 ]
 Reduction = ArrayReduction | NumberReduction
+_REDUCTIONS = [word for kind in get_args(Reduction) for word in get_args(kind)]
 
 #: What PyTorch and Keras call a reduction, and what it is called here.
 REDUCTION_ALIASES: dict[str | None, Reduction] = {
@@ -34,11 +37,39 @@ REDUCTION_ALIASES: dict[str | None, Reduction] = {
 }
 
 
+#: What other libraries call a parameter, and what it may be here; errors name it.
+PARAMETER_WORDS = {
+    "beta": "rho",
+    "delta": "rho",
+    "dim": "axis",
+    "eps": "epsilon",
+    "full": "compute_full",
+    "log_input": "from_logits",
+    "reduce": "reduction",
+    "size_average": "reduction",
+    "smoothing": "label_smoothing",
+    "tau": "temperature",
+    "zero_infinity": "infeasible",
+}
+
+
 class ArraySpec(NamedTuple):
     """An array without its data."""
 
     shape: tuple[int, ...]
     dtype: str
+
+
+class Shaped(Protocol):
+    """An array, or what stands for one where its data are not looked at."""
+
+    @property
+    def shape(self) -> Any:
+        """Its lengths."""
+
+    @property
+    def dtype(self) -> Any:
+        """The type of its elements."""
 
 
 class Signature(NamedTuple):
@@ -55,10 +86,30 @@ class Signature(NamedTuple):
 
 
 def _known(reduction: object) -> object:
-    """Return the reduction that an alias stands for, and anything else as it is."""
+    """Return the reduction that an alias stands for, and any other word as it is."""
     if isinstance(reduction, str | None):
         return REDUCTION_ALIASES.get(reduction, reduction)
-    return reduction
+    text = f"reduction: expected a word or None, got {reduction!r}; {_words()}"
+    raise ParameterError(text, "reduction")
+
+
+def _words() -> str:
+    return f"words of other libraries are {tuple(REDUCTION_ALIASES)}"
+
+
+def _remedy(cls: type[Loss], argument: str | None, reduction: object) -> str:
+    """Return what may have been meant by a parameter that was refused."""
+    parameters = inspect.signature(cls).parameters
+    if argument == "reduction":
+        near = get_close_matches(str(reduction).lower(), _REDUCTIONS, 1)
+        return f"did you mean {near[0]!r}? {_words()}" if near else _words()
+    if argument == "weight" and "class_weight" in parameters:
+        return "the weights of the classes are class_weight"
+    if argument is None or argument in parameters:
+        return ""
+    meant = [PARAMETER_WORDS.get(argument, ""), *get_close_matches(argument, parameters, 1)]
+    known = [name for name in meant if name in parameters]
+    return f"did you mean {known[0]}?" if known else ""
 
 
 class _Signature:
@@ -70,10 +121,15 @@ class _Signature:
 
 def _of_constructor(kind: type[Loss]) -> inspect.Signature:
     _, *own = inspect.signature(kind.__new__).parameters.values()
-    if kind is not Loss and own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
-        shared = inspect.signature(Loss.__new__).parameters.values()
-        own[-1:] = [p for p in shared if p.kind is inspect.Parameter.KEYWORD_ONLY]
     return inspect.Signature(own)
+
+
+def _with_options_named(new: Callable[..., Any]) -> inspect.Signature:
+    signature = inspect.signature(new, eval_str=True)
+    shared = inspect.signature(Loss.__new__, eval_str=True).parameters.values()
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = [p for p in shared if p.kind is p.KEYWORD_ONLY]
+    return inspect.Signature([*own, *options], return_annotation=signature.return_annotation)
 
 
 def _of_call(loss: Loss) -> inspect.Signature:
@@ -168,13 +224,20 @@ class Loss(_core.Loss):
     ) -> Self:
         # Gluon's `prefix` and `params` name parameters that a loss does not have.
         del prefix, params
+        word = _known(reduction)
         try:
-            return super().__new__(cls, name, reduction=_known(reduction), empty=empty, **own)
+            return super().__new__(cls, name, reduction=word, empty=empty, **own)
         except ParameterError as error:
-            if error.argument != "reduction":
+            remedy = _remedy(cls, error.argument, reduction)
+            if not remedy:
                 raise
-            text = f"{error}; words of other libraries are {tuple(REDUCTION_ALIASES)}"
-            raise ParameterError(text, "reduction") from None
+            raise ParameterError(f"{error}; {remedy}", error.argument) from None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        new: Any = cls.__dict__.get("__new__")
+        if new and "options" in inspect.signature(new).parameters:
+            new.__func__.__signature__ = _with_options_named(new.__func__)
 
     def __class_getitem__(cls, reduction: object) -> type[Self]:
         """Return the class itself: only type checkers know a loss by its reduction."""
@@ -186,7 +249,7 @@ class Loss(_core.Loss):
         own = {k: v for k, v in arguments.items() if k not in {"cls", "options"}}
         return Loss.__new__(cls, name, **own, **arguments["options"])
 
-    def signature(self, *args: Any, **kwargs: Any) -> Signature:
+    def signature(self, *args: Shaped | None, **kwargs: Shaped | None) -> Signature:
         """Return what a call gives, without its data.
 
         Parameters

@@ -6,12 +6,9 @@ Formulas are for one element of the unreduced loss E, which has the prediction's
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self, Unpack
+from typing import Literal, Self, Unpack
 
-from rustloss._calls import Count, Couple, Logit, Moments, Plain, R
-
-if TYPE_CHECKING:
-    from rustloss._calls import Options
+from rustloss._calls import Count, Couple, Logit, Moments, Options, Plain, R
 
 __all__ = [
     "GaussianNLLLoss",

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from rustloss import _core
-from rustloss._calls import R, Sequences
+from rustloss._calls import Options, R, Sequences
 
 if TYPE_CHECKING:
-    from rustloss._calls import Options
+    from rustloss._calls import Array, MaybeMix, Mix
 
 __all__ = ["Alignment", "CTCLoss", "Span"]
 
@@ -187,13 +187,13 @@ class CTCLoss(Sequences[R]):
 
     def posteriors(
         self,
-        pred: ArrayLike,
-        label: Any,
-        pred_lengths: ArrayLike | None = None,
-        label_lengths: ArrayLike | None = None,
+        pred: Mix,
+        label: Mix,
+        pred_lengths: MaybeMix = None,
+        label_lengths: MaybeMix = None,
         *,
-        label_offsets: ArrayLike | None = None,
-    ) -> NDArray[Any]:
+        label_offsets: MaybeMix = None,
+    ) -> Array:
         """Return the probability of every label at every frame, given the label sequence.
 
         The arguments are those of the loss, weights apart, and so are the errors.
@@ -221,12 +221,12 @@ class CTCLoss(Sequences[R]):
 
     def align(
         self,
-        pred: ArrayLike,
-        label: Any,
-        pred_lengths: ArrayLike | None = None,
-        label_lengths: ArrayLike | None = None,
+        pred: Mix,
+        label: Mix,
+        pred_lengths: MaybeMix = None,
+        label_lengths: MaybeMix = None,
         *,
-        label_offsets: ArrayLike | None = None,
+        label_offsets: MaybeMix = None,
     ) -> Alignment:
         """Return the most probable path that becomes the label: which label each frame is given to.
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self, Unpack
+from typing import Literal, Self, Unpack
 
-from rustloss._calls import Couple, R, Triple
-
-if TYPE_CHECKING:
-    from rustloss._calls import Options
+from rustloss._calls import Couple, Options, R, Triple
 
 __all__ = [
     "CosineEmbeddingLoss",

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from typing import Any, Literal, Self, Unpack
 
 from numpy.typing import NDArray
 
-from rustloss._calls import Plain, R
-
-if TYPE_CHECKING:
-    from rustloss._calls import Options
+from rustloss._calls import Options, Plain, R
 
 __all__ = [
     "CategoricalHingeLoss",
