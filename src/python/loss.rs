@@ -34,6 +34,7 @@ pub struct PyLoss {
     params: Py<PyMappingProxy>,
 }
 
+#[allow(clippy::doc_markdown, reason = "what Python's `help` shows")]
 #[pymethods]
 impl PyLoss {
     #[new]
@@ -138,6 +139,19 @@ impl PyLoss {
     }
 
     /// The value of the loss.
+    ///
+    /// Parameters
+    /// ----------
+    /// *inputs, **named_inputs : array_like
+    ///     The inputs of the call, in its order or by name; `inspect.signature(loss)` lists them.
+    /// out : ndarray, optional
+    ///     Where the value goes.
+    /// denominator : float, optional
+    ///     What the reductions "mean" and "weighted_mean" divide by instead, > 0.
+    ///
+    /// Returns
+    /// -------
+    /// ndarray or scalar
     #[pyo3(signature = (*args, **kwargs))]
     fn __call__<'py>(
         slf: &Bound<'py, Self>,
@@ -151,6 +165,26 @@ impl PyLoss {
     }
 
     /// The value of the loss and its gradient.
+    ///
+    /// Parameters
+    /// ----------
+    /// *inputs, **named_inputs : array_like
+    ///     The inputs of the call, in its order or by name; `inspect.signature(loss)` lists them.
+    /// wrt : str or tuple of str, optional
+    ///     The inputs whose gradients are wanted: one name gives one array, a tuple of names a tuple.
+    /// grad_output : array_like, optional
+    ///     What derivatives are multiplied by: a number, or an array of the value's shape.
+    /// out : ndarray, optional
+    ///     Where the value goes.
+    /// grad_out : ndarray or sequence of ndarray, optional
+    ///     Where the gradient goes.
+    /// denominator : float, optional
+    ///     What the reductions "mean" and "weighted_mean" divide by instead, > 0.
+    ///
+    /// Returns
+    /// -------
+    /// value : ndarray or scalar
+    /// gradient : ndarray or tuple of ndarray
     #[pyo3(
         signature = (*args, **kwargs),
         text_signature = "($self, /, *inputs, wrt=None, grad_output=None, out=None, grad_out=None, denominator=None, **named_inputs)"
@@ -168,6 +202,23 @@ impl PyLoss {
     }
 
     /// The gradient alone.
+    ///
+    /// Parameters
+    /// ----------
+    /// *inputs, **named_inputs : array_like
+    ///     The inputs of the call, in its order or by name; `inspect.signature(loss)` lists them.
+    /// wrt : str or tuple of str, optional
+    ///     The inputs whose gradients are wanted: one name gives one array, a tuple of names a tuple.
+    /// grad_output : array_like, optional
+    ///     What derivatives are multiplied by: a number, or an array of the value's shape.
+    /// grad_out : ndarray or sequence of ndarray, optional
+    ///     Where the gradient goes.
+    /// denominator : float, optional
+    ///     What the reductions "mean" and "weighted_mean" divide by instead, > 0.
+    ///
+    /// Returns
+    /// -------
+    /// ndarray or tuple of ndarray
     #[pyo3(
         signature = (*args, **kwargs),
         text_signature = "($self, /, *inputs, wrt=None, grad_output=None, grad_out=None, denominator=None, **named_inputs)"
@@ -181,6 +232,23 @@ impl PyLoss {
     }
 
     /// The gradient and the diagonal of the second derivative with respect to the prediction.
+    ///
+    /// Parameters
+    /// ----------
+    /// *inputs, **named_inputs : array_like
+    ///     The inputs of the call, in its order or by name; `inspect.signature(loss)` lists them.
+    /// grad_output : array_like, optional
+    ///     What derivatives are multiplied by: a number, or an array of the value's shape.
+    /// grad_out : ndarray or sequence of ndarray, optional
+    ///     Where the gradient goes.
+    /// hess_out : ndarray, optional
+    ///     Where the second derivative goes.
+    /// denominator : float, optional
+    ///     What the reductions "mean" and "weighted_mean" divide by instead, > 0.
+    ///
+    /// Returns
+    /// -------
+    /// gradient, second_derivative : ndarray
     #[pyo3(
         signature = (*args, **kwargs),
         text_signature = "($self, /, *inputs, grad_output=None, grad_out=None, hess_out=None, denominator=None, **named_inputs)"
