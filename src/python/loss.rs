@@ -7,16 +7,14 @@ use super::error::{exception, guard, shown};
 use super::foreign::adapted;
 use super::params::{given, input_row, objective, spec_row, to_python};
 use super::threads::detach;
-use crate::array::{Shape, View};
+use crate::array::View;
 use crate::drive::block_kernel::{MAX_OPERANDS, Outputs, Precision};
 use crate::drive::extremes::Extremes;
 use crate::error::{Error, Kind, Quoted};
 use crate::num::DType;
-use crate::registry::{
-    Arguments, Checked, Hessian, Inputs, Objective, PathResults, Results, USUAL_INPUTS,
-};
+use crate::registry::{Arguments, Checked, Hessian, Inputs, Objective, Results, USUAL_INPUTS};
 use crate::simd;
-use numpy::{PyArray1, PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict, PyMappingProxy, PyString, PyTuple};
 use smallvec::SmallVec;
@@ -28,7 +26,7 @@ const DETACH_NS: f64 = 5_000.0;
 /// A loss with its parameters. Immutable.
 #[pyclass(name = "Loss", module = "rustloss._core", subclass, frozen)]
 pub struct PyLoss {
-    objective: Objective,
+    pub(super) objective: Objective,
     /// The constructor's arguments.
     #[pyo3(get, name = "_params")]
     params: Py<PyMappingProxy>,
@@ -304,7 +302,7 @@ impl PyLoss {
     }
 
     /// Binds the arguments of a method.
-    fn bind<'py>(
+    pub(super) fn bind<'py>(
         &self,
         method: &str,
         args: &Bound<'py, PyTuple>,
@@ -342,7 +340,7 @@ impl PyLoss {
     }
 
     /// The gradient and the diagonal of the second derivative.
-    fn grad_and_hess<'py>(
+    pub(super) fn grad_and_hess<'py>(
         &self,
         bound: &Bind<'py>,
         extremes: Option<&Extremes>,
@@ -354,7 +352,7 @@ impl PyLoss {
     }
 
     /// Checks the arguments.
-    fn plan<'a>(
+    pub(super) fn plan<'a>(
         &'a self,
         py: Python<'_>,
         arrays: &'a Arrays<'_>,
@@ -483,102 +481,13 @@ impl PyLoss {
 }
 
 /// Runs what reads the arrays of a call, other Python threads going on meanwhile and signals ending it if the cost is high.
-fn compute(
+pub(super) fn compute(
     py: Python<'_>,
     cost: f64,
     run: impl FnOnce() -> Result<(), Error> + Send,
 ) -> PyResult<()> {
     let computed = if cost < DETACH_NS { run() } else { detach(py, cost, run)? };
     computed.map_err(|e| exception(py, &e))
-}
-
-/// Calls `f` with the checked arguments of a call about paths.
-fn on_lattice<'py, R>(
-    loss: &PyLoss,
-    args: &Bound<'py, PyTuple>,
-    kwargs: Option<&Bound<'py, PyDict>>,
-    f: impl FnOnce(&Arrays<'py>, &Checked<'_>, [Shape; 2]) -> PyResult<R>,
-) -> PyResult<R> {
-    guard(args.py(), || {
-        let bound = Bind::new(&loss.objective, args, kwargs, &[])?;
-        let arrays = Arrays::new(&loss.objective, &bound, &Buffers::default())?;
-        let plan = loss.plan(bound.py, &arrays, None)?;
-        let shapes = plan.path_shapes().map_err(|_| no_result())?;
-        f(&arrays, &plan, shapes)
-    })
-}
-
-/// The probability of every label of a sequence at every frame, given the sequence. For `rustloss.sequence`.
-#[pyfunction]
-#[pyo3(signature = (loss, /, *args, **kwargs))]
-pub fn posteriors<'py>(
-    loss: &PyLoss,
-    args: &Bound<'py, PyTuple>,
-    kwargs: Option<&Bound<'py, PyDict>>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let py = args.py();
-    on_lattice(loss, args, kwargs, |arrays, plan, [shape, _]| {
-        let out = Out::new("pred", &arrays.result, &shape)?;
-        let results = PathResults { posteriors: Some(out.view()), ..PathResults::default() };
-        compute(py, plan.cost(), || plan.run_paths(results))?;
-        out.into_result()
-    })
-}
-
-/// The most probable path, frame by frame: the place of the label in its sequence or -1, the logarithm of the probability
-/// of its class, and its probability given the sequence. For `rustloss.sequence`.
-#[pyfunction]
-#[pyo3(signature = (loss, /, *args, **kwargs))]
-pub fn align<'py>(
-    loss: &PyLoss,
-    args: &Bound<'py, PyTuple>,
-    kwargs: Option<&Bound<'py, PyDict>>,
-) -> PyResult<Bound<'py, PyTuple>> {
-    let py = args.py();
-    on_lattice(loss, args, kwargs, |arrays, plan, [_, shape]| {
-        let of = |of: &Type<'py>| Out::new("pred", of, &shape);
-        let path = [of(&Type::int64(py))?, of(&arrays.result)?, of(&arrays.result)?];
-        let alignment = Some(path.each_ref().map(Out::view));
-        let results = PathResults { alignment, ..PathResults::default() };
-        compute(py, plan.cost(), || plan.run_paths(results))?;
-        let path = path.into_iter().map(Out::into_result);
-        PyTuple::new(py, path.collect::<PyResult<Vec<_>>>()?)
-    })
-}
-
-/// The gradient and the diagonal of the second derivative. Of losses that look at their numbers while they have them, also
-/// whether the prediction and both of these are finite, and the least second derivative. For `rustloss.boosting`.
-#[pyfunction]
-#[pyo3(signature = (loss, /, *args, **kwargs))]
-pub fn grad_hess_extremes<'py>(
-    loss: &PyLoss,
-    args: &Bound<'py, PyTuple>,
-    kwargs: Option<&Bound<'py, PyDict>>,
-) -> PyResult<Bound<'py, PyTuple>> {
-    let py = args.py();
-    guard(py, || {
-        let bound = loss.bind("grad_hess", args, kwargs)?;
-        let extremes = Extremes::new();
-        let [grad, hess] = loss.grad_and_hess(&bound, Some(&extremes))?;
-        (grad.into_result()?, hess.into_result()?, extremes.found()).into_pyobject(py)
-    })
-}
-
-/// For each element or row of a call how far it is from each of its kinks, with a sign that changes there.
-#[pyfunction]
-#[pyo3(signature = (loss, /, *args, **kwargs))]
-pub fn kinks<'py>(
-    loss: &PyLoss,
-    args: &Bound<'py, PyTuple>,
-    kwargs: Option<&Bound<'py, PyDict>>,
-) -> PyResult<Bound<'py, PyArray1<f64>>> {
-    let py = args.py();
-    guard(py, || {
-        let bound = Bind::new(&loss.objective, args, kwargs, &["grad_output", "denominator"])?;
-        let arrays = Arrays::new(&loss.objective, &bound, &Buffers::default())?;
-        let kinks = loss.plan(py, &arrays, None)?.kinks();
-        Ok(PyArray1::from_vec(py, kinks.map_err(|e| exception(py, &e))?))
-    })
 }
 
 fn views<'a>(arrays: &'a Arrays<'_>) -> Inputs<'a> {

@@ -9,6 +9,7 @@ mod loss;
 mod math;
 mod memory;
 mod params;
+mod questions;
 mod threads;
 mod xla;
 
@@ -32,10 +33,10 @@ fn config(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<loss::PyLoss>()?;
-    m.add_function(wrap_pyfunction!(loss::posteriors, m)?)?;
-    m.add_function(wrap_pyfunction!(loss::align, m)?)?;
-    m.add_function(wrap_pyfunction!(loss::kinks, m)?)?;
-    m.add_function(wrap_pyfunction!(loss::grad_hess_extremes, m)?)?;
+    m.add_function(wrap_pyfunction!(questions::posteriors, m)?)?;
+    m.add_function(wrap_pyfunction!(questions::align, m)?)?;
+    m.add_function(wrap_pyfunction!(questions::kinks, m)?)?;
+    m.add_function(wrap_pyfunction!(questions::grad_hess_extremes, m)?)?;
     m.add_function(wrap_pyfunction!(params::registry, m)?)?;
     m.add_function(wrap_pyfunction!(config, m)?)?;
     m.add_function(wrap_pyfunction!(array::poison, m)?)?;
