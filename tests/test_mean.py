@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import multiprocessing
 import pickle
@@ -172,6 +173,39 @@ def test_bad_batches_change_nothing(
     with pytest.raises(error, match=text):
         mean.update(values, given_weights)
     assert pickle.dumps(mean) == before
+
+
+#: The class, of which no checker of types knows what it takes.
+UNTYPED: Any = rl.Mean
+
+
+@pytest.mark.parametrize(
+    ("call", "argument", "text"),
+    [
+        (lambda: UNTYPED("zero"), None, r"by position, got 1; Mean takes \('empty',\) by name"),
+        (lambda: UNTYPED(reduction="mean"), "reduction", r"reduction: unexpected .*'empty'"),
+        (lambda: UNTYPED().update(), "values", r"values: missing; .*\('values', 'weights'\)"),
+        (lambda: UNTYPED().update([1.0], sample_weight=1), "sample_weight", "takes .*'weights'"),
+        (lambda: UNTYPED().update([1.0], 1, weights=1), "weights", "weights: given twice"),
+        (lambda: UNTYPED().update([1.0], 1, "mean"), None, "at most 2 .* got 3; Mean.update"),
+        (lambda: UNTYPED().merge(), "other", r"other: missing; Mean.merge takes \('other',\)"),
+    ],
+)
+def test_arguments_that_there_are_not(call: Any, argument: str | None, text: str) -> None:
+    with pytest.raises(errors.CallError, match=text) as found:
+        call()
+    assert found.value.argument == argument
+
+
+@pytest.mark.parametrize("other", [3, None, [rl.Mean()]])
+def test_only_means_are_merged(other: Any) -> None:
+    with pytest.raises(TypeError, match=r"^other: expected a Mean, got "):
+        rl.Mean().merge(other)
+
+
+def test_signatures_are_those_of_the_methods() -> None:
+    assert list(inspect.signature(rl.Mean).parameters) == ["empty"]
+    assert list(inspect.signature(rl.Mean.update).parameters) == ["self", "values", "weights"]
 
 
 def scored(chunk: Any) -> rl.Mean:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Iterator
-from typing import Any, Literal, Self
+import reprlib
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rustloss._interop import as_array
-from rustloss.errors import ParameterError, ShapeError, WeightError
+from rustloss.errors import CallError, ParameterError, ShapeError, WeightError
 
 Array = NDArray[np.float64]
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 #: Sums are kept as whole numbers of 2**-_UNIT, of which every product of two numbers is a multiple.
 _UNIT = 2 * 1074
@@ -24,6 +28,35 @@ _FAR = 340
 _SCALE = 2 * _FAR
 #: Times a number, it moves the upper half of its digits to where they can be cut off.
 _HALVES = 2.0**27 + 1
+
+
+def _explained(title: str) -> Callable[[Method], Method]:
+    """Return a decorator: a method that refuses wrong arguments in the words of a loss."""
+
+    def of(method: Method) -> Method:
+        _, *parameters = inspect.signature(method).parameters.values()
+        names = tuple(p.name for p in parameters)
+        ordered = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
+        takes = f"{title} takes {ordered or names}{'' if ordered else ' by name'}"
+
+        @functools.wraps(method)
+        def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if len(args) > len(ordered):
+                text = f"expected at most {len(ordered)} arguments by position, got {len(args)}"
+                raise CallError(f"{text}; {takes}")
+            for name in kwargs:
+                if name not in names:
+                    raise CallError(f"{name}: unexpected argument; {takes}", name)
+                if name in ordered[: len(args)]:
+                    raise CallError(f"{name}: given twice; {takes}", name)
+            for p in parameters[len(args) :]:
+                if p.default is p.empty and p.name not in kwargs:
+                    raise CallError(f"{p.name}: missing; {takes}", p.name)
+            return method(self, *args, **kwargs)
+
+        return cast("Method", checked)
+
+    return of
 
 
 class Mean:
@@ -55,6 +88,7 @@ class Mean:
 
     __slots__ = ("_count", "_empty", "_not_finite", "_total", "_weight")
 
+    @_explained("Mean")
     def __init__(self, *, empty: Literal["nan", "zero"] = "nan") -> None:
         if empty not in ("nan", "zero"):
             text = f"empty: expected one of ('nan', 'zero'), got {empty!r}"
@@ -71,6 +105,7 @@ class Mean:
         """How many values have come, those of weight 0 included."""
         return self._count
 
+    @_explained("Mean.update")
     def update(self, values: ArrayLike, weights: ArrayLike | None = None) -> Self:
         """Add a batch of values.
 
@@ -88,6 +123,8 @@ class Mean:
 
         Raises
         ------
+        rustloss.errors.CallError
+            If an argument has another name, `sample_weight` for one.
         rustloss.errors.DTypeError
             If either holds anything but real numbers.
         rustloss.errors.ShapeError
@@ -119,6 +156,7 @@ class Mean:
             values = np.where(is_finite, values, 0.0)
         self._total += _sum(values, weights)
 
+    @_explained("Mean.merge")
     def merge(self, other: Mean) -> Self:
         """Add all that another mean has seen, in another process perhaps.
 
@@ -131,7 +169,14 @@ class Mean:
         -------
         Mean
             Itself.
+
+        Raises
+        ------
+        TypeError
+            If the other is no mean.
         """
+        if not isinstance(other, Mean):
+            raise TypeError(f"other: expected a Mean, got {reprlib.repr(other)}")
         self._count += other._count
         self._total += other._total
         self._weight += other._weight
