@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 import time
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rustloss._loss import Loss
+from rustloss._mean import Mean
 from rustloss.cli._tables import STREAMS, Chunk, Source, Values, opened
 from rustloss.cli._text import UsageError, command, loss_of, say, say_json
 from rustloss.errors import ArgumentError, CallError, ParameterError, ShapeError
@@ -28,7 +30,10 @@ Fortran's order is read as a whole.
 
   rustloss eval SoftmaxCELoss predictions.npz
   rustloss eval 'HuberLoss(rho=2)' pred=p.npy label=y.npy -o losses.npy
-  rustloss eval SigmoidBCELoss scores.parquet --column pred=logit --column label=clicked --json
+  rustloss eval SigmoidBCELoss scores.parquet --column pred=logit --column label=clicked
+
+The summary is about all losses, but the least and the greatest are of those that are finite. With
+-o - it goes to the standard error.
 """
 
 
@@ -37,7 +42,8 @@ def add(commands: Any) -> None:
     text = "compute the loss of every sample in a file"
     added = command(commands, "eval", text, _run, details=DETAILS)
     added.add_argument("loss", metavar="LOSS", help="a name, or like 'HuberLoss(rho=2.0)'")
-    added.add_argument("files", metavar="FILE", nargs="+")
+    text = "a table, - for the standard input, or NAME=FILE.npy for each input"
+    added.add_argument("files", metavar="FILE", nargs="+", help=text)
     added.add_argument(
         "--column",
         metavar="INPUT=NAME",
@@ -46,7 +52,8 @@ def add(commands: Any) -> None:
         help="the column of an input that has another name in the table",
     )
     added.add_argument("-o", "--output", metavar="FILE", help=".npy, .csv or .parquet; - is CSV")
-    added.add_argument("--rows", type=int, default=ROWS, help=f"samples at a time ({ROWS})")
+    text = f"samples at a time ({ROWS})"
+    added.add_argument("--rows", metavar="N", type=int, default=ROWS, help=text)
     added.add_argument(
         "--format", choices=STREAMS, default=STREAMS[0], help="of the standard input (npz)"
     )
@@ -101,7 +108,8 @@ def _check(loss: Loss, given: argparse.Namespace) -> None:
     if loss.reduction not in APART:
         text = f"expected one that leaves samples apart, of {APART}, got {loss.reduction!r}"
         raise UsageError(f"reduction: {text}; the summary has the means")
-    if loss.batch_axis != 0 or not loss._params.get("layout", "N").startswith("N"):
+    layouts = [loss._params.get(name, "N") for name in ("layout", "label_layout")]
+    if loss.batch_axis != 0 or not all(layout.startswith("N") for layout in layouts):
         raise UsageError(f"expected samples along the first axis, got {loss!r}")
     if given.rows < 1:
         raise UsageError(f"--rows: expected at least 1, got {given.rows}")
@@ -122,55 +130,73 @@ def _losses(loss: Loss, chunk: Chunk, done: int) -> np.ndarray[Any, Any]:
         raise UsageError(f"{error}; the file has {', '.join(chunk) or 'none of them'}") from error
     except ParameterError:
         raise
+    except MemoryError as error:
+        raise MemoryError(_in_file(str(error), None, done)) from error
     except ArgumentError as error:
-        where = f"in the samples from {done} on" if done else "in the first samples"
-        raise type(error)(f"{where}, {error}", error.argument, error.index, error.value) from error
+        if error.index is None:
+            where = f"in the samples from {done} on" if done else "in the first samples"
+            raise type(error)(f"{where}, {error}", error.argument) from error
+        text, (first, *others) = _in_file(str(error), error.argument, done), error.index or (None,)
+        index = () if first is None else (first + done, *others)
+        raise type(error)(text, error.argument, index, error.value) from error
+
+
+def _in_file(text: str, argument: str | None, done: int) -> str:
+    """Return a text about a chunk with the numbers that its samples have in the file."""
+    place = rf"\bsample |^{argument}\[" if argument else r"\bsample "
+    return re.sub(rf"({place})(\d+)", lambda m: f"{m[1]}{int(m[2]) + done}", text)
 
 
 class Summary:
     """What is said of all samples in the end."""
 
     def __init__(self) -> None:
-        self.samples = 0
-        self._sum = self._weights = 0.0
-        self._weighted = False
+        self._losses, self._weights = Mean(), Mean()
         self._least, self._greatest = math.inf, -math.inf
         self._odd = 0
 
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return self._losses.count
+
     def add(self, values: np.ndarray[Any, Any], weight: Any) -> None:
         """Add the losses of samples, and their weights if they have any."""
-        self.samples += len(values)
-        self._sum += float(values.sum(dtype=np.float64))
+        self._losses.update(values)
         if weight is not None:
             weights = np.asarray(weight, np.float64)
             if weights.ndim > 1:
                 raise ShapeError("sample_weight: expected one for each sample", "sample_weight")
-            self._weighted = True
-            self._weights += float(np.broadcast_to(weights, values.shape).sum())
-        self._odd += int(np.count_nonzero(~np.isfinite(values)))
-        self._least = min(self._least, float(np.min(values, initial=math.inf)))
-        self._greatest = max(self._greatest, float(np.max(values, initial=-math.inf)))
+            self._weights.update(np.broadcast_to(weights, values.shape))
+        finite = values[np.isfinite(values)]
+        self._odd += len(values) - len(finite)
+        self._least = min(self._least, float(np.min(finite, initial=math.inf)))
+        self._greatest = max(self._greatest, float(np.max(finite, initial=-math.inf)))
 
     def numbers(self) -> dict[str, Any]:
         """Return the numbers by their names."""
+        mean, is_any = self._losses.result(), self._odd < self.samples
         found = {
             "samples": self.samples,
-            "mean": self._sum / self.samples if self.samples else math.nan,
-            "least": self._least if self.samples else math.nan,
-            "greatest": self._greatest if self.samples else math.nan,
+            "mean": mean,
+            "least": self._least if is_any else math.nan,
+            "greatest": self._greatest if is_any else math.nan,
             "not finite": self._odd,
         }
-        if self._weighted:
-            found["weighted mean"] = self._sum / self._weights if self._weights else 0.0
+        if self._weights.count:
+            weight = self._weights.result()
+            found["weighted mean"] = mean / weight if weight else 0.0
         return found
 
 
 def _report(summary: Summary, loss: Loss, given: argparse.Namespace) -> None:
     numbers = summary.numbers()
-    if given.output == "-":
+    stream = sys.stderr if given.output == "-" else sys.stdout
+    if given.json:
+        named = {name.replace(" ", "_"): value for name, value in numbers.items()}
+        say_json({"loss": repr(loss), **named}, stream)
+    elif given.output == "-":
         sys.stderr.write(" ".join(f"{name}={value}" for name, value in numbers.items()) + "\n")
-    elif given.json:
-        say_json({"loss": repr(loss), **{k.replace(" ", "_"): v for k, v in numbers.items()}})
     else:
         width = max(map(len, numbers))
         for name, value in numbers.items():

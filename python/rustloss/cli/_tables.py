@@ -93,12 +93,12 @@ def opened(
         file, kind = _table(stack, sources[0], stream)
         by_column = {columns.get(name, name): name for name in inputs}
         if kind == "npz":
-            arrays = _members(stack, file, by_column)
+            arrays = _members(stack, file, by_column, _title(sources[0]))
             yield _source(arrays, rows)
         elif rows is None:
             raise UsageError(f"{sources[0]}: expected an .npz file, or NAME=FILE.npy")
         else:
-            length, batches = _batches(file, kind, by_column, rows)
+            length, batches = _batches(file, kind, by_column, rows, _title(sources[0]))
             yield Source(length, (_named(batch, by_column, ragged) for batch in batches))
 
 
@@ -112,7 +112,12 @@ def _named(
 
 def _array(stack: contextlib.ExitStack, name: str, path: str) -> Any:
     """Return the array of an ``.npy`` file; one number as it is."""
-    return _read(name, stack.enter_context(Path(path).open("rb")))
+    return _read(name, stack.enter_context(Path(path).open("rb")), path)
+
+
+def _title(source: str) -> str:
+    """Return what errors call a table."""
+    return "standard input" if source == "-" else source
 
 
 def _source(arrays: Mapping[str, Any], rows: int | None) -> Source:
@@ -161,16 +166,16 @@ def _table(stack: contextlib.ExitStack, source: str, stream: str) -> tuple[IO[by
 class _Rows:
     """An array in a file, whose rows are read from the first to the last."""
 
-    def __init__(self, name: str, file: IO[bytes]) -> None:
+    def __init__(self, name: str, file: IO[bytes], title: str) -> None:
+        self._file, self._title = file, title
         try:
             version = npy.read_magic(file)
             header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             self.shape, columns_first, self._dtype = header(file)
         except DAMAGES as error:
-            raise OSError(f"{name}: expected an array of NumPy: {error}") from error
+            raise OSError(f"{title}: expected an array of NumPy: {error}") from error
         if self._dtype.hasobject:
-            raise DTypeError(f"{name}: expected numbers, got an array of Python objects", name)
-        self._name, self._file = name, file
+            raise DTypeError(f"{title}: expected numbers, got an array of Python objects", name)
         self.whole: Any = None
         if len(self.shape) == 0 or (columns_first and len(self.shape) > 1):
             # Its rows are not behind each other in the file.
@@ -192,33 +197,33 @@ class _Rows:
         try:
             read = self._file.read(count * self._dtype.itemsize)
         except DAMAGES as error:
-            raise OSError(f"{self._name}: {error}") from error
+            raise OSError(f"{self._title}: {error}") from error
         if len(read) < count * self._dtype.itemsize:
-            raise OSError(f"{self._name}: the file ends before the array does")
+            raise OSError(f"{self._title}: the file ends before the array does")
         return np.frombuffer(read, self._dtype)
 
 
-def _read(name: str, file: IO[bytes]) -> Any:
+def _read(name: str, file: IO[bytes], title: str) -> Any:
     """Return the rows of an array in a file, or the number that it is."""
-    rows = _Rows(name, file)
+    rows = _Rows(name, file, title)
     return rows if rows.shape else rows.whole
 
 
 def _members(
-    stack: contextlib.ExitStack, file: IO[bytes], by_column: Mapping[str, str]
+    stack: contextlib.ExitStack, file: IO[bytes], by_column: Mapping[str, str], title: str
 ) -> dict[str, Any]:
     """Return those arrays of an npz file that are inputs."""
     try:
         archive = stack.enter_context(zipfile.ZipFile(file))
         found = {at: name for at, name in by_column.items() if f"{at}.npy" in archive.namelist()}
-        files = {n: stack.enter_context(archive.open(f"{at}.npy")) for at, n in found.items()}
-        return {name: _read(name, file) for name, file in files.items()}
+        files = {at: stack.enter_context(archive.open(f"{at}.npy")) for at in found}
+        return {found[at]: _read(found[at], file, f"{title}, {at}") for at, file in files.items()}
     except zipfile.BadZipFile as error:
-        raise OSError(f"not an npz file: {error}") from error
+        raise OSError(f"{title}: not an npz file: {error}") from error
 
 
 def _batches(
-    file: IO[bytes], kind: str, columns: Collection[str], rows: int
+    file: IO[bytes], kind: str, columns: Collection[str], rows: int, title: str
 ) -> tuple[int | None, Iterator[dict[str, Any]]]:
     """Return the length of an Arrow or Parquet table, and its columns batch by batch."""
     try:
@@ -239,12 +244,14 @@ def _batches(
             found = (reader.get_batch(i) for i in range(reader.num_record_batches))
         else:
             length, found = None, pa.ipc.open_stream(file)
-    except pa.lib.ArrowException as error:
-        raise OSError(f"not a {kind} file: {error}") from error
-    return length, _columns(found, columns, rows)
+    except (pa.lib.ArrowException, OSError) as error:
+        raise OSError(f"{title}: not a {kind} file: {error}") from error
+    return length, _columns(found, columns, rows, title)
 
 
-def _columns(batches: Any, columns: Collection[str], rows: int) -> Iterator[dict[str, Any]]:
+def _columns(
+    batches: Any, columns: Collection[str], rows: int, title: str
+) -> Iterator[dict[str, Any]]:
     """Return the columns of batches of Arrow that are asked for, so many rows at a time."""
     import pyarrow as pa
 
@@ -253,8 +260,8 @@ def _columns(batches: Any, columns: Collection[str], rows: int) -> Iterator[dict
             names = [name for name in batch.schema.names if name in columns]
             for at in range(0, batch.num_rows, rows):
                 yield {name: batch.column(name).slice(at, rows) for name in names}
-    except pa.lib.ArrowException as error:
-        raise OSError(f"the table cannot be read on: {error}") from error
+    except (pa.lib.ArrowException, OSError) as error:
+        raise OSError(f"{title}: the table cannot be read on: {error}") from error
 
 
 def _as_rows(name: str, column: Any) -> Any:
@@ -266,6 +273,15 @@ def _as_rows(name: str, column: Any) -> Any:
         raise ShapeError(f"{name}: expected lists of one length and no nulls", name)
     width = int(sizes[0]) if len(sizes) else 0
     return as_array(name, column.flatten()).reshape(len(column), width)
+
+
+@contextlib.contextmanager
+def _called(path: str) -> Iterator[None]:
+    """Let errors name a file by its own name, not by that which it has until it is complete."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 class Values:
@@ -285,7 +301,8 @@ class Values:
         if suffix not in makers:
             raise UsageError(f"-o {path}: expected a name that ends in {', '.join(makers)}, or -")
         self._part = self._path.with_name(f"{self._path.name}.part") if self._path else None
-        self._file = self._part.open("w+b") if self._part else sys.stdout.buffer
+        with _called(path):
+            self._file = self._part.open("w+b") if self._part else sys.stdout.buffer
         try:
             self._writer = makers[suffix](self._file)
         except BaseException:
@@ -301,7 +318,8 @@ class Values:
         self._writer.close()
         if self._part and self._path:
             self._file.close()
-            self._part.replace(self._path)
+            with _called(str(self._path)):
+                self._part.replace(self._path)
 
     def discard(self) -> None:
         """Leave no file."""

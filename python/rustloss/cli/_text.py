@@ -7,7 +7,7 @@ import ast
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 import rustloss
 from rustloss import _core
@@ -82,9 +82,10 @@ def say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def say_json(data: Any) -> None:
+def say_json(data: Any, stream: IO[str] | None = None) -> None:
     """Print what JSON can say of some data; what is not finite is null."""
-    say(json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str)
+    (stream or sys.stdout).write(f"{text}\n")
 
 
 def _finite(data: Any) -> Any:
