@@ -204,6 +204,32 @@ def test_labels_behind_each_other(emissions: Any, tmp_path: Path) -> None:
     assert [[s["class"] for s in row] for row in found] == [[0, 1], [1]]
 
 
+@pytest.mark.parametrize("layout", ["NTC", "TNC"])
+def test_samples_without_a_path_are_named(layout: str, emissions: Any, tmp_path: Path) -> None:
+    pred = np.concatenate([emissions["pred"]] * 2)
+    pred[2, 1, 2] = np.nan
+    label = np.array([[0, 1, -1, -1], [1, 1, 1, 1], [0, 1, -1, -1], [-1, -1, -1, -1]])
+    pred = pred if layout == "NTC" else pred.swapaxes(0, 1)
+    np.savez(tmp_path / "a.npz", pred=pred, label=label)
+    words = ["align", tmp_path / "a.npz", "--loss", f"CTCLoss({layout!r}, infeasible='zero')"]
+    for more in ([], ["--textgrid"]):
+        ran = rustloss(*words, *more, code=WRONG_DATA)
+        assert ran.complaint.splitlines() == [
+            "rustloss: error: sample 1 has no spans: no path through its frames gives its label",
+            "rustloss: error: sample 2 has no spans: pred has NaN",
+        ]
+        assert more or [len(row) for row in ran.data] == [2, 0, 0, 0]
+    assert re.findall(r'name = "(.*)"', ran.text) == [f"sample {i}" for i in range(4)]
+    np.savez(tmp_path / "b.npz", pred=np.zeros((0, 3)), label=[1])
+    assert "sample 0 has" in rustloss("align", tmp_path / "b.npz", code=WRONG_DATA).complaint
+
+
+def test_a_vocabulary_that_is_no_text(emissions: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **emissions)
+    words = ["align", tmp_path / "a.npz", "--vocabulary", tmp_path / "a.npz"]
+    assert "a.npz: expected text in UTF-8" in rustloss(*words, code=WRONG_DATA).complaint
+
+
 def test_alignment_of_wrong_labels(emissions: Any, tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **{**emissions, "label": [[0, 7], [1, 1]]})
     assert "label[0, 1]" in rustloss("align", tmp_path / "a.npz", code=WRONG_DATA).complaint

@@ -314,8 +314,8 @@ def test_a_reader_of_values_may_stop(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [1, 3, 100])
 def test_an_index_is_that_in_the_file(rows: int, tmp_path: Path) -> None:
-    zeros, bad = np.zeros(9), np.array([0, 0, 0, 0, 0, 0, 0, -1, 0])
-    for label, weight, place in ((-9 * bad, zeros, "label[7]"), (zeros, bad, "sample_weight[7]")):
+    ones, bad = np.ones(9), np.array([1, 1, 1, 1, 1, 1, 1, -2, 1])
+    for label, weight, place in ((bad, ones, "label[7]"), (ones, bad, "sample_weight[7]")):
         pred = np.zeros((9, 4))
         np.savez(tmp_path / "a.npz", pred=pred, label=label, sample_weight=weight)
         words = ["eval", "SoftmaxCELoss", tmp_path / "a.npz", "--rows", rows]

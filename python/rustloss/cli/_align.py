@@ -21,6 +21,9 @@ class is the blank, says the loss.
 
   rustloss align emissions.npz --loss "CTCLoss(blank='first', input='log_probs')" --seconds 0.02
   rustloss align pred=emissions.npy label=text.npy --vocabulary letters.txt --textgrid > a.TextGrid
+
+A sample whose label no path gives has no spans: the standard error names it, and the exit code is
+1. The other samples are printed all the same.
 """
 
 
@@ -28,7 +31,8 @@ def add(commands: Any) -> None:
     """Add the command."""
     text = "align emissions with their labels by CTC: print the frames of every label"
     added = command(commands, "align", text, _run, details=DETAILS)
-    added.add_argument("files", metavar="FILE", nargs="+")
+    text = "an .npz file, - for one on the standard input, or NAME=FILE.npy for each array"
+    added.add_argument("files", metavar="FILE", nargs="+", help=text)
     added.add_argument("--loss", default="CTCLoss", help="the CTC loss, by default CTCLoss")
     added.add_argument(
         "--seconds", type=float, metavar="S", help="the length of a frame; else times are frames"
@@ -69,11 +73,23 @@ def _run(given: argparse.Namespace) -> int:
         sys.stdout.write(textgrid(samples, frames * (given.seconds or 1)))
     else:
         say_json(samples)
-    return 0
+    return _complain(loss.replace(infeasible="inf", reduction="sample", weight=None)(**inputs))
 
 
 def _vocabulary(path: str | None) -> list[str] | None:
-    return None if path is None else Path(path).read_text(encoding="utf-8").splitlines()
+    try:
+        return None if path is None else Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise OSError(f"{path}: expected text in UTF-8: {error}") from error
+
+
+def _complain(losses: Any) -> int:
+    """Say which samples have no path, by their losses, and return the exit code."""
+    bad = np.flatnonzero(~np.isfinite(losses))
+    for sample, loss in zip(bad, np.ravel(losses)[bad], strict=True):
+        why = "pred has NaN" if np.isnan(loss) else "no path through its frames gives its label"
+        sys.stderr.write(f"rustloss: error: sample {sample} has no spans: {why}\n")
+    return int(len(bad) > 0)
 
 
 def _labels(loss: CTCLoss[Any], label: Any, lengths: Any) -> Any:
@@ -132,7 +148,7 @@ def textgrid(samples: list[list[dict[str, Any]]], end: float) -> str:
         lines += [
             f"    item [{i}]:",
             '        class = "IntervalTier"',
-            f'        name = "sample {i}"',
+            f'        name = "sample {i - 1}"',
             "        xmin = 0",
             f"        xmax = {end}",
             f"        intervals: size = {len(intervals)}",
