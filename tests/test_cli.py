@@ -17,7 +17,7 @@ import rustloss as rl
 from commands import FINE, WRONG_DATA, WRONG_USE, rustloss
 from contract import over_losses
 from rustloss import cli
-from rustloss.cli import _doctor
+from rustloss.cli import _bench, _doctor
 from rustloss.cli._show import drawing
 from rustloss.cli._text import UsageError, loss_of
 from rustloss.testing._registry import specs
@@ -87,7 +87,36 @@ def test_a_reader_that_stops_is_no_error() -> None:
     assert run.stderr == b""
 
 
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == FINE
+    assert capsys.readouterr().out == f"rustloss {rl.__version__}\n"
+
+
+@pytest.mark.parametrize("name", ["eval", "align"])
+def test_help_says_what_a_file_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([name, "--help"]) == FINE
+    text = capsys.readouterr().out
+    assert re.search(r"^\w.*\.\n\nFILE is ", text, re.MULTILINE)
+    assert re.search(r"^  FILE +an? [.\w]+", text, re.MULTILINE)
+    assert not re.search(r" $", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("Hubber", "HuberLoss"), ("sofmaxce", "SoftmaxCELoss"), ("ctcLos", "CTCLoss"), ("spam", "")],
+)
+def test_names_that_are_near(name: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["show", name]) == WRONG_USE
+    complaint = capsys.readouterr().err
+    assert f"there is no loss {name}; " in complaint
+    assert ("near it: " in complaint) == bool(near)
+    assert near in complaint
+
+
 def test_loss_texts() -> None:
+    for name in ("huber", "HUBERLOSS", "huberLoss"):
+        assert loss_of(f"{name}(rho=2)") == rl.HuberLoss(rho=2)
+    assert loss_of("sigmoidbce") == rl.SigmoidBCELoss()
     assert loss_of("Huber") == rl.HuberLoss()
     assert loss_of(" HuberLoss (2, reduction=None) ") == rl.HuberLoss(2, reduction="none")
     assert loss_of("SoftmaxCELoss(class_weight=[1, 2])") == rl.SoftmaxCELoss(class_weight=[1, 2])
@@ -109,6 +138,7 @@ def test_commands_of_the_page_can_be_meant() -> None:
 def test_list_has_every_loss() -> None:
     lines = rustloss("list").text.splitlines()
     assert [line.split()[0] for line in lines] == list(specs())
+    assert "``" not in "".join(lines)
     rows = rustloss("list", "--json").data
     assert [row["name"] for row in rows] == list(specs())
     assert all(row["about"] and row["inputs"] for row in rows)
@@ -128,13 +158,21 @@ def test_show_has_formula_parameters_and_curve(
     assert cli.main(["show", name]) == FINE
     text = capsys.readouterr().out
     loss = specs()[name].cls()
-    assert (loss.__doc__ or "").partition("\n")[0] in text
+    assert (loss.__doc__ or "").partition("\n")[0].replace("``", "") in text
     assert ">>>" not in text
+    assert "``" not in text
     for parameter in loss._params:
         assert parameter in text
     assert ("gradient by" in text) == _has_curve(loss)
     assert cli.main(["show", repr(loss), "--json"]) == FINE
     assert json.loads(capsys.readouterr().out)["name"] == name
+
+
+def test_show_has_the_call_in_short_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["show", "CTC"]) == FINE
+    call = capsys.readouterr().out.partition("\n\n")[0]
+    assert max(map(len, call.splitlines())) < 80
+    assert " ".join(call.split()).startswith("CTCLoss(layout='NTC', label_layout='NT', weight=None")
 
 
 def test_show_draws_a_picture(tmp_path: Path) -> None:
@@ -248,6 +286,36 @@ def test_bench_times_and_draws(tmp_path: Path) -> None:
     assert all(row["numpy"] > 0 for row in found["rows"])
     assert found["threads"] == 1
     assert (tmp_path / "b.png").read_bytes().startswith(PNG)
+
+
+def test_bench_alone_compares_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_bench, "SECONDS", 0.0)
+    heads = {(): "rustloss", ("--peers", "numpy"): "fastest / rustloss"}
+    for more, last in heads.items():
+        assert cli.main(["bench", "--losses", "^sdml", *more]) == FINE
+        head, row = capsys.readouterr().out.splitlines()[-2:]
+        assert head.endswith(f" {last}")
+        assert row.startswith("SDMLLoss ")
+
+
+def test_threads_that_there_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--threads", "0"]) == WRONG_USE
+    assert "error: --threads: expected an integer from 1 to " in capsys.readouterr().err
+
+
+def test_accuracy_has_the_documented_bounds(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["accuracy", "--losses", "^(softmaxfocal|gaussian|ctc)"]
+    assert cli.main(words) == FINE
+    table = capsys.readouterr().out.partition("\n\n")[2].splitlines()
+    rows = [re.split(" {2,}", line) for line in table]
+    assert rows[0] == ["loss", "value", "bound", "gradient", "bound"]
+    bounds = [("4", "6"), ("19 + S/2", "19 + S/2"), ("2e-07", "2e-06")]
+    assert [(row[2], row[4]) for row in rows[1:]] == bounds
+    assert cli.main([*words, "--json"]) == FINE
+    first = json.loads(capsys.readouterr().out)["rows"][0]
+    assert first["bounds"] == {"value": "4", "gradient": "6"}
 
 
 def test_accuracy_is_small_and_not_nothing() -> None:

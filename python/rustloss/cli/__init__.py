@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from rustloss import __version__
 from rustloss.cli import _align, _bench, _doctor, _eval, _show
 from rustloss.cli._text import UsageError
 from rustloss.errors import ArgumentError, ParameterError
@@ -25,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="rustloss", description="Training losses: look at them, compute them, measure them."
     )
+    whole.add_argument("--version", action="version", version=f"rustloss {__version__}")
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
     for module in (_show, _eval, _align, _bench, _doctor):
         module.add(commands)

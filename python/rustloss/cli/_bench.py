@@ -16,7 +16,9 @@ from rustloss._loss import Loss
 from rustloss.cli._doctor import cpu, versions
 from rustloss.cli._peers import PEERS, Array, differentiated
 from rustloss.cli._text import UsageError, command, kind_of, pyplot, say, say_json, say_table
+from rustloss.errors import ParameterError
 from rustloss.testing import example, oracle
+from rustloss.testing._bounds import BOUNDS, Absolute
 
 #: Shapes of the first input by the family of the loss: (samples, frames, classes) of sequences.
 SHAPES = {"elementwise": (1000, 1000), "pairwise": (256, 128), "sequence": (16, 150, 32)}
@@ -27,6 +29,15 @@ SECONDS, LEAST = 0.3, 5
 NEAR = 1e-3
 #: Draws of which `accuracy` reports the worst.
 DRAWS = 20
+#: Of what it measures the error.
+RESULTS = ("value", "gradient")
+ABOUT = """\
+Instruction set {isa}. Worst difference of {draws} draws from NumPy in double
+precision, in ulp of the largest number of a result. The bound is documented for
+all options, in ulp of the sum of the absolute terms: where terms cancel, an
+error here may be above it. S is the largest logit less the smallest; the bounds
+of CTC are absolute.
+"""
 
 
 def add(commands: Any) -> None:
@@ -46,9 +57,10 @@ def add(commands: Any) -> None:
 def _chosen(pattern: str) -> Iterator[Loss]:
     """Return the losses whose names the pattern is found in."""
     try:
-        found = [row["name"] for row in _core.registry() if re.search(pattern, row["name"])]
+        search = re.compile(pattern, re.IGNORECASE).search
     except re.error as error:
         raise UsageError(f"--losses: {error}") from error
+    found = [row["name"] for row in _core.registry() if search(row["name"])]
     if not found:
         raise UsageError(f"--losses: no name of a loss has {pattern!r} in it")
     return (kind_of(name)(reduction="sum") for name in found)
@@ -67,7 +79,11 @@ def _flat(grads: Any) -> list[Array]:
 def _bench(given: argparse.Namespace) -> int:
     threads = get_num_threads() if given.threads is None else given.threads
     losses = list(_chosen(given.losses))
-    with num_threads(threads):
+    try:
+        limit = num_threads(threads)
+    except ParameterError as error:
+        raise UsageError(f"--threads: {str(error).removeprefix('n: ')}") from error
+    with limit:
         rows = [_row(loss, given.peers, threads) for loss in losses]
     about = {"cpu": cpu(), "threads": threads, "isa": _core.config()["isa"]}
     about |= versions(("rustloss", "numpy", *given.peers))
@@ -82,7 +98,9 @@ def _bench(given: argparse.Namespace) -> int:
         return 0
     say(", ".join(f"{name} {value}" for name, value in about.items()))
     say("Microseconds for value and gradient in single precision: the least of some calls.\n")
-    head = ["loss", "shape", "rustloss", *given.peers, "fastest / rustloss"]
+    head = ["loss", "shape", "rustloss", *given.peers]
+    if given.peers:
+        head.append("fastest / rustloss")
     say_table(head, [_cells(row, given.peers) for row in rows])
     return 0
 
@@ -126,13 +144,15 @@ def _times(row: dict[str, Any], names: list[str]) -> dict[str, float]:
 
 def _cells(row: dict[str, Any], peers: list[str]) -> list[str]:
     timed = _times(row, peers)
-    return [
+    cells = [
         row["loss"],
         "x".join(map(str, row["shape"])),
         f"{row['rustloss']:.0f}",
         *(f"{timed[peer]:.0f}" if peer in timed else row.get(peer, "-") for peer in peers),
-        f"{min(timed.values()) / row['rustloss']:.2f}" if timed else "",
     ]
+    if peers:
+        cells.append(f"{min(timed.values()) / row['rustloss']:.2f}" if timed else "-")
+    return cells
 
 
 def _picture(
@@ -160,18 +180,28 @@ def _accuracy(given: argparse.Namespace) -> int:
     if given.json:
         say_json({"isa": _core.config()["isa"], "draws": DRAWS, "rows": rows})
         return 0
-    say(f"Instruction set {_core.config()['isa']}. Worst difference of {DRAWS} draws from NumPy in")
-    say("double precision, in ulp of the largest number of a result.\n")
-    say_table(
-        ["loss", "value", "gradient"],
-        [[row["loss"], f"{row['value']:.2f}", f"{row['gradient']:.2f}"] for row in rows],
-    )
+    say(ABOUT.format(isa=_core.config()["isa"], draws=DRAWS))
+    head = ["loss", *(word for name in RESULTS for word in (name, "bound"))]
+    say_table(head, [[row["loss"], *_beside_bounds(row)] for row in rows])
     return 0
+
+
+def _beside_bounds(row: dict[str, Any]) -> Iterator[str]:
+    """Return the cells of each error and its bound."""
+    for name in RESULTS:
+        yield f"{row[name]:.2f}"
+        yield row["bounds"][name]
+
+
+def _bounds(name: str) -> dict[str, str]:
+    """Return the documented bounds of value and gradient in single precision."""
+    bounds = zip(RESULTS, BOUNDS[name], strict=False)
+    return {k: f"{b.float32:.0e}" if isinstance(b, Absolute) else str(b) for k, b in bounds}
 
 
 def _errors(loss: Loss) -> dict[str, Any]:
     """Return the worst errors of value and gradient in single precision."""
-    worst = {"value": 0.0, "gradient": 0.0}
+    worst = dict.fromkeys(RESULTS, 0.0)
     for seed in range(DRAWS):
         inputs = _inputs(loss, seed)
         value, grads = loss.value_and_grad(**inputs)
@@ -179,7 +209,8 @@ def _errors(loss: Loss) -> dict[str, Any]:
         worst["value"] = max(worst["value"], _ulps(np.asarray(value), exact.value))
         for grad, name in zip(_flat(grads), differentiated(loss), strict=True):
             worst["gradient"] = max(worst["gradient"], _ulps(grad, exact.grads[name]))
-    return {"loss": type(loss).__name__, **worst}
+    name = type(loss).__name__
+    return {"loss": name, **worst, "bounds": _bounds(name)}
 
 
 def _ulps(single: Array, double: Array) -> float:

@@ -6,6 +6,7 @@ import argparse
 import inspect
 import math
 import shutil
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from rustloss.cli._text import (
     command,
     kind_of,
     loss_of,
+    plain,
     pyplot,
     say,
     say_json,
@@ -44,7 +46,7 @@ def _list(given: argparse.Namespace) -> int:
             "name": row["name"],
             "family": row["family"],
             "inputs": [entry["name"] for entry in row["inputs"]],
-            "about": (inspect.getdoc(kind_of(row["name"])) or "").partition("\n")[0],
+            "about": plain(inspect.getdoc(kind_of(row["name"])) or "").partition("\n")[0],
         }
         for row in _core.registry()
     ]
@@ -73,7 +75,7 @@ def _show(given: argparse.Namespace) -> int:
         sampled = {} if curve is None else {name: line.tolist() for name, line in curve.items()}
         say_json({**facts, "params": dict(loss._params), "about": text, "curve": sampled})
         return 0
-    say(f"{spec['name']}{inspect.signature(type(loss))}\n")
+    say(f"{_call(loss)}\n")
     say(_prose(loss))
     say("")
     say_table(["parameter", "here"], [[name, str(of)] for name, of in loss._params.items()])
@@ -85,9 +87,17 @@ def _show(given: argparse.Namespace) -> int:
     return 0
 
 
+def _call(loss: Loss) -> str:
+    """Return how a loss is made, with the defaults; the types are in the docstring."""
+    name, signature = type(loss).__name__, inspect.signature(type(loss))
+    parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    words = str(inspect.Signature(parameters))
+    return textwrap.fill(f"{name}{words}", WIDTH, subsequent_indent=" " * (len(name) + 1))
+
+
 def _prose(loss: Loss) -> str:
     """Return the docstring of a loss up to its examples."""
-    return (inspect.getdoc(type(loss)) or "").partition("\n\nExamples\n")[0]
+    return plain(inspect.getdoc(type(loss)) or "").partition("\n\nExamples\n")[0]
 
 
 def _curve(loss: Loss) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import difflib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -50,13 +51,19 @@ def _parts(text: str) -> tuple[str, list[Any], dict[str, Any]] | None:
 
 
 def kind_of(name: str) -> type[Any]:
-    """Return the class of a loss, by its name or without the word Loss at its end."""
-    names = {row["name"] for row in _core.registry()}
-    for candidate in (name, f"{name}Loss"):
-        kind = getattr(rustloss, candidate, None)
-        if isinstance(kind, type) and kind.__name__ in names:
+    """Return the class of a loss, by its name in any case, perhaps without Loss at its end."""
+    registered = {row["name"] for row in _core.registry()}
+    named = {n: getattr(rustloss, n) for n in dir(rustloss)}
+    names = {n.lower(): n for n, of in named.items() if getattr(of, "__name__", "") in registered}
+    wanted = name.lower()
+    for candidate in (wanted, f"{wanted}loss"):
+        if candidate in names:
+            kind: type[Any] = named[names[candidate]]
             return kind
-    raise UsageError(f"there is no loss {name}; `rustloss list` has the names")
+    short = {n.removesuffix("loss"): of for n, of in names.items()}
+    near = difflib.get_close_matches(wanted.removesuffix("loss"), short)
+    meant = f"; near it: {', '.join(short[n] for n in near)}" if near else ""
+    raise UsageError(f"there is no loss {name}{meant}; `rustloss list` has the names")
 
 
 Runs = Callable[[argparse.Namespace], int]
@@ -69,7 +76,7 @@ def command(
     added: argparse.ArgumentParser = commands.add_parser(
         name,
         help=text,
-        description=f"{text[0].upper()}{text[1:]}. {details}",
+        description=f"{text[0].upper()}{text[1:]}.\n{details}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     added.add_argument("--json", action="store_true", help="print JSON")
@@ -94,6 +101,11 @@ def _finite(data: Any) -> Any:
     if isinstance(data, (list, tuple)):
         return [_finite(value) for value in data]
     return None if isinstance(data, float) and not abs(data) < float("inf") else data
+
+
+def plain(text: str) -> str:
+    """Return a docstring without the marks around its formulas."""
+    return text.replace("``", "")
 
 
 def say_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
