@@ -59,6 +59,7 @@ def test_help_names_the_commands() -> None:
         ("eval", "HuberLoss", "a.npz", "--rows", "0"),
         ("eval", "HuberLoss(reduction='mean')", "a.npz"),
         ("eval", "HuberLoss(batch_axis=1)", "a.npz"),
+        ("eval", "CTCLoss(label_layout='TN')", "a.npz"),
         ("eval", "SDMLLoss", "a.npz"),
         ("align", "a.npz", "--loss", "HuberLoss"),
         ("align", "a.npz", "--seconds", "-1"),
@@ -126,7 +127,7 @@ def test_loss_texts() -> None:
 
 def test_commands_of_the_page_can_be_meant() -> None:
     page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
-    lines = re.findall(r"^rustloss (.+)$", page, re.MULTILINE)
+    lines = re.findall(r"^rustloss (.+)$", page.replace("\\\n", ""), re.MULTILINE)
     assert len(lines) > 10
     for line in lines:
         assert cli.parser().parse_args(shlex.split(line)).run

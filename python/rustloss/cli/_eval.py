@@ -136,8 +136,8 @@ def _losses(loss: Loss, chunk: Chunk, done: int) -> np.ndarray[Any, Any]:
         if error.index is None:
             where = f"in the samples from {done} on" if done else "in the first samples"
             raise type(error)(f"{where}, {error}", error.argument) from error
-        text, (first, *others) = _in_file(str(error), error.argument, done), error.index or (None,)
-        index = () if first is None else (first + done, *others)
+        text = _in_file(str(error), error.argument, done)
+        index = (error.index[0] + done, *error.index[1:]) if error.index else ()
         raise type(error)(text, error.argument, index, error.value) from error
 
 
