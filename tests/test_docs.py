@@ -23,6 +23,8 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").g
 NAMES = tomllib.loads((ROOT / "docs" / "names.toml").read_text(encoding="utf-8"))
 #: Pages about libraries that tests/frameworks has, and runs them.
 OF_FRAMEWORKS = {"boosting.md", "jax.md", "mxnet.md", "pipelines.md", "tensorflow.md", "torch.md"}
+#: Variables that the tests of the frameworks set, and readers do not.
+OF_TESTS = {"JAX_ENABLE_X64", "XLA_FLAGS"}
 EXAMPLE = re.compile(
     r"^```(?P<fence>python|py)\n(?P<code>.*?)^```$(?:\s*^```text\n(?P<expected>.*?)^```$)?",
     re.MULTILINE | re.DOTALL,
@@ -100,6 +102,20 @@ def check_page(page: Path, about: str | None = None) -> None:
         printed = output(example, page.name, namespace)
         if example.expected is not None:
             assert printed == example.expected, f"{page.name}, line {example.line}"
+
+
+def check_page_alone(page: Path, about: str | None = None) -> None:
+    """Check a page in a process of its own, with what frameworks read as a reader has it."""
+    code = "import sys, pathlib, test_docs; test_docs.check_page(pathlib.Path(sys.argv[1]), *sys.argv[2:])"
+    arguments = [page, about] if about else [page]
+    usual = {name: value for name, value in os.environ.items() if name not in OF_TESTS}
+    subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT / "tests",
+        env=usual,
+        check=True,
+        timeout=100,
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 import pytest
 
-from test_docs import ROOT, check_page, missing_names
+from test_docs import ROOT, check_page_alone, missing_names
 
 
 def test_page() -> None:
     pytest.importorskip("flax")
-    check_page(ROOT / "docs" / "jax.md")
+    check_page_alone(ROOT / "docs" / "jax.md")
 
 
 @pytest.mark.parametrize(("library", "module"), [("torch", "torch.nn"), ("optax", "optax.losses")])

@@ -16,7 +16,7 @@ from contract import losses_of, over_losses
 from frameworks.tensors import arrays_of, loss_of, over_reductions, tensors_of
 from rustloss import errors
 from rustloss.testing._registry import differentiable, spec_of
-from test_docs import ROOT, check_page
+from test_docs import ROOT, check_page_alone
 
 torch = pytest.importorskip("torch")
 
@@ -270,12 +270,10 @@ def test_docstring_examples(name):
     assert not found.failed
 
 
-# Of torch's own making, the first time that forward mode is used.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
 def test_page():
-    check_page(ROOT / "docs" / "torch.md")
+    check_page_alone(ROOT / "docs" / "torch.md")
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/testing.md"])
 def test_page_about_more(page):
-    check_page(ROOT / page, about="torch")
+    check_page_alone(ROOT / page, about="torch")
