@@ -80,9 +80,15 @@ def output(example: Example, page: str, namespace: dict[str, Any]) -> str:
 
 def missing_names(library, module):
     """Return the names of the table that a library does not have."""
-    found = [row[library] for row in NAMES.values() if library in row]
+    found = names_in(library)
     assert found
     return [name for name in found if not hasattr(module, name)]
+
+
+def names_in(library):
+    """Return the names of the table that are of a library."""
+    rows = [row.get(library, []) for row in NAMES.values()]
+    return [name for row in rows for name in ([row] if isinstance(row, str) else row)]
 
 
 def test_examples_are_found() -> None:

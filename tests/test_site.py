@@ -13,7 +13,7 @@ import readme
 import rustloss as rl
 from contract import over_losses
 from rustloss.testing._registry import specs
-from test_docs import NAMES, ROOT
+from test_docs import NAMES, ROOT, names_in
 
 GALLERY = sorted((ROOT / "examples" / "gallery").glob("plot_*.py"))
 DOCS = ROOT / "docs"
@@ -65,6 +65,17 @@ def test_formula_of_every_loss_is_set_in_type(name):
 
 def test_every_loss_has_its_names():
     assert NAMES.keys() == specs().keys()
+
+
+@pytest.mark.parametrize(
+    ("library", "module"), [("torch", "torch/nn.py"), ("keras", "keras/losses.py")]
+)
+def test_names_of_modules_are_in_the_table(library, module):
+    """Read from the source, for the libraries may not be here."""
+    source = (ROOT / "python" / "rustloss" / module).read_text(encoding="utf-8")
+    names = re.findall(r'^    "(\w+)",$', source.partition("__all__")[2].partition("]")[0], re.M)
+    assert len(names) >= 15
+    assert set(names) <= set(names_in(library))
 
 
 def test_every_page_is_in_the_table_of_contents():

@@ -57,9 +57,14 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def names() -> dict[str, dict[str, str]]:
-    """Return what each loss is called in other libraries."""
+def names() -> dict[str, dict[str, Any]]:
+    """Return what each loss is called in other libraries: a name or a list of names."""
     return tomllib.loads((DOCS / "names.toml").read_text(encoding="utf-8"))
+
+
+def code(known: str | list[str]) -> str:
+    """Return one name or several as code."""
+    return ", ".join(f"`{name}`" for name in ([known] if isinstance(known, str) else known))
 
 
 def accuracy(loss: str) -> str:
@@ -102,7 +107,7 @@ def draw(loss: str) -> bool:
             plt.close(figure)
 
 
-def page(spec: dict[str, Any], elsewhere: dict[str, str]) -> Iterator[str]:
+def page(spec: dict[str, Any], elsewhere: dict[str, Any]) -> Iterator[str]:
     """Yield the parts of a page."""
     name = spec["name"]
     yield f"# {name}\n"
@@ -123,7 +128,7 @@ def page(spec: dict[str, Any], elsewhere: dict[str, str]) -> Iterator[str]:
     yield table(["input", "may hold", "required", "gradient"], rows)
     yield f"Kinks, where the gradient is 0 or that of one side: {spec['kinks'] or 'none'}.\n"
     yield f"Second derivative (`grad_hess`): {'yes' if spec['hess'] else 'no'}.\n"
-    found = [[LIBRARIES[k], f"`{elsewhere[k]}`"] for k in LIBRARIES if k in elsewhere]
+    found = [[LIBRARIES[k], code(elsewhere[k])] for k in LIBRARIES if k in elsewhere]
     if found:
         yield "## Elsewhere\n"
         yield table(["library", "name"], found)
@@ -147,7 +152,7 @@ def write_pages(_: Sphinx) -> None:
         write(spec["name"], page(spec, elsewhere[spec["name"]]))
     head = ["rustloss", *LIBRARIES.values()]
     rows = [
-        [f"[{name}](losses/{name}.md)", *(f"`{row[k]}`" if k in row else "" for k in LIBRARIES)]
+        [f"[{name}](losses/{name}.md)", *(code(row.get(k, [])) for k in LIBRARIES)]
         for name, row in elsewhere.items()
     ]
     notes = [f"- `{name}`: {row['note']}" for name, row in elsewhere.items() if "note" in row]
