@@ -48,6 +48,28 @@ DOMAINS = {
     "Offsets": "whole numbers that do not fall",
 }
 GRADIENTS = {"Default": "yes", "OnRequest": "with `wrt=`", "Never": "no"}
+#: Two features, of which the first moves, and what stands beside them, where no default would do.
+BESIDE: dict[str, tuple[dict[str, Any], str]] = {
+    name: (
+        {"row": [0.0, 0.0], "positive": [[-1.0, 0.0]], "negative": [[1.0, 0.0]]},
+        "The anchor moves on a line; the positive is at -1 and the negative at 1.",
+    )
+    for name in ("TripletLoss", "TripletMarginLoss")
+} | {
+    "CosineEmbeddingLoss": (
+        {"row": [0.0, 1.0], "input2": [[1.0, 0.0]], "label": [1.0]},
+        "The vector is (x, 1), and the other one (1, 0), which it is to be like: the label is 1.",
+    )
+}
+#: What the rows of the table of errors are, where they are not like others.
+UNITS = {
+    "CTCLoss": """\
+Promised are absolute errors, in the order float32, float64 of the loss / float32, float64 of the
+gradient: a loss in float32 is within 2e-7 of the exact one, or of 2e-7 times the loss where that is above
+1, and each number of its gradient within 2e-6. Measured errors are in ulp of the loss, or of 1 where the
+loss is less, value / gradient.
+"""
+}
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -97,7 +119,7 @@ def draw(loss: str) -> bool:
     with plt.style.context(DOCS / "_ext" / "curves.mplstyle"):
         figure, ax = plt.subplots()
         try:
-            rl.plot.curve(getattr(rl, loss)(), ax=ax)
+            rl.plot.curve(getattr(rl, loss)(), ax=ax, **BESIDE.get(loss, ({}, ""))[0])
         except TypeError:
             return False
         else:
@@ -115,6 +137,10 @@ def page(spec: dict[str, Any], elsewhere: dict[str, Any]) -> Iterator[str]:
     if draw(name):
         yield "## Curve\n"
         yield f"![Value, gradient and, where it exists, second derivative of {name}]({name}.svg)\n"
+        if name in BESIDE:
+            yield BESIDE[name][1] + "\n"
+    elif name == "CTCLoss":
+        yield "[](../lattice.md) has a picture of its paths.\n"
     yield "## Call\n"
     rows = [
         [
@@ -134,7 +160,8 @@ def page(spec: dict[str, Any], elsewhere: dict[str, Any]) -> Iterator[str]:
         yield table(["library", "name"], found)
         yield elsewhere.get("note", "") + "\n"
     yield "## Accuracy\n"
-    yield "Worst error of value / gradient / second derivative; [](../accuracy.md) has the unit.\n"
+    usual = "Worst error of value / gradient / second derivative; [](../accuracy.md) has the unit.\n"
+    yield UNITS.get(name, usual)
     yield accuracy(name) + speed(name)
 
 

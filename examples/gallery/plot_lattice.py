@@ -2,8 +2,9 @@
 The lattice of CTC
 ==================
 
-The states of the word *cat*, a blank before, between and behind the letters, over seven frames. The
-darker a state, the more of the probability passes through it; the line is the most probable path.
+The states of the word *cat*, a blank (␣) before, between and behind the letters, over seven frames. A
+column is a frame and a row a state, from the first at the top to the last. The darker a cell, the more of
+the probability passes through the state at that frame; the line is the most probable path.
 """
 
 import matplotlib.pyplot as plt
@@ -49,8 +50,10 @@ letters_so_far = np.maximum.accumulate(index) + 1
 path = np.where(index >= 0, 2 * index + 1, 2 * letters_so_far)
 
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
-ax.imshow(occupancy.T, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-ax.plot(path, "o-", color="C1", label="best path")
-ax.set(xlabel="frame", yticks=range(7), yticklabels=list("␣c␣a␣t␣"))
+image = ax.imshow(occupancy.T, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+figure.colorbar(image, label="probability of the state at the frame")
+ax.plot(path, "o-", color="C1", label="most probable path")
+ax.set(xlabel="frame", ylabel="state (␣ is the blank)")
+ax.set(yticks=range(7), yticklabels=list("␣c␣a␣t␣"))
 ax.legend(loc="lower left")
 plt.show()
