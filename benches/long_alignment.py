@@ -1,17 +1,20 @@
 """Record time and memory of CTC over long speech: value and gradient, and the alignment.
 
-Each runs in a process of its own. Its memory is what the call adds to the most that was in use before
-it, results included and inputs not. Time grows with the square of the minutes.
+Each runs in a process of its own. Its memory is what the call adds to the most that was in use
+before it, results included and inputs not. Time grows with the square of the minutes. The load is
+what the system says before the first call: how many programs want a processor.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -24,7 +27,10 @@ FRAMES, LABELS = 3000, 500
 CLASSES = 64
 LIMIT = 512 << 20
 THREADS = 2
-WAYS = {"loss and gradient": rl.CTCLoss.value_and_grad, "alignment": rl.CTCLoss.align}
+WAYS: dict[str, Callable[..., object]] = {
+    "loss and gradient": rl.CTCLoss.value_and_grad,
+    "alignment": rl.CTCLoss.align,
+}
 
 
 def peak() -> int:
@@ -55,13 +61,14 @@ def main() -> None:
     if arguments.way:
         print(json.dumps(run(arguments.way, arguments.minutes)))
         return
-    found = {}
+    load, found = round(os.getloadavg()[0], 1), {}
     for way in WAYS:
         options = ["--minutes", str(arguments.minutes), "--way", way]
         found[way] = json.loads(subprocess.check_output([sys.executable, __file__, *options]))
         print(way, found[way], flush=True)
     record = {
         **setting(THREADS),
+        "load": load,
         "minutes": arguments.minutes,
         "frames": arguments.minutes * FRAMES,
         "labels": arguments.minutes * LABELS,

@@ -17,9 +17,14 @@ import ratios
 import records
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "benches" / "README.md"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "docs" / "ctc.md",
+    ROOT / "docs" / "speed.md",
+    ROOT / "benches" / "README.md",
+]
 CHART = "docs/_static/speed-{theme}.svg"
-#: Elements from which a case is in README's table.
+#: Elements from which a case is in the table of large cases.
 LARGE = 100_000
 KINDS = ("float32", "float16", "bfloat16", "F", "mixed", "axis=1")
 INK = {"light": "#1f2328", "dark": "#e6edf3"}
@@ -69,6 +74,22 @@ def sure_model() -> str:
     return f"{table(head, rows, numbers_from=1)}\n\n{listed(record['versions'])}."
 
 
+def long_alignment() -> str:
+    """Return time and memory of CTC over long speech."""
+    record = records.load("long_alignment")
+    rows = [[way, f"{it['seconds']:.0f}", f"{it['MiB']}"] for way, it in record["ways"].items()]
+    size = (
+        f"{record['minutes']} minutes of speech ({record['frames']:,} frames, "
+        f"{record['labels']:,} labels, {record['classes']} classes, float32), "
+        f"`memory_limit={record['memory_limit'] >> 20} << 20`:"
+    )
+    setting = (
+        f"{record['machine']}, with a load of {record['load']} from other programs; "
+        f"{listed(record['versions'])}."
+    )
+    return f"{size}\n\n{table(['', 'seconds', 'MiB'], rows, numbers_from=1)}\n\n{setting}"
+
+
 def speed() -> str:
     """Return the table of all recorded times."""
     record = records.load("speed")
@@ -99,7 +120,7 @@ def micros(time: float | None) -> str:
 
 
 def speed_summary() -> str:
-    """Return the chart, what was measured on what, where others are ahead, and the large cases."""
+    """Return the chart, what was measured, where others are ahead, and a row of each loss."""
     record = records.load("speed")
     cases = ratios.compared(record["cases"])
     behind = [case for case in cases if ratios.fastest(case)[1] < 1]
@@ -116,28 +137,70 @@ def speed_summary() -> str:
 </picture>
 
 Value and gradient, against the fastest of the others in the same type and layout: how many times as
-long it takes. The chart has the largest case of each loss (rows x columns; CTC: frames x samples x
-classes x labels) in float32 and C order.
+long it takes, so above 1 rustloss is faster. The chart has the largest case of each loss (rows x
+columns; CTC: frames x samples x classes x labels) in float32 and C order.
 {record["machine"]}; {listed(record["versions"])}.
 
 Of {len(cases)} cases others are ahead in {len(behind)}. The geometric means are
 
 {means}
 
-The large cases, and all in which others are ahead, the worst first:
+Each loss, that with the worst case first:
 
-{large_cases(cases)}"""
+{losses(cases)}"""
 
 
-def large_cases(cases: list[dict[str, Any]]) -> str:
+def losses(cases: list[dict[str, Any]]) -> str:
+    """Return a table of the losses: the largest case in float32 and C order, and the worst."""
+    largest = {title(case): case for case in largest_cases(cases)}
+    worst: dict[str, dict[str, Any]] = {}
+    counts: dict[str, list[int]] = {}
+    for case in cases:
+        worst.setdefault(title(case), case)
+        counts.setdefault(title(case), []).append(ratios.fastest(case)[1] < 1)
+    rows = [
+        [
+            name,
+            beside(largest[name]),
+            beside(case),
+            f"{sum(counts[name])} of {len(counts[name])}",
+        ]
+        for name, case in worst.items()
+    ]
+    head = ["loss", "largest case, float32", "worst of all types, layouts and sizes", "behind in"]
+    return table(head, rows, numbers_from=3)
+
+
+def title(case: dict[str, Any]) -> str:
+    """Return what the loss of a case is called."""
+    return str(case["case"].split()[0])
+
+
+def beside(case: dict[str, Any]) -> str:
+    """Return the ratio of a case, its arrays and the peer."""
+    peer, ratio = ratios.fastest(case)
+    return f"{ratio:.2f} ({case['case'].partition(' ')[2]}, {peer})"
+
+
+def largest_cases(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the longest case of each loss in float32 and C order, the worst first."""
+    usual = [case for case in cases if ratios.kind(case) == "float32"]
+    by_time = sorted(usual, key=lambda case: case["rustloss"])
+    return ratios.compared({title(case): case for case in by_time}.values())
+
+
+def large_cases() -> str:
     """Return a table of the large cases and of those where others are ahead, the worst first."""
+    cases = ratios.compared(records.load("speed")["cases"])
     kinds = [kind for kind in KINDS if kind in map(ratios.kind, cases)]
     rows: dict[str, dict[str, str]] = {}
     for case in cases:
-        title, shape, *_ = case["case"].split()
+        shape = case["case"].split()[1]
         peer, ratio = ratios.fastest(case)
         if ratio < 1 or math.prod(map(int, shape.split("x"))) >= LARGE:
-            rows.setdefault(f"{title} {shape}", {})[ratios.kind(case)] = f"{ratio:.2f} ({peer})"
+            rows.setdefault(f"{title(case)} {shape}", {})[ratios.kind(case)] = (
+                f"{ratio:.2f} ({peer})"
+            )
     cells = ([name, *(found.get(kind, "") for kind in kinds)] for name, found in rows.items())
     return table(["case", *kinds], cells, numbers_from=1)
 
@@ -158,11 +221,15 @@ def scaling() -> str:
 
 def draw_chart(path: Path, ink: str, bar: str) -> None:
     """Draw the largest case of each loss in float32 and C order."""
-    usual = (case for case in records.load("speed")["cases"] if ratios.kind(case) == "float32")
-    by_time = sorted(ratios.compared(usual), key=lambda case: case["rustloss"])
-    largest = {case["case"].split()[0]: case for case in by_time}
-    cases = sorted(largest.values(), key=lambda case: ratios.fastest(case)[1])
-    figure, ax = plt.subplots(figsize=(8, 0.28 * len(cases) + 0.8), layout="constrained")
+    record = records.load("speed")
+    cases = largest_cases(ratios.compared(record["cases"]))
+    figure, ax = plt.subplots(figsize=(8, 0.28 * len(cases) + 1.8), layout="constrained")
+    figure.suptitle("Value and gradient in float32, beside the fastest other library", color=ink)
+    ax.set_title(f"{record['machine']}\n{listed(record['versions'])}", color=ink, fontsize=7)
+    ax.set_xlabel(
+        "time of the fastest other library / time of rustloss; above 1, rustloss is faster",
+        color=ink,
+    )
     for place, case in enumerate(cases):
         peer, ratio = ratios.fastest(case)
         ax.barh(place, ratio - 1, left=1, color=bar)
@@ -171,6 +238,7 @@ def draw_chart(path: Path, ink: str, bar: str) -> None:
     ax.axvline(1, color=ink, linewidth=1)
     ax.set_xscale("log")
     ax.set_xlim(0.5, 40)
+    ax.set_ylim(-1, len(cases))
     ax.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
     ax.minorticks_off()
     ax.tick_params(colors=ink)
@@ -185,6 +253,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "sure_model": sure_model,
     "speed": speed,
     "speed_summary": speed_summary,
+    "large_cases": large_cases,
+    "long_alignment": long_alignment,
     "scaling": scaling,
 }
 

@@ -112,7 +112,7 @@ def check_page(page: Path, about: str | None = None) -> None:
 
 def check_page_alone(page: Path, about: str | None = None) -> None:
     """Check a page in a process of its own, with what frameworks read as a reader has it."""
-    code = "import sys, pathlib, test_docs; test_docs.check_page(pathlib.Path(sys.argv[1]), *sys.argv[2:])"
+    code = "import sys, test_docs; test_docs.check_page(test_docs.Path(sys.argv[1]), *sys.argv[2:])"
     arguments = [page, about] if about else [page]
     usual = {name: value for name, value in os.environ.items() if name not in OF_TESTS}
     subprocess.run(

@@ -73,7 +73,8 @@ def test_every_loss_has_its_names():
 def test_names_of_modules_are_in_the_table(library, module):
     """Read from the source, for the libraries may not be here."""
     source = (ROOT / "python" / "rustloss" / module).read_text(encoding="utf-8")
-    names = re.findall(r'^    "(\w+)",$', source.partition("__all__")[2].partition("]")[0], re.M)
+    listed = source.partition("__all__")[2].partition("]")[0]
+    names = re.findall(r'^    "(\w+)",$', listed, re.MULTILINE)
     assert len(names) >= 15
     assert set(names) <= set(names_in(library))
 

@@ -65,9 +65,9 @@ BESIDE: dict[str, tuple[dict[str, Any], str]] = {
 UNITS = {
     "CTCLoss": """\
 Promised are absolute errors, in the order float32, float64 of the loss / float32, float64 of the
-gradient: a loss in float32 is within 2e-7 of the exact one, or of 2e-7 times the loss where that is above
-1, and each number of its gradient within 2e-6. Measured errors are in ulp of the loss, or of 1 where the
-loss is less, value / gradient.
+gradient. A loss in float32 is within 2e-7 of the exact one, or within 2e-7 times the loss where
+that is above 1, and each number of its gradient within 2e-6. Measured errors, value / gradient, are
+in ulp of the loss, or of 1 where the loss is less.
 """
 }
 
@@ -160,7 +160,9 @@ def page(spec: dict[str, Any], elsewhere: dict[str, Any]) -> Iterator[str]:
         yield table(["library", "name"], found)
         yield elsewhere.get("note", "") + "\n"
     yield "## Accuracy\n"
-    usual = "Worst error of value / gradient / second derivative; [](../accuracy.md) has the unit.\n"
+    usual = (
+        "Worst error of value / gradient / second derivative; [](../accuracy.md) has the unit.\n"
+    )
     yield UNITS.get(name, usual)
     yield accuracy(name) + speed(name)
 

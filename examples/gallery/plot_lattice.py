@@ -2,9 +2,9 @@
 The lattice of CTC
 ==================
 
-The states of the word *cat*, a blank (␣) before, between and behind the letters, over seven frames. A
-column is a frame and a row a state, from the first at the top to the last. The darker a cell, the more of
-the probability passes through the state at that frame; the line is the most probable path.
+The states of the word *cat*, a blank (␣) before, between and behind the letters, over seven frames.
+A column is a frame and a row a state, from the first at the top to the last. The darker a cell, the
+more of the probability passes through the state at that frame; the line is the most probable path.
 """
 
 import matplotlib.pyplot as plt
