@@ -59,7 +59,7 @@ def test_a_planted_bug_is_found(name):
             )
 
         title = ("value", "d/d", "d2/d")[wrong]
-        with pytest.raises(AssertionError, match=rf"^{title}.* the bound of [\s\S]*rl\.{name}\("):
+        with pytest.raises(AssertionError, match=rf"^{title}.* the bound [\s\S]*rl\.{name}\("):
             assert_parity(mine, loss, max_examples=EXAMPLES)
 
 
@@ -78,7 +78,7 @@ def shown(mine: Any, loss: rl.Loss, **options: Any) -> list[str]:
 
 def test_the_counterexample_is_code():
     fault, *code = shown(huber, rl.HuberLoss(reduction="none"), dtype="float32")
-    text = "value at [] is 0, expected 0.5: the error is 5e-01, the bound of 5 ulp 6e-07"
+    text = "value at [] is 0, expected 0.5: the error is 5e-01, the bound 6e-07 (5 ulp)"
     assert fault == text
     assert code == [
         "huber(np.array(0.0, 'float32'), np.array(1.0, 'float32'))",
@@ -102,7 +102,7 @@ def test_what_is_compared():
     )
     assert shown(lambda x, y: value(x, y).sum(), loss)[0].startswith("value: expected shape (")
     with_weights = shown(lambda x, y, **_: value(x, y), loss, optional=["sample_weight"])
-    assert with_weights[1].endswith("sample_weight=np.array(0.0, 'float64'))")
+    assert with_weights[2].endswith("sample_weight=np.array(0.0, 'float64'))")
     assert shown(lambda x, y: value(x, y) + 1e-9, loss)
     assert_parity(lambda x, y: value(x, y) + 1e-9, loss, ulp=1e8)
 

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from rustloss import _core
 from rustloss._loss import Loss
 from rustloss.errors import DTypeError, ParameterError, ShapeError
+from rustloss.testing import _checks
 from rustloss.testing._registry import differentiable, spec_of
+from rustloss.testing._ulp import told_apart
 
 Array = NDArray[np.float64]
 
@@ -46,15 +48,16 @@ def check_gradient(
 ) -> None:
     """Check the gradient of a loss or of any other function against differences of values.
 
-    Of a loss, the second derivative is checked too. Arrays are read as float64. An element whose
-    points straddle a kink is left out. If that leaves nothing to compare, the check fails.
+    Of a loss, the second derivative is checked too. Arrays are read as float64, but an array of
+    integers that has no gradient, such as one of labels, stays what it is. An element whose points
+    straddle a kink is left out. If that leaves nothing to compare, the check fails.
 
     Parameters
     ----------
     function : Loss or callable
-        A loss; or a function that returns value and gradient, the latter by its first argument, or
-        a tuple of gradients by as many of the first arguments. A value that is an array counts as
-        its sum.
+        A loss; or a function that returns the tuple of value and gradient, the latter by its first
+        argument, or a tuple of gradients by as many of the first arguments. A value that is an
+        array counts as its sum.
     *args, **options
         For a loss what ``value_and_grad`` takes but `out`, `grad_out` and `wrt`; for another
         function its arguments, of which the differentiated ones are numbers or arrays.
@@ -76,6 +79,8 @@ def check_gradient(
         If a function computes in less than float64, whose digits differences need.
     rustloss.errors.ShapeError
         If a gradient has not the shape of its argument.
+    TypeError
+        If a function returns anything but two results, or more gradients than it has arguments.
 
     Examples
     --------
@@ -90,6 +95,9 @@ def check_gradient(
     AssertionError: exp: d/d[0] at [0] is 0.5210953, by differences 1.648721 (step 0.000488281); \
 the worst of 2 that are wrong, of 2
     """
+    _checks.a_callable(function, "function")
+    if gradient is not None:
+        _checks.a_callable(gradient, "gradient")
     if gradient is None and isinstance(function, Loss):
         _check_loss(function, args, options, wrt, rtol, atol)
     elif wrt is not None:
@@ -108,11 +116,18 @@ def _check_function(
 ) -> None:
     given = list(args)
     for i in range(1 if gradient else len(given)):
-        if np.asarray(given[i]).dtype.kind in "biuf":
+        is_of_labels = i > 0 and isinstance(given[i], np.ndarray) and given[i].dtype.kind in "biu"
+        if np.asarray(given[i]).dtype.kind in "biuf" and not is_of_labels:
             given[i] = np.array(given[i], np.float64)
-    found = function(*given, **options)[1] if gradient is None else gradient(*given, **options)
-    grads = found if isinstance(found, tuple) else (found,)
     who = getattr(function, "__name__", repr(function))
+    if gradient is None:
+        found = _gradient_of(function, given, options)
+    else:
+        found = gradient(*given, **options)
+    grads = found if isinstance(found, tuple) else (found,)
+    if len(grads) > len(given):
+        text = f"expected at most as many gradients as arguments, {len(given)}, got {len(grads)}"
+        raise TypeError(f"gradient: {text}")
     for i, grad in enumerate(map(np.asarray, grads)):
         given[i] = np.array(given[i], np.float64)
         if grad.shape != given[i].shape:
@@ -128,6 +143,17 @@ def _check_function(
             return float(value.sum())
 
         _compare(f"{who}: d/d[{i}]", grad, _smooth_slopes(total, given[i], rtol, atol), rtol, atol)
+
+
+def _gradient_of(function: Callable[..., Any], args: list[Any], options: Mapping[str, Any]) -> Any:
+    """Return the second of the two results of a function."""
+    found = function(*args, **options)
+    if isinstance(found, tuple) and len(found) == 2:
+        return found[1]
+    kind = f"a tuple of {len(found)}" if isinstance(found, tuple) else type(found).__name__
+    text = "expected it to return a tuple of two, value and gradient, or gradient=g beside it"
+    who = getattr(function, "__name__", repr(function))
+    raise TypeError(f"function: {text}, got {kind} from {who}")
 
 
 def _smooth_slopes(
@@ -228,7 +254,8 @@ def _compare(
         excess = float(error / bound) if bound > 0 and np.isfinite(error) else np.inf
         if excess > worst:
             worst, at = excess, list(map(int, index))
-            text = f"at {at} is {got:.7g}, by differences {expected:.7g} (step {step:g})"
+            is_, should = told_apart(got, expected)
+            text = f"at {at} is {is_}, by differences {should} (step {step:g})"
     if wrong:
         raise AssertionError(f"{what} {text}; the worst of {wrong} that are wrong, of {compared}")
     if derivatives.size and not compared:

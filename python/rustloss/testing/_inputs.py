@@ -10,7 +10,15 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import DTypeLike, NDArray
 
 from rustloss._loss import Loss
-from rustloss.testing._registry import Geometry, geometry, inputs, spec_of
+from rustloss.testing import _checks
+from rustloss.testing._registry import (
+    Geometry,
+    class_count,
+    geometry,
+    inputs,
+    of_any_classes,
+    spec_of,
+)
 
 Array = NDArray[Any]
 
@@ -106,24 +114,36 @@ class Source(Protocol):
         """Return one of the numbers."""
 
 
+#: What real numbers of a normal size are multiplied by.
+SCALES = (1.0, 0.25, 8.0)
+
+
 class Values:
     """Numbers of a domain.
 
     `smooth` keeps away from the edges of domains, and `grid` to multiples of 1/8, where sums are
-    exact and kinks are hit.
+    exact and kinks are hit. Real numbers are multiplied by one of the `scales`.
     """
 
-    def __init__(self, rng: Source, *, smooth: bool = False, grid: bool = False) -> None:
+    def __init__(
+        self,
+        rng: Source,
+        *,
+        smooth: bool = False,
+        grid: bool = False,
+        scales: tuple[float, ...] = SCALES,
+    ) -> None:
         self.rng = rng
         self.smooth = smooth
         self.grid = grid
+        self.scales = scales
 
-    def _real(self, shape: tuple[int, ...]) -> Array:
+    def _real(self, shape: tuple[int, ...], scales: tuple[float, ...] = SCALES) -> Array:
         x = self.rng.normal(size=shape)
         if self.smooth:
             # Vectors of almost no length bend too much for differences.
             return np.copysign(0.3 + np.abs(x), x)
-        x *= self.rng.choice([1.0, 0.25, 8.0])
+        x *= self.rng.choice(list(scales))
         return np.round(8 * x) / 8 if self.grid else x
 
     def _unit(self, shape: tuple[int, ...]) -> Array:
@@ -155,7 +175,7 @@ class Values:
             return np.asarray(x - np.logaddexp.reduce(x, axis=along, keepdims=True))
         if domain == "Scalar":
             return np.asarray(self.rng.choice([1e-3, 0.125, 0.5]))
-        x = self._real(shape)
+        x = self._real(shape, self.scales if domain == "Real" else SCALES)
         if domain in {"Positive", "NonNegative", "Variance", "Weight"}:
             x = np.abs(x)
         if domain == "Positive" or (domain == "Variance" and self.smooth):
@@ -241,7 +261,7 @@ def inputs_of(
 
 def example(
     loss: Loss,
-    shape: tuple[int, ...] | None = None,
+    shape: int | tuple[int, ...] | None = None,
     *,
     dtype: DTypeLike = np.float64,
     seed: int = 0,
@@ -253,7 +273,7 @@ def example(
     ----------
     loss : Loss
         The loss; its parameters matter.
-    shape : tuple of int, optional
+    shape : int or tuple of int, optional
         The shape of the first input; by default a few samples.
     dtype : dtype_like, default float64
         Of the predictions; whatever has a gradient by default counts as one.
@@ -277,13 +297,31 @@ def example(
     >>> rl.HuberLoss()(**inputs).shape
     (2,)
     """
-    if shape is None:
-        shape = _SHAPES.get(spec_of(loss).family, (3, 4))
-        if spec_of(loss).family == "sequence":
-            sizes = dict(zip("NTC", shape, strict=True))
-            shape = tuple(sizes[axis] for axis in loss._params["layout"])
+    spec = spec_of(_checks.instance(loss))
+    inputs_there_are = [i.name for i in spec.inputs if i.domain != "Offsets"]
+    _checks.names(optional, inputs_there_are, "optional", "names of inputs")
+    sides = _usual_shape(loss) if shape is None else _checks.fixed_shape(shape)
     values = Values(np.random.default_rng(seed))
-    return inputs_of(loss, shape, values, optional=optional, dtype=dtype)
+    return inputs_of(loss, sides, values, optional=optional, dtype=_checks.float_type(dtype))
+
+
+def _usual_shape(loss: Loss) -> tuple[int, ...]:
+    """Return a shape of a few samples, with as many classes as the loss has weights for."""
+    spec = spec_of(loss)
+    shape = _SHAPES.get(spec.family, (3, 4))
+    if spec.family == "sequence":
+        sizes = dict(zip("NTC", shape, strict=True))
+        return tuple(sizes[axis] for axis in loss._params["layout"])
+    return with_classes(loss, shape)
+
+
+def with_classes(loss: Loss, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape whose axis of classes is as long as the parameters of the loss say."""
+    count = class_count(spec_of(loss), loss._params)
+    axis = None if count is None else geometry(of_any_classes(loss), shape).classes
+    if axis is None or count is None:
+        return shape
+    return (*shape[:axis], count, *shape[axis + 1 :])
 
 
 def layout_for(loss: Loss, name: str, layout: str) -> str:

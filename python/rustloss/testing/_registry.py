@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 import rustloss
 from rustloss import _core
 from rustloss._adapter import DISCRETE
@@ -117,13 +119,12 @@ def specs() -> Mapping[str, Spec]:
 
 def spec_of(loss: LossLike) -> Spec:
     """Return what the registry says of a loss, of its class, or of the class of that name."""
-    if isinstance(loss, str):
-        loss = getattr(rustloss, loss)
-    cls = loss if isinstance(loss, type) else type(loss)
+    found = getattr(rustloss, loss, None) if isinstance(loss, str) else loss
+    cls = found if isinstance(found, type) else type(found)
     for base in cls.__mro__:
-        if base.__name__ in specs():
+        if issubclass(base, Loss) and base.__name__ in specs():
             return specs()[base.__name__]
-    raise TypeError(f"expected a loss of this library, got {loss!r}")
+    raise TypeError(f"loss: expected a loss of this library, its class or its name, got {loss!r}")
 
 
 class Geometry(NamedTuple):
@@ -173,11 +174,29 @@ def input_of(loss: Loss, name: str) -> Input:
 
 #: More axes than these are not drawn.
 MOST_AXES = 4
+#: Kinds of parameters with one number for each class.
+_OF_CLASSES = {"weights", "probabilities"}
+
+
+def class_count(spec: Spec, params: Mapping[str, Any]) -> int | None:
+    """Return how many classes parameters are for, None if any number will do."""
+    given = (params.get(name) for name, p in spec.params.items() if p.kind in _OF_CLASSES)
+    return next((np.size(numbers) for numbers in given if numbers is not None), None)
+
+
+def of_any_classes(loss: Loss) -> Loss:
+    """Return the loss without the parameters that are for a number of classes."""
+    spec = spec_of(loss)
+    if class_count(spec, loss._params) is None:
+        return loss
+    without = {name: None for name, p in spec.params.items() if p.kind in _OF_CLASSES}
+    made: Loss = spec.cls(**{**loss._params, **without})
+    return made
 
 
 def ndims(loss: Loss) -> tuple[int, ...]:
     """Return the numbers of axes that the first input may have, up to `MOST_AXES`."""
-    found = []
+    found, loss = [], of_any_classes(loss)
     for ndim in range(MOST_AXES + 1):
         try:
             geometry(loss, (3,) * ndim)

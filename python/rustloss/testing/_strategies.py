@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,8 +13,10 @@ from numpy.typing import DTypeLike
 
 from rustloss._loss import Loss
 from rustloss.errors import ParameterError
+from rustloss.testing import _checks
 from rustloss.testing._inputs import (
     LAYOUTS,
+    SCALES,
     Array,
     Size,
     Values,
@@ -21,11 +24,13 @@ from rustloss.testing._inputs import (
     layout_for,
     relayout,
     weight_shapes,
+    with_classes,
 )
 from rustloss.testing._registry import (
     LossLike,
     Param,
     Spec,
+    class_count,
     geometry,
     input_of,
     ndims,
@@ -47,6 +52,11 @@ _NUMBERS = {
 }
 #: Numbers that are drawn for one array; in a larger one they come again.
 _MOST_NUMBERS = 251
+#: Real numbers are multiplied by these as well, where formulas overflow that others write for small
+#: ones. The type's largest number is above the squares of what the first one makes.
+_LARGE_SCALES = (32.0, 2048.0)
+#: What large numbers are divided by where the loss of them is infinite, as an exponential is.
+_TOO_LARGE = 512.0
 #: Values with which a gradient is by design not the derivative by its argument.
 _NOT_A_DERIVATIVE = {"log_probs_torch"}
 
@@ -72,10 +82,11 @@ def hypothesis_for(name: str) -> tuple[Any, Any]:
 def arguments(
     loss: LossLike,
     *,
-    shape: tuple[int, ...] | SearchStrategy[tuple[int, ...]] | None = None,
+    shape: int | tuple[int, ...] | SearchStrategy[Any] | None = None,
     dtype: DTypeLike | None = None,
     max_side: int = 5,
     smooth: bool = False,
+    large: bool = False,
     given: Mapping[str, bool] | None = None,
     layouts: bool = False,
     **options: Any,
@@ -89,15 +100,19 @@ def arguments(
     ----------
     loss : Loss, type of Loss, or str
         An instance, whose parameters are kept, or a class or its name, of which instances are made.
-    shape : tuple of int or strategy of such, optional
-        The shape of the first input; drawn if not given.
+    shape : int, tuple of int, or strategy of such, optional
+        The shape of the first input; drawn if not given, with as many classes as parameters of the
+        loss have weights.
     dtype : dtype_like, optional
         Of the predictions, ``"bfloat16"`` included; float32 or float64 if not given.
     max_side : int, default 5
-        The longest axis.
+        The longest axis that is drawn.
     smooth : bool, default False
         Whether to stay away from kinks and from the edges of domains, so that derivatives can be
         checked by differences, in float64. Numbers are not round then, and come from a seed.
+    large : bool, default False
+        Whether real numbers reach beyond 32: in some calls 128, or 8192 but in float16, as long as
+        the loss of them is finite. Results may be subnormal then.
     given : mapping of str to bool, optional
         Whether optional inputs are there, by their names: ``{"sample_weight": True}``; drawn for
         those that are not named.
@@ -116,7 +131,10 @@ def arguments(
     ImportError
         If hypothesis is not installed; the extra ``testing`` brings it.
     rustloss.errors.ParameterError
-        If `given` names what is no optional input of the loss.
+        If `given` names what is no optional input of the loss, or another argument is not what it
+        must be.
+    rustloss.errors.DTypeError
+        If `dtype` is no floating-point type of predictions.
 
     Examples
     --------
@@ -131,17 +149,22 @@ def arguments(
     >>> test_never_negative()
     """
     spec, (_, strategies) = spec_of(loss), hypothesis_for("arguments")
-    for name in given or {}:
-        if name not in spec.optional:
-            text = f"given: expected names of optional inputs, {spec.optional}, got {name!r}"
-            raise ParameterError(text, "given")
+    wanted = _checks.switches(given, spec)
+    max_side = _checks.whole(max_side, _LEAST_SIDES.get(spec.family, 1), "max_side")
+    dtype = None if dtype is None else _checks.float_type(dtype)
+    shapes: Any = shape
+    if shape is not None and not isinstance(shape, strategies.SearchStrategy):
+        shapes = strategies.just(_checks.fixed_shape(shape))
+    for name in options if isinstance(loss, Loss) else ():
+        text = f"expected with a class alone, got it with {loss!r}, whose parameters are kept"
+        raise ParameterError(f"{name}: {text}", name)
 
     @strategies.composite  # type: ignore[untyped-decorator, unused-ignore]
     def calls(draw: Draw) -> Arguments:
-        drawn = _Drawn(draw, strategies, max_side=max_side, smooth=smooth)
-        sides = shape if shape is None or isinstance(shape, tuple) else draw(shape)
-        made, sides = drawn.loss(loss, sides, options)
-        flags = {name: drawn.flag() for name in spec.optional} | dict(given or {})
+        drawn = _Drawn(draw, strategies, max_side=max_side, smooth=smooth, large=large)
+        fixed = None if shapes is None else _checks.fixed_shape(draw(shapes))
+        made, sides = drawn.loss(loss, fixed, options)
+        flags = {name: drawn.flag() for name in spec.optional} | wanted
         names = [name for name in spec.optional if flags[name]]
         inputs = drawn.inputs(made, sides, dtype, names)
         if layouts:
@@ -152,13 +175,6 @@ def arguments(
 
     strategy: SearchStrategy[Arguments] = calls()
     return strategy
-
-
-def _dtype_of(dtype: DTypeLike) -> np.dtype[Any]:
-    if dtype == "bfloat16":
-        # NumPy knows the name from then on.
-        import ml_dtypes  # noqa: F401
-    return np.dtype(dtype)
 
 
 def _simplest_first(numbers: Iterable[float]) -> Array:
@@ -210,14 +226,21 @@ class _Numbers:
         return number
 
 
+#: Pairs need two rows, and an alignment two classes beside the blank.
+_LEAST_SIDES = {"pairwise": 2, "sequence": 3}
+
+
 class _Drawn:
     """The choices of one call."""
 
-    def __init__(self, draw: Draw, strategies: Any, *, max_side: int, smooth: bool) -> None:
+    def __init__(
+        self, draw: Draw, strategies: Any, *, max_side: int, smooth: bool, large: bool
+    ) -> None:
         self.draw = draw
         self.st = strategies
         self.max_side = max_side
         self.smooth = smooth
+        self.large = large
 
     def pick(self, *choices: Any) -> Any:
         return self.draw(self.st.sampled_from(choices))
@@ -253,16 +276,21 @@ class _Drawn:
             room = {"N": self.max_side, "T": 2 * self.max_side, "C": self.max_side}
             sides = tuple(self.whole(1 + 2 * (axis == "C"), room[axis]) for axis in layout)
         if isinstance(loss, Loss):
-            return loss, sides
-        self._params(spec, sides, params)
-        return self._construct(spec, params), sides
+            return loss, with_classes(loss, sides) if shape is None else sides
+        self._params(spec, sides, params, is_fixed=shape is not None)
+        made = self._construct(spec, params, options)
+        return made, with_classes(made, sides) if shape is None else sides
 
-    def _params(self, spec: Spec, sides: tuple[int, ...], params: dict[str, Any]) -> None:
-        """Add to `params` what is not in it yet."""
+    def _params(
+        self, spec: Spec, sides: tuple[int, ...], params: dict[str, Any], *, is_fixed: bool
+    ) -> None:
+        """Add to `params` what is not in it yet; the axis of classes fits a shape that is fixed."""
         ndim = len(sides)
         signature = inspect.signature(spec.cls.__new__).parameters
         if "axis" in spec.params:
-            axes = range(-max(ndim, 1), max(ndim, 1))
+            axes: Iterable[int] = range(-max(ndim, 1), max(ndim, 1))
+            if is_fixed and (count := class_count(spec, params)):
+                axes = [axis for axis in axes if sides[axis] == count] or axes
             params.setdefault("axis", self.pick(*sorted(axes, key=lambda axis: axis != -1)))
             taken = params["axis"] % max(ndim, 1)
         else:
@@ -304,23 +332,34 @@ class _Drawn:
             return self.pick(*(words if self.smooth else param.words), *more)
         return param.default
 
-    def _construct(self, spec: Spec, params: dict[str, Any]) -> Loss:
-        """Make the loss; a parameter that has no meaning without another goes."""
+    def _construct(self, spec: Spec, params: dict[str, Any], options: Mapping[str, Any]) -> Loss:
+        """Make the loss; a parameter that has no meaning without another goes.
+
+        One that is among the `options` stays, and the other one follows it.
+        """
         try:
             made: Loss = spec.cls(**params)
         except ParameterError as error:
             name = error.argument
             if name is None or name not in spec.params or " needs " not in str(error):
                 raise
-            del params[name]
-            return self._construct(spec, params)
+            if name in options:
+                needed = re.search(r" needs (\w+)=(True|False)", str(error))
+                if needed is None or needed[1] in options:
+                    raise
+                params[needed[1]] = needed[2] == "True"
+            else:
+                del params[name]
+            return self._construct(spec, params, options)
         return made
 
-    def values(self) -> Values:
+    def values(self, dtype: np.dtype[Any]) -> Values:
         """Return where numbers come from."""
         if self.smooth:
             return Values(np.random.default_rng(self.whole(0, 2**32 - 1)), smooth=True)
-        return Values(_Numbers(self.draw, self.st), grid=not self.flag())
+        larger = _LARGE_SCALES[: 1 if dtype == np.float16 else None] if self.large else ()
+        scales = (*SCALES, *larger)
+        return Values(_Numbers(self.draw, self.st), grid=not self.flag(), scales=scales)
 
     def inputs(
         self,
@@ -333,9 +372,12 @@ class _Drawn:
         spec, place = spec_of(loss), geometry(loss, sides)
         if dtype is None:
             dtype = np.float64 if self.smooth else self.pick(np.float64, np.float32)
-        dtype, values = _dtype_of(dtype), self.values()
+        dtype = np.dtype(dtype)
+        values = self.values(dtype)
         others = [name for name in optional if name != "sample_weight"]
         inputs: dict[str, Any] = inputs_of(loss, sides, values, optional=others, dtype=dtype)
+        if self.large:
+            _bring_into_range(loss, inputs)
         for entry in spec.inputs:
             if entry.domain == "Weight" and entry.name in inputs:
                 kept = tuple(self.pick(n, 1) for n in sides)
@@ -351,3 +393,17 @@ class _Drawn:
                 weight = weight * (values.rng.random(weight.shape) < 0.8)
             inputs["sample_weight"] = np.asarray(weight)
         return inputs
+
+
+def _bring_into_range(loss: Loss, inputs: dict[str, Any]) -> None:
+    """Divide large real numbers for which the loss or a gradient of it is not finite."""
+    real = [name for name in inputs if input_of(loss, name).domain == "Real"]
+    most = 4 * max(SCALES)
+    if all((np.abs(inputs[name]) <= most).all() for name in real):
+        return
+    value, grads = loss.value_and_grad(**inputs)
+    found = (value, *(grads if isinstance(grads, tuple) else (grads,)))
+    if not all(np.isfinite(array).all() for array in found):
+        for name in real:
+            array = inputs[name]
+            inputs[name] = np.asarray(array / _TOO_LARGE, array.dtype)

@@ -64,6 +64,12 @@ def ulp_distance(actual: ArrayLike, expected: ArrayLike) -> NDArray[np.float64]:
         return np.where(missing, np.where(both, 0.0, np.inf), distance).astype(np.float64)
 
 
+def told_apart(a: Any, b: Any, digits: str = ".7g") -> tuple[str, str]:
+    """Return two numbers as text: with few digits, or with all where few do not tell them apart."""
+    texts = (f"{a:{digits}}", f"{b:{digits}}")
+    return texts if texts[0] != texts[1] else (f"{a:.17g}", f"{b:.17g}")
+
+
 def assert_ulp(actual: ArrayLike, expected: ArrayLike, ulp: float) -> None:
     """Fail if a number is farther from what it should be than some units of the last place.
 
