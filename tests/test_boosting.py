@@ -168,7 +168,44 @@ def test_floor_of_one_row_among_many(shape, dtype):
         pred.flat[i] = 0.0
 
 
+@over_callables
+def test_integer_scores_and_one_weight_for_all(make):
+    pred, label = np.array([0, 1, 2]), np.array([0.0, 1.0, 1.0])
+    grad, hess = make(rl.SigmoidBCELoss(), hessian="fisher")(label, pred, 2.0)
+    share = 1 / (1 + np.exp(-pred))
+    assert_allclose(grad, 2 * (share - label), rtol=ROUNDING)
+    assert_allclose(hess, 2 * share * (1 - share), rtol=ROUNDING)
+
+
 # Calls that must fail
+
+
+@pytest.mark.parametrize("hessian", ["exact", "fisher", "one"])
+@pytest.mark.parametrize("loss", [rl.PoissonNLLLoss(), rl.SigmoidBCELoss()], ids=repr)
+@over_callables
+def test_every_kind_of_hessian_looks_at_the_scores_first(make, loss, hessian):
+    label, pred = np.ones(3), np.array([0.0, np.nan, 1.0])
+    with pytest.raises(errors.LabelError, match=r"pred\[1\]: expected a finite raw score, got nan"):
+        make(loss, hessian=hessian)(label, pred)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_derivative_among_many_that_overflows(dtype):
+    pred, label, weight = np.zeros(5000, dtype), np.ones(5000, dtype), np.ones(5000)
+    pred[4321] = np.log(np.finfo(dtype).max) * 1.01
+    with pytest.raises(
+        errors.LabelError, match=r"pred\[4321\]: expected a finite gradient, got inf"
+    ):
+        boosting.xgboost(rl.PoissonNLLLoss())(label, pred)
+    pred[4321] = 0.0
+    label[4321], weight[4321] = 0.0, float(np.finfo(dtype).max) / 2
+    grad, hess = boosting.xgboost(rl.PoissonNLLLoss())(label, pred, weight)
+    assert grad[4321] == hess[4321] == weight[4321]
+    pred[4321] = 2.0
+    with pytest.raises(
+        errors.LabelError, match=r"pred\[4321\]: expected a finite gradient, got inf"
+    ):
+        boosting.xgboost(rl.PoissonNLLLoss())(label, pred, weight)
 
 
 @pytest.mark.parametrize(

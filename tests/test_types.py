@@ -126,6 +126,23 @@ def test_signatures_name_everything(name: str) -> None:
         assert (call[entry.name].default is inspect.Parameter.empty) == entry.required
 
 
+def test_a_class_of_a_user_may_state_anything() -> None:
+    class Mine(rl.HuberLoss):
+        def __new__(cls, rho: NotThere = 2.0, **options: Any) -> Any:  # type: ignore[name-defined]  # noqa: F821
+            return super().__new__(cls, rho, **options)
+
+    assert [*inspect.signature(Mine).parameters][:2] == ["rho", "reduction"]
+    assert Mine(reduction="mean")([4.0], [0.0]) == 3.0
+
+
+def test_names_that_are_no_modules_are_not_there() -> None:
+    for name in ("a.b", "__wrapped__", "spam"):
+        assert not hasattr(rl, name)
+    code = "import rustloss; rustloss.boosting"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "no attribute 'boosting' before `import rustloss.boosting`" in done.stderr
+
+
 @pytest.mark.parametrize("method", ["value_and_grad", "grad", "grad_hess"])
 def test_signatures_of_methods_name_the_options(method: str) -> None:
     call = getattr(rl.HuberLoss(), method)

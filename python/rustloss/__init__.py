@@ -28,7 +28,8 @@ else:
         if name == "testing":
             return importlib.import_module("rustloss.testing")
         text = f"module 'rustloss' has no attribute {name!r}"
-        if importlib.util.find_spec(f"rustloss.{name}"):
+        is_public = name.isidentifier() and not name.startswith("_")
+        if is_public and importlib.util.find_spec(f"rustloss.{name}"):
             text += f" before `import rustloss.{name}`"
         raise AttributeError(text, name=name)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copyreg
 import inspect
-from collections.abc import Callable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, get_args, overload
 
@@ -120,16 +119,21 @@ class _Signature:
 
 
 def _of_constructor(kind: type[Loss]) -> inspect.Signature:
-    _, *own = inspect.signature(kind.__new__).parameters.values()
+    signature = inspect.signature(kind.__new__)
+    if kind is not Loss:
+        signature = _with_options_named(signature)
+    _, *own = signature.parameters.values()
     return inspect.Signature(own)
 
 
-def _with_options_named(new: Callable[..., Any]) -> inspect.Signature:
-    signature = inspect.signature(new, eval_str=True)
+def _with_options_named(signature: inspect.Signature) -> inspect.Signature:
+    """Return the signature of a `__new__` with the options that every loss has in place of any."""
+    *own, last = signature.parameters.values()
+    if last.kind is not last.VAR_KEYWORD:
+        return signature
     shared = inspect.signature(Loss.__new__, eval_str=True).parameters.values()
-    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     options = [p for p in shared if p.kind is p.KEYWORD_ONLY]
-    return inspect.Signature([*own, *options], return_annotation=signature.return_annotation)
+    return signature.replace(parameters=[*own, *options])
 
 
 def _of_call(loss: Loss) -> inspect.Signature:
@@ -235,9 +239,9 @@ class Loss(_core.Loss):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        new: Any = cls.__dict__.get("__new__")
-        if new and "options" in inspect.signature(new).parameters:
-            new.__func__.__signature__ = _with_options_named(new.__func__)
+        if cls.__module__.startswith("rustloss.") and "__new__" in cls.__dict__:
+            new: Any = cls.__new__
+            new.__signature__ = _with_options_named(inspect.signature(new, eval_str=True))
 
     def __class_getitem__(cls, reduction: object) -> type[Self]:
         """Return the class itself: only type checkers know a loss by its reduction."""

@@ -174,6 +174,8 @@ class Mean:
         ------
         TypeError
             If the other is no mean.
+        rustloss.errors.CallError
+            If it is not given, or by another name.
         """
         if not isinstance(other, Mean):
             raise TypeError(f"other: expected a Mean, got {reprlib.repr(other)}")

@@ -1,5 +1,5 @@
-//! What a run notices of the numbers that pass through it: boosters take no NaN, no infinity and no tiny second derivative,
-//! and to look for them afterwards would take as long as to compute them.
+//! What a run notices of the numbers that pass through it: boosters must be given no NaN, no infinity and no tiny second
+//! derivative, and to look for them afterwards would take as long as to compute them.
 
 use crate::num::Float;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};

@@ -137,19 +137,6 @@ impl PyLoss {
     }
 
     /// The value of the loss.
-    ///
-    /// Parameters
-    /// ----------
-    /// *inputs, **named_inputs : array_like
-    ///     The inputs of the call, in its order or by name; `inspect.signature(loss)` lists them.
-    /// out : ndarray, optional
-    ///     Where the value goes.
-    /// denominator : float, optional
-    ///     What the reductions "mean" and "weighted_mean" divide by instead, > 0.
-    ///
-    /// Returns
-    /// -------
-    /// ndarray or scalar
     #[pyo3(signature = (*args, **kwargs))]
     fn __call__<'py>(
         slf: &Bound<'py, Self>,

@@ -66,8 +66,9 @@ pub fn align<'py>(
     })
 }
 
-/// The gradient and the diagonal of the second derivative. Of losses that look at their numbers while they have them, also
-/// whether the prediction and both of these are finite, and the least second derivative. For `rustloss.boosting`.
+/// The gradient and the diagonal of the second derivative; whether the prediction and both of these are finite, and the
+/// least second derivative. None for this pair if the run did not look: a loss of another family, few elements, results of
+/// a half type. For `rustloss.boosting`.
 #[pyfunction]
 #[pyo3(signature = (loss, /, *args, **kwargs))]
 pub fn grad_hess_extremes<'py>(

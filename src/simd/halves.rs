@@ -187,6 +187,9 @@ mod tests {
             let mut some = vec![f16::ONE; len];
             f16_of_f32(&singles[1 << 18..][..len], &mut some);
             assert!(some.iter().zip(&singles[1 << 18..]).all(|(y, x)| *y == f16::from_f32(*x)));
+            let mut some = vec![1.0; len];
+            f32_of_f16(&sixteen[1 << 13..][..len], &mut some);
+            assert!(some.iter().zip(&sixteen[1 << 13..]).all(|(y, x)| *y == x.to_f32()));
         }
     }
 }

@@ -67,5 +67,5 @@ def arguments(first: Any, second: Any, weight: Any) -> tuple[Array, Array, Array
     if hasattr(second, "get_label"):  # native: scores and a data set
         first, second, weight = second.get_label(), first, second.get_weight()
     pred, label = as_array("pred", second), as_array("label", first)
-    weight = None if weight is None or not len(weight) else as_array("sample_weight", weight)
+    weight = None if weight is None or not np.size(weight) else as_array("sample_weight", weight)
     return pred, label, weight

@@ -159,7 +159,9 @@ class Objective:
                 self._rows, pred, label, sample_weight=weight
             )
         if self.hessian == "fisher":
-            hess, found = self._expected(pred, weight), None
+            if found is None or not found[0]:
+                refuse_non_finite(pred, grad)
+            hess, found = self._expected(pred, weight, grad.dtype), None
         if self._label["domain"] == "Classes" and self.hessian != "one" and pred.shape[-1] > 1:
             hess *= 2.0 if self.hessian == "upper" else self._factor(pred.shape[-1])
             found = None
@@ -180,12 +182,12 @@ class Objective:
             text = f"hessian: the second derivative of {self.loss!r} {what}, and leaves divide by"
             raise ParameterError(f"{text} it; pass hessian='one'", "hessian")
 
-    def _expected(self, pred: Array, weight: Array | None) -> Array:
+    def _expected(self, pred: Array, weight: Array | None, dtype: np.dtype[Any]) -> Array:
         """Return the mean of the second derivative over the labels that the scores predict."""
         total: Any = 0.0
         for label, probability in self._outcomes(pred):
             total += probability * self._rows.grad_hess(pred, label, sample_weight=weight)[1]
-        return np.asarray(total, pred.dtype)
+        return np.asarray(total, dtype)
 
     def _outcomes(self, pred: Array) -> Iterator[tuple[Array, Array]]:
         """Yield the labels that may come, and their probabilities."""

@@ -245,6 +245,8 @@ def _batches(
         else:
             length, found = None, pa.ipc.open_stream(file)
     except (pa.lib.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # it could not be read at all
+            raise
         raise OSError(f"{title}: not a {kind} file: {error}") from error
     return length, _columns(found, columns, rows, title)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -38,10 +39,11 @@ def float_type(dtype: DTypeLike) -> np.dtype[Any]:
         import ml_dtypes  # noqa: F401
     try:
         found = np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         found = None
     if found is None or found.name not in _FLOATS:
-        raise DTypeError(f"dtype: expected one of {_FLOATS}, got {dtype!r}", "dtype")
+        got = reprlib.repr(dtype)
+        raise DTypeError(f"dtype: expected one of {_FLOATS}, got {got}", "dtype")
     return found
 
 
@@ -81,7 +83,8 @@ def whole(number: Any, least: int, name: str) -> int:
 
 def not_negative(number: Any, name: str) -> float:
     """Return a number that is not below 0."""
-    if isinstance(number, int | float | np.number) and number >= 0:
+    is_real = isinstance(number, int | float | np.integer | np.floating)
+    if is_real and not isinstance(number, bool) and number >= 0:
         return float(number)
     raise ParameterError(f"{name}: expected a number >= 0, got {number!r}", name)
 

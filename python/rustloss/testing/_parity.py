@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from rustloss import _core
 from rustloss._loss import Loss
+from rustloss.errors import ParameterError
 from rustloss.testing import _checks
 from rustloss.testing._bounds import BOUNDS, Absolute, Bound
 from rustloss.testing._gradient import anywhere
@@ -171,7 +173,11 @@ def _matrices(loss: Loss, max_side: int) -> SearchStrategy[tuple[int, ...]]:
     """Return a strategy for shapes of rows: as few axes as the loss takes, but two at least."""
     _, strategies = hypothesis_for("assert_parity")
     sides = strategies.integers(1, max_side)
-    ndim = min(n for n in ndims(loss) if n >= 2)
+    ndim = min((n for n in ndims(loss) if n >= 2), default=0)
+    if not ndim:
+        raise ParameterError(
+            f"shape: expected one that fits the axes of {loss!r}, got None", "shape"
+        )
     shapes: SearchStrategy[tuple[int, ...]] = strategies.tuples(*[sides] * ndim)
     return shapes.map(functools.partial(with_classes, loss))
 
@@ -197,7 +203,8 @@ def _code(mine: Callable[..., Any], call: Arguments) -> str:
 def _code_of(array: Array) -> str:
     if not array.size:
         return f"np.zeros({array.shape}, {array.dtype.name!r})"
-    return f"np.array({array.tolist()!r}, {array.dtype.name!r})"
+    numbers = re.sub(r"\b(?=(inf|nan)\b)", "np.", repr(array.tolist()))
+    return f"np.array({numbers}, {array.dtype.name!r})"
 
 
 def _name_of(function: Callable[..., Any]) -> str | None:
