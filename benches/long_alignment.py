@@ -22,8 +22,8 @@ import records
 import rustloss as rl
 from contenders.table import setting
 
+#: Of a minute.
 FRAMES, LABELS = 3000, 500
-"""Of a minute."""
 CLASSES = 64
 LIMIT = 512 << 20
 THREADS = 2
