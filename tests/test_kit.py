@@ -156,7 +156,8 @@ def huber_wrong_far_away(pred: Any, label: Any) -> Any:
 def test_mistakes_in_large_numbers_are_found(dtype):
     fault, *_ = shown(naive_bce, rl.SigmoidBCELoss(reduction="none"), dtype=dtype)
     assert fault.startswith("value at [] is inf, expected ")
-    if dtype != "bfloat16":  # an ulp of the error is more than the gradient
+    # An ulp of an error in bfloat16 is more than the gradient, and few in float16 are that large.
+    if dtype in {"float32", "float64"}:
         fault, *_ = shown(huber_wrong_far_away, rl.HuberLoss(reduction="none"), dtype=dtype)
         assert fault.startswith("d/dpred at ")
     assert_parity(huber_wrong_far_away, rl.HuberLoss(reduction="none"), dtype=dtype, large=False)
