@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import functools
 import inspect
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, get_args, overload
@@ -131,9 +132,13 @@ def _with_options_named(signature: inspect.Signature) -> inspect.Signature:
     *own, last = signature.parameters.values()
     if last.kind is not last.VAR_KEYWORD:
         return signature
+    return signature.replace(parameters=[*own, *_shared_options()])
+
+
+@functools.cache
+def _shared_options() -> list[inspect.Parameter]:
     shared = inspect.signature(Loss.__new__, eval_str=True).parameters.values()
-    options = [p for p in shared if p.kind is p.KEYWORD_ONLY]
-    return signature.replace(parameters=[*own, *options])
+    return [p for p in shared if p.kind is p.KEYWORD_ONLY]
 
 
 def _of_call(loss: Loss) -> inspect.Signature:

@@ -8,12 +8,7 @@ from typing import Any
 import numpy as np
 
 from rustloss._loss import Loss
-from rustloss.boosting._calls import (
-    arguments,
-    labels_of,
-    refuse_non_finite,
-    with_reduction,
-)
+from rustloss.boosting._calls import arguments, labels_of, refuse_non_finite, with_reduction
 
 
 @dataclass(frozen=True)

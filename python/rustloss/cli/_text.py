@@ -53,7 +53,7 @@ def _parts(text: str) -> tuple[str, list[Any], dict[str, Any]] | None:
 def kind_of(name: str) -> type[Any]:
     """Return the class of a loss, by its name in any case, perhaps without Loss at its end."""
     registered = {row["name"] for row in _core.registry()}
-    named = {n: getattr(rustloss, n) for n in dir(rustloss)}
+    named = vars(rustloss)
     names = {n.lower(): n for n, of in named.items() if getattr(of, "__name__", "") in registered}
     wanted = name.lower()
     for candidate in (wanted, f"{wanted}loss"):

@@ -121,7 +121,7 @@ def _check_function(
             given[i] = np.array(given[i], np.float64)
     who = getattr(function, "__name__", repr(function))
     if gradient is None:
-        found = _gradient_of(function, given, options)
+        found = _gradient_of(who, function(*given, **options))
     else:
         found = gradient(*given, **options)
     grads = found if isinstance(found, tuple) else (found,)
@@ -145,14 +145,12 @@ def _check_function(
         _compare(f"{who}: d/d[{i}]", grad, _smooth_slopes(total, given[i], rtol, atol), rtol, atol)
 
 
-def _gradient_of(function: Callable[..., Any], args: list[Any], options: Mapping[str, Any]) -> Any:
+def _gradient_of(who: str, found: Any) -> Any:
     """Return the second of the two results of a function."""
-    found = function(*args, **options)
     if isinstance(found, tuple) and len(found) == 2:
         return found[1]
     kind = f"a tuple of {len(found)}" if isinstance(found, tuple) else type(found).__name__
     text = "expected it to return a tuple of two, value and gradient, or gradient=g beside it"
-    who = getattr(function, "__name__", repr(function))
     raise TypeError(f"function: {text}, got {kind} from {who}")
 
 

@@ -96,9 +96,10 @@ pub(crate) fn drive<'v, T: Real>(run: &Run<'v, T>) -> Result<()> {
     if let Some(result) = at_once(run, shape) {
         return result;
     }
-    let derivatives = outputs.grads.iter().chain([&outputs.hess]).flatten();
-    let unrounded = derivatives.into_iter().all(|out| out.dtype() == T::DTYPE);
-    let extremes = outputs.extremes.filter(|_| unrounded);
+    let extremes = outputs.extremes.filter(|_| {
+        // A result that is rounded once more may leave the range of its type.
+        outputs.grads.iter().chain([&outputs.hess]).flatten().all(|out| out.dtype() == T::DTYPE)
+    });
     if let Some(extremes) = extremes {
         extremes.look();
     }
