@@ -333,8 +333,9 @@ impl Grid {
     #[inline(always)]
     fn rectangles(&self, k: usize, tile: Tile, places: Places, mut f: impl FnMut(Rectangle)) {
         self.check(tile);
-        // All groups of some columns before the next columns, as they lie next to each other in memory.
-        let width = if tile.rows > places.group { GROUPED } else { tile.cols };
+        // All groups of some columns before the next columns, where they lie next to each other in memory.
+        let groups = tile.rows > places.group && self.prefers_rows(k);
+        let width = if groups { GROUPED } else { tile.cols };
         for first in (0..tile.cols).step_by(width.max(1)) {
             let cols = width.min(tile.cols - first);
             let mut row = 0;

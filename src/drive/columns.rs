@@ -13,6 +13,7 @@ use crate::math::Real;
 use crate::memory;
 use crate::threads;
 use std::array;
+use std::cell::Cell;
 
 /// Rows side by side, at least: with fewer a run is no longer than the way to it.
 const LEAST: usize = 64;
@@ -63,10 +64,11 @@ pub(super) struct Room<T> {
     grads: [Vec<T>; MAX_VECTORS],
 }
 
-/// How many of `run` rows that lie side by side make a block, if they are enough for one. Of each, so many elements have
-/// to be kept.
-pub(super) fn block_rows(run: usize, kept: usize) -> Option<usize> {
-    (run >= LEAST).then(|| run.min((KEPT / kept.max(1)).clamp(LEAST, MOST)))
+/// How many of `rows`, of which `run` lie side by side, make a block, if these are enough for one. Of each, so many
+/// elements have to be kept.
+pub(super) fn block_rows(rows: usize, run: usize, kept: usize) -> Option<usize> {
+    let most = (KEPT / kept.max(1)).clamp(LEAST, MOST);
+    (run >= LEAST).then(|| run.min(threads::part(rows, LEAST, LEAST, most)))
 }
 
 impl<'a, T: Real> Columns<'_, 'a, T> {
@@ -226,28 +228,41 @@ impl<T: Real, const V: usize> Writer<'_, '_, T, V> {
 
 /// Rows in the order of the columns that they name, for what is done at one element of each.
 #[derive(Default)]
-pub struct Named(Vec<[u32; 2]>);
+pub struct Named {
+    /// Columns and rows.
+    pairs: Vec<[u32; 2]>,
+    /// The first that names the column that was asked for last, or a later one: columns are asked for in order.
+    next: Cell<usize>,
+}
 
 impl Named {
     /// From the column that each row names, if it does.
     pub fn sort(&mut self, columns: impl ExactSizeIterator<Item = Option<u32>>) -> Result<()> {
-        memory::grow(&mut self.0, columns.len(), [0; 2])?;
+        let Named { pairs, next } = self;
+        memory::grow(pairs, columns.len(), [0; 2])?;
         let mut len = 0;
         for (row, column) in (0..).zip(columns) {
             if let Some(column) = column {
-                self.0[len] = [column, row];
+                pairs[len] = [column, row];
                 len += 1;
             }
         }
-        self.0.truncate(len);
-        self.0.sort_unstable();
+        pairs.truncate(len);
+        pairs.sort_unstable();
+        next.set(0);
         Ok(())
     }
 
     /// The rows that name this one.
     pub fn of(&self, column: usize) -> impl Iterator<Item = usize> {
-        let first = self.0.partition_point(|[named, _]| (*named as usize) < column);
-        let here = self.0[first..].iter().take_while(move |[named, _]| *named as usize == column);
+        let named = |[named, _]: &[u32; 2]| *named as usize;
+        let mut next = self.next.get();
+        if next > 0 && named(&self.pairs[next - 1]) >= column {
+            next = 0;
+        }
+        next += self.pairs[next..].iter().take_while(|pair| named(pair) < column).count();
+        self.next.set(next);
+        let here = self.pairs[next..].iter().take_while(move |pair| named(pair) == column);
         here.map(|[_, row]| *row as usize)
     }
 }

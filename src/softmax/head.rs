@@ -350,7 +350,7 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
             sums.start(elements, count, T::DTYPE == DType::F64)?;
         }
         let mut reader = columns.read();
-        for c in 0..elements {
+        for c in (0..elements).filter(|&c| spreads || labelled.of(c).next().is_some()) {
             let [x] = reader.column(c)?;
             for r in labelled.of(c) {
                 let max = softmax.max[r];

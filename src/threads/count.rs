@@ -21,6 +21,12 @@ pub fn num_threads() -> usize {
     chosen.into_iter().find(|&n| n > 0).unwrap_or_else(|| Environment::get().threads)
 }
 
+/// How many of `all` equal pieces of work make a part, so that every thread has one: a multiple of `unit` from `least` to
+/// `most`.
+pub(crate) fn part(all: usize, unit: usize, least: usize, most: usize) -> usize {
+    all.div_ceil(num_threads()).next_multiple_of(unit).clamp(least, most)
+}
+
 /// The largest thread count: 4 for each available CPU, and at least 64.
 pub fn max_num_threads() -> usize {
     Environment::get().most

@@ -23,6 +23,7 @@ pub use count::{
 pub(crate) use cancel::check;
 #[cfg(feature = "python")]
 pub(crate) use count::exchange_local_threads;
+pub(crate) use count::part;
 
 use crate::error::{Error, Result};
 use cancel::Call;

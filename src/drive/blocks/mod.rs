@@ -15,7 +15,7 @@ use crate::drive::Reduction;
 use crate::drive::block_kernel::{BlockKernel, BlockOutputs, MAX_OPERANDS, Outputs};
 use crate::drive::domain::{Check, Order};
 use crate::drive::extremes::Extremes;
-use crate::drive::factor::{Buffers, Factors, multiply};
+use crate::drive::factor::{Buffers, Factor, Factors, Scale, multiply};
 use crate::drive::few::Few;
 use crate::drive::operand::{Argument, Input, Operand, Output, sized, tiles};
 use crate::drive::scale::split;
@@ -27,7 +27,6 @@ use crate::simd::{self, Isa, Kernel, Level};
 use crate::sum::{BLOCK, ColumnSums};
 use crate::threads;
 use smallvec::SmallVec;
-use std::mem;
 use std::sync::atomic::AtomicU64;
 
 /// Elements of a tile of dense operands: two or three operands fit a first-level cache of 32 KiB.
@@ -36,21 +35,15 @@ const TILE: usize = 2 * BLOCK;
 /// Elements of a small tile.
 const FEW: usize = 256;
 
-/// Samples side by side of a tile that have sums of their own: as many as lie in a page of memory, as every other page
-/// costs time.
-const SIDE_BY_SIDE: usize = 1024;
-
-/// Rows and samples of such a tile if some operand has no samples side by side and is gathered: of `f32` a cache line
-/// of each sample.
-const GATHERED: (usize, usize) = (16, SIDE_BY_SIDE);
-
-/// Whole samples of a tile, at least.
-const WHOLE: usize = 64;
+/// Samples side by side of a tile, at least, and at most where they have sums of their own: as many as lie in a page of
+/// memory, as every other page costs time.
+const SIDE_BY_SIDE: (usize, usize) = (64, 1024);
 
 /// Rows from this length on are computed one by one where each has a factor of its own.
 const LONG: usize = 256;
 
-/// Rows of a tile when some operand has its rows side by side in memory: a cache line of `f32`.
+/// Rows of a tile when some operand has its rows side by side in memory, or, where samples are, has not: a cache line of
+/// `f32`.
 const GATHER_ROWS: usize = 16;
 
 /// The identity as a loss: through it the driver weights and reduces an E that was computed elsewhere, and its gradient
@@ -218,12 +211,17 @@ enum Partial {
 /// Scratch for the operands of a tile that memory does not hold as a slice.
 struct Scratch<T> {
     inputs: [Vec<T>; MAX_OPERANDS],
-    /// Inputs of several rows, of those that lie across.
-    gathered: [Vec<T>; MAX_OPERANDS],
     grads: [Vec<T>; MAX_OPERANDS],
     hess: Vec<T>,
     value: Vec<T>,
     factors: Buffers,
+    /// The values of a small tile, which shall not cost an allocation.
+    few: [T; FEW],
+    rest: Rest<T>,
+}
+
+/// Scratch for what follows the kernel.
+struct Rest<T> {
     /// Values times their weights.
     products: Vec<f64>,
     /// The sums of samples side by side.
@@ -232,8 +230,6 @@ struct Scratch<T> {
     values: Turned<T>,
     /// Labels in their own type, for their check.
     exact: Vec<f64>,
-    /// The values of a small tile, which shall not cost an allocation.
-    few: [T; FEW],
 }
 
 impl<'v, 'a, T: Real> Job<'v, 'a, T> {
@@ -248,16 +244,17 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         let work = |tasks: &mut threads::Tasks<'_>| {
             let mut scratch = Scratch {
                 inputs: Default::default(),
-                gathered: Default::default(),
                 grads: Default::default(),
                 hess: Vec::new(),
                 value: Vec::new(),
                 factors: Buffers::default(),
-                products: Vec::new(),
-                samples: ColumnSums::default(),
-                values: Turned::default(),
-                exact: Vec::new(),
                 few: [T::ZERO; FEW],
+                rest: Rest {
+                    products: Vec::new(),
+                    samples: ColumnSums::default(),
+                    values: Turned::default(),
+                    exact: Vec::new(),
+                },
             };
             for t in tasks {
                 let (first, col) = (t / across * task_rows, t % across * task_cols);
@@ -284,12 +281,15 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         let outputs = self.outputs().map(|o| o.k);
         let gathers = views.chain(outputs).any(|k| grid.prefers_rows(k));
         if self.sums_samples() {
-            let (rows, cols) = if gathers { GATHERED } else { (1, SIDE_BY_SIDE) };
+            let rows = if gathers || self.has_lines() { GATHER_ROWS } else { 1 };
+            let (least, most) = SIDE_BY_SIDE;
+            let samples = grid.cols * grid.rows.div_ceil(BLOCK);
+            let cols = threads::part(samples, least, least, most);
             return (rows.min(grid.rows), cols.min(grid.cols));
         }
         if self.turned && self.partial != Partial::Nothing {
             // Whole samples, and as many as have their sum in common.
-            let cols = (TILE / grid.rows).max(WHOLE).next_multiple_of(self.block_rows);
+            let cols = (TILE / grid.rows).max(SIDE_BY_SIDE.0).next_multiple_of(self.block_rows);
             return (grid.rows, cols.min(grid.cols));
         }
         // Weights of elements and products with them want room in the cache, too.
@@ -319,75 +319,122 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         self.grads.iter().flatten().chain(&self.hess).chain(&self.unreduced)
     }
 
-    /// Whether results lie along the rows of the grid, so that of a tile of several rows nothing is copied but the
-    /// inputs that lie across.
+    /// Whether results lie along the rows of the grid, and these have all factors in common, so that a tile is worked on
+    /// line by line.
     fn has_lines(&self) -> bool {
         let runs = |o: &Output<'_, '_>| self.grid.has_runs(o.k, o.view.dtype().size());
         self.sums_samples() && self.weighs_rows && self.outputs().all(runs)
     }
 
-    /// A tile, at once or row by row.
+    /// A tile line by line: a line of each input that lies along it is read as it is, and of the others all lines are
+    /// gathered first.
     #[inline(always)]
-    fn tile<S: Isa>(&self, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
-        let by_line = tile.rows > 1 && self.has_lines();
-        let mut gathered = mem::take(&mut scratch.gathered);
-        if by_line {
-            // The inputs that lie across, for all rows.
-            for ((o, _), room) in self.inputs.iter().zip(&mut gathered) {
-                if !self.grid.has_runs(o.k, o.view.dtype().size()) {
-                    self.grid.read(o.view, o.k, tile, sized(room, tile.len())?);
+    fn lines<S: Isa>(&self, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
+        let grid = self.grid;
+        let Scratch { inputs: rooms, grads, hess, value, factors, rest, .. } = scratch;
+        let first = Tile { rows: 1, ..tile };
+        let factors = self.factors.of_tile(grid, first, factors)?;
+        let mut runs = [const { None }; MAX_OPERANDS];
+        let mut lie_across = [false; MAX_OPERANDS];
+        for (k, (o, _)) in self.inputs.iter().enumerate() {
+            runs[k] = o.runs::<T>(grid, tile);
+            lie_across[k] = !grid.has_runs(o.k, o.view.dtype().size());
+            if lie_across[k] {
+                grid.read(o.view, o.k, tile, sized(&mut rooms[k], tile.len())?);
+            }
+        }
+        let gradients = self.grads.iter().chain([&self.hess]);
+        let rooms_of_gradients = grads.iter_mut().chain([&mut *hess]);
+        let mut results = [const { None }; MAX_OPERANDS + 1];
+        for (result, (o, room)) in results.iter_mut().zip(gradients.zip(rooms_of_gradients)) {
+            let Some(o) = o else { continue };
+            *result = Some((o, o.runs::<T>(grid, tile), sized(room, tile.cols)?));
+        }
+        let value = sized(value, tile.cols)?;
+        for (r, row) in (tile.row..tile.row + tile.rows).enumerate() {
+            let line = Tile { row, ..first };
+            let mut inputs = [&[][..]; MAX_OPERANDS];
+            for (k, ((o, _), room)) in self.inputs.iter().zip(&mut *rooms).enumerate() {
+                inputs[k] = match &runs[k] {
+                    Some(runs) => runs.row(row),
+                    None if lie_across[k] => &room[r * tile.cols..][..tile.cols],
+                    None => {
+                        let room = sized(room, tile.cols)?;
+                        grid.read(o.view, o.k, line, room);
+                        room
+                    }
+                };
+            }
+            let mut lines = results.each_mut().map(|result| {
+                let (_, runs, room) = result.as_mut()?;
+                Some(runs.as_ref().map_or(&mut room[..], |runs| runs.row_mut(row)))
+            });
+            let [grads @ .., hess] = &mut lines;
+            let outputs = BlockOutputs {
+                value: (self.partial != Partial::Nothing).then_some(&mut *value),
+                grads: grads.each_mut().map(Option::as_deref_mut),
+                hess: hess.as_deref_mut(),
+            };
+            self.compute::<S>(line, factors, &inputs[..self.inputs.len()], outputs, rest)?;
+            for (o, runs, room) in results.iter().flatten() {
+                if runs.is_none() {
+                    grid.scatter(o.view, o.k, line, room);
                 }
             }
         }
-        let rows = if by_line { 1 } else { tile.rows };
-        for r in (0..tile.rows).step_by(rows.max(1)) {
-            let run = r * tile.cols..(r + rows) * tile.cols;
-            let given = gathered.each_ref().map(|room| room.get(run.clone()).filter(|_| by_line));
-            self.part::<S>(Tile { row: tile.row + r, rows, ..tile }, given, scratch)?;
-        }
-        scratch.gathered = gathered;
         Ok(())
     }
 
-    /// A part of a tile, of whose inputs some are given.
+    /// A tile at once.
     #[inline(always)]
-    fn part<S: Isa>(
-        &self,
-        tile: Tile,
-        given: [Option<&[T]>; MAX_OPERANDS],
-        scratch: &mut Scratch<T>,
-    ) -> Result<()> {
-        let Tile { cols, .. } = tile;
+    fn whole<S: Isa>(&self, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
         let (grid, len) = (self.grid, tile.len());
-        let (weights, scale) = self.factors.of_tile(grid, tile, &mut scratch.factors)?;
+        let factors = self.factors.of_tile(grid, tile, &mut scratch.factors)?;
         let mut inputs = [&[][..]; MAX_OPERANDS];
-        let operands = self.inputs.iter().zip(given).zip(&mut scratch.inputs);
-        for (input, (((o, _), given), buffer)) in inputs.iter_mut().zip(operands) {
-            *input = match given {
-                Some(given) => given,
-                None => o.tile(grid, tile, buffer)?,
-            };
+        let operands = self.inputs.iter().zip(&mut scratch.inputs);
+        for (input, ((o, _), buffer)) in inputs.iter_mut().zip(operands) {
+            *input = o.tile(grid, tile, buffer)?;
         }
         let Scratch { grads: buffers, hess: hess_buffer, value: value_buffer, few, .. } = scratch;
         let mut grads = [const { None }; MAX_OPERANDS];
         for ((grad, o), buffer) in grads.iter_mut().zip(&self.grads).zip(buffers) {
             *grad = o.as_ref().map(|o| o.tile(grid, tile, buffer)).transpose()?;
         }
-        let mut hess = self.hess.as_ref().map(|o| o.tile(grid, tile, hess_buffer)).transpose()?;
-        let mut value = match &self.unreduced {
+        let hess = self.hess.as_ref().map(|o| o.tile(grid, tile, hess_buffer)).transpose()?;
+        let value = match &self.unreduced {
             Some(o) => Some(o.tile(grid, tile, value_buffer)?),
             None if self.partial == Partial::Nothing => None,
             None if len <= FEW => Some(&mut few[..len]),
             None => Some(sized(value_buffer, len)?),
         };
 
-        let at_once = scale.as_one();
-        let wanted = BlockOutputs {
-            value: value.as_deref_mut(),
-            grads: grads.each_mut().map(Option::as_deref_mut),
-            hess: hess.as_deref_mut(),
-        };
+        let outputs = BlockOutputs { value, grads, hess };
         let inputs = &inputs[..self.inputs.len()];
+        self.compute::<S>(tile, factors, inputs, outputs, &mut scratch.rest)?;
+        // A view that was not written directly has its tile in its buffer.
+        let results = self.grads.iter().chain([&self.hess, &self.unreduced]);
+        let buffers = scratch.grads.iter().chain([&scratch.hess, &scratch.value]);
+        for (o, buffer) in results.zip(buffers) {
+            if let Some(o) = o {
+                o.finish(grid, tile, buffer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Computes a tile, checks its inputs, applies factors and sums.
+    #[inline(always)]
+    fn compute<S: Isa>(
+        &self,
+        tile: Tile,
+        (weights, scale): (Factor<'_>, Scale<'_>),
+        inputs: &[&[T]],
+        mut outputs: BlockOutputs<'_, T>,
+        rest: &mut Rest<T>,
+    ) -> Result<()> {
+        let cols = tile.cols;
+        let at_once = scale.as_one();
+        let wanted = outputs.part(&(0..tile.len()));
         let by_row = scale.of_rows().filter(|_| cols >= LONG);
         let scaled = by_row.is_some() || at_once.is_some_and(|scale| scale != T::ZERO);
         if let Some(scale) = by_row {
@@ -398,9 +445,10 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         // Only now: the kernel hides that it waits for memory, and leaves the tile in the cache.
         for (input, (o, check)) in inputs.iter().zip(&self.inputs) {
             if let Some(check) = check {
-                self.check(check, o, tile, input, weights, &mut scratch.exact)?;
+                self.check(check, o, tile, input, weights, &mut rest.exact)?;
             }
         }
+        let BlockOutputs { value, mut grads, mut hess } = outputs;
         for out in grads.iter_mut().chain([&mut hess]).flatten() {
             if !scaled {
                 scale.apply(out, cols);
@@ -411,7 +459,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         }
         if let Some(value) = value {
             if self.partial != Partial::Nothing {
-                let Scratch { products, samples, values, .. } = scratch;
+                let Rest { products, samples, values, .. } = rest;
                 match (self.sums_samples(), self.turned) {
                     (true, _) => self.sum_samples(tile, value, weights, products, samples)?,
                     (_, true) => self.sum_turned::<S>(tile, value, weights, products, values)?,
@@ -419,14 +467,6 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
                 }
             } else if self.weight != 1.0 || self.factors.is_weighted() {
                 weights.apply(value, cols, self.weight);
-            }
-        }
-        // A view that was not written directly has its tile in its buffer.
-        let results = self.grads.iter().chain([&self.hess, &self.unreduced]);
-        let buffers = scratch.grads.iter().chain([&scratch.hess, &scratch.value]);
-        for (o, buffer) in results.zip(buffers) {
-            if let Some(o) = o {
-                o.finish(grid, tile, buffer);
             }
         }
         Ok(())
@@ -475,6 +515,6 @@ impl<T: Real> Kernel for RunTile<'_, '_, '_, T> {
     #[inline(always)]
     fn run<S: Isa>(self) -> Result<()> {
         let RunTile { job, tile, scratch } = self;
-        job.tile::<S>(tile, scratch)
+        if job.has_lines() { job.lines::<S>(tile, scratch) } else { job.whole::<S>(tile, scratch) }
     }
 }

@@ -152,7 +152,7 @@ pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
         let converts = |o: &Output<'_, '_>| o.view.dtype() != T::DTYPE;
         let keeps =
             grads.iter().flatten().any(converts) || rows.vectors.iter().any(|v| v.overwritten);
-        let block = block_rows(turned.run(), if keeps { grid.cols } else { 1 });
+        let block = block_rows(grid.rows, turned.run(), if keeps { grid.cols } else { 1 });
         block.filter(|_| lie).map(|block| (turned, block))
     } else {
         None

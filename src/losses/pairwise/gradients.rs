@@ -6,7 +6,7 @@ use super::product::{CHAIN, Left, Right, Room, add_product};
 use super::similarity::{Batches, Similarity};
 use crate::array::{Grid, Tile};
 use crate::array::{View, ViewMut};
-use crate::drive::operand::{Operand, Output};
+use crate::drive::operand::{Operand, Output, sized};
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
@@ -23,8 +23,16 @@ const COLS: usize = 512;
 pub struct Gradients<'a, T> {
     out: [Option<ViewMut<'a>>; 2],
     /// The sums for the second batch over the blocks so far, if there are several.
-    carried: Option<Vec<f64>>,
+    carried: Option<Carried>,
     of: PhantomData<T>,
+}
+
+/// What goes from block to block for each vector of the second batch.
+struct Carried {
+    /// The sums of slopes times elements of the others.
+    sums: Vec<f64>,
+    /// The sums of slopes.
+    totals: Vec<f64>,
 }
 
 impl<'a, T: Real> Gradients<'a, T> {
@@ -34,8 +42,13 @@ impl<'a, T: Real> Gradients<'a, T> {
         out: [Option<ViewMut<'a>>; 2],
         several: bool,
     ) -> Result<Self> {
-        let carries = several && out[1].is_some();
-        let carried = carries.then(|| memory::filled(0.0, pairs.batches[1].len())).transpose()?;
+        let [_, m, d] = pairs.shape();
+        let carried = if several && out[1].is_some() {
+            let (sums, totals) = (memory::filled(0.0, m * d)?, memory::filled(0.0, m)?);
+            Some(Carried { sums, totals })
+        } else {
+            None
+        };
         Ok(Gradients { out, carried, of: PhantomData })
     }
 
@@ -52,9 +65,11 @@ impl<'a, T: Real> Gradients<'a, T> {
         let block = pairs.block(rows.clone());
         let [n, m, d] = block.shape();
         let [first, second] = &mut self.out;
-        let carried = self.carried.as_mut().map(|sums| ViewMut::from_slice(sums, &[m, d]));
-        let is_carried = carried.is_some();
-        let second = carried.or_else(|| second.as_mut().map(|out| out.narrow(0..m)));
+        let carried = self.carried.as_mut().map(|Carried { sums, totals }| {
+            [ViewMut::from_slice(sums, &[m, d]), ViewMut::from_slice(totals, &[m, 1])]
+        });
+        let [sums, totals] = carried.map_or([None, None], |carried| carried.map(Some));
+        let second = sums.or_else(|| second.as_mut().map(|out| out.narrow(0..m)));
         let out = [first.as_mut().map(|out| out.narrow(rows)), second];
         let out = out.each_ref().map(|out| {
             let mut grid = Grid::new(out.as_ref()?.shape(), 1);
@@ -62,36 +77,70 @@ impl<'a, T: Real> Gradients<'a, T> {
             grid.merge();
             Some((out, grid))
         });
+        let mut column = Grid::new(&[m, 1], 1);
+        let totals = totals.as_ref().map(|totals| Operand::output(&mut column, totals));
         let job = PullJob::<M, T> {
             batches: Batches::new(&block.batches, pairs.centre),
             slopes,
             marks,
             out,
-            is_carried,
+            carried: totals.map(|totals| (totals, column)),
             factor,
             of: PhantomData,
         };
-        let (rows, cols) = (rows_of_task(n.max(m)), COLS);
-        let across = d.div_ceil(cols);
+        let across = d.div_ceil(COLS);
+        let rows = rows_of_task(n.max(m) * across);
         let tiles = n.max(m).div_ceil(rows) * across;
         threads::run(tiles, block.cost() / tiles as f64, &|tasks| {
+            let mut scratch = Scratch::default();
             for task in tasks {
-                let (row, col) = (task / across * rows, task % across * cols);
-                let tile = Tile { row, rows, col, cols: cols.min(d - col) };
-                simd::dispatch(block.level, PullTile { job: &job, tile })?;
+                let (row, col) = (task / across * rows, task % across * COLS);
+                let tile = Tile { row, rows, col, cols: COLS.min(d - col) };
+                let scratch = &mut scratch;
+                simd::dispatch(block.level, PullTile { job: &job, tile, scratch })?;
             }
             Ok(())
         })
     }
 
     /// Writes what was carried from block to block, times the factor of all blocks.
-    pub fn finish<M: Similarity>(self, factor: f64) -> Result<()> {
-        let Gradients { out: [_, Some(out)], carried: Some(sums), .. } = self else {
+    pub fn finish<M: Similarity>(self, pairs: &Pairs<'_, M>, factor: f64) -> Result<()> {
+        let Gradients { out: [_, Some(out)], carried: Some(Carried { mut sums, totals }), .. } =
+            self
+        else {
             return Ok(());
         };
+        let [_, _, d] = pairs.shape();
+        let batches = Batches::new(&pairs.batches, pairs.centre);
+        let mut own = memory::filled(T::ZERO, d)?;
+        for ((row, sums), total) in sums.chunks_exact_mut(d.max(1)).enumerate().zip(totals) {
+            batches.less_own([1, row], &(0..d), total, &mut own, sums);
+        }
         let gradient = |sum: &f64| T::from_f64(M::FACTOR * sum * factor);
         out.copy_from(&memory::collect(sums.iter().map(gradient))?);
         Ok(())
+    }
+}
+
+impl Batches<'_, '_> {
+    /// Takes the sum of its slopes times an own vector, relative to the centre, from the sums of slopes times the others.
+    #[inline(always)]
+    fn less_own<T: Real>(
+        &self,
+        vector: [usize; 2],
+        elements: &Range<usize>,
+        total: f64,
+        buffer: &mut [T],
+        sums: &mut [f64],
+    ) {
+        if total == 0.0 {
+            return;
+        }
+        let own = self.load(vector, elements, buffer);
+        let centre = self.centre.get(elements.clone()).unwrap_or_default();
+        for ((sum, &own), &centre) in sums.iter_mut().zip(own).zip(centre) {
+            *sum -= total * (own - T::from_f64(centre)).to_f64();
+        }
     }
 }
 
@@ -101,8 +150,8 @@ struct PullJob<'a, 'b, M, T> {
     marks: Option<&'a Marks>,
     factor: f64,
     out: [Option<(Output<'a, 'a>, Grid)>; 2],
-    /// Whether those of the second batch are sums that are continued.
-    is_carried: bool,
+    /// The sums of slopes of the second batch, if its gradients are sums that are continued.
+    carried: Option<(Output<'a, 'a>, Grid)>,
     of: PhantomData<M>,
 }
 
@@ -110,17 +159,29 @@ struct PullJob<'a, 'b, M, T> {
 struct PullTile<'a, 'b, 'c, M, T> {
     job: &'a PullJob<'b, 'c, M, T>,
     tile: Tile,
+    scratch: &'a mut Scratch<T>,
+}
+
+/// Room for a tile.
+#[derive(Default)]
+struct Scratch<T> {
+    room: Room<T>,
+    /// The sums of slopes times elements of the others.
+    sums: Vec<f64>,
+    /// The sums of slopes, if they are of use.
+    totals: Vec<f64>,
+    /// What is continued.
+    carried: Vec<f64>,
+    own: Vec<T>,
+    other: Vec<T>,
+    grads: Vec<T>,
 }
 
 impl<M: Similarity, T: Real> Kernel for PullTile<'_, '_, '_, M, T> {
     type Output = Result<()>;
     #[inline(always)]
     fn run<S: Isa>(self) -> Result<()> {
-        let PullTile { job, tile } = self;
-        let mut sums = Vec::new();
-        let mut room = Room::default();
-        let mut buffer = Vec::new();
-        let mut carried = Vec::new();
+        let PullTile { job, tile, scratch } = self;
         for (of, out) in job.out.iter().enumerate() {
             let Some((out, grid)) = out else { continue };
             let rows = tile.rows.min(grid.rows.saturating_sub(tile.row));
@@ -128,24 +189,45 @@ impl<M: Similarity, T: Real> Kernel for PullTile<'_, '_, '_, M, T> {
                 continue;
             }
             let tile = Tile { rows, ..tile };
-            let is_carried = of == 1 && job.is_carried;
-            sums.clear();
-            memory::grow(&mut sums, tile.len(), 0.0)?;
             let row = |r: usize| Tile { row: tile.row + r, rows: 1, ..tile };
-            for (r, sums) in sums.chunks_exact_mut(tile.cols).enumerate().filter(|_| is_carried) {
-                sums.copy_from_slice(out.tile::<f64>(grid, row(r), &mut carried)?);
-            }
-            job.sum::<S>(of, tile, &mut room, &mut sums)?;
-            for (r, sums) in sums.chunks_exact(tile.cols).enumerate() {
-                if is_carried {
-                    out.tile::<f64>(grid, row(r), &mut carried)?.copy_from_slice(sums);
-                    continue;
+            let carried = job.carried.as_ref().filter(|_| of == 1);
+            let column = Tile { col: 0, cols: 1, ..tile };
+            // Of all tiles of a row one has its total.
+            let of_rows = carried.filter(|_| tile.col == 0);
+            let Scratch { sums, totals, carried: room, .. } = &mut *scratch;
+            let (sums, totals) = (sized(sums, tile.len())?, sized(totals, rows)?);
+            sums.fill(0.0);
+            totals.fill(0.0);
+            if carried.is_some() {
+                for (r, sums) in sums.chunks_exact_mut(tile.cols).enumerate() {
+                    sums.copy_from_slice(out.tile::<f64>(grid, row(r), room)?);
                 }
-                let grads = out.tile::<T>(grid, row(r), &mut buffer)?;
-                for (g, sum) in grads.iter_mut().zip(sums) {
+            }
+            if let Some((so_far, grid)) = of_rows {
+                totals.copy_from_slice(so_far.tile::<f64>(grid, column, room)?);
+            }
+            job.sum::<S>(of, tile, scratch)?;
+            let Scratch { sums, totals, carried: room, own, grads: buffer, .. } = &mut *scratch;
+            let (sums, totals) = (&mut sums[..tile.len()], &totals[..rows]);
+            if carried.is_some() {
+                for (r, sums) in sums.chunks_exact(tile.cols).enumerate() {
+                    out.tile::<f64>(grid, row(r), room)?.copy_from_slice(sums);
+                }
+                if let Some((so_far, grid)) = of_rows {
+                    so_far.tile::<f64>(grid, column, room)?.copy_from_slice(totals);
+                }
+                continue;
+            }
+            let part = tile.col..tile.col + tile.cols;
+            let own = sized(own, tile.cols)?;
+            let rows = sums.chunks_exact_mut(tile.cols).zip(totals);
+            for (r, (sums, &total)) in rows.enumerate() {
+                job.batches.less_own([of, tile.row + r], &part, total, own, sums);
+                let grads = out.tile::<T>(grid, row(r), buffer)?;
+                for (g, sum) in grads.iter_mut().zip(&*sums) {
                     *g = T::from_f64(M::FACTOR * *sum * job.factor);
                 }
-                out.finish(grid, row(r), &buffer);
+                out.finish(grid, row(r), buffer);
             }
         }
         Ok(())
@@ -153,33 +235,29 @@ impl<M: Similarity, T: Real> Kernel for PullTile<'_, '_, '_, M, T> {
 }
 
 impl<M: Similarity, T: Real> PullJob<'_, '_, M, T> {
-    /// Adds slope times [`Similarity::toward`] of the others to the sums of the own vectors of a tile.
+    /// Adds slope times [`Similarity::toward`] of the others to the sums of the own vectors of a tile, but for what the sum of
+    /// the slopes makes of these themselves.
     #[inline(always)]
-    fn sum<S: Isa>(
-        &self,
-        of: usize,
-        tile: Tile,
-        room: &mut Room<T>,
-        sums: &mut [f64],
-    ) -> Result<()> {
+    fn sum<S: Isa>(&self, of: usize, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
         let PullJob { batches, .. } = self;
+        let Scratch { room, sums, totals, own, other, .. } = scratch;
         let slopes = View::from_slice(self.slopes, &batches.pairs()).move_axis(of, 0);
         let elements = batches.views[1 - of].clone().move_axis(1, 0);
         let [of_slopes, of_elements] =
             [&slopes, &elements].map(|view| Grid::single(view.shape(), view.strides()));
         let part = tile.col..tile.col + tile.cols;
-        let mut totals = memory::filled(0.0, tile.rows)?;
-        let centre = batches.centre.get(part.clone()).unwrap_or_default();
-        let [mut own, mut other] =
-            [memory::filled(T::ZERO, tile.cols)?, memory::filled(T::ZERO, tile.cols)?];
+        let (sums, totals) = (&mut sums[..tile.len()], &mut totals[..tile.rows]);
+        let [own, other] = [sized(own, tile.cols)?, sized(other, tile.cols)?];
         let count = slopes.shape()[1];
         // What adds to a sum does so in the order of the others, however these come in blocks.
-        for first in (0..count).step_by(CHAIN) {
-            let run = Tile { col: first, cols: CHAIN.min(count - first), ..tile };
+        let is_marked = self.marked(of, Tile { col: 0, cols: count, ..tile }).next().is_some();
+        let step = if is_marked { CHAIN } else { count.max(1) };
+        for first in (0..count).step_by(step) {
+            let run = Tile { col: first, cols: step.min(count - first), ..tile };
             let along = run.col..run.col + run.cols;
             let mut all_finite = true;
             let left =
-                Slopes { job: self, of, view: &slopes, grid: &of_slopes, totals: &mut totals };
+                Slopes { job: self, of, view: &slopes, grid: &of_slopes, totals: &mut *totals };
             let right = Elements {
                 view: &elements,
                 grid: &of_elements,
@@ -187,17 +265,10 @@ impl<M: Similarity, T: Real> PullJob<'_, '_, M, T> {
                 all_finite: &mut all_finite,
             };
             add_product::<S, T>(tile, along.clone(), left, right, room, sums)?;
-            let rows = (tile.row..).zip(&totals).zip(sums.chunks_exact_mut(tile.cols));
-            for ((row, total), sums) in rows.filter(|((_, total), _)| **total != 0.0) {
-                let own = batches.load([of, row], &part, &mut own);
-                for ((sum, &own), &centre) in sums.iter_mut().zip(own).zip(centre) {
-                    *sum -= total * (own - T::from_f64(centre)).to_f64();
-                }
-            }
             for [row, at] in self.marked(of, run) {
                 let slope = self.slope(of, [row, at]);
-                let own = batches.load([of, row], &part, &mut own);
-                let other = batches.load([1 - of, at], &part, &mut other);
+                let own = batches.load([of, row], &part, own);
+                let other = batches.load([1 - of, at], &part, other);
                 let sums = sums[(row - tile.row) * tile.cols..].iter_mut();
                 for ((sum, own), other) in sums.zip(own).zip(other).filter(|_| slope != 0.0) {
                     *sum += slope * M::toward(own.to_f64(), other.to_f64());
@@ -205,7 +276,7 @@ impl<M: Similarity, T: Real> PullJob<'_, '_, M, T> {
             }
             // Distances that are no numbers are marked.
             for at in along.filter(|_| !all_finite && !M::CANCELS) {
-                let other = batches.load([1 - of, at], &part, &mut other);
+                let other = batches.load([1 - of, at], &part, other);
                 for (row, sums) in (tile.row..).zip(sums.chunks_exact_mut(tile.cols)) {
                     let slope = self.slope(of, [row, at]);
                     for (sum, other) in sums.iter_mut().zip(other) {
@@ -240,7 +311,7 @@ struct Slopes<'s, 'a, 'b, M, T> {
     /// Own vectors by others.
     view: &'s View<'s>,
     grid: &'s Grid,
-    /// The sum of each row along the last columns, if it is of use.
+    /// The sum of each row, if it is of use.
     totals: &'s mut [f64],
 }
 
@@ -253,7 +324,7 @@ impl<M: Similarity, T: Real> Left<T> for Slopes<'_, '_, '_, M, T> {
         }
         if M::CANCELS {
             for (total, row) in self.totals.iter_mut().zip(rows.chunks_exact(tile.cols)) {
-                *total = sum_block::<S, T>(row);
+                *total += sum_block::<S, T>(row);
             }
         }
     }

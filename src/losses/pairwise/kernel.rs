@@ -38,7 +38,7 @@ pub fn batches<'a>(call: &Call<'a>, samples: usize) -> [View<'a>; 2] {
 }
 
 /// Vectors of a batch in a task, at least, if there are more, and at most.
-const TASK: (usize, usize) = (3 * ROWS, 22 * ROWS);
+const TASK: (usize, usize) = (3 * ROWS, 44 * ROWS);
 /// Rough time for value and gradient of one element of one pair, in nanoseconds.
 const COST: f64 = 0.08;
 /// Elements of a pair that take as long as what does not depend on their number.
@@ -48,7 +48,7 @@ const CENTRED: usize = 32;
 
 /// Vectors of each task, of so many. Results do not depend on it.
 pub(super) fn rows_of_task(rows: usize) -> usize {
-    rows.div_ceil(threads::num_threads()).next_multiple_of(ROWS).clamp(TASK.0, TASK.1)
+    threads::part(rows, ROWS, TASK.0, TASK.1)
 }
 
 /// A loss of the similarities of a vector of the first batch to all of the second.

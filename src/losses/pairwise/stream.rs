@@ -59,6 +59,6 @@ impl<'p, 'v, 'g, M: Similarity, T: Real> Stream<'p, 'v, 'g, M, T> {
 
     /// Finishes the gradients, with the factor of all blocks.
     pub fn finish(self, factor: f64) -> Result<()> {
-        self.gradients.finish::<M>(factor)
+        self.gradients.finish(self.pairs, factor)
     }
 }

@@ -199,7 +199,7 @@ impl<T: Real> RowKernel<T, 1, 0> for MarginRows<'_> {
         let (own, gaps, terms) = (sized(own, count)?, sized(gaps, count)?, sized(terms, count)?);
         labelled.sort(labels.iter().copied().map(Some))?;
         let mut reader = columns.read();
-        for c in 0..elements {
+        for c in (0..elements).filter(|&c| labelled.of(c).next().is_some()) {
             let [x] = reader.column(c)?;
             labelled.of(c).for_each(|r| own[r] = x[r].to_f64());
         }
