@@ -4,8 +4,7 @@ use crate::error::Result;
 use crate::memory;
 use crate::num::DType;
 use crate::num::Float;
-use crate::simd::{Isa, SUM_LANES, add_lanes, add_lanes_exactly};
-use std::array;
+use crate::simd::{Isa, SUM_LANES, add_lanes};
 
 /// Longest run that is summed at once; longer ones are summed from the sums of their blocks.
 pub const BLOCK: usize = 1024;
@@ -137,10 +136,11 @@ impl ExactSum {
 #[derive(Default)]
 pub struct ColumnSums {
     cols: usize,
+    /// Rows in all, and so far.
+    len: usize,
+    rows: usize,
     /// Rows that fill all lanes several times over; those behind them are added one by one.
     chunked: usize,
-    /// Rows so far.
-    rows: usize,
     /// Whether what additions round off is put back.
     exact: bool,
     /// Lane by lane, all columns of each.
@@ -154,7 +154,7 @@ pub struct ColumnSums {
 impl ColumnSums {
     /// Begins with the first of at most [`BLOCK`] rows.
     pub fn start(&mut self, rows: usize, cols: usize, exact: bool) -> Result<()> {
-        (self.rows, self.cols, self.exact) = (0, cols, exact);
+        (self.len, self.rows, self.cols, self.exact) = (rows, 0, cols, exact);
         self.chunked = rows - rows % SUM_LANES;
         zeros(&mut self.lanes, SUM_LANES * cols)?;
         zeros(&mut self.lost, if exact { SUM_LANES * cols } else { 0 })?;
@@ -170,35 +170,70 @@ impl ColumnSums {
             for (rest, x) in self.rest[(row - self.chunked) * self.cols..].iter_mut().zip(x) {
                 *rest = x.to_f64();
             }
-            return;
-        }
-        let lanes = row % SUM_LANES * self.cols..;
-        let sums = self.lanes[lanes.clone()].iter_mut().zip(x);
-        if self.exact {
-            for ((sum, x), lost) in sums.zip(&mut self.lost[lanes]) {
-                let (old, x) = (*sum, x.to_f64());
-                *sum = old + x;
-                *lost += f64::lost(old, x, *sum);
-            }
         } else {
-            for (sum, x) in sums {
-                *sum += x.to_f64();
+            let lanes = row % SUM_LANES * self.cols..;
+            let sums = self.lanes[lanes.clone()].iter_mut().zip(x);
+            if self.exact {
+                for ((sum, x), lost) in sums.zip(&mut self.lost[lanes]) {
+                    let (old, x) = (*sum, x.to_f64());
+                    *sum = old + x;
+                    *lost += f64::lost(old, x, *sum);
+                }
+            } else {
+                for (sum, x) in sums {
+                    *sum += x.to_f64();
+                }
             }
+        }
+        if self.rows == self.len && self.chunked > 0 {
+            self.fold();
         }
     }
 
-    /// The sum of a column.
+    /// Adds the lanes up in the order of [`add_lanes`] or [`add_lanes_exactly`], all columns at once: the lanes of one column
+    /// lie pages apart.
+    fn fold(&mut self) {
+        let ColumnSums { cols, lanes, lost, .. } = self;
+        if !self.exact {
+            return fold_lanes(lanes, *cols);
+        }
+        fold_lanes(lost, *cols);
+        let mut half = SUM_LANES / 2;
+        while half > 0 {
+            let (low, high) = lanes.split_at_mut(half * *cols);
+            for (low, high) in low.chunks_exact_mut(*cols).zip(high.chunks_exact(*cols)) {
+                for ((sum, &x), lost) in low.iter_mut().zip(high).zip(&mut *lost) {
+                    let old = *sum;
+                    *sum = old + x;
+                    *lost += f64::lost(old, x, *sum);
+                }
+            }
+            half /= 2;
+        }
+    }
+
+    /// The sum of a column, once all rows are there.
     pub fn total(&self, col: usize) -> f64 {
-        let of_column = |x: &[f64]| array::from_fn(|lane| x[lane * self.cols + col]);
         let rest = self.rest.iter().skip(col).step_by(self.cols);
         if !self.exact {
             let rest = rest.fold(0.0, |sum, x| sum + x);
-            return if self.chunked > 0 { add_lanes(of_column(&self.lanes)) + rest } else { rest };
+            return if self.chunked > 0 { self.lanes[col] + rest } else { rest };
         }
-        let (sum, lost) = add_lanes_exactly(of_column(&self.lanes), of_column(&self.lost));
-        let mut total = ExactSum { sum, lost };
+        let mut total = ExactSum { sum: self.lanes[col], lost: self.lost[col] };
         rest.for_each(|&x| total.add(x));
         total.total()
+    }
+}
+
+/// Adds lanes of `len` numbers each, one behind another, to the first of them, in the order of [`add_lanes`].
+pub fn fold_lanes(lanes: &mut [f64], len: usize) {
+    let mut half = lanes.len() / len / 2;
+    while half > 0 {
+        let (low, high) = lanes.split_at_mut(half * len);
+        for (sum, x) in low.iter_mut().zip(high) {
+            *sum += *x;
+        }
+        half /= 2;
     }
 }
 

@@ -5,6 +5,7 @@ use crate::math::Real;
 use crate::memory;
 use crate::num::{DType, Float, Scalar, two_product, two_sum};
 use crate::simd::{Isa, add_lanes};
+use crate::sum::fold_lanes;
 
 /// Longest run whose products are summed at once.
 const PRODUCTS: usize = 256;
@@ -108,17 +109,33 @@ impl ColumnProducts {
         }
     }
 
-    /// Adds the sums of a block to those of the blocks before.
+    /// Adds the sums of a block to those of the blocks before, all pairs at once: the lanes of one pair lie pages apart.
     fn finish(&mut self) {
         let pairs = self.pairs;
+        let (lanes, rest) = self.lanes.split_at_mut(3 * LANES * pairs);
+        if self.exact {
+            let mut half = LANES / 2;
+            while half > 0 {
+                let [(sums, others), (lost, lost_of_others)] =
+                    [&mut *lanes, &mut self.lost[..]].map(|x| x.split_at_mut(3 * half * pairs));
+                let others = others.iter().zip(lost_of_others);
+                for ((sum, lost), (x, lost_of_x)) in sums.iter_mut().zip(lost).zip(others) {
+                    let [total, rounded] = two_sum(*sum, *x);
+                    *sum = total;
+                    *lost += *lost_of_x + rounded;
+                }
+                half /= 2;
+            }
+        } else {
+            fold_lanes(lanes, 3 * pairs);
+        }
         for (r, sums) in self.sums.iter_mut().enumerate() {
             for (of, sum) in sums.iter_mut().enumerate() {
-                let at = |lane: usize| (3 * lane + of) * pairs + r;
-                let lanes = std::array::from_fn(|lane| self.lanes[at(lane)]);
+                let at = of * pairs + r;
                 let part = if self.exact {
-                    fold_exactly(lanes, std::array::from_fn(|lane| self.lost[at(lane)]))
+                    [lanes[at], self.lost[at]]
                 } else {
-                    [add_lanes(lanes) + self.lanes[at(LANES)], 0.0]
+                    [lanes[at] + rest[at], 0.0]
                 };
                 let [total, rounded] = two_sum(sum[0], part[0]);
                 *sum = [total, sum[1] + (part[1] + rounded)];
