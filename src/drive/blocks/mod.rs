@@ -371,7 +371,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             });
             let [grads @ .., hess] = &mut lines;
             let outputs = BlockOutputs {
-                value: (self.partial != Partial::Nothing).then_some(&mut *value),
+                value: Some(&mut *value),
                 grads: grads.each_mut().map(Option::as_deref_mut),
                 hess: hess.as_deref_mut(),
             };
