@@ -190,8 +190,8 @@ impl ColumnSums {
         }
     }
 
-    /// Adds the lanes up in the order of [`add_lanes`] or [`add_lanes_exactly`], all columns at once: the lanes of one column
-    /// lie pages apart.
+    /// Adds the lanes up in the order of [`add_lanes`] or [`simd::add_lanes_exactly`](crate::simd::add_lanes_exactly), all
+    /// columns at once: the lanes of one column lie pages apart.
     fn fold(&mut self) {
         let ColumnSums { cols, lanes, lost, .. } = self;
         if !self.exact {
