@@ -200,6 +200,21 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_element_is_found_wherever_it_is() {
+        for len in [1, 127, 128, 129, 200, 331] {
+            let mut x = vec![1.0_f32; len + 3];
+            for (start, i) in (0..3).flat_map(|start| (0..len).map(move |i| (start, i))) {
+                for domain in [Domain::Sign, Domain::Probability, Domain::Weight] {
+                    assert!(domain.all_hold(&x[start..][..len]));
+                    x[start + i] = if domain == Domain::Sign { 0.5 } else { -0.5 };
+                    assert!(!domain.all_hold(&x[start..][..len]), "{domain} {start} {i} of {len}");
+                    x[start + i] = 1.0;
+                }
+            }
+        }
+    }
+
+    #[test]
     fn not_a_number_is_in_no_domain() {
         for domain in [Domain::Sign, Domain::Probability, Domain::NonNegative, Domain::Weight] {
             assert!(!domain.all_hold(&[1.0, f64::NAN, 1.0]) && domain.all_hold(&[1.0_f32, 1.0]));

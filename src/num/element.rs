@@ -230,6 +230,10 @@ pub trait Float:
     fn all_up_to(x: &[Self], high: Self) -> bool;
     /// Whether all are 1 or -1.
     fn all_signs(x: &[Self]) -> bool;
+    /// Whether none is infinite or NaN.
+    fn all_finite<S: Isa>(x: &[Self]) -> bool;
+    /// The least number by [`Float::key`], or infinity if there is none.
+    fn least(x: &[Self]) -> Self;
     /// The extreme sizes of numbers, in one pass.
     fn sizes(x: &[Self]) -> Sizes<Self>;
 

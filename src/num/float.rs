@@ -3,6 +3,38 @@
 use crate::num::{Float, Sizes};
 use crate::simd::{self, Isa, SUM_LANES};
 use half::{bf16, f16};
+use std::ops::{Add, BitOr};
+
+/// Folds numbers, where neither order matters nor that the start or a number is taken twice.
+///
+/// The first and the last chunk are taken apart, so that all others are read from where a cache line begins.
+#[inline(always)]
+fn fold<T: Copy, B: Copy>(
+    x: &[T],
+    start: B,
+    take: impl Fn(B, T) -> B,
+    join: impl Fn(B, B) -> B,
+) -> B {
+    const LANES: usize = 64;
+    const LINE: usize = 64;
+    if x.len() < 2 * LANES {
+        return x.iter().fold(start, |found, x| take(found, *x));
+    }
+    let mut found = [start; LANES];
+    let mut take_chunk = |chunk: &[T; LANES]| {
+        for (found, x) in found.iter_mut().zip(chunk) {
+            *found = take(*found, *x);
+        }
+    };
+    let line = x.as_ptr().align_offset(LINE).min(LANES);
+    for chunk in x[line..].as_chunks().0 {
+        take_chunk(chunk);
+    }
+    for chunk in [x.first_chunk(), x.last_chunk()].into_iter().flatten() {
+        take_chunk(chunk);
+    }
+    found.into_iter().fold(start, join)
+}
 
 macro_rules! float {
     ($t:ident, $key:ident, $sum:ident, $sum_and_lost:ident, $transpose:ident, { $($runs:item)* }) => {
@@ -28,19 +60,30 @@ macro_rules! float {
             }
             #[inline(always)]
             fn all_up_to(x: &[Self], high: Self) -> bool {
-                let mut most = 0;
-                for x in x {
-                    most = x.to_bits().max(most);
-                }
-                most <= high.to_bits()
+                let zero = Self::ZERO.to_bits();
+                fold(x, zero, |most, x| x.to_bits().max(most), Ord::max) <= high.to_bits()
             }
             #[inline(always)]
             fn all_signs(x: &[Self]) -> bool {
-                let mut others = 0;
-                for x in x {
-                    others |= $t::abs(*x).to_bits() ^ Self::ONE.to_bits();
+                let [zero, one, sign] = [Self::ZERO, Self::ONE, -Self::ZERO].map($t::to_bits);
+                let others = fold(x, zero, |others, x| (x.to_bits() ^ one) | others, BitOr::bitor);
+                others & !sign == 0
+            }
+            #[inline(always)]
+            fn all_finite<S: Isa>(x: &[Self]) -> bool {
+                // Infinity times 0 is NaN, which stays.
+                let add = |nothing, x: Self| Float::mul_add::<S>(x, Self::ZERO, nothing);
+                fold(x, Self::ZERO, add, Add::add) == Self::ZERO
+            }
+            #[inline(always)]
+            fn least(x: &[Self]) -> Self {
+                // The keys of numbers of positive sign are their bits.
+                let beyond = Self::INFINITY.key();
+                let least = fold(x, beyond, |least, x| (x.to_bits() as $key).min(least), Ord::min);
+                if least >= 0 {
+                    return Self::from_key(least);
                 }
-                others == 0
+                Self::from_key(x.iter().fold(beyond, |least, x| x.key().min(least)))
             }
             #[inline(always)]
             fn sizes(x: &[Self]) -> Sizes<Self> {

@@ -455,7 +455,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             }
         }
         if let Some(extremes) = self.extremes {
-            extremes.add(inputs[0], grads[0].as_deref(), hess.as_deref());
+            extremes.add::<S, _>(inputs[0], grads[0].as_deref(), hess.as_deref());
         }
         if let Some(value) = value {
             if self.partial != Partial::Nothing {
