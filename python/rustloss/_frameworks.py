@@ -50,8 +50,8 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     ShapeError
         If they have indices that differ.
     """
-    values = (*args, *kwargs.values())
-    owners = {owner for value in values if (owner := framework(type(value)))}  # type: ignore[arg-type]  # a class is hashable
+    found = set(map(framework, map(type, (*args, *kwargs.values()))))
+    owners = {owner for owner in found if owner}
     if len(owners) == 1:
         return _adapter(*owners).call(loss, method, args, kwargs)
     # Only here, as to look up the names takes longer than all else.

@@ -19,6 +19,7 @@ use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict, PyMappingProxy, PyString, PyTuple};
 use smallvec::SmallVec;
 use std::slice;
+use std::sync::OnceLock;
 
 /// Work that is worth letting other Python threads run meanwhile, in nanoseconds.
 const DETACH_NS: f64 = 5_000.0;
@@ -30,6 +31,7 @@ pub struct PyLoss {
     /// The constructor's arguments.
     #[pyo3(get, name = "_params")]
     params: Py<PyMappingProxy>,
+    hash: OnceLock<isize>,
 }
 
 #[allow(clippy::doc_markdown, reason = "what Python's `help` shows")]
@@ -49,8 +51,19 @@ impl PyLoss {
             let all = all.iter().map(|(name, value)| Ok((*name, to_python(py, value)?)));
             let params = all.collect::<PyResult<Vec<_>>>()?.into_py_dict(py)?;
             let params = PyMappingProxy::new(py, params.as_mapping()).unbind();
-            Ok(PyLoss { objective, params })
+            Ok(PyLoss { objective, params, hash: OnceLock::new() })
         })
+    }
+
+    /// The hash of class and parameters, which adapters look losses up by, computed once.
+    fn __hash__(slf: &Bound<'_, Self>) -> PyResult<isize> {
+        let PyLoss { params, hash, .. } = slf.get();
+        if let Some(hash) = hash.get() {
+            return Ok(*hash);
+        }
+        let params = params.bind(slf.py()).items()?.to_tuple();
+        let found = (slf.get_type(), params).into_pyobject(slf.py())?.hash()?;
+        Ok(*hash.get_or_init(|| found))
     }
 
     /// The inputs as the parameters make them: what each may hold, the rule of its shape, whether it has a gradient.

@@ -27,8 +27,10 @@ def to_numpy(name: str, tensor: Tensor) -> NDArray[Any]:
     DTypeError
         If it is on another device, sparse, quantised, complex or of an unknown type.
     """
+    if not tensor.is_cpu:
+        raise _unreadable(name, tensor)
     try:
-        array: NDArray[Any] = (tensor.detach() if tensor.requires_grad else tensor).numpy()
+        array: NDArray[Any] = tensor.numpy(force=tensor.requires_grad)
     except (RuntimeError, TypeError) as error:
         if tensor.is_neg():
             return to_numpy(name, tensor.resolve_neg())

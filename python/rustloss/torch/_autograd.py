@@ -32,16 +32,18 @@ class Eager(torch.autograd.Function):
         """
         ctx.save_for_backward(*tensors)
         ctx.args = call, order, others
-        arrays = dict(zip(call.names, map(to_numpy, call.names, tensors), strict=True))
-        loss, first = call.traits.loss, arrays[call.names[0]]
-        if min([arrays[name].itemsize for name in (call.names[0], *call.wrt)]) < _SINGLE:
+        traits, arrays = call.traits, [*map(to_numpy, call.names, tensors)]
+        if not call.leads:
+            others = {**dict(zip(call.names, arrays, strict=True)), **others}
+        given = arrays if call.leads else ()
+        if min([arrays[at].itemsize for at in call.differentiated]) < _SINGLE:
             ctx.grads = None
-            value = loss(**arrays, **others)
+            value = traits.loss(*given, **others)
         else:
-            share = mean(call.traits, first.shape, first.dtype) if call.traits.apart else None
-            options: dict[str, Any] = {"wrt": call.wrt, "grad_output": share}
-            value, ctx.grads = loss.value_and_grad(**arrays, **others, **options)
+            share = mean(traits, arrays[0].shape, arrays[0].dtype) if traits.apart else None
             ctx.share = 1.0 if share is None else float(share)
+            options: dict[str, Any] = {**others, "wrt": call.wrt, "grad_output": share}
+            value, ctx.grads = traits.loss.value_and_grad(*given, **options)
         tensor: Tensor = to_tensor(value)
         return tensor
 
@@ -65,8 +67,7 @@ class Eager(torch.autograd.Function):
             if factor != 1:
                 for grad in grads:
                     grad.mul_(factor)
-        found = dict(zip(call.wrt, grads, strict=True))
-        return None, None, None, *map(found.get, call.names)
+        return None, None, None, *[None if at is None else grads[at] for at in call.gradients]
 
 
 def _factor(upstream: Tensor, share: float) -> float | None:

@@ -91,24 +91,37 @@ def value(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
     -------
     Tensor
     """
-    given = {name: x for name, x in zip(traits.names, args, strict=False) if x is not None}
-    if kwargs or len(args) > len(traits.names):
-        _check_names(traits.names, args, kwargs)
-        given |= {name: x for name, x in kwargs.items() if x is not None}
-        given = {name: given[name] for name in (*traits.names, *_OPTIONS) if name in given}
-    tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
+    traced = _is_traced()
+    if traced or kwargs or len(args) > len(traits.names) or not _PLAIN.issuperset(map(type, args)):
+        given = _present(traits.names, args, kwargs)
+        tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
+        others = {name: x for name, x in given.items() if name not in tensors}
+        traced = traced or not _PLAIN.issuperset(map(type, tensors.values()))
+    else:  # The usual call, which a few elements should not wait for.
+        given = tensors = dict(zip(traits.names, args, strict=False))
+        others = {}
     recorded = torch.is_grad_enabled()
     needed = tuple([recorded and x.requires_grad for x in tensors.values()])
-    if _is_traced(tensors):
-        Call(traits, (*tensors,)).wanted(needed)
+    names = (*tensors,)
+    if traced:
+        Call(traits, names).wanted(needed)
         return _traced(traits, given)
-    call = _wanted(traits, (*tensors,), needed)
+    call = _wanted(traits, names, needed)
     if not call.wrt:
         plain: Tensor = _detached(traits.loss, "__call__", (), given)
         return plain
     _refuse_out(given)
-    others = {name: x for name, x in given.items() if name not in tensors}
     return Eager.apply(call, (*given,), others, *tensors.values())
+
+
+def _present(
+    names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what is given of a call, in the order of its inputs and options."""
+    if kwargs or len(args) > len(names):
+        _check_names(names, args, kwargs)
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    return {name: given[name] for name in (*names, *_OPTIONS) if given.get(name) is not None}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -128,13 +141,11 @@ def _check_names(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str
         raise CallError(f"{text}, got {len(args)} by position and {', '.join(kwargs) or 'none'}")
 
 
-def _is_traced(tensors: dict[str, Tensor]) -> bool:
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-        or not _PLAIN.issuperset(map(type, tensors.values()))
-    )
+def _is_traced() -> bool:
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return True
+    level: int = torch.autograd.forward_ad._current_level
+    return level >= 0
 
 
 def _traced(traits: Traits, given: dict[str, Any]) -> Tensor:

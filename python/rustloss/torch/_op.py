@@ -69,6 +69,21 @@ class Call:
     #: Those of which a gradient is wanted.
     wrt: tuple[str, ...] = ()
 
+    @functools.cached_property
+    def leads(self) -> bool:
+        """Whether the tensors are the first inputs of the loss, in their order."""
+        return self.names == self.traits.names[: len(self.names)]
+
+    @functools.cached_property
+    def differentiated(self) -> list[int]:
+        """Where among the tensors the first one is, and those of which a gradient is wanted."""
+        return [0, *map(self.names.index, self.wrt)]
+
+    @functools.cached_property
+    def gradients(self) -> list[int | None]:
+        """Where the gradient of each tensor is among those that are wanted."""
+        return [self.wrt.index(name) if name in self.wrt else None for name in self.names]
+
     def wanted(self, needed: Sequence[bool]) -> Call:
         """Return the call with the inputs in `wrt` for which `needed` is true.
 
