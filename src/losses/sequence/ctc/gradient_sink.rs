@@ -10,9 +10,12 @@ use super::request::{CtcOutputs, GradientRows, PosteriorRows};
 use super::step_buffers::CtcLattice;
 use crate::error::Result;
 use crate::math::Real;
-use crate::num;
+use crate::num::{self, Float};
 use crate::simd::{Isa, Kernel, dispatch};
 use std::ops::Range;
+
+/// Slopes that are converted to a half type at once.
+const TOGETHER: usize = 64;
 
 /// Writes the results of sample `n` that need occupancies.
 pub struct GradientSink<'a, E> {
@@ -135,11 +138,9 @@ impl<E: FrameElement> Kernel for WriteGradient<'_, '_, E> {
                 *slopes = S::mul_add(occupancies, &[share; GROUP], slopes);
             }
             let reach = groups.start * GROUP..groups.end * GROUP;
-            for [first, again] in
-                target.emissions.repeats.iter().map(|pair| pair.map(|u| u as usize))
-            {
-                let occupancy = if reach.contains(&again) { label[again] } else { 0.0 };
-                slopes[first] += share * occupancy;
+            for pair in target.emissions.repeats_within(&reach) {
+                let [first, again] = pair.map(|u| u as usize);
+                slopes[first] += share * label[again];
             }
             let mut out = sink.row(grad.rows, t);
             let classes = target.emissions.distinct.iter().map(|pair| pair.map(|i| i as usize));
@@ -149,7 +150,20 @@ impl<E: FrameElement> Kernel for WriteGradient<'_, '_, E> {
                     slopes[place] += scale * Real::exp::<S>(x.at(class).to::<f64>());
                 }
             }
-            out.set_each(classes.map(|[place, class]| (class, E::of(slopes[place]))));
+            if E::DIRECT {
+                out.set_each(classes.map(|[place, class]| (class, E::of(slopes[place]))));
+                continue;
+            }
+            for pairs in target.emissions.distinct.chunks(TOGETHER) {
+                let mut numbers = [E::Real::ZERO; TOGETHER];
+                for (x, &[place, _]) in numbers.iter_mut().zip(pairs) {
+                    *x = E::Real::from_f64(slopes[place as usize]);
+                }
+                let mut elements = [E::of(0.0); TOGETHER];
+                E::of_run(&numbers[..pairs.len()], &mut elements[..pairs.len()]);
+                let classes = pairs.iter().map(|&[_, class]| class as usize);
+                out.set_each(classes.zip(elements));
+            }
         }
     }
 }

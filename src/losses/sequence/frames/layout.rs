@@ -12,6 +12,7 @@ use super::buffer::refill;
 use super::lanes::fold;
 use crate::error::Result;
 use crate::num::Float;
+use std::ops::Range;
 
 /// Which class stands at each place of an emission row.
 #[derive(Debug, Default)]
@@ -26,8 +27,9 @@ pub struct EmissionLayout {
     pub blank: u32,
     /// For each class that occurs, the place where it stands first, and the class; the blank last.
     pub distinct: Vec<[u32; 2]>,
-    /// For each label whose class an earlier label has, too: the first place of the class, and the place of the label.
-    pub repeats: Vec<[u32; 2]>,
+    /// For each label whose class an earlier label has, too: the first place of the class, and the place of the label, in
+    /// the order of the labels.
+    repeats: Vec<[u32; 2]>,
     /// Classes and below them the places of their labels, to be sorted.
     sorted: Vec<u64>,
 }
@@ -58,8 +60,15 @@ impl EmissionLayout {
                 _ => distinct.push([u, class]),
             }
         }
+        repeats.sort_unstable_by_key(|&[_, u]| u);
         distinct.push([width as u32, blank]);
         Ok(())
+    }
+
+    /// The repeats among some labels.
+    pub fn repeats_within(&self, labels: &Range<usize>) -> &[[u32; 2]] {
+        let before = |place| self.repeats.partition_point(|&[_, u]| (u as usize) < place);
+        &self.repeats[before(labels.start)..before(labels.end)]
     }
 
     /// Numbers of an emission row.
