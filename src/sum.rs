@@ -136,8 +136,7 @@ impl ExactSum {
 #[derive(Default)]
 pub struct ColumnSums {
     cols: usize,
-    /// Rows in all, and so far.
-    len: usize,
+    /// Rows so far.
     rows: usize,
     /// Rows that fill all lanes several times over; those behind them are added one by one.
     chunked: usize,
@@ -147,18 +146,26 @@ pub struct ColumnSums {
     lanes: Vec<f64>,
     /// What the additions have rounded off.
     lost: Vec<f64>,
-    /// The rows that are added one by one.
+    /// The sums of the rows that are added one by one, without those before, where nothing is put back.
     rest: Vec<f64>,
 }
 
 impl ColumnSums {
     /// Begins with the first of at most [`BLOCK`] rows.
     pub fn start(&mut self, rows: usize, cols: usize, exact: bool) -> Result<()> {
-        (self.len, self.rows, self.cols, self.exact) = (rows, 0, cols, exact);
+        (self.rows, self.cols, self.exact) = (0, cols, exact);
         self.chunked = rows - rows % SUM_LANES;
-        zeros(&mut self.lanes, SUM_LANES * cols)?;
-        zeros(&mut self.lost, if exact { SUM_LANES * cols } else { 0 })?;
-        zeros(&mut self.rest, (rows - self.chunked) * cols)
+        let lanes = if self.chunked > 0 { SUM_LANES } else { 1 };
+        memory::grow(&mut self.lanes, lanes * cols, 0.0)?;
+        memory::grow(&mut self.lost, if exact { lanes * cols } else { 0 }, 0.0)?;
+        memory::grow(&mut self.rest, if exact { 0 } else { cols }, 0.0)?;
+        if !exact {
+            self.rest[..cols].fill(0.0);
+        } else if self.chunked == 0 {
+            self.lanes[..cols].fill(0.0);
+            self.lost[..cols].fill(0.0);
+        }
+        Ok(())
     }
 
     /// The next rows. Their number divides [`SUM_LANES`], but for the last ones.
@@ -167,46 +174,46 @@ impl ColumnSums {
         let row = self.rows;
         self.rows += x.len() / self.cols;
         if row >= self.chunked {
-            for (rest, x) in self.rest[(row - self.chunked) * self.cols..].iter_mut().zip(x) {
-                *rest = x.to_f64();
+            for x in x.chunks_exact(self.cols) {
+                let sums = if self.exact { &mut self.lanes } else { &mut self.rest };
+                add_each(sums, x, self.exact.then_some(&mut self.lost));
+            }
+            return;
+        }
+        let lanes = row % SUM_LANES * self.cols..;
+        if row < SUM_LANES {
+            // The first of each lane: what stood there before does not count.
+            for (sum, x) in self.lanes[lanes.clone()].iter_mut().zip(x) {
+                *sum = 0.0 + x.to_f64();
+            }
+            if self.exact {
+                self.lost[lanes][..x.len()].fill(0.0);
             }
         } else {
-            let lanes = row % SUM_LANES * self.cols..;
-            let sums = self.lanes[lanes.clone()].iter_mut().zip(x);
-            if self.exact {
-                for ((sum, x), lost) in sums.zip(&mut self.lost[lanes]) {
-                    let (old, x) = (*sum, x.to_f64());
-                    *sum = old + x;
-                    *lost += f64::lost(old, x, *sum);
-                }
-            } else {
-                for (sum, x) in sums {
-                    *sum += x.to_f64();
-                }
-            }
+            let lost = self.exact.then(|| &mut self.lost[lanes.clone()]);
+            add_each(&mut self.lanes[lanes], x, lost);
         }
-        if self.rows == self.len && self.chunked > 0 {
+        if self.rows == self.chunked {
             self.fold();
         }
     }
 
     /// Adds the lanes up in the order of [`add_lanes`] or [`simd::add_lanes_exactly`](crate::simd::add_lanes_exactly), all
     /// columns at once: the lanes of one column lie pages apart.
+    #[inline(always)]
     fn fold(&mut self) {
-        let ColumnSums { cols, lanes, lost, .. } = self;
+        let (cols, len) = (self.cols, SUM_LANES * self.cols);
+        let lanes = &mut self.lanes[..len];
         if !self.exact {
-            return fold_lanes(lanes, *cols);
+            return fold_lanes(lanes, cols);
         }
-        fold_lanes(lost, *cols);
+        let lost = &mut self.lost[..len];
+        fold_lanes(lost, cols);
         let mut half = SUM_LANES / 2;
         while half > 0 {
-            let (low, high) = lanes.split_at_mut(half * *cols);
-            for (low, high) in low.chunks_exact_mut(*cols).zip(high.chunks_exact(*cols)) {
-                for ((sum, &x), lost) in low.iter_mut().zip(high).zip(&mut *lost) {
-                    let old = *sum;
-                    *sum = old + x;
-                    *lost += f64::lost(old, x, *sum);
-                }
+            let (low, high) = lanes.split_at_mut(half * cols);
+            for (low, high) in low.chunks_exact_mut(cols).zip(high.chunks_exact(cols)) {
+                add_each(low, high, Some(lost));
             }
             half /= 2;
         }
@@ -214,18 +221,28 @@ impl ColumnSums {
 
     /// The sum of a column, once all rows are there.
     pub fn total(&self, col: usize) -> f64 {
-        let rest = self.rest.iter().skip(col).step_by(self.cols);
-        if !self.exact {
-            let rest = rest.fold(0.0, |sum, x| sum + x);
-            return if self.chunked > 0 { self.lanes[col] + rest } else { rest };
+        if self.exact {
+            return ExactSum { sum: self.lanes[col], lost: self.lost[col] }.total();
         }
-        let mut total = ExactSum { sum: self.lanes[col], lost: self.lost[col] };
-        rest.for_each(|&x| total.add(x));
-        total.total()
+        let rest = self.rest[col];
+        if self.chunked > 0 { self.lanes[col] + rest } else { rest }
+    }
+}
+
+/// Adds a number to each sum, and what that rounds off to `lost`.
+#[inline(always)]
+fn add_each<T: Float>(sums: &mut [f64], x: &[T], lost: Option<&mut [f64]>) {
+    let sums = sums.iter_mut().zip(x);
+    let Some(lost) = lost else { return sums.for_each(|(sum, x)| *sum += x.to_f64()) };
+    for ((sum, x), lost) in sums.zip(lost) {
+        let (old, x) = (*sum, x.to_f64());
+        *sum = old + x;
+        *lost += f64::lost(old, x, *sum);
     }
 }
 
 /// Adds lanes of `len` numbers each, one behind another, to the first of them, in the order of [`add_lanes`].
+#[inline(always)]
 pub fn fold_lanes(lanes: &mut [f64], len: usize) {
     let mut half = lanes.len() / len / 2;
     while half > 0 {
@@ -279,11 +296,6 @@ impl LongColumnSums {
     pub fn total(&self, col: usize) -> f64 {
         self.blocks.get(col).map_or_else(|| self.block.total(col), PairwiseSum::total)
     }
-}
-
-fn zeros(numbers: &mut Vec<f64>, len: usize) -> Result<()> {
-    numbers.clear();
-    memory::grow(numbers, len, 0.0)
 }
 
 /// A [`PairwiseSum`] of the sums of the blocks of a row, which costs a row of one block nothing.

@@ -13,7 +13,6 @@ use crate::math::Real;
 use crate::memory;
 use crate::threads;
 use std::array;
-use std::cell::Cell;
 
 /// Rows side by side, at least: with fewer a run is no longer than the way to it.
 const LEAST: usize = 64;
@@ -229,40 +228,63 @@ impl<T: Real, const V: usize> Writer<'_, '_, T, V> {
 /// Rows in the order of the columns that they name, for what is done at one element of each.
 #[derive(Default)]
 pub struct Named {
-    /// Columns and rows.
-    pairs: Vec<[u32; 2]>,
-    /// The first that names the column that was asked for last, or a later one: columns are asked for in order.
-    next: Cell<usize>,
+    /// Those of one column behind those of the one before.
+    rows: Vec<u32>,
+    /// Where those of each column end.
+    ends: Vec<u32>,
 }
 
 impl Named {
-    /// From the column that each row names, if it does.
-    pub fn sort(&mut self, columns: impl ExactSizeIterator<Item = Option<u32>>) -> Result<()> {
-        let Named { pairs, next } = self;
-        memory::grow(pairs, columns.len(), [0; 2])?;
-        let mut len = 0;
-        for (row, column) in (0..).zip(columns) {
-            if let Some(column) = column {
-                pairs[len] = [column, row];
-                len += 1;
-            }
+    /// From the column of so many that each row names, if it does.
+    pub fn sort(
+        &mut self,
+        count: usize,
+        columns: impl ExactSizeIterator<Item = Option<u32>> + Clone,
+    ) -> Result<()> {
+        let Named { rows, ends } = self;
+        ends.clear();
+        memory::grow(ends, count, 0)?;
+        memory::grow(rows, columns.len(), 0)?;
+        let named = columns.clone().flatten().map(|column| column as usize);
+        named.filter(|&column| column < count).for_each(|column| ends[column] += 1);
+        let mut start = 0;
+        for end in &mut *ends {
+            // Of each column where its next row goes, until all are there.
+            start += std::mem::replace(end, start);
         }
-        pairs.truncate(len);
-        pairs.sort_unstable();
-        next.set(0);
+        for (row, column) in (0..).zip(columns) {
+            let Some(next) = column.and_then(|column| ends.get_mut(column as usize)) else {
+                continue;
+            };
+            rows[*next as usize] = row;
+            *next += 1;
+        }
         Ok(())
     }
 
     /// The rows that name this one.
     pub fn of(&self, column: usize) -> impl Iterator<Item = usize> {
-        let named = |[named, _]: &[u32; 2]| *named as usize;
-        let mut next = self.next.get();
-        if next > 0 && named(&self.pairs[next - 1]) >= column {
-            next = 0;
+        let start = column.checked_sub(1).map_or(0, |before| self.ends[before]);
+        self.rows[start as usize..self.ends[column] as usize].iter().map(|&row| row as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_found_by_the_column_that_they_name() {
+        let columns = [2, 0, 2, 5, 1, 2, u32::MAX, 0];
+        let named = columns.iter().map(|&column| (column != 1).then_some(column));
+        let mut rows = Named::default();
+        for count in [3, 6, 3] {
+            rows.sort(count, named.clone()).unwrap();
+            let of = |column| rows.of(column).collect::<Vec<_>>();
+            assert_eq!([of(0), of(1), of(2)], [vec![1, 7], vec![], vec![0, 2, 5]]);
+            if count > 5 {
+                assert_eq!([of(3), of(5)], [vec![], vec![3]]);
+            }
         }
-        next += self.pairs[next..].iter().take_while(|pair| named(pair) < column).count();
-        self.next.set(next);
-        let here = self.pairs[next..].iter().take_while(move |pair| named(pair) == column);
-        here.map(|[_, row]| *row as usize)
     }
 }

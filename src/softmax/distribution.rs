@@ -107,7 +107,7 @@ impl<T: Real> DistributionRoom<T> {
             return Ok(true);
         }
         let sure = |r: usize| softmax.row(r).is_sure();
-        maxima.sort((0..count).map(|r| sure(r).then_some(softmax.at[r])))?;
+        maxima.sort(elements, (0..count).map(|r| sure(r).then_some(softmax.at[r])))?;
         let scale = &rows.scale[..count];
         let mut writer = columns.write();
         for c in 0..elements {

@@ -5,7 +5,7 @@
 //! says what a, b, c, d and the label's own derivatives are, from a few numbers of the row; rows alone, several together,
 //! several side by side and columns of many are written here, and compiled, once for all heads.
 
-use super::{ColumnSoftmax, GroupSoftmax, Softmax, gap};
+use super::{ColumnSoftmax, GroupSoftmax, Softmax, fill, gap};
 use crate::drive::columns::{ColumnRows, Columns, Named};
 use crate::drive::operand::sized;
 use crate::drive::row_kernel::{
@@ -120,20 +120,25 @@ impl<'a> SparseRows<'a> {
         SparseRows { labels, head, needs_log_sum, spreads, weights: head.weights() }
     }
 
+    /// [`Scalars::log_sum`], if it is looked at.
     #[inline(always)]
-    fn scalars<S: Isa, T: Real>(
-        &self,
+    fn log_sum<S: Isa>(&self, others: f64) -> f64 {
+        if self.needs_log_sum { Real::log1p::<S>(others) } else { 0.0 }
+    }
+
+    #[inline(always)]
+    fn scalars<T: Real>(
         softmax: &Softmax<T>,
         class: usize,
         [exp, nll]: [T; 2],
-        spread: f64,
+        [log_sum, spread]: [f64; 2],
     ) -> Scalars {
         Scalars {
             class,
             nll: nll.to_f64(),
             p: exp.to_f64() * softmax.inverse(),
             complement: softmax.complement(class, exp),
-            log_sum: if self.needs_log_sum { Real::log1p::<S>(softmax.others) } else { 0.0 },
+            log_sum,
             max: softmax.max.to_f64(),
             spread,
         }
@@ -145,6 +150,15 @@ impl<'a> SparseRows<'a> {
         let own = self.weight(softmax.at) * slopes.by_weight;
         let (p, rest) = (softmax.inverse(), softmax.others * softmax.inverse());
         excess(slopes.total, -own, [p, rest]) + slopes.pull * p
+    }
+
+    /// The distances of a row's logits from the largest one, times the weights of their classes.
+    #[inline(always)]
+    fn weighted_gaps<T: Real>(&self, max: T, x: &[T], out: &mut [T]) {
+        let Some(weights) = self.weights else { return fill(out, x, |x| gap(max, x)) };
+        for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weights) {
+            *out = gap(max, x).weighted(T::from_f64(weight));
+        }
     }
 
     #[inline(always)]
@@ -159,6 +173,7 @@ pub struct Room<T: Real> {
     row: Vectors<T, 2>,
     softmax: ColumnSoftmax<T>,
     sums: LongColumnSums,
+    log_sums: Vec<f64>,
     terms: Vec<T>,
     labelled: Named,
     /// What the exponentials are multiplied by, and what the weights of the classes are.
@@ -200,17 +215,14 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
         let exps = grad.as_deref_mut().unwrap_or(scratch);
         let softmax = Softmax::of::<S>(x, exps);
         let nll = softmax.log_sum_minus::<S>(x[label]);
-        let order = Placement::Rows(x.len());
         let spread = if self.spreads {
-            terms.copy_from_slice(x);
-            let weights = self.weights;
-            order.map(terms, x.len(), weights, |_, weight, x| softmax.gap(x).weighted(weight));
+            self.weighted_gaps(softmax.max, x, terms);
             sum_exactly::<S, T>(terms)
         } else {
             0.0
         };
-        let slopes =
-            self.head.slopes(&self.scalars::<S, T>(&softmax, label, [exps[label], nll], spread));
+        let sums = [self.log_sum::<S>(softmax.others), spread];
+        let slopes = self.head.slopes(&Self::scalars(&softmax, label, [exps[label], nll], sums));
         if let Some(hess) = hess {
             softmax.curvature(exps, hess, slopes.curvature * scale);
             if slopes.square != 0.0 {
@@ -224,6 +236,7 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
             let factor = T::from_f64(softmax.inverse() * (slopes.by_p() * scale));
             if self.spreads {
                 let by_weight = T::from_f64(slopes.by_weight * scale);
+                let order = Placement::Rows(x.len());
                 order.map(grad, x.len(), self.weights, |_, weight, e| {
                     factor.weighted(e) + weight * by_weight
                 });
@@ -263,16 +276,24 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
         let (nll, exps) = (softmax.log_sum_minus::<S>(&pick(x)), pick(grad));
         let mut spread = [0.0; LANES];
         if self.spreads {
-            scratch.copy_from_slice(x);
-            order.map(scratch, classes, self.weights, |l, weight, x| {
-                gap(softmax.max[l], x).weighted(weight)
-            });
+            if let Placement::Rows(_) = order {
+                let rows = x.chunks_exact(classes).zip(scratch.chunks_exact_mut(classes));
+                for ((x, gaps), &max) in rows.zip(&softmax.max) {
+                    self.weighted_gaps(max, x, gaps);
+                }
+            } else {
+                scratch.copy_from_slice(x);
+                order.map(scratch, classes, self.weights, |l, weight, x| {
+                    gap(softmax.max[l], x).weighted(weight)
+                });
+            }
             spread = softmax.sums::<S>(scratch);
         }
         let mut scalars = [Scalars::default(); LANES];
         for l in 0..rows {
-            let row = softmax.row(l);
-            scalars[l] = self.scalars::<S, T>(&row, label[l], [exps[l], nll[l]], spread[l]);
+            let (row, own) = (softmax.row(l), [exps[l], nll[l]]);
+            let sums = [self.log_sum::<S>(row.others), spread[l]];
+            scalars[l] = Self::scalars(&row, label[l], own, sums);
         }
         let mut slopes = [Slopes::default(); LANES];
         self.head.slopes_of(&scalars[..rows], &mut slopes);
@@ -338,13 +359,14 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
     ) -> Result<bool> {
         let (count, elements) = (columns.rows(), columns.elements());
         let labels = &self.labels[rows.first..][..count];
-        let Room { softmax, sums, terms, factor, by_weight, at_label, at_max, labelled, .. } = room;
+        let Room { softmax, sums, log_sums, terms, labelled, .. } = room;
+        let Room { factor, by_weight, at_label, at_max, .. } = room;
         for numbers in [&mut *terms, factor, by_weight, at_label, at_max] {
             sized(numbers, count)?;
         }
         let terms = &mut terms[..count];
         softmax.fill::<S>(columns, 1.0)?;
-        labelled.sort(labels.iter().copied().map(Some))?;
+        labelled.sort(elements, labels.iter().copied().map(Some))?;
         let spreads = self.spreads;
         if spreads {
             sums.start(elements, count, T::DTYPE == DType::F64)?;
@@ -353,9 +375,7 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
         for c in (0..elements).filter(|&c| spreads || labelled.of(c).next().is_some()) {
             let [x] = reader.column(c)?;
             for r in labelled.of(c) {
-                let max = softmax.max[r];
-                rows.value[r] = softmax.row(r).log_sum_minus::<S>(x[r]);
-                factor[r] = if x[r] == max { T::ONE } else { x[r].exp_difference::<S>(max) };
+                factor[r] = x[r];
             }
             if spreads {
                 let weight = T::from_f64(self.weight(c));
@@ -365,11 +385,21 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
                 sums.add(terms)?;
             }
         }
+        // First what has a form for registers: at the label -log p and the exponential, and the logarithms of the sums.
+        let of_rows = rows.value.iter_mut().zip(&mut *factor).zip(&softmax.max);
+        for (((nll, exp), &max), &others) in of_rows.zip(&softmax.others) {
+            let x = *exp;
+            *nll = Softmax { max, at: 0, others }.log_sum_minus::<S>(x);
+            *exp = if x == max { T::ONE } else { x.exp_difference::<S>(max) };
+        }
+        for (log_sum, &others) in sized(log_sums, count)?.iter_mut().zip(&softmax.others) {
+            *log_sum = self.log_sum::<S>(others);
+        }
         for (r, (&label, &scale)) in labels.iter().zip(rows.scale).enumerate() {
             let (class, row) = (label as usize, softmax.row(r));
-            let spread = if spreads { sums.total(r) } else { 0.0 };
             let own = [factor[r], rows.value[r]];
-            let slopes = self.head.slopes(&self.scalars::<S, T>(&row, class, own, spread));
+            let spread = if spreads { sums.total(r) } else { 0.0 };
+            let slopes = self.head.slopes(&Self::scalars(&row, class, own, [log_sums[r], spread]));
             factor[r] = T::from_f64(row.inverse() * (slopes.by_p() * scale));
             by_weight[r] = T::from_f64(slopes.by_weight * scale);
             at_label[r] = T::from_f64(slopes.at_label * scale);

@@ -246,19 +246,33 @@ impl Extremes {
 /// Fills `exps` with exp(x - max).
 #[inline(always)]
 pub(super) fn shifted_exps<S: Isa, T: Real>(x: &[T], max: T, near: bool, exps: &mut [T]) {
-    let exps = exps.iter_mut().zip(x);
     if near {
-        for (e, &v) in exps {
-            *e = v.exp_near::<S>(max);
-        }
+        fill(exps, x, |v| v.exp_near::<S>(max));
     } else if max.abs() < T::INFINITY {
-        for (e, &v) in exps {
-            *e = v.exp_difference::<S>(max);
-        }
+        fill(exps, x, |v| v.exp_difference::<S>(max));
     } else {
-        for (e, &v) in exps {
-            *e = if v == max { T::ONE } else { v.exp_difference::<S>(max) };
+        fill(exps, x, |v| if v == max { T::ONE } else { v.exp_difference::<S>(max) });
+    }
+}
+
+/// Fills `out` with what `f` makes of each element. What fills no register is computed together with the elements before
+/// it, which are thus computed twice: one by one it would take as long as all others of a short row.
+#[inline(always)]
+pub(super) fn fill<T: Real>(out: &mut [T], x: &[T], f: impl Fn(T) -> T) {
+    const WIDTH: usize = 16;
+    let each = |out: &mut [T], x: &[T]| {
+        for (out, &v) in out.iter_mut().zip(x) {
+            *out = f(v);
         }
+    };
+    let rest = x.len() % WIDTH;
+    match (x.last_chunk::<WIDTH>(), out.last_chunk_mut::<WIDTH>()) {
+        (Some(last), Some(last_out)) if rest > 0 => {
+            each(last_out, last);
+            let whole = x.len() - rest;
+            each(&mut out[..whole], &x[..whole]);
+        }
+        _ => each(out, x),
     }
 }
 

@@ -167,7 +167,7 @@ impl<T: Real> RowKernel<T, 1, 0> for HingeRows<'_> {
         let SideBySide { labelled, leaders, at, best, own, slopes } = scratch;
         let (count, elements) = (columns.rows(), columns.elements());
         let labels = &self.labels[rows.first..][..count];
-        labelled.sort(labels.iter().copied().map(Some))?;
+        labelled.sort(elements, labels.iter().copied().map(Some))?;
         at.clear();
         memory::grow(at, count, NOWHERE)?;
         let (best, own, slopes) = (sized(best, count)?, sized(own, count)?, sized(slopes, count)?);
@@ -192,7 +192,7 @@ impl<T: Real> RowKernel<T, 1, 0> for HingeRows<'_> {
         if !columns.derives() {
             return Ok(true);
         }
-        leaders.sort(at.iter().map(|&at| (at != NOWHERE).then_some(at)))?;
+        leaders.sort(elements, at.iter().map(|&at| (at != NOWHERE).then_some(at)))?;
         let mut writer = columns.write::<1>();
         for c in 0..elements {
             let (_, [Some(grad)]) = writer.column(c)? else { return Ok(true) };

@@ -197,7 +197,7 @@ impl<T: Real> RowKernel<T, 1, 0> for MarginRows<'_> {
         let (loss, labels) = (self.loss, &self.labels[rows.first..][..count]);
         let Room { labelled, own, gaps, terms, totals, pulls, .. } = room;
         let (own, gaps, terms) = (sized(own, count)?, sized(gaps, count)?, sized(terms, count)?);
-        labelled.sort(labels.iter().copied().map(Some))?;
+        labelled.sort(elements, labels.iter().copied().map(Some))?;
         let mut reader = columns.read();
         for c in (0..elements).filter(|&c| labelled.of(c).next().is_some()) {
             let [x] = reader.column(c)?;
