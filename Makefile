@@ -100,7 +100,7 @@ $(FRAMEWORKS:%=with-%): with-%: .venv-%/.installed
 	.venv-$*/bin/python -m pytest -m '$(MARK)' tests/frameworks/$*
 
 $(OLDER_JAX:%=with-%): with-%: .venv-%/.installed
-	.venv-$*/bin/python -m pytest -m '$(MARK)' -k '$(OF_EACH_FAMILY)' tests/frameworks/torch-jax/test_jax_adapter.py
+	.venv-$*/bin/python -m pytest -m '$(MARK)' -k '$(OF_EACH_FAMILY)' tests/frameworks/torch-jax/test_jax_*.py
 
 lint-rust: export PYO3_PYTHON = $(abspath $(PY))
 lint-rust: $(VENV)/.requirements

@@ -31,7 +31,7 @@ WITH_BOUNDED_HESSIAN = {case.loss for case in CASES if "hess" in case.bounds}
 PLACES: dict[str, Iterable[str]] = {
     "the oracles (python/rustloss/testing/oracles)": ORACLES,
     "the bounds (python/rustloss/testing/_bounds.py)": BOUNDS,
-    "the exact formulas (tests/reference/exact.py)": FORMULAS,
+    "the exact formulas (tests/reference/exact_*.py)": FORMULAS,
     "the accuracy cases (tests/reference/points.py)": {case.loss for case in CASES},
     "the benchmarks (benches/contenders)": {case.row.loss for case in contenders.cases()},
 }

@@ -3,6 +3,12 @@
 The plain float64 oracles are those of ``rustloss.testing.oracles``.
 """
 
-from . import exact_margins
+from . import exact_elementwise, exact_margins, exact_pairwise, exact_rowwise, exact_sequence
 
-__all__ = ["exact_margins"]
+__all__ = [
+    "exact_elementwise",
+    "exact_margins",
+    "exact_pairwise",
+    "exact_rowwise",
+    "exact_sequence",
+]

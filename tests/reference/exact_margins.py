@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import mpmath
 
-from .exact import ZERO, cut_off, doubtful, formula, sigmoid_bce, size, undecided
+from .exact import ZERO, cut_off, doubtful, formula, size, undecided
+from .exact_elementwise import sigmoid_bce
 
 if TYPE_CHECKING:
     from .exact import Quantities, Terms

@@ -1,15 +1,12 @@
-"""`rustloss.jax`: losses on JAX arrays and under its transformations.
+"""`rustloss.jax`: losses on JAX arrays give what they give on NumPy's; errors, and training.
 
-Values and gradients are compared with the calls on NumPy arrays, derivatives with finite
-differences and with JAX's own functions.
+Derivatives are in `test_jax_derivatives.py`, transformations in `test_jax_programs.py`.
 """
 
 from __future__ import annotations
 
 import doctest
 import functools
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,75 +17,23 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import rustloss as rl
-from contract import (
-    DTYPES,
-    PER_SAMPLE,
-    assert_same_bits,
-    everything,
-    losses_of,
-    over_losses,
-    remade,
-)
+from contract import DTYPES, everything, losses_of, over_losses
+from frameworks.jax_arrays import ROUNDING, as_numpy, on_jax, same
 from rustloss import _core, errors
 from rustloss.testing import arguments, example
-from rustloss.testing._inputs import Values, inputs_of
-from rustloss.testing._registry import differentiable, spec_of, specs
-from rustloss.testing._registry import inputs as registered_inputs
+from rustloss.testing._registry import differentiable, spec_of
 
 jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")
-check_grads = pytest.importorskip("jax.test_util").check_grads
 jnp = jax.numpy
 
 import rustloss.jax  # noqa: E402  # it needs JAX
 from rustloss.jax import call, function  # noqa: E402
 
-ROUNDING = 1e-12
-"""Of sums and products in double precision, in another order."""
-DIFFERENCE = 1e-5
-"""Of central differences in double precision with JAX's step, at points away from kinks."""
 TRAINING = 1e-5
 """Between parameters after some steps in single precision on gradients that round differently."""
 
-ELEMENTWISE = [name for name, spec in specs().items() if spec.family == "elementwise"]
-OTHERS = [name for name in specs() if name not in ELEMENTWISE]
-over_elementwise = pytest.mark.parametrize("name", ELEMENTWISE)
 over_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
-
-
-def smooth(loss: rl.Loss, seed: int = 0) -> dict[str, Any]:
-    """Return input away from kinks and from the edges of domains, optional inputs included."""
-    shape = np.shape(example(loss)[spec_of(loss).inputs[0].name])
-    optional = {"sample_weight"} | {i.name for i in spec_of(loss).inputs if i.gradient != "Never"}
-    return inputs_of(
-        loss, shape, Values(np.random.default_rng(seed), smooth=True), optional=optional
-    )
-
-
-def on_jax(inputs: dict[str, Any]) -> dict[str, Any]:
-    return {name: jnp.asarray(array) for name, array in inputs.items()}
-
-
-def of_inputs(loss: Any, inputs: dict[str, Any], wrt: tuple[str, ...]) -> Any:
-    """Return the loss as a function of some inputs, and these."""
-    arrays = on_jax(inputs)
-
-    def value(*given: Any) -> Any:
-        return loss(**arrays | dict(zip(wrt, given, strict=True)))
-
-    return value, tuple(arrays[name] for name in wrt)
-
-
-def as_numpy(found: Any) -> Any:
-    return jax.tree.map(np.asarray, found)
-
-
-def same(found: Any, expected: Any) -> None:
-    """Compare results bit by bit; numbers of NumPy are arrays for JAX."""
-    assert_same_bits(
-        dict(enumerate(jax.tree.leaves(as_numpy(found)))),
-        dict(enumerate(map(np.asarray, jax.tree.leaves(expected)))),
-    )
 
 
 # Calls
@@ -184,301 +129,12 @@ def test_empty_batches(name):
         same(loss.value_and_grad(**on_jax(inputs)), expected)
 
 
-# Derivatives
-
-
 @over_losses
-def test_gradients_of_jax(name):
-    """Reverse mode gives what `grad` gives for the same gradient of the value."""
-    own = losses_of(name)
-    for loss in [*own, *(remade(own[0], reduction=r) for r in spec_of(name).reductions)]:
-        inputs = smooth(loss)
-        wrt = differentiable(loss, inputs)
-        function, arrays = of_inputs(loss, inputs, wrt)
-        value, pullback = jax.vjp(function, *arrays)
-        head = np.random.default_rng(1).normal(size=value.shape)
-        expected = loss.grad(**inputs, wrt=wrt, grad_output=head)
-        for found, other in zip(pullback(jnp.asarray(head)), expected, strict=True):
-            assert_allclose(found, other, ROUNDING, ROUNDING, err_msg=str(loss))
-
-
-SHARED = [
-    (name, entry.name)
-    for name in specs()
-    for entry in registered_inputs(losses_of(name)[0])
-    if entry.shape in {"Broadcast", "SameOrOneVector"} and entry.gradient != "Never"
-]
-
-
-@pytest.mark.parametrize(("name", "shared"), SHARED)
-def test_one_vector_for_all_samples(name, shared):
-    for reduction in ("none", "sample", "mean"):
-        loss = spec_of(name).cls(reduction=reduction)
-        inputs = smooth(loss)
-        inputs[shared] = inputs[shared][(0,) * (inputs[shared].ndim - 1)]
-        function, arrays = of_inputs(loss, inputs, (shared,))
-        value, pullback = jax.vjp(function, *arrays)
-        head = np.random.default_rng(1).normal(size=value.shape)
-        expected = loss.grad(**inputs, wrt=shared, grad_output=head)
-        assert_allclose(pullback(jnp.asarray(head))[0], expected, ROUNDING, ROUNDING)
-
-
-def is_forward(value: Any, arrays: Any) -> bool:
-    try:
-        jax.jvp(value, arrays, arrays)
-    except TypeError as error:
-        if "custom_vjp" not in str(error):
-            raise
-        return False
-    return True
-
-
-@over_losses
-def test_forward_mode(name):
-    spec, refused = spec_of(name), set()
-    # Differences move labels off the two numbers that some losses allow.
-    may_allow = "out_of_range" in spec.params and "allow" in spec.params["out_of_range"].words
-    options = {"out_of_range": "allow"} if may_allow else {}
-    for reduction in spec.reductions:
-        loss = spec.cls(**options, reduction=reduction)
-        inputs = smooth(loss)
-        value, arrays = of_inputs(loss, inputs, differentiable(loss, inputs))
-        if is_forward(value, arrays):
-            check_grads(value, arrays, order=1, atol=DIFFERENCE, rtol=DIFFERENCE)
-        else:
-            refused.add(reduction)
-    may_refuse = {"rowwise": {"none"}, "pairwise": set(PER_SAMPLE) | {"sample_weighted_mean"}}
-    assert refused <= may_refuse.get(spec.family, set())
-
-
-@over_elementwise
-def test_two_orders(name):
-    loss = spec_of(name).cls()
-    inputs = smooth(loss)
-    value, arrays = of_inputs(loss, inputs, differentiable(loss, inputs)[:1])
-    check_grads(value, arrays, order=2, atol=DIFFERENCE, rtol=DIFFERENCE)
-
-
-@over_elementwise
-def test_hessian(name):
-    loss = spec_of(name).cls(reduction="sum")
-    inputs = smooth(loss)
-    value, (pred,) = of_inputs(loss, inputs, differentiable(loss, inputs)[:1])
-    expected = np.diag(loss.grad_hess(**inputs)[1].ravel())
-    for hessian in (
-        jax.hessian(value),
-        jax.jacrev(jax.jacrev(value)),
-        jax.jacrev(jax.jacfwd(value)),
-    ):
-        found = hessian(pred).reshape(pred.size, pred.size)
-        assert_allclose(found, expected, ROUNDING, ROUNDING)
-
-
-@over_elementwise
-def test_further_derivatives_are_refused(name):
-    loss = spec_of(name).cls(reduction="sum")
-    inputs = smooth(loss)
-    value, arrays = of_inputs(loss, inputs, differentiable(loss, inputs)[:2])
-    if len(arrays) > 1:
-        with pytest.raises(NotImplementedError, match="got a further derivative"):
-            jax.jacfwd(jax.grad(value), argnums=1)(*arrays)
-    third = jax.jacfwd(jax.jacfwd(jax.grad(value)))
-    if loss.signature(**inputs).hess == "zero":
-        assert not third(*arrays).any()
-    else:
-        with pytest.raises(NotImplementedError, match="got a further derivative"):
-            third(*arrays)
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_second_order_is_given_or_refused(name):
-    for reduction in ("none", "mean"):
-        loss = spec_of(name).cls(reduction=reduction)
-        inputs = smooth(loss)
-        value, (pred,) = of_inputs(loss, inputs, differentiable(loss, inputs)[:1])
-        hessian = jax.jacrev(jax.grad(lambda x, value=value: value(x).sum()))
-        if loss.signature(**inputs).hess == "zero":
-            assert not hessian(pred).any()
-        else:
-            with pytest.raises(NotImplementedError, match="got a further derivative"):
-                hessian(pred)
-
-
-@over_losses
-def test_inputs_without_a_derivative_are_refused(name):
-    for reduction in ("none", "mean"):
-        loss = spec_of(name).cls(reduction=reduction)
-        inputs = smooth(loss)
-        value, arrays = of_inputs(loss, inputs, ("sample_weight",))
-        with pytest.raises(errors.ParameterError, match="sample_weight: there is no derivative"):
-            jax.grad(lambda w, value=value: value(w).sum())(*arrays)
-        stopped = jax.grad(lambda w, value=value: value(jax.lax.stop_gradient(w)).sum())
-        assert not stopped(*arrays).any()
-
-
-# Mapped calls
-
-
-@over_losses
-def test_vmap(name):
-    for reduction in spec_of(name).reductions:
-        loss = spec_of(name).cls(reduction=reduction)
-        calls = [smooth(loss, seed) for seed in range(3)]
-        wrt = differentiable(loss, calls[0])
-        derive = functools.partial(loss.value_and_grad, wrt=wrt)
-        for shared in (set[str](), calls[0].keys() - {wrt[0]}):
-            given = [call | {key: calls[0][key] for key in shared} for call in calls]
-            if len({np.shape(call[key]) for call in given for key in call}) > len(given[0]):
-                continue  # label sequences of other lengths
-            expected = jax.tree.map(lambda *parts: np.stack(parts), *(derive(**c) for c in given))
-            stacked = {
-                key: given[0][key] if key in shared else np.stack([call[key] for call in given])
-                for key in given[0]
-            }
-            axes = {key: None if key in shared else 0 for key in stacked}
-            mapped = jax.vmap(lambda inputs, derive=derive: derive(**inputs), in_axes=(axes,))
-            same(mapped(on_jax(stacked)), expected)
-
-
-@over_losses
-def test_vmap_of_single_samples(name):
-    """They are computed as the one batch that they were taken from."""
-    if spec_of(name).family == "pairwise":
-        pytest.skip("a sample's loss depends on the others")
-    for reduction in (r for r in spec_of(name).reductions if r in PER_SAMPLE):
-        loss = spec_of(name).cls(reduction=reduction)
-        inputs = smooth(loss)
-        wrt = differentiable(loss, inputs)
-        samples = len(inputs[spec_of(loss).inputs[0].name])
-        axes = {key: 0 if np.shape(x)[:1] == (samples,) else None for key, x in inputs.items()}
-
-        def derive(inputs: Any, loss: Any = loss, wrt: Any = wrt, axes: Any = axes) -> Any:
-            given = {key: x if axes[key] is None else x[None] for key, x in inputs.items()}
-            return loss.value_and_grad(**given, wrt=wrt)
-
-        value, grads = jax.vmap(derive, in_axes=(axes,))(on_jax(inputs))
-        expected, whole = loss.value_and_grad(**inputs, wrt=wrt)
-        same(value[:, 0], expected)
-        for key, grad, x in zip(wrt, grads, whole, strict=True):
-            if axes[key] is not None:
-                same(grad[:, 0], x)
-
-
-def test_vmap_of_vmap():
-    loss = rl.SoftmaxCELoss(reduction="mean")
-    pred = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
-    label = np.random.default_rng(1).integers(0, 5, (3, 4))
-    derive = jax.vmap(jax.vmap(loss.value_and_grad), in_axes=(0, None))
-    value, grad = derive(jnp.asarray(pred), jnp.asarray(label))
-    for i in range(2):
-        for j in range(3):
-            same((value[i, j], grad[i, j]), loss.value_and_grad(pred[i, j], label[j]))
-    nothing = jax.vmap(loss)(jnp.zeros((0, 4, 5)), jnp.zeros((0, 4), int))
-    assert nothing.shape == (0,)
-
-
-def test_jacobians():
-    loss = rl.SigmoidBCELoss(reduction="none")
-    pred, label = np.linspace(-2, 2, 6).reshape(2, 3), np.full((2, 3), 0.25)
-    expected = np.diag(loss.grad(pred, label).ravel()).reshape(2, 3, 2, 3)
-    for jacobian in (jax.jacrev, jax.jacfwd):
-        found = jacobian(lambda x: loss(x, label))(jnp.asarray(pred))
-        assert_allclose(found, expected, ROUNDING)
-
-
-# Programs
-
-
-def mean_of(loss: rl.Loss, label: Any) -> Any:
-    return lambda pred: loss(pred, label).mean()
-
-
-def test_scan_and_remat():
-    loss = rl.HuberLoss()
-    pred, label = np.linspace(-3, 3, 12).reshape(4, 3), np.zeros((4, 3))
-
-    def total(pred: Any) -> Any:
-        def step(carry: Any, rows: Any) -> Any:
-            return carry + loss(*rows).sum(), None
-
-        return jax.lax.scan(
-            jax.checkpoint(step), 0.0, (pred[:, None], jnp.asarray(label)[:, None])
-        )[0]
-
-    value, grad = jax.jit(jax.value_and_grad(total))(jnp.asarray(pred))
-    assert_allclose(value, loss(pred, label).sum(), ROUNDING)
-    assert_allclose(grad, loss.grad(pred, label), ROUNDING)
-
-
-def test_donated_input():
-    loss = rl.L2Loss(reduction="none")
-    pred = jnp.arange(1000.0)
-    step = jax.jit(lambda pred, label: pred - loss.grad(pred, label), donate_argnums=0)
-    assert_array_equal(step(pred, np.zeros(1000)), np.zeros(1000))
-
-
-def test_transposed_operands():
-    loss, pred = rl.SoftmaxCELoss(), np.random.default_rng(0).normal(size=(5, 3))
-    found = jax.jit(lambda pred: loss(pred.T, np.array([0, 2, 4])))(jnp.asarray(pred))
-    same(found, loss(np.ascontiguousarray(pred.T), np.array([0, 2, 4])))
-
-
-needs_devices = pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
-
-
-@needs_devices
-def test_pmap():
-    loss, pred = rl.L2Loss(), np.arange(12.0).reshape(2, 3, 2)
-    derive = jax.pmap(jax.value_and_grad(lambda pred: loss(pred, jnp.zeros((3, 2))).sum()))
-    value, grad = derive(jnp.asarray(pred))
-    assert_allclose(value, [loss(part, np.zeros((3, 2))).sum() for part in pred], ROUNDING)
-    assert_allclose(grad, pred / 2, ROUNDING)
-
-
-@needs_devices
-@pytest.mark.parametrize("on_error", ["raise", "nan"])
-def test_shard_map(on_error):
-    # Where it was before it had a place of its own.
-    experimental = pytest.importorskip("jax.experimental.shard_map")
-    shard_map = getattr(jax, "shard_map", None) or functools.partial(
-        experimental.shard_map, check_rep=False
-    )
-    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), ("batch",))
-    spec = jax.sharding.PartitionSpec("batch")
-    loss = function(rl.SoftmaxCELoss(), on_error=on_error)
-
-    def part(pred: Any, label: Any) -> Any:
-        return jax.lax.pmean(loss(pred, label).mean(), "batch")
-
-    whole = shard_map(
-        part, mesh=mesh, in_specs=(spec, spec), out_specs=jax.sharding.PartitionSpec()
-    )
-    pred = np.random.default_rng(0).normal(size=(4, 3))
-    label = np.array([0, 1, 2, 0])
-    value, grad = jax.jit(jax.value_and_grad(whole))(jnp.asarray(pred), jnp.asarray(label))
-    expected = rl.SoftmaxCELoss(reduction="mean").value_and_grad(pred, label)
-    assert_allclose(value, expected[0], ROUNDING)
-    assert_allclose(grad, expected[1], ROUNDING)
-    if on_error == "nan":
-        # Were this an error of one device, the other would wait for it.
-        assert np.isnan(whole(jnp.asarray(pred), jnp.array([0, 1, 2, 7])))
-
-
-def test_a_program_runs_in_another_process(tmp_path):
-    loss = rl.HuberLoss(rho=2.0)
-    jax_export = pytest.importorskip("jax.export")
-    checks = [jax_export.DisabledSafetyCheck.custom_call("rustloss")]
-    array = jax.ShapeDtypeStruct((3,), "float64")
-    program = jax_export.export(jax.jit(loss), disabled_checks=checks)(array, array)
-    (tmp_path / "program").write_bytes(program.serialize())
-    script = (
-        "import sys, pathlib, rustloss.jax; from jax import export, numpy as jnp;"
-        "program = pathlib.Path(sys.argv[1], 'program').read_bytes();"
-        "print(export.deserialize(bytearray(program)).call(jnp.arange(3.0), jnp.zeros(3)))"
-    )
-    run = [sys.executable, "-c", script, str(tmp_path)]
-    shown = subprocess.run(run, capture_output=True, text=True, check=True).stdout
-    assert shown.strip() == str(loss(np.arange(3.0), np.zeros(3)))
+@settings(max_examples=5)
+@given(data=st.data())
+def test_drawn_calls_are_numpys(name, data):
+    loss, inputs = data.draw(arguments(name))
+    same(jax.jit(loss)(**on_jax(inputs)), loss(**inputs))
 
 
 # Errors
@@ -619,11 +275,3 @@ def test_training_with_flax():
 
     found, expected = trained(rl.SigmoidBCELoss(reduction="mean")), trained(theirs)
     assert_allclose(found, expected, TRAINING, TRAINING)
-
-
-@over_losses
-@settings(max_examples=5)
-@given(data=st.data())
-def test_drawn_calls_are_numpys(name, data):
-    loss, inputs = data.draw(arguments(name))
-    same(jax.jit(loss)(**on_jax(inputs)), loss(**inputs))
