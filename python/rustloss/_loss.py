@@ -380,7 +380,7 @@ class Loss(_core.Loss):
             return NotImplemented
         return dict(self._params) == dict(other._params)
 
-    # To define equality takes it away.
+    # A class with `__eq__` has no hash of its base.
     __hash__ = _core.Loss.__hash__
 
     def __reduce__(self) -> tuple[Any, ...]:

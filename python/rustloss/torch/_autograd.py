@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rustloss._interop import as_array
 from rustloss.torch._arrays import as_tensor, to_numpy, to_tensor
 from rustloss.torch._op import Call, mean, places, run, signature
 
@@ -33,14 +34,16 @@ class Eager(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         ctx.args = call, order, others
         traits, arrays = call.traits, [*map(to_numpy, call.names, tensors)]
+        given, first = arrays, arrays[0]
         if not call.leads:
             others = {**dict(zip(call.names, arrays, strict=True)), **others}
-        given = arrays if call.leads else ()
-        if min([arrays[at].itemsize for at in call.differentiated]) < _SINGLE:
+            name = traits.names[0]
+            given, first = [], as_array(name, others[name]) if name in others else first
+        if min([first.itemsize, *[arrays[at].itemsize for at in call.differentiated]]) < _SINGLE:
             ctx.grads = None
             value = traits.loss(*given, **others)
         else:
-            share = mean(traits, arrays[0].shape, arrays[0].dtype) if traits.apart else None
+            share = mean(traits, first.shape, first.dtype) if traits.apart else None
             ctx.share = 1.0 if share is None else float(share)
             options: dict[str, Any] = {**others, "wrt": call.wrt, "grad_output": share}
             value, ctx.grads = traits.loss.value_and_grad(*given, **options)

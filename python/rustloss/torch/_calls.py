@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._C._functorch import TransformType
 
 from rustloss._loss import Loss
-from rustloss.errors import CallError
+from rustloss.errors import CallError, DTypeError
 from rustloss.torch._arrays import as_tensor, to_numpy, to_tensor
 from rustloss.torch._autograd import Eager, TransformedValue, Value
 from rustloss.torch._op import Call, Traits, traits
@@ -20,6 +20,9 @@ _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 #: What a call takes beside the inputs of the loss.
 _OPTIONS = ("out", "denominator")
+
+#: What methods write to.
+_OUTPUTS = ("out", "grad_out", "hess_out")
 
 
 def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -92,12 +95,13 @@ def value(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
     Tensor
     """
     traced = _is_traced()
-    if traced or kwargs or len(args) > len(traits.names) or not _PLAIN.issuperset(map(type, args)):
-        given = _present(traits.names, args, kwargs)
+    most = len(traits.positional)
+    if traced or kwargs or len(args) > most or not _PLAIN.issuperset(map(type, args)):
+        given = _present(traits, args, kwargs)
         tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
         others = {name: x for name, x in given.items() if name not in tensors}
         traced = traced or not _PLAIN.issuperset(map(type, tensors.values()))
-    else:  # The usual call, which a few elements should not wait for.
+    else:  # Tensors alone, by position: the usual call, which is to take no longer than it must.
         given = tensors = dict(zip(traits.names, args, strict=False))
         others = {}
     recorded = torch.is_grad_enabled()
@@ -114,12 +118,15 @@ def value(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
     return Eager.apply(call, (*given,), others, *tensors.values())
 
 
-def _present(
-    names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, Any]:
+def _present(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return what is given of a call, in the order of its inputs and options."""
-    if kwargs or len(args) > len(names):
-        _check_names(names, args, kwargs)
+    names, positional = traits.names, traits.positional
+    if kwargs or len(args) > len(positional):
+        known = (*positional[len(args) :], *names[len(positional) :], *_OPTIONS)
+        if len(args) > len(positional) or any(name not in known for name in kwargs):
+            text = f"expected {', '.join(names)} once each, and {', '.join(_OPTIONS)} by name"
+            got = f"{len(args)} by position and {', '.join(kwargs) or 'none'}"
+            raise CallError(f"{text}, got {got}")
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     return {name: given[name] for name in (*names, *_OPTIONS) if given.get(name) is not None}
 
@@ -132,13 +139,6 @@ def _wanted(traits: Traits, names: tuple[str, ...], needed: tuple[bool, ...]) ->
 def _refuse_out(given: dict[str, Any]) -> None:
     if "out" in given:
         raise CallError("out: expected none beside tensors that need a gradient", "out")
-
-
-def _check_names(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    known = (*names[len(args) :], *_OPTIONS)
-    if len(args) > len(names) or any(name not in known for name in kwargs):
-        text = f"expected {', '.join(names)} once each, and {', '.join(_OPTIONS)} by name"
-        raise CallError(f"{text}, got {len(args)} by position and {', '.join(kwargs) or 'none'}")
 
 
 def _is_traced() -> bool:
@@ -169,5 +169,9 @@ def _refuse_forward_over_forward() -> None:
 def _detached(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     inputs, options, *_ = loss._bind(method, args, kwargs)
     given = {**inputs, **options}
+    for name in _OUTPUTS:
+        if isinstance(given.get(name), Tensor) and given[name].is_neg():
+            text = f"{name}: expected memory to write to, got a tensor that negates another's"
+            raise DTypeError(f"{text}; pass one of its own", name)
     arrays = {name: to_numpy(name, x) if isinstance(x, Tensor) else x for name, x in given.items()}
     return to_tensor(getattr(loss, method)(**arrays))

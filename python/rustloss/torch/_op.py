@@ -46,6 +46,8 @@ class Traits:
     text: str
     #: Its inputs, in their order.
     names: tuple[str, ...]
+    #: Those of them that may be given by position.
+    positional: tuple[str, ...]
     #: The inputs that have a gradient.
     differentiable: tuple[str, ...]
     #: Whether no element of the prediction has a share in another one's gradient.
@@ -71,13 +73,13 @@ class Call:
 
     @functools.cached_property
     def leads(self) -> bool:
-        """Whether the tensors are the first inputs of the loss, in their order."""
-        return self.names == self.traits.names[: len(self.names)]
+        """Whether the tensors are the first inputs of the loss, in their order, by position."""
+        return self.names == self.traits.positional[: len(self.names)]
 
     @functools.cached_property
     def differentiated(self) -> list[int]:
-        """Where among the tensors the first one is, and those of which a gradient is wanted."""
-        return [0, *map(self.names.index, self.wrt)]
+        """Where among the tensors those are of which a gradient is wanted."""
+        return [*map(self.names.index, self.wrt)]
 
     @functools.cached_property
     def gradients(self) -> list[int | None]:
@@ -108,6 +110,7 @@ def traits(loss: Loss) -> Traits:
         loss,
         json.dumps([spec["name"], dict(loss._params)]),
         tuple(row["name"] for row in inputs),
+        tuple(row["name"] for row in inputs if row["domain"] != "Offsets"),
         tuple(row["name"] for row in inputs if row["gradient"] != "Never"),
         is_elementwise(loss),
         spec["family"] == "pairwise",

@@ -277,3 +277,36 @@ def test_page():
 @pytest.mark.parametrize("page", ["README.md", "docs/testing.md"])
 def test_page_about_more(page):
     check_page_alone(ROOT / page, about="torch")
+
+
+@pytest.mark.parametrize("reduction", ["none", "sample", "mean", "sum"])
+def test_a_prediction_that_is_no_tensor(reduction):
+    pred, label = np.ones((4, 3), np.float32), torch.randn(4, requires_grad=True)
+    loss = rl.MultiQuantileLoss([0.2, 0.5, 0.7], reduction=reduction)
+    value = torch.as_tensor(loss(pred, label))
+    value.sum().backward()
+    expected, grad = loss.value_and_grad(pred, label.detach().numpy(), wrt="label")
+    assert_array_equal(value.detach(), expected)
+    assert_allclose(label.grad, grad, rtol=ROUNDINGS[torch.float32])
+
+
+@pytest.mark.parametrize("method", ["__call__", "grad"])
+def test_what_negates_another_tensor_is_not_written_to(method):
+    pred, label = torch.randn(4), torch.randn(4)
+    out = torch.complex(torch.zeros(4), torch.zeros(4)).conj().imag
+    name = "out" if method == "__call__" else "grad_out"
+    with pytest.raises(errors.DTypeError, match=f"{name}: expected memory to write to"):
+        getattr(rl.L2Loss(reduction="none"), method)(pred, label, **{name: out})
+
+
+def test_offsets_are_given_by_name():
+    pred = torch.zeros(2, 4, 3, requires_grad=True)
+    labels, lengths = torch.tensor([0, 1, 0]), torch.tensor([2, 1])
+    frames, offsets = torch.tensor([4, 4]), torch.tensor([0, 2, 3])
+    weights, loss = torch.ones(2), rl.CTCLoss()
+    value = loss(pred, labels, frames, None, weights, label_offsets=offsets)
+    assert torch.equal(value, loss(pred, labels, frames, lengths, weights))
+    with pytest.raises(errors.ParameterError, match="either label_lengths or label_offsets"):
+        loss(pred, labels, frames, lengths, weights, label_offsets=offsets)
+    with pytest.raises(errors.CallError, match="got 6 by position"):
+        loss(pred, labels, frames, None, weights, offsets)
