@@ -146,7 +146,7 @@ pub struct ColumnSums {
     lanes: Vec<f64>,
     /// What the additions have rounded off.
     lost: Vec<f64>,
-    /// The sums of the rows that are added one by one, without those before, where nothing is put back.
+    /// The sums of the rows behind [`Self::chunked`], unless these are exact: then they go on in the first lane.
     rest: Vec<f64>,
 }
 
@@ -378,18 +378,22 @@ mod tests {
 
     #[test]
     fn columns_are_summed_as_rows_are() {
-        for rows in [1, 5, 31, 32, 33, 40, 100, BLOCK] {
-            let column = |c: usize| (0..rows).map(move |r| 1.0 / (3 * r + 7 * c + 1) as f64);
-            for exact in [false, true] {
-                let mut sums = ColumnSums::default();
-                sums.start(rows, 3, exact).unwrap();
+        // One room for sums of other sizes one after another: nothing of those before may be left.
+        let mut sums = ColumnSums::default();
+        sums.start(BLOCK, 5, true).unwrap();
+        sums.add(&vec![f64::NAN; BLOCK * 5 / 32]);
+        for rows in [1, 100, 5, 31, BLOCK, 32, 33, 40] {
+            for (exact, cols) in [(false, 3), (true, 2), (true, 5), (false, 4)] {
+                let column = |c: usize| (0..rows).map(move |r| 1.0 / (3 * r + 7 * c + 1) as f64);
+                sums.start(rows, cols, exact).unwrap();
                 for first in (0..rows).step_by(8) {
                     let part = first..rows.min(first + 8);
-                    let x: Vec<f64> =
-                        part.flat_map(|r| (0..3).map(move |c| column(c).nth(r).unwrap())).collect();
+                    let x: Vec<f64> = part
+                        .flat_map(|r| (0..cols).map(move |c| column(c).nth(r).unwrap()))
+                        .collect();
                     sums.add(&x);
                 }
-                for c in 0..3 {
+                for c in 0..cols {
                     let x: Vec<f64> = column(c).collect();
                     let expected = if exact {
                         sum_block_exactly::<crate::simd::Baseline, _>(&x)
@@ -400,5 +404,7 @@ mod tests {
                 }
             }
         }
+        sums.start(0, 3, false).unwrap();
+        assert_eq!([0, 1, 2].map(|c| sums.total(c)), [0.0; 3]);
     }
 }

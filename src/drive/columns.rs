@@ -235,7 +235,7 @@ pub struct Named {
 }
 
 impl Named {
-    /// From the column of so many that each row names, if it does.
+    /// Of each row the column that it names, one of `count`, or nothing; other numbers count as nothing.
     pub fn sort(
         &mut self,
         count: usize,

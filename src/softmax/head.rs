@@ -385,7 +385,7 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
                 sums.add(terms)?;
             }
         }
-        // First what has a form for registers: at the label -log p and the exponential, and the logarithms of the sums.
+        // Functions of many rows at once: -log p and the exponential at the label, and the logarithms of the sums.
         let of_rows = rows.value.iter_mut().zip(&mut *factor).zip(&softmax.max);
         for (((nll, exp), &max), &others) in of_rows.zip(&softmax.others) {
             let x = *exp;

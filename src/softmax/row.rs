@@ -255,11 +255,13 @@ pub(super) fn shifted_exps<S: Isa, T: Real>(x: &[T], max: T, near: bool, exps: &
     }
 }
 
-/// Fills `out` with what `f` makes of each element. What fills no register is computed together with the elements before
-/// it, which are thus computed twice: one by one it would take as long as all others of a short row.
+/// Fills `out`, as long as `x`, with what `f` makes of each element. The last elements, where they are no 16, are computed
+/// together with those before, which are thus computed twice: one by one they would take as long as all others of a short
+/// row.
 #[inline(always)]
 pub(super) fn fill<T: Real>(out: &mut [T], x: &[T], f: impl Fn(T) -> T) {
     const WIDTH: usize = 16;
+    debug_assert_eq!(out.len(), x.len());
     let each = |out: &mut [T], x: &[T]| {
         for (out, &v) in out.iter_mut().zip(x) {
             *out = f(v);
