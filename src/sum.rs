@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::memory;
 use crate::num::DType;
 use crate::num::Float;
-use crate::simd::{Isa, SUM_LANES, add_lanes};
+use crate::simd::{self, Isa, Kernel, SUM_LANES, add_lanes};
 
 /// Longest run that is summed at once; longer ones are summed from the sums of their blocks.
 pub const BLOCK: usize = 1024;
@@ -169,8 +169,12 @@ impl ColumnSums {
     }
 
     /// The next rows. Their number divides [`SUM_LANES`], but for the last ones.
+    pub fn add<S: Isa, T: Float>(&mut self, x: &[T]) {
+        simd::dispatch(S::LEVEL, AddRows { sums: self, x });
+    }
+
     #[inline(always)]
-    pub fn add<T: Float>(&mut self, x: &[T]) {
+    fn add_rows<T: Float>(&mut self, x: &[T]) {
         let row = self.rows;
         self.rows += x.len() / self.cols;
         if row >= self.chunked {
@@ -229,6 +233,20 @@ impl ColumnSums {
     }
 }
 
+/// [`ColumnSums::add`].
+struct AddRows<'a, T> {
+    sums: &'a mut ColumnSums,
+    x: &'a [T],
+}
+
+impl<T: Float> Kernel for AddRows<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        self.sums.add_rows(self.x);
+    }
+}
+
 /// Adds a number to each sum, and what that rounds off to `lost`.
 #[inline(always)]
 fn add_each<T: Float>(sums: &mut [f64], x: &[T], lost: Option<&mut [f64]>) {
@@ -277,9 +295,8 @@ impl LongColumnSums {
     }
 
     /// The next row.
-    #[inline(always)]
-    pub fn add<T: Float>(&mut self, x: &[T]) -> Result<()> {
-        self.block.add(x);
+    pub fn add<S: Isa, T: Float>(&mut self, x: &[T]) -> Result<()> {
+        self.block.add::<S, T>(x);
         self.rows += 1;
         if self.rows.is_multiple_of(BLOCK) || self.rows == self.len {
             for (c, sum) in self.blocks.iter_mut().enumerate() {
@@ -330,6 +347,7 @@ impl BlockSum {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::Baseline;
     use std::ops::Range;
 
     /// Pairwise sum of `x(i)` over a range.
@@ -348,10 +366,7 @@ mod tests {
     fn sums() {
         for n in [0, 1, 5, 31, 32, 33, 65, 1000, BLOCK] {
             let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
-            assert_eq!(
-                sum_block::<crate::simd::Baseline, _>(&x),
-                (n * n.saturating_sub(1) / 2) as f64
-            );
+            assert_eq!(sum_block::<Baseline, _>(&x), (n * n.saturating_sub(1) / 2) as f64);
             let x: Vec<f64> = x.iter().map(|&v| v.into()).collect();
             assert_eq!(sum_pairwise(0..n, &|i| x[i]), (n * n.saturating_sub(1) / 2) as f64);
             let thirds = |i: usize| x[i] / 3.0;
@@ -371,7 +386,7 @@ mod tests {
             }
             let products = x.iter().zip(&factors).map(|(&x, &w)| f64::from(x).weighted(w.into()));
             let products: Vec<f64> = products.collect();
-            let expected = sum_block::<crate::simd::Baseline, _>(&products);
+            let expected = sum_block::<Baseline, _>(&products);
             assert_eq!(sum_block_of_products(&x, &factors).to_bits(), expected.to_bits(), "{n}");
         }
     }
@@ -381,7 +396,7 @@ mod tests {
         // One room for sums of other sizes one after another: nothing of those before may be left.
         let mut sums = ColumnSums::default();
         sums.start(BLOCK, 5, true).unwrap();
-        sums.add(&vec![f64::NAN; BLOCK * 5 / 32]);
+        sums.add::<Baseline, _>(&vec![f64::NAN; BLOCK * 5 / 32]);
         for rows in [1, 100, 5, 31, BLOCK, 32, 33, 40] {
             for (exact, cols) in [(false, 3), (true, 2), (true, 5), (false, 4)] {
                 let column = |c: usize| (0..rows).map(move |r| 1.0 / (3 * r + 7 * c + 1) as f64);
@@ -391,14 +406,14 @@ mod tests {
                     let x: Vec<f64> = part
                         .flat_map(|r| (0..cols).map(move |c| column(c).nth(r).unwrap()))
                         .collect();
-                    sums.add(&x);
+                    sums.add::<Baseline, _>(&x);
                 }
                 for c in 0..cols {
                     let x: Vec<f64> = column(c).collect();
                     let expected = if exact {
-                        sum_block_exactly::<crate::simd::Baseline, _>(&x)
+                        sum_block_exactly::<Baseline, _>(&x)
                     } else {
-                        sum_block::<crate::simd::Baseline, _>(&x)
+                        sum_block::<Baseline, _>(&x)
                     };
                     assert_eq!(sums.total(c).to_bits(), expected.to_bits(), "{rows}, {exact}");
                 }

@@ -11,6 +11,7 @@ use crate::drive::operand::{Input, MAX_NUMBERS, MAX_VECTORS, Output, sized};
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
+use crate::simd::Level;
 use crate::threads;
 use std::array;
 
@@ -29,6 +30,7 @@ const WATCHED: usize = 64;
 
 /// The runs of a block of rows.
 pub struct Columns<'b, 'a, T> {
+    pub(super) level: Level,
     /// A row of the grid for each column of the vectors.
     pub(super) grid: &'b Grid,
     /// The first row, and how many.
@@ -109,24 +111,25 @@ impl<'a, T: Real> Columns<'_, 'a, T> {
     #[inline(always)]
     pub fn read<const V: usize>(&mut self) -> Reader<'_, 'a, T, V> {
         let vectors = array::from_fn(|v| self.vectors[v].as_ref());
-        Reader::new(self.grid, self.block(), vectors, &mut self.room.vectors)
+        Reader::new(self.level, self.grid, self.block(), vectors, &mut self.room.vectors)
     }
 
     /// The first `V` vectors, to read once more, and their gradients, to write. A gradient may lie where its vector does.
     #[inline(always)]
     pub fn write<const V: usize>(&mut self) -> Writer<'_, 'a, T, V> {
-        let (grid, block) = (self.grid, self.block());
+        let (level, grid, block) = (self.level, self.grid, self.block());
         let inputs = array::from_fn(|v| self.vectors[v].as_ref());
         let outputs: [_; V] = array::from_fn(|v| self.grads[v].as_ref());
         let runs = outputs.map(|o| o.and_then(|o| o.runs(grid, block)));
         let Room { vectors, grads } = &mut *self.room;
-        let reader = Reader::new(grid, block, inputs, vectors);
+        let reader = Reader::new(level, grid, block, inputs, vectors);
         Writer { reader, outputs, runs, buffers: grads }
     }
 }
 
 /// Columns of `V` vectors.
 pub struct Reader<'b, 'a, T, const V: usize> {
+    level: Level,
     grid: &'b Grid,
     block: Tile,
     inputs: [Option<&'b Checked<'a>>; V],
@@ -137,13 +140,14 @@ pub struct Reader<'b, 'a, T, const V: usize> {
 impl<'b, 'a, T: Real, const V: usize> Reader<'b, 'a, T, V> {
     #[inline(always)]
     fn new(
+        level: Level,
         grid: &'b Grid,
         block: Tile,
         inputs: [Option<&'b Checked<'a>>; V],
         buffers: &'b mut [Vec<T>; MAX_VECTORS],
     ) -> Self {
         let runs = inputs.map(|input| input.and_then(|(o, _)| o.runs(grid, block)));
-        Reader { grid, block, inputs, runs, buffers }
+        Reader { level, grid, block, inputs, runs, buffers }
     }
 
     /// A column, as long as there are rows.
@@ -168,11 +172,11 @@ impl<'b, 'a, T: Real, const V: usize> Reader<'b, 'a, T, V> {
     /// A column all of whose elements are in their domains, or nothing.
     #[inline(always)]
     pub fn checked(&mut self, column: usize) -> Result<Option<[&[T]; V]>> {
-        let inputs = self.inputs;
+        let Reader { level, inputs, .. } = *self;
         let vectors = self.column(column)?;
         let holds = |v: usize| {
             let check = inputs[v].and_then(|(_, check)| *check);
-            check.is_none_or(|check| check.domain.all_hold(vectors[v]))
+            check.is_none_or(|check| check.domain.all_hold(level, vectors[v]))
         };
         Ok((0..V).all(holds).then_some(vectors))
     }

@@ -3,6 +3,7 @@
 use crate::array::{Shape, View, elements, short, unravel};
 use crate::error::{Error, Kind, Result};
 use crate::math::Real;
+use crate::simd::{self, Isa, Kernel, Level};
 use std::fmt;
 
 /// What an argument may hold.
@@ -66,25 +67,8 @@ impl Domain {
     }
 
     /// Whether all of them do.
-    #[inline(always)]
-    pub fn all_hold<T: Real>(self, x: &[T]) -> bool {
-        let ordinary = match self {
-            Domain::LogDistribution => T::sizes(x).most <= T::INFINITY,
-            Domain::Sign => T::all_signs(x),
-            Domain::Probability | Domain::PredictedProbability => T::all_up_to(x, T::ONE),
-            Domain::NonNegative | Domain::Variance | Domain::Distribution => {
-                T::all_up_to(x, T::INFINITY)
-            }
-            Domain::Weight => T::all_up_to(x, T::MAX),
-            _ => true,
-        };
-        ordinary || self.each_holds(x)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn each_holds<T: Real>(self, x: &[T]) -> bool {
-        x.iter().all(|&x| self.holds(x))
+    pub fn all_hold<T: Real>(self, level: Level, x: &[T]) -> bool {
+        simd::dispatch(level, Ordinary { domain: self, x }) || x.iter().all(|&x| self.holds(x))
     }
 
     /// Whether elements are looked at one by one.
@@ -107,6 +91,30 @@ impl Domain {
             }
             Domain::LogDistribution => "a number (out_of_range='allow' lets NaN pass)",
             _ => "a number >= 0 (out_of_range='allow' follows the formula)",
+        }
+    }
+}
+
+/// Whether numbers are all of the ordinary ones of a domain, which many can be asked for at once.
+struct Ordinary<'x, T> {
+    domain: Domain,
+    x: &'x [T],
+}
+
+impl<T: Real> Kernel for Ordinary<'_, T> {
+    type Output = bool;
+    #[inline(always)]
+    fn run<S: Isa>(self) -> bool {
+        let Ordinary { domain, x } = self;
+        match domain {
+            Domain::LogDistribution => T::sizes(x).most <= T::INFINITY,
+            Domain::Sign => T::all_signs(x),
+            Domain::Probability | Domain::PredictedProbability => T::all_up_to(x, T::ONE),
+            Domain::NonNegative | Domain::Variance | Domain::Distribution => {
+                T::all_up_to(x, T::INFINITY)
+            }
+            Domain::Weight => T::all_up_to(x, T::MAX),
+            _ => true,
         }
     }
 }
@@ -138,7 +146,7 @@ impl<'a> Check<'a> {
     pub fn all(&self) -> Result<()> {
         let mut wrong = None;
         self.given.each_block(|first, block: &[f64]| {
-            if wrong.is_none() && !self.domain.all_hold(block) {
+            if wrong.is_none() && !self.domain.all_hold(Level::in_use(), block) {
                 wrong = block.iter().position(|&x| !self.domain.holds(x)).map(|at| first + at);
             }
         });
@@ -201,13 +209,15 @@ mod tests {
 
     #[test]
     fn a_wrong_element_is_found_wherever_it_is() {
-        for len in [1, 127, 128, 129, 200, 331] {
+        let lens = [1, 127, 128, 129, 200, 331];
+        for (level, len) in Level::available().flat_map(|level| lens.map(|len| (level, len))) {
             let mut x = vec![1.0_f32; len + 3];
             for (start, i) in (0..3).flat_map(|start| (0..len).map(move |i| (start, i))) {
                 for domain in [Domain::Sign, Domain::Probability, Domain::Weight] {
-                    assert!(domain.all_hold(&x[start..][..len]));
+                    let holds = |x: &[f32]| domain.all_hold(level, &x[start..][..len]);
+                    assert!(holds(&x));
                     x[start + i] = if domain == Domain::Sign { 0.5 } else { -0.5 };
-                    assert!(!domain.all_hold(&x[start..][..len]), "{domain} {start} {i} of {len}");
+                    assert!(!holds(&x), "{level:?} {domain} {start} {i} of {len}");
                     x[start + i] = 1.0;
                 }
             }
@@ -217,7 +227,10 @@ mod tests {
     #[test]
     fn not_a_number_is_in_no_domain() {
         for domain in [Domain::Sign, Domain::Probability, Domain::NonNegative, Domain::Weight] {
-            assert!(!domain.all_hold(&[1.0, f64::NAN, 1.0]) && domain.all_hold(&[1.0_f32, 1.0]));
+            for level in Level::available() {
+                assert!(!domain.all_hold(level, &[1.0, f64::NAN, 1.0]));
+                assert!(domain.all_hold(level, &[1.0_f32, 1.0]));
+            }
         }
         assert!(Domain::Variance.holds(f64::NAN) && !Domain::Variance.holds(-1.0));
         assert!(!Domain::Weight.holds(f64::INFINITY) && Domain::NonNegative.holds(f64::INFINITY));

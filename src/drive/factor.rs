@@ -13,6 +13,7 @@ use crate::math::Real;
 use crate::num::DType;
 use crate::num::Float;
 use crate::num::Sizes;
+use crate::simd::{self, Isa, Kernel, Level};
 
 /// Rows shorter than this are multiplied element by element.
 const SHORT: usize = 64;
@@ -55,9 +56,9 @@ impl<'a, F: Real> Elements<'a, F> {
     }
 
     #[inline(always)]
-    fn are_weights(&self) -> bool {
+    fn are_weights<S: Isa>(&self) -> bool {
         let Sizes { most, any_sign, .. } = self.sizes;
-        most < F::INFINITY && (!any_sign || Domain::Weight.all_hold(self.factors))
+        most < F::INFINITY && (!any_sign || Domain::Weight.all_hold(S::LEVEL, self.factors))
     }
 }
 
@@ -143,8 +144,18 @@ impl<'v, 'a> Factors<'v, 'a> {
     }
 
     /// The weights of a tile, checked, and what the derivatives are multiplied by.
-    #[inline(always)]
     pub fn of_tile<'s>(
+        &'s self,
+        level: Level,
+        grid: &Grid,
+        tile: Tile,
+        buffers: &'s mut Buffers,
+    ) -> Result<(Factor<'s>, Scale<'s>)> {
+        simd::dispatch(level, OfTile { factors: self, grid, tile, buffers })
+    }
+
+    #[inline(always)]
+    fn of_tile_in<'s, S: Isa>(
         &'s self,
         grid: &Grid,
         tile: Tile,
@@ -153,7 +164,7 @@ impl<'v, 'a> Factors<'v, 'a> {
         let Buffers { weights, grad_output, scale } = buffers;
         let weights = load(self.sample_weight.as_ref(), grid, tile, weights)?;
         if let Some(check) = &self.weighting.weight_check
-            && !weights.all_are_weights()
+            && !weights.all_are_weights::<S>()
         {
             // No weight is exempt, so that the first wrong one of all is the one to name.
             check.all()?;
@@ -198,6 +209,22 @@ impl<'v, 'a> Factors<'v, 'a> {
     }
 }
 
+/// [`Factors::of_tile`].
+struct OfTile<'s, 'g, 'v, 'a> {
+    factors: &'s Factors<'v, 'a>,
+    grid: &'g Grid,
+    tile: Tile,
+    buffers: &'s mut Buffers,
+}
+
+impl<'s> Kernel for OfTile<'s, '_, '_, '_> {
+    type Output = Result<(Factor<'s>, Scale<'s>)>;
+    #[inline(always)]
+    fn run<S: Isa>(self) -> Self::Output {
+        self.factors.of_tile_in::<S>(self.grid, self.tile, self.buffers)
+    }
+}
+
 /// A factor of every element, times a number for all.
 #[derive(Clone, Copy)]
 pub(crate) struct Scale<'a> {
@@ -206,7 +233,9 @@ pub(crate) struct Scale<'a> {
 }
 
 impl Scale<'_> {
-    /// One factor for all that the type of computation can hold, to be multiplied in at once.
+    /// One factor for all that the type of computation can hold, to be multiplied in at once. As a part of another function
+    /// it would be multiplied beside what is no number, and a product of subnormal numbers takes its time.
+    #[inline(never)]
     pub fn as_one<T: Real>(&self) -> Option<T> {
         match self.factor {
             Factor::One(factor) => {
@@ -264,12 +293,12 @@ impl<'a> Factor<'a> {
     }
 
     #[inline(always)]
-    fn all_are_weights(&self) -> bool {
+    fn all_are_weights<S: Isa>(&self) -> bool {
         match self {
             Factor::One(weight) => Domain::Weight.holds(*weight),
-            Factor::Rows(weights) => Domain::Weight.all_hold(weights),
-            Factor::Singles(weights) => weights.are_weights(),
-            Factor::Doubles(weights) => weights.are_weights(),
+            Factor::Rows(weights) => Domain::Weight.all_hold(S::LEVEL, weights),
+            Factor::Singles(weights) => weights.are_weights::<S>(),
+            Factor::Doubles(weights) => weights.are_weights::<S>(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! `log` and `log1p`.
+//! `log`, of a sum too, and `log1p`.
 
 use super::format::Format;
 use crate::simd::Isa;
@@ -12,14 +12,38 @@ fn log_sum<T: Format, S: Isa>(f: T, minus_k: T) -> T {
     sum + (lost + minus_k.mul_add::<S>(-T::LN2_LO, f.log_tail::<S>()))
 }
 
+/// [`Format::binade`] of subnormal numbers, too; the power of two is that of a multiple of theirs.
+#[inline(always)]
+fn binade<T: Format>(x: T) -> (T, T, T) {
+    let subnormal = x < T::MIN_POSITIVE;
+    let (scale, shift) = T::NORMALIZE;
+    let (m, minus_k, inverse) = (if subnormal { x * scale } else { x }).binade();
+    (m, minus_k + if subnormal { shift } else { T::ZERO }, inverse)
+}
+
 /// `log(x)`, within 2 ulp; -inf at either zero, NaN below.
 #[inline(always)]
 pub(crate) fn log<T: Format, S: Isa>(x: T) -> T {
-    let subnormal = x < T::MIN_POSITIVE;
-    let (scale, shift) = T::NORMALIZE;
-    let (m, minus_k, _) = (if subnormal { x * scale } else { x }).binade();
-    let minus_k = minus_k + if subnormal { shift } else { T::ZERO };
+    let (m, minus_k, _) = binade(x);
     limits(x, x, log_sum::<T, S>(m - T::ONE, minus_k))
+}
+
+/// `log(x + low)`, within 2 ulp, where `low` is what a sum lost that was rounded to `x`.
+#[inline(always)]
+pub(crate) fn log_of_sum<T: Format, S: Isa>(x: T, low: T) -> T {
+    let (m, minus_k, inverse) = binade(x);
+    // Sums of subnormal numbers lose nothing. Of large ones the power of two may be out of range, and nothing is to be seen
+    // of what they lose.
+    let f = low.mul_add::<S>(inverse, m - T::ONE);
+    let f = if x < T::ONE_IS_LOST { f } else { m - T::ONE };
+    limits(x, x, log_sum::<T, S>(f, minus_k))
+}
+
+/// The same, with the same bits, for a normal `x` up to 2, and faster; finite at 0.
+#[inline(always)]
+pub(crate) fn log_of_small_sum<T: Format, S: Isa>(x: T, low: T) -> T {
+    let (m, minus_k, inverse) = x.binade();
+    log_sum::<T, S>(low.mul_add::<S>(inverse, m - T::ONE), minus_k)
 }
 
 /// `log(1 + x)`, within 2 ulp; -inf at -1, NaN below; the sign of a zero is kept.
@@ -45,6 +69,7 @@ fn limits<T: Format>(x: T, u: T, y: T) -> T {
 #[cfg(test)]
 mod tests {
     use super::super::testing::*;
+    use crate::simd::Baseline;
     use std::f64::consts::{LN_2, LN_10};
 
     #[test]
@@ -61,6 +86,27 @@ mod tests {
         let (low, nan) = (f32::NEG_INFINITY, f32::NAN);
         let y = [low, low, 0.0, f32::INFINITY, nan, nan, nan];
         on_every_level!(x, |x, S| x.log::<S>(), |got: &[f32]| assert_same(got, &y));
+    }
+
+    #[test]
+    fn log_of_a_sum_has_what_rounding_lost() {
+        const LOST: f64 = -1e-16;
+        let x = [1.0, 0.3, 0.7, 1.4, 1.5, 0.999, 1e-3, 1e-300, 1e300, f64::MAX];
+        on_every_level!(x, |x, S| x.log_of_sum::<S>(x * T::from_f64(LOST)), |y: &[f64]| {
+            assert_close(2.0, y, &x.map(|x| x.ln() + LOST));
+        });
+        assert!(0.0_f32.log_of_small_sum::<Baseline>(0.0).is_finite());
+        on_every_level!(
+            [1.0, 0.3, 1.9, 1e-300],
+            |x, S| {
+                let low = x * T::from_f64(LOST);
+                x.log_of_small_sum::<S>(low) - x.log_of_sum::<S>(low)
+            },
+            |difference: &[f64]| assert_same(difference, &[0.0; 4])
+        );
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        let (x, y) = ([0.0, -0.0, inf, -1.0, nan], [-inf, -inf, inf, nan, nan]);
+        on_every_level!(x, |x, S| x.log_of_sum::<S>(x - x), |got: &[f32]| assert_same(got, &y));
     }
 
     #[test]

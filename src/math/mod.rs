@@ -5,7 +5,7 @@
 //!
 //! | function | bound in ulp | exact where |
 //! |---|---|---|
-//! | `exp`, `exp_nonpositive`, `expm1`, `log`, `log1p` | 2 | 0, infinities |
+//! | `exp`, `exp_nonpositive`, `expm1`, `log`, `log_of_sum`, `log1p` | 2 | 0, infinities |
 //! | `sigmoid`, `softplus`, `log_sigmoid` and the fields of [`Logistic`] | 2 | infinities |
 //! | `lgamma`, `log_factorial`, for arguments of 0 and above | 4 | zeros, infinity |
 //!
@@ -28,5 +28,5 @@ pub use real::Real;
 
 pub(crate) use exp::{exp, exp_difference, exp_near, exp_nonpositive, expm1};
 pub(crate) use gamma::{lgamma, log_factorial};
-pub(crate) use log::{log, log1p};
+pub(crate) use log::{log, log_of_small_sum, log_of_sum, log1p};
 pub(crate) use logistic::logistic;

@@ -22,6 +22,10 @@ pub trait Real: Float {
     fn expm1<S: Isa>(self) -> Self;
     /// Natural logarithm, within 2 ulp.
     fn log<S: Isa>(self) -> Self;
+    /// `log(self + low)`, within 2 ulp, where `low` is what a sum lost that was rounded to `self`.
+    fn log_of_sum<S: Isa>(self, low: Self) -> Self;
+    /// The same, with the same bits, for a normal `self` up to 2, and faster; finite at 0.
+    fn log_of_small_sum<S: Isa>(self, low: Self) -> Self;
     /// `log(1 + self)`, within 2 ulp.
     fn log1p<S: Isa>(self) -> Self;
     /// `sigmoid(self)`, `sigmoid(-self)` and `softplus(-|self|)` together.
@@ -78,6 +82,14 @@ macro_rules! real {
             #[inline(always)]
             fn log<S: Isa>(self) -> Self {
                 math::log::<Self, S>(self)
+            }
+            #[inline(always)]
+            fn log_of_sum<S: Isa>(self, low: Self) -> Self {
+                math::log_of_sum::<Self, S>(self, low)
+            }
+            #[inline(always)]
+            fn log_of_small_sum<S: Isa>(self, low: Self) -> Self {
+                math::log_of_small_sum::<Self, S>(self, low)
             }
             #[inline(always)]
             fn log1p<S: Isa>(self) -> Self {

@@ -148,12 +148,13 @@ impl Objective {
         let shape = given[0].as_ref()?.shape();
         let axes = self.loss.axes((self.inputs[0].name, shape), options).ok()?;
         let weighting = Weighting { weight: options.weight, ..Weighting::new(options.reduction) };
-        let few = Few::new(kernel, simd::level().ok()?, &weighting, &axes.shape);
+        let level = simd::level().ok()?;
+        let few = Few::new(kernel, level, &weighting, &axes.shape);
         let mut few = few.filter(|_| axes.batch == 0)?;
         for (i, (input, view)) in self.inputs.iter().zip(given).enumerate() {
             let Some(view) = view else { continue };
             let x = view.dense().filter(|_| input.shape.has_elements() && view.shape() == shape)?;
-            if options.checks(input.domain, i, true) && !input.domain.all_hold(x) {
+            if options.checks(input.domain, i, true) && !input.domain.all_hold(level, x) {
                 return None;
             }
             few.push(x);

@@ -4,6 +4,8 @@
 //! marked `#[inline(always)]`; [`dispatch`] compiles its body once for every level, so that the
 //! compiler vectorises it with that level's registers. The type parameter
 //! `S: Isa` tells the code whether a fused multiply-add is an instruction.
+//! What several kernels need and none needs in its loops is a kernel of its own,
+//! which they call by `dispatch(S::LEVEL, ...)` instead of holding a copy each.
 
 mod f64x8;
 mod halves;
@@ -18,6 +20,8 @@ use std::sync::OnceLock;
 pub trait Isa: F64x8Ops + Copy + Send + Sync + 'static {
     /// Whether `mul_add` is one instruction (and rounds once).
     const FMA: bool;
+    /// The level as a value, to [`dispatch`] a kernel of its own.
+    const LEVEL: Level;
     /// The bytes of a register.
     const REGISTER: usize = 16;
 
@@ -96,7 +100,8 @@ pub fn add_lanes_exactly(mut lanes: [f64; SUM_LANES], lost: [f64; SUM_LANES]) ->
     (lanes[0], lost)
 }
 
-/// A level as a value, which is there only if this CPU can run it: it comes from [`Level::available`].
+/// A level as a value, which is there only if this CPU can run it: it comes from [`Level::available`], or from code that
+/// runs on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Level(Set);
 
@@ -143,7 +148,7 @@ impl Level {
     }
 
     /// The level in use, or the baseline if none can be.
-    fn in_use() -> Level {
+    pub fn in_use() -> Level {
         level().unwrap_or(Level(BUILT[0]))
     }
 }
@@ -211,7 +216,7 @@ pub fn level() -> Result<Level, String> {
         .clone()
 }
 
-/// Work that [`dispatch`] compiles for every level. `run` must be `#[inline(always)]`.
+/// Work that [`dispatch`] compiles for every level, once for all who ask for it. `run` must be `#[inline(always)]`.
 pub trait Kernel {
     /// What the work returns.
     type Output;
@@ -225,13 +230,14 @@ pub struct Baseline;
 
 impl Isa for Baseline {
     const FMA: bool = cfg!(target_arch = "aarch64");
+    const LEVEL: Level = Level(BUILT[0]);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[cfg_attr(rustloss_two_levels, allow(dead_code))]
 mod x86 {
     use super::registers::{numbers, registers};
-    use super::{Isa, Kernel, SUM_LANES};
+    use super::{Isa, Kernel, Level, SUM_LANES, Set};
     use std::arch::x86_64 as arch;
 
     /// A level as a type, and the shell that compiles kernels for it.
@@ -242,9 +248,11 @@ mod x86 {
             pub struct $name;
 
             impl Isa for $name {
+                const LEVEL: Level = Level(Set::$name);
                 $($body)*
             }
 
+            #[inline(never)]
             #[target_feature(enable = $features)]
             pub(super) fn $shell<K: Kernel>(kernel: K) -> K::Output {
                 kernel.run::<$name>()
@@ -397,7 +405,8 @@ pub(crate) fn transpose_f64(block: [[f64; 4]; 4]) -> [[f64; 4]; 4] {
     std::array::from_fn(|i| std::array::from_fn(|j| block[j][i]))
 }
 
-/// Runs `kernel` compiled for `level`.
+/// Runs `kernel` compiled for `level`, as a function that is never part of another.
+#[inline(always)]
 pub fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     macro_rules! shell {
@@ -411,6 +420,11 @@ pub fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
         Set::Avx2 => shell!(avx2),
         #[cfg(all(target_arch = "x86_64", not(rustloss_two_levels)))]
         Set::Avx512 => shell!(avx512),
-        _ => kernel.run::<Baseline>(),
+        _ => baseline(kernel),
     }
+}
+
+#[inline(never)]
+fn baseline<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Baseline>()
 }

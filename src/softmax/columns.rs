@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
 use crate::num::DType;
-use crate::simd::Isa;
-use crate::softmax::{Softmax, possible, tempered_exp};
+use crate::simd::{self, Isa, Kernel};
+use crate::softmax::{Softmax, possible, shifted_exp, tempered_exp};
 use crate::sum::LongColumnSums;
 
 /// The softmax of many rows, with the bits of [`Softmax`].
@@ -34,8 +34,16 @@ pub struct ColumnSoftmax<T: Real> {
 
 impl<T: Real> ColumnSoftmax<T> {
     /// As [`Softmax::tempered`], for the first vector of each row.
-    #[inline(always)]
     pub fn fill<S: Isa>(
+        &mut self,
+        columns: &mut Columns<'_, '_, T>,
+        temperature: f64,
+    ) -> Result<()> {
+        simd::dispatch(S::LEVEL, Fill { softmax: self, columns, temperature })
+    }
+
+    #[inline(always)]
+    fn fill_in<S: Isa>(
         &mut self,
         columns: &mut Columns<'_, '_, T>,
         temperature: f64,
@@ -61,8 +69,7 @@ impl<T: Real> ColumnSoftmax<T> {
                 }
             } else if temperature == 1.0 {
                 for ((e, &x), &max) in exps.iter_mut().zip(x).zip(max) {
-                    let exp = x.exp_difference::<S>(max);
-                    *e = if x == max { T::ONE } else { exp };
+                    *e = shifted_exp::<S, T>(x, max);
                 }
             } else {
                 for ((e, &x), &max) in exps.iter_mut().zip(x).zip(max) {
@@ -72,7 +79,7 @@ impl<T: Real> ColumnSoftmax<T> {
             for ((term, &e), &at) in terms.iter_mut().zip(&*exps).zip(at) {
                 *term = if at == c as u32 { T::ZERO } else { e };
             }
-            sums.add(terms)?;
+            sums.add::<S, _>(terms)?;
         }
         for (r, others) in sized(others, rows)?.iter_mut().enumerate() {
             // NaN is not to be left out.
@@ -124,6 +131,22 @@ impl<T: Real> ColumnSoftmax<T> {
     /// The softmax of one row.
     #[inline(always)]
     pub fn row(&self, row: usize) -> Softmax<T> {
-        Softmax { max: self.max[row], at: self.at[row] as usize, others: self.others[row] }
+        let (max, at) = (self.max[row], self.at[row] as usize);
+        Softmax { max, at, near: self.near, others: self.others[row] }
+    }
+}
+
+/// [`ColumnSoftmax::fill`].
+struct Fill<'f, 'b, 'a, T: Real> {
+    softmax: &'f mut ColumnSoftmax<T>,
+    columns: &'f mut Columns<'b, 'a, T>,
+    temperature: f64,
+}
+
+impl<T: Real> Kernel for Fill<'_, '_, '_, T> {
+    type Output = Result<()>;
+    #[inline(always)]
+    fn run<S: Isa>(self) -> Result<()> {
+        self.softmax.fill_in::<S>(self.columns, self.temperature)
     }
 }

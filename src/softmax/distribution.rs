@@ -80,13 +80,13 @@ impl<T: Real> DistributionRoom<T> {
         for c in 0..elements {
             let Some([x, label]) = reader.checked(c)? else { return Ok(false) };
             let y = loss.target::<S>(c, label, room);
-            totals.add(y)?;
+            totals.add::<S, _>(y)?;
             if rows.wants_value {
                 let (x, y, label) = (&x[..count], &y[..count], &label[..count]);
                 for r in 0..count {
                     line[r] = loss.summand::<S>(label[r], y[r], gap(max[r], x[r]), log_sums[r]);
                 }
-                terms.add(line)?;
+                terms.add::<S, _>(line)?;
             }
         }
         memory::grow(pulls, count, Pull::default())?;

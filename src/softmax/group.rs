@@ -3,8 +3,8 @@
 use crate::drive::row_kernel::{LANES, Placement};
 use crate::math::Real;
 use crate::num::DType;
-use crate::simd::{Isa, SUM_LANES};
-use crate::softmax::{Extremes, Softmax, possible, shifted_exps};
+use crate::simd::{self, Isa, Kernel, SUM_LANES};
+use crate::softmax::{Extremes, Softmax, log_sum_minus, possible, shifted_exp, shifted_exps};
 use crate::sum::{BLOCK, PairwiseSum, sum_exactly};
 
 /// The softmax of up to [`LANES`] rows, one step for all of them after the other: no step of one row has to wait for
@@ -76,7 +76,7 @@ impl<T: Real> GroupSoftmax<T> {
     pub fn log_sum_minus<S: Isa>(&self, x: &[T; LANES]) -> [T; LANES] {
         let mut out = [T::ZERO; LANES];
         for l in 0..LANES {
-            out[l] = self.row(l).log_sum_minus::<S>(x[l]);
+            out[l] = log_sum_minus::<S, T>(self.max[l], self.others[l], x[l]);
         }
         out
     }
@@ -138,7 +138,7 @@ impl<T: Real> GroupSoftmax<T> {
     #[inline(always)]
     pub fn sums<S: Isa>(&self, x: &[T]) -> [f64; LANES] {
         match self.order {
-            Placement::Lanes => sum_all_lanes(x),
+            Placement::Lanes => sum_all_lanes::<S, T>(x),
             Placement::Rows(classes) => {
                 let mut sums = [0.0; LANES];
                 for (sum, x) in sums.iter_mut().zip(x.chunks_exact(classes)) {
@@ -159,35 +159,42 @@ impl<T: Real> GroupSoftmax<T> {
     /// The softmax of one row.
     #[inline(always)]
     pub fn row(&self, l: usize) -> Softmax<T> {
-        Softmax { max: self.max[l], at: self.at[l] as usize, others: self.others[l] }
+        let (max, at) = (self.max[l], self.at[l] as usize);
+        Softmax { max, at, near: false, others: self.others[l] }
     }
 }
 
 /// [`sum_exactly`] for every lane.
 #[inline(always)]
-fn sum_all_lanes<T: Real>(exps: &[T]) -> [f64; LANES] {
+fn sum_all_lanes<S: Isa, T: Real>(exps: &[T]) -> [f64; LANES] {
+    let of_block = |block| simd::dispatch(S::LEVEL, SumLanes::<T>(block));
     if exps.len() <= BLOCK * LANES {
-        return sum_block_lanes(exps);
+        return of_block(exps);
     }
     let mut sums = std::array::from_fn::<_, LANES, _>(|_| PairwiseSum::default());
     for block in exps.chunks(BLOCK * LANES) {
-        for (sum, block) in sums.iter_mut().zip(sum_block_lanes(block)) {
+        for (sum, block) in sums.iter_mut().zip(of_block(block)) {
             sum.add(block);
         }
     }
     sums.map(|sum| sum.total())
 }
 
-#[inline(always)]
-fn sum_block_lanes<T: Real>(exps: &[T]) -> [f64; LANES] {
-    match T::DTYPE {
-        DType::F32 => sum_lanes::<T, false>(exps),
-        _ => sum_lanes::<T, true>(exps),
+/// One block of [`crate::sum::sum_block_exactly`] for every lane: the same elements in the same order.
+struct SumLanes<'a, T>(&'a [T]);
+
+impl<T: Real> Kernel for SumLanes<'_, T> {
+    type Output = [f64; LANES];
+    #[inline(always)]
+    fn run<S: Isa>(self) -> [f64; LANES] {
+        match T::DTYPE {
+            DType::F32 => sum_lanes::<T, false>(self.0),
+            _ => sum_lanes::<T, true>(self.0),
+        }
     }
 }
 
-/// One block of [`crate::sum::sum_block_exactly`] for every lane: the same elements in the same order. `EXACT` puts back what additions
-/// round off; a sum of f32 has room for it.
+/// `EXACT` puts back what additions round off; a sum of f32 has room for it.
 #[inline(always)]
 fn sum_lanes<T: Real, const EXACT: bool>(exps: &[T]) -> [f64; LANES] {
     let chunks = exps.chunks_exact(SUM_LANES * LANES);
@@ -236,8 +243,7 @@ fn fold_halves<const EXACT: bool>(sums: &mut [[f64; LANES]; SUM_LANES], lost: &m
 #[inline(always)]
 fn exp_lanes<S: Isa, T: Real>(x: &[T; LANES], max: &[T; LANES], exps: &mut [T; LANES]) {
     for l in 0..LANES {
-        let exp = x[l].exp_difference::<S>(max[l]);
-        exps[l] = if x[l] == max[l] { T::ONE } else { exp };
+        exps[l] = shifted_exp::<S, T>(x[l], max[l]);
     }
 }
 

@@ -5,7 +5,7 @@
 //! says what a, b, c, d and the label's own derivatives are, from a few numbers of the row; rows alone, several together,
 //! several side by side and columns of many are written here, and compiled, once for all heads.
 
-use super::{ColumnSoftmax, GroupSoftmax, Softmax, fill, gap};
+use super::{ColumnSoftmax, GroupSoftmax, Softmax, fill, gap, log_sum_minus, shifted_exp};
 use crate::drive::columns::{ColumnRows, Columns, Named};
 use crate::drive::operand::sized;
 use crate::drive::row_kernel::{
@@ -382,15 +382,15 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
                 for ((term, &x), &max) in terms.iter_mut().zip(x).zip(&softmax.max) {
                     *term = gap(max, x).weighted(weight);
                 }
-                sums.add(terms)?;
+                sums.add::<S, _>(terms)?;
             }
         }
         // Functions of many rows at once: -log p and the exponential at the label, and the logarithms of the sums.
         let of_rows = rows.value.iter_mut().zip(&mut *factor).zip(&softmax.max);
         for (((nll, exp), &max), &others) in of_rows.zip(&softmax.others) {
             let x = *exp;
-            *nll = Softmax { max, at: 0, others }.log_sum_minus::<S>(x);
-            *exp = if x == max { T::ONE } else { x.exp_difference::<S>(max) };
+            *nll = log_sum_minus::<S, T>(max, others, x);
+            *exp = shifted_exp::<S, T>(x, max);
         }
         for (log_sum, &others) in sized(log_sums, count)?.iter_mut().zip(&softmax.others) {
             *log_sum = self.log_sum::<S>(others);

@@ -8,7 +8,7 @@
 use crate::drive::scale::{multiply, split};
 use crate::math::Real;
 use crate::num::two_product;
-use crate::simd::Isa;
+use crate::simd::{self, Isa, Kernel};
 use crate::sum::{BLOCK, BlockSum, sum_block_exactly, sum_exactly};
 
 /// What a row's softmax comes from.
@@ -18,6 +18,8 @@ pub struct Softmax<T> {
     pub max: T,
     /// Where it stands first.
     pub at: usize,
+    /// Whether it is known that all logits are finite and no further below the largest than [`Real::NEAR`].
+    pub near: bool,
     /// The sum of exp(x - max), this one left out.
     pub others: f64,
 }
@@ -31,26 +33,14 @@ impl<T: Real> Softmax<T> {
 
     /// The softmax of x / `temperature`: fills `exps` with exp((x - max) / temperature). The logits are not divided: what
     /// would overflow there is 0 here.
-    #[inline(always)]
     pub fn tempered<S: Isa>(x: &[T], temperature: f64, exps: &mut [T]) -> Self {
-        let Extremes { at, near } = Extremes::of(x);
-        let max = x.get(at).copied().unwrap_or(-T::INFINITY);
-        let mut others = BlockSum::new(x.len());
-        for (block, (x, exps)) in x.chunks(BLOCK).zip(exps.chunks_mut(BLOCK)).enumerate() {
-            if temperature == 1.0 {
-                shifted_exps::<S, T>(x, max, near, exps);
-            } else {
-                tempered_exps::<S, T>(x, max, temperature, exps);
-            }
-            others.add(sum_without::<S, T>(exps, at.wrapping_sub(block * BLOCK)));
-        }
-        Softmax { max, at, others: possible(max, others.total()) }
+        simd::dispatch(S::LEVEL, Tempered { x, temperature, exps })
     }
 
     /// log(sum exp(x)) - x, never negative.
     #[inline(always)]
     pub fn log_sum_minus<S: Isa>(&self, x: T) -> T {
-        self.gap(x) + T::from_f64(self.others).log1p::<S>()
+        log_sum_minus::<S, T>(self.max, self.others, x)
     }
 
     /// max - x: 0 at a maximum that is infinite, and infinite for what is impossible.
@@ -143,11 +133,51 @@ impl<T: Real> Softmax<T> {
     }
 }
 
+/// [`Softmax::tempered`].
+struct Tempered<'a, T> {
+    x: &'a [T],
+    temperature: f64,
+    exps: &'a mut [T],
+}
+
+impl<T: Real> Kernel for Tempered<'_, T> {
+    type Output = Softmax<T>;
+    #[inline(always)]
+    fn run<S: Isa>(self) -> Softmax<T> {
+        let Tempered { x, temperature, exps } = self;
+        let Extremes { at, near } = Extremes::of(x);
+        let max = x.get(at).copied().unwrap_or(-T::INFINITY);
+        let mut others = BlockSum::new(x.len());
+        for (block, (x, exps)) in x.chunks(BLOCK).zip(exps.chunks_mut(BLOCK)).enumerate() {
+            if temperature == 1.0 {
+                shifted_exps::<S, T>(x, max, near, exps);
+            } else {
+                tempered_exps::<S, T>(x, max, temperature, exps);
+            }
+            others.add(sum_without::<S, T>(exps, at.wrapping_sub(block * BLOCK)));
+        }
+        Softmax { max, at, near, others: possible(max, others.total()) }
+    }
+}
+
 /// [`Softmax::gap`] of a row with this maximum.
 #[inline(always)]
 pub fn gap<T: Real>(max: T, x: T) -> T {
     let gap = if x == max { T::ZERO } else { max - x };
     if x == -T::INFINITY { T::INFINITY } else { gap }
+}
+
+/// [`Softmax::log_sum_minus`] of a row with this maximum and these others.
+#[inline(always)]
+pub fn log_sum_minus<S: Isa, T: Real>(max: T, others: f64, x: T) -> T {
+    gap(max, x) + T::from_f64(others).log1p::<S>()
+}
+
+/// exp(x - max), 1 at a maximum that is infinite, too.
+#[inline(always)]
+pub(super) fn shifted_exp<S: Isa, T: Real>(x: T, max: T) -> T {
+    let exp = x.exp_difference::<S>(max);
+    if x == max { T::ONE } else { exp }
 }
 
 /// The gradient `total` p - t of a row.
@@ -251,7 +281,7 @@ pub(super) fn shifted_exps<S: Isa, T: Real>(x: &[T], max: T, near: bool, exps: &
     } else if max.abs() < T::INFINITY {
         fill(exps, x, |v| v.exp_difference::<S>(max));
     } else {
-        fill(exps, x, |v| if v == max { T::ONE } else { v.exp_difference::<S>(max) });
+        fill(exps, x, |v| shifted_exp::<S, T>(v, max));
     }
 }
 

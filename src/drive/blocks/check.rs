@@ -35,7 +35,11 @@ impl<T: Real> Job<'_, '_, T> {
         x: &[X],
         weights: Factor<'_>,
     ) -> Result<()> {
-        if check.domain.all_hold(x) { Ok(()) } else { self.wrong(check, tile, x, weights) }
+        if check.domain.all_hold(self.level, x) {
+            Ok(())
+        } else {
+            self.wrong(check, tile, x, weights)
+        }
     }
 
     /// The error of the first element that has a weight and is not what it must be, if there is one.

@@ -161,7 +161,7 @@ fn at_once<T: Real>(run: &Run<'_, T>, shape: &[usize]) -> Option<Result<()>> {
     let mut few = Few::new(run.kernel, run.level, run.weighting, shape)?;
     for argument in run.inputs {
         let input = argument.view.dense().filter(|_| !argument.overwritten)?;
-        if argument.check.as_ref().is_some_and(|check| !check.domain.all_hold(input)) {
+        if argument.check.as_ref().is_some_and(|check| !check.domain.all_hold(run.level, input)) {
             return None;
         }
         few.push(input);
@@ -266,7 +266,11 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
                         col,
                         cols: cols.min(grid.cols - col),
                     };
-                    simd::dispatch(self.level, RunTile { job: self, tile, scratch: &mut scratch })?;
+                    if self.has_lines() {
+                        self.lines(tile, &mut scratch)?;
+                    } else {
+                        self.whole(tile, &mut scratch)?;
+                    }
                 }
             }
             Ok(())
@@ -328,12 +332,11 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
 
     /// A tile line by line: a line of each input that lies along it is read as it is, and of the others all lines are
     /// gathered first.
-    #[inline(always)]
-    fn lines<S: Isa>(&self, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
+    fn lines(&self, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
         let grid = self.grid;
         let Scratch { inputs: rooms, grads, hess, value, factors, rest, .. } = scratch;
         let first = Tile { rows: 1, ..tile };
-        let factors = self.factors.of_tile(grid, first, factors)?;
+        let factors = self.factors.of_tile(self.level, grid, first, factors)?;
         let mut runs = [const { None }; MAX_OPERANDS];
         let mut lie_across = [false; MAX_OPERANDS];
         for (k, (o, _)) in self.inputs.iter().enumerate() {
@@ -375,7 +378,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
                 grads: grads.each_mut().map(Option::as_deref_mut),
                 hess: hess.as_deref_mut(),
             };
-            self.compute::<S>(line, factors, &inputs[..self.inputs.len()], outputs, rest)?;
+            self.compute(line, &factors, &inputs[..self.inputs.len()], outputs, rest)?;
             for (o, runs, room) in results.iter().flatten() {
                 if runs.is_none() {
                     grid.scatter(o.view, o.k, line, room);
@@ -386,10 +389,9 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
     }
 
     /// A tile at once.
-    #[inline(always)]
-    fn whole<S: Isa>(&self, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
+    fn whole(&self, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
         let (grid, len) = (self.grid, tile.len());
-        let factors = self.factors.of_tile(grid, tile, &mut scratch.factors)?;
+        let factors = self.factors.of_tile(self.level, grid, tile, &mut scratch.factors)?;
         let mut inputs = [&[][..]; MAX_OPERANDS];
         let operands = self.inputs.iter().zip(&mut scratch.inputs);
         for (input, ((o, _), buffer)) in inputs.iter_mut().zip(operands) {
@@ -410,7 +412,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
 
         let outputs = BlockOutputs { value, grads, hess };
         let inputs = &inputs[..self.inputs.len()];
-        self.compute::<S>(tile, factors, inputs, outputs, &mut scratch.rest)?;
+        self.compute(tile, &factors, inputs, outputs, &mut scratch.rest)?;
         // A view that was not written directly has its tile in its buffer.
         let results = self.grads.iter().chain([&self.hess, &self.unreduced]);
         let buffers = scratch.grads.iter().chain([&scratch.hess, &scratch.value]);
@@ -423,11 +425,22 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
     }
 
     /// Computes a tile, checks its inputs, applies factors and sums.
-    #[inline(always)]
-    fn compute<S: Isa>(
+    fn compute(
         &self,
         tile: Tile,
-        (weights, scale): (Factor<'_>, Scale<'_>),
+        factors: &(Factor<'_>, Scale<'_>),
+        inputs: &[&[T]],
+        outputs: BlockOutputs<'_, T>,
+        rest: &mut Rest<T>,
+    ) -> Result<()> {
+        simd::dispatch(self.level, Compute { job: self, tile, factors, inputs, outputs, rest })
+    }
+
+    #[inline(always)]
+    fn compute_in<S: Isa>(
+        &self,
+        tile: Tile,
+        &(weights, ref scale): &(Factor<'_>, Scale<'_>),
         inputs: &[&[T]],
         mut outputs: BlockOutputs<'_, T>,
         rest: &mut Rest<T>,
@@ -461,7 +474,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             if self.partial != Partial::Nothing {
                 let Rest { products, samples, values, .. } = rest;
                 match (self.sums_samples(), self.turned) {
-                    (true, _) => self.sum_samples(tile, value, weights, products, samples)?,
+                    (true, _) => self.sum_samples::<S>(tile, value, weights, products, samples)?,
                     (_, true) => self.sum_turned::<S>(tile, value, weights, products, values)?,
                     _ => self.sum::<S>(tile, value, weights, products)?,
                 }
@@ -504,17 +517,21 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
     }
 }
 
-struct RunTile<'a, 'v, 'b, T> {
-    job: &'a Job<'v, 'b, T>,
+/// [`Job::compute`].
+struct Compute<'c, 'v, 'a, T> {
+    job: &'c Job<'v, 'a, T>,
     tile: Tile,
-    scratch: &'a mut Scratch<T>,
+    factors: &'c (Factor<'c>, Scale<'c>),
+    inputs: &'c [&'c [T]],
+    outputs: BlockOutputs<'c, T>,
+    rest: &'c mut Rest<T>,
 }
 
-impl<T: Real> Kernel for RunTile<'_, '_, '_, T> {
+impl<T: Real> Kernel for Compute<'_, '_, '_, T> {
     type Output = Result<()>;
     #[inline(always)]
     fn run<S: Isa>(self) -> Result<()> {
-        let RunTile { job, tile, scratch } = self;
-        if job.has_lines() { job.lines::<S>(tile, scratch) } else { job.whole::<S>(tile, scratch) }
+        let Compute { job, tile, factors, inputs, outputs, rest } = self;
+        job.compute_in::<S>(tile, factors, inputs, outputs, rest)
     }
 }

@@ -107,7 +107,7 @@ impl<T: Real> Job<'_, '_, T> {
 
     /// [`Job::sum`] of samples side by side that have sums of their own, block by block of their elements.
     #[inline(always)]
-    pub(super) fn sum_samples(
+    pub(super) fn sum_samples<S: Isa>(
         &self,
         tile: Tile,
         value: &[T],
@@ -121,10 +121,10 @@ impl<T: Real> Job<'_, '_, T> {
         }
         let by_sample = self.weighs_sums(weights);
         if by_sample {
-            sums.add(value);
+            sums.add::<S, _>(value);
         } else {
             let products = weights.products_of(value, tile, products)?;
-            sums.add(products);
+            sums.add::<S, _>(products);
         }
         let end = tile.row + tile.rows;
         if end.is_multiple_of(BLOCK) || end == self.cols {

@@ -13,7 +13,6 @@ use std::any::Any;
 
 impl<T: Real> Job<'_, T> {
     /// Stores the losses of a tile.
-    #[inline(always)]
     pub(super) fn store(&self, tile: Tile, value: &[T]) {
         if let Some((view, grid)) = self.value {
             let values = Tile { row: 0, rows: 1, col: tile.row, cols: tile.rows };
@@ -22,7 +21,6 @@ impl<T: Real> Job<'_, T> {
     }
 
     /// Rows side by side, if nothing about them is out of the ordinary.
-    #[inline(always)]
     pub(super) fn columns(
         &self,
         turned: &Grid,
@@ -48,9 +46,9 @@ impl<T: Real> Job<'_, T> {
             let Some(check) = check else { continue };
             let holds = if o.is_wider::<T>() {
                 let exact = o.tile::<f64>(self.row_grid, column, &mut buffers.exact)?;
-                check.domain.all_hold(exact)
+                check.domain.all_hold(self.level, exact)
             } else {
-                check.domain.all_hold(x)
+                check.domain.all_hold(self.level, x)
             };
             if !holds {
                 return Ok(false);
@@ -59,6 +57,7 @@ impl<T: Real> Job<'_, T> {
         let value = sized(&mut buffers.value, rows)?;
         let rows = ColumnRows { first, numbers, scale, value, wants_value: self.value.is_some() };
         let mut columns = Columns {
+            level: self.level,
             grid: turned,
             first,
             rows: tile.rows,
@@ -69,7 +68,6 @@ impl<T: Real> Job<'_, T> {
         self.kernel.columns(self.level, rows, &mut columns, scratch)
     }
 
-    #[inline(always)]
     pub(super) fn rows(
         &self,
         tile: Tile,
@@ -148,7 +146,6 @@ impl<T: Real> Job<'_, T> {
         Ok(())
     }
 
-    #[inline(always)]
     pub(super) fn group(&self, tile: Tile, buffers: &mut Buffers<T>) -> Result<()> {
         let grid = self.grid;
         let Some((input, _)) = &self.vectors[0] else { return Ok(()) };
@@ -169,7 +166,6 @@ impl<T: Real> Job<'_, T> {
         Ok(())
     }
 
-    #[inline(always)]
     pub(super) fn lanes(&self, tile: Tile, buffers: &mut Buffers<T>) -> Result<()> {
         let (grid, group) = (self.grid, tile.cols * LANES);
         let Some((input, _)) = &self.vectors[0] else { return Ok(()) };
@@ -195,9 +191,8 @@ impl<T: Real> Job<'_, T> {
     }
 
     /// Checks a tile of an input.
-    #[inline(always)]
     fn check<X: Real>(&self, check: &Check<'_>, tile: Tile, x: &[X]) -> Result<()> {
-        if check.domain.all_hold(x) {
+        if check.domain.all_hold(self.level, x) {
             return Ok(());
         }
         let first = tile.row * tile.cols;
@@ -211,7 +206,6 @@ impl<T: Real> Job<'_, T> {
     }
 
     /// The rows from `row` on, one for each value.
-    #[inline(always)]
     fn together(
         &self,
         order: Placement,
@@ -263,7 +257,6 @@ impl<T: Real> Job<'_, T> {
     }
 
     /// What the kernel multiplies the derivatives of a row by, 0 of one that is left out, and the rest.
-    #[inline(always)]
     fn scale(&self, row: usize) -> [f64; 2] {
         if self.kernel.skips(row) { [0.0, 1.0] } else { split::<T>(self.scale.of(row)) }
     }

@@ -14,7 +14,7 @@ use crate::drive::scale::Scale;
 use crate::error::Result;
 use crate::math::Real;
 use crate::num::DType;
-use crate::simd::{self, Isa, Kernel, Level};
+use crate::simd::Level;
 use crate::threads;
 use std::any::Any;
 
@@ -191,8 +191,7 @@ pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
             let within = task % blocks * block;
             let (row, rows) = (task / blocks * run + within, block.min(run - within));
             let tile = Tile { row, rows, col: 0, cols: grid.cols };
-            let scratch = scratch.as_deref_mut();
-            simd::dispatch(job.level, RunTile { job: &job, tile, buffers: &mut buffers, scratch })?;
+            job.run(tile, &mut buffers, scratch.as_deref_mut())?;
         }
         Ok(())
     })
@@ -248,34 +247,30 @@ struct Buffers<T> {
     columns: Room<T>,
 }
 
-struct RunTile<'a, 'b, T> {
-    job: &'a Job<'b, T>,
-    tile: Tile,
-    buffers: &'a mut Buffers<T>,
-    scratch: Option<&'a mut dyn Any>,
-}
-
-impl<T: Real> Kernel for RunTile<'_, '_, T> {
-    type Output = Result<()>;
-    #[inline(always)]
-    fn run<S: Isa>(self) -> Result<()> {
-        let RunTile { job, tile, buffers, mut scratch } = self;
-        if let (Some(turned), Some(scratch)) = (job.turned, scratch.as_deref_mut())
-            && job.columns(turned, tile, buffers, scratch)?
+impl<T: Real> Job<'_, T> {
+    /// A block of rows side by side, or else step by step.
+    fn run(
+        &self,
+        tile: Tile,
+        buffers: &mut Buffers<T>,
+        mut scratch: Option<&mut dyn Any>,
+    ) -> Result<()> {
+        if let (Some(turned), Some(scratch)) = (self.turned, scratch.as_deref_mut())
+            && self.columns(turned, tile, buffers, scratch)?
         {
-            job.store(tile, &buffers.value);
+            self.store(tile, &buffers.value);
             return Ok(());
         }
         let end = tile.row + tile.rows;
-        for row in (tile.row..end).step_by(job.step) {
-            let tile = Tile { row, rows: job.step.min(end - row), ..tile };
+        for row in (tile.row..end).step_by(self.step) {
+            let tile = Tile { row, rows: self.step.min(end - row), ..tile };
             sized(&mut buffers.value, tile.rows)?;
-            match (job.form, scratch.as_deref_mut()) {
-                (Form::Row, Some(scratch)) => job.rows(tile, buffers, scratch)?,
-                (Form::Lanes, _) => job.lanes(tile, buffers)?,
-                _ => job.group(tile, buffers)?,
+            match (self.form, scratch.as_deref_mut()) {
+                (Form::Row, Some(scratch)) => self.rows(tile, buffers, scratch)?,
+                (Form::Lanes, _) => self.lanes(tile, buffers)?,
+                _ => self.group(tile, buffers)?,
             }
-            job.store(tile, &buffers.value);
+            self.store(tile, &buffers.value);
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use crate::losses::elementwise::{Elementwise, Point};
 use crate::math::Real;
+use crate::num::Sizes;
 use crate::simd::Isa;
 use crate::softmax::Softmax;
 
@@ -32,9 +33,7 @@ impl<const LOG: bool> Divergence<LOG> {
         let epsilon = T::from_f64(self.epsilon);
         let shifted = label + epsilon;
         // Next to 1 the logarithm is not larger than what the sum rounds off.
-        let correction = T::lost(label, epsilon, shifted) / shifted;
-        let has_correction = self.epsilon != 0.0 && !correction.is_nan();
-        let log = shifted.log::<S>() + if has_correction { correction } else { T::ZERO };
+        let log = shifted.log_of_sum::<S>(T::lost(label, epsilon, shifted));
         let gap = log * t + surprise;
         let ratio = if self.epsilon == 0.0 { t } else { label / shifted * t };
         let (nothing, value) = (label == T::ZERO && !surprise.is_nan(), label * gap);
@@ -45,6 +44,25 @@ impl<const LOG: bool> Divergence<LOG> {
             value: if nothing { T::ZERO } else { value },
             slope: if jumps { T::INFINITY } else { gap + ratio },
         }
+    }
+
+    /// The value of [`Divergence::term`], with the same bits, for a finite -T log p and labels that
+    /// [`Divergence::are_small`].
+    #[inline(always)]
+    fn small_value<S: Isa, T: Real>(self, label: T, surprise: T) -> T {
+        let [epsilon, t] = [self.epsilon, self.temperature].map(T::from_f64);
+        let shifted = label + epsilon;
+        let log = shifted.log_of_small_sum::<S>(T::lost(label, epsilon, shifted));
+        label * (log * t + surprise)
+    }
+
+    /// Whether labels are 0 to 1, and their sums with epsilon normal numbers up to 2, or 0.
+    #[inline(always)]
+    fn are_small<T: Real>(self, labels: &[T]) -> bool {
+        let epsilon = T::from_f64(self.epsilon);
+        let Sizes { least, most, any_sign } = T::sizes(labels);
+        let normal = epsilon >= T::MIN_POSITIVE || (epsilon == T::ZERO && least >= T::MIN_POSITIVE);
+        !LOG && !any_sign && normal && epsilon.max(most) <= T::ONE
     }
 
     /// E and its derivative with respect to the label, through `weigh`, for a row of logits.
@@ -59,8 +77,15 @@ impl<const LOG: bool> Divergence<LOG> {
     ) {
         let log_sum = T::from_f64(softmax.others).log1p::<S>() * T::from_f64(self.temperature);
         if let Some(value) = value {
-            for ((v, &x), &label) in value.iter_mut().zip(x).zip(label) {
-                *v = self.term::<S, T>(label, softmax.gap(x) + log_sum).value;
+            let elements = value.iter_mut().zip(x).zip(label);
+            if softmax.near && self.are_small(label) {
+                for ((v, &x), &label) in elements {
+                    *v = self.small_value::<S, T>(label, (softmax.max - x) + log_sum);
+                }
+            } else {
+                for ((v, &x), &label) in elements {
+                    *v = self.term::<S, T>(label, softmax.gap(x) + log_sum).value;
+                }
             }
         }
         if let Some(label_grad) = label_grad {

@@ -213,15 +213,15 @@ impl<T: Real> RowKernel<T, 1, 0> for MarginRows<'_> {
                 for (term, gap) in terms.iter_mut().zip(&*gaps) {
                     *term = gap * gap;
                 }
-                totals.add(terms)?;
+                totals.add::<S, _>(terms)?;
             } else {
-                totals.add(gaps)?;
+                totals.add::<S, _>(gaps)?;
             }
             if derives {
                 for (term, gap) in terms.iter_mut().zip(&*gaps) {
                     *term = loss.slope(*gap);
                 }
-                pulls.add(terms)?;
+                pulls.add::<S, _>(terms)?;
             }
         }
         for (r, value) in rows.value.iter_mut().enumerate() {

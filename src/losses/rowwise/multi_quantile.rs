@@ -205,7 +205,7 @@ impl<T: Real> RowKernel<T, 1, 1> for &MultiQuantile {
                     [*term, _] = of(y, x);
                 }
             }
-            sums.add(terms)?;
+            sums.add::<S, _>(terms)?;
             writer.finish(c);
         }
         for (r, value) in rows.value.iter_mut().enumerate() {

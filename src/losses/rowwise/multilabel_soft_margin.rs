@@ -164,7 +164,7 @@ impl<T: Real> RowKernel<T, 2, 0> for &MultiLabelSoftMargin {
             if let Some(grad) = label_grad {
                 fill(&mut grad[..count], by_label);
             }
-            sums.add(terms)?;
+            sums.add::<S, _>(terms)?;
             writer.finish(c);
         }
         for (r, value) in rows.value.iter_mut().enumerate() {

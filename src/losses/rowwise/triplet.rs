@@ -161,7 +161,7 @@ impl<T: Real> RowKernel<T, 3, 0> for Triplet {
             for (((term, &x), &p), &n) in terms.iter_mut().zip(x).zip(p).zip(n) {
                 *term = excess([x, p, n]);
             }
-            sums.add(terms)?;
+            sums.add::<S, _>(terms)?;
         }
         let slopes = sized(slopes, count)?;
         for (r, slope) in slopes.iter_mut().enumerate() {

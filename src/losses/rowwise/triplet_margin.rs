@@ -289,7 +289,7 @@ impl<T: Real> RowKernel<T, 3, 0> for TripletMargin {
                     let v = self.difference(a, b);
                     *square = v * v;
                 }
-                squares.add(terms)?;
+                squares.add::<S, _>(terms)?;
             }
         }
         for numbers in divisors.iter_mut().chain(&mut *factors) {
