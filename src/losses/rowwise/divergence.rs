@@ -53,7 +53,8 @@ impl<const LOG: bool> Divergence<LOG> {
         let [epsilon, t] = [self.epsilon, self.temperature].map(T::from_f64);
         let shifted = label + epsilon;
         let log = shifted.log_of_small_sum::<S>(T::lost(label, epsilon, shifted));
-        label * (log * t + surprise)
+        // Of a label of 0, a zero without a sign.
+        label * (log * t + surprise) + T::ZERO
     }
 
     /// Whether labels are 0 to 1, and their sums with epsilon normal numbers up to 2, or 0.
