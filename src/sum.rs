@@ -249,7 +249,7 @@ impl<T: Float> Kernel for AddRows<'_, T> {
 
 /// Adds a number to each sum, and what that rounds off to `lost`.
 #[inline(always)]
-fn add_each<T: Float>(sums: &mut [f64], x: &[T], lost: Option<&mut [f64]>) {
+pub fn add_each<T: Float>(sums: &mut [f64], x: &[T], lost: Option<&mut [f64]>) {
     let sums = sums.iter_mut().zip(x);
     let Some(lost) = lost else { return sums.for_each(|(sum, x)| *sum += x.to_f64()) };
     for ((sum, x), lost) in sums.zip(lost) {

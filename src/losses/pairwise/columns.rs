@@ -1,21 +1,22 @@
 //! The softmax of the columns of a matrix of pairs that comes in blocks of rows.
 
-use super::kernel::{Blocks, Outputs, PairKernel, Pairs, RowOutputs};
 use super::similarity::Similarity;
-use crate::array::{Grid, Tile, View, ViewMut};
-use crate::drive::operand::{Operand, Output};
+use super::stream::Stream;
+use crate::array::{Grid, Tile, ViewMut};
+use crate::drive::operand::{Operand, Output, sized};
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
+use crate::num::DType;
 use crate::simd::{self, Isa, Kernel};
 use crate::softmax::{Softmax, tempered_exp};
+use crate::sum::add_each;
 use crate::threads;
-use std::marker::PhantomData;
 
-/// Columns in a task: a cache line of their elements.
-const TASK: usize = 8;
+/// Columns in a task.
+const TASK: usize = 128;
 /// Rough time for one element, in nanoseconds.
-const COST: f64 = 2.0;
+const COST: f64 = 1.0;
 
 /// The softmax of a row or a column of similarities / temperature.
 pub struct Line<T> {
@@ -46,7 +47,11 @@ impl<T: Real> Line<T> {
 /// (x - max) / temperature.
 #[inline(always)]
 fn relative_logit<T: Real>(x: f64, max: f64, temperature: f64) -> T {
-    let logit = T::from_f64((x - max) / temperature);
+    let gap = x - max;
+    // A number of f32 does not show how the quotient is rounded, and a product takes a fraction of the time.
+    let quotient =
+        if T::DTYPE == DType::F64 { gap / temperature } else { gap * (1.0 / temperature) };
+    let logit = T::from_f64(quotient);
     // A largest one that is infinite is as far from itself as any; nothing but -infinity has no softmax.
     if x == max && max != f64::NEG_INFINITY { T::ZERO } else { logit }
 }
@@ -74,47 +79,33 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// Of all pairs; `block` holds the similarities of the last block afterwards.
+    /// Of all pairs; the similarities of the last block are there afterwards.
     pub fn of<M: Similarity, T: Real>(
-        pairs: &Pairs<'_, M>,
-        blocks: Blocks,
+        stream: &mut Stream<'_, '_, '_, M, T>,
         temperature: f64,
-        block: &mut [f64],
     ) -> Result<Self> {
-        let [_, m, _] = pairs.shape();
+        let (level, m) = stream.kind();
         // Without any rows the sum of all exponentials, the 1 of the largest included, is 0.
-        let mut states = memory::filled([-f64::INFINITY, -1.0], m)?;
-        for rows in blocks.iter() {
-            let block = &mut block[..rows.len() * m];
-            let outputs = Outputs { similarities: Some(&mut *block), ..Outputs::NONE };
-            pairs.rows::<T, _>(&NoLoss, rows.clone(), None, outputs)?;
-            let columns = View::from_slice(block, &[rows.len(), m]).move_axis(1, 0);
-            let out = ViewMut::from_slice(states.as_flattened_mut(), &[m, 2]);
-            let mut grid = Grid::new(&[m, 2], 1);
-            let job = ColumnJob {
-                of_columns: Grid::single(columns.shape(), columns.strides()),
-                columns,
-                temperature,
-                states: Operand::output(&mut grid, &out),
-                of_states: grid,
-            };
+        let mut states = [memory::filled(f64::NEG_INFINITY, m)?, memory::filled(-1.0, m)?];
+        for rows in stream.blocks.iter() {
+            let block = stream.similarities(rows.clone())?;
+            let states = states.each_mut().map(|x| ViewMut::from_slice(x, &[1, m]));
+            let mut grid = Grid::new(&[1, m], 1);
+            let states = states.each_ref().map(|view| Operand::output(&mut grid, view));
+            let job = ColumnJob { block, temperature, states, grid };
             let tiles = m.div_ceil(TASK);
             threads::run(tiles, COST * (rows.len() * TASK) as f64, &|tasks| {
-                for row in tasks.map(|task| task * TASK) {
-                    let tile = Tile { row, rows: TASK.min(m - row), col: 0, cols: rows.len() };
-                    simd::dispatch(
-                        pairs.level,
-                        ColumnTile { job: &job, tile, of: PhantomData::<T> },
-                    )?;
+                let mut exps = Vec::new();
+                for col in tasks.map(|task| task * TASK) {
+                    let tile = Tile { row: 0, rows: 1, col, cols: TASK.min(m - col) };
+                    let exps = sized::<T>(&mut exps, tile.cols)?;
+                    simd::dispatch(level, ColumnTile { job: &job, tile, exps })?;
                 }
                 Ok(())
             })?;
         }
-        Ok(Columns {
-            max: memory::collect(states.iter().map(|state| state[0]))?,
-            others: memory::collect(states.iter().map(|state| state[1]))?,
-            temperature,
-        })
+        let [max, others] = states;
+        Ok(Columns { max, others, temperature })
     }
 
     /// The softmax of a column, to be asked about its element `x` at a position alone.
@@ -132,53 +123,59 @@ impl Columns {
     }
 }
 
-/// No loss: what is wanted are the similarities.
-struct NoLoss;
-
-impl<T: Real> PairKernel<T> for NoLoss {
-    #[inline(always)]
-    fn row<S: Isa>(&self, _: usize, _: &[f64], _: RowOutputs<'_, T>) -> T {
-        T::ZERO
-    }
-}
-
-struct ColumnJob<'a, 'b> {
-    /// The columns of the block as rows.
-    columns: View<'b>,
-    of_columns: Grid,
+struct ColumnJob<'a, T> {
+    /// The similarities.
+    block: &'a [T],
     temperature: f64,
-    /// The largest and the sum of the others so far.
-    states: Output<'a, 'a>,
-    of_states: Grid,
+    /// The largest of each column and the sum of its others so far.
+    states: [Output<'a, 'a>; 2],
+    grid: Grid,
 }
 
 /// Some columns of a block.
-struct ColumnTile<'a, 'b, 'c, T> {
-    job: &'a ColumnJob<'b, 'c>,
+struct ColumnTile<'a, 'b, T> {
+    job: &'a ColumnJob<'b, T>,
     tile: Tile,
-    of: PhantomData<T>,
+    exps: &'a mut [T],
 }
 
-impl<T: Real> Kernel for ColumnTile<'_, '_, '_, T> {
+impl<T: Real> Kernel for ColumnTile<'_, '_, T> {
     type Output = Result<()>;
     #[inline(always)]
     fn run<S: Isa>(self) -> Result<()> {
-        let ColumnTile { job, tile, .. } = self;
+        let ColumnTile { job, tile, exps } = self;
+        let ColumnJob { block, temperature, ref states, ref grid } = *job;
+        let rows = || block.chunks_exact(grid.cols).map(|row| &row[tile.col..][..tile.cols]);
         threads::check()?;
-        let mut columns = memory::filled(0.0, tile.len())?;
-        let [mut logits, mut exps] =
-            [memory::filled(T::ZERO, tile.cols)?, memory::filled(T::ZERO, tile.cols)?];
-        job.of_columns.read(&job.columns, 0, tile, &mut columns);
+        let cols = tile.cols;
+        let (mut max, mut at) = ([-T::INFINITY; TASK], [u32::MAX; TASK]);
+        let (max, at) = (&mut max[..cols], &mut at[..cols]);
+        for (row, x) in (0_u32..).zip(rows()) {
+            for ((max, at), &x) in max.iter_mut().zip(&mut *at).zip(x) {
+                *at = if x > *max { row } else { *at };
+                *max = if x > *max { x } else { *max };
+            }
+        }
+        let (mut sums, mut lost) = ([0.0; TASK], [0.0; TASK]);
+        let (sums, lost) = (&mut sums[..cols], &mut lost[..cols]);
+        for (row, x) in (0_u32..).zip(rows()) {
+            for (((exp, &x), &max), &at) in exps.iter_mut().zip(x).zip(&*max).zip(&*at) {
+                let all = relative_logit::<T>(x.to_f64(), max.to_f64(), temperature);
+                let all = all.exp_nonpositive::<S>();
+                *exp = if at == row { T::ZERO } else { all };
+            }
+            add_each(sums, exps, (T::DTYPE == DType::F64).then_some(&mut *lost));
+        }
         let mut buffer = Vec::new();
-        let states =
-            job.states.tile::<f64>(&job.of_states, Tile { cols: 2, ..tile }, &mut buffer)?;
-        for (column, state) in columns.chunks_exact(tile.cols).zip(states.as_chunks_mut().0) {
-            let block = Line::of::<S>(column, job.temperature, &mut logits, &mut exps);
-            let [max, others] = *state;
-            let (high, low) = ((max, others), (block.max, block.softmax.others));
-            let (high, low) = if block.max > max { (low, high) } else { (high, low) };
-            let share = tempered_exp::<S, f64>(low.0, high.0, job.temperature);
-            *state = [high.0, high.1 + (1.0 + low.1) * share];
+        let all_max = states[0].tile::<f64>(grid, tile, &mut buffer)?;
+        let mut buffer = Vec::new();
+        let all_others = states[1].tile::<f64>(grid, tile, &mut buffer)?;
+        for (col, state) in all_max.iter_mut().zip(all_others).enumerate() {
+            let block = (max[col].to_f64(), sums[col] + lost[col]);
+            let so_far = (*state.0, *state.1);
+            let (high, low) = if block.0 > so_far.0 { (block, so_far) } else { (so_far, block) };
+            let share = tempered_exp::<S, f64>(low.0, high.0, temperature);
+            (*state.0, *state.1) = (high.0, high.1 + (1.0 + low.1) * share);
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::kernel::{Pairs, rows_of_task};
 use super::marks::Marks;
-use super::product::{CHAIN, Left, Right, Room, add_product};
+use super::product::{DEPTH, Left, RIGHT, Right, Room, add_product};
 use super::similarity::{Batches, Similarity};
 use crate::array::{Grid, Tile};
 use crate::array::{View, ViewMut};
@@ -17,7 +17,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Elements of the vectors in a tile of gradients.
-const COLS: usize = 512;
+const COLS: usize = RIGHT;
 
 /// Where the gradients with respect to both batches go, block of rows after block of rows.
 pub struct Gradients<'a, T> {
@@ -196,7 +196,6 @@ impl<M: Similarity, T: Real> Kernel for PullTile<'_, '_, '_, M, T> {
             let of_rows = carried.filter(|_| tile.col == 0);
             let Scratch { sums, totals, carried: room, .. } = &mut *scratch;
             let (sums, totals) = (sized(sums, tile.len())?, sized(totals, rows)?);
-            sums.fill(0.0);
             totals.fill(0.0);
             if carried.is_some() {
                 for (r, sums) in sums.chunks_exact_mut(tile.cols).enumerate() {
@@ -251,7 +250,7 @@ impl<M: Similarity, T: Real> PullJob<'_, '_, M, T> {
         let count = slopes.shape()[1];
         // What adds to a sum does so in the order of the others, however these come in blocks.
         let is_marked = self.marked(of, Tile { col: 0, cols: count, ..tile }).next().is_some();
-        let step = if is_marked { CHAIN } else { count.max(1) };
+        let step = if is_marked { DEPTH } else { count.max(1) };
         for first in (0..count).step_by(step) {
             let run = Tile { col: first, cols: step.min(count - first), ..tile };
             let along = run.col..run.col + run.cols;
@@ -264,7 +263,8 @@ impl<M: Similarity, T: Real> PullJob<'_, '_, M, T> {
                 centre: batches.centre,
                 all_finite: &mut all_finite,
             };
-            add_product::<S, T>(tile, along.clone(), left, right, room, sums)?;
+            let fresh = first == 0 && !(of == 1 && self.carried.is_some());
+            add_product::<S, T>(tile, along.clone(), left, right, room, fresh, sums)?;
             for [row, at] in self.marked(of, run) {
                 let slope = self.slope(of, [row, at]);
                 let own = batches.load([of, row], &part, own);
@@ -317,12 +317,12 @@ struct Slopes<'s, 'a, 'b, M, T> {
 
 impl<M: Similarity, T: Real> Left<T> for Slopes<'_, '_, '_, M, T> {
     #[inline(always)]
-    fn copy<S: Isa>(&mut self, tile: Tile, rows: &mut [T]) {
+    fn copy<S: Isa>(&mut self, tile: Tile, again: bool, rows: &mut [T]) {
         self.grid.read(self.view, 0, tile, rows);
         for [own, other] in self.job.marked(self.of, tile) {
             rows[(own - tile.row) * tile.cols + other - tile.col] = T::ZERO;
         }
-        if M::CANCELS {
+        if M::CANCELS && !again {
             for (total, row) in self.totals.iter_mut().zip(rows.chunks_exact(tile.cols)) {
                 *total += sum_block::<S, T>(row);
             }

@@ -141,20 +141,18 @@ impl InfoNcePlan<'_> {
     ) -> Result<()> {
         let InfoNce { temperature, symmetric, memory_limit, .. } = self.loss;
         let pairs = Pairs::<DotProduct>::new(self.level, batches, memory_limit);
-        let [_, m, _] = pairs.shape();
-        // Slopes and similarities; as many without gradients, so that the losses are the same.
-        let kept = if symmetric { size_of::<f64>() } else { 0 };
-        let blocks = pairs.blocks(size_of::<T>() + kept);
-        let mut similarities = memory::filled(0.0, if symmetric { blocks.most() * m } else { 0 })?;
-        let columns = symmetric
-            .then(|| Columns::of::<_, T>(&pairs, blocks, temperature, &mut similarities))
-            .transpose()?;
-        let similarities = (symmetric && !blocks.several()).then_some(&similarities[..]);
-        let mut stream = Stream::new(&pairs, blocks, grads)?;
+        // As many without gradients, so that the losses are the same.
+        let blocks = pairs.blocks(size_of::<T>());
+        let mut stream = Stream::new(&pairs, blocks, grads, true)?;
+        let columns = symmetric.then(|| Columns::of(&mut stream, temperature)).transpose()?;
+        let are_there = symmetric && !blocks.several();
         let kernel = Rows::new(temperature, scale, columns)?;
         for rows in blocks.iter() {
+            if !are_there {
+                stream.similarities(rows.clone())?;
+            }
             let sums = Some(&mut losses[rows.clone()]);
-            stream.run(&kernel, rows, similarities, Outputs { sums, ..Outputs::NONE }, factor)?;
+            stream.run(&kernel, rows, Outputs { sums, ..Outputs::NONE }, factor)?;
         }
         stream.finish(factor)
     }
@@ -199,6 +197,8 @@ impl Rows {
 }
 
 impl<T: Real> PairKernel<T> for Rows {
+    const OVERWRITES: bool = true;
+
     #[inline(always)]
     fn row<S: Isa>(&self, row: usize, x: &[f64], outputs: RowOutputs<'_, T>) -> T {
         let RowOutputs { slopes, scratch: [logits, exps, ..], .. } = outputs;

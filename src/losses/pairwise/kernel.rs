@@ -5,11 +5,11 @@
 //! one task in one order, from block to block too.
 
 use super::marks::Marks;
-use super::product::{CHAIN, ROWS};
-use super::similarity::{Batches, Similarity};
+use super::product::{DEPTH, RIGHT, ROWS};
+use super::similarity::{Batches, Products, Similarity};
 use crate::array::{Grid, Tile};
 use crate::array::{View, ViewMut};
-use crate::drive::operand::{Operand, Output};
+use crate::drive::operand::{Operand, Output, sized};
 use crate::error::{self, Error, Result, Tuple};
 use crate::math::Real;
 use crate::memory;
@@ -53,6 +53,9 @@ pub(super) fn rows_of_task(rows: usize) -> usize {
 
 /// A loss of the similarities of a vector of the first batch to all of the second.
 pub trait PairKernel<T: Real>: Sync {
+    /// Whether slopes are written over similarities, rounded to their type: see [`Pairs::similarities`].
+    const OVERWRITES: bool;
+
     /// One row of E, of which it returns the sum, or anything if that is not wanted.
     fn row<S: Isa>(&self, row: usize, similarities: &[f64], outputs: RowOutputs<'_, T>) -> T;
 }
@@ -75,10 +78,10 @@ pub struct Outputs<'a, T> {
     pub value: Option<&'a mut [T]>,
     /// The sums of E's rows.
     pub sums: Option<&'a mut [T]>,
-    /// The derivative of the result with respect to each similarity.
+    /// The derivative of the result with respect to each similarity, or the similarities that they are written over.
     pub slopes: Option<&'a mut [T]>,
-    /// The similarities themselves.
-    pub similarities: Option<&'a mut [f64]>,
+    /// Whether the derivatives are wanted.
+    pub derives: bool,
     /// Pairs that had to be computed by themselves.
     pub marks: Option<&'a Marks>,
 }
@@ -86,7 +89,7 @@ pub struct Outputs<'a, T> {
 impl<T> Outputs<'_, T> {
     /// Nothing.
     pub const NONE: Self =
-        Outputs { value: None, sums: None, slopes: None, similarities: None, marks: None };
+        Outputs { value: None, sums: None, slopes: None, derives: false, marks: None };
 }
 
 /// Two batches of vectors, (N, D) and (M, D), or a block of rows of the first and the second.
@@ -165,19 +168,24 @@ impl<'a, M: Similarity> Pairs<'a, M> {
         let fit = (self.memory_limit - self.memory_limit / 4) / (m * bytes).max(1);
         let rows = match fit {
             fit if fit >= n => n,
-            fit if fit >= CHAIN => fit / CHAIN * CHAIN,
+            fit if fit >= DEPTH => fit / DEPTH * DEPTH,
             fit if fit >= ROWS => fit / ROWS * ROWS,
             fit => fit,
         };
         Blocks { rows: rows.max(1), n }
     }
 
-    /// Runs `kernel` over a block of rows, with the similarities of the block if they are at hand.
+    /// Fills `out` with the similarities of a block of rows.
+    pub fn similarities<T: Real>(&self, rows: Range<usize>, out: &mut [T]) -> Result<()> {
+        let outputs = Outputs { slopes: Some(out), derives: true, ..Outputs::NONE };
+        self.rows(&Rounded, rows, outputs)
+    }
+
+    /// Runs `kernel` over a block of rows.
     pub fn rows<T: Real, L: PairKernel<T>>(
         &self,
         kernel: &L,
         rows: Range<usize>,
-        similarities: Option<&[f64]>,
         outputs: Outputs<'_, T>,
     ) -> Result<()> {
         let block = self.block(rows.clone());
@@ -186,9 +194,8 @@ impl<'a, M: Similarity> Pairs<'a, M> {
         let whole = |x, cols| ViewMut::from_slice(x, &[n, cols]);
         let [value, slopes] = [outputs.value, outputs.slopes].map(|x| x.map(|x| whole(x, m)));
         let sums = outputs.sums.map(|x| whole(x, 1));
-        let kept = outputs.similarities.map(|x| ViewMut::from_slice(x, &[n, m]));
-        let [value, slopes, kept] =
-            [&value, &slopes, &kept].map(|x| x.as_ref().map(|x| Operand::output(&mut matrix, x)));
+        let [value, slopes] =
+            [&value, &slopes].map(|x| x.as_ref().map(|x| Operand::output(&mut matrix, x)));
         let sums = sums.as_ref().map(|x| Operand::output(&mut column, x));
         matrix.merge();
         column.merge();
@@ -197,23 +204,26 @@ impl<'a, M: Similarity> Pairs<'a, M> {
             of: PhantomData::<M>,
             kernel,
             first: rows.start,
-            similarities,
             matrix,
             column,
             value,
             slopes,
             sums,
-            kept,
+            derives: outputs.derives,
             marks: outputs.marks,
         };
         // The similarities of a task's rows are there at once on every thread.
-        let room = self.memory_limit / 4 / threads::num_threads() / (size_of::<f64>() * m.max(1));
+        let of_row = size_of::<f64>() * (m + RIGHT.min(m)).max(1);
+        let room = self.memory_limit / 4 / threads::num_threads() / of_row;
         let rows = rows_of_task(n).min((room / ROWS * ROWS).max(ROWS));
+        let rows = if L::OVERWRITES { TASK.0 } else { rows };
         let tiles = n.div_ceil(rows);
         threads::run(tiles, block.cost() / tiles as f64, &|tasks| {
+            let mut scratch = Scratch::<T>::default();
             for row in tasks.map(|task| task * rows) {
                 let tile = Tile { row, rows: rows.min(n - row), col: 0, cols: m };
-                simd::dispatch(self.level, RowTile { job: &job, tile, of: PhantomData::<T> })?;
+                let scratch = &mut scratch;
+                simd::dispatch(self.level, RowTile { job: &job, tile, scratch })?;
             }
             Ok(())
         })
@@ -251,42 +261,39 @@ struct RowJob<'a, 'b, M, L> {
     kernel: &'a L,
     /// The first row of the block.
     first: usize,
-    similarities: Option<&'a [f64]>,
     matrix: Grid,
     column: Grid,
     value: Option<Output<'a, 'a>>,
     slopes: Option<Output<'a, 'a>>,
     sums: Option<Output<'a, 'a>>,
-    /// The similarities, to be written.
-    kept: Option<Output<'a, 'a>>,
+    derives: bool,
     marks: Option<&'a Marks>,
+}
+
+/// Room for a tile.
+#[derive(Default)]
+struct Scratch<T> {
+    similarities: Vec<f64>,
+    products: Products<T>,
+    /// What outputs that memory does not hold in one run would be written to: there are none.
+    outputs: [Vec<T>; 3],
+    rows: [Vec<T>; 3],
 }
 
 /// Rows of a block.
 struct RowTile<'a, 'b, 'c, M, L, T> {
     job: &'a RowJob<'b, 'c, M, L>,
     tile: Tile,
-    of: PhantomData<T>,
+    scratch: &'a mut Scratch<T>,
 }
 
 impl<M: Similarity, T: Real, L: PairKernel<T>> Kernel for RowTile<'_, '_, '_, M, L, T> {
     type Output = Result<()>;
     #[inline(always)]
     fn run<S: Isa>(self) -> Result<()> {
-        let RowTile { job, tile, .. } = self;
-        let mut computed = Vec::new();
-        let similarities = if let Some(all) = job.similarities {
-            &all[tile.row * tile.cols..][..tile.len()]
-        } else {
-            memory::grow(&mut computed, tile.len(), 0.0)?;
-            job.batches.similarities::<S, M, T>(tile, &mut computed, job.marks)?;
-            &computed
-        };
-        if let Some(kept) = &job.kept {
-            kept.tile(&job.matrix, tile, &mut Vec::new())?.copy_from_slice(similarities);
-        }
-        let mut buffers: [Vec<T>; 3] = Default::default();
-        let [value_buffer, slopes_buffer, sums_buffer] = &mut buffers;
+        let RowTile { job, tile, scratch } = self;
+        let Scratch { similarities, products, outputs, rows: scratch } = scratch;
+        let [value_buffer, slopes_buffer, sums_buffer] = outputs;
         let column = Tile { cols: 1, ..tile };
         let mut value =
             job.value.as_ref().map(|o| o.tile(&job.matrix, tile, value_buffer)).transpose()?;
@@ -294,23 +301,51 @@ impl<M: Similarity, T: Real, L: PairKernel<T>> Kernel for RowTile<'_, '_, '_, M,
             job.slopes.as_ref().map(|o| o.tile(&job.matrix, tile, slopes_buffer)).transpose()?;
         let mut sums =
             job.sums.as_ref().map(|o| o.tile(&job.column, column, sums_buffer)).transpose()?;
-        let mut scratch: [Vec<T>; 3] = Default::default();
-        for row in &mut scratch {
+        for row in &mut *scratch {
             memory::grow(row, tile.cols, T::ZERO)?;
         }
-        for (r, similarities) in similarities.chunks_exact(tile.cols).enumerate() {
+        // Of the row at hand, or of all.
+        let x = sized(similarities, if L::OVERWRITES { tile.cols } else { tile.len() })?;
+        if !L::OVERWRITES {
+            job.batches.similarities::<S, M, T>(tile, x, job.marks, products)?;
+        }
+        for r in 0..tile.rows {
             let run = r * tile.cols..(r + 1) * tile.cols;
+            let mut slopes = slopes.as_deref_mut().map(|x| &mut x[run.clone()]);
+            let x = if let Some(slopes) = slopes.as_deref().filter(|_| L::OVERWRITES) {
+                for (x, &slope) in x.iter_mut().zip(slopes) {
+                    *x = slope.to_f64();
+                }
+                &*x
+            } else {
+                &x[run.clone()]
+            };
             let outputs = RowOutputs {
                 value: value.as_deref_mut().map(|x| &mut x[run.clone()]),
-                slopes: slopes.as_deref_mut().map(|x| &mut x[run]),
+                slopes: slopes.take_if(|_| job.derives),
                 wants_sum: sums.is_some(),
-                scratch: scratch.each_mut().map(|x| &mut x[..]),
+                scratch: scratch.each_mut().map(|x| &mut x[..tile.cols]),
             };
-            let sum = job.kernel.row::<S>(job.first + tile.row + r, similarities, outputs);
+            let sum = job.kernel.row::<S>(job.first + tile.row + r, x, outputs);
             if let Some(sums) = &mut sums {
                 sums[r] = sum;
             }
         }
         Ok(())
+    }
+}
+
+/// What writes similarities for slopes to be written over.
+struct Rounded;
+
+impl<T: Real> PairKernel<T> for Rounded {
+    const OVERWRITES: bool = false;
+
+    #[inline(always)]
+    fn row<S: Isa>(&self, _: usize, x: &[f64], outputs: RowOutputs<'_, T>) -> T {
+        for (out, &x) in outputs.slopes.into_iter().flatten().zip(x) {
+            *out = T::from_f64(x);
+        }
+        T::ZERO
     }
 }

@@ -3,7 +3,7 @@
 //! The right factor is copied into panels, where what a step of the innermost loop needs lies side by side; that loop has as
 //! many sums in registers as the instruction set has room for.
 //!
-//! Accuracy: [`CHAIN`] terms are added in the type of computation one after another, and such sums in f64. Whatever part of
+//! Accuracy: [`CHAIN`] terms are added in the type of computation one after another, then two such sums, and these in f64. Whatever part of
 //! a product is asked for has the same bits.
 
 use crate::array::Tile;
@@ -16,15 +16,18 @@ use std::ops::Range;
 
 /// Rows of the left factor that are worked on together.
 pub const ROWS: usize = 6;
-/// Terms that are added in the type of computation.
+/// Terms that are added in the type of computation one after another.
 pub const CHAIN: usize = 64;
-/// Rows of the right factor whose panels are there at once, in whole panels of every level.
-const RIGHT: usize = 256;
+/// Terms that are added in the type of computation: two chains, whose factors are copied at once.
+pub const DEPTH: usize = 2 * CHAIN;
+/// Rows of the right factor that are worked on together, in whole panels of every level: a block of sums that a core's
+/// own cache has room for.
+pub const RIGHT: usize = 512;
 
 /// The left factor.
 pub trait Left<T> {
-    /// Copies a tile, row after row.
-    fn copy<S: Isa>(&mut self, tile: Tile, rows: &mut [T]);
+    /// Copies a tile, row after row; maybe `again`.
+    fn copy<S: Isa>(&mut self, tile: Tile, again: bool, rows: &mut [T]);
 }
 
 /// The right factor.
@@ -40,10 +43,11 @@ pub struct Room<T> {
     left: Vec<T>,
     right: Vec<T>,
     products: Vec<T>,
+    sums: Vec<f64>,
 }
 
-/// Adds a part of a product to `sums`: of some rows of the left factor, those of the tile, with some of the right one, its
-/// columns, along some of the columns of both, the first of them that of a chain.
+/// Adds a part of a product to `sums`, or to 0 if these are `fresh`: of some rows of the left factor, those of the tile, with some of the right one, its
+/// columns, along some of the columns of both, the first of them a multiple of [`DEPTH`].
 #[inline(always)]
 pub fn add_product<S: Isa, T: Real>(
     tile: Tile,
@@ -51,15 +55,16 @@ pub fn add_product<S: Isa, T: Real>(
     left: impl Left<T>,
     right: impl Right<T>,
     room: &mut Room<T>,
+    fresh: bool,
     sums: &mut [f64],
 ) -> Result<()> {
     // As many sums as the level has registers for.
     match (S::REGISTER, S::REGISTER / size_of::<T>()) {
-        (64, 16) => blocks::<S, T, 16, 4>(tile, along, left, right, room, sums),
-        (64, _) => blocks::<S, T, 8, 4>(tile, along, left, right, room, sums),
-        (_, 8) => blocks::<S, T, 8, 2>(tile, along, left, right, room, sums),
-        (_, 4) => blocks::<S, T, 4, 2>(tile, along, left, right, room, sums),
-        _ => blocks::<S, T, 2, 2>(tile, along, left, right, room, sums),
+        (64, 16) => blocks::<S, T, 16, 4>(tile, along, left, right, room, fresh, sums),
+        (64, _) => blocks::<S, T, 8, 4>(tile, along, left, right, room, fresh, sums),
+        (_, 8) => blocks::<S, T, 8, 2>(tile, along, left, right, room, fresh, sums),
+        (_, 4) => blocks::<S, T, 4, 2>(tile, along, left, right, room, fresh, sums),
+        _ => blocks::<S, T, 2, 2>(tile, along, left, right, room, fresh, sums),
     }
 }
 
@@ -71,38 +76,65 @@ fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
     mut left: impl Left<T>,
     mut right: impl Right<T>,
     room: &mut Room<T>,
+    fresh: bool,
     sums: &mut [f64],
 ) -> Result<()> {
     let lanes = W * R;
     let rows = tile.rows.next_multiple_of(ROWS);
-    let products = sized(&mut room.products, rows * lanes)?;
-    let products = products.as_chunks_mut::<W>().0.as_chunks_mut::<R>().0.as_chunks_mut().0;
-    for col in along.clone().step_by(CHAIN) {
-        let run = Tile { col, cols: CHAIN.min(along.end - col), ..tile };
-        let left_rows = sized(&mut room.left, rows * run.cols)?;
-        left.copy::<S>(run, &mut left_rows[..tile.rows * run.cols]);
-        for first in (0..tile.cols).step_by(RIGHT) {
+    // They go through memory, so that how they are added up has no say in how this is vectorised.
+    let products = sized(&mut room.products, 2 * ROWS * lanes)?.as_chunks_mut::<W>().0;
+    let products = products.as_chunks_mut::<R>().0.as_chunks_mut().0.as_chunks_mut().0;
+    let products: &mut [_; 2] = &mut products[0];
+    for first in (0..tile.cols).step_by(RIGHT) {
+        let cols = RIGHT.min(tile.cols - first);
+        // Panel by panel, too: what is added to next lies next to it.
+        let block = sized(&mut room.sums, rows * cols.next_multiple_of(lanes))?;
+        let lines = |block: &'_ mut [f64],
+                     sums: &'_ mut [f64],
+                     copy: fn(&mut [f64], &mut [f64])| {
+            let starts = (first..first + cols).step_by(lanes);
+            for (panel, start) in block.chunks_exact_mut(rows * lanes).zip(starts) {
+                let width = lanes.min(first + cols - start);
+                let lines = panel.chunks_exact_mut(lanes).zip(sums.chunks_exact_mut(tile.cols));
+                lines
+                    .for_each(|(line, sums)| copy(&mut line[..width], &mut sums[start..][..width]));
+            }
+        };
+        if fresh {
+            block.fill(0.0);
+        } else {
+            lines(block, sums, |line, sums| line.copy_from_slice(sums));
+        }
+        for col in along.clone().step_by(DEPTH) {
             threads::check()?;
-            let run = Tile { row: tile.col + first, rows: RIGHT.min(tile.cols - first), ..run };
-            let panels = sized(&mut room.right, run.rows.next_multiple_of(lanes) * run.cols)?;
+            let run = Tile { col, cols: DEPTH.min(along.end - col), ..tile };
+            let left_rows = sized(&mut room.left, rows * run.cols)?;
+            left.copy::<S>(run, first > 0, &mut left_rows[..tile.rows * run.cols]);
+            let run = Tile { row: tile.col + first, rows: cols, ..run };
+            let panels = sized(&mut room.right, cols.next_multiple_of(lanes) * run.cols)?;
             right.copy::<S>(run, lanes, panels);
-            for (panel, start) in
-                panels.chunks_exact(lanes * run.cols).zip((first..).step_by(lanes))
-            {
-                let panel = panel.as_chunks().0.as_chunks().0;
-                // They go through memory, so that how they are added up has no say in how this is vectorised.
-                for (rows, products) in left_rows.chunks_exact(ROWS * run.cols).zip(&mut *products)
-                {
-                    multiply::<S, T, W, R>(rows, panel, products);
-                }
-                let rows = sums.chunks_exact_mut(tile.cols).zip(products.as_flattened());
-                for (sums, products) in rows {
-                    for (sum, x) in sums[start..].iter_mut().zip(products.as_flattened()) {
-                        *sum += x.to_f64();
+            let blocks = block.chunks_exact_mut(rows * lanes);
+            for (panel, sums) in panels.chunks_exact(lanes * run.cols).zip(blocks) {
+                let panel: &[[[T; W]; R]] = panel.as_chunks().0.as_chunks().0;
+                let groups = left_rows.chunks_exact(ROWS * run.cols);
+                for (rows, sums) in groups.zip(sums.chunks_exact_mut(ROWS * lanes)) {
+                    let rows: [_; ROWS] =
+                        std::array::from_fn(|i| &rows[i * run.cols..][..run.cols]);
+                    let mut start = 0;
+                    for products in &mut *products {
+                        let chain = start..run.cols.min(start + CHAIN);
+                        start = chain.end;
+                        let rows = rows.map(|row| &row[chain.clone()]);
+                        multiply::<S, T, W, R>(rows, &panel[chain], products);
+                    }
+                    let [x, y] = products.each_ref().map(|x| x.as_flattened().as_flattened());
+                    for ((sum, &x), &y) in sums.iter_mut().zip(x).zip(y) {
+                        *sum += (x + y).to_f64();
                     }
                 }
             }
         }
+        lines(block, sums, |line, sums| sums.copy_from_slice(line));
     }
     Ok(())
 }
@@ -110,12 +142,11 @@ fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
 /// The products of some rows with those of a panel.
 #[inline(always)]
 fn multiply<S: Isa, T: Real, const W: usize, const R: usize>(
-    rows: &[T],
+    rows: [&[T]; ROWS],
     panel: &[[[T; W]; R]],
     out: &mut [[[T; W]; R]; ROWS],
 ) {
-    let len = panel.len();
-    let rows: [&[T]; ROWS] = std::array::from_fn(|i| &rows[i * len..][..len]);
+    let rows = rows.map(|row| &row[..panel.len()]);
     let mut sums = [[[T::ZERO; W]; R]; ROWS];
     for (k, b) in panel.iter().enumerate() {
         unrolled!(i in [0, 1, 2, 3, 4, 5] {

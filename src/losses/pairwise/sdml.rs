@@ -126,7 +126,7 @@ impl SdmlPlan<'_> {
         let grads = grads.map(|g| Some(g?.map(|v| v.move_axis(self.batch, 0))));
         let centre = self.pairs.centre_of::<T>()?;
         let pairs = self.pairs.around(&centre);
-        let stream = Stream::<_, T>::new(&pairs, self.blocks::<T>(), grads)?;
+        let stream = Stream::<_, T>::new(&pairs, self.blocks::<T>(), grads, false)?;
         if self.by_row {
             self.by_row(stream, results.value)
         } else {
@@ -149,7 +149,7 @@ impl SdmlPlan<'_> {
         for rows in stream.blocks.iter() {
             let sums = out.is_some().then(|| &mut all[rows.clone()]);
             let outputs = Outputs { sums, ..Outputs::NONE };
-            stream.run(&kernel, rows, None, outputs, factor)?;
+            stream.run(&kernel, rows, outputs, factor)?;
         }
         stream.finish(factor)?;
         out.map_or(Ok(()), |out| reduced.value(&all, out))
@@ -187,7 +187,7 @@ impl SdmlPlan<'_> {
             let len = rows.len() * n;
             let value = out.is_some().then(|| &mut unreduced[..len]);
             let outputs = Outputs { value, ..Outputs::NONE };
-            stream.run(&kernel, rows.clone(), None, outputs, factor)?;
+            stream.run(&kernel, rows.clone(), outputs, factor)?;
             let out = match &mut out {
                 Some(_) if divisor.is_none() => out.take(),
                 Some(_) if is_total => {
@@ -267,6 +267,8 @@ struct Rows {
 }
 
 impl<T: Real> PairKernel<T> for Rows {
+    const OVERWRITES: bool = false;
+
     #[inline(always)]
     fn row<S: Isa>(&self, row: usize, distances: &[f64], outputs: RowOutputs<'_, T>) -> T {
         let RowOutputs { value, slopes, wants_sum, scratch: [z, exps, terms] } = outputs;

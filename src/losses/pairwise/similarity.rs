@@ -10,8 +10,9 @@
 //! they are 2 ulp, and 5 at the most.
 
 use super::marks::Marks;
-use super::product::{Left, Right, Room, add_product};
+use super::product::{CHAIN, Left, Right, Room, add_product};
 use crate::array::{Grid, Tile, View};
+use crate::drive::operand::sized;
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
@@ -139,31 +140,35 @@ impl<'a, 'b> Batches<'a, 'b> {
         self.grids[batch].load(&self.views[batch], 0, tile, &mut buffer[..elements.len()])
     }
 
-    /// The similarities of a tile of rows, which are 0 before. Pairs that had to be computed one by one are marked, if
-    /// they cancel.
+    /// The similarities of a tile of rows. Pairs that had to be computed one by one are marked, if they cancel.
     #[inline(always)]
     pub fn similarities<S: Isa, M: Similarity, T: Real>(
         &self,
         tile: Tile,
         similarities: &mut [f64],
         marks: Option<&Marks>,
+        products: &mut Products<T>,
     ) -> Result<()> {
         let ([_, m], d) = (self.pairs(), self.grids[0].cols);
-        let mut own = memory::filled(0.0, tile.rows)?;
-        let mut others = memory::filled(0.0, m)?;
+        let Products { room, squares: [own, others], are_alone } = products;
+        let (own, others) = (sized(own, tile.rows)?, sized(others, m)?);
+        own.fill(0.0);
+        others.fill(0.0);
         add_product::<S, T>(
             Tile { col: 0, cols: m, ..tile },
             0..d,
-            Vectors::<M> { batches: self, batch: 0, squares: &mut own, of: PhantomData },
-            Vectors::<M> { batches: self, batch: 1, squares: &mut others, of: PhantomData },
-            &mut Room::default(),
+            Vectors::<M> { batches: self, batch: 0, squares: own, of: PhantomData },
+            Vectors::<M> { batches: self, batch: 1, squares: others, of: PhantomData },
+            room,
+            true,
             similarities,
         )?;
+        memory::grow(are_alone, m, false)?;
+        let are_alone = &mut are_alone[..m];
         let mut buffers = [[T::ZERO; PART]; 2];
         let mut terms = [0.0; PART];
-        let mut are_alone = memory::filled(false, m)?;
-        for ((row, own), x) in (tile.row..).zip(&own).zip(similarities.chunks_exact_mut(m)) {
-            for ((x, other), is_alone) in x.iter_mut().zip(&others).zip(&mut are_alone) {
+        for ((row, own), x) in (tile.row..).zip(&*own).zip(similarities.chunks_exact_mut(m)) {
+            for ((x, other), is_alone) in x.iter_mut().zip(&*others).zip(&mut *are_alone) {
                 *x = M::of_product(*x, own + other);
                 *is_alone = !M::is_sure(*x, own + other);
             }
@@ -172,7 +177,7 @@ impl<'a, 'b> Batches<'a, 'b> {
                 *x = self.compare::<S, M, T>([row, col], &mut buffers, &mut terms);
             }
             if let Some(marks) = marks {
-                marks.write(row, &are_alone);
+                marks.write(row, are_alone);
             }
         }
         Ok(())
@@ -201,6 +206,15 @@ impl<'a, 'b> Batches<'a, 'b> {
     }
 }
 
+/// Room for the similarities of a tile.
+#[derive(Default)]
+pub(super) struct Products<T> {
+    room: Room<T>,
+    /// The sums of squares of the vectors of either batch.
+    squares: [Vec<f64>; 2],
+    are_alone: Vec<bool>,
+}
+
 /// The vectors of a batch as a factor, relative to the centre.
 struct Vectors<'s, 'a, 'b, M> {
     batches: &'s Batches<'a, 'b>,
@@ -212,7 +226,7 @@ struct Vectors<'s, 'a, 'b, M> {
 
 impl<M: Similarity, T: Real> Left<T> for Vectors<'_, '_, '_, M> {
     #[inline(always)]
-    fn copy<S: Isa>(&mut self, tile: Tile, rows: &mut [T]) {
+    fn copy<S: Isa>(&mut self, tile: Tile, again: bool, rows: &mut [T]) {
         let Batches { views, centre, grids } = self.batches;
         grids[self.batch].read(&views[self.batch], 0, tile, rows);
         if M::CANCELS {
@@ -224,7 +238,9 @@ impl<M: Similarity, T: Real> Left<T> for Vectors<'_, '_, '_, M> {
                         *sum = x.mul_add::<S>(*x, *sum);
                     }
                 }
-                *square += sums.iter().fold(0.0, |total, sum| total + sum.to_f64());
+                if !again {
+                    *square += sums.iter().fold(0.0, |total, sum| total + sum.to_f64());
+                }
             }
         }
     }
@@ -238,16 +254,19 @@ impl<M: Similarity, T: Real> Right<T> for Vectors<'_, '_, '_, M> {
         if M::CANCELS {
             let squares = self.squares[tile.row..].chunks_mut(lanes);
             for (panel, squares) in panels.chunks_exact_mut(lanes * tile.cols).zip(squares) {
-                let mut sums = [T::ZERO; MOST_LANES];
-                for (line, &centre) in panel.chunks_exact_mut(lanes).zip(&centre[tile.col..]) {
-                    let centre = T::from_f64(centre);
-                    for (x, sum) in line.iter_mut().zip(&mut sums) {
-                        *x -= centre;
-                        *sum = x.mul_add::<S>(*x, *sum);
+                let centre = centre[tile.col..].chunks(CHAIN);
+                for (chain, centre) in panel.chunks_mut(CHAIN * lanes).zip(centre) {
+                    let mut sums = [T::ZERO; MOST_LANES];
+                    for (line, &centre) in chain.chunks_exact_mut(lanes).zip(centre) {
+                        let centre = T::from_f64(centre);
+                        for (x, sum) in line.iter_mut().zip(&mut sums) {
+                            *x -= centre;
+                            *sum = x.mul_add::<S>(*x, *sum);
+                        }
                     }
-                }
-                for (square, sum) in squares.iter_mut().zip(sums) {
-                    *square += sum.to_f64();
+                    for (square, sum) in squares.iter_mut().zip(sums) {
+                        *square += sum.to_f64();
+                    }
                 }
             }
         }

@@ -8,6 +8,7 @@ use crate::array::ViewMut;
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
+use crate::simd::Level;
 use std::ops::Range;
 
 /// What goes from block to block.
@@ -15,6 +16,7 @@ pub struct Stream<'p, 'v, 'g, M, T> {
     pairs: &'p Pairs<'v, M>,
     /// The blocks of rows.
     pub blocks: Blocks,
+    /// Of a block.
     slopes: Vec<T>,
     marks: Option<Marks>,
     gradients: Gradients<'g, T>,
@@ -23,37 +25,50 @@ pub struct Stream<'p, 'v, 'g, M, T> {
 }
 
 impl<'p, 'v, 'g, M: Similarity, T: Real> Stream<'p, 'v, 'g, M, T> {
-    /// Of gradients with the batch axis first.
+    /// Of gradients with the batch axis first. A loss that keeps similarities does so in the memory of the slopes.
     pub fn new(
         pairs: &'p Pairs<'v, M>,
         blocks: Blocks,
         grads: [Option<ViewMut<'g>>; 2],
+        keeps: bool,
     ) -> Result<Self> {
         let derives = grads.iter().any(Option::is_some);
         let [_, m, _] = pairs.shape();
-        let slopes = memory::filled(T::ZERO, if derives { blocks.most() * m } else { 0 })?;
+        let slopes = memory::filled(T::ZERO, if derives || keeps { blocks.most() * m } else { 0 })?;
         let marks = derives && M::CANCELS;
         let marks = marks.then(|| Marks::new(blocks.most(), m)).transpose()?;
         let gradients = Gradients::new(pairs, grads, blocks.several())?;
         Ok(Stream { pairs, blocks, slopes, marks, gradients, derives })
     }
 
-    /// Runs `kernel` over a block, with its similarities if they are at hand, and adds its part of the gradients, but for
-    /// a factor.
+    /// The instruction set and the number of vectors of the second batch.
+    pub fn kind(&self) -> (Level, usize) {
+        (self.pairs.level, self.pairs.shape()[1])
+    }
+
+    /// Computes the similarities of a block, for a kernel that writes its slopes over them.
+    pub fn similarities(&mut self, rows: Range<usize>) -> Result<&[T]> {
+        let [_, m, _] = self.pairs.shape();
+        let out = &mut self.slopes[..rows.len() * m];
+        self.pairs.similarities(rows, out)?;
+        Ok(out)
+    }
+
+    /// Runs `kernel` over a block, and adds its part of the gradients, but for a factor.
     pub fn run<L: PairKernel<T>>(
         &mut self,
         kernel: &L,
         rows: Range<usize>,
-        similarities: Option<&[f64]>,
         outputs: Outputs<'_, T>,
         factor: f64,
     ) -> Result<()> {
         let Stream { pairs, derives, ref mut slopes, ref marks, ref mut gradients, .. } = *self;
         let [_, m, _] = pairs.shape();
-        let slopes = if derives { &mut slopes[..rows.len() * m] } else { &mut [] };
+        let mut slopes = slopes.get_mut(..rows.len() * m);
         let marks = marks.as_ref();
-        let outputs = Outputs { slopes: derives.then_some(&mut *slopes), marks, ..outputs };
-        pairs.rows(kernel, rows.clone(), similarities, outputs)?;
+        let outputs = Outputs { slopes: slopes.as_deref_mut(), derives, marks, ..outputs };
+        pairs.rows(kernel, rows.clone(), outputs)?;
+        let slopes = slopes.as_deref().unwrap_or_default();
         if derives { gradients.add(pairs, rows, slopes, marks, factor) } else { Ok(()) }
     }
 

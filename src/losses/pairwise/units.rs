@@ -4,7 +4,7 @@
 //! where g is the one with respect to u.
 
 use crate::array::{Grid, Tile, View, ViewMut};
-use crate::drive::operand::{Operand, Output};
+use crate::drive::operand::{Operand, Output, sized, tiles};
 use crate::error::Result;
 use crate::losses::rowwise::cosine_embedding::scale_for;
 use crate::math::Real;
@@ -29,21 +29,37 @@ pub fn by_units<T: Real>(
     work: impl FnOnce([View<'_>; 2], [Option<ViewMut<'_>>; 2]) -> Result<()>,
 ) -> Result<()> {
     let units = [Units::<T>::of(level, &batches[0])?, Units::of(level, &batches[1])?];
-    let mut by_units = [Vec::new(), Vec::new()];
-    for ((by_units, units), out) in by_units.iter_mut().zip(&units).zip(&grads) {
-        *by_units = memory::filled(T::ZERO, if out.is_some() { units.x.len() } else { 0 })?;
-    }
-    let [by_first, by_second] = &mut by_units;
-    let views = [(by_first, &grads[0]), (by_second, &grads[1])]
-        .map(|(x, out)| Some(ViewMut::from_slice(x, out.as_ref()?.shape())));
+    let mut copies = [Vec::new(), Vec::new()];
+    let [first, second] = &mut copies;
+    let mut by_units = [
+        memory_of(grads[0].as_ref(), first, units[0].x.len())?,
+        memory_of(grads[1].as_ref(), second, units[1].x.len())?,
+    ];
+    let [first, second] = &mut by_units;
+    let views = [(first, &units[0]), (second, &units[1])]
+        .map(|(x, units)| Some(ViewMut::from_slice(x.as_deref_mut()?, &units.shape)));
     work(units.each_ref().map(Units::view), views)?;
-    for ((mut by_units, units), out) in by_units.into_iter().zip(units).zip(grads) {
-        let Some(out) = out else { continue };
+    for (by_units, units) in by_units.into_iter().zip(units) {
+        let Some(by_units) = by_units else { continue };
         let Units { x: units, shape, mut lengths } = units;
-        by_vectors(level, &mut by_units, &mut lengths, shape, &Across { units, factor })?;
-        out.copy_from(&by_units);
+        by_vectors(level, by_units, &mut lengths, shape, &Across { units, factor })?;
+    }
+    for (copy, out) in copies.into_iter().zip(grads) {
+        if let Some(out) = out.filter(|_| !copy.is_empty()) {
+            out.copy_from(&copy);
+        }
     }
     Ok(())
+}
+
+/// The memory of an output, or that of a copy if it has not all elements as `T` in C order.
+fn memory_of<'s, T: Real>(
+    out: Option<&'s ViewMut<'_>>,
+    copy: &'s mut Vec<T>,
+    len: usize,
+) -> Result<Option<&'s mut [T]>> {
+    let dense = out.map(|out| tiles(out).dense().map_or_else(|| sized(copy, len), Ok));
+    dense.transpose()
 }
 
 /// Vectors of length 1, or of length 0.
@@ -105,8 +121,10 @@ impl<T: Real> VectorWork<T> for Normalise<'_, '_> {
             scale = scale_for(square);
         };
         *of = [square.sqrt(), scale];
+        // Of a vector of length 0 nothing is changed.
+        let factor = if square == 0.0 { 1.0 } else { 1.0 / of[0] };
         for (unit, x) in unit.iter_mut().zip(&*x) {
-            *unit = T::from_f64(if square == 0.0 { *x } else { x * scale / of[0] });
+            *unit = T::from_f64(x * scale * factor);
         }
     }
 }
