@@ -100,10 +100,10 @@ fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
                     .for_each(|(line, sums)| copy(&mut line[..width], &mut sums[start..][..width]));
             }
         };
-        if fresh {
-            block.fill(0.0);
-        } else {
+        if !fresh {
             lines(block, sums, |line, sums| line.copy_from_slice(sums));
+        } else if along.is_empty() {
+            block.fill(0.0);
         }
         for col in along.clone().step_by(DEPTH) {
             threads::check()?;
@@ -113,6 +113,7 @@ fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
             let run = Tile { row: tile.col + first, rows: cols, ..run };
             let panels = sized(&mut room.right, cols.next_multiple_of(lanes) * run.cols)?;
             right.copy::<S>(run, lanes, panels);
+            let starts = fresh && col == along.start;
             let blocks = block.chunks_exact_mut(rows * lanes);
             for (panel, sums) in panels.chunks_exact(lanes * run.cols).zip(blocks) {
                 let panel: &[[[T; W]; R]] = panel.as_chunks().0.as_chunks().0;
@@ -129,7 +130,7 @@ fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
                     }
                     let [x, y] = products.each_ref().map(|x| x.as_flattened().as_flattened());
                     for ((sum, &x), &y) in sums.iter_mut().zip(x).zip(y) {
-                        *sum += (x + y).to_f64();
+                        *sum = if starts { 0.0 } else { *sum } + (x + y).to_f64();
                     }
                 }
             }
