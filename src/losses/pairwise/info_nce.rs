@@ -13,7 +13,7 @@
 //! Learning transferable visual models from natural language supervision, 2021.
 
 use super::columns::{Columns, Line};
-use super::kernel::{MEMORY_LIMIT, Outputs, PairKernel, Pairs, RowOutputs, batches, matrix};
+use super::kernel::{Blocks, MEMORY_LIMIT, Outputs, PairKernel, Pairs, RowOutputs, batches, matrix};
 use super::similarity::DotProduct;
 use super::stream::Stream;
 use super::units::by_units;
@@ -120,14 +120,25 @@ impl InfoNcePlan<'_> {
         let mut scale = if derives { reduced.scale()? } else { Scale::All(1.0) };
         let factor = scale.normalise::<T>() / loss.temperature;
         let mut losses = memory::filled(T::ZERO, axes.shape[0])?;
+        let of_block = self.blocks::<T>(batches).most() * batches[1].shape()[0];
         if loss.cosine {
-            by_units::<T>(*level, batches, grads, factor, |x, grads| {
-                self.by_products(x, grads, scale, 1.0, &mut losses)
+            by_units::<T>(*level, batches, grads, factor, of_block, |x, grads, slopes| {
+                self.by_products(x, grads, slopes, scale, 1.0, &mut losses)
             })?;
         } else {
-            self.by_products(batches.clone(), grads, scale, factor, &mut losses)?;
+            let mut slopes = memory::filled(T::ZERO, of_block)?;
+            self.by_products(batches.clone(), grads, &mut slopes, scale, factor, &mut losses)?;
         }
         results.value.map_or(Ok(()), |value| reduced.value(&losses, value))
+    }
+
+    fn pairs<'b>(&self, batches: [View<'b>; 2]) -> Pairs<'b, DotProduct> {
+        Pairs::new(self.level, batches, self.loss.memory_limit)
+    }
+
+    /// As many without gradients, so that the losses are the same.
+    fn blocks<T>(&self, batches: &[View<'_>; 2]) -> Blocks {
+        self.pairs(batches.clone()).blocks(size_of::<T>())
     }
 
     /// Fills E, and the gradients with respect to vectors that are compared by their dot product, times `factor`.
@@ -135,15 +146,15 @@ impl InfoNcePlan<'_> {
         &self,
         batches: [View<'_>; 2],
         grads: [Option<ViewMut<'_>>; 2],
+        slopes: &mut [T],
         scale: Scale,
         factor: f64,
         losses: &mut [T],
     ) -> Result<()> {
-        let InfoNce { temperature, symmetric, memory_limit, .. } = self.loss;
-        let pairs = Pairs::<DotProduct>::new(self.level, batches, memory_limit);
-        // As many without gradients, so that the losses are the same.
-        let blocks = pairs.blocks(size_of::<T>());
-        let mut stream = Stream::new(&pairs, blocks, grads, true)?;
+        let InfoNce { temperature, symmetric, .. } = self.loss;
+        let blocks = self.blocks::<T>(&batches);
+        let pairs = self.pairs(batches);
+        let mut stream = Stream::new(&pairs, blocks, grads, slopes)?;
         let columns = symmetric.then(|| Columns::of(&mut stream, temperature)).transpose()?;
         let are_there = symmetric && !blocks.several();
         let kernel = Rows::new(temperature, scale, columns)?;
@@ -163,8 +174,7 @@ impl Plan for InfoNcePlan<'_> {
         self.axes.value_shape(self.weighting.reduction)
     }
     fn cost(&self) -> f64 {
-        let InfoNce { memory_limit, .. } = self.loss;
-        Pairs::<DotProduct>::new(self.level, self.batches.clone(), memory_limit).cost()
+        self.pairs(self.batches.clone()).cost()
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
         if self.single { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }

@@ -126,7 +126,10 @@ impl SdmlPlan<'_> {
         let grads = grads.map(|g| Some(g?.map(|v| v.move_axis(self.batch, 0))));
         let centre = self.pairs.centre_of::<T>()?;
         let pairs = self.pairs.around(&centre);
-        let stream = Stream::<_, T>::new(&pairs, self.blocks::<T>(), grads, false)?;
+        let (blocks, derives) = (self.blocks::<T>(), grads.iter().any(Option::is_some));
+        let of_block = if derives { blocks.most() * pairs.shape()[1] } else { 0 };
+        let mut slopes = memory::filled(T::ZERO, of_block)?;
+        let stream = Stream::new(&pairs, blocks, grads, &mut slopes)?;
         if self.by_row {
             self.by_row(stream, results.value)
         } else {

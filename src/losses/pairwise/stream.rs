@@ -7,7 +7,6 @@ use super::similarity::Similarity;
 use crate::array::ViewMut;
 use crate::error::Result;
 use crate::math::Real;
-use crate::memory;
 use crate::simd::Level;
 use std::ops::Range;
 
@@ -17,7 +16,7 @@ pub struct Stream<'p, 'v, 'g, M, T> {
     /// The blocks of rows.
     pub blocks: Blocks,
     /// Of a block.
-    slopes: Vec<T>,
+    slopes: &'p mut [T],
     marks: Option<Marks>,
     gradients: Gradients<'g, T>,
     /// Whether any gradient is wanted.
@@ -25,16 +24,15 @@ pub struct Stream<'p, 'v, 'g, M, T> {
 }
 
 impl<'p, 'v, 'g, M: Similarity, T: Real> Stream<'p, 'v, 'g, M, T> {
-    /// Of gradients with the batch axis first. A loss that keeps similarities does so in the memory of the slopes.
+    /// Of gradients with the batch axis first. `slopes` has room for those of a block, if these or similarities are kept.
     pub fn new(
         pairs: &'p Pairs<'v, M>,
         blocks: Blocks,
         grads: [Option<ViewMut<'g>>; 2],
-        keeps: bool,
+        slopes: &'p mut [T],
     ) -> Result<Self> {
         let derives = grads.iter().any(Option::is_some);
         let [_, m, _] = pairs.shape();
-        let slopes = memory::filled(T::ZERO, if derives || keeps { blocks.most() * m } else { 0 })?;
         let marks = derives && M::CANCELS;
         let marks = marks.then(|| Marks::new(blocks.most(), m)).transpose()?;
         let gradients = Gradients::new(pairs, grads, blocks.several())?;

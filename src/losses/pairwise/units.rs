@@ -19,16 +19,23 @@ const TASK: usize = 16;
 /// Rough time for an element, in nanoseconds.
 const COST: f64 = 1.0;
 
-/// Lets `work` compute the gradients with respect to the vectors of both batches at length 1, from these, and makes them
-/// those with respect to the batches, times `factor`.
+/// Lets `work` compute the gradients with respect to the vectors of both batches at length 1, from these and with `room`
+/// elements of memory, and makes them those with respect to the batches, times `factor`.
 pub fn by_units<T: Real>(
     level: Level,
     batches: &[View<'_>; 2],
     grads: [Option<ViewMut<'_>>; 2],
     factor: f64,
-    work: impl FnOnce([View<'_>; 2], [Option<ViewMut<'_>>; 2]) -> Result<()>,
+    room: usize,
+    work: impl FnOnce([View<'_>; 2], [Option<ViewMut<'_>>; 2], &mut [T]) -> Result<()>,
 ) -> Result<()> {
-    let units = [Units::<T>::of(level, &batches[0])?, Units::of(level, &batches[1])?];
+    // One piece: a usual allocator keeps for the next call what is less than twice the largest piece, and pages that the
+    // system has to give anew took a tenth of the time.
+    let [of_first, of_second] = batches.each_ref().map(View::len);
+    let mut memory = memory::filled(T::ZERO, of_first + of_second + room)?;
+    let (first, rest) = memory.split_at_mut(of_first);
+    let (second, room) = rest.split_at_mut(of_second);
+    let units = [Units::of(level, &batches[0], first)?, Units::of(level, &batches[1], second)?];
     let mut copies = [Vec::new(), Vec::new()];
     let [first, second] = &mut copies;
     let mut by_units = [
@@ -38,7 +45,7 @@ pub fn by_units<T: Real>(
     let [first, second] = &mut by_units;
     let views = [(first, &units[0]), (second, &units[1])]
         .map(|(x, units)| Some(ViewMut::from_slice(x.as_deref_mut()?, &units.shape)));
-    work(units.each_ref().map(Units::view), views)?;
+    work(units.each_ref().map(Units::view), views, room)?;
     for (by_units, units) in by_units.into_iter().zip(units) {
         let Some(by_units) = by_units else { continue };
         let Units { x: units, shape, mut lengths } = units;
@@ -63,27 +70,26 @@ fn memory_of<'s, T: Real>(
 }
 
 /// Vectors of length 1, or of length 0.
-struct Units<T> {
-    x: Vec<T>,
+struct Units<'a, T> {
+    x: &'a [T],
     shape: [usize; 2],
     /// The length of each vector times a power of two, and that.
     lengths: Vec<[f64; 2]>,
 }
 
-impl<T: Real> Units<T> {
+impl<'a, T: Real> Units<'a, T> {
     /// Of the rows of a matrix.
-    fn of(level: Level, view: &View<'_>) -> Result<Self> {
+    fn of(level: Level, view: &View<'_>, x: &'a mut [T]) -> Result<Self> {
         let shape = [view.shape()[0], view.shape()[1]];
-        let mut x = memory::filled(T::ZERO, shape[0] * shape[1])?;
         let mut lengths = memory::filled([0.0, 1.0], shape[0])?;
         let grid = Grid::single(&shape, view.strides());
-        by_vectors(level, &mut x, &mut lengths, shape, &Normalise { view, grid })?;
+        by_vectors(level, x, &mut lengths, shape, &Normalise { view, grid })?;
         Ok(Units { x, shape, lengths })
     }
 
     /// The vectors.
     fn view(&self) -> View<'_> {
-        View::from_slice(&self.x, &self.shape)
+        View::from_slice(self.x, &self.shape)
     }
 }
 
@@ -130,12 +136,12 @@ impl<T: Real> VectorWork<T> for Normalise<'_, '_> {
 }
 
 /// Makes the gradient with respect to a vector at length 1 that with respect to the vector, times `factor`.
-struct Across<T> {
-    units: Vec<T>,
+struct Across<'a, T> {
+    units: &'a [T],
     factor: f64,
 }
 
-impl<T: Real> VectorWork<T> for Across<T> {
+impl<T: Real> VectorWork<T> for Across<'_, T> {
     #[inline(always)]
     fn run<S: Isa>(
         &self,
