@@ -7,7 +7,8 @@
 //! to the similarity is `g_ij = (w_i (p_ij - d_ij) + w_j (p'_ij - d_ij)) / (2 temperature)`, or that of the first term alone,
 //! not halved. A vector that is exactly zero has the cosine 0 and the gradient 0.
 //!
-//! A temperature makes the rounding of the similarities larger; from there on what is added up or cancels is in f64.
+//! Similarities are rounded to the type of computation, which a temperature makes larger; from there on what is added up or
+//! cancels is in f64.
 //!
 //! Sources: van den Oord et al., Representation learning with contrastive predictive coding, 2018; Radford et al.,
 //! Learning transferable visual models from natural language supervision, 2021.

@@ -3,8 +3,8 @@
 //! The right factor is copied into panels, where what a step of the innermost loop needs lies side by side; that loop has as
 //! many sums in registers as the instruction set has room for.
 //!
-//! Accuracy: [`CHAIN`] terms are added in the type of computation one after another, then two such sums, and these in f64. Whatever part of
-//! a product is asked for has the same bits.
+//! Accuracy: [`CHAIN`] terms are added in the type of computation one after another, then two such sums, and these in f64.
+//! Whatever part of a product is asked for has the same bits.
 
 use crate::array::Tile;
 use crate::drive::operand::sized;
@@ -46,8 +46,8 @@ pub struct Room<T> {
     sums: Vec<f64>,
 }
 
-/// Adds a part of a product to `sums`, or to 0 if these are `fresh`: of some rows of the left factor, those of the tile, with some of the right one, its
-/// columns, along some of the columns of both, the first of them a multiple of [`DEPTH`].
+/// Adds a part of a product to `sums`, or writes it there if they are `fresh`: of some rows of the left factor, those of the
+/// tile, with some of the right one, its columns, along some of the columns of both, from a multiple of [`DEPTH`] on.
 #[inline(always)]
 pub fn add_product<S: Isa, T: Real>(
     tile: Tile,
@@ -87,13 +87,13 @@ fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
     let products: &mut [_; 2] = &mut products[0];
     for first in (0..tile.cols).step_by(RIGHT) {
         let cols = RIGHT.min(tile.cols - first);
-        // Panel by panel, too: what is added to next lies next to it.
+        // Panel by panel, too: what is added to next lies next to it. What is missing to the last panel holds anything.
         let block = sized(&mut room.sums, rows * cols.next_multiple_of(lanes))?;
         let lines = |block: &'_ mut [f64],
                      sums: &'_ mut [f64],
                      copy: fn(&mut [f64], &mut [f64])| {
-            let starts = (first..first + cols).step_by(lanes);
-            for (panel, start) in block.chunks_exact_mut(rows * lanes).zip(starts) {
+            let places = (first..first + cols).step_by(lanes);
+            for (panel, start) in block.chunks_exact_mut(rows * lanes).zip(places) {
                 let width = lanes.min(first + cols - start);
                 let lines = panel.chunks_exact_mut(lanes).zip(sums.chunks_exact_mut(tile.cols));
                 lines
@@ -113,7 +113,7 @@ fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
             let run = Tile { row: tile.col + first, rows: cols, ..run };
             let panels = sized(&mut room.right, cols.next_multiple_of(lanes) * run.cols)?;
             right.copy::<S>(run, lanes, panels);
-            let starts = fresh && col == along.start;
+            let is_first = fresh && col == along.start;
             let blocks = block.chunks_exact_mut(rows * lanes);
             for (panel, sums) in panels.chunks_exact(lanes * run.cols).zip(blocks) {
                 let panel: &[[[T; W]; R]] = panel.as_chunks().0.as_chunks().0;
@@ -130,7 +130,7 @@ fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
                     }
                     let [x, y] = products.each_ref().map(|x| x.as_flattened().as_flattened());
                     for ((sum, &x), &y) in sums.iter_mut().zip(x).zip(y) {
-                        *sum = if starts { 0.0 } else { *sum } + (x + y).to_f64();
+                        *sum = if is_first { 0.0 } else { *sum } + (x + y).to_f64();
                     }
                 }
             }
