@@ -133,6 +133,20 @@ impl InfoNcePlan<'_> {
         results.value.map_or(Ok(()), |value| reduced.value(&losses, value))
     }
 
+    /// Whether f32 has room for all similarities.
+    fn fit_single(&self) -> bool {
+        let most = self.batches.each_ref().map(|view| {
+            let mut most = 0.0;
+            view.each_block::<f32>(|_, x| {
+                let of_block = f64::from(f32::sizes(x).most);
+                most = if of_block.is_nan() { f64::INFINITY } else { of_block.max(most) };
+            });
+            most
+        });
+        let elements = self.batches[0].shape()[1] as f64;
+        most[0] * most[1] * elements < f64::from(f32::MAX)
+    }
+
     fn pairs<'b>(&self, batches: [View<'b>; 2]) -> Pairs<'b, DotProduct> {
         Pairs::new(self.level, batches, self.loss.memory_limit)
     }
@@ -178,7 +192,7 @@ impl Plan for InfoNcePlan<'_> {
         self.pairs(self.batches.clone()).cost()
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
-        if self.single { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
+        if self.single && (self.loss.cosine || self.fit_single()) { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
     }
 }
 
