@@ -133,15 +133,17 @@ impl InfoNcePlan<'_> {
         results.value.map_or(Ok(()), |value| reduced.value(&losses, value))
     }
 
-    /// Whether f32 has room for all similarities.
+    /// Whether f32 has room for all similarities of vectors that are finite.
     fn fit_single(&self) -> bool {
         let most = self.batches.each_ref().map(|view| {
-            let mut most = 0.0;
+            let mut most = 0;
             view.each_block::<f32>(|_, x| {
-                let of_block = f64::from(f32::sizes(x).most);
-                most = if of_block.is_nan() { f64::INFINITY } else { of_block.max(most) };
+                // The order of sizes is that of their bits.
+                for size in x.iter().map(|x| x.abs().to_bits()) {
+                    most = most.max(if size < f32::INFINITY.to_bits() { size } else { 0 });
+                }
             });
-            most
+            f64::from(f32::from_bits(most))
         });
         let elements = self.batches[0].shape()[1] as f64;
         most[0] * most[1] * elements < f64::from(f32::MAX)
