@@ -131,18 +131,15 @@ bench-python: $(MEASURE)/.installed
 	$(MEASURE)/bin/python benches/peers.py --record
 	$(MEASURE)/bin/python benches/scaling.py --record
 
-# maturin looks for zig as it does for a linker: on the path. Told to leave out debug information, zig leaves out the
-# symbols, too, so that this is left to binutils.
+# maturin looks for zig as it does for a linker: on the path.
 audited-wheel: export PATH := $(abspath .venv-wheel/bin):$(PATH)
 audited-wheel: .venv-wheel/.requirements
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	zizmor --offline --quiet .github/workflows
-	rm -rf dist/wheels dist/unpacked
+	rm -rf dist/wheels
 	CARGO_PROFILE_RELEASE_STRIP=none maturin build --release --locked --sdist --zig --compatibility manylinux2014 --interpreter python --out dist/wheels
-	wheel unpack --dest dist/unpacked dist/wheels/*.whl
-	strip --strip-debug dist/unpacked/*/rustloss/*.so
-	wheel pack --dest-dir dist/wheels dist/unpacked/*
+	sh .ci/strip-wheels dist/wheels
 	python tests/instructions.py dist/wheels/*.whl
 	twine check --strict dist/wheels/*
 	check-wheel-contents dist/wheels

@@ -139,6 +139,10 @@ MEAN = rl.L2Loss(reduction="mean")
         ),
         (lambda: ANY().replace(reduction="maen"), r"ParameterError: reduction: .*mean 'mean'\?"),
         (
+            lambda: ANY(reduction="target_mean"),
+            r"ParameterError: reduction: .* no target sequences .* got 'target_mean'$",
+        ),
+        (
             lambda: ANY().replace(reduction=["mean"]),
             r"ParameterError: reduction: expected a word or None, got \['mean'\]",
         ),

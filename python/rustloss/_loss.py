@@ -101,7 +101,11 @@ def _remedy(cls: type[Loss], argument: str | None, reduction: object) -> str:
     """Return what may have been meant by a parameter that was refused."""
     parameters = inspect.signature(cls).parameters
     if argument == "reduction":
-        near = get_close_matches(str(reduction).lower(), _REDUCTIONS, 1)
+        word = str(reduction).lower()
+        near = get_close_matches(word, _REDUCTIONS, 1)
+        if word in near:
+            # A reduction that this loss does not have.
+            return ""
         return f"did you mean {near[0]!r}? {_words()}" if near else _words()
     if argument == "weight" and "class_weight" in parameters:
         return "the weights of the classes are class_weight"

@@ -95,7 +95,7 @@ impl Domain {
     }
 }
 
-/// Whether numbers are all of the ordinary ones of a domain, which many can be asked for at once.
+/// Whether numbers pass a test by vectors that is stricter than their domain: it fails for -0, which is 0 to 1.
 struct Ordinary<'x, T> {
     domain: Domain,
     x: &'x [T],

@@ -233,8 +233,9 @@ pub(crate) struct Scale<'a> {
 }
 
 impl Scale<'_> {
-    /// One factor for all that the type of computation can hold, to be multiplied in at once. As a part of another function
-    /// it would be multiplied beside what is no number, and a product of subnormal numbers takes its time.
+    /// One factor for all that the type of computation can hold, to be multiplied in at once. Not inlined:
+    /// the compiler would multiply before it looks which kind of factor there is, and the bits of a pointer are a subnormal
+    /// number, whose product takes a hundred cycles.
     #[inline(never)]
     pub fn as_one<T: Real>(&self) -> Option<T> {
         match self.factor {

@@ -12,9 +12,10 @@ fn log_sum<T: Format, S: Isa>(f: T, minus_k: T) -> T {
     sum + (lost + minus_k.mul_add::<S>(-T::LN2_LO, f.log_tail::<S>()))
 }
 
-/// [`Format::binade`] of subnormal numbers, too; the power of two is that of a multiple of theirs.
+/// [`Format::binade`] of subnormal numbers, too: of `x`, or of what it is multiplied by to be normal, with the exponent of
+/// `x`.
 #[inline(always)]
-fn binade<T: Format>(x: T) -> (T, T, T) {
+fn normal_binade<T: Format>(x: T) -> (T, T, T) {
     let subnormal = x < T::MIN_POSITIVE;
     let (scale, shift) = T::NORMALIZE;
     let (m, minus_k, inverse) = (if subnormal { x * scale } else { x }).binade();
@@ -24,16 +25,16 @@ fn binade<T: Format>(x: T) -> (T, T, T) {
 /// `log(x)`, within 2 ulp; -inf at either zero, NaN below.
 #[inline(always)]
 pub(crate) fn log<T: Format, S: Isa>(x: T) -> T {
-    let (m, minus_k, _) = binade(x);
+    let (m, minus_k, _) = normal_binade(x);
     limits(x, x, log_sum::<T, S>(m - T::ONE, minus_k))
 }
 
 /// `log(x + low)`, within 2 ulp, where `low` is what a sum lost that was rounded to `x`.
 #[inline(always)]
 pub(crate) fn log_of_sum<T: Format, S: Isa>(x: T, low: T) -> T {
-    let (m, minus_k, inverse) = binade(x);
-    // Sums of subnormal numbers lose nothing. Of large ones the power of two may be out of range, and nothing is to be seen
-    // of what they lose.
+    let (m, minus_k, inverse) = normal_binade(x);
+    // A subnormal sum is exact. The power of two of a large one may be out of range, and what that lost is too little to be
+    // seen.
     let f = low.mul_add::<S>(inverse, m - T::ONE);
     let f = if x < T::ONE_IS_LOST { f } else { m - T::ONE };
     limits(x, x, log_sum::<T, S>(f, minus_k))
@@ -94,6 +95,14 @@ mod tests {
         let x = [1.0, 0.3, 0.7, 1.4, 1.5, 0.999, 1e-3, 1e-300, 1e300, f64::MAX];
         on_every_level!(x, |x, S| x.log_of_sum::<S>(x * T::from_f64(LOST)), |y: &[f64]| {
             assert_close(2.0, y, &x.map(|x| x.ln() + LOST));
+        });
+        let x = [1.0, 0.3, 0.7, 1.4, 1.5, 0.999, 1e-3, 1e-30, 1e30, f32::MAX];
+        on_every_level!(x, |x, S| x.log_of_sum::<S>(x * T::from_f64(3e-8)), |y: &[f32]| {
+            for (y, x) in y.iter().zip(x) {
+                let exact = f64::from(x).ln() + 3e-8;
+                let ulp = f64::from((exact as f32).next_up()) - f64::from(exact as f32);
+                assert!((f64::from(*y) - exact).abs() <= 2.0 * ulp.abs(), "{x}: {y} for {exact}");
+            }
         });
         assert!(0.0_f32.log_of_small_sum::<Baseline>(0.0).is_finite());
         on_every_level!(

@@ -4,7 +4,7 @@
 //! marked `#[inline(always)]`; [`dispatch`] compiles its body once for every level, so that the
 //! compiler vectorises it with that level's registers. The type parameter
 //! `S: Isa` tells the code whether a fused multiply-add is an instruction.
-//! What several kernels need and none needs in its loops is a kernel of its own,
+//! What several kernels need once for a row, a column or a tile is a kernel of its own,
 //! which they call by `dispatch(S::LEVEL, ...)` instead of holding a copy each.
 
 mod f64x8;
@@ -411,7 +411,8 @@ pub fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     macro_rules! shell {
         ($shell:ident) => {
-            // SAFETY: a `Level` is made where this CPU was found to have its instructions, and nowhere else.
+            // SAFETY: a `Level` comes from `Level::available`, which asked this CPU, or from an `S` of code in a shell, as no
+            // other code can name one but the baseline.
             unsafe { x86::$shell(kernel) }
         };
     }

@@ -131,8 +131,7 @@ impl<T: Real> ColumnSoftmax<T> {
     /// The softmax of one row.
     #[inline(always)]
     pub fn row(&self, row: usize) -> Softmax<T> {
-        let (max, at) = (self.max[row], self.at[row] as usize);
-        Softmax { max, at, near: self.near, others: self.others[row] }
+        Softmax { max: self.max[row], at: self.at[row] as usize, others: self.others[row] }
     }
 }
 

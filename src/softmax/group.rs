@@ -159,8 +159,7 @@ impl<T: Real> GroupSoftmax<T> {
     /// The softmax of one row.
     #[inline(always)]
     pub fn row(&self, l: usize) -> Softmax<T> {
-        let (max, at) = (self.max[l], self.at[l] as usize);
-        Softmax { max, at, near: false, others: self.others[l] }
+        Softmax { max: self.max[l], at: self.at[l] as usize, others: self.others[l] }
     }
 }
 

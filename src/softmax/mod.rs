@@ -11,4 +11,4 @@ pub use distribution::{Distribution, DistributionRoom};
 pub use group::GroupSoftmax;
 pub use head::{Head, IGNORED, Scalars, Slopes, SparseRows};
 use row::{Extremes, fill, log_sum_minus, possible, shifted_exp, shifted_exps};
-pub use row::{Pull, Softmax, gap, tempered_exp, through_softmax};
+pub use row::{Passed, Pull, Softmax, gap, tempered_exp, through_softmax};

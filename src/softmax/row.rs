@@ -18,8 +18,6 @@ pub struct Softmax<T> {
     pub max: T,
     /// Where it stands first.
     pub at: usize,
-    /// Whether it is known that all logits are finite and no further below the largest than [`Real::NEAR`].
-    pub near: bool,
     /// The sum of exp(x - max), this one left out.
     pub others: f64,
 }
@@ -28,12 +26,13 @@ impl<T: Real> Softmax<T> {
     /// Fills `exps` with exp(x - max).
     #[inline(always)]
     pub fn of<S: Isa>(x: &[T], exps: &mut [T]) -> Self {
-        Self::tempered::<S>(x, 1.0, exps)
+        Self::tempered::<S>(x, 1.0, exps).0
     }
 
     /// The softmax of x / `temperature`: fills `exps` with exp((x - max) / temperature). The logits are not divided: what
-    /// would overflow there is 0 here.
-    pub fn tempered<S: Isa>(x: &[T], temperature: f64, exps: &mut [T]) -> Self {
+    /// would overflow there is 0 here. Also whether all logits are finite and no further below the largest than
+    /// [`Real::NEAR`].
+    pub fn tempered<S: Isa>(x: &[T], temperature: f64, exps: &mut [T]) -> (Self, bool) {
         simd::dispatch(S::LEVEL, Tempered { x, temperature, exps })
     }
 
@@ -141,9 +140,9 @@ struct Tempered<'a, T> {
 }
 
 impl<T: Real> Kernel for Tempered<'_, T> {
-    type Output = Softmax<T>;
+    type Output = (Softmax<T>, bool);
     #[inline(always)]
-    fn run<S: Isa>(self) -> Softmax<T> {
+    fn run<S: Isa>(self) -> Self::Output {
         let Tempered { x, temperature, exps } = self;
         let Extremes { at, near } = Extremes::of(x);
         let max = x.get(at).copied().unwrap_or(-T::INFINITY);
@@ -156,7 +155,7 @@ impl<T: Real> Kernel for Tempered<'_, T> {
             }
             others.add(sum_without::<S, T>(exps, at.wrapping_sub(block * BLOCK)));
         }
-        Softmax { max, at, near, others: possible(max, others.total()) }
+        (Softmax { max, at, others: possible(max, others.total()) }, near)
     }
 }
 
@@ -206,7 +205,16 @@ impl<T: Real> Pull<T> {
     }
 }
 
-/// The softmax of x / `temperature`, the sum of t, and what passes through the one: the first and second derivative of
+/// What [`through_softmax`] knows of a row.
+pub struct Passed<T> {
+    pub softmax: Softmax<T>,
+    /// The sum of t.
+    pub total: f64,
+    /// See [`Softmax::tempered`].
+    pub near: bool,
+}
+
+/// The softmax of x / `temperature`, and what passes through it: the first and second derivative of
 /// `sum(-t log p) temperature^2`, times `scale`.
 #[inline(always)]
 pub fn through_softmax<S: Isa, T: Real>(
@@ -217,9 +225,9 @@ pub fn through_softmax<S: Isa, T: Real>(
     mut grad: Option<&mut [T]>,
     hess: Option<&mut [T]>,
     scratch: &mut [T],
-) -> (Softmax<T>, f64) {
+) -> Passed<T> {
     let exps = grad.as_deref_mut().unwrap_or(scratch);
-    let softmax = Softmax::tempered::<S>(x, temperature, exps);
+    let (softmax, near) = Softmax::tempered::<S>(x, temperature, exps);
     let total = sum_exactly::<S, T>(t);
     if let Some(hess) = hess {
         softmax.curvature(exps, hess, total * scale);
@@ -229,7 +237,7 @@ pub fn through_softmax<S: Isa, T: Real>(
         softmax.pull(t, total, grad, scale);
         multiply(grad, rest);
     }
-    (softmax, total)
+    Passed { softmax, total, near }
 }
 
 /// Elements that are searched at once.

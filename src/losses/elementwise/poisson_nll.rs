@@ -136,9 +136,8 @@ impl<C: Constant> Elementwise<2> for FromRate<C> {
         let (full, full_slope) = C::at::<S, T>(target);
         let epsilon = T::from_f64(self.epsilon);
         let shifted = pred + epsilon;
-        // What the sum rounds off: next to 1 the logarithm is not larger than that.
-        let correction = T::lost(pred, epsilon, shifted) / shifted;
-        let log = shifted.log::<S>() + if correction.is_nan() { T::ZERO } else { correction };
+        // Next to 1 the logarithm is not larger than what the sum rounds off.
+        let log = shifted.log_of_sum::<S>(T::lost(pred, epsilon, shifted));
         let over = |x: T| if target == T::ZERO { T::ZERO } else { x / shifted };
         let ratio = over(target);
         Point {

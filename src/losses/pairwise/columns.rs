@@ -113,7 +113,7 @@ impl Columns {
     pub fn line<T: Real>(&self, column: usize, (at, x): (usize, f64)) -> Line<T> {
         let (max, others) = (self.max[column], self.others[column]);
         let at = if x == max { at } else { usize::MAX };
-        Line { max, softmax: Softmax { max: T::ZERO, at, near: false, others } }
+        Line { max, softmax: Softmax { max: T::ZERO, at, others } }
     }
 
     /// exp((x - max) / temperature).

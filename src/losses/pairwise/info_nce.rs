@@ -194,7 +194,11 @@ impl Plan for InfoNcePlan<'_> {
         self.pairs(self.batches.clone()).cost()
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
-        if self.single && (self.loss.cosine || self.fit_single()) { self.run_in::<f32>(results) } else { self.run_in::<f64>(results) }
+        if self.single && (self.loss.cosine || self.fit_single()) {
+            self.run_in::<f32>(results)
+        } else {
+            self.run_in::<f64>(results)
+        }
     }
 }
 

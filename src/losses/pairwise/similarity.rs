@@ -5,9 +5,9 @@
 //! whose distance is less than half of `|a|^2 + |b|^2` even then are computed one by one from their differences. So are
 //! pairs of vectors too large for squares, or with elements that are not finite.
 //!
-//! Accuracy: what is added one after another are the [`super::product::CHAIN`] terms of a chain, and two of these, which leave a
-//! product within 33 ulp of the sum of its absolute terms. Roundings do not all go one way: of the least distances that a product is taken for
-//! they are 2 ulp, and 5 at the most.
+//! Accuracy: what is added one after another are the [`super::product::CHAIN`] terms of a chain, and two of these, which
+//! leave a product within 33 ulp of the sum of its absolute terms. Roundings do not all go one way: of the least distances
+//! that a product is taken for they are 2 ulp, and 5 at the most.
 
 use super::marks::Marks;
 use super::product::{CHAIN, Left, Right, Room, add_product};

@@ -22,6 +22,9 @@ pub(super) struct Term<T> {
 }
 
 impl<const LOG: bool> Divergence<LOG> {
+    /// A temperature whose products with logarithms every type holds.
+    const WARM: f64 = 1e9;
+
     /// From the label and -T log p.
     #[inline(always)]
     pub fn term<S: Isa, T: Real>(self, label: T, surprise: T) -> Term<T> {
@@ -35,7 +38,7 @@ impl<const LOG: bool> Divergence<LOG> {
         // Next to 1 the logarithm is not larger than what the sum rounds off.
         let log = shifted.log_of_sum::<S>(T::lost(label, epsilon, shifted));
         let gap = log * t + surprise;
-        let ratio = if self.epsilon == 0.0 { t } else { label / shifted * t };
+        let ratio = if epsilon == T::ZERO { t } else { label / shifted * t };
         let (nothing, value) = (label == T::ZERO && !surprise.is_nan(), label * gap);
         // Of an impossible class any label but 0 has an infinite loss.
         let jumps = label == T::ZERO && surprise == T::INFINITY;
@@ -57,20 +60,23 @@ impl<const LOG: bool> Divergence<LOG> {
         label * (log * t + surprise) + T::ZERO
     }
 
-    /// Whether labels are 0 to 1, and their sums with epsilon normal numbers up to 2, or 0.
+    /// Whether labels are 0 to 1, their sums with epsilon normal numbers up to 2, or 0, and products with the temperature
+    /// far from overflow.
     #[inline(always)]
     fn are_small<T: Real>(self, labels: &[T]) -> bool {
         let epsilon = T::from_f64(self.epsilon);
         let Sizes { least, most, any_sign } = T::sizes(labels);
         let normal = epsilon >= T::MIN_POSITIVE || (epsilon == T::ZERO && least >= T::MIN_POSITIVE);
-        !LOG && !any_sign && normal && epsilon.max(most) <= T::ONE
+        let up_to_1 = epsilon <= T::ONE && most <= T::ONE && !any_sign;
+        !LOG && normal && up_to_1 && self.temperature <= Self::WARM
     }
 
-    /// E and its derivative with respect to the label, through `weigh`, for a row of logits.
+    /// E and its derivative with respect to the label, through `weigh`, for a row of logits, which are finite and `near` each
+    /// other, see [`Real::NEAR`], if that is known.
     #[inline(always)]
     pub fn row<S: Isa, T: Real>(
         self,
-        softmax: &Softmax<T>,
+        (softmax, near): (&Softmax<T>, bool),
         [x, label]: [&[T]; 2],
         value: Option<&mut [T]>,
         label_grad: Option<&mut [T]>,
@@ -79,7 +85,7 @@ impl<const LOG: bool> Divergence<LOG> {
         let log_sum = T::from_f64(softmax.others).log1p::<S>() * T::from_f64(self.temperature);
         if let Some(value) = value {
             let elements = value.iter_mut().zip(x).zip(label);
-            if softmax.near && self.are_small(label) {
+            if near && self.are_small(label) {
                 for ((v, &x), &label) in elements {
                     *v = self.small_value::<S, T>(label, (softmax.max - x) + log_sum);
                 }
@@ -107,5 +113,48 @@ impl<const LOG: bool> Elementwise<2> for Divergence<LOG> {
         let plain = Divergence::<LOG> { temperature: 1.0, ..self };
         let Term { y, value, slope } = plain.term::<S, T>(label, -pred);
         Point { value, grad: [-y, slope], hess: T::ZERO }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::Baseline;
+
+    fn of(epsilon: f64, temperature: f64) -> Divergence<false> {
+        Divergence { epsilon, temperature }
+    }
+
+    #[test]
+    fn the_fast_value_has_the_bits_of_the_general_one() {
+        agree::<f32>();
+        agree::<f64>();
+    }
+
+    fn agree<T: Real>() {
+        let labels = [0.0, 1.0, 0.3, 0.75, 1e-3, 1e-30].map(T::from_f64);
+        let labels = [&labels[..], &[T::MIN_POSITIVE]].concat();
+        let settings =
+            [0.0, 1e-12, 0.5, 1.0].map(|epsilon| [0.1, 1.0, 1e9].map(|t| of(epsilon, t)));
+        for divergence in settings.as_flattened() {
+            assert!(divergence.are_small(&labels));
+            for surprise in [0.0, 1e-20, 0.7, 100.0, 1e11].map(T::from_f64) {
+                for &label in &labels {
+                    let fast = divergence.small_value::<Baseline, T>(label, surprise).to_f64();
+                    let general = divergence.term::<Baseline, T>(label, surprise).value.to_f64();
+                    assert_eq!(fast.to_bits(), general.to_bits(), "{label:?} {surprise:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn other_labels_take_the_general_way() {
+        for label in [-0.0, -0.5, 1.5, 1e-40, f32::NAN, f32::INFINITY] {
+            assert!(!of(0.0, 1.0).are_small(&[0.5, label]), "{label}");
+        }
+        for [epsilon, temperature] in [[1e-40, 1.0], [2.0, 1.0], [-0.1, 1.0], [0.0, 1e30]] {
+            assert!(!of(epsilon, temperature).are_small(&[0.5_f32]), "{epsilon} {temperature}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use crate::memory;
 use crate::num::{Float, Sizes};
 use crate::registry::{Plan, Results};
 use crate::simd::{Isa, Level};
-use crate::softmax::{Distribution, DistributionRoom, through_softmax};
+use crate::softmax::{Distribution, DistributionRoom, Passed, through_softmax};
 use crate::sum::sum;
 
 /// Rows of logits whose elements all have the same weight: the sum of E over the row is enough.
@@ -41,9 +41,11 @@ impl<T: Real, const LOG: bool> RowKernel<T, 2, 0> for LogitRows<LOG> {
         let [exps, terms] = room.row.each();
         let t = divergence.temperature;
         let y = if LOG { exps_of::<S, T>(label, terms) } else { label };
-        let (softmax, _) = through_softmax::<S, T>(x, y, t, scale, grad, hess, exps);
+        let Passed { softmax, near, .. } =
+            through_softmax::<S, T>(x, y, t, scale, grad, hess, exps);
         let value = wants_value.then_some(&mut *terms);
-        divergence.row::<S, T>(&softmax, [x, label], value, label_grad, |slope, _| slope * scale);
+        divergence
+            .row::<S, T>((&softmax, near), [x, label], value, label_grad, |slope, _| slope * scale);
         T::from_f64(if wants_value { sum::<S, T>(terms) * t } else { 0.0 })
     }
 
@@ -107,9 +109,16 @@ impl<T: Real, const LOG: bool> RowKernel<T, 3, 0> for WeightedRows<LOG> {
             *w = y.weighted(weight);
         }
         let t = divergence.temperature;
-        let (softmax, _) = through_softmax::<S, T>(x, weighted, t, scale, grad, hess, exps);
+        let Passed { softmax, near, .. } =
+            through_softmax::<S, T>(x, weighted, t, scale, grad, hess, exps);
         let weigh = |slope: f64, c: usize| slope.weighted(weight[c].to_f64()) * scale;
-        divergence.row::<S, T>(&softmax, [x, label], elements.as_deref_mut(), label_grad, weigh);
+        divergence.row::<S, T>(
+            (&softmax, near),
+            [x, label],
+            elements.as_deref_mut(),
+            label_grad,
+            weigh,
+        );
         if let Some(elements) = elements {
             multiply(elements, t);
         }

@@ -149,20 +149,21 @@ impl<T: Real> RowKernel<T, 2, 0> for &MultiLabelSoftMargin {
             let weight = self.class_weight.as_ref().map_or(T::ONE, |w| T::from_f64(w[c]));
             let Some(([x, y], [grad, label_grad])) = writer.checked(c)? else { return Ok(false) };
             let (x, y) = (&x[..count], &y[..count]);
-            let at = |r: usize| SigmoidBce.point::<S, T>([x[r], y[r]]);
-            let by_label = |r: usize| (at(r).grad[1] * factors[r]).weighted(weight);
             if let Some(grad) = grad {
                 let grad = &mut grad[..count];
                 for r in 0..count {
-                    let point = at(r);
+                    let point = SigmoidBce.point::<S, T>([x[r], y[r]]);
                     terms[r] = point.value.weighted(weight);
                     grad[r] = (point.grad[0] * factors[r]).weighted(weight);
                 }
             } else {
-                fill(terms, |r| at(r).value.weighted(weight));
+                fill(terms, |r| SigmoidBce.point::<S, T>([x[r], y[r]]).value.weighted(weight));
             }
             if let Some(grad) = label_grad {
-                fill(&mut grad[..count], by_label);
+                fill(&mut grad[..count], |r| {
+                    let slope = SigmoidBce.point::<S, T>([x[r], y[r]]).grad[1];
+                    (slope * factors[r]).weighted(weight)
+                });
             }
             sums.add::<S, _>(terms)?;
             writer.finish(c);

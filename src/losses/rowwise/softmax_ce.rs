@@ -31,7 +31,7 @@ use crate::registry::{
 };
 use crate::simd::Isa;
 use crate::softmax::{
-    Distribution, DistributionRoom, Head, IGNORED, Scalars, Slopes, Softmax, through_softmax,
+    Distribution, DistributionRoom, Head, IGNORED, Passed, Scalars, Slopes, Softmax, through_softmax,
 };
 use crate::sum::sum;
 
@@ -377,7 +377,7 @@ impl<T: Real> RowKernel<T, 2, 0> for Dense<'_> {
             }
             return T::from_f64(sum::<S, T>(scratch));
         }
-        let (softmax, total) = through_softmax::<S, T>(
+        let Passed { softmax, total, .. } = through_softmax::<S, T>(
             x,
             y,
             1.0,

@@ -269,8 +269,9 @@ impl<E: FrameElement> FramePass<'_, E> {
         // Where all of them are -inf there is no largest one to be relative to.
         let shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
         for x in row {
-            let e = x.map(|x| x.exp_difference::<S>(shift));
+            let mut e = *x;
             for i in 0..GROUP {
+                e[i] = x[i].exp_difference::<S>(shift);
                 let distance = shift - x[i];
                 least[i] = Float::min(if distance > FAR_LOGIT { 1.0 } else { e[i] }, least[i]);
                 // A distance may be out of range where the input is not.
