@@ -68,7 +68,19 @@ impl Domain {
 
     /// Whether all of them do.
     pub fn all_hold<T: Real>(self, level: Level, x: &[T]) -> bool {
-        simd::dispatch(level, Ordinary { domain: self, x }) || x.iter().all(|&x| self.holds(x))
+        simd::dispatch(level, Ordinary { domain: self, x }) || self.each_holds(x)
+    }
+
+    /// The same as a part of a kernel: a call for each tile of elements takes as long as the test of one.
+    #[inline(always)]
+    pub fn all_hold_here<S: Isa, T: Real>(self, x: &[T]) -> bool {
+        Ordinary { domain: self, x }.run::<S>() || self.each_holds(x)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn each_holds<T: Real>(self, x: &[T]) -> bool {
+        x.iter().all(|&x| self.holds(x))
     }
 
     /// Whether elements are looked at one by one.

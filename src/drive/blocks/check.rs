@@ -7,11 +7,12 @@ use crate::drive::factor::Factor;
 use crate::drive::operand::Input;
 use crate::error::Result;
 use crate::math::Real;
+use crate::simd::Isa;
 
 impl<T: Real> Job<'_, '_, T> {
     /// Checks the elements of an input that have a weight, in the input's own type.
     #[inline(always)]
-    pub(super) fn check(
+    pub(super) fn check<S: Isa>(
         &self,
         check: &Check<'_>,
         input: &Input<'_, '_>,
@@ -22,20 +23,20 @@ impl<T: Real> Job<'_, '_, T> {
     ) -> Result<()> {
         if input.is_wider::<T>() {
             let x = input.tile(self.grid, tile, exact)?;
-            return self.check_in(check, tile, x, weights);
+            return self.check_in::<S, _>(check, tile, x, weights);
         }
-        self.check_in(check, tile, x, weights)
+        self.check_in::<S, _>(check, tile, x, weights)
     }
 
     #[inline(always)]
-    fn check_in<X: Real>(
+    fn check_in<S: Isa, X: Real>(
         &self,
         check: &Check<'_>,
         tile: Tile,
         x: &[X],
         weights: Factor<'_>,
     ) -> Result<()> {
-        if check.domain.all_hold(self.level, x) {
+        if check.domain.all_hold_here::<S, X>(x) {
             Ok(())
         } else {
             self.wrong(check, tile, x, weights)

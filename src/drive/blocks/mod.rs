@@ -458,7 +458,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         // Only now: the kernel hides that it waits for memory, and leaves the tile in the cache.
         for (input, (o, check)) in inputs.iter().zip(&self.inputs) {
             if let Some(check) = check {
-                self.check(check, o, tile, input, weights, &mut rest.exact)?;
+                self.check::<S>(check, o, tile, input, weights, &mut rest.exact)?;
             }
         }
         let BlockOutputs { value, mut grads, mut hess } = outputs;
