@@ -194,34 +194,37 @@ impl<A: Loss, B: Loss> Loss for WithOptional<A, B> {
     }
 }
 
-/// Lines up the arrays of a call of `loss`: of the registry's inputs the first `K` that have elements.
+/// Lines up the arrays of a call of `loss`.
 pub fn plan<'a, L: Elementwise<K> + 'static, const K: usize>(
     loss: L,
     call: &Call<'a>,
 ) -> Result<Box<dyn Plan + 'a>> {
-    let axes = call.axes.clone();
-    let mut operands = (0..).zip(call.inputs).filter(|(_, input)| input.shape.has_elements());
-    let positions = [(); K].map(|()| operands.next().map_or(0, |(at, _)| at));
-    let inputs = positions.map(|at| {
-        call.argument(at, |given| match call.inputs[at].shape {
-            ShapeRule::Broadcast => axes.broadcast(given),
-            _ => axes.line_up(given),
-        })
-    });
-    let (weighting, level, single) = (call.weighting()?, call.level(), call.single());
-    Ok(Box::new(ElementwisePlan {
-        loss: Erased(loss),
-        level,
-        single,
-        axes,
-        inputs,
-        positions,
-        weighting,
-    }))
+    let elements = ElementwiseCall::new(call)?;
+    Ok(Box::new(ElementwisePlan { loss: Erased(loss), elements }))
 }
 
 struct ElementwisePlan<'a, L, const K: usize> {
     loss: Erased<L, K>,
+    elements: ElementwiseCall<'a, K>,
+}
+
+impl<L: Elementwise<K> + 'static, const K: usize> Plan for ElementwisePlan<'_, L, K> {
+    fn value_shape(&self) -> Shape {
+        self.elements.axes.value_shape(self.elements.weighting.reduction)
+    }
+    fn cost(&self) -> f64 {
+        L::COST * self.elements.len() as f64
+    }
+    fn run(&self, results: Results<'_>) -> Result<()> {
+        self.elements.run(Kernels { single: &self.loss, double: &self.loss }, results)
+    }
+    fn kinks(&self) -> Result<Vec<f64>> {
+        self.elements.kinks(&|x| self.loss.0.kinks(x))
+    }
+}
+
+/// A checked call, its loss aside.
+struct ElementwiseCall<'a, const K: usize> {
     level: Level,
     single: bool,
     axes: Axes,
@@ -231,30 +234,45 @@ struct ElementwisePlan<'a, L, const K: usize> {
     weighting: Weighting<'a>,
 }
 
-impl<L: Elementwise<K> + 'static, const K: usize> Plan for ElementwisePlan<'_, L, K> {
-    fn value_shape(&self) -> Shape {
-        self.axes.value_shape(self.weighting.reduction)
+impl<'a, const K: usize> ElementwiseCall<'a, K> {
+    /// Lines up the first `K` inputs of the registry that have elements.
+    fn new(call: &Call<'a>) -> Result<Self> {
+        let axes = call.axes.clone();
+        let mut operands = (0..).zip(call.inputs).filter(|(_, input)| input.shape.has_elements());
+        let positions = [(); K].map(|()| operands.next().map_or(0, |(at, _)| at));
+        let inputs = positions.map(|at| {
+            call.argument(at, |given| match call.inputs[at].shape {
+                ShapeRule::Broadcast => axes.broadcast(given),
+                _ => axes.line_up(given),
+            })
+        });
+        let (weighting, level, single) = (call.weighting()?, call.level(), call.single());
+        Ok(ElementwiseCall { level, single, axes, inputs, positions, weighting })
     }
-    fn cost(&self) -> f64 {
-        L::COST * self.inputs[0].view.len() as f64
+
+    /// The number of elements.
+    fn len(&self) -> usize {
+        self.inputs[0].view.len()
     }
-    fn run(&self, results: Results<'_>) -> Result<()> {
-        if self.single && !self.leaves_single(&results) {
-            self.run_in::<f32>(results)
-        } else {
-            self.run_in::<f64>(results)
-        }
-    }
+
+    /// How far each point is from each kink, which `of_point` tells.
     #[expect(clippy::disallowed_methods, reason = "for tests of derivatives")]
-    fn kinks(&self) -> Result<Vec<f64>> {
+    fn kinks(&self, of_point: &dyn Fn([f64; K]) -> Vec<f64>) -> Result<Vec<f64>> {
         let inputs = self.inputs.iter().map(|input| input.view.to_vec::<f64>());
         let inputs = inputs.collect::<Result<Vec<_>>>()?;
-        let points = 0..self.inputs[0].view.len();
-        Ok(points.flat_map(|i| self.loss.0.kinks(std::array::from_fn(|k| inputs[k][i]))).collect())
+        let points = 0..self.len();
+        Ok(points.flat_map(|i| of_point(std::array::from_fn(|k| inputs[k][i]))).collect())
     }
-}
 
-impl<L: Elementwise<K> + 'static, const K: usize> ElementwisePlan<'_, L, K> {
+    /// Computes the results.
+    fn run(&self, kernels: Kernels<'_>, results: Results<'_>) -> Result<()> {
+        if self.single && !self.leaves_single(&results) {
+            self.run_in(kernels.single, results)
+        } else {
+            self.run_in(kernels.double, results)
+        }
+    }
+
     /// Whether weights have no room in `f32`, or derivatives that are summed may have none.
     fn leaves_single(&self, results: &Results<'_>) -> bool {
         let is_extreme = |argument: &Argument<'_>| {
@@ -271,7 +289,7 @@ impl<L: Elementwise<K> + 'static, const K: usize> ElementwisePlan<'_, L, K> {
                 && self.weighting.leaves_single())
     }
 
-    fn run_in<T: Real>(&self, mut results: Results<'_>) -> Result<()> {
+    fn run_in<T: Real>(&self, kernel: &dyn BlockKernel<T>, mut results: Results<'_>) -> Result<()> {
         let shape = self.axes.batch_first();
         // The gradient of an input that was broadcast is summed over the axes that it lacks.
         let mut full = [const { Vec::<T>::new() }; K];
@@ -293,7 +311,7 @@ impl<L: Elementwise<K> + 'static, const K: usize> ElementwisePlan<'_, L, K> {
             };
         }
         blocks::drive::<T>(&blocks::Run {
-            kernel: &self.loss,
+            kernel,
             level: self.level,
             order: self.axes.order(),
             inputs: &self.inputs,

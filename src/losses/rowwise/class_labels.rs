@@ -276,7 +276,8 @@ impl<L: Sparse> Plan for SparsePlan<'_, L> {
         <L::Kernel<'_> as RowKernel<f32, 1, 0>>::COST * self.rows.len() as f64
     }
     fn kinks(&self) -> Result<Vec<f64>> {
-        self.rows.kinks::<_, 1, 0>(&self.loss.kernel(&self.labels.labels))
+        let kernel = self.loss.kernel(&self.labels.labels);
+        self.rows.kinks::<1, 0>(&|row| RowKernel::<f64, 1, 0>::kinks(&kernel, row))
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
         let kernel = self.loss.kernel(&self.labels.labels);

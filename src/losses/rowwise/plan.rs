@@ -102,7 +102,7 @@ where
         }
     }
     fn kinks(&self) -> Result<Vec<f64>> {
-        self.rows.kinks(&self.kernel)
+        self.rows.kinks(&|row| RowKernel::<f64, V, C>::kinks(&self.kernel, row))
     }
 }
 
@@ -140,14 +140,14 @@ impl<'a> RowCall<'a> {
         self.vectors.inputs[0].view.len()
     }
 
-    /// How far each row is from each of its kinks.
+    /// How far each row is from each of its kinks, which `of_row` tells.
     ///
     /// # Errors
     /// If memory is refused.
     #[expect(clippy::disallowed_methods, reason = "for tests of derivatives")]
-    pub fn kinks<L: RowKernel<f64, V, C>, const V: usize, const C: usize>(
+    pub fn kinks<const V: usize, const C: usize>(
         &self,
-        kernel: &L,
+        of_row: &dyn Fn(Row<'_, f64, V, C>) -> Vec<f64>,
     ) -> Result<Vec<f64>> {
         let copies = |inputs: &Positioned<'_>| {
             let copies = inputs.inputs.iter().map(|input| input.view.to_vec::<f64>());
@@ -156,15 +156,12 @@ impl<'a> RowCall<'a> {
         let (vectors, numbers) = (copies(&self.vectors)?, copies(&self.numbers)?);
         let rows = elements(&self.axes.shape);
         let cols = self.len() / rows.max(1);
-        let of_row = |index: usize| {
-            let row = Row {
-                index,
-                vectors: std::array::from_fn(|v| &vectors[v][index * cols..][..cols]),
-                numbers: std::array::from_fn(|c| numbers[c][index]),
-            };
-            kernel.kinks(row)
+        let row = |index: usize| Row {
+            index,
+            vectors: std::array::from_fn(|v| &vectors[v][index * cols..][..cols]),
+            numbers: std::array::from_fn(|c| numbers[c][index]),
         };
-        Ok((0..rows).flat_map(of_row).collect())
+        Ok((0..rows).flat_map(|index| of_row(row(index))).collect())
     }
 
     /// Computes the results.
