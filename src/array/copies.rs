@@ -4,7 +4,7 @@ use super::shape::is_dense;
 use crate::array::{Grid, Tile, Tiles, View, ViewMut, elements, short};
 use crate::error::Result;
 use crate::memory;
-use crate::num::{Element, Float, with_element};
+use crate::num::Float;
 use crate::sum::BLOCK;
 
 impl<'a> View<'a> {
@@ -16,10 +16,7 @@ impl<'a> View<'a> {
 
     /// Adjacent elements from a byte offset on, converted.
     pub(super) fn read_run<T: Float>(&self, offset: isize, to: &mut [T]) {
-        with_element!(self.dtype(), E => {
-            let memory = self.memory::<E>().expect("its own type");
-            E::to_run(memory.run(offset, to.len()), to);
-        });
+        self.with_reader(|reader| reader(offset, self.dtype().size() as isize, to));
     }
 
     /// All elements in C order, copied.
@@ -55,10 +52,7 @@ impl<'v> Tiles<'v, '_> {
 
     /// The reverse of [`View::read_run`].
     pub(super) fn write_run<T: Float>(self, offset: isize, from: &[T]) {
-        with_element!(self.dtype(), E => {
-            let memory = self.memory::<E>().expect("its own type");
-            E::of_run(from, memory.run(offset, from.len()));
-        });
+        self.with_writer(|writer| writer(offset, self.dtype().size() as isize, from));
     }
 
     /// Writes element i of a view of `n` elements in one dimension, or of one element in none.

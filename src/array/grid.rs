@@ -6,7 +6,7 @@
 use super::transfer::{self, Places, Rectangle, Side};
 use super::view::{Memory, MemoryMut};
 use crate::array::{Shape, Strides, Tiles, View, elements, short};
-use crate::num::{Float, with_element};
+use crate::num::Float;
 use smallvec::SmallVec;
 use std::mem;
 
@@ -283,10 +283,10 @@ impl Grid {
         places: Places,
         buffer: &mut [T],
     ) {
-        with_element!(view.dtype(), E => {
-            let memory = view.memory::<E>().expect("its own type");
-            let same = view.memory::<T>();
-            self.rectangles(k, tile, places, |rectangle| transfer::read(memory, same, rectangle, buffer));
+        view.with_reader(|reader| {
+            self.rectangles(k, tile, places, |rectangle| {
+                transfer::read(view, reader, rectangle, buffer);
+            });
         });
     }
 
@@ -299,10 +299,10 @@ impl Grid {
         places: Places,
         buffer: &[T],
     ) {
-        with_element!(out.dtype(), E => {
-            let memory = out.memory::<E>().expect("its own type");
-            let same = out.memory::<T>();
-            self.rectangles(k, tile, places, |rectangle| transfer::write(memory, same, rectangle, buffer));
+        out.with_writer(|writer| {
+            self.rectangles(k, tile, places, |rectangle| {
+                transfer::write(out, writer, rectangle, buffer);
+            });
         });
     }
 

@@ -4,8 +4,39 @@
 //! where the buffer runs along with them they are converted as a whole, and where it runs across, four lines at a time
 //! are transposed in registers.
 
-use super::view::{Memory, MemoryMut};
-use crate::num::{Element, Float};
+use crate::array::{Tiles, View};
+use crate::num::{Float, with_element};
+
+/// See [`View::with_reader`].
+pub(super) type Reader<'m, T> = &'m dyn Fn(isize, isize, &mut [T]);
+
+/// See [`Tiles::with_writer`].
+pub(super) type Writer<'m, T> = &'m dyn Fn(isize, isize, &[T]);
+
+impl View<'_> {
+    /// Calls `f` with what converts elements of memory, as many as a slice has: `(byte offset, byte step, slice)`. All that
+    /// depends on their type is in there.
+    #[inline(always)]
+    pub(super) fn with_reader<T: Float>(&self, f: impl FnOnce(Reader<'_, T>)) {
+        let reader: Reader<'_, T> = with_element!(self.dtype(), E => {
+            let memory = self.memory::<E>().expect("its own type");
+            &move |offset, step, to| memory.read(offset, step, to)
+        });
+        f(reader);
+    }
+}
+
+impl Tiles<'_, '_> {
+    /// The reverse of [`View::with_reader`].
+    #[inline(always)]
+    pub(super) fn with_writer<T: Float>(self, f: impl FnOnce(Writer<'_, T>)) {
+        let writer: Writer<'_, T> = with_element!(self.dtype(), E => {
+            let memory = self.memory::<E>().expect("its own type");
+            &move |offset, step, from| memory.write(offset, step, from)
+        });
+        f(writer);
+    }
+}
 
 /// Lines that are transposed together.
 const LINES: usize = 4;
@@ -122,12 +153,13 @@ impl Lines {
         (offset + line as isize * down.memory, place + line * down.buffer)
     }
 
-    /// Calls `f(offset, place, length)` for each piece of a line, the same piece of all lines before the next.
+    /// Calls `f(offset, place, length)` for each piece of a line, up to [`PART`] elements, the same piece of all lines before
+    /// the next.
     #[inline(always)]
     fn pieces(&self, mut f: impl FnMut(isize, usize, usize)) {
         let Side { len, memory, buffer } = self.along;
-        let few = if self.down.len == 1 { len } else { FEW };
-        for first in (0..len).step_by(few.max(1)) {
+        let few = if self.down.len == 1 { PART } else { FEW };
+        for first in (0..len).step_by(few) {
             for line in 0..self.down.len {
                 let (offset, place) = self.start(line);
                 f(offset + first as isize * memory, place + first * buffer, few.min(len - first));
@@ -150,29 +182,30 @@ impl Lines {
     }
 }
 
-/// Copies a rectangle into a buffer. `same` is the memory, too, if it is of the buffer's type.
+/// Copies a rectangle into a buffer.
 #[inline(always)]
-pub(super) fn read<E: Element, T: Float>(
-    memory: Memory<'_, E>,
-    same: Option<Memory<'_, T>>,
+pub(super) fn read<T: Float>(
+    view: &View<'_>,
+    reader: Reader<'_, T>,
     rectangle: Rectangle,
     buffer: &mut [T],
 ) {
-    let (lines, way) = rectangle.lines(size_of::<E>());
+    let (lines, way) = rectangle.lines(view.dtype().size());
     let Lines { down, along, .. } = lines;
     match way {
         Way::Runs => (0..down.len).for_each(|line| {
             let (offset, place) = lines.start(line);
-            E::to_run(memory.run(offset, along.len), &mut buffer[place..][..along.len]);
+            reader(offset, along.memory, &mut buffer[place..][..along.len]);
         }),
         Way::Across => {
+            let same = view.memory::<T>();
             let mut rooms = [[T::ZERO; PART]; LINES];
             lines.together(|offsets, place, len| {
                 let mut parts = [&[][..]; LINES];
                 for ((part, room), &offset) in parts.iter_mut().zip(&mut rooms).zip(&offsets) {
                     *part = same.map_or_else(
                         || {
-                            E::to_run(memory.run(offset, len), &mut room[..len]);
+                            reader(offset, along.memory, &mut room[..len]);
                             &room[..len]
                         },
                         |same| same.run(offset, len),
@@ -186,23 +219,26 @@ pub(super) fn read<E: Element, T: Float>(
                 }
             });
         }
-        Way::Single => lines.pieces(|offset, place, len| {
-            let places = buffer[place..].iter_mut().step_by(along.buffer);
-            let elements = memory.line(offset, along.memory, len);
-            places.zip(elements).for_each(|(place, x)| *place = x.to());
-        }),
+        Way::Single => {
+            let mut room = [T::ZERO; PART];
+            lines.pieces(|offset, place, len| {
+                reader(offset, along.memory, &mut room[..len]);
+                let places = buffer[place..].iter_mut().step_by(along.buffer);
+                places.zip(&room[..len]).for_each(|(place, x)| *place = *x);
+            });
+        }
     }
 }
 
 /// The reverse of [`read`].
 #[inline(always)]
-pub(super) fn write<E: Element, T: Float>(
-    memory: MemoryMut<'_, E>,
-    same: Option<MemoryMut<'_, T>>,
+pub(super) fn write<T: Float>(
+    out: Tiles<'_, '_>,
+    writer: Writer<'_, T>,
     rectangle: Rectangle,
     buffer: &[T],
 ) {
-    let (lines, way) = rectangle.lines(size_of::<E>());
+    let (lines, way) = rectangle.lines(out.dtype().size());
     let Lines { down, along, .. } = lines;
     let transpose = |parts: &mut [&mut [T]; LINES], place: usize, len: usize| {
         for i in blocks(len) {
@@ -215,9 +251,10 @@ pub(super) fn write<E: Element, T: Float>(
     match way {
         Way::Runs => (0..down.len).for_each(|line| {
             let (offset, place) = lines.start(line);
-            E::of_run(&buffer[place..][..along.len], memory.run(offset, along.len));
+            writer(offset, along.memory, &buffer[place..][..along.len]);
         }),
         Way::Across => {
+            let same = out.memory::<T>();
             let mut rooms = [[T::ZERO; PART]; LINES];
             lines.together(|offsets, place, len| {
                 if let Some(same) = same {
@@ -225,14 +262,18 @@ pub(super) fn write<E: Element, T: Float>(
                 }
                 transpose(&mut rooms.each_mut().map(|room| &mut room[..len]), place, len);
                 for (room, &offset) in rooms.iter().zip(&offsets) {
-                    E::of_run(&room[..len], memory.run(offset, len));
+                    writer(offset, along.memory, &room[..len]);
                 }
             });
         }
-        Way::Single => lines.pieces(|offset, place, len| {
-            let places = buffer[place..].iter().step_by(along.buffer).take(len);
-            memory.write(offset, along.memory, places.map(|x| E::of(*x)));
-        }),
+        Way::Single => {
+            let mut room = [T::ZERO; PART];
+            lines.pieces(|offset, place, len| {
+                let places = buffer[place..].iter().step_by(along.buffer);
+                room[..len].iter_mut().zip(places).for_each(|(x, place)| *x = *place);
+                writer(offset, along.memory, &room[..len]);
+            });
+        }
     }
 }
 

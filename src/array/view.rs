@@ -5,7 +5,7 @@ use super::shape::{
     Shape, Strides, byte_strides, c_strides, elements, overlaps_itself, reach, short,
 };
 use crate::error::Number;
-use crate::num::{DType, Element, with_element};
+use crate::num::{DType, Element, Float, with_element};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -278,12 +278,16 @@ impl<'a, E: Element> Memory<'a, E> {
         unsafe { std::slice::from_raw_parts(first, len) }
     }
 
-    /// Elements in equal steps.
-    #[inline(always)]
-    pub fn line(self, offset: isize, step: isize, len: usize) -> impl Iterator<Item = E> + 'a {
-        let first = if len == 0 { self.ptr } else { self.place(offset, step, len) };
-        // SAFETY: as above, element by element.
-        (0..len).map(move |i| unsafe { *first.wrapping_byte_offset(i as isize * step) })
+    /// Elements in equal steps, converted.
+    pub fn read<T: Float>(self, offset: isize, step: isize, to: &mut [T]) {
+        if step == Self::UNIT {
+            return E::to_run(self.run(offset, to.len()), to);
+        }
+        let first = if to.is_empty() { return } else { self.place(offset, step, to.len()) };
+        for (i, x) in to.iter_mut().enumerate() {
+            // SAFETY: as above, element by element.
+            *x = unsafe { *first.wrapping_byte_offset(i as isize * step) }.to();
+        }
     }
 }
 
@@ -419,14 +423,16 @@ impl<'v, E: Element> MemoryMut<'v, E> {
         unsafe { std::slice::from_raw_parts_mut(first, len) }
     }
 
-    /// Writes elements in equal steps.
-    #[inline(always)]
-    pub fn write(self, offset: isize, step: isize, elements: impl ExactSizeIterator<Item = E>) {
-        let len = elements.len();
+    /// Writes elements in equal steps, converted.
+    pub fn write<T: Float>(self, offset: isize, step: isize, from: &[T]) {
+        if step == Memory::<E>::UNIT {
+            return E::of_run(from, self.run(offset, from.len()));
+        }
+        let len = from.len();
         let first = if len == 0 { return } else { self.0.place(offset, step, len) }.cast_mut();
-        for (i, x) in elements.take(len).enumerate() {
+        for (i, x) in from.iter().enumerate() {
             // SAFETY: as above, element by element.
-            unsafe { *first.wrapping_byte_offset(i as isize * step) = x };
+            unsafe { *first.wrapping_byte_offset(i as isize * step) = E::of(*x) };
         }
     }
 }
@@ -488,13 +494,15 @@ mod tests {
         let middle = View::strided(&data, 1, &[2, 2], &[2, 1]).unwrap();
         let memory = middle.memory::<i32>().unwrap();
         assert_eq!(memory.run(4, 3), [3, 4, 5]);
-        assert!(memory.line(12, -4, 4).eq([5, 4, 3, 2]));
+        let mut backwards = [0.0_f64; 4];
+        memory.read(12, -4, &mut backwards);
+        assert_eq!(backwards, [5.0, 4.0, 3.0, 2.0]);
         assert!(memory.run(1 << 40, 0).is_empty());
         assert!(middle.memory::<u32>().is_none());
         let outside: [(isize, isize, usize); 6] =
             [(-4, 4, 2), (0, 4, 5), (12, -4, 5), (16, 4, 1), (2, 4, 1), (0, 2, 2)];
         for (offset, step, len) in outside {
-            let read = || memory.line(offset, step, len).count();
+            let read = || memory.read(offset, step, &mut vec![0.0_f32; len]);
             assert!(std::panic::catch_unwind(read).is_err(), "{offset}, {step}, {len}");
         }
         let empty = View::from_slice::<i32>(&[], &[3, 0]);
