@@ -1,10 +1,10 @@
 //! The most probable path against all paths, and against a plain search.
 
 use crate::case::*;
-use rustloss::array::{View, ViewMut};
+use rustloss::array::View;
 use rustloss::error::Error;
 use rustloss::losses::sequence::{
-    AlignmentRows, CtcBatch, CtcOutputs, FrameArray, FrameArrayMut, InputKind, NO_STATE, ctc,
+    CtcBatch, CtcOutputs, FrameArray, InputKind, NO_STATE, PathFrame, ctc,
 };
 
 /// For each frame of a batch its state, the logarithm and the posterior.
@@ -12,26 +12,20 @@ type Path = (Vec<u32>, Vec<f64>, Vec<f64>);
 
 fn align(case: &Case, memory_limit: usize) -> Result<Path, Error> {
     let [samples, frames, _] = case.counts;
-    let shape = [samples, frames, 1];
-    let count = samples * frames;
-    let (mut states, mut log_probs, mut posteriors) =
-        (vec![7; count], vec![7.0; count], vec![7.0; count]);
-    let alignment = AlignmentRows {
-        states: FrameArrayMut::new(ViewMut::from_slice(&mut states, &shape)).unwrap(),
-        log_probs: FrameArrayMut::new(ViewMut::from_slice(&mut log_probs, &shape)).unwrap(),
-        posteriors: FrameArrayMut::new(ViewMut::from_slice(&mut posteriors, &shape)).unwrap(),
-    };
+    let path: Vec<_> = (0..samples * frames).map(|_| PathFrame::new()).collect();
     let labels = case.labels();
     let batch = CtcBatch {
-        frames: FrameArray::<f64>::new(&View::from_slice(&case.frames, &case.counts)).unwrap(),
+        frames: FrameArray::<f64>::new(View::from_slice(&case.frames, &case.counts)).unwrap(),
         input: case.input,
         blank: case.blank,
         lengths: &case.lengths,
         labels: &labels,
     };
-    let outputs = CtcOutputs { alignment: Some(&alignment), ..CtcOutputs::default() };
+    let outputs = CtcOutputs { alignment: Some(&path), ..CtcOutputs::default() };
     ctc(&batch, &outputs, &options(memory_limit))?;
-    Ok((states, log_probs, posteriors))
+    let numbers = |of: fn(&PathFrame) -> f64| path.iter().map(of).collect();
+    let states = path.iter().map(PathFrame::state).collect();
+    Ok((states, numbers(PathFrame::log_prob), numbers(PathFrame::posterior)))
 }
 
 /// Every path of states from `state` on, frame by frame.

@@ -3,9 +3,11 @@
 use rustloss::array::{View, ViewMut};
 use rustloss::error::{Error, Kind, Number};
 use rustloss::losses::sequence::{
-    CtcBatch, CtcOptions, CtcOutputs, FrameArray, FrameArrayMut, FrameElement, GradientRows,
-    InputKind, LabelSequences, PosteriorRows, ctc,
+    CtcBatch, CtcOptions, CtcOutputs, FrameArray, FrameArrayMut, GradientRows, InputKind,
+    LabelSequences, PosteriorRows, ctc,
 };
+use rustloss::math::Real;
+use rustloss::num::{DType, Element};
 use rustloss::simd;
 
 /// The documented bounds, for `f64`.
@@ -101,7 +103,15 @@ impl Case {
         LabelSequences::new(self.labels.concat(), offsets).unwrap()
     }
 
-    pub fn run_as<E: FrameElement>(
+    /// The answer for frames of type `E`.
+    pub fn run_as<E: Element>(&self, scale: &[f64], memory_limit: usize) -> Result<Answer, Error> {
+        match E::DTYPE {
+            DType::F64 => self.run_in::<E, f64>(scale, memory_limit),
+            _ => self.run_in::<E, f32>(scale, memory_limit),
+        }
+    }
+
+    fn run_in<E: Element, R: Real>(
         &self,
         scale: &[f64],
         memory_limit: usize,
@@ -111,7 +121,7 @@ impl Case {
         let wide = [samples, frames, self.states()];
         let labels = self.labels();
         let batch = CtcBatch {
-            frames: FrameArray::<E>::new(&View::from_slice(&data, &self.counts)).unwrap(),
+            frames: FrameArray::<R>::new(View::from_slice(&data, &self.counts)).unwrap(),
             input: self.input,
             blank: self.blank,
             lengths: &self.lengths,

@@ -1,12 +1,14 @@
 //! The edges of the domain, and what lies beyond.
 
 use crate::case::*;
+use half::{bf16, f16};
 use rustloss::array::{Shape, Strides, View, ViewMut};
 use rustloss::error::{Error, Kind};
 use rustloss::losses::sequence::{
     CtcBatch, CtcOutputs, FrameArray, FrameArrayMut, GradientRows, InputKind, LabelSequences, ctc,
 };
-use rustloss::num::DType;
+use rustloss::math::Real;
+use rustloss::num::{DType, Element};
 
 #[test]
 fn infeasible_samples_are_infinite_with_gradient_0() {
@@ -174,7 +176,7 @@ fn any_strides_give_the_same() {
     // SAFETY: the strides lead to elements of `data` only.
     let view = unsafe { View::from_raw_parts(first, DType::F64, shape.clone(), bytes.clone()) };
     let batch = CtcBatch {
-        frames: FrameArray::<f64>::new(&view).unwrap(),
+        frames: FrameArray::<f64>::new(view).unwrap(),
         input: case.input,
         blank: case.blank,
         lengths: &case.lengths,
@@ -200,17 +202,72 @@ fn any_strides_give_the_same() {
     assert_eq!(grad.iter().filter(|&&x| x == 9.0).count(), 2 * samples * frames);
 }
 
+/// Inputs and gradient whose elements lie apart, against those that lie side by side.
+fn apart<E: Element, R: Real>(case: &Case) {
+    let [samples, frames, classes] = case.counts;
+    let strides = [frames as isize, 1, (samples * frames) as isize];
+    let expected = case.run_as::<E>(&[1.0; 3], LIMIT).unwrap();
+    let place = |n: usize, t: usize, k: usize| n * frames + t + k * samples * frames;
+    let indices = || {
+        let frame = move |n| (0..frames).map(move |t| (n, t));
+        (0..samples).flat_map(frame).flat_map(|(n, t)| (0..classes).map(move |k| (n, t, k)))
+    };
+    let mut data = vec![E::of(0.0); case.frames.len()];
+    for ((n, t, k), &x) in indices().zip(&case.frames) {
+        data[place(n, t, k)] = E::of(x);
+    }
+    let mut grad = vec![E::of(77.0); data.len()];
+    let labels = case.labels();
+    let batch = CtcBatch {
+        frames: FrameArray::<R>::new(View::strided(&data, 0, &case.counts, &strides).unwrap())
+            .unwrap(),
+        input: case.input,
+        blank: case.blank,
+        lengths: &case.lengths,
+        labels: &labels,
+    };
+    let view = ViewMut::strided(&mut grad, 0, &case.counts, &strides).unwrap();
+    let rows = FrameArrayMut::new(view).unwrap();
+    let grad_rows = Some(GradientRows { rows: &rows, scale: &[1.0; 3] });
+    let outputs = CtcOutputs { grad: grad_rows, ..CtcOutputs::default() };
+    assert_eq!(ctc(&batch, &outputs, &options(LIMIT)).unwrap(), expected.loss);
+    for ((n, t, k), &x) in indices().zip(&expected.grad) {
+        assert_eq!(grad[place(n, t, k)].to::<f64>(), x);
+    }
+}
+
+#[test]
+fn elements_that_lie_apart_give_the_same_in_every_type() {
+    let mut random = Random(22);
+    // More classes and labels than are converted at once, and fewer.
+    for (classes, len) in [(150, 80), (5, 9)] {
+        let mut case = Case::random(&mut random, [3, 90, classes], len, 2.0);
+        case.lengths[1] = 50;
+        for input in [InputKind::Logits, InputKind::LogProbs, InputKind::LogProbsTorch] {
+            case.input = input;
+            apart::<f16, f32>(&case);
+            apart::<bf16, f32>(&case);
+            apart::<f32, f32>(&case);
+            apart::<f64, f64>(&case);
+        }
+    }
+}
+
 #[test]
 fn arrays_of_another_type_or_rank_are_refused() {
     let mut data = [0.0_f64; 12];
-    let rows = |shape: &[usize]| FrameArray::<f64>::new(&View::from_slice(&data, shape)).is_some();
+    let rows = |shape: &[usize]| FrameArray::<f64>::new(View::from_slice(&data, shape)).is_some();
     assert!(rows(&[2, 2, 3]));
     assert!(!rows(&[4, 3]));
     assert!(!rows(&[2, 1, 2, 3]));
-    assert!(FrameArray::<f32>::new(&View::from_slice(&data, &[2, 2, 3])).is_none());
+    assert!(FrameArray::<f32>::new(View::from_slice(&data, &[2, 2, 3])).is_none());
     assert!(FrameArrayMut::<f64>::new(ViewMut::from_slice(&mut data, &[2, 2, 3])).is_some());
     assert!(FrameArrayMut::<f64>::new(ViewMut::from_slice(&mut data, &[12])).is_none());
     assert!(FrameArrayMut::<f32>::new(ViewMut::from_slice(&mut data, &[2, 2, 3])).is_none());
+    let halves = [f16::ZERO; 12];
+    assert!(FrameArray::<f32>::new(View::from_slice(&halves, &[2, 2, 3])).is_some());
+    assert!(FrameArray::<f64>::new(View::from_slice(&halves, &[2, 2, 3])).is_none());
+    assert!(FrameArray::<f32>::new(View::from_slice(&[1_i32; 12], &[2, 2, 3])).is_none());
 }
 
 #[test]

@@ -4,8 +4,9 @@ use crate::case::*;
 use half::{bf16, f16};
 use rustloss::array::{View, ViewMut};
 use rustloss::losses::sequence::{
-    CtcBatch, CtcOutputs, FrameArray, FrameArrayMut, FrameElement, InputKind, PosteriorRows, ctc,
+    CtcBatch, CtcOutputs, FrameArray, FrameArrayMut, InputKind, PosteriorRows, ctc,
 };
+use rustloss::num::Element;
 use std::collections::HashMap;
 
 #[test]
@@ -255,7 +256,7 @@ fn posteriors_of_labels_alone_are_those_among_the_blanks() {
     let rows = FrameArrayMut::new(ViewMut::from_slice(&mut alone, &[3, 20, 6])).unwrap();
     let labels = case.labels();
     let batch = CtcBatch {
-        frames: FrameArray::<f64>::new(&View::from_slice(&case.frames, &[3, 20, 9])).unwrap(),
+        frames: FrameArray::<f64>::new(View::from_slice(&case.frames, &[3, 20, 9])).unwrap(),
         input: case.input,
         blank: case.blank,
         lengths: &case.lengths,
@@ -275,7 +276,7 @@ fn posteriors_of_labels_alone_are_those_among_the_blanks() {
 }
 
 /// The rows of inputs rounded to `E`, and what they give in it and in `f64`.
-fn precision<E: FrameElement>(case: &Case, loss: f64, gradient: f64) {
+fn precision<E: Element>(case: &Case, loss: f64, gradient: f64) {
     let mut exact = case.clone();
     exact.frames.iter_mut().for_each(|x| *x = E::of(*x).to());
     let scale = vec![1.0; case.counts[0]];

@@ -14,11 +14,11 @@ pub use ctc::release_memory;
 pub(crate) use ctc::typed;
 #[cfg(test)]
 pub use ctc::{
-    AlignmentRows, CtcBatch, CtcOptions, CtcOutputs, GradientRows, LabelSequences, NO_STATE,
+    CtcBatch, CtcOptions, CtcOutputs, GradientRows, LabelSequences, NO_STATE, PathFrame,
     PosteriorRows, ctc,
 };
 #[cfg(test)]
-pub use frames::array::{FrameArray, FrameArrayMut, FrameElement};
+pub use frames::array::{FrameArray, FrameArrayMut};
 #[cfg(test)]
 pub use frames::pass::InputKind;
 

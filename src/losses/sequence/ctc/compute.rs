@@ -1,20 +1,20 @@
 //! The loss of a batch: checks, schedule, and the steps of one sample.
 
 use super::far_logits::{FarLogits, solve};
-use super::frames::array::{FrameArrayMut, FrameElement, FrameRowMut};
+use super::frames::array::{FrameArrayMut, FrameRowMut};
 use super::frames::buffer::resized;
 use super::frames::emissions::{Frame, FrameEmissions};
 use super::frames::occupancies::OccupancySink;
 use super::frames::pass::{FramePass, FrameStatus, InputKind};
 use super::frames::{GROUP, task_ns};
 use super::gradient_sink::GradientSink;
-use super::request::{AlignmentRows, CtcBatch, CtcOptions, CtcOutputs, GradientRows, NO_STATE};
+use super::request::{CtcBatch, CtcOptions, CtcOutputs, GradientRows, NO_STATE, PathFrame};
 use super::scratch::{CtcScratch, SCRATCH, fixed_bytes, least_bytes};
 use super::step_buffers::CtcLattice;
 use super::target::CtcTarget;
 use super::viterbi::{self, FloatScores, best_path};
 use crate::error::{Error, Kind, Result};
-use crate::num;
+use crate::math::Real;
 use crate::simd::dispatch;
 use crate::{memory, threads};
 use std::ops::Range;
@@ -44,9 +44,9 @@ const SCHEDULED_CLASS_NS: f64 = 0.5;
 /// # Errors
 /// Wrong labels, lengths, blank or shapes, before anything is written; a sample that does not fit
 /// into [`CtcOptions::memory_limit`], memory that the system refuses, or a caller that was told to stop.
-pub fn ctc<E: FrameElement>(
-    batch: &CtcBatch<'_, E>,
-    outputs: &CtcOutputs<'_, E>,
+pub fn ctc<R: Real>(
+    batch: &CtcBatch<'_, R>,
+    outputs: &CtcOutputs<'_, R>,
     options: &CtcOptions,
 ) -> Result<Vec<f64>> {
     let job = CtcJob { batch, outputs, options };
@@ -78,17 +78,17 @@ enum Filling {
     NoGradient,
 }
 
-struct CtcJob<'a, E> {
-    batch: &'a CtcBatch<'a, E>,
-    outputs: &'a CtcOutputs<'a, E>,
+struct CtcJob<'a, R> {
+    batch: &'a CtcBatch<'a, R>,
+    outputs: &'a CtcOutputs<'a, R>,
     options: &'a CtcOptions,
 }
 
-impl<E: FrameElement> CtcJob<'_, E> {
+impl<R: Real> CtcJob<'_, R> {
     fn check(&self) -> Result<()> {
         let CtcBatch { frames, blank, lengths, labels, .. } = self.batch;
         let [samples, count] = frames.counts();
-        let fits = |rows: &FrameArrayMut<'_, E>, width: usize| {
+        let fits = |rows: &FrameArrayMut<'_, R>, width: usize| {
             rows.counts() == frames.counts() && rows.width() >= width
         };
         let valid = labels.samples() == samples
@@ -102,12 +102,7 @@ impl<E: FrameElement> CtcJob<'_, E> {
                 .outputs
                 .posteriors
                 .is_none_or(|all| fits(all.rows, labels.longest().map_or(0, |len| all.width(len))))
-            && self.outputs.alignment.is_none_or(|path| {
-                let counts =
-                    [path.states.counts(), path.log_probs.counts(), path.posteriors.counts()];
-                let widths = [path.states.width(), path.log_probs.width(), path.posteriors.width()];
-                counts == [frames.counts(); 3] && widths == [1; 3]
-            });
+            && self.outputs.alignment.is_none_or(|path| path.len() == samples * count);
         if !valid {
             let detail = "lengths, labels or outputs do not fit the frames";
             return Err(Error::new(Kind::Shape, "frames", detail));
@@ -232,7 +227,7 @@ impl<E: FrameElement> CtcJob<'_, E> {
             return impossible();
         }
         let gradient_sink =
-            GradientSink { n, inputs: *rows, grad, outputs: self.outputs, lattice: &lattice };
+            GradientSink { n, inputs: rows, grad, outputs: self.outputs, lattice: &lattice };
         let CtcOutputs { posteriors, alignment, .. } = self.outputs;
         let wanted = grad.is_some() || posteriors.is_some() || alignment.is_some();
         let sink = wanted.then_some(&gradient_sink as &dyn OccupancySink);
@@ -250,43 +245,44 @@ impl<E: FrameElement> CtcJob<'_, E> {
     }
 
     /// Row t of sample n of an output, from the thread that works on the sample.
-    fn row<'r, T: num::Element>(
-        rows: &'r FrameArrayMut<'_, T>,
-        n: usize,
-        t: usize,
-    ) -> FrameRowMut<'r, T> {
+    fn row<'r>(rows: &'r FrameArrayMut<'_, R>, n: usize, t: usize) -> FrameRowMut<'r, R> {
         // SAFETY: one thread has the sample, except while the directions of its lattice or the tasks of its first pass
         // run, when that thread waits for them; and it writes through one row at a time.
         unsafe { rows.row(n, t) }
     }
 
+    /// The frames of sample n.
+    fn path<'p>(&self, path: &'p [PathFrame], n: usize) -> &'p [PathFrame] {
+        let count = self.batch.frames.counts()[1];
+        &path[n * count..][..count]
+    }
+
     /// Sets the outputs of some frames.
     fn fill(&self, n: usize, frames: Range<usize>, filling: Filling) -> Result<()> {
-        let value = if filling == Filling::Nan { f64::NAN } else { 0.0 };
+        let value = if filling == Filling::Nan { R::NAN } else { R::ZERO };
         let unchecked = (UNCHECKED / self.batch.frames.width().max(1)).max(1);
         for t in frames {
             if t % unchecked == 0 {
                 threads::check()?;
             }
             if let Some(GradientRows { rows, scale }) = self.outputs.grad {
-                let value = if scale[n] == 0.0 { 0.0 } else { value };
-                Self::row(rows, n, t).fill(0..rows.width(), E::of(value));
+                let value = if scale[n] == 0.0 { R::ZERO } else { value };
+                Self::row(rows, n, t).fill(0..rows.width(), value);
             }
             if filling == Filling::NoGradient {
                 continue;
             }
             if let Some(posteriors) = self.outputs.posteriors {
-                let mut row = Self::row(posteriors.rows, n, t);
+                let row = || Self::row(posteriors.rows, n, t);
                 let own = posteriors.width(self.batch.labels.sample(n).len());
-                row.fill(0..own, E::of(value));
-                row.fill(own..posteriors.rows.width(), E::of(0.0));
+                row().fill(0..own, value);
+                row().fill(own..posteriors.rows.width(), R::ZERO);
             }
             if let Some(path) = self.outputs.alignment {
+                let (frame, value) = (&self.path(path, n)[t], value.to_f64());
                 let impossible = filling == Filling::Impossible;
-                let log_prob = if impossible { f64::NEG_INFINITY } else { value };
-                Self::row(&path.states, n, t).set(0, NO_STATE);
-                Self::row(&path.log_probs, n, t).set(0, log_prob);
-                Self::row(&path.posteriors, n, t).set(0, value);
+                frame.set_state(NO_STATE, if impossible { f64::NEG_INFINITY } else { value });
+                frame.set_posterior(value);
             }
         }
         Ok(())
@@ -298,7 +294,7 @@ impl<E: FrameElement> CtcJob<'_, E> {
         n: usize,
         lattice: &CtcLattice<'_>,
         far: &FarLogits,
-        alignment: &AlignmentRows<'_>,
+        path: &[PathFrame],
     ) -> Result<bool> {
         let CtcBatch { frames: rows, labels, blank, input, .. } = self.batch;
         let frames = lattice.frames;
@@ -312,13 +308,13 @@ impl<E: FrameElement> CtcJob<'_, E> {
             return Ok(false);
         }
         let labels = labels.sample(n);
+        let path = self.path(path, n);
         for (t, (&state, frame)) in states.iter().zip(frames).enumerate() {
             let class = if state % 2 == 1 { labels[state as usize / 2] } else { *blank };
-            let x: f64 = rows.row(n, t).at(class as usize).to();
+            let x = rows.row(n, t).at(class as usize).to_f64();
             let log_prob =
                 if *input == InputKind::Logits { (x - frame.shift) - frame.base } else { x };
-            Self::row(&alignment.states, n, t).set(0, state);
-            Self::row(&alignment.log_probs, n, t).set(0, log_prob);
+            path[t].set_state(state, log_prob);
         }
         Ok(true)
     }

@@ -1,7 +1,7 @@
 //! The results of occupancies: the gradient, the posteriors, and the probabilities of the alignment.
 
 use super::frames::GROUP;
-use super::frames::array::{FrameArray, FrameArrayMut, FrameElement, FrameRowMut};
+use super::frames::array::{FrameArray, FrameArrayMut, FrameRowMut};
 use super::frames::buffer::resized;
 use super::frames::emissions::EmissionForm;
 use super::frames::lanes::as_groups;
@@ -10,23 +10,19 @@ use super::request::{CtcOutputs, GradientRows, PosteriorRows};
 use super::step_buffers::CtcLattice;
 use crate::error::Result;
 use crate::math::Real;
-use crate::num::{self, Float};
 use crate::simd::{Isa, Kernel, dispatch};
 use std::ops::Range;
 
-/// Slopes that are converted to a half type at once.
-const TOGETHER: usize = 64;
-
 /// Writes the results of sample `n` that need occupancies.
-pub struct GradientSink<'a, E> {
+pub struct GradientSink<'a, R> {
     pub n: usize,
-    pub inputs: FrameArray<'a, E>,
-    pub grad: Option<GradientRows<'a, E>>,
-    pub outputs: &'a CtcOutputs<'a, E>,
+    pub inputs: &'a FrameArray<'a, R>,
+    pub grad: Option<GradientRows<'a, R>>,
+    pub outputs: &'a CtcOutputs<'a, R>,
     pub lattice: &'a CtcLattice<'a>,
 }
 
-impl<E: FrameElement> OccupancySink for GradientSink<'_, E> {
+impl<R: Real> OccupancySink for GradientSink<'_, R> {
     fn take(
         &self,
         frames: Range<usize>,
@@ -53,11 +49,12 @@ impl<E: FrameElement> OccupancySink for GradientSink<'_, E> {
             );
         }
         if let Some(path) = self.outputs.alignment {
-            for (i, t) in frames.clone().enumerate() {
-                let state = self.row(&path.states, t).at(0);
+            let path = &path[self.n * self.inputs.counts()[1]..];
+            for (i, frame) in path[frames.clone()].iter().enumerate() {
+                let state = frame.state();
                 let first = if state % 2 == 1 { target.width() } else { 0 };
                 let occupancy = rows.row(i)[first + state as usize / 2];
-                self.row(&path.posteriors, t).set(0, occupancy / totals[i].iter().sum::<f64>());
+                frame.set_posterior(occupancy / totals[i].iter().sum::<f64>());
             }
         }
         if let Some(posteriors) = self.outputs.posteriors {
@@ -69,40 +66,36 @@ impl<E: FrameElement> OccupancySink for GradientSink<'_, E> {
     }
 }
 
-impl<E: FrameElement> GradientSink<'_, E> {
+impl<R: Real> GradientSink<'_, R> {
     /// The row of an output at frame t.
     #[inline(always)]
-    fn row<'r, T: num::Element>(
-        &self,
-        rows: &'r FrameArrayMut<'_, T>,
-        t: usize,
-    ) -> FrameRowMut<'r, T> {
+    fn row<'r>(&self, rows: &'r FrameArrayMut<'_, R>, t: usize) -> FrameRowMut<'r, R> {
         // SAFETY: `take` is called once for each frame, and the frames of an output are written through one row at a
-        // time. The states of the alignment are written before all of that, and only read here.
+        // time.
         unsafe { rows.row(self.n, t) }
     }
 
-    fn posteriors(&self, row: &[f64], t: usize, total: f64, posteriors: &PosteriorRows<'_, E>) {
+    fn posteriors(&self, row: &[f64], t: usize, total: f64, posteriors: &PosteriorRows<'_, R>) {
         let target = self.lattice.target;
         let (blank, label) = row.split_at(target.width());
         let reach = target.groups(t);
         let reach = reach.start * GROUP..(reach.end * GROUP).min(target.label_count() + 1);
-        let mut out = self.row(posteriors.rows, t);
-        out.fill(0..posteriors.rows.width(), E::of(0.0));
+        let out = || self.row(posteriors.rows, t);
+        out().fill(0..posteriors.rows.width(), R::ZERO);
         if posteriors.blanks {
-            out.set_each(reach.clone().map(|u| (2 * u, E::of(blank[u] / total))));
+            out().set_each(reach.clone().map(|u| (2 * u, R::from_f64(blank[u] / total))));
         }
         let (first, step) = if posteriors.blanks { (1, 2) } else { (0, 1) };
         let labels = reach.start..reach.end.min(target.label_count());
-        out.set_each(labels.map(|u| (first + step * u, E::of(label[u] / total))));
+        out().set_each(labels.map(|u| (first + step * u, R::from_f64(label[u] / total))));
     }
 }
 
 /// Writes `factor e - scale occupancy` for every class that occurs; the other classes have been written by the first
 /// pass.
-struct WriteGradient<'a, 'b, E> {
-    sink: &'a GradientSink<'b, E>,
-    grad: &'a GradientRows<'b, E>,
+struct WriteGradient<'a, 'b, R> {
+    sink: &'a GradientSink<'b, R>,
+    grad: &'a GradientRows<'b, R>,
     frames: Range<usize>,
     rows: &'a Occupancies<'a>,
     totals: &'a [[f64; 2]],
@@ -111,7 +104,7 @@ struct WriteGradient<'a, 'b, E> {
     slopes: &'a mut [f64],
 }
 
-impl<E: FrameElement> Kernel for WriteGradient<'_, '_, E> {
+impl<R: Real> Kernel for WriteGradient<'_, '_, R> {
     type Output = ();
 
     #[inline(always)]
@@ -142,28 +135,14 @@ impl<E: FrameElement> Kernel for WriteGradient<'_, '_, E> {
                 let [first, again] = pair.map(|u| u as usize);
                 slopes[first] += share * label[again];
             }
-            let mut out = sink.row(grad.rows, t);
-            let classes = target.emissions.distinct.iter().map(|pair| pair.map(|i| i as usize));
             if direct {
                 let x = sink.inputs.row(sink.n, t);
-                for [place, class] in classes.clone() {
-                    slopes[place] += scale * Real::exp::<S>(x.at(class).to::<f64>());
+                for &[place, class] in &target.emissions.distinct {
+                    let x = x.at(class as usize).to_f64();
+                    slopes[place as usize] += scale * Real::exp::<S>(x);
                 }
             }
-            if E::DIRECT {
-                out.set_each(classes.map(|[place, class]| (class, E::of(slopes[place]))));
-                continue;
-            }
-            for pairs in target.emissions.distinct.chunks(TOGETHER) {
-                let mut numbers = [E::Real::ZERO; TOGETHER];
-                for (x, &[place, _]) in numbers.iter_mut().zip(pairs) {
-                    *x = E::Real::from_f64(slopes[place as usize]);
-                }
-                let mut elements = [E::of(0.0); TOGETHER];
-                E::of_run(&numbers[..pairs.len()], &mut elements[..pairs.len()]);
-                let classes = pairs.iter().map(|&[_, class]| class as usize);
-                out.set_each(classes.zip(elements));
-            }
+            sink.row(grad.rows, t).scatter(&target.emissions, slopes);
         }
     }
 }

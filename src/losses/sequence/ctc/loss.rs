@@ -2,11 +2,11 @@
 
 use super::arguments::{GivenLabels, PRED_LENGTHS, lengths};
 use super::compute::ctc;
-use super::frames::array::{FrameArray, FrameArrayMut, FrameElement};
+use super::frames::array::{FrameArray, FrameArrayMut};
 use super::frames::pass::InputKind;
 use super::labels::LabelSequences;
 use super::request::{
-    AlignmentRows, CtcBatch, CtcOptions, CtcOutputs, GradientRows, NO_STATE, PosteriorRows,
+    CtcBatch, CtcOptions, CtcOutputs, GradientRows, NO_STATE, PathFrame, PosteriorRows,
 };
 use crate::array::{Shape, View, ViewMut, short};
 use crate::drive::Axes;
@@ -15,11 +15,11 @@ use crate::drive::reduced::Reduced;
 use crate::drive::scale::Scale;
 use crate::drive::weight::Weighting;
 use crate::error::{Error, Kind, Result, Tuple};
+use crate::math::Real;
 use crate::memory;
 use crate::num::DType;
 use crate::registry::{Call, Lattice, Loss, Options, Params, PathResults, Plan, Results};
 use crate::simd::Level;
-use half::{bf16, f16};
 
 /// Rough times, in nanoseconds, for a state and for a class of a frame, by which a call decides whether other Python
 /// threads go on meanwhile. They are high, as times are without vector instructions; [`super::compute`] has those of
@@ -199,18 +199,6 @@ struct CtcPlan<'a> {
     weighting: Weighting<'a>,
 }
 
-/// Calls `$plan.$run::<E>($results)` with the element type of the plan.
-macro_rules! run_in_element {
-    ($plan:expr, $run:ident, $results:expr) => {
-        match $plan.dtype {
-            DType::F16 => $plan.$run::<f16>($results),
-            DType::BF16 => $plan.$run::<bf16>($results),
-            DType::F32 => $plan.$run::<f32>($results),
-            _ => $plan.$run::<f64>($results),
-        }
-    };
-}
-
 impl Plan for CtcPlan<'_> {
     fn value_shape(&self) -> Shape {
         self.axes.value_shape(self.weighting.reduction)
@@ -228,7 +216,10 @@ impl Plan for CtcPlan<'_> {
     }
 
     fn run(&self, results: Results<'_>) -> Result<()> {
-        run_in_element!(self, run_in, results)
+        match self.dtype {
+            DType::F64 => self.run_in::<f64>(results),
+            _ => self.run_in::<f32>(results),
+        }
     }
 
     fn lattice(&self) -> Option<&dyn Lattice> {
@@ -250,12 +241,15 @@ impl Lattice for CtcPlan<'_> {
     }
 
     fn run(&self, results: PathResults<'_>) -> Result<()> {
-        run_in_element!(self, run_paths_in, results)
+        match self.dtype {
+            DType::F64 => self.run_paths_in::<f64>(results),
+            _ => self.run_paths_in::<f32>(results),
+        }
     }
 }
 
 impl CtcPlan<'_> {
-    fn run_in<E: FrameElement>(&self, mut results: Results<'_>) -> Result<()> {
+    fn run_in<R: Real>(&self, mut results: Results<'_>) -> Result<()> {
         let shape = self.axes.batch_first();
         let weighting = Weighting {
             sample_weight: self.weight.as_deref().map(|w| View::from_slice(w, &shape)),
@@ -268,7 +262,7 @@ impl CtcPlan<'_> {
             (_, Scale::All(scale)) => memory::filled(scale, self.lengths.len())?,
             (_, Scale::Each(scales)) => scales,
         };
-        let rows = grad.map(|view| output_rows::<E>(self.loss.samples_first(view))).transpose()?;
+        let rows = grad.map(|view| output_rows::<R>(self.loss.samples_first(view))).transpose()?;
         let mut losses = self.compute(&CtcOutputs {
             grad: rows.as_ref().map(|rows| GradientRows { rows, scale: &scale }),
             ..CtcOutputs::default()
@@ -282,35 +276,36 @@ impl CtcPlan<'_> {
         Ok(())
     }
 
-    fn run_paths_in<E: FrameElement>(&self, results: PathResults<'_>) -> Result<()> {
-        let counts = [self.pred.shape()[0], self.pred.shape()[1]];
-        let mut path = results.alignment.as_ref().map(|_| PathBuffers::new(counts)).transpose()?;
+    fn run_paths_in<R: Real>(&self, results: PathResults<'_>) -> Result<()> {
+        let count = self.pred.shape()[0] * self.pred.shape()[1];
+        let path = || memory::collect((0..count).map(|_| PathFrame::new()));
+        let path = results.alignment.as_ref().map(|_| path()).transpose()?;
         let posteriors = results.posteriors.map(|view| self.loss.samples_first(view));
-        let rows = posteriors.map(output_rows::<E>).transpose()?;
-        let alignment = path.as_mut().map(|path| path.rows(counts)).transpose()?;
+        let rows = posteriors.map(output_rows::<R>).transpose()?;
         self.compute(&CtcOutputs {
             grad: None,
             posteriors: rows.as_ref().map(|rows| PosteriorRows { rows, blanks: false }),
-            alignment: alignment.as_ref(),
+            alignment: path.as_deref(),
         })?;
         if let (Some(out), Some(path)) = (results.alignment, &path) {
             let [index, log_prob, posterior] = out.map(|view| self.loss.samples_first(view));
-            index.copy_from(&path.index()?);
-            log_prob.copy_from(&path.log_probs);
-            posterior.copy_from(&path.posteriors);
+            let numbers = |of: fn(&PathFrame) -> f64| memory::collect(path.iter().map(of));
+            index.copy_from(&numbers(label_index)?);
+            log_prob.copy_from(&numbers(PathFrame::log_prob)?);
+            posterior.copy_from(&numbers(PathFrame::posterior)?);
         }
         Ok(())
     }
 
-    fn compute<E: FrameElement>(&self, outputs: &CtcOutputs<'_, E>) -> Result<Vec<f64>> {
+    fn compute<R: Real>(&self, outputs: &CtcOutputs<'_, R>) -> Result<Vec<f64>> {
         let converted;
-        let frames = if let Some(rows) = FrameArray::new(&self.pred) {
+        let frames = if let Some(rows) = FrameArray::new(self.pred.clone()) {
             rows
         } else {
             // The inputs are of a type that losses are not computed in, as integers are.
             converted = self.pred.to_vec::<f64>()?;
             let view = View::from_slice(&converted, self.pred.shape());
-            FrameArray::new(&view).ok_or_else(|| {
+            FrameArray::new(view).ok_or_else(|| {
                 Error::new(Kind::DType, "pred", "expected numbers of the result's type")
             })?
         };
@@ -328,48 +323,16 @@ impl CtcPlan<'_> {
 }
 
 /// The rows of a result.
-fn output_rows<E: FrameElement>(view: ViewMut<'_>) -> Result<FrameArrayMut<'_, E>> {
+fn output_rows<R: Real>(view: ViewMut<'_>) -> Result<FrameArrayMut<'_, R>> {
     FrameArrayMut::new(view)
         .ok_or_else(|| Error::new(Kind::Output, "grad_out", "unexpected layout"))
 }
 
-/// The most probable path as it is computed, samples first.
-struct PathBuffers {
-    states: Vec<u32>,
-    log_probs: Vec<f64>,
-    posteriors: Vec<f64>,
-}
-
-impl PathBuffers {
-    fn new([samples, frames]: [usize; 2]) -> Result<Self> {
-        let count = samples * frames;
-        Ok(PathBuffers {
-            states: memory::filled(NO_STATE, count)?,
-            log_probs: memory::filled(0.0, count)?,
-            posteriors: memory::filled(0.0, count)?,
-        })
-    }
-
-    fn rows(&mut self, [samples, frames]: [usize; 2]) -> Result<AlignmentRows<'_>> {
-        let shape = [samples, frames, 1];
-        let wrong = || Error::new(Kind::Shape, "pred", "unexpected layout");
-        Ok(AlignmentRows {
-            states: FrameArrayMut::new(ViewMut::from_slice(&mut self.states, &shape))
-                .ok_or_else(wrong)?,
-            log_probs: FrameArrayMut::new(ViewMut::from_slice(&mut self.log_probs, &shape))
-                .ok_or_else(wrong)?,
-            posteriors: FrameArrayMut::new(ViewMut::from_slice(&mut self.posteriors, &shape))
-                .ok_or_else(wrong)?,
-        })
-    }
-
-    /// Which label of its sequence each state is; -1 for blanks and for frames without a state.
-    fn index(&self) -> Result<Vec<f64>> {
-        let index = |&state: &u32| match state {
-            NO_STATE => -1.0,
-            state if state % 2 == 0 => -1.0,
-            state => f64::from(state / 2),
-        };
-        memory::collect(self.states.iter().map(index))
+/// Which label of its sequence the state of a frame is; -1 for blanks and for frames without a state.
+fn label_index(frame: &PathFrame) -> f64 {
+    match frame.state() {
+        NO_STATE => -1.0,
+        state if state % 2 == 0 => -1.0,
+        state => f64::from(state / 2),
     }
 }

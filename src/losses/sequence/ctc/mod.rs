@@ -92,7 +92,7 @@ pub use compute::ctc;
 pub use labels::LabelSequences;
 #[cfg(test)]
 pub use request::{
-    AlignmentRows, CtcBatch, CtcOptions, CtcOutputs, GradientRows, NO_STATE, PosteriorRows,
+    CtcBatch, CtcOptions, CtcOutputs, GradientRows, NO_STATE, PathFrame, PosteriorRows,
 };
 pub use scratch::release_memory;
 

@@ -1,138 +1,121 @@
-//! Frames of a batch: the rows of a strided array of samples, frames and elements, read and written in place. Where the
-//! elements of a row lie side by side the row is a slice; otherwise it is gathered into scratch, one row at a time.
+//! Frames of a batch: the rows of a strided array of samples, frames and elements, read and written in place.
+//!
+//! Rows are read and written as numbers of the type that is computed in. A row whose elements are of that type and lie
+//! side by side is a slice, which is called *direct*; any other one is gathered and converted into a buffer. Loops over
+//! direct rows become part of their callers; those over others are compiled once, for all kernels and instruction sets.
 
+use super::layout::EmissionLayout;
 use crate::array::{View, ViewMut};
-use crate::math::Real;
-use crate::num;
-use crate::num::DType;
+use crate::num::{DType, Element, Float};
 use half::{bf16, f16};
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::{ptr, slice};
+use std::slice;
 
-/// A floating-point type in which frames are stored.
-pub trait FrameElement: num::Element + Send + Sync {
-    /// The type in which the exponentials of a row are computed.
-    type Real: Real;
+/// Single elements that are converted at once.
+const CONVERTED_TOGETHER: usize = 64;
 
-    /// Whether `Real` is the type itself: then the functions below use no scratch.
-    const DIRECT: bool;
-
-    /// A row as numbers to compute with: itself, or converted into `scratch` of the same length.
-    fn load<'a>(row: &'a [Self], scratch: &'a mut [Self::Real]) -> &'a [Self::Real];
-    /// A row to write: itself, or `scratch`, to be handed to [`FrameElement::store`].
-    fn buffer<'a>(row: &'a mut [Self], scratch: &'a mut [Self::Real]) -> &'a mut [Self::Real];
-    /// Completes a row that was written through [`FrameElement::buffer`].
-    fn store(row: &mut [Self], scratch: &[Self::Real]);
-}
-
-macro_rules! real_element {
-    ($t:ident) => {
-        impl FrameElement for $t {
-            type Real = $t;
-            const DIRECT: bool = true;
-
-            #[inline(always)]
-            fn load<'a>(row: &'a [$t], _: &'a mut [$t]) -> &'a [$t] {
-                row
-            }
-            #[inline(always)]
-            fn buffer<'a>(row: &'a mut [$t], _: &'a mut [$t]) -> &'a mut [$t] {
-                row
-            }
-            #[inline(always)]
-            fn store(_: &mut [$t], _: &[$t]) {}
-        }
-    };
-}
-
-macro_rules! half_element {
-    ($t:ident) => {
-        impl FrameElement for $t {
-            type Real = f32;
-            const DIRECT: bool = false;
-
-            #[inline(always)]
-            fn load<'a>(row: &'a [$t], scratch: &'a mut [f32]) -> &'a [f32] {
-                num::Element::to_run(row, scratch);
-                scratch
-            }
-            #[inline(always)]
-            fn buffer<'a>(_: &'a mut [$t], scratch: &'a mut [f32]) -> &'a mut [f32] {
-                scratch
-            }
-            #[inline(always)]
-            fn store(row: &mut [$t], scratch: &[f32]) {
-                num::Element::of_run(scratch, row);
-            }
-        }
-    };
-}
-
-real_element!(f32);
-real_element!(f64);
-half_element!(f16);
-half_element!(bf16);
-
-/// The strides of an array of samples, frames and elements, in elements.
+/// Where the rows of an array stand.
 #[derive(Clone, Copy, Debug)]
 struct Geometry {
-    /// From one sample to the next, and from one frame to the next.
+    /// Bytes from one sample to the next, and from one frame to the next.
     strides: [isize; 2],
-    /// From one element of a row to the next.
-    step: isize,
     /// How many samples, and how many frames each.
     counts: [usize; 2],
-    /// Elements of a row.
+    form: RowForm,
+}
+
+/// How the elements of a row are stored.
+#[derive(Clone, Copy, Debug)]
+struct RowForm {
+    dtype: DType,
+    /// Bytes from one element to the next.
+    step: isize,
     width: usize,
+    /// Whether they lie side by side.
+    dense: bool,
 }
 
 impl Geometry {
-    /// `None` if there are not three axes, or if the elements are of another type or lie apart by fractions of one.
-    fn new<E: num::Element>(dtype: DType, shape: &[usize], strides: &[isize]) -> Option<Self> {
-        let (&[samples, frames, width], &[n, t, k]) = (shape, strides) else { return None };
-        let unit = size_of::<E>() as isize;
-        let whole = [n, t, k].iter().all(|stride| stride % unit == 0);
-        let (strides, step) = ([n / unit, t / unit], k / unit);
-        let valid = dtype == E::DTYPE && whole;
-        valid.then_some(Geometry { strides, step, counts: [samples, frames], width })
+    /// `None` if there are not three axes, or if the elements are of a type that is not computed in `R`.
+    fn new<R: Float>(dtype: DType, shape: &[usize], strides: &[isize]) -> Option<Self> {
+        let (&[samples, frames, width], &[n, t, step]) = (shape, strides) else { return None };
+        let dense = step == dtype.size() as isize || width <= 1;
+        let form = RowForm { dtype, step, width, dense };
+        let geometry = Geometry { strides: [n, t], counts: [samples, frames], form };
+        let valid = dtype.is_float() && dtype.size().max(size_of::<f32>()) == size_of::<R>();
+        valid.then_some(geometry)
     }
 
-    /// From row (0, 0) to row `(n, t)`.
+    /// Bytes from row (0, 0) to row `(n, t)`.
     ///
     /// # Panics
     /// If there is no such row.
     #[inline(always)]
     fn offset(&self, n: usize, t: usize) -> isize {
         assert!(n < self.counts[0] && t < self.counts[1], "no row ({n}, {t})");
-        n as isize * self.strides[0] + t as isize * self.strides[1]
-    }
-
-    /// Whether the elements of a row lie side by side.
-    fn is_dense(&self) -> bool {
-        self.step == 1 || self.width <= 1
+        // No checks for overflow: what an array reaches can be counted.
+        let [sample, frame] = self.strides;
+        (n as isize).wrapping_mul(sample).wrapping_add((t as isize).wrapping_mul(frame))
     }
 }
 
-/// Rows to read.
-#[derive(Clone, Copy, Debug)]
-pub struct FrameArray<'a, E> {
-    /// The first element of row (0, 0).
-    first: *const E,
+impl RowForm {
+    #[inline(always)]
+    fn is_direct<R: Float>(self) -> bool {
+        self.dense && self.dtype == R::DTYPE
+    }
+
+    /// Bytes from the first element to element k.
+    ///
+    /// # Panics
+    /// If there is no such element.
+    #[inline(always)]
+    fn offset(self, k: usize) -> isize {
+        assert!(k < self.width, "no element {k}");
+        (k as isize).wrapping_mul(self.step)
+    }
+
+    #[inline(always)]
+    fn check<E: Element>(self) {
+        assert!(self.dtype == E::DTYPE, "elements of another type");
+    }
+}
+
+/// Calls `$body` with the elements of a row in the type in which they are stored.
+macro_rules! with_stored {
+    ($row:expr, $stored:pat => $body:expr) => {
+        match $row.form.dtype {
+            DType::F16 if R::DTYPE == DType::F32 => {
+                let $stored = $row.stored::<f16>();
+                $body
+            }
+            DType::BF16 if R::DTYPE == DType::F32 => {
+                let $stored = $row.stored::<bf16>();
+                $body
+            }
+            _ => {
+                let $stored = $row.stored::<R>();
+                $body
+            }
+        }
+    };
+}
+
+/// Rows to read, as numbers of type `R`.
+#[derive(Debug)]
+pub struct FrameArray<'a, R> {
+    view: View<'a>,
     geometry: Geometry,
-    life: PhantomData<&'a [E]>,
+    numbers: PhantomData<R>,
 }
 
-// SAFETY: it only reads memory that is borrowed for its lifetime.
-unsafe impl<E: Sync> Sync for FrameArray<'_, E> {}
-// SAFETY: as above.
-unsafe impl<E: Sync> Send for FrameArray<'_, E> {}
-
-impl<'a, E: FrameElement> FrameArray<'a, E> {
-    /// The rows of an array of samples, frames and elements; `None` if its elements are of another type.
-    pub fn new(view: &View<'a>) -> Option<Self> {
-        let geometry = Geometry::new::<E>(view.dtype(), view.shape(), view.strides())?;
-        Some(FrameArray { first: view.ptr.cast(), geometry, life: PhantomData })
+impl<'a, R: Float> FrameArray<'a, R> {
+    /// The rows of an array of samples, frames and elements; `None` if its elements are of a type that is not computed
+    /// in `R`.
+    pub fn new(view: View<'a>) -> Option<Self> {
+        let geometry = Geometry::new::<R>(view.dtype(), view.shape(), view.strides())?;
+        Some(FrameArray { view, geometry, numbers: PhantomData })
     }
 
     /// How many samples, and how many frames each.
@@ -142,12 +125,12 @@ impl<'a, E: FrameElement> FrameArray<'a, E> {
 
     /// Elements of a row.
     pub fn width(&self) -> usize {
-        self.geometry.width
+        self.geometry.form.width
     }
 
-    /// How many numbers [`FrameRow::load`] needs as scratch.
-    pub(crate) fn scratch_len(&self) -> usize {
-        if E::DIRECT && self.geometry.is_dense() { 0 } else { self.geometry.width }
+    /// How many numbers [`FrameRow::load`] needs as a buffer.
+    pub(crate) fn buffer_len(&self) -> usize {
+        if self.geometry.form.is_direct::<R>() { 0 } else { self.width() }
     }
 
     /// Row `(n, t)`.
@@ -155,79 +138,133 @@ impl<'a, E: FrameElement> FrameArray<'a, E> {
     /// # Panics
     /// If there is no such row.
     #[inline(always)]
-    pub fn row(&self, n: usize, t: usize) -> FrameRow<'a, E> {
-        let first = self.first.wrapping_offset(self.geometry.offset(n, t));
-        FrameRow { first, step: self.geometry.step, width: self.geometry.width, life: PhantomData }
+    pub fn row(&self, n: usize, t: usize) -> FrameRow<'a, R> {
+        let first = self.view.ptr.wrapping_offset(self.geometry.offset(n, t));
+        FrameRow { first, form: self.geometry.form, life: PhantomData }
     }
 }
 
 /// A row to read.
 #[derive(Clone, Copy, Debug)]
-pub struct FrameRow<'a, E> {
-    first: *const E,
-    step: isize,
-    width: usize,
-    life: PhantomData<&'a [E]>,
+pub struct FrameRow<'a, R> {
+    first: *const u8,
+    form: RowForm,
+    life: PhantomData<&'a [R]>,
 }
 
-impl<'a, E: FrameElement> FrameRow<'a, E> {
-    /// An empty row.
-    pub(crate) const EMPTY: Self =
-        FrameRow { first: ptr::dangling(), step: 1, width: 0, life: PhantomData };
+impl<'a, R: Float> FrameRow<'a, R> {
+    #[inline(always)]
+    fn stored<E: Element>(self) -> StoredRow<'a, E> {
+        self.form.check::<E>();
+        StoredRow { first: self.first.cast(), form: self.form, life: PhantomData }
+    }
+
+    #[inline(always)]
+    fn direct(self) -> Option<&'a [R]> {
+        if self.form.is_direct::<R>() { self.stored::<R>().slice() } else { None }
+    }
 
     /// Element k.
     ///
     /// # Panics
     /// If there is no such element.
     #[inline(always)]
-    pub fn at(&self, k: usize) -> E {
-        assert!(k < self.width, "no element {k}");
-        // SAFETY: an element of a row, which was borrowed for 'a.
-        unsafe { *self.first.wrapping_offset(k as isize * self.step) }
+    pub fn at(self, k: usize) -> R {
+        with_stored!(self, stored => stored.at(k).to())
     }
 
-    /// All elements as numbers to compute with: as they are, or in `scratch`, of [`FrameArray::scratch_len`].
+    /// All elements: as they are, or in `buffer`, of at least [`FrameArray::buffer_len`].
     #[inline(always)]
-    pub(crate) fn load<'s>(&self, scratch: &'s mut [E::Real]) -> &'s [E::Real]
+    pub(crate) fn load<'s>(self, buffer: &'s mut [R]) -> &'s [R]
     where
         'a: 's,
     {
-        if self.step == 1 || self.width <= 1 {
-            // SAFETY: the elements of a row, side by side, which were borrowed for 'a.
-            let row = unsafe { slice::from_raw_parts(self.first, self.width) };
-            return E::load(row, scratch);
+        if let Some(row) = self.direct() {
+            return row;
         }
-        for (k, x) in scratch.iter_mut().enumerate() {
-            *x = self.at(k).to();
+        let buffer = &mut buffer[..self.form.width];
+        self.convert(buffer);
+        buffer
+    }
+
+    #[inline(never)]
+    fn convert(self, buffer: &mut [R]) {
+        with_stored!(self, stored => match stored.slice() {
+            Some(row) => Element::to_run(row, buffer),
+            None => stored.convert(buffer),
+        });
+    }
+
+    /// Fills an emission row with the element of each place's class, by means of a buffer of [`FrameArray::buffer_len`].
+    /// Returns the least of them.
+    #[inline(always)]
+    pub(crate) fn gather(self, layout: &EmissionLayout, buffer: &mut [R], out: &mut [f64]) -> f64 {
+        // Elements that lie apart are a cache line each: all of them would be read for a few.
+        if !self.form.dense {
+            return self.gather_apart(layout, out);
         }
-        scratch
+        let row = self.load(buffer);
+        layout.gather(|class| row[class].to_f64(), out)
+    }
+
+    #[inline(never)]
+    fn gather_apart(self, layout: &EmissionLayout, out: &mut [f64]) -> f64 {
+        with_stored!(self, stored => layout.gather(|class| stored.at(class).to(), out))
     }
 }
 
-/// Rows to write, from several threads at once.
-#[derive(Debug)]
-pub struct FrameArrayMut<'a, E> {
-    /// The first element of row (0, 0).
-    first: *mut E,
-    geometry: Geometry,
-    life: PhantomData<&'a mut [E]>,
+/// The elements of a row to read, in the type in which they are stored.
+struct StoredRow<'a, E> {
+    first: *const E,
+    form: RowForm,
+    life: PhantomData<&'a [E]>,
 }
 
-// SAFETY: a row is reached through `row` only, whose callers promise to share none.
-unsafe impl<E: Send> Sync for FrameArrayMut<'_, E> {}
-// SAFETY: it stands for the exclusive borrow of a slice.
-unsafe impl<E: Send> Send for FrameArrayMut<'_, E> {}
+impl<'a, E: Element> StoredRow<'a, E> {
+    #[inline(always)]
+    fn at(&self, k: usize) -> E {
+        // SAFETY: an element of a row of this type, which was borrowed for 'a.
+        unsafe { *self.first.wrapping_byte_offset(self.form.offset(k)) }
+    }
 
-impl<'a, E: num::Element> FrameArrayMut<'a, E> {
-    /// The rows of an output of samples, frames and elements; `None` if its elements are of another type.
-    #[allow(clippy::needless_pass_by_value, reason = "the rows take over what may be written")]
+    /// All elements, converted.
+    fn convert<R: Float>(&self, numbers: &mut [R]) {
+        if E::DTYPE == R::DTYPE {
+            return numbers.iter_mut().enumerate().for_each(|(k, x)| *x = self.at(k).to());
+        }
+        for (i, numbers) in numbers.chunks_mut(CONVERTED_TOGETHER).enumerate() {
+            let mut some = [E::of(R::ZERO); CONVERTED_TOGETHER];
+            let some = &mut some[..numbers.len()];
+            for (k, x) in some.iter_mut().enumerate() {
+                *x = self.at(i * CONVERTED_TOGETHER + k);
+            }
+            E::to_run(some, numbers);
+        }
+    }
+
+    /// All elements, if they lie side by side.
+    #[inline(always)]
+    fn slice(&self) -> Option<&'a [E]> {
+        // SAFETY: as above, all elements.
+        let row = || unsafe { slice::from_raw_parts(self.first, self.form.width) };
+        self.form.dense.then(row)
+    }
+}
+
+/// Rows to write as numbers of type `R`, from several threads at once.
+#[derive(Debug)]
+pub struct FrameArrayMut<'a, R> {
+    view: ViewMut<'a>,
+    geometry: Geometry,
+    numbers: PhantomData<R>,
+}
+
+impl<'a, R: Float> FrameArrayMut<'a, R> {
+    /// The rows of an output of samples, frames and elements; `None` if its elements are of a type that is not computed
+    /// in `R`.
     pub fn new(view: ViewMut<'a>) -> Option<Self> {
-        let geometry = Geometry::new::<E>(view.dtype(), view.shape(), view.strides())?;
-        Some(FrameArrayMut {
-            first: view.view.ptr.cast::<E>().cast_mut(),
-            geometry,
-            life: PhantomData,
-        })
+        let geometry = Geometry::new::<R>(view.dtype(), view.shape(), view.strides())?;
+        Some(FrameArrayMut { view, geometry, numbers: PhantomData })
     }
 
     /// How many samples, and how many frames each.
@@ -237,13 +274,12 @@ impl<'a, E: num::Element> FrameArrayMut<'a, E> {
 
     /// Elements of a row.
     pub fn width(&self) -> usize {
-        self.geometry.width
+        self.geometry.form.width
     }
 
-    /// Whether rows are slices.
-    #[inline(always)]
-    pub(crate) fn is_dense(&self) -> bool {
-        self.geometry.is_dense()
+    /// Whether rows are slices of `R`.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.geometry.form.is_direct::<R>()
     }
 
     /// Row `(n, t)`.
@@ -254,109 +290,144 @@ impl<'a, E: num::Element> FrameArrayMut<'a, E> {
     /// # Panics
     /// If there is no such row.
     #[inline(always)]
-    pub unsafe fn row(&self, n: usize, t: usize) -> FrameRowMut<'_, E> {
-        let first = self.first.wrapping_offset(self.geometry.offset(n, t));
-        FrameRowMut {
-            first,
-            step: self.geometry.step,
-            width: self.geometry.width,
-            life: PhantomData,
-        }
+    pub unsafe fn row(&self, n: usize, t: usize) -> FrameRowMut<'_, R> {
+        let first = self.view.view.ptr.wrapping_offset(self.geometry.offset(n, t)).cast_mut();
+        FrameRowMut { first, form: self.geometry.form, life: PhantomData }
     }
 }
 
 /// A row to write.
 #[derive(Debug)]
-pub struct FrameRowMut<'a, E> {
-    first: *mut E,
-    step: isize,
-    width: usize,
-    life: PhantomData<&'a mut [E]>,
+pub struct FrameRowMut<'a, R> {
+    first: *mut u8,
+    form: RowForm,
+    life: PhantomData<&'a mut [R]>,
 }
 
-impl<'a, E: num::Element> FrameRowMut<'a, E> {
+impl<'a, R: Float> FrameRowMut<'a, R> {
     #[inline(always)]
-    fn place(&self, k: usize) -> *mut E {
-        assert!(k < self.width, "no element {k}");
-        self.first.wrapping_offset(k as isize * self.step)
+    fn stored<E: Element>(self) -> StoredRowMut<'a, E> {
+        self.form.check::<E>();
+        StoredRowMut { first: self.first.cast(), form: self.form, life: PhantomData }
     }
 
-    /// Element k.
-    ///
-    /// # Panics
-    /// If there is no such element.
     #[inline(always)]
-    pub fn at(&self, k: usize) -> E {
-        // SAFETY: an element of a row that this alone holds.
-        unsafe { *self.place(k) }
-    }
-
-    /// Sets element k.
-    ///
-    /// # Panics
-    /// If there is no such element.
-    #[inline(always)]
-    pub fn set(&mut self, k: usize, x: E) {
-        // SAFETY: an element of a row that this alone holds.
-        unsafe { *self.place(k) = x };
-    }
-
-    /// All elements, if they lie side by side.
-    #[inline(always)]
-    fn slice(self) -> Result<&'a mut [E], Self> {
-        if self.step == 1 || self.width <= 1 {
-            // SAFETY: the elements of a row that this alone held, side by side.
-            return Ok(unsafe { slice::from_raw_parts_mut(self.first, self.width) });
+    fn direct(self) -> Result<&'a mut [R], Self> {
+        if !self.form.is_direct::<R>() {
+            return Err(self);
         }
-        Err(self)
+        self.stored::<R>().slice().map_err(|_| unreachable!("a direct row"))
+    }
+
+    /// All elements, to write: as they are, or `buffer`, to be handed to [`FrameRowMut::store`].
+    #[inline(always)]
+    pub(crate) fn buffer<'s>(self, buffer: &'s mut [R]) -> &'s mut [R]
+    where
+        'a: 's,
+    {
+        self.direct().unwrap_or(buffer)
+    }
+
+    /// Sets all elements.
+    #[inline(never)]
+    pub(crate) fn store(self, numbers: &[R]) {
+        with_stored!(self, stored => match stored.slice() {
+            Ok(row) => Element::of_run(numbers, row),
+            Err(mut stored) => {
+                for (i, numbers) in numbers.chunks(CONVERTED_TOGETHER).enumerate() {
+                    stored.convert(numbers, i * CONVERTED_TOGETHER..);
+                }
+            }
+        });
+    }
+
+    /// Sets some elements to the same number.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn fill(self, range: Range<usize>, x: R) {
+        with_stored!(self, stored => match stored.slice() {
+            Ok(row) => row[range].fill(Element::of(x)),
+            Err(mut stored) => {
+                let x = Element::of(x);
+                range.for_each(|k| stored.set(k, x));
+            }
+        });
     }
 
     /// Sets elements k to x, for pairs of both.
     ///
     /// # Panics
     /// If there is no such element.
+    pub(crate) fn set_each(self, numbers: impl Iterator<Item = (usize, R)>) {
+        with_stored!(self, mut stored => stored.set_each(numbers.map(|(k, x)| (k, Element::of(x)))));
+    }
+
+    /// Sets the element of each class that occurs to the number at the place where the class stands first.
     #[inline(always)]
-    pub(crate) fn set_each(&mut self, elements: impl Iterator<Item = (usize, E)>) {
-        let row = FrameRowMut { life: PhantomData, ..*self };
-        match row.slice() {
+    pub(crate) fn scatter(self, layout: &EmissionLayout, numbers: &[f64]) {
+        match self.direct() {
+            Ok(row) => layout.distinct.iter().for_each(|&[place, class]| {
+                row[class as usize] = R::from_f64(numbers[place as usize]);
+            }),
+            Err(row) => row.scatter_converted(layout, numbers),
+        }
+    }
+
+    #[inline(never)]
+    fn scatter_converted(self, layout: &EmissionLayout, numbers: &[f64]) {
+        with_stored!(self, mut stored => for pairs in layout.distinct.chunks(CONVERTED_TOGETHER) {
+            let mut some = [R::ZERO; CONVERTED_TOGETHER];
+            for (x, &[place, _]) in some.iter_mut().zip(pairs) {
+                *x = R::from_f64(numbers[place as usize]);
+            }
+            let classes = pairs.iter().map(|&[_, class]| class as usize);
+            stored.convert(&some[..pairs.len()], classes);
+        });
+    }
+}
+
+/// The elements of a row to write, in the type in which they are stored.
+struct StoredRowMut<'a, E> {
+    first: *mut E,
+    form: RowForm,
+    life: PhantomData<&'a mut [E]>,
+}
+
+impl<'a, E: Element> StoredRowMut<'a, E> {
+    #[inline(always)]
+    fn set(&mut self, k: usize, x: E) {
+        // SAFETY: an element of a row of this type that this alone holds.
+        unsafe { *self.first.wrapping_byte_offset(self.form.offset(k)) = x };
+    }
+
+    /// All elements, if they lie side by side.
+    #[inline(always)]
+    fn slice(self) -> Result<&'a mut [E], Self> {
+        if !self.form.dense {
+            return Err(self);
+        }
+        // SAFETY: as above, all elements.
+        Ok(unsafe { slice::from_raw_parts_mut(self.first, self.form.width) })
+    }
+
+    #[inline(always)]
+    fn set_each(&mut self, elements: impl Iterator<Item = (usize, E)>) {
+        match (StoredRowMut { life: PhantomData, ..*self }).slice() {
             Ok(row) => elements.for_each(|(k, x)| row[k] = x),
             Err(mut row) => elements.for_each(|(k, x)| row.set(k, x)),
         }
     }
 
-    /// Sets some elements.
-    ///
-    /// # Panics
-    /// If there are not so many.
+    /// Sets elements to some numbers, at most [`CONVERTED_TOGETHER`].
     #[inline(always)]
-    pub fn fill(&mut self, range: Range<usize>, x: E) {
-        let row = FrameRowMut { life: PhantomData, ..*self };
-        match row.slice() {
-            Ok(row) => row[range].fill(x),
-            Err(mut row) => range.for_each(|k| row.set(k, x)),
+    fn convert<R: Float>(&mut self, numbers: &[R], places: impl Iterator<Item = usize>) {
+        if E::DTYPE == R::DTYPE {
+            return self.set_each(places.zip(numbers.iter().map(|&x| E::of(x))));
         }
-    }
-}
-
-impl<'a, E: FrameElement> FrameRowMut<'a, E> {
-    /// All elements, to write: as they are, or `scratch`, to be handed to [`FrameRowMut::store`].
-    #[inline(always)]
-    pub(crate) fn buffer<'s>(self, scratch: &'s mut [E::Real]) -> &'s mut [E::Real]
-    where
-        'a: 's,
-    {
-        match self.slice() {
-            Ok(row) => E::buffer(row, scratch),
-            Err(_) => scratch,
-        }
-    }
-
-    /// Completes a row that was written through [`FrameRowMut::buffer`].
-    #[inline(always)]
-    pub(crate) fn store(self, values: &[E::Real]) {
-        match self.slice() {
-            Ok(row) => E::store(row, values),
-            Err(mut row) => values.iter().enumerate().for_each(|(k, &x)| row.set(k, E::of(x))),
-        }
+        let mut converted = [E::of(R::ZERO); CONVERTED_TOGETHER];
+        let converted = &mut converted[..numbers.len()];
+        E::of_run(numbers, converted);
+        self.set_each(places.zip(converted.iter().copied()));
     }
 }

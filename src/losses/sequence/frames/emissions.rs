@@ -1,7 +1,7 @@
 //! The terms of a frame, which the first pass has found, and its emissions in any form, computed again from the inputs
 //! where their rows are not kept.
 
-use super::array::{FrameArray, FrameElement};
+use super::array::FrameArray;
 use super::layout::EmissionLayout;
 use crate::error::Result;
 use crate::math::Real;
@@ -59,28 +59,28 @@ pub trait EmissionSource: Sync {
 }
 
 /// The emissions of sample `n`, from its inputs.
-pub struct FrameEmissions<'a, E> {
+pub struct FrameEmissions<'a, R> {
     pub level: Level,
-    pub rows: &'a FrameArray<'a, E>,
+    pub rows: &'a FrameArray<'a, R>,
     pub n: usize,
     pub layout: &'a EmissionLayout,
     pub frames: &'a [Frame],
 }
 
-impl<E: FrameElement> EmissionSource for FrameEmissions<'_, E> {
+impl<R: Real> EmissionSource for FrameEmissions<'_, R> {
     fn fill(&self, form: EmissionForm, frames: Range<usize>, out: &mut [f64]) -> Result<()> {
         dispatch(self.level, Fill { source: self, form, frames, out })
     }
 }
 
-struct Fill<'a, 'b, E> {
-    source: &'a FrameEmissions<'b, E>,
+struct Fill<'a, 'b, R> {
+    source: &'a FrameEmissions<'b, R>,
     form: EmissionForm,
     frames: Range<usize>,
     out: &'a mut [f64],
 }
 
-impl<E: FrameElement> Kernel for Fill<'_, '_, E> {
+impl<R: Real> Kernel for Fill<'_, '_, R> {
     type Output = Result<()>;
 
     #[inline(always)]
@@ -89,44 +89,41 @@ impl<E: FrameElement> Kernel for Fill<'_, '_, E> {
         let stride = layout.stride();
         // With fewer classes than places it is less work to take the exponential of each class once.
         let few = rows.width() < stride && self.form == EmissionForm::Linear;
-        let zeros = |len| memory::filled(E::Real::ZERO, if few { len } else { 0 });
-        let (mut exps, mut buffer) = (zeros(rows.width())?, zeros(rows.scratch_len())?);
+        let mut exps = memory::filled(R::ZERO, if few { rows.width() } else { 0 })?;
+        let mut buffer = memory::filled(R::ZERO, rows.buffer_len())?;
         for (t, out) in self.frames.zip(self.out.chunks_exact_mut(self.form.rows() * stride)) {
             let x = rows.row(n, t);
             let Frame { shift, in_f64, .. } = frames[t];
             let (out, second) = out.split_at_mut(stride);
             // No path reaches the places behind the labels.
             let beyond = layout.len..layout.width;
+            let narrow_shift = R::from_f64(shift);
+            let exp = |x: R| x.exp_difference::<S>(narrow_shift);
+            if few && !in_f64 {
+                let x = x.load(&mut buffer);
+                exps.iter_mut().zip(x).for_each(|(e, &x)| *e = exp(x));
+                layout.gather(|class| exps[class].to_f64(), out);
+                continue;
+            }
+            x.gather(layout, &mut buffer, out);
             match self.form {
                 EmissionForm::Linear if in_f64 => {
-                    layout.gather(|class| x.at(class).to(), out);
                     for e in out {
                         *e = e.exp_difference::<S>(shift);
                     }
                 }
                 EmissionForm::Linear => {
-                    let shift = E::Real::from_f64(shift);
-                    let exp = |x: E::Real| x.exp_difference::<S>(shift);
-                    if few {
-                        let x = x.load(&mut buffer);
-                        exps.iter_mut().zip(x).for_each(|(e, &x)| *e = exp(x));
-                        layout.gather(|class| exps[class].to_f64(), out);
-                    } else {
-                        layout.gather(|class| x.at(class).to(), out);
-                        for e in out {
-                            *e = exp(E::Real::from_f64(*e)).to_f64();
-                        }
+                    for e in out {
+                        *e = exp(R::from_f64(*e)).to_f64();
                     }
                 }
                 EmissionForm::Extended => {
-                    layout.gather(|class| x.at(class).to(), out);
                     for (m, k) in out.iter_mut().zip(second) {
                         (*m, *k) = extended_exp::<S>(*m, shift);
                     }
                     out[beyond].fill(0.0);
                 }
                 EmissionForm::Log => {
-                    layout.gather(|class| x.at(class).to(), out);
                     for x in &mut *out {
                         let e = *x - shift;
                         *x = if e < -FAR_LOGIT { f64::NEG_INFINITY } else { e };
@@ -134,7 +131,6 @@ impl<E: FrameElement> Kernel for Fill<'_, '_, E> {
                     out[beyond].fill(f64::NEG_INFINITY);
                 }
                 EmissionForm::Exact => {
-                    layout.gather(|class| x.at(class).to(), out);
                     for (x, low) in out.iter_mut().zip(second) {
                         (*x, *low) = difference(0.5 * *x, 0.5 * shift);
                     }

@@ -13,7 +13,7 @@
 //! how far away they were, so that the lattice can tell whether a path through one of them matters.
 
 use super::GROUP;
-use super::array::{FrameArray, FrameArrayMut, FrameElement, FrameRow, FrameRowMut};
+use super::array::{FrameArray, FrameArrayMut, FrameRow, FrameRowMut};
 use super::blocks::ALONE;
 use super::emissions::{FAR_LOGIT, Frame};
 use super::lanes::fold;
@@ -22,7 +22,7 @@ use super::softmax::{ExpSums, FRAMES_TOGETHER, FrameExtremes, STEP};
 use crate::error::Result;
 use crate::math::Real;
 use crate::num::Float;
-use crate::simd::{Isa, Kernel};
+use crate::simd::{Isa, Kernel, dispatch};
 use crate::{memory, threads};
 use std::array;
 use std::ops::Range;
@@ -77,8 +77,8 @@ impl FrameStatus {
 }
 
 /// The pass over a range of frames of sample `n`. No two passes over the same frame run at once.
-pub struct FramePass<'a, E> {
-    pub rows: &'a FrameArray<'a, E>,
+pub struct FramePass<'a, R> {
+    pub rows: &'a FrameArray<'a, R>,
     pub n: usize,
     pub input: InputKind,
     pub layout: &'a EmissionLayout,
@@ -89,21 +89,22 @@ pub struct FramePass<'a, E> {
     /// Where their emission rows go, if they are kept.
     pub table: Option<&'a mut [f64]>,
     /// Where the softmax, times a factor, goes.
-    pub grad: Option<(&'a FrameArrayMut<'a, E>, f64)>,
+    pub grad: Option<(&'a FrameArrayMut<'a, R>, f64)>,
 }
 
-impl<E: FrameElement> Kernel for FramePass<'_, E> {
+impl<R: Real> Kernel for FramePass<'_, R> {
     type Output = Result<FrameStatus>;
 
     #[inline(always)]
     fn run<S: Isa>(mut self) -> Result<FrameStatus> {
         let (classes, stride) = (self.rows.width(), self.layout.stride());
         let together = (TOGETHER_ELEMENTS / classes.max(1)).clamp(1, FRAMES_TOGETHER);
-        let in_place = self.grad.is_some_and(|(grad, _)| E::DIRECT && grad.is_dense());
-        let zeros = |len| memory::filled(E::Real::ZERO, len);
+        let most = together.min(self.frames.len());
+        let in_place = self.grad.is_some_and(|(grad, _)| grad.is_direct());
+        let zeros = |len| memory::filled(R::ZERO, len);
         let mut scratch = PassScratch {
-            row: zeros(self.rows.scratch_len())?,
-            exps: zeros(if in_place { 0 } else { classes * together })?,
+            rows: zeros(self.rows.buffer_len() * most)?,
+            exps: zeros(if in_place { 0 } else { classes * most })?,
             emissions: memory::filled(0.0, if self.table.is_some() { 0 } else { stride })?,
         };
         let mut sums = ExpSums::NONE;
@@ -128,18 +129,24 @@ impl<E: FrameElement> Kernel for FramePass<'_, E> {
 
 /// Memory for the frames that are worked on together.
 struct PassScratch<R> {
-    /// A row of all classes, if the inputs have to be converted.
-    row: Vec<R>,
+    /// The inputs of each row, if they are not read where they are.
+    rows: Vec<R>,
     /// The exponentials of all classes of each row, if they are not written to the gradient at once.
     exps: Vec<R>,
     /// An emission row, if the table is not kept.
     emissions: Vec<f64>,
 }
 
-impl<E: FrameElement> FramePass<'_, E> {
+impl<'a, R: Real> FramePass<'a, R> {
+    /// The inputs of frame t of the range.
+    #[inline(always)]
+    fn row(&self, t: usize) -> FrameRow<'a, R> {
+        self.rows.row(self.n, self.first + t)
+    }
+
     /// The row of the gradient for frame t of the range.
     #[inline(always)]
-    fn grad_row<'a>(&self, grad: &'a FrameArrayMut<'_, E>, t: usize) -> FrameRowMut<'a, E> {
+    fn grad_row<'g>(&self, grad: &'g FrameArrayMut<'_, R>, t: usize) -> FrameRowMut<'g, R> {
         // SAFETY: no other pass has the frame, and this one writes through one row of it at a time.
         unsafe { grad.row(self.n, self.first + t) }
     }
@@ -150,17 +157,18 @@ impl<E: FrameElement> FramePass<'_, E> {
     fn softmax<S: Isa>(
         &mut self,
         frames: Range<usize>,
-        scratch: &mut PassScratch<E::Real>,
-        sums: &mut ExpSums<E::Real>,
+        scratch: &mut PassScratch<R>,
+        sums: &mut ExpSums<R>,
         status: &mut FrameStatus,
     ) {
-        let PassScratch { row: buffer, exps, emissions } = scratch;
+        let PassScratch { rows: buffer, exps, emissions } = scratch;
         let (layout, count) = (self.layout, frames.len());
-        let mut rows = [FrameRow::EMPTY; FRAMES_TOGETHER];
-        let mut exps_of: [&mut [E::Real]; FRAMES_TOGETHER] = array::from_fn(|_| Default::default());
+        let mut exps_of: [&mut [R]; FRAMES_TOGETHER] = array::from_fn(|_| Default::default());
+        let mut rows: [&[R]; FRAMES_TOGETHER] = Default::default();
         let mut spare = exps.chunks_exact_mut(self.rows.width().max(1));
+        let mut buffers = buffer.chunks_exact_mut(self.rows.width().max(1));
         for (i, t) in frames.clone().enumerate() {
-            rows[i] = self.rows.row(self.n, self.first + t);
+            rows[i] = self.row(t).load(buffers.next().unwrap_or_default());
             let spare = spare.next().unwrap_or_default();
             exps_of[i] = match self.grad {
                 Some((grad, _)) => self.grad_row(grad, t).buffer(spare),
@@ -169,12 +177,12 @@ impl<E: FrameElement> FramePass<'_, E> {
         }
         let (rows, exps_of) = (&rows[..count], &mut exps_of[..count]);
         let mut extremes = [FrameExtremes::NONE; FRAMES_TOGETHER];
-        for (row, extremes) in rows.iter().zip(&mut extremes) {
-            *extremes = FrameExtremes::of::<S>(row.load(buffer));
-            status.nan |= extremes.max == E::Real::INFINITY;
+        for (x, extremes) in rows.iter().zip(&mut extremes) {
+            *extremes = FrameExtremes::of::<S>(x);
+            status.nan |= extremes.max == R::INFINITY;
         }
-        for (i, (row, exps)) in rows.iter().zip(&mut *exps_of).enumerate() {
-            sums.exponentials::<S>(i, row.load(buffer), &extremes[i], exps);
+        for (i, (x, exps)) in rows.iter().zip(&mut *exps_of).enumerate() {
+            sums.exponentials::<S>(i, x, &extremes[i], exps);
         }
         let sums = sums.excluding_max::<S>();
         let (mut base, mut factor) = ([0.0; FRAMES_TOGETHER], [0.0; FRAMES_TOGETHER]);
@@ -196,15 +204,15 @@ impl<E: FrameElement> FramePass<'_, E> {
         if let Some((grad, scale)) = self.grad {
             for (i, (exps, t)) in exps_of.iter_mut().zip(frames.clone()).enumerate() {
                 multiply(exps, scale * factor[i]);
-                if !(E::DIRECT && grad.is_dense()) {
+                if !grad.is_direct() {
                     self.grad_row(grad, t).store(exps);
                 }
             }
         }
-        for t in frames {
+        for (x, t) in rows.iter().zip(frames) {
             if self.frames[t].bits > bits_below_1(SMALLEST) {
                 let Frame { shift, base, factor, .. } = self.frames[t];
-                let own = self.emit_in_f64::<S>(t, emissions, status);
+                let own = self.emit_in_f64::<S>(t, x, emissions, status);
                 // Where all logits are -inf there is no largest one to be relative to.
                 let above = if shift == f64::NEG_INFINITY { 0.0 } else { shift - own.shift };
                 let factor = factor * (-above).exp_nonpositive::<S>();
@@ -218,44 +226,62 @@ impl<E: FrameElement> FramePass<'_, E> {
     fn log_probs<S: Isa>(
         &mut self,
         frames: Range<usize>,
-        scratch: &mut PassScratch<E::Real>,
+        scratch: &mut PassScratch<R>,
         status: &mut FrameStatus,
     ) {
-        let PassScratch { row: buffer, exps, emissions } = scratch;
+        let PassScratch { rows: buffer, exps, emissions } = scratch;
         let torch = self.input == InputKind::LogProbsTorch;
         for t in frames {
-            let row = self.rows.row(self.n, self.first + t);
-            status.nan |= !is_possible(row.load(buffer));
-            let own = self.emit_in_f64::<S>(t, emissions, status);
+            let x = self.row(t).load(buffer);
+            status.nan |= !is_possible(x);
+            let own = self.emit_in_f64::<S>(t, x, emissions, status);
             let factor = if torch { Real::exp::<S>(own.shift) } else { 0.0 };
             self.frames[t] = Frame { base: -own.shift, factor, ..own };
             let Some((grad, scale)) = self.grad else { continue };
-            let mut out = self.grad_row(grad, t);
+            let out = self.grad_row(grad, t);
             if !torch {
-                out.fill(0..grad.width(), E::of(0.0));
+                out.fill(0..grad.width(), R::ZERO);
                 continue;
             }
-            let in_place = E::DIRECT && grad.is_dense();
             let exps = out.buffer(exps.get_mut(..grad.width()).unwrap_or_default());
-            exps.iter_mut().zip(row.load(buffer)).for_each(|(y, x)| *y = x.exp::<S>());
+            exps.iter_mut().zip(x).for_each(|(y, x)| *y = x.exp::<S>());
             multiply(exps, scale);
-            if !in_place {
+            if !grad.is_direct() {
                 self.grad_row(grad, t).store(exps);
             }
         }
     }
 
-    /// Computes the emissions of frame t in `f64`, relative to the largest of them, and the terms of the frame.
+    /// Computes the emissions of frame t, of inputs `x`, in `f64`, relative to the largest of them, and the terms of the frame.
     #[inline(always)]
     fn emit_in_f64<S: Isa>(
         &mut self,
         t: usize,
+        x: &[R],
         scratch: &mut [f64],
         status: &mut FrameStatus,
     ) -> Frame {
-        let x = self.rows.row(self.n, self.first + t);
         let row = row_of(&mut self.table, scratch, t, self.layout);
-        let lowest = self.layout.gather(|class| x.at(class).to(), row);
+        let lowest = self.layout.gather(|class| x[class].to_f64(), row);
+        let (frame, own) = dispatch(S::LEVEL, EmitInF64 { row, lowest });
+        *status = status.and(own);
+        frame
+    }
+}
+
+/// Turns the inputs of a frame's labels, the least of which is `lowest`, into emissions. Returns the terms of the frame
+/// and its status. It is a kernel of its own because the passes over all types of inputs call it.
+struct EmitInF64<'a> {
+    row: &'a mut [f64],
+    lowest: f64,
+}
+
+impl Kernel for EmitInF64<'_> {
+    type Output = (Frame, FrameStatus);
+
+    #[inline(always)]
+    fn run<S: Isa>(self) -> (Frame, FrameStatus) {
+        let EmitInF64 { row, lowest } = self;
         let row = row.as_chunks_mut::<GROUP>().0;
         let (mut max, mut least) = ([f64::NEG_INFINITY; GROUP], [1.0; GROUP]);
         let [mut nearest, mut furthest] = [[f64::INFINITY; GROUP], [0.0; GROUP]];
@@ -265,7 +291,6 @@ impl<E: FrameElement> FramePass<'_, E> {
             }
         }
         let max = fold(max, Float::max);
-        status.impossible |= max == f64::NEG_INFINITY;
         // Where all of them are -inf there is no largest one to be relative to.
         let shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
         for x in row {
@@ -286,10 +311,11 @@ impl<E: FrameElement> FramePass<'_, E> {
             *x = e;
         }
         let (nearest_far, furthest) = (fold(nearest, Float::min), fold(furthest, Float::max));
-        *status = status.and(FrameStatus { nearest_far, furthest, ..FrameStatus::ORDINARY });
         let bits = bits_below_1(fold(least, Float::min));
         let bits = if shift - lowest > FAR_LOGIT { Float::max(bits, ALONE) } else { bits };
-        Frame { shift, bits, in_f64: true, ..Frame::default() }
+        let impossible = max == f64::NEG_INFINITY;
+        let status = FrameStatus { nan: false, impossible, nearest_far, furthest };
+        (Frame { shift, bits, in_f64: true, ..Frame::default() }, status)
     }
 }
 
