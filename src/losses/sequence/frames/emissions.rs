@@ -69,52 +69,84 @@ pub struct FrameEmissions<'a, R> {
 
 impl<R: Real> EmissionSource for FrameEmissions<'_, R> {
     fn fill(&self, form: EmissionForm, frames: Range<usize>, out: &mut [f64]) -> Result<()> {
-        dispatch(self.level, Fill { source: self, form, frames, out })
+        dispatch(self.level, Gather { source: self, form, frames: frames.clone(), out })?;
+        let frames = &self.frames[frames];
+        // As a rule all linear emissions are in the type of the inputs.
+        if form != EmissionForm::Linear || frames.iter().any(|frame| frame.in_f64) {
+            dispatch(self.level, Emit { form, layout: self.layout, frames, out });
+        }
+        Ok(())
     }
 }
 
-struct Fill<'a, 'b, R> {
+/// Fills the first row of each frame with the emissions that are computed in the type of the inputs, else with the
+/// inputs.
+struct Gather<'a, 'b, R> {
     source: &'a FrameEmissions<'b, R>,
     form: EmissionForm,
     frames: Range<usize>,
     out: &'a mut [f64],
 }
 
-impl<R: Real> Kernel for Fill<'_, '_, R> {
+impl<R: Real> Kernel for Gather<'_, '_, R> {
     type Output = Result<()>;
 
     #[inline(always)]
     fn run<S: Isa>(self) -> Result<()> {
         let FrameEmissions { rows, n, layout, frames, .. } = *self.source;
         let stride = layout.stride();
+        let linear = self.form == EmissionForm::Linear;
         // With fewer classes than places it is less work to take the exponential of each class once.
-        let few = rows.width() < stride && self.form == EmissionForm::Linear;
+        let few = rows.width() < stride && linear;
         let mut exps = memory::filled(R::ZERO, if few { rows.width() } else { 0 })?;
         let mut buffer = memory::filled(R::ZERO, rows.buffer_len())?;
         for (t, out) in self.frames.zip(self.out.chunks_exact_mut(self.form.rows() * stride)) {
             let x = rows.row(n, t);
             let Frame { shift, in_f64, .. } = frames[t];
-            let (out, second) = out.split_at_mut(stride);
-            // No path reaches the places behind the labels.
-            let beyond = layout.len..layout.width;
-            let narrow_shift = R::from_f64(shift);
-            let exp = |x: R| x.exp_difference::<S>(narrow_shift);
+            let out = &mut out[..stride];
+            let shift = R::from_f64(shift);
             if few && !in_f64 {
                 let x = x.load(&mut buffer);
-                exps.iter_mut().zip(x).for_each(|(e, &x)| *e = exp(x));
+                exps.iter_mut().zip(x).for_each(|(e, &x)| *e = x.exp_difference::<S>(shift));
                 layout.gather(|class| exps[class].to_f64(), out);
                 continue;
             }
             x.gather(layout, &mut buffer, out);
-            match self.form {
-                EmissionForm::Linear if in_f64 => {
-                    for e in out {
-                        *e = e.exp_difference::<S>(shift);
-                    }
+            if linear && !in_f64 {
+                for e in out {
+                    *e = R::from_f64(*e).exp_difference::<S>(shift).to_f64();
                 }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes emissions of inputs, but for those that are made already.
+struct Emit<'a> {
+    form: EmissionForm,
+    layout: &'a EmissionLayout,
+    frames: &'a [Frame],
+    out: &'a mut [f64],
+}
+
+impl Kernel for Emit<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        let Emit { form, layout, frames, out } = self;
+        let stride = layout.stride();
+        for (frame, out) in frames.iter().zip(out.chunks_exact_mut(form.rows() * stride)) {
+            let Frame { shift, in_f64, .. } = *frame;
+            let (out, second) = out.split_at_mut(stride);
+            // No path reaches the places behind the labels.
+            let beyond = layout.len..layout.width;
+            match form {
+                EmissionForm::Linear if !in_f64 => {}
                 EmissionForm::Linear => {
                     for e in out {
-                        *e = exp(R::from_f64(*e)).to_f64();
+                        *e = e.exp_difference::<S>(shift);
                     }
                 }
                 EmissionForm::Extended => {
@@ -138,7 +170,6 @@ impl<R: Real> Kernel for Fill<'_, '_, R> {
                 }
             }
         }
-        Ok(())
     }
 }
 

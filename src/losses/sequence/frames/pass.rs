@@ -252,7 +252,8 @@ impl<'a, R: Real> FramePass<'a, R> {
         }
     }
 
-    /// Computes the emissions of frame t, of inputs `x`, in `f64`, relative to the largest of them, and the terms of the frame.
+    /// Computes the emissions of frame t, whose inputs are `x`, in `f64`, relative to the largest of them, and the terms of
+    /// the frame.
     #[inline(always)]
     fn emit_in_f64<S: Isa>(
         &mut self,
