@@ -195,11 +195,11 @@ impl<'a, R: Float> FrameRow<'a, R> {
         });
     }
 
-    /// Fills an emission row with the element of each place's class, by means of a buffer of [`FrameArray::buffer_len`].
-    /// Returns the least of them.
+    /// Fills an emission row with the element of each place's class, by means of a buffer as that of
+    /// [`FrameRow::load`]. Returns the least of them.
     #[inline(always)]
     pub(crate) fn gather(self, layout: &EmissionLayout, buffer: &mut [R], out: &mut [f64]) -> f64 {
-        // Elements that lie apart are a cache line each: all of them would be read for a few.
+        // Elements that lie apart are a cache line each: only those that are needed are read.
         if !self.form.dense {
             return self.gather_apart(layout, out);
         }
@@ -229,6 +229,7 @@ impl<'a, E: Element> StoredRow<'a, E> {
 
     /// All elements, converted.
     fn convert<R: Float>(&self, numbers: &mut [R]) {
+        assert!(numbers.len() <= self.form.width, "a short row");
         if E::DTYPE == R::DTYPE {
             return numbers.iter_mut().enumerate().for_each(|(k, x)| *x = self.at(k).to());
         }
@@ -333,11 +334,7 @@ impl<'a, R: Float> FrameRowMut<'a, R> {
     pub(crate) fn store(self, numbers: &[R]) {
         with_stored!(self, stored => match stored.slice() {
             Ok(row) => Element::of_run(numbers, row),
-            Err(mut stored) => {
-                for (i, numbers) in numbers.chunks(CONVERTED_TOGETHER).enumerate() {
-                    stored.convert(numbers, i * CONVERTED_TOGETHER..);
-                }
-            }
+            Err(stored) => stored.store(numbers),
         });
     }
 
@@ -376,14 +373,7 @@ impl<'a, R: Float> FrameRowMut<'a, R> {
 
     #[inline(never)]
     fn scatter_converted(self, layout: &EmissionLayout, numbers: &[f64]) {
-        with_stored!(self, mut stored => for pairs in layout.distinct.chunks(CONVERTED_TOGETHER) {
-            let mut some = [R::ZERO; CONVERTED_TOGETHER];
-            for (x, &[place, _]) in some.iter_mut().zip(pairs) {
-                *x = R::from_f64(numbers[place as usize]);
-            }
-            let classes = pairs.iter().map(|&[_, class]| class as usize);
-            stored.convert(&some[..pairs.len()], classes);
-        });
+        with_stored!(self, stored => stored.scatter::<R>(&layout.distinct, numbers));
     }
 }
 
@@ -419,12 +409,33 @@ impl<'a, E: Element> StoredRowMut<'a, E> {
         }
     }
 
+    /// Sets all elements.
+    fn store<R: Float>(mut self, numbers: &[R]) {
+        assert!(numbers.len() <= self.form.width, "a short row");
+        if E::DTYPE == R::DTYPE {
+            return numbers.iter().enumerate().for_each(|(k, &x)| self.set(k, E::of(x)));
+        }
+        for (i, numbers) in numbers.chunks(CONVERTED_TOGETHER).enumerate() {
+            self.convert(numbers, i * CONVERTED_TOGETHER..);
+        }
+    }
+
+    /// Sets elements to numbers of some places, for pairs of a place and an element.
+    fn scatter<R: Float>(mut self, pairs: &[[u32; 2]], numbers: &[f64]) {
+        let number = |place: u32| R::from_f64(numbers[place as usize]);
+        if E::DTYPE == R::DTYPE {
+            return pairs.iter().for_each(|&[place, k]| self.set(k as usize, E::of(number(place))));
+        }
+        for pairs in pairs.chunks(CONVERTED_TOGETHER) {
+            let mut some = [R::ZERO; CONVERTED_TOGETHER];
+            some.iter_mut().zip(pairs).for_each(|(x, &[place, _])| *x = number(place));
+            self.convert(&some[..pairs.len()], pairs.iter().map(|&[_, k]| k as usize));
+        }
+    }
+
     /// Sets elements to some numbers, at most [`CONVERTED_TOGETHER`].
     #[inline(always)]
     fn convert<R: Float>(&mut self, numbers: &[R], places: impl Iterator<Item = usize>) {
-        if E::DTYPE == R::DTYPE {
-            return self.set_each(places.zip(numbers.iter().map(|&x| E::of(x))));
-        }
         let mut converted = [E::of(R::ZERO); CONVERTED_TOGETHER];
         let converted = &mut converted[..numbers.len()];
         E::of_run(numbers, converted);
