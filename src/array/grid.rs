@@ -283,9 +283,10 @@ impl Grid {
         places: Places,
         buffer: &mut [T],
     ) {
+        let (same, unit) = (view.memory::<T>(), view.dtype().size());
         view.with_reader(|reader| {
             self.rectangles(k, tile, places, |rectangle| {
-                transfer::read(view, reader, rectangle, buffer);
+                transfer::read(reader, same, unit, rectangle, buffer);
             });
         });
     }
@@ -299,9 +300,10 @@ impl Grid {
         places: Places,
         buffer: &[T],
     ) {
+        let (same, unit) = (out.memory::<T>(), out.dtype().size());
         out.with_writer(|writer| {
             self.rectangles(k, tile, places, |rectangle| {
-                transfer::write(out, writer, rectangle, buffer);
+                transfer::write(writer, same, unit, rectangle, buffer);
             });
         });
     }

@@ -4,6 +4,7 @@
 //! where the buffer runs along with them they are converted as a whole, and where it runs across, four lines at a time
 //! are transposed in registers.
 
+use super::view::{Memory, MemoryMut};
 use crate::array::{Tiles, View};
 use crate::num::{Float, with_element};
 
@@ -44,9 +45,12 @@ const LINES: usize = 4;
 /// Elements of each of them that are converted at once.
 const PART: usize = 64;
 
-/// Elements of a line that neither side has in a run, before the next line has its turn: no more cache lines of one set
-/// than a cache has ways.
+/// Elements of a line that neither side has in a run, before the next line has its turn, where each has a cache line of
+/// its own: no more cache lines of one set than a cache has ways.
 const FEW: usize = 8;
+
+/// Bytes from an element to the next up to which several share a cache line.
+const CLOSE: usize = 16;
 
 /// Where the elements of a tile stand in a buffer.
 #[derive(Clone, Copy)]
@@ -158,7 +162,8 @@ impl Lines {
     #[inline(always)]
     fn pieces(&self, mut f: impl FnMut(isize, usize, usize)) {
         let Side { len, memory, buffer } = self.along;
-        let few = if self.down.len == 1 { PART } else { FEW };
+        let is_close = memory.unsigned_abs() <= CLOSE;
+        let few = if self.down.len == 1 || is_close { PART } else { FEW };
         for first in (0..len).step_by(few) {
             for line in 0..self.down.len {
                 let (offset, place) = self.start(line);
@@ -182,15 +187,16 @@ impl Lines {
     }
 }
 
-/// Copies a rectangle into a buffer.
+/// Copies a rectangle of elements of `unit` bytes into a buffer. `same` is their memory if they are of the buffer's type.
 #[inline(always)]
 pub(super) fn read<T: Float>(
-    view: &View<'_>,
     reader: Reader<'_, T>,
+    same: Option<Memory<'_, T>>,
+    unit: usize,
     rectangle: Rectangle,
     buffer: &mut [T],
 ) {
-    let (lines, way) = rectangle.lines(view.dtype().size());
+    let (lines, way) = rectangle.lines(unit);
     let Lines { down, along, .. } = lines;
     match way {
         Way::Runs => (0..down.len).for_each(|line| {
@@ -198,7 +204,6 @@ pub(super) fn read<T: Float>(
             reader(offset, along.memory, &mut buffer[place..][..along.len]);
         }),
         Way::Across => {
-            let same = view.memory::<T>();
             let mut rooms = [[T::ZERO; PART]; LINES];
             lines.together(|offsets, place, len| {
                 let mut parts = [&[][..]; LINES];
@@ -222,6 +227,9 @@ pub(super) fn read<T: Float>(
         Way::Single => {
             let mut room = [T::ZERO; PART];
             lines.pieces(|offset, place, len| {
+                if along.buffer == 1 {
+                    return reader(offset, along.memory, &mut buffer[place..][..len]);
+                }
                 reader(offset, along.memory, &mut room[..len]);
                 let places = buffer[place..].iter_mut().step_by(along.buffer);
                 places.zip(&room[..len]).for_each(|(place, x)| *place = *x);
@@ -233,12 +241,13 @@ pub(super) fn read<T: Float>(
 /// The reverse of [`read`].
 #[inline(always)]
 pub(super) fn write<T: Float>(
-    out: Tiles<'_, '_>,
     writer: Writer<'_, T>,
+    same: Option<MemoryMut<'_, T>>,
+    unit: usize,
     rectangle: Rectangle,
     buffer: &[T],
 ) {
-    let (lines, way) = rectangle.lines(out.dtype().size());
+    let (lines, way) = rectangle.lines(unit);
     let Lines { down, along, .. } = lines;
     let transpose = |parts: &mut [&mut [T]; LINES], place: usize, len: usize| {
         for i in blocks(len) {
@@ -254,7 +263,6 @@ pub(super) fn write<T: Float>(
             writer(offset, along.memory, &buffer[place..][..along.len]);
         }),
         Way::Across => {
-            let same = out.memory::<T>();
             let mut rooms = [[T::ZERO; PART]; LINES];
             lines.together(|offsets, place, len| {
                 if let Some(same) = same {
@@ -269,6 +277,9 @@ pub(super) fn write<T: Float>(
         Way::Single => {
             let mut room = [T::ZERO; PART];
             lines.pieces(|offset, place, len| {
+                if along.buffer == 1 {
+                    return writer(offset, along.memory, &buffer[place..][..len]);
+                }
                 let places = buffer[place..].iter().step_by(along.buffer);
                 room[..len].iter_mut().zip(places).for_each(|(x, place)| *x = *place);
                 writer(offset, along.memory, &room[..len]);
