@@ -24,7 +24,7 @@ pub struct BlockOutputs<'a, T> {
 impl<T> BlockOutputs<'_, T> {
     /// Those of some elements.
     #[inline(always)]
-    pub(super) fn part(&mut self, run: &Range<usize>) -> BlockOutputs<'_, T> {
+    pub fn part(&mut self, run: &Range<usize>) -> BlockOutputs<'_, T> {
         BlockOutputs {
             value: part(&mut self.value, run),
             grads: self.grads.each_mut().map(|grad| part(grad, run)),

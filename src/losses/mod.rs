@@ -22,6 +22,12 @@ macro_rules! family {
 }
 use family;
 
+/// A loop that is written out, for what the compiler does only where no index varies: it keeps an array of sums in registers,
+/// and computes of several derivatives the one that is asked for.
+macro_rules! unrolled {
+    ($k:ident in [$($at:literal),*] $body:block) => { $({ let $k = $at; $body })* };
+}
+
 pub mod elementwise;
 pub mod pairwise;
 pub mod rowwise;

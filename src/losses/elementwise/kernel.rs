@@ -56,12 +56,43 @@ pub trait Elementwise<const K: usize>: Copy + Send + Sync {
 
 /// A loss of the registry.
 pub fn erased<L: Elementwise<K> + 'static, const K: usize>(loss: L) -> Box<dyn Loss> {
-    Box::new(Erased(loss))
+    Box::new(ElementLoss(Erased(loss)))
 }
 
-/// A loss as the driver takes it.
+/// Elements whose second derivatives are computed at once.
+const PART: usize = 256;
+
+/// Elements that are computed at once with an input that is 1 for all.
+const ONES: usize = 1024;
+
+/// A loss of `K` inputs as the driver takes it.
+pub trait Blocks<const K: usize>: BlockKernel<f32> + BlockKernel<f64> + Copy {
+    /// As [`Elementwise::HESSIAN`].
+    const HESSIAN: Hessian = Hessian::Diagonal;
+
+    /// As [`Elementwise::input`].
+    fn input(&self, declared: Input) -> Input {
+        declared
+    }
+
+    /// As [`Elementwise::kinks`].
+    fn kinks(&self, x: [f64; K]) -> Vec<f64>;
+}
+
+/// A loss that is one function of a point.
 #[derive(Clone, Copy)]
-struct Erased<L, const K: usize>(L);
+pub struct Erased<L, const K: usize>(pub L);
+
+impl<L: Elementwise<K>, const K: usize> Blocks<K> for Erased<L, K> {
+    const HESSIAN: Hessian = L::HESSIAN;
+
+    fn input(&self, declared: Input) -> Input {
+        self.0.input(declared)
+    }
+    fn kinks(&self, x: [f64; K]) -> Vec<f64> {
+        self.0.kinks(x)
+    }
+}
 
 impl<T: Real, L: Elementwise<K>, const K: usize> BlockKernel<T> for Erased<L, K> {
     fn cost(&self) -> f64 {
@@ -87,8 +118,9 @@ impl<T: Real, L: Elementwise<K>, const K: usize> Kernel for Run<'_, L, T, K> {
         let Run { loss, inputs, outputs, scale } = self;
         let n = inputs[0].len();
         let inputs = inputs.map(|x| &x[..n]);
-        let at = |i: usize| loss.point::<S, T>(std::array::from_fn(|k| inputs[k][i]));
-        let BlockOutputs { mut value, mut grads, mut hess } = outputs;
+        let point = |inputs: &[&[T]; K], i: usize| loss.point::<S, T>(inputs.map(|x| x[i]));
+        let at = |i: usize| point(&inputs, i);
+        let BlockOutputs { mut value, mut grads, hess } = outputs;
         if let (Some(of_value), [Some(grad), ..]) = (&mut value, &mut grads) {
             fill_both(of_value, grad, n, |i| {
                 let point = at(i);
@@ -96,24 +128,27 @@ impl<T: Real, L: Elementwise<K>, const K: usize> Kernel for Run<'_, L, T, K> {
             });
             (value, grads[0]) = (None, None);
         }
-        if let (Some(of_hess), [Some(grad), ..]) = (&mut hess, &mut grads) {
-            fill_both(of_hess, grad, n, |i| {
-                let point = at(i);
-                (point.hess * scale, point.grad[0] * scale)
-            });
-            (hess, grads[0]) = (None, None);
+        if let Some(hess) = hess {
+            // With the slope, wanted or not: a loop less.
+            let (mut grad, mut room) = (grads[0].take(), [T::ZERO; PART]);
+            for (part, hess) in hess[..n].chunks_mut(PART).enumerate() {
+                let (first, len) = (part * PART, hess.len());
+                let grad = grad.as_deref_mut().map_or(&mut room[..], |grad| &mut grad[first..]);
+                let inputs = inputs.map(|x| &x[first..][..len]);
+                fill_both(hess, grad, len, |i| {
+                    let point = point(&inputs, i);
+                    (point.hess * scale, point.grad[0] * scale)
+                });
+            }
         }
         if let Some(value) = value {
             fill(value, n, |i| at(i).value);
         }
-        for k in 0..K.min(MAX_OPERANDS) {
-            if let Some(grad) = grads[k].take() {
-                fill(grad, n, |i| at(i).grad[k] * scale);
+        unrolled!(k in [0, 1, 2, 3, 4] {
+            if let Some(grad) = grads[k].take().filter(|_| k < K) {
+                fill(grad, n, |i| at(i).grad[k.min(K - 1)] * scale);
             }
-        }
-        if let Some(hess) = hess {
-            fill(hess, n, |i| at(i).hess * scale);
-        }
+        });
     }
 }
 
@@ -132,35 +167,77 @@ fn fill_both<T>(one: &mut [T], other: &mut [T], n: usize, at: impl Fn(usize) -> 
     }
 }
 
-impl<L: Elementwise<K> + 'static, const K: usize> Loss for Erased<L, K> {
+/// A loss of three inputs of which the last is 1 everywhere.
+#[derive(Clone, Copy)]
+struct WithOnes<L>(Erased<L, 3>);
+
+impl<T: Real, L: Elementwise<3>> BlockKernel<T> for WithOnes<L> {
+    fn cost(&self) -> f64 {
+        L::COST
+    }
+    fn run(&self, level: Level, inputs: &[&[T]], mut outputs: BlockOutputs<'_, T>, scale: T) {
+        let (ones, n) = (&const { [T::ONE; ONES] }, inputs[0].len());
+        for first in (0..n).step_by(ONES) {
+            let part = first..n.min(first + ONES);
+            let inputs = [&inputs[0][part.clone()], &inputs[1][part.clone()], &ones[..part.len()]];
+            self.0.run(level, &inputs, outputs.part(&part), scale);
+        }
+    }
+}
+
+impl<L: Elementwise<3>> Blocks<2> for WithOnes<L> {
+    const HESSIAN: Hessian = L::HESSIAN;
+
+    fn input(&self, declared: Input) -> Input {
+        self.0.input(declared)
+    }
+    fn kinks(&self, [pred, label]: [f64; 2]) -> Vec<f64> {
+        self.0.kinks([pred, label, 1.0])
+    }
+}
+
+/// A loss as the registry takes it.
+struct ElementLoss<B, const K: usize>(B);
+
+impl<B: Blocks<K> + 'static, const K: usize> Loss for ElementLoss<B, K> {
     fn axes(&self, (_, first): (&str, &[usize]), options: &Options) -> Result<Axes> {
         Axes::elementwise(first, options.batch_axis)
     }
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
-        plan(self.0, call)
+        plan_blocks(self.0, call)
     }
     fn input(&self, declared: Input) -> Input {
         self.0.input(declared)
     }
     fn hessian(&self) -> Hessian {
-        L::HESSIAN
+        B::HESSIAN
     }
     fn kernels(&self, operands: usize) -> Option<Kernels<'_>> {
-        (operands == K).then_some(Kernels { single: self, double: self })
+        (operands == K).then_some(Kernels { single: &self.0, double: &self.0 })
     }
     fn in_place(&self) -> bool {
         true
     }
 }
 
-/// A loss with a last input that a call may leave out: it has a cheaper form without.
+/// A loss with a last input that a call may leave out.
 struct WithOptional<A, B> {
     name: &'static str,
     without: A,
     with: B,
 }
 
-/// A loss of the registry whose input of that name is optional, and the last of its form with it.
+/// A loss of the registry whose last input, of that name, may be left out, and is 1 then.
+pub fn with_optional_weight<L: Elementwise<3> + 'static>(
+    name: &'static str,
+    loss: L,
+) -> Box<dyn Loss> {
+    let with = Erased(loss);
+    Box::new(WithOptional { name, without: ElementLoss(WithOnes(with)), with: ElementLoss(with) })
+}
+
+/// A loss of the registry whose input of that name is optional, and the last of its form with it; without, there is a
+/// cheaper one.
 pub fn with_optional<A, B, const K: usize, const L: usize>(
     name: &'static str,
     without: A,
@@ -170,7 +247,8 @@ where
     A: Elementwise<K> + 'static,
     B: Elementwise<L> + 'static,
 {
-    Box::new(WithOptional { name, without: Erased(without), with: Erased(with) })
+    let (without, with) = (ElementLoss(Erased(without)), ElementLoss(Erased(with)));
+    Box::new(WithOptional { name, without, with })
 }
 
 impl<A: Loss, B: Loss> Loss for WithOptional<A, B> {
@@ -199,27 +277,35 @@ pub fn plan<'a, L: Elementwise<K> + 'static, const K: usize>(
     loss: L,
     call: &Call<'a>,
 ) -> Result<Box<dyn Plan + 'a>> {
+    plan_blocks(Erased(loss), call)
+}
+
+/// The same for a loss that is more than that.
+pub fn plan_blocks<'a, L: Blocks<K> + 'a, const K: usize>(
+    loss: L,
+    call: &Call<'a>,
+) -> Result<Box<dyn Plan + 'a>> {
     let elements = ElementwiseCall::new(call)?;
-    Ok(Box::new(ElementwisePlan { loss: Erased(loss), elements }))
+    Ok(Box::new(ElementwisePlan { loss, elements }))
 }
 
 struct ElementwisePlan<'a, L, const K: usize> {
-    loss: Erased<L, K>,
+    loss: L,
     elements: ElementwiseCall<'a, K>,
 }
 
-impl<L: Elementwise<K> + 'static, const K: usize> Plan for ElementwisePlan<'_, L, K> {
+impl<L: Blocks<K>, const K: usize> Plan for ElementwisePlan<'_, L, K> {
     fn value_shape(&self) -> Shape {
         self.elements.axes.value_shape(self.elements.weighting.reduction)
     }
     fn cost(&self) -> f64 {
-        L::COST * self.elements.len() as f64
+        BlockKernel::<f32>::cost(&self.loss) * self.elements.len() as f64
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
         self.elements.run(Kernels { single: &self.loss, double: &self.loss }, results)
     }
     fn kinks(&self) -> Result<Vec<f64>> {
-        self.elements.kinks(&|x| self.loss.0.kinks(x))
+        self.elements.kinks(&|x| self.loss.kinks(x))
     }
 }
 

@@ -2,7 +2,10 @@
 
 mod kernel;
 
-pub use kernel::{Elementwise, Point, erased, plan, with_optional};
+pub use kernel::{
+    Blocks, Elementwise, Erased, Point, erased, plan, plan_blocks, with_optional,
+    with_optional_weight,
+};
 
 use crate::registry::{Domain, Family, Input, SAMPLE_WEIGHT, Spec, Unreduced, label, pred};
 

@@ -5,16 +5,16 @@
 //! `t / (x + epsilon)^2`; a target of 0 has no logarithm in it. In full, `log(t!)` is added, exact for every t >= 0; its
 //! Stirling approximation, as Gluon has it, is added for t > 1 only. Source: Apache MXNet Gluon, `PoissonNLLLoss`.
 
-use super::{COMMON, Elementwise, Point, plan};
+use super::{Blocks, COMMON, Elementwise, Erased, Point, plan_blocks};
 use crate::drive::Axes;
+use crate::drive::block_kernel::{BlockKernel, BlockOutputs, MAX_OPERANDS};
 use crate::error::Result;
 use crate::math::Real;
 use crate::registry::{
     Call, Default, Domain, Gradient, Input, Kind, Loss, OUT_OF_RANGE, Options, Params, Plan,
     SAMPLE_WEIGHT, ShapeRule, Spec, flag, input, optional, param, pred, scalar,
 };
-use crate::simd::Isa;
-use std::marker::PhantomData;
+use crate::simd::{Isa, Kernel, Level, dispatch};
 
 /// The row of the registry.
 pub const SPEC: Spec = Spec {
@@ -47,93 +47,34 @@ crate::front::typed! {
 /// Added to a rate, unless the call says otherwise.
 const EPSILON: f64 = 1e-8;
 
-/// What is added to make the likelihood complete, and its derivative with respect to the target.
-pub trait Constant: Copy + Send + Sync + 'static {
-    /// Whether its slope jumps at a target of 1.
-    const JUMPS: bool = false;
-
-    /// Both at a target.
-    fn at<S: Isa, T: Real>(target: T) -> (T, T);
-}
-
-/// Nothing.
-#[derive(Clone, Copy)]
-pub struct Without;
-
-impl Constant for Without {
-    #[inline(always)]
-    fn at<S: Isa, T: Real>(_: T) -> (T, T) {
-        (T::ZERO, T::ZERO)
-    }
-}
-
-/// `log(target!)`.
-#[derive(Clone, Copy)]
-pub struct Exact;
-
-impl Constant for Exact {
-    #[inline(always)]
-    fn at<S: Isa, T: Real>(target: T) -> (T, T) {
-        (target.log_factorial::<S>(), target.log_factorial_slope::<S>())
-    }
-}
-
-/// Stirling's approximation of it above 1, 0 up to 1.
-#[derive(Clone, Copy)]
-pub struct Stirling;
-
-impl Constant for Stirling {
-    const JUMPS: bool = true;
-
-    #[inline(always)]
-    fn at<S: Isa, T: Real>(target: T) -> (T, T) {
-        let (log, above) = (target.log::<S>(), target - T::ONE);
-        let circle = T::from_f64(std::f64::consts::TAU) * target;
-        let value = target * log - target + T::HALF * circle.log::<S>();
-        let slope = log + T::HALF / target;
-        (value.where_positive(above), slope.where_positive(above))
-    }
-}
-
 /// With the logarithm of the rate as prediction.
 #[derive(Clone, Copy)]
-pub struct FromLogits<C>(PhantomData<C>);
+struct FromLogits;
 
-impl<C: Constant> Elementwise<2> for FromLogits<C> {
+impl Elementwise<2> for FromLogits {
     const COST: f64 = 0.6;
-
-    fn kinks(self, [_, target]: [f64; 2]) -> Vec<f64> {
-        Vec::from_iter(C::JUMPS.then_some(target - 1.0))
-    }
 
     #[inline(always)]
     fn point<S: Isa, T: Real>(self, [pred, target]: [T; 2]) -> Point<T, 2> {
-        let (full, full_slope) = C::at::<S, T>(target);
         let rate = pred.exp::<S>();
         let linear = pred.weighted(target);
         // Where the rate is infinite, so is the loss: the exponential outgrows the linear term.
         let linear = if rate == T::INFINITY { T::ZERO } else { linear };
-        Point { value: rate - linear + full, grad: [rate - target, full_slope - pred], hess: rate }
+        Point { value: rate - linear, grad: [rate - target, T::ZERO - pred], hess: rate }
     }
 }
 
 /// With the rate as prediction.
 #[derive(Clone, Copy)]
-pub struct FromRate<C> {
+struct FromRate {
     epsilon: f64,
-    constant: PhantomData<C>,
 }
 
-impl<C: Constant> Elementwise<2> for FromRate<C> {
+impl Elementwise<2> for FromRate {
     const COST: f64 = 0.8;
-
-    fn kinks(self, [_, target]: [f64; 2]) -> Vec<f64> {
-        Vec::from_iter(C::JUMPS.then_some(target - 1.0))
-    }
 
     #[inline(always)]
     fn point<S: Isa, T: Real>(self, [pred, target]: [T; 2]) -> Point<T, 2> {
-        let (full, full_slope) = C::at::<S, T>(target);
         let epsilon = T::from_f64(self.epsilon);
         let shifted = pred + epsilon;
         // Next to 1 the logarithm is not larger than what the sum rounds off.
@@ -141,26 +82,117 @@ impl<C: Constant> Elementwise<2> for FromRate<C> {
         let over = |x: T| if target == T::ZERO { T::ZERO } else { x / shifted };
         let ratio = over(target);
         Point {
-            value: pred - log.weighted(target) + full,
-            grad: [T::ONE - ratio, full_slope - log],
+            value: pred - log.weighted(target) + T::ZERO,
+            grad: [T::ONE - ratio, T::ZERO - log],
             hess: over(ratio),
         }
     }
 }
 
-/// The loss with its parameters; a call may bring an epsilon of its own.
-struct PoissonNll<C> {
-    from_logits: bool,
-    constant: PhantomData<C>,
+/// What is added to make the likelihood complete.
+#[derive(Clone, Copy, PartialEq)]
+enum Constant {
+    /// Nothing.
+    Without,
+    /// `log(target!)`.
+    Exact,
+    /// Stirling's approximation of it above 1, 0 up to 1.
+    Stirling,
 }
 
-impl<C> PoissonNll<C> {
-    fn new(from_logits: bool) -> Self {
-        PoissonNll { from_logits, constant: PhantomData }
+/// The constant and its derivative.
+#[inline(always)]
+fn constant<S: Isa, T: Real, const EXACT: bool>(target: T) -> [T; 2] {
+    if EXACT {
+        return [target.log_factorial::<S>(), target.log_factorial_slope::<S>()];
+    }
+    let (log, above) = (target.log::<S>(), target - T::ONE);
+    let circle = T::from_f64(std::f64::consts::TAU) * target;
+    let value = target * log - target + T::HALF * circle.log::<S>();
+    let slope = log + T::HALF / target;
+    [value.where_positive(above), slope.where_positive(above)]
+}
+
+/// A form of the loss and its constant, which does not depend on the prediction: it is added to a block of losses, and to
+/// their derivatives with respect to the target.
+#[derive(Clone, Copy)]
+struct Complete<L> {
+    form: Erased<L, 2>,
+    constant: Constant,
+}
+
+impl<L: Elementwise<2>> Blocks<2> for Complete<L> {
+    fn kinks(&self, [_, target]: [f64; 2]) -> Vec<f64> {
+        Vec::from_iter((self.constant == Constant::Stirling).then_some(target - 1.0))
     }
 }
 
-impl<C: Constant> Loss for PoissonNll<C> {
+impl<T: Real, L: Elementwise<2>> BlockKernel<T> for Complete<L> {
+    fn cost(&self) -> f64 {
+        BlockKernel::<T>::cost(&self.form)
+    }
+
+    fn run(&self, level: Level, inputs: &[&[T]], outputs: BlockOutputs<'_, T>, scale: T) {
+        let Complete { form, constant } = *self;
+        if constant == Constant::Without {
+            return form.run(level, inputs, outputs, scale);
+        }
+        let BlockOutputs { mut value, mut grads, hess } = outputs;
+        let mut of_target = grads[1].take();
+        form.run(level, inputs, BlockOutputs { value: value.as_deref_mut(), grads, hess }, scale);
+        if let Some(of_target) = &mut of_target {
+            // Its scale comes last.
+            let mut grads = [const { None }; MAX_OPERANDS];
+            grads[1] = Some(&mut **of_target);
+            form.run(level, inputs, BlockOutputs { value: None, grads, hess: None }, T::ONE);
+        }
+        dispatch(level, AddConstant { constant, target: inputs[1], value, of_target, scale });
+    }
+}
+
+/// The constant of a block.
+struct AddConstant<'a, T> {
+    constant: Constant,
+    target: &'a [T],
+    value: Option<&'a mut [T]>,
+    of_target: Option<&'a mut [T]>,
+    scale: T,
+}
+
+impl<T: Real> Kernel for AddConstant<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        if self.constant == Constant::Exact { self.add::<S, true>() } else { self.add::<S, false>() }
+    }
+}
+
+impl<T: Real> AddConstant<'_, T> {
+    #[inline(always)]
+    fn add<S: Isa, const EXACT: bool>(self) {
+        let AddConstant { target, value, of_target, scale, .. } = self;
+        if let Some(value) = value {
+            for (value, &target) in value.iter_mut().zip(target) {
+                let [constant, _] = constant::<S, T, EXACT>(target);
+                *value += constant;
+            }
+        }
+        if let Some(of_target) = of_target {
+            for (slope, &target) in of_target.iter_mut().zip(target) {
+                let [_, own] = constant::<S, T, EXACT>(target);
+                *slope = (*slope + own) * scale;
+            }
+        }
+    }
+}
+
+/// The loss with its parameters; a call may bring an epsilon of its own.
+struct PoissonNll {
+    from_logits: bool,
+    constant: Constant,
+}
+
+impl Loss for PoissonNll {
     fn axes(&self, (_, first): (&str, &[usize]), options: &Options) -> Result<Axes> {
         Axes::elementwise(first, options.batch_axis)
     }
@@ -172,10 +204,11 @@ impl<C: Constant> Loss for PoissonNll<C> {
     }
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
         let epsilon = scalar(call, "epsilon", EPSILON)?;
-        if self.from_logits {
-            plan(FromLogits(self.constant), call)
+        let PoissonNll { from_logits, constant } = *self;
+        if from_logits {
+            plan_blocks(Complete { form: Erased(FromLogits), constant }, call)
         } else {
-            plan(FromRate { epsilon, constant: self.constant }, call)
+            plan_blocks(Complete { form: Erased(FromRate { epsilon }), constant }, call)
         }
     }
     fn in_place(&self) -> bool {
@@ -185,10 +218,10 @@ impl<C: Constant> Loss for PoissonNll<C> {
 
 /// From the parameters.
 fn build(params: &Params) -> Box<dyn Loss> {
-    let from_logits = params.flag("from_logits");
-    match params.text("compute_full") {
-        "stirling" => Box::new(PoissonNll::<Stirling>::new(from_logits)),
-        _ if params.flag("compute_full") => Box::new(PoissonNll::<Exact>::new(from_logits)),
-        _ => Box::new(PoissonNll::<Without>::new(from_logits)),
-    }
+    let constant = match params.text("compute_full") {
+        "stirling" => Constant::Stirling,
+        _ if params.flag("compute_full") => Constant::Exact,
+        _ => Constant::Without,
+    };
+    Box::new(PoissonNll { from_logits: params.flag("from_logits"), constant })
 }

@@ -16,7 +16,7 @@
 //!
 //! Sources: Apache MXNet Gluon, `SigmoidBinaryCrossEntropyLoss`; PyTorch, `BCELoss`.
 
-use super::{COMMON, Elementwise, Point, with_optional};
+use super::{COMMON, Elementwise, Point, with_optional, with_optional_weight};
 use crate::math::Logistic;
 use crate::math::Real;
 use crate::registry::{
@@ -48,10 +48,9 @@ pub const SPEC: Spec = Spec {
         p.only_if(from_sigmoid || epsilon == 0.0, "epsilon", "from_sigmoid=True")?;
         p.only_if(!clamp || epsilon == 0.0, "epsilon", "clamp=False")?;
         Ok(if clamp {
-            with_optional::<_, _, 2, 3>("pos_weight", ClampedBce, ClampedBce)
+            with_optional_weight("pos_weight", ClampedBce)
         } else if from_sigmoid {
-            let loss = Bce { epsilon };
-            with_optional::<_, _, 2, 3>("pos_weight", loss, loss)
+            with_optional_weight("pos_weight", Bce { epsilon })
         } else {
             with_optional::<_, _, 2, 3>("pos_weight", SigmoidBce, SigmoidBce)
         })
@@ -186,21 +185,6 @@ impl Elementwise<3> for Bce {
     }
 }
 
-impl Elementwise<2> for Bce {
-    const COST: f64 = 1.0;
-
-    fn input(self, declared: Input) -> Input {
-        Elementwise::<3>::input(self, declared)
-    }
-
-    #[inline(always)]
-    fn point<S: Isa, T: Real>(self, [pred, label]: [T; 2]) -> Point<T, 2> {
-        let Point { value, grad: [slope, to_label, _], hess } =
-            Elementwise::<3>::point::<S, T>(self, [pred, label, T::ONE]);
-        Point { value, grad: [slope, to_label], hess }
-    }
-}
-
 /// Binary cross-entropy from probabilities, finite for all of them, as are its derivatives with respect to them.
 #[derive(Clone, Copy)]
 pub struct ClampedBce;
@@ -246,24 +230,5 @@ impl Elementwise<3> for ClampedBce {
             ],
             hess: for_positive * for_positive * positive + for_negative * for_negative * negative,
         }
-    }
-}
-
-impl Elementwise<2> for ClampedBce {
-    const COST: f64 = 1.0;
-
-    fn input(self, declared: Input) -> Input {
-        of_probability(declared)
-    }
-
-    fn kinks(self, [pred, label]: [f64; 2]) -> Vec<f64> {
-        Elementwise::<3>::kinks(self, [pred, label, 1.0])
-    }
-
-    #[inline(always)]
-    fn point<S: Isa, T: Real>(self, [pred, label]: [T; 2]) -> Point<T, 2> {
-        let Point { value, grad: [slope, to_label, _], hess } =
-            Elementwise::<3>::point::<S, T>(self, [pred, label, T::ONE]);
-        Point { value, grad: [slope, to_label], hess }
     }
 }
