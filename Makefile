@@ -139,8 +139,8 @@ audited-wheel: .venv-wheel/.requirements
 	zizmor --offline --quiet .github/workflows
 	rm -rf dist/wheels
 	CARGO_PROFILE_RELEASE_STRIP=none maturin build --release --locked --sdist --zig --compatibility manylinux2014 --interpreter python --out dist/wheels
-	sh .ci/strip-wheels dist/wheels
 	python tests/instructions.py dist/wheels/*.whl
+	sh .ci/strip-wheels dist/wheels
 	twine check --strict dist/wheels/*
 	check-wheel-contents dist/wheels
 	abi3audit --strict dist/wheels/*.whl

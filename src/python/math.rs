@@ -9,6 +9,9 @@ use numpy::{Element, PyArray1, PyArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
+/// Elements that are computed at once.
+const LANES: usize = 64;
+
 /// A named function over a slice; nothing if no function has the name.
 struct Map<'a, T> {
     name: &'a str,
@@ -22,15 +25,21 @@ macro_rules! functions {
 
             #[inline(always)]
             fn run<$isa: Isa>(self) -> Result<Option<Vec<T>>> {
-                let mut out = memory::filled(T::ZERO, self.x.len())?;
-                let pairs = out.iter_mut().zip(self.x);
+                // Whole vectors, so that each function is here once.
+                let mut out = memory::filled(T::ONE, self.x.len().next_multiple_of(LANES))?;
+                out[..self.x.len()].copy_from_slice(self.x);
+                let chunks = out.as_chunks_mut::<LANES>().0;
                 match self.name {
-                    $($name => pairs.for_each(
-                        #[inline(always)]
-                        |(y, &$v)| *y = $value
-                    ),)*
+                    // A closure might be called, and then is not compiled for the instruction set.
+                    $($name => for chunk in chunks {
+                        for y in chunk {
+                            let $v = *y;
+                            *y = $value;
+                        }
+                    },)*
                     _ => return Ok(None),
                 }
+                out.truncate(self.x.len());
                 Ok(Some(out))
             }
         }
