@@ -12,9 +12,18 @@ pub const BLOCK: usize = 1024;
 /// Sum of at most [`BLOCK`] numbers, in f64. The order is a function of the length alone.
 #[inline(always)]
 pub fn sum_block<S: Isa, T: Float>(x: &[T]) -> f64 {
+    if x.len() < SUM_LANES { sum_in_order(x) } else { sum_lanes::<S, T>(x) }
+}
+
+#[inline(always)]
+fn sum_in_order<T: Float>(x: &[T]) -> f64 {
+    x.iter().fold(0.0, |sum, v| sum + v.to_f64())
+}
+
+#[inline(never)]
+fn sum_lanes<S: Isa, T: Float>(x: &[T]) -> f64 {
     let (chunks, rest) = x.as_chunks();
-    let rest = rest.iter().fold(0.0, |sum, v| sum + v.to_f64());
-    if chunks.is_empty() { rest } else { T::sum_chunks::<S>(chunks) + rest }
+    T::sum_chunks::<S>(chunks) + sum_in_order(rest)
 }
 
 /// [`sum_block`] with what its additions round off put back, so that equal numbers, which all round the same way, do
@@ -23,15 +32,19 @@ pub fn sum_block<S: Isa, T: Float>(x: &[T]) -> f64 {
 pub fn sum_block_exactly<S: Isa, T: Float>(x: &[T]) -> f64 {
     // An f64 has room for what a sum of so few f32 would round off.
     if T::DTYPE == DType::F32 {
-        return sum_block::<S, T>(x);
+        sum_block::<S, T>(x)
+    } else if x.len() < SUM_LANES {
+        ExactSum::default().and_all(x)
+    } else {
+        sum_lanes_exactly::<S, T>(x)
     }
+}
+
+#[inline(never)]
+fn sum_lanes_exactly<S: Isa, T: Float>(x: &[T]) -> f64 {
     let (chunks, rest) = x.as_chunks();
     let (sum, lost) = T::sum_chunks_and_lost::<S>(chunks);
-    let mut total = ExactSum { sum, lost };
-    for x in rest {
-        total.add(x.to_f64());
-    }
-    total.total()
+    ExactSum { sum, lost }.and_all(rest)
 }
 
 /// [`sum_block`] of the products of `f32` with factors, each in f64; a factor of 0 leaves nothing.
@@ -51,22 +64,23 @@ pub fn sum_block_of_products<T: Float, F: Float>(x: &[T], factors: &[F]) -> f64 
 }
 
 /// Sum of any number of numbers: blocks, then pairwise.
-#[inline(always)]
+#[inline(never)]
 pub fn sum<S: Isa, T: Float>(x: &[T]) -> f64 {
-    sum_blocks(x, sum_block::<S, T>)
+    if x.len() <= BLOCK { sum_block::<S, T>(x) } else { sum_blocks(x, sum_block::<S, T>) }
 }
 
 /// [`sum`] by [`sum_block_exactly`].
-#[inline(always)]
+#[inline(never)]
 pub fn sum_exactly<S: Isa, T: Float>(x: &[T]) -> f64 {
-    sum_blocks(x, sum_block_exactly::<S, T>)
+    if x.len() <= BLOCK {
+        sum_block_exactly::<S, T>(x)
+    } else {
+        sum_blocks(x, sum_block_exactly::<S, T>)
+    }
 }
 
-#[inline(always)]
-fn sum_blocks<T>(x: &[T], of_block: impl Fn(&[T]) -> f64) -> f64 {
-    if x.len() <= BLOCK {
-        return of_block(x);
-    }
+#[inline(never)]
+fn sum_blocks<T>(x: &[T], of_block: fn(&[T]) -> f64) -> f64 {
     let mut sum = PairwiseSum::default();
     for block in x.chunks(BLOCK) {
         sum.add(of_block(block));
@@ -90,7 +104,7 @@ impl Default for PairwiseSum {
 
 impl PairwiseSum {
     /// The next number.
-    #[inline(always)]
+    #[inline(never)]
     pub fn add(&mut self, mut x: f64) {
         let full = self.count.trailing_ones() as usize;
         for subtree in &self.subtrees[..full] {
@@ -101,6 +115,7 @@ impl PairwiseSum {
     }
 
     /// The sum.
+    #[inline(never)]
     pub fn total(&self) -> f64 {
         let subtrees = self.subtrees.iter().enumerate().filter(|(i, _)| self.count >> i & 1 == 1);
         subtrees.map(|(_, subtree)| *subtree).reduce(|low, high| high + low).unwrap_or(0.0)
@@ -122,6 +137,15 @@ impl ExactSum {
         let added = new - self.sum;
         self.lost += (self.sum - (new - added)) + (x - added);
         self.sum = new;
+    }
+
+    /// The sum with some more numbers.
+    #[inline(always)]
+    fn and_all<T: Float>(mut self, x: &[T]) -> f64 {
+        for x in x {
+            self.add(x.to_f64());
+        }
+        self.total()
     }
 
     /// The sum.
@@ -173,35 +197,6 @@ impl ColumnSums {
         simd::dispatch(S::LEVEL, AddRows { sums: self, x });
     }
 
-    #[inline(always)]
-    fn add_rows<T: Float>(&mut self, x: &[T]) {
-        let row = self.rows;
-        self.rows += x.len() / self.cols;
-        if row >= self.chunked {
-            for x in x.chunks_exact(self.cols) {
-                let sums = if self.exact { &mut self.lanes } else { &mut self.rest };
-                add_each(sums, x, self.exact.then_some(&mut self.lost));
-            }
-            return;
-        }
-        let lanes = row % SUM_LANES * self.cols..;
-        if row < SUM_LANES {
-            // The first of each lane: what stood there before does not count.
-            for (sum, x) in self.lanes[lanes.clone()].iter_mut().zip(x) {
-                *sum = 0.0 + x.to_f64();
-            }
-            if self.exact {
-                self.lost[lanes][..x.len()].fill(0.0);
-            }
-        } else {
-            let lost = self.exact.then(|| &mut self.lost[lanes.clone()]);
-            add_each(&mut self.lanes[lanes], x, lost);
-        }
-        if self.rows == self.chunked {
-            self.fold();
-        }
-    }
-
     /// Adds the lanes up in the order of [`add_lanes`] or [`simd::add_lanes_exactly`](crate::simd::add_lanes_exactly), all
     /// columns at once: the lanes of one column lie pages apart.
     #[inline(always)]
@@ -243,7 +238,32 @@ impl<T: Float> Kernel for AddRows<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Isa>(self) {
-        self.sums.add_rows(self.x);
+        let AddRows { sums, x } = self;
+        let row = sums.rows;
+        sums.rows += x.len() / sums.cols;
+        if row >= sums.chunked {
+            for x in x.chunks_exact(sums.cols) {
+                let kept = if sums.exact { &mut sums.lanes } else { &mut sums.rest };
+                add_each(kept, x, sums.exact.then_some(&mut sums.lost));
+            }
+            return;
+        }
+        let lanes = row % SUM_LANES * sums.cols..;
+        if row < SUM_LANES {
+            // The first of each lane: what stood there before does not count.
+            for (sum, x) in sums.lanes[lanes.clone()].iter_mut().zip(x) {
+                *sum = 0.0 + x.to_f64();
+            }
+            if sums.exact {
+                sums.lost[lanes][..x.len()].fill(0.0);
+            }
+        } else {
+            let lost = sums.exact.then(|| &mut sums.lost[lanes.clone()]);
+            add_each(&mut sums.lanes[lanes], x, lost);
+        }
+        if sums.rows == sums.chunked {
+            sums.fold();
+        }
     }
 }
 

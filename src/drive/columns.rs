@@ -108,14 +108,14 @@ impl<'a, T: Real> Columns<'_, 'a, T> {
     }
 
     /// The first `V` vectors, to read.
-    #[inline(always)]
+    #[inline(never)]
     pub fn read<const V: usize>(&mut self) -> Reader<'_, 'a, T, V> {
         let vectors = array::from_fn(|v| self.vectors[v].as_ref());
         Reader::new(self.level, self.grid, self.block(), vectors, &mut self.room.vectors)
     }
 
     /// The first `V` vectors, to read once more, and their gradients, to write. A gradient may lie where its vector does.
-    #[inline(always)]
+    #[inline(never)]
     pub fn write<const V: usize>(&mut self) -> Writer<'_, 'a, T, V> {
         let (level, grid, block) = (self.level, self.grid, self.block());
         let inputs = array::from_fn(|v| self.vectors[v].as_ref());
@@ -151,7 +151,7 @@ impl<'b, 'a, T: Real, const V: usize> Reader<'b, 'a, T, V> {
     }
 
     /// A column, as long as there are rows.
-    #[inline(always)]
+    #[inline(never)]
     pub fn column(&mut self, column: usize) -> Result<[&[T]; V]> {
         if column % WATCHED == WATCHED - 1 {
             threads::check()?;
@@ -170,7 +170,7 @@ impl<'b, 'a, T: Real, const V: usize> Reader<'b, 'a, T, V> {
     }
 
     /// A column all of whose elements are in their domains, or nothing.
-    #[inline(always)]
+    #[inline(never)]
     pub fn checked(&mut self, column: usize) -> Result<Option<[&[T]; V]>> {
         let Reader { level, inputs, .. } = *self;
         let vectors = self.column(column)?;
@@ -195,7 +195,7 @@ pub struct Writer<'b, 'a, T, const V: usize> {
 
 impl<T: Real, const V: usize> Writer<'_, '_, T, V> {
     /// A column, to be finished once its gradients are written.
-    #[inline(always)]
+    #[inline(never)]
     pub fn column(&mut self, column: usize) -> Result<Written<'_, T, V>> {
         let rows = self.reader.block.cols;
         let mut grads = [const { None }; V];
@@ -211,14 +211,14 @@ impl<T: Real, const V: usize> Writer<'_, '_, T, V> {
     }
 
     /// As [`Writer::column`], if all elements are in their domains.
-    #[inline(always)]
+    #[inline(never)]
     pub fn checked(&mut self, column: usize) -> Result<Option<Written<'_, T, V>>> {
         let holds = self.reader.checked(column)?.is_some();
         holds.then(|| self.column(column)).transpose()
     }
 
     /// Stores what has been written of a column.
-    #[inline(always)]
+    #[inline(never)]
     pub fn finish(&self, column: usize) {
         let tile = Tile { row: column, rows: 1, ..self.reader.block };
         for ((o, runs), buffer) in self.outputs.iter().zip(&self.runs).zip(&*self.buffers) {

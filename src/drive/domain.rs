@@ -118,16 +118,15 @@ impl<T: Real> Kernel for Ordinary<'_, T> {
     #[inline(always)]
     fn run<S: Isa>(self) -> bool {
         let Ordinary { domain, x } = self;
-        match domain {
-            Domain::LogDistribution => T::sizes(x).most <= T::INFINITY,
-            Domain::Sign => T::all_signs(x),
-            Domain::Probability | Domain::PredictedProbability => T::all_up_to(x, T::ONE),
-            Domain::NonNegative | Domain::Variance | Domain::Distribution => {
-                T::all_up_to(x, T::INFINITY)
-            }
-            Domain::Weight => T::all_up_to(x, T::MAX),
-            _ => true,
-        }
+        let most = match domain {
+            Domain::LogDistribution => return T::sizes(x).most <= T::INFINITY,
+            Domain::Sign => return T::all_signs(x),
+            Domain::Probability | Domain::PredictedProbability => T::ONE,
+            Domain::NonNegative | Domain::Variance | Domain::Distribution => T::INFINITY,
+            Domain::Weight => T::MAX,
+            _ => return true,
+        };
+        T::all_up_to(x, most)
     }
 }
 

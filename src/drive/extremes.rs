@@ -2,7 +2,7 @@
 //! derivative, and to look for them afterwards would take as long as to compute them.
 
 use crate::num::Float;
-use crate::simd::Isa;
+use crate::simd::{Isa, Kernel, dispatch};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 
 /// Whether predictions and derivatives are finite, and the least second derivative.
@@ -28,15 +28,15 @@ impl Extremes {
     }
 
     /// Looks at some elements.
-    #[inline(always)]
     pub fn add<S: Isa, T: Float>(&self, pred: &[T], grad: Option<&[T]>, hess: Option<&[T]>) {
         for x in [Some(pred), grad, hess].into_iter().flatten() {
-            if !T::all_finite::<S>(x) {
+            if !dispatch(S::LEVEL, AllFinite(x)) {
                 self.not_finite.store(true, Relaxed);
             }
         }
         if let Some(hess) = hess {
-            self.least.fetch_min(T::least(hess).to_f64().key(), Relaxed);
+            let least = dispatch(S::LEVEL, Least(hess));
+            self.least.fetch_min(least.to_f64().key(), Relaxed);
         }
     }
 
@@ -46,6 +46,28 @@ impl Extremes {
     pub fn found(&self) -> Option<(bool, f64)> {
         let found = (!self.not_finite.load(Relaxed), f64::from_key(self.least.load(Relaxed)));
         self.seen.load(Relaxed).then_some(found)
+    }
+}
+
+/// [`Float::all_finite`].
+struct AllFinite<'x, T>(&'x [T]);
+
+impl<T: Float> Kernel for AllFinite<'_, T> {
+    type Output = bool;
+    #[inline(always)]
+    fn run<S: Isa>(self) -> bool {
+        T::all_finite::<S>(self.0)
+    }
+}
+
+/// [`Float::least`].
+struct Least<'x, T>(&'x [T]);
+
+impl<T: Float> Kernel for Least<'_, T> {
+    type Output = T;
+    #[inline(always)]
+    fn run<S: Isa>(self) -> T {
+        T::least(self.0)
     }
 }
 

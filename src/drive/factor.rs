@@ -7,6 +7,7 @@
 use crate::array::{Grid, Tile};
 use crate::drive::domain::Domain;
 use crate::drive::operand::{Input, sized};
+use crate::drive::scale::multiply_wide;
 use crate::drive::weight::{Divisor, Weighting};
 use crate::error::Result;
 use crate::math::Real;
@@ -155,25 +156,6 @@ impl<'v, 'a> Factors<'v, 'a> {
     }
 
     #[inline(always)]
-    fn of_tile_in<'s, S: Isa>(
-        &'s self,
-        grid: &Grid,
-        tile: Tile,
-        buffers: &'s mut Buffers,
-    ) -> Result<(Factor<'s>, Scale<'s>)> {
-        let Buffers { weights, grad_output, scale } = buffers;
-        let weights = load(self.sample_weight.as_ref(), grid, tile, weights)?;
-        if let Some(check) = &self.weighting.weight_check
-            && !weights.all_are_weights::<S>()
-        {
-            // No weight is exempt, so that the first wrong one of all is the one to name.
-            check.all()?;
-        }
-        let outer = load(self.grad_output.as_ref(), grid, tile, grad_output)?;
-        Ok((weights, self.scale(tile, weights, outer, scale)?))
-    }
-
-    #[inline(always)]
     fn scale<'s>(
         &self,
         tile: Tile,
@@ -221,7 +203,17 @@ impl<'s> Kernel for OfTile<'s, '_, '_, '_> {
     type Output = Result<(Factor<'s>, Scale<'s>)>;
     #[inline(always)]
     fn run<S: Isa>(self) -> Self::Output {
-        self.factors.of_tile_in::<S>(self.grid, self.tile, self.buffers)
+        let OfTile { factors, grid, tile, buffers } = self;
+        let Buffers { weights, grad_output, scale } = buffers;
+        let weights = load(factors.sample_weight.as_ref(), grid, tile, weights)?;
+        if let Some(check) = &factors.weighting.weight_check
+            && !weights.all_are_weights::<S>()
+        {
+            // No weight is exempt, so that the first wrong one of all is the one to name.
+            check.all()?;
+        }
+        let outer = load(factors.grad_output.as_ref(), grid, tile, grad_output)?;
+        Ok((weights, factors.scale(tile, weights, outer, scale)?))
     }
 }
 
@@ -253,9 +245,8 @@ impl Scale<'_> {
     }
 
     /// Multiplies a tile of rows of `cols` elements.
-    #[inline(always)]
-    pub fn apply<T: Real>(&self, x: &mut [T], cols: usize) {
-        self.factor.apply(x, cols, self.times);
+    pub fn apply<S: Isa, T: Real>(&self, x: &mut [T], cols: usize) {
+        self.factor.apply::<S, T>(x, cols, self.times);
     }
 }
 
@@ -329,9 +320,37 @@ impl<'a> Factor<'a> {
     }
 
     /// Multiplies a tile of rows of `cols` elements, and by another number for all.
+    pub fn apply<S: Isa, T: Real>(&self, x: &mut [T], cols: usize, times: f64) {
+        simd::dispatch(S::LEVEL, Apply { factor: *self, x, cols, times });
+    }
+
+    /// The products of a tile with the factors, in f64.
+    pub fn products_of<'b, S: Isa, T: Real>(
+        &self,
+        x: &[T],
+        tile: Tile,
+        products: &'b mut Vec<f64>,
+    ) -> Result<&'b [f64]> {
+        let products = sized(products, tile.len())?;
+        simd::dispatch(S::LEVEL, Products { factor: *self, x, cols: tile.cols, out: products });
+        Ok(products)
+    }
+}
+
+/// [`Factor::apply`].
+struct Apply<'a, 'x, T> {
+    factor: Factor<'a>,
+    x: &'x mut [T],
+    cols: usize,
+    times: f64,
+}
+
+impl<T: Real> Kernel for Apply<'_, '_, T> {
+    type Output = ();
     #[inline(always)]
-    pub fn apply<T: Real>(&self, x: &mut [T], cols: usize, times: f64) {
-        match *self {
+    fn run<S: Isa>(self) {
+        let Apply { factor, x, cols, times } = self;
+        match factor {
             Factor::One(factor) => multiply(x, times.weighted(factor)),
             Factor::Rows(factors) => {
                 for (x, &factor) in x.chunks_exact_mut(cols).zip(factors) {
@@ -342,30 +361,34 @@ impl<'a> Factor<'a> {
             Factor::Doubles(factors) => multiply_each(x, factors, times),
         }
     }
+}
 
-    /// The products of a tile with the factors, in f64.
+/// [`Factor::products_of`].
+struct Products<'a, 'x, T> {
+    factor: Factor<'a>,
+    x: &'x [T],
+    cols: usize,
+    out: &'x mut [f64],
+}
+
+impl<T: Real> Kernel for Products<'_, '_, T> {
+    type Output = ();
     #[inline(always)]
-    pub fn products_of<'b, T: Real>(
-        &self,
-        x: &[T],
-        tile: Tile,
-        products: &'b mut Vec<f64>,
-    ) -> Result<&'b [f64]> {
-        let (products, cols) = (sized(products, tile.len())?, tile.cols);
-        with_elements!(*self, factors => {
-            for ((product, x), factor) in products.iter_mut().zip(x).zip(factors) {
+    fn run<S: Isa>(self) {
+        let Products { factor, x, cols, out } = self;
+        with_elements!(factor, factors => {
+            for ((product, x), factor) in out.iter_mut().zip(x).zip(factors) {
                 *product = x.to_f64().weighted(factor.to_f64());
             }
         }, _ => {
-            let rows = products.chunks_exact_mut(cols).zip(x.chunks_exact(cols));
+            let rows = out.chunks_exact_mut(cols).zip(x.chunks_exact(cols));
             for (r, (products, x)) in rows.enumerate() {
-                let factor = self.at(r);
+                let factor = factor.at(r);
                 for (product, x) in products.iter_mut().zip(x) {
                     *product = x.to_f64().weighted(factor);
                 }
             }
         });
-        Ok(products)
     }
 }
 
@@ -404,9 +427,7 @@ pub(crate) fn multiply<T: Real>(x: &mut [T], factor: f64) {
             }
         }
     } else {
-        for x in x {
-            *x = T::from_f64(x.to_f64() * factor);
-        }
+        multiply_wide(x, factor);
     }
 }
 
@@ -422,8 +443,15 @@ fn multiply_each<T: Real, F: Real>(x: &mut [T], elements: Elements<'_, F>, times
             *x = x.weighted(T::from_f64(times * factor.to_f64()));
         }
     } else {
-        for (x, factor) in x.iter_mut().zip(factors) {
-            multiply(std::slice::from_mut(x), times.weighted(factor.to_f64()));
-        }
+        multiply_one_by_one(x, factors, times);
+    }
+}
+
+/// [`multiply_each`] where some product does not fit, which is rare.
+#[cold]
+#[inline(never)]
+fn multiply_one_by_one<T: Real, F: Real>(x: &mut [T], factors: &[F], times: f64) {
+    for (x, factor) in x.iter_mut().zip(factors) {
+        multiply(std::slice::from_mut(x), times.weighted(factor.to_f64()));
     }
 }

@@ -49,8 +49,15 @@ pub fn split<T: Real>(factor: f64) -> [f64; 2] {
 #[inline(always)]
 pub fn multiply<T: Real>(x: &mut [T], rest: f64) {
     if rest != 1.0 {
-        for x in x {
-            *x = T::from_f64(x.to_f64() * rest);
-        }
+        multiply_wide(x, rest);
+    }
+}
+
+/// Multiplies in f64 by a factor that the type of computation does not hold, which is rare.
+#[cold]
+#[inline(never)]
+pub fn multiply_wide<T: Real>(x: &mut [T], factor: f64) {
+    for x in x {
+        *x = T::from_f64(x.to_f64() * factor);
     }
 }

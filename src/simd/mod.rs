@@ -26,8 +26,9 @@ pub trait Isa: F64x8Ops + Copy + Send + Sync + 'static {
     const REGISTER: usize = 16;
 
     /// Sum of all chunks; see [`crate::num::Float::sum_chunks`]. A level overrides it where the compiler keeps a running
-    /// sum in registers narrower than the level has; the order is the same everywhere.
-    #[inline(always)]
+    /// sum in registers narrower than the level has; the order is the same everywhere. Sums are functions of their own,
+    /// which most kernels call.
+    #[inline(never)]
     fn sum_f32(chunks: &[[f32; SUM_LANES]]) -> f64 {
         sum_chunks(chunks)
     }
@@ -37,12 +38,12 @@ pub trait Isa: F64x8Ops + Copy + Send + Sync + 'static {
         (Self::sum_f32(chunks), 0.0)
     }
     /// As [`Isa::sum_f32`].
-    #[inline(always)]
+    #[inline(never)]
     fn sum_f64(chunks: &[[f64; SUM_LANES]]) -> f64 {
         sum_chunks(chunks)
     }
     /// As [`Isa::sum_f64`], and what its additions rounded off.
-    #[inline(always)]
+    #[inline(never)]
     fn sum_f64_and_lost(chunks: &[[f64; SUM_LANES]]) -> (f64, f64) {
         let (mut lanes, mut lost) = ([0.0; SUM_LANES], [0.0; SUM_LANES]);
         for chunk in chunks {
@@ -71,7 +72,21 @@ fn sum_chunks<T: Copy + Into<f64>>(chunks: &[[T; SUM_LANES]]) -> f64 {
     add_lanes(lanes)
 }
 
-/// The sum of lanes, a power of two: the upper half added to the lower until one is left.
+/// All lanes, a power of two, in one: the upper half onto the lower until one is left.
+#[inline(always)]
+pub fn fold<T: Copy, const N: usize>(mut lanes: [T; N], f: impl Fn(T, T) -> T) -> T {
+    let mut half = N / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] = f(lanes[l], lanes[l + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// The sum of lanes, in the order of [`fold`]. It is written out because the compiler keeps lanes that it hands to `fold` in
+/// memory.
 #[inline(always)]
 pub fn add_lanes<const N: usize>(mut lanes: [f64; N]) -> f64 {
     let mut half = N / 2;
@@ -296,6 +311,7 @@ mod x86 {
             }
         };
         (@on $features:literal, $chunks:ident: $type:ty, $sum:ty, $body:block) => {{
+            #[inline(never)]
             #[target_feature(enable = $features)]
             fn sum($chunks: $type) -> $sum $body
             // SAFETY: code that names this level runs in its shell only, where the features are there.

@@ -43,53 +43,6 @@ impl<T: Real> ColumnSoftmax<T> {
     }
 
     #[inline(always)]
-    fn fill_in<S: Isa>(
-        &mut self,
-        columns: &mut Columns<'_, '_, T>,
-        temperature: f64,
-    ) -> Result<()> {
-        let (rows, elements) = (columns.rows(), columns.elements());
-        self.rows = rows;
-        self.find_maxima(columns)?;
-        self.in_place = columns.keeps_gradient();
-        let keeps = columns.wants_first() && !self.in_place;
-        let ColumnSoftmax { max, at, near, others, exps, terms, sums, in_place, .. } = self;
-        let (max, at, near) = (&max[..rows], &at[..rows], *near);
-        let terms = sized(terms, rows)?;
-        let exps = sized(exps, if keeps { rows * elements } else { rows })?;
-        sums.start(elements, rows, T::DTYPE == DType::F64)?;
-        let mut writer = columns.write();
-        for c in 0..elements {
-            let own = &mut exps[if keeps { c * rows } else { 0 }..][..rows];
-            let ([x], [grad]) = writer.column(c)?;
-            let exps = grad.filter(|_| *in_place).unwrap_or(own);
-            if temperature == 1.0 && near {
-                for ((e, &x), &max) in exps.iter_mut().zip(x).zip(max) {
-                    *e = x.exp_near::<S>(max);
-                }
-            } else if temperature == 1.0 {
-                for ((e, &x), &max) in exps.iter_mut().zip(x).zip(max) {
-                    *e = shifted_exp::<S, T>(x, max);
-                }
-            } else {
-                for ((e, &x), &max) in exps.iter_mut().zip(x).zip(max) {
-                    *e = tempered_exp::<S, T>(x, max, temperature);
-                }
-            }
-            for ((term, &e), &at) in terms.iter_mut().zip(&*exps).zip(at) {
-                *term = if at == c as u32 { T::ZERO } else { e };
-            }
-            sums.add::<S, _>(terms)?;
-        }
-        for (r, others) in sized(others, rows)?.iter_mut().enumerate() {
-            // NaN is not to be left out.
-            let lost = if max[r].is_nan() { f64::NAN } else { 0.0 };
-            *others = possible(max[r], sums.total(r) + lost);
-        }
-        Ok(())
-    }
-
-    #[inline(always)]
     fn find_maxima(&mut self, columns: &mut Columns<'_, '_, T>) -> Result<()> {
         let (rows, elements) = (columns.rows(), columns.elements());
         let ends = [-T::INFINITY, T::INFINITY].map(T::key);
@@ -146,6 +99,45 @@ impl<T: Real> Kernel for Fill<'_, '_, '_, T> {
     type Output = Result<()>;
     #[inline(always)]
     fn run<S: Isa>(self) -> Result<()> {
-        self.softmax.fill_in::<S>(self.columns, self.temperature)
+        let Fill { softmax, columns, temperature } = self;
+        let (rows, elements) = (columns.rows(), columns.elements());
+        softmax.rows = rows;
+        softmax.find_maxima(columns)?;
+        softmax.in_place = columns.keeps_gradient();
+        let keeps = columns.wants_first() && !softmax.in_place;
+        let ColumnSoftmax { max, at, near, others, exps, terms, sums, in_place, .. } = softmax;
+        let (max, at, near) = (&max[..rows], &at[..rows], *near);
+        let terms = sized(terms, rows)?;
+        let exps = sized(exps, if keeps { rows * elements } else { rows })?;
+        sums.start(elements, rows, T::DTYPE == DType::F64)?;
+        let mut writer = columns.write();
+        for c in 0..elements {
+            let own = &mut exps[if keeps { c * rows } else { 0 }..][..rows];
+            let ([x], [grad]) = writer.column(c)?;
+            let exps = grad.filter(|_| *in_place).unwrap_or(own);
+            if temperature == 1.0 && near {
+                for ((e, &x), &max) in exps.iter_mut().zip(x).zip(max) {
+                    *e = x.exp_near::<S>(max);
+                }
+            } else if temperature == 1.0 {
+                for ((e, &x), &max) in exps.iter_mut().zip(x).zip(max) {
+                    *e = shifted_exp::<S, T>(x, max);
+                }
+            } else {
+                for ((e, &x), &max) in exps.iter_mut().zip(x).zip(max) {
+                    *e = tempered_exp::<S, T>(x, max, temperature);
+                }
+            }
+            for ((term, &e), &at) in terms.iter_mut().zip(&*exps).zip(at) {
+                *term = if at == c as u32 { T::ZERO } else { e };
+            }
+            sums.add::<S, _>(terms)?;
+        }
+        for (r, others) in sized(others, rows)?.iter_mut().enumerate() {
+            // NaN is not to be left out.
+            let lost = if max[r].is_nan() { f64::NAN } else { 0.0 };
+            *others = possible(max[r], sums.total(r) + lost);
+        }
+        Ok(())
     }
 }

@@ -23,12 +23,35 @@ pub trait Distribution<T: Real> {
     }
     /// y from the labels of one class: they themselves, or in the room.
     fn target<'y, S: Isa>(&self, class: usize, label: &'y [T], room: &'y mut [T]) -> &'y [T];
-    /// What is summed over a row.
-    fn summand<S: Isa>(&self, label: T, y: T, gap: T, log_sum: T) -> T;
+    /// What is summed over each row, from one class of them and y.
+    fn summands<S: Isa>(&self, column: Column<'_, T>, y: &[T], out: &mut [T]);
     /// The loss of a row, from this sum and that of y.
     fn loss(&self, terms: f64, total: f64, log_sum: T) -> f64;
-    /// The derivative with respect to a label, times `scale`.
-    fn slope<S: Isa>(&self, class: usize, label: T, gap: T, log_sum: T, scale: f64) -> T;
+    /// The derivatives with respect to the labels of one class, times the scale of each row.
+    fn slopes<S: Isa>(&self, class: usize, column: Column<'_, T>, scale: &[f64], out: &mut [T]);
+}
+
+/// One class of many rows: its logits and labels, and of each row the largest logit and [`Distribution`]'s T log(sum).
+#[derive(Clone, Copy)]
+pub struct Column<'c, T> {
+    pub x: &'c [T],
+    pub label: &'c [T],
+    pub max: &'c [T],
+    pub log_sum: &'c [T],
+}
+
+impl<T: Real> Column<'_, T> {
+    /// Fills `out` with a function of each row's index, label, gap and log-sum.
+    #[inline(always)]
+    pub fn map(self, out: &mut [T], of_row: impl Fn(usize, T, T, T) -> T) {
+        // All slices are as long as there are rows, so that no index is checked.
+        let rows = out.len();
+        let [x, label] = [&self.x[..rows], &self.label[..rows]];
+        let [max, log_sum] = [&self.max[..rows], &self.log_sum[..rows]];
+        for (r, out) in out.iter_mut().enumerate() {
+            *out = of_row(r, label[r], gap(max[r], x[r]), log_sum[r]);
+        }
+    }
 }
 
 /// Room for one row, or for columns: the softmax of all rows, sums, and a few numbers of each.
@@ -74,7 +97,6 @@ impl<T: Real> DistributionRoom<T> {
         }
         totals.start(elements, count, T::DTYPE == DType::F64)?;
         terms.start(elements, count, false)?;
-        // All slices are as long as there are rows, so that no index is checked.
         let max = &softmax.max[..count];
         let mut reader = columns.read();
         for c in 0..elements {
@@ -82,10 +104,7 @@ impl<T: Real> DistributionRoom<T> {
             let y = loss.target::<S>(c, label, room);
             totals.add::<S, _>(y)?;
             if rows.wants_value {
-                let (x, y, label) = (&x[..count], &y[..count], &label[..count]);
-                for r in 0..count {
-                    line[r] = loss.summand::<S>(label[r], y[r], gap(max[r], x[r]), log_sums[r]);
-                }
+                loss.summands::<S>(Column { x, label, max, log_sum: log_sums }, y, line);
                 terms.add::<S, _>(line)?;
             }
         }
@@ -112,13 +131,8 @@ impl<T: Real> DistributionRoom<T> {
         let mut writer = columns.write();
         for c in 0..elements {
             let ([x, label], [grad, label_grad]) = writer.column(c)?;
-            let (x, label) = (&x[..count], &label[..count]);
             if let Some(grad) = label_grad {
-                let grad = &mut grad[..count];
-                for r in 0..count {
-                    let gap = gap(max[r], x[r]);
-                    grad[r] = loss.slope::<S>(c, label[r], gap, log_sums[r], scale[r]);
-                }
+                loss.slopes::<S>(c, Column { x, label, max, log_sum: log_sums }, scale, grad);
             }
             if let Some(grad) = grad {
                 let y = &loss.target::<S>(c, label, room)[..count];

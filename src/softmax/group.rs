@@ -6,6 +6,7 @@ use crate::num::DType;
 use crate::simd::{self, Isa, Kernel, SUM_LANES};
 use crate::softmax::{Extremes, Softmax, log_sum_minus, possible, shifted_exp, shifted_exps};
 use crate::sum::{BLOCK, PairwiseSum, sum_exactly};
+use std::hint;
 
 /// The softmax of up to [`LANES`] rows, one step for all of them after the other: no step of one row has to wait for
 /// the one before, and what is one number for each row is computed in registers.
@@ -229,7 +230,8 @@ fn sum_lanes<T: Real, const EXACT: bool>(exps: &[T]) -> [f64; LANES] {
 
 #[inline(always)]
 fn fold_halves<const EXACT: bool>(sums: &mut [[f64; LANES]; SUM_LANES], lost: &mut [f64; LANES]) {
-    let mut half = SUM_LANES / 2;
+    // If it knew this number, the compiler would write the loops out, ten times as long.
+    let mut half = hint::black_box(SUM_LANES / 2);
     while half > 0 {
         let (low, high) = sums[..2 * half].split_at_mut(half);
         for (low, high) in low.iter_mut().zip(high) {

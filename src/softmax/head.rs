@@ -100,6 +100,16 @@ pub struct SparseRows<'a> {
     weights: Option<&'a [f64]>,
 }
 
+/// One of the slopes of each row, times the scale of the row.
+#[inline(never)]
+fn scaled(slopes: &[Slopes], scale: &[f64; LANES], of: fn(&Slopes) -> f64) -> [f64; LANES] {
+    let mut scaled = [0.0; LANES];
+    for ((scaled, slopes), scale) in scaled.iter_mut().zip(slopes).zip(scale) {
+        *scaled = of(slopes) * scale;
+    }
+    scaled
+}
+
 /// total p - share, from p and 1 - p: of the two forms the one that does not cancel.
 #[inline(always)]
 fn excess(total: f64, share: f64, [p, rest]: [f64; 2]) -> f64 {
@@ -142,6 +152,30 @@ impl<'a> SparseRows<'a> {
             max: softmax.max.to_f64(),
             spread,
         }
+    }
+
+    /// What the head makes of several rows, with their losses. Its numbers of f64 for each row take no time beside the
+    /// softmax, and as a part of each kernel would take much room.
+    #[inline(never)]
+    fn slopes_of<T: Real>(
+        &self,
+        softmax: &GroupSoftmax<T>,
+        label: &[usize; LANES],
+        [exps, nll]: [&[T; LANES]; 2],
+        [log_sums, spread]: [&[f64; LANES]; 2],
+        value: &mut [T],
+    ) -> [Slopes; LANES] {
+        let mut scalars = [Scalars::default(); LANES];
+        for (l, scalars) in scalars[..value.len()].iter_mut().enumerate() {
+            let sums = [log_sums[l], spread[l]];
+            *scalars = Self::scalars(&softmax.row(l), label[l], [exps[l], nll[l]], sums);
+        }
+        let mut slopes = [Slopes::default(); LANES];
+        self.head.slopes_of(&scalars[..value.len()], &mut slopes);
+        for (value, slopes) in value.iter_mut().zip(&slopes) {
+            *value = T::from_f64(slopes.value);
+        }
+        slopes
     }
 
     /// The derivative at the class of the largest logit, where p may be more than half.
@@ -289,24 +323,14 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
             }
             spread = softmax.sums::<S>(scratch);
         }
-        let mut scalars = [Scalars::default(); LANES];
-        for l in 0..rows {
-            let (row, own) = (softmax.row(l), [exps[l], nll[l]]);
-            let sums = [self.log_sum::<S>(row.others), spread[l]];
-            scalars[l] = Self::scalars(&row, label[l], own, sums);
-        }
-        let mut slopes = [Slopes::default(); LANES];
-        self.head.slopes_of(&scalars[..rows], &mut slopes);
-        for (value, slopes) in value.iter_mut().zip(&slopes) {
-            *value = T::from_f64(slopes.value);
-        }
-        let scaled = |of: fn(&Slopes) -> f64| {
-            let mut scaled = [0.0; LANES];
-            for l in 0..rows {
-                scaled[l] = of(&slopes[l]) * scale[l];
+        let mut log_sums = [0.0; LANES];
+        if self.needs_log_sum {
+            for l in 0..LANES {
+                log_sums[l] = softmax.others[l].log1p::<S>();
             }
-            scaled
-        };
+        }
+        let slopes = self.slopes_of(&softmax, &label, [&exps, &nll], [&log_sums, &spread], value);
+        let scaled = |of| scaled(&slopes[..rows], scale, of);
         if let Some(hess) = hess {
             softmax.curvature(grad, hess, &scaled(|s| s.curvature));
             let square = scaled(|s| s.square);

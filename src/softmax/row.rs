@@ -107,6 +107,7 @@ impl<T: Real> Softmax<T> {
     }
 
     /// `total` / (sum of exp(x - max)), and what that rounds off: a row of f64 has no digits to spare for it.
+    #[inline(always)]
     fn share_of(&self, total: f64) -> (T, T) {
         let sum = 1.0 + self.others;
         let added = sum - 1.0;

@@ -23,24 +23,11 @@ impl<T: Real> Job<'_, '_, T> {
     ) -> Result<()> {
         if input.is_wider::<T>() {
             let x = input.tile(self.grid, tile, exact)?;
-            return self.check_in::<S, _>(check, tile, x, weights);
+            let holds = check.domain.all_hold(S::LEVEL, x);
+            return if holds { Ok(()) } else { self.wrong(check, tile, x, weights) };
         }
-        self.check_in::<S, _>(check, tile, x, weights)
-    }
-
-    #[inline(always)]
-    fn check_in<S: Isa, X: Real>(
-        &self,
-        check: &Check<'_>,
-        tile: Tile,
-        x: &[X],
-        weights: Factor<'_>,
-    ) -> Result<()> {
-        if check.domain.all_hold_here::<S, X>(x) {
-            Ok(())
-        } else {
-            self.wrong(check, tile, x, weights)
-        }
+        let holds = check.domain.all_hold_here::<S, T>(x);
+        if holds { Ok(()) } else { self.wrong(check, tile, x, weights) }
     }
 
     /// The error of the first element that has a weight and is not what it must be, if there is one.

@@ -7,6 +7,7 @@
 //! see [`Few`].
 
 mod check;
+mod compute;
 mod sums;
 
 use self::sums::Turned;
@@ -15,15 +16,14 @@ use crate::drive::Reduction;
 use crate::drive::block_kernel::{BlockKernel, BlockOutputs, MAX_OPERANDS, Outputs};
 use crate::drive::domain::{Check, Order};
 use crate::drive::extremes::Extremes;
-use crate::drive::factor::{Buffers, Factor, Factors, Scale, multiply};
+use crate::drive::factor::{Buffers, Factors};
 use crate::drive::few::Few;
 use crate::drive::operand::{Argument, Input, Operand, Output, sized, tiles};
-use crate::drive::scale::split;
 use crate::drive::weight::Weighting;
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
-use crate::simd::{self, Isa, Kernel, Level};
+use crate::simd::Level;
 use crate::sum::{BLOCK, ColumnSums};
 use crate::threads;
 use smallvec::SmallVec;
@@ -38,9 +38,6 @@ const FEW: usize = 256;
 /// Samples side by side of a tile, at least, and at most where they have sums of their own: as many as lie in a page of
 /// memory, as every other page costs time.
 const SIDE_BY_SIDE: (usize, usize) = (64, 1024);
-
-/// Rows from this length on are computed one by one where each has a factor of its own.
-const LONG: usize = 256;
 
 /// Rows of a tile when some operand has its rows side by side in memory, or, where samples are, has not: a cache line of
 /// `f32`.
@@ -422,116 +419,5 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
             }
         }
         Ok(())
-    }
-
-    /// Computes a tile, checks its inputs, applies factors and sums.
-    fn compute(
-        &self,
-        tile: Tile,
-        factors: &(Factor<'_>, Scale<'_>),
-        inputs: &[&[T]],
-        outputs: BlockOutputs<'_, T>,
-        rest: &mut Rest<T>,
-    ) -> Result<()> {
-        simd::dispatch(self.level, Compute { job: self, tile, factors, inputs, outputs, rest })
-    }
-
-    #[inline(always)]
-    fn compute_in<S: Isa>(
-        &self,
-        tile: Tile,
-        &(weights, ref scale): &(Factor<'_>, Scale<'_>),
-        inputs: &[&[T]],
-        mut outputs: BlockOutputs<'_, T>,
-        rest: &mut Rest<T>,
-    ) -> Result<()> {
-        let cols = tile.cols;
-        let at_once = scale.as_one();
-        let wanted = outputs.part(&(0..tile.len()));
-        let by_row = scale.of_rows().filter(|_| cols >= LONG);
-        let scaled = by_row.is_some() || at_once.is_some_and(|scale| scale != T::ZERO);
-        if let Some(scale) = by_row {
-            self.run_rows(inputs, wanted, cols, scale);
-        } else {
-            self.kernel.run(self.level, inputs, wanted, at_once.unwrap_or(T::ONE));
-        }
-        // Only now: the kernel hides that it waits for memory, and leaves the tile in the cache.
-        for (input, (o, check)) in inputs.iter().zip(&self.inputs) {
-            if let Some(check) = check {
-                self.check::<S>(check, o, tile, input, weights, &mut rest.exact)?;
-            }
-        }
-        let BlockOutputs { value, mut grads, mut hess } = outputs;
-        for out in grads.iter_mut().chain([&mut hess]).flatten() {
-            if !scaled {
-                scale.apply(out, cols);
-            }
-        }
-        if let Some(extremes) = self.extremes {
-            extremes.add::<S, _>(inputs[0], grads[0].as_deref(), hess.as_deref());
-        }
-        if let Some(value) = value {
-            if self.partial != Partial::Nothing {
-                let Rest { products, samples, values, .. } = rest;
-                match (self.sums_samples(), self.turned) {
-                    (true, _) => self.sum_samples::<S>(tile, value, weights, products, samples)?,
-                    (_, true) => self.sum_turned::<S>(tile, value, weights, products, values)?,
-                    _ => self.sum::<S>(tile, value, weights, products)?,
-                }
-            } else if self.weight != 1.0 || self.factors.is_weighted() {
-                weights.apply(value, cols, self.weight);
-            }
-        }
-        Ok(())
-    }
-
-    /// Runs the kernel row by row, each with a factor of its own.
-    #[inline(always)]
-    fn run_rows(
-        &self,
-        inputs: &[&[T]],
-        mut outputs: BlockOutputs<'_, T>,
-        cols: usize,
-        scale: impl Iterator<Item = f64>,
-    ) {
-        for (r, scale) in scale.enumerate() {
-            let run = r * cols..(r + 1) * cols;
-            let mut of_row = [&[][..]; MAX_OPERANDS];
-            for (row, input) in of_row.iter_mut().zip(inputs) {
-                *row = &input[run.clone()];
-            }
-            let mut outputs = outputs.part(&run);
-            let [scale, rest] = split::<T>(scale);
-            self.kernel.run(
-                self.level,
-                &of_row[..inputs.len()],
-                outputs.part(&(0..cols)),
-                T::from_f64(scale),
-            );
-            // A factor of 0 leaves nothing, whatever it was multiplied with.
-            let rest = if scale == 0.0 { 0.0 } else { rest };
-            for out in outputs.grads.iter_mut().chain([&mut outputs.hess]).flatten() {
-                multiply(out, rest);
-            }
-        }
-    }
-}
-
-/// [`Job::compute`].
-struct Compute<'c, 'v, 'a, T> {
-    job: &'c Job<'v, 'a, T>,
-    tile: Tile,
-    factors: &'c (Factor<'c>, Scale<'c>),
-    inputs: &'c [&'c [T]],
-    outputs: BlockOutputs<'c, T>,
-    rest: &'c mut Rest<T>,
-}
-
-impl<T: Real> Kernel for Compute<'_, '_, '_, T> {
-    type Output = Result<()>;
-    #[inline(always)]
-    fn run<S: Isa>(self) -> Result<()> {
-        let Compute { job, tile, factors, inputs, outputs, rest } = self;
-        job.compute_in::<S>(tile, factors, inputs, outputs, rest)
     }
 }

@@ -49,7 +49,7 @@ impl<T: Real> Job<'_, '_, T> {
                 }
             }
             _ => {
-                let products = weights.products_of(value, tile, products)?;
+                let products = weights.products_of::<S, T>(value, tile, products)?;
                 self.sum_products::<S>(tile, products);
             }
         }
@@ -99,7 +99,7 @@ impl<T: Real> Job<'_, '_, T> {
             self.sum_values::<S>(upright, value, weights);
             return Ok(());
         }
-        let products = weights.products_of(value, tile, products)?;
+        let products = weights.products_of::<S, T>(value, tile, products)?;
         let products = turn(products, tile, &mut turned.products)?;
         self.sum_products::<S>(upright, products);
         Ok(())
@@ -123,7 +123,7 @@ impl<T: Real> Job<'_, '_, T> {
         if by_sample {
             sums.add::<S, _>(value);
         } else {
-            let products = weights.products_of(value, tile, products)?;
+            let products = weights.products_of::<S, T>(value, tile, products)?;
             sums.add::<S, _>(products);
         }
         let end = tile.row + tile.rows;

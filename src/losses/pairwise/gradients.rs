@@ -2,7 +2,7 @@
 
 use super::kernel::{Pairs, rows_of_task};
 use super::marks::Marks;
-use super::product::{DEPTH, Left, RIGHT, Right, Room, add_product};
+use super::product::{DEPTH, Left, Part, RIGHT, Right, Room};
 use super::similarity::{Batches, Similarity};
 use crate::array::{Grid, Tile};
 use crate::array::{View, ViewMut};
@@ -10,7 +10,7 @@ use crate::drive::operand::{Operand, Output, sized};
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
-use crate::simd::{self, Isa, Kernel};
+use crate::simd::{self, Isa, Kernel, Level};
 use crate::sum::sum_block;
 use crate::threads;
 use std::marker::PhantomData;
@@ -96,8 +96,7 @@ impl<'a, T: Real> Gradients<'a, T> {
             for task in tasks {
                 let (row, col) = (task / across * rows, task % across * COLS);
                 let tile = Tile { row, rows, col, cols: COLS.min(d - col) };
-                let scratch = &mut scratch;
-                simd::dispatch(block.level, PullTile { job: &job, tile, scratch })?;
+                job.tile(block.level, tile, &mut scratch)?;
             }
             Ok(())
         })
@@ -114,7 +113,7 @@ impl<'a, T: Real> Gradients<'a, T> {
         let batches = Batches::new(&pairs.batches, pairs.centre);
         let mut own = memory::filled(T::ZERO, d)?;
         for ((row, sums), total) in sums.chunks_exact_mut(d.max(1)).enumerate().zip(totals) {
-            batches.less_own([1, row], &(0..d), total, &mut own, sums);
+            batches.less_own(pairs.level, [1, row], &(0..d), total, &mut own, sums);
         }
         let gradient = |sum: &f64| T::from_f64(M::FACTOR * sum * factor);
         out.copy_from(&memory::collect(sums.iter().map(gradient))?);
@@ -124,22 +123,55 @@ impl<'a, T: Real> Gradients<'a, T> {
 
 impl Batches<'_, '_> {
     /// Takes the sum of its slopes times an own vector, relative to the centre, from the sums of slopes times the others.
-    #[inline(always)]
     fn less_own<T: Real>(
         &self,
+        level: Level,
         vector: [usize; 2],
         elements: &Range<usize>,
         total: f64,
         buffer: &mut [T],
         sums: &mut [f64],
     ) {
-        if total == 0.0 {
-            return;
+        if total != 0.0 {
+            let own = self.load(vector, elements, buffer);
+            let centre = self.centre.get(elements.clone()).unwrap_or_default();
+            simd::dispatch(level, LessOwn { own, centre, total, sums });
         }
-        let own = self.load(vector, elements, buffer);
-        let centre = self.centre.get(elements.clone()).unwrap_or_default();
-        for ((sum, &own), &centre) in sums.iter_mut().zip(own).zip(centre) {
-            *sum -= total * (own - T::from_f64(centre)).to_f64();
+    }
+}
+
+/// [`Batches::less_own`].
+struct LessOwn<'r, T> {
+    own: &'r [T],
+    centre: &'r [f64],
+    total: f64,
+    sums: &'r mut [f64],
+}
+
+impl<T: Real> Kernel for LessOwn<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        for ((sum, &own), &centre) in self.sums.iter_mut().zip(self.own).zip(self.centre) {
+            *sum -= self.total * (own - T::from_f64(centre)).to_f64();
+        }
+    }
+}
+
+/// Turns sums into gradients.
+struct Scaled<'r, T> {
+    sums: &'r [f64],
+    factors: [f64; 2],
+    grads: &'r mut [T],
+}
+
+impl<T: Real> Kernel for Scaled<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        let [by_similarity, of_all] = self.factors;
+        for (g, sum) in self.grads.iter_mut().zip(self.sums) {
+            *g = T::from_f64(by_similarity * *sum * of_all);
         }
     }
 }
@@ -153,13 +185,6 @@ struct PullJob<'a, 'b, M, T> {
     /// The sums of slopes of the second batch, if its gradients are sums that are continued.
     carried: Option<(Output<'a, 'a>, Grid)>,
     of: PhantomData<M>,
-}
-
-/// A tile of the gradients; of the vectors of either batch as far as there are any.
-struct PullTile<'a, 'b, 'c, M, T> {
-    job: &'a PullJob<'b, 'c, M, T>,
-    tile: Tile,
-    scratch: &'a mut Scratch<T>,
 }
 
 /// Room for a tile.
@@ -177,12 +202,10 @@ struct Scratch<T> {
     grads: Vec<T>,
 }
 
-impl<M: Similarity, T: Real> Kernel for PullTile<'_, '_, '_, M, T> {
-    type Output = Result<()>;
-    #[inline(always)]
-    fn run<S: Isa>(self) -> Result<()> {
-        let PullTile { job, tile, scratch } = self;
-        for (of, out) in job.out.iter().enumerate() {
+impl<M: Similarity, T: Real> PullJob<'_, '_, M, T> {
+    /// A tile of the gradients; of the vectors of either batch as far as there are any.
+    fn tile(&self, level: Level, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
+        for (of, out) in self.out.iter().enumerate() {
             let Some((out, grid)) = out else { continue };
             let rows = tile.rows.min(grid.rows.saturating_sub(tile.row));
             if rows == 0 {
@@ -190,7 +213,7 @@ impl<M: Similarity, T: Real> Kernel for PullTile<'_, '_, '_, M, T> {
             }
             let tile = Tile { rows, ..tile };
             let row = |r: usize| Tile { row: tile.row + r, rows: 1, ..tile };
-            let carried = job.carried.as_ref().filter(|_| of == 1);
+            let carried = self.carried.as_ref().filter(|_| of == 1);
             let column = Tile { col: 0, cols: 1, ..tile };
             // Of all tiles of a row one has its total.
             let of_rows = carried.filter(|_| tile.col == 0);
@@ -205,7 +228,7 @@ impl<M: Similarity, T: Real> Kernel for PullTile<'_, '_, '_, M, T> {
             if let Some((so_far, grid)) = of_rows {
                 totals.copy_from_slice(so_far.tile::<f64>(grid, column, room)?);
             }
-            job.sum::<S>(of, tile, scratch)?;
+            self.sum(level, of, tile, scratch)?;
             let Scratch { sums, totals, carried: room, own, grads: buffer, .. } = &mut *scratch;
             let (sums, totals) = (&mut sums[..tile.len()], &totals[..rows]);
             if carried.is_some() {
@@ -221,23 +244,19 @@ impl<M: Similarity, T: Real> Kernel for PullTile<'_, '_, '_, M, T> {
             let own = sized(own, tile.cols)?;
             let rows = sums.chunks_exact_mut(tile.cols).zip(totals);
             for (r, (sums, &total)) in rows.enumerate() {
-                job.batches.less_own([of, tile.row + r], &part, total, own, sums);
+                self.batches.less_own(level, [of, tile.row + r], &part, total, own, sums);
                 let grads = out.tile::<T>(grid, row(r), buffer)?;
-                for (g, sum) in grads.iter_mut().zip(&*sums) {
-                    *g = T::from_f64(M::FACTOR * *sum * job.factor);
-                }
+                let factors = [M::FACTOR, self.factor];
+                simd::dispatch(level, Scaled { sums, factors, grads });
                 out.finish(grid, row(r), buffer);
             }
         }
         Ok(())
     }
-}
 
-impl<M: Similarity, T: Real> PullJob<'_, '_, M, T> {
     /// Adds slope times [`Similarity::toward`] of the others to the sums of the own vectors of a tile, but for what the sum of
     /// the slopes makes of these themselves.
-    #[inline(always)]
-    fn sum<S: Isa>(&self, of: usize, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
+    fn sum(&self, level: Level, of: usize, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
         let PullJob { batches, .. } = self;
         let Scratch { room, sums, totals, own, other, .. } = scratch;
         let slopes = View::from_slice(self.slopes, &batches.pairs()).move_axis(of, 0);
@@ -255,16 +274,27 @@ impl<M: Similarity, T: Real> PullJob<'_, '_, M, T> {
             let run = Tile { col: first, cols: step.min(count - first), ..tile };
             let along = run.col..run.col + run.cols;
             let mut all_finite = true;
-            let left =
-                Slopes { job: self, of, view: &slopes, grid: &of_slopes, totals: &mut *totals };
-            let right = Elements {
-                view: &elements,
-                grid: &of_elements,
-                centre: batches.centre,
-                all_finite: &mut all_finite,
-            };
-            let fresh = first == 0 && !(of == 1 && self.carried.is_some());
-            add_product::<S, T>(tile, along.clone(), left, right, room, fresh, sums)?;
+            Part {
+                tile,
+                along: along.clone(),
+                left: &mut Slopes {
+                    job: self,
+                    of,
+                    view: &slopes,
+                    grid: &of_slopes,
+                    totals: &mut *totals,
+                },
+                right: &mut Elements {
+                    view: &elements,
+                    grid: &of_elements,
+                    centre: batches.centre,
+                    all_finite: &mut all_finite,
+                },
+                room,
+                fresh: first == 0 && !(of == 1 && self.carried.is_some()),
+                sums: &mut *sums,
+            }
+            .add(level)?;
             for [row, at] in self.marked(of, run) {
                 let slope = self.slope(of, [row, at]);
                 let own = batches.load([of, row], &part, own);
@@ -316,16 +346,30 @@ struct Slopes<'s, 'a, 'b, M, T> {
 }
 
 impl<M: Similarity, T: Real> Left<T> for Slopes<'_, '_, '_, M, T> {
-    #[inline(always)]
-    fn copy<S: Isa>(&mut self, tile: Tile, again: bool, rows: &mut [T]) {
+    fn copy(&mut self, level: Level, tile: Tile, again: bool, rows: &mut [T]) {
         self.grid.read(self.view, 0, tile, rows);
         for [own, other] in self.job.marked(self.of, tile) {
             rows[(own - tile.row) * tile.cols + other - tile.col] = T::ZERO;
         }
         if M::CANCELS && !again {
-            for (total, row) in self.totals.iter_mut().zip(rows.chunks_exact(tile.cols)) {
-                *total += sum_block::<S, T>(row);
-            }
+            simd::dispatch(level, RowSums { rows, cols: tile.cols, totals: self.totals });
+        }
+    }
+}
+
+/// Adds the sum of each row to its total.
+struct RowSums<'r, T> {
+    rows: &'r [T],
+    cols: usize,
+    totals: &'r mut [f64],
+}
+
+impl<T: Real> Kernel for RowSums<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        for (total, row) in self.totals.iter_mut().zip(self.rows.chunks_exact(self.cols)) {
+            *total += sum_block::<S, T>(row);
         }
     }
 }
@@ -341,24 +385,41 @@ struct Elements<'s> {
 }
 
 impl<T: Real> Right<T> for Elements<'_> {
-    #[inline(always)]
-    fn copy<S: Isa>(&mut self, tile: Tile, lanes: usize, panels: &mut [T]) {
+    fn copy(&mut self, level: Level, tile: Tile, lanes: usize, panels: &mut [T]) {
         self.grid.read_lanes(self.view, 0, tile, lanes, panels);
         let centre = self.centre.get(tile.row..tile.row + tile.rows).unwrap_or_default();
-        let of_panels = panels.chunks_exact_mut(lanes * tile.cols);
-        for (panel, centre) in of_panels.zip(centre.chunks(lanes)) {
+        *self.all_finite &=
+            simd::dispatch(level, FinitePanels { panels, lanes, cols: tile.cols, centre });
+    }
+}
+
+/// Takes the centre from panels of `lanes` vectors, and makes 0 of what is not finite; whether all is.
+struct FinitePanels<'r, T> {
+    panels: &'r mut [T],
+    lanes: usize,
+    cols: usize,
+    centre: &'r [f64],
+}
+
+impl<T: Real> Kernel for FinitePanels<'_, T> {
+    type Output = bool;
+    #[inline(always)]
+    fn run<S: Isa>(self) -> bool {
+        let FinitePanels { panels, lanes, cols, centre } = self;
+        for (panel, centre) in panels.chunks_exact_mut(lanes * cols).zip(centre.chunks(lanes)) {
             for line in panel.chunks_exact_mut(lanes) {
                 for (x, &centre) in line.iter_mut().zip(centre) {
                     *x -= T::from_f64(centre);
                 }
             }
         }
-        if !all_finite(panels) {
-            *self.all_finite = false;
+        let finite = all_finite(panels);
+        if !finite {
             for x in panels.iter_mut().filter(|x| !x.to_f64().is_finite()) {
                 *x = T::ZERO;
             }
         }
+        finite
     }
 }
 

@@ -222,8 +222,7 @@ impl<'a, M: Similarity> Pairs<'a, M> {
             let mut scratch = Scratch::<T>::default();
             for row in tasks.map(|task| task * rows) {
                 let tile = Tile { row, rows: rows.min(n - row), col: 0, cols: m };
-                let scratch = &mut scratch;
-                simd::dispatch(self.level, RowTile { job: &job, tile, scratch })?;
+                job.tile(self.level, tile, &mut scratch)?;
             }
             Ok(())
         })
@@ -280,58 +279,70 @@ struct Scratch<T> {
     rows: [Vec<T>; 3],
 }
 
-/// Rows of a block.
-struct RowTile<'a, 'b, 'c, M, L, T> {
-    job: &'a RowJob<'b, 'c, M, L>,
-    tile: Tile,
-    scratch: &'a mut Scratch<T>,
-}
-
-impl<M: Similarity, T: Real, L: PairKernel<T>> Kernel for RowTile<'_, '_, '_, M, L, T> {
-    type Output = Result<()>;
-    #[inline(always)]
-    fn run<S: Isa>(self) -> Result<()> {
-        let RowTile { job, tile, scratch } = self;
+impl<M: Similarity, L> RowJob<'_, '_, M, L> {
+    /// Rows of a block.
+    fn tile<T: Real>(&self, level: Level, tile: Tile, scratch: &mut Scratch<T>) -> Result<()>
+    where
+        L: PairKernel<T>,
+    {
         let Scratch { similarities, products, outputs, rows: scratch } = scratch;
         let [value_buffer, slopes_buffer, sums_buffer] = outputs;
         let column = Tile { cols: 1, ..tile };
         let mut value =
-            job.value.as_ref().map(|o| o.tile(&job.matrix, tile, value_buffer)).transpose()?;
+            self.value.as_ref().map(|o| o.tile(&self.matrix, tile, value_buffer)).transpose()?;
         let mut slopes =
-            job.slopes.as_ref().map(|o| o.tile(&job.matrix, tile, slopes_buffer)).transpose()?;
+            self.slopes.as_ref().map(|o| o.tile(&self.matrix, tile, slopes_buffer)).transpose()?;
         let mut sums =
-            job.sums.as_ref().map(|o| o.tile(&job.column, column, sums_buffer)).transpose()?;
+            self.sums.as_ref().map(|o| o.tile(&self.column, column, sums_buffer)).transpose()?;
         for row in &mut *scratch {
             memory::grow(row, tile.cols, T::ZERO)?;
         }
         // Of the row at hand, or of all.
         let x = sized(similarities, if L::OVERWRITES { tile.cols } else { tile.len() })?;
         if !L::OVERWRITES {
-            job.batches.similarities::<S, M, T>(tile, x, job.marks, products)?;
+            self.batches.similarities::<M, T>(level, tile, x, self.marks, products)?;
         }
         for r in 0..tile.rows {
             let run = r * tile.cols..(r + 1) * tile.cols;
-            let mut slopes = slopes.as_deref_mut().map(|x| &mut x[run.clone()]);
-            let x = if let Some(slopes) = slopes.as_deref().filter(|_| L::OVERWRITES) {
-                for (x, &slope) in x.iter_mut().zip(slopes) {
-                    *x = slope.to_f64();
-                }
-                &*x
-            } else {
-                &x[run.clone()]
-            };
+            let x = if L::OVERWRITES { &mut *x } else { &mut x[run.clone()] };
             let outputs = RowOutputs {
                 value: value.as_deref_mut().map(|x| &mut x[run.clone()]),
-                slopes: slopes.take_if(|_| job.derives),
+                slopes: slopes.as_deref_mut().map(|x| &mut x[run.clone()]),
                 wants_sum: sums.is_some(),
                 scratch: scratch.each_mut().map(|x| &mut x[..tile.cols]),
             };
-            let sum = job.kernel.row::<S>(job.first + tile.row + r, x, outputs);
+            let (row, derives) = (self.first + tile.row + r, self.derives);
+            let one = OneRow { kernel: self.kernel, row, x, derives, outputs };
+            let sum = simd::dispatch(level, one);
             if let Some(sums) = &mut sums {
                 sums[r] = sum;
             }
         }
         Ok(())
+    }
+}
+
+/// [`PairKernel::row`], with similarities, or what they are written over.
+struct OneRow<'r, L, T> {
+    kernel: &'r L,
+    row: usize,
+    x: &'r mut [f64],
+    derives: bool,
+    outputs: RowOutputs<'r, T>,
+}
+
+impl<T: Real, L: PairKernel<T>> Kernel for OneRow<'_, L, T> {
+    type Output = T;
+    #[inline(always)]
+    fn run<S: Isa>(self) -> T {
+        let OneRow { kernel, row, x, derives, mut outputs } = self;
+        if let Some(slopes) = outputs.slopes.as_deref().filter(|_| L::OVERWRITES) {
+            for (x, &slope) in x.iter_mut().zip(slopes) {
+                *x = slope.to_f64();
+            }
+        }
+        outputs.slopes = outputs.slopes.filter(|_| derives);
+        kernel.row::<S>(row, x, outputs)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::array::Tile;
 use crate::drive::operand::sized;
 use crate::error::Result;
 use crate::math::Real;
-use crate::simd::Isa;
+use crate::simd::{self, Isa, Kernel, Level};
 use crate::threads;
 use std::ops::Range;
 
@@ -27,14 +27,14 @@ pub const RIGHT: usize = 512;
 /// The left factor.
 pub trait Left<T> {
     /// Copies a tile, row after row; maybe `again`.
-    fn copy<S: Isa>(&mut self, tile: Tile, again: bool, rows: &mut [T]);
+    fn copy(&mut self, level: Level, tile: Tile, again: bool, rows: &mut [T]);
 }
 
 /// The right factor.
 pub trait Right<T> {
     /// Copies a tile into panels: `lanes` rows side by side, column after column, and the next rows behind them. Places of
     /// rows that are missing to the last panel may hold anything.
-    fn copy<S: Isa>(&mut self, tile: Tile, lanes: usize, panels: &mut [T]);
+    fn copy(&mut self, level: Level, tile: Tile, lanes: usize, panels: &mut [T]);
 }
 
 /// Memory that products are computed in.
@@ -46,39 +46,45 @@ pub struct Room<T> {
     sums: Vec<f64>,
 }
 
-/// Adds a part of a product to `sums`, or writes it there if they are `fresh`: of some rows of the left factor, those of the
-/// tile, with some of the right one, its columns, along some of the columns of both, from a multiple of [`DEPTH`] on.
-#[inline(always)]
-pub fn add_product<S: Isa, T: Real>(
-    tile: Tile,
-    along: Range<usize>,
-    left: impl Left<T>,
-    right: impl Right<T>,
-    room: &mut Room<T>,
-    fresh: bool,
-    sums: &mut [f64],
-) -> Result<()> {
-    // As many sums as the level has registers for.
-    match (S::REGISTER, S::REGISTER / size_of::<T>()) {
-        (64, 16) => blocks::<S, T, 16, 4>(tile, along, left, right, room, fresh, sums),
-        (64, _) => blocks::<S, T, 8, 4>(tile, along, left, right, room, fresh, sums),
-        (_, 8) => blocks::<S, T, 8, 2>(tile, along, left, right, room, fresh, sums),
-        (_, 4) => blocks::<S, T, 4, 2>(tile, along, left, right, room, fresh, sums),
-        _ => blocks::<S, T, 2, 2>(tile, along, left, right, room, fresh, sums),
+/// A part of a product: of some rows of the left factor, those of the tile, with some of the right one, its columns, along
+/// some of the columns of both, from a multiple of [`DEPTH`] on.
+pub struct Part<'p, T> {
+    pub tile: Tile,
+    pub along: Range<usize>,
+    pub left: &'p mut dyn Left<T>,
+    pub right: &'p mut dyn Right<T>,
+    pub room: &'p mut Room<T>,
+    /// Whether it is written to `sums`, not added.
+    pub fresh: bool,
+    pub sums: &'p mut [f64],
+}
+
+impl<T: Real> Part<'_, T> {
+    /// Computes it.
+    pub fn add(self, level: Level) -> Result<()> {
+        simd::dispatch(level, self)
+    }
+}
+
+impl<T: Real> Kernel for Part<'_, T> {
+    type Output = Result<()>;
+    #[inline(always)]
+    fn run<S: Isa>(self) -> Result<()> {
+        // As many sums as the level has registers for.
+        match (S::REGISTER, S::REGISTER / size_of::<T>()) {
+            (64, 16) => blocks::<S, T, 16, 4>(self),
+            (64, _) => blocks::<S, T, 8, 4>(self),
+            (_, 8) => blocks::<S, T, 8, 2>(self),
+            (_, 4) => blocks::<S, T, 4, 2>(self),
+            _ => blocks::<S, T, 2, 2>(self),
+        }
     }
 }
 
 /// The same by registers of `W` numbers, `R` of them for each row of a left panel.
 #[inline(always)]
-fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
-    tile: Tile,
-    along: Range<usize>,
-    mut left: impl Left<T>,
-    mut right: impl Right<T>,
-    room: &mut Room<T>,
-    fresh: bool,
-    sums: &mut [f64],
-) -> Result<()> {
+fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(part: Part<'_, T>) -> Result<()> {
+    let Part { tile, along, left, right, room, fresh, sums } = part;
     let lanes = W * R;
     let rows = tile.rows.next_multiple_of(ROWS);
     // They go through memory, so that how they are added up has no say in how this is vectorised.
@@ -109,10 +115,10 @@ fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
             threads::check()?;
             let run = Tile { col, cols: DEPTH.min(along.end - col), ..tile };
             let left_rows = sized(&mut room.left, rows * run.cols)?;
-            left.copy::<S>(run, first > 0, &mut left_rows[..tile.rows * run.cols]);
+            left.copy(S::LEVEL, run, first > 0, &mut left_rows[..tile.rows * run.cols]);
             let run = Tile { row: tile.col + first, rows: cols, ..run };
             let panels = sized(&mut room.right, cols.next_multiple_of(lanes) * run.cols)?;
-            right.copy::<S>(run, lanes, panels);
+            right.copy(S::LEVEL, run, lanes, panels);
             let is_first = fresh && col == along.start;
             let blocks = block.chunks_exact_mut(rows * lanes);
             for (panel, sums) in panels.chunks_exact(lanes * run.cols).zip(blocks) {

@@ -10,13 +10,13 @@
 //! that a product is taken for they are 2 ulp, and 5 at the most.
 
 use super::marks::Marks;
-use super::product::{CHAIN, Left, Right, Room, add_product};
+use super::product::{CHAIN, Left, Part, Right, Room};
 use crate::array::{Grid, Tile, View};
 use crate::drive::operand::sized;
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
-use crate::simd::Isa;
+use crate::simd::{self, Isa, Kernel, Level};
 use crate::sum::{PairwiseSum, sum_block_exactly};
 use crate::threads;
 use std::marker::PhantomData;
@@ -141,9 +141,9 @@ impl<'a, 'b> Batches<'a, 'b> {
     }
 
     /// The similarities of a tile of rows. Pairs that had to be computed one by one are marked, if they cancel.
-    #[inline(always)]
-    pub fn similarities<S: Isa, M: Similarity, T: Real>(
+    pub fn similarities<M: Similarity, T: Real>(
         &self,
+        level: Level,
         tile: Tile,
         similarities: &mut [f64],
         marks: Option<&Marks>,
@@ -154,27 +154,34 @@ impl<'a, 'b> Batches<'a, 'b> {
         let (own, others) = (sized(own, tile.rows)?, sized(others, m)?);
         own.fill(0.0);
         others.fill(0.0);
-        add_product::<S, T>(
-            Tile { col: 0, cols: m, ..tile },
-            0..d,
-            Vectors::<M> { batches: self, batch: 0, squares: own, of: PhantomData },
-            Vectors::<M> { batches: self, batch: 1, squares: others, of: PhantomData },
+        Part {
+            tile: Tile { col: 0, cols: m, ..tile },
+            along: 0..d,
+            left: &mut Vectors {
+                batches: self,
+                batch: 0,
+                squares: M::CANCELS.then_some(&mut *own),
+            },
+            right: &mut Vectors {
+                batches: self,
+                batch: 1,
+                squares: M::CANCELS.then_some(&mut *others),
+            },
             room,
-            true,
-            similarities,
-        )?;
+            fresh: true,
+            sums: similarities,
+        }
+        .add(level)?;
         memory::grow(are_alone, m, false)?;
         let are_alone = &mut are_alone[..m];
         let mut buffers = [[T::ZERO; PART]; 2];
         let mut terms = [0.0; PART];
         for ((row, own), x) in (tile.row..).zip(&*own).zip(similarities.chunks_exact_mut(m)) {
-            for ((x, other), is_alone) in x.iter_mut().zip(&*others).zip(&mut *are_alone) {
-                *x = M::of_product(*x, own + other);
-                *is_alone = !M::is_sure(*x, own + other);
-            }
+            let of = PhantomData::<M>;
+            simd::dispatch(level, OfProducts { x, own: *own, others, are_alone, of });
             for (col, x) in x.iter_mut().enumerate().filter(|(col, _)| are_alone[*col]) {
                 threads::check()?;
-                *x = self.compare::<S, M, T>([row, col], &mut buffers, &mut terms);
+                *x = self.compare::<M, T>(level, [row, col], &mut buffers, &mut terms);
             }
             if let Some(marks) = marks {
                 marks.write(row, are_alone);
@@ -184,9 +191,9 @@ impl<'a, 'b> Batches<'a, 'b> {
     }
 
     /// The similarity of two vectors by themselves, in f64.
-    #[inline(always)]
-    fn compare<S: Isa, M: Similarity, T: Real>(
+    fn compare<M: Similarity, T: Real>(
         &self,
+        level: Level,
         [first, second]: [usize; 2],
         [a, b]: &mut [[T; PART]; 2],
         terms: &mut [f64; PART],
@@ -195,14 +202,53 @@ impl<'a, 'b> Batches<'a, 'b> {
         let mut sum = PairwiseSum::default();
         for start in (0..d).step_by(PART) {
             let part = start..d.min(start + PART);
-            let vectors =
-                self.load([0, first], &part, a).iter().zip(self.load([1, second], &part, b));
-            for (term, (a, b)) in terms.iter_mut().zip(vectors) {
-                *term = M::term(a.to_f64(), b.to_f64());
-            }
-            sum.add(sum_block_exactly::<S, f64>(&terms[..part.len()]));
+            let (a, b) = (self.load([0, first], &part, a), self.load([1, second], &part, b));
+            let (terms, of) = (&mut terms[..part.len()], PhantomData::<M>);
+            sum.add(simd::dispatch(level, SumOfTerms { a, b, terms, of }));
         }
         sum.total()
+    }
+}
+
+/// Makes similarities of the products of one vector with others, and says which of them are to be computed by themselves.
+struct OfProducts<'r, M> {
+    x: &'r mut [f64],
+    /// The sums of squares.
+    own: f64,
+    others: &'r [f64],
+    are_alone: &'r mut [bool],
+    of: PhantomData<M>,
+}
+
+impl<M: Similarity> Kernel for OfProducts<'_, M> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        let OfProducts { x, own, others, are_alone, .. } = self;
+        for ((x, other), is_alone) in x.iter_mut().zip(others).zip(are_alone) {
+            *x = M::of_product(*x, own + other);
+            *is_alone = !M::is_sure(*x, own + other);
+        }
+    }
+}
+
+/// The sum of [`Similarity::term`] over a part of two vectors.
+struct SumOfTerms<'r, M, T> {
+    a: &'r [T],
+    b: &'r [T],
+    terms: &'r mut [f64],
+    of: PhantomData<M>,
+}
+
+impl<M: Similarity, T: Real> Kernel for SumOfTerms<'_, M, T> {
+    type Output = f64;
+    #[inline(always)]
+    fn run<S: Isa>(self) -> f64 {
+        let SumOfTerms { a, b, terms, .. } = self;
+        for ((term, a), b) in terms.iter_mut().zip(a).zip(b) {
+            *term = M::term(a.to_f64(), b.to_f64());
+        }
+        sum_block_exactly::<S, f64>(terms)
     }
 }
 
@@ -216,57 +262,92 @@ pub(super) struct Products<T> {
 }
 
 /// The vectors of a batch as a factor, relative to the centre.
-struct Vectors<'s, 'a, 'b, M> {
+struct Vectors<'s, 'a, 'b> {
     batches: &'s Batches<'a, 'b>,
     batch: usize,
-    /// Sums of the squares of their elements, if these are of use.
-    squares: &'s mut [f64],
-    of: PhantomData<M>,
+    /// Sums of the squares of their elements, if these are of use; else there is no centre.
+    squares: Option<&'s mut [f64]>,
 }
 
-impl<M: Similarity, T: Real> Left<T> for Vectors<'_, '_, '_, M> {
-    #[inline(always)]
-    fn copy<S: Isa>(&mut self, tile: Tile, again: bool, rows: &mut [T]) {
+impl<T: Real> Left<T> for Vectors<'_, '_, '_> {
+    fn copy(&mut self, level: Level, tile: Tile, again: bool, rows: &mut [T]) {
         let Batches { views, centre, grids } = self.batches;
         grids[self.batch].read(&views[self.batch], 0, tile, rows);
-        if M::CANCELS {
-            for (row, square) in rows.chunks_exact_mut(tile.cols).zip(&mut *self.squares) {
-                let mut sums = [T::ZERO; LANES];
-                for (row, centre) in row.chunks_mut(LANES).zip(centre[tile.col..].chunks(LANES)) {
-                    for ((x, &centre), sum) in row.iter_mut().zip(centre).zip(&mut sums) {
-                        *x -= T::from_f64(centre);
-                        *sum = x.mul_add::<S>(*x, *sum);
-                    }
+        if let Some(squares) = &mut self.squares {
+            let (centre, cols) = (&centre[tile.col..], tile.cols);
+            simd::dispatch(level, CentredRows { rows, cols, centre, squares, again });
+        }
+    }
+}
+
+impl<T: Real> Right<T> for Vectors<'_, '_, '_> {
+    fn copy(&mut self, level: Level, tile: Tile, lanes: usize, panels: &mut [T]) {
+        let Batches { views, centre, grids } = self.batches;
+        grids[self.batch].read_lanes(&views[self.batch], 0, tile, lanes, panels);
+        if let Some(squares) = &mut self.squares {
+            let (centre, squares) = (&centre[tile.col..], &mut squares[tile.row..]);
+            let cols = tile.cols;
+            simd::dispatch(level, CentredPanels { panels, lanes, cols, centre, squares });
+        }
+    }
+}
+
+/// Takes the centre from rows, and adds the squares of what is left unless that was done before.
+struct CentredRows<'r, T> {
+    rows: &'r mut [T],
+    cols: usize,
+    centre: &'r [f64],
+    squares: &'r mut [f64],
+    again: bool,
+}
+
+impl<T: Real> Kernel for CentredRows<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        let CentredRows { rows, cols, centre, squares, again } = self;
+        for (row, square) in rows.chunks_exact_mut(cols).zip(squares) {
+            let mut sums = [T::ZERO; LANES];
+            for (row, centre) in row.chunks_mut(LANES).zip(centre.chunks(LANES)) {
+                for ((x, &centre), sum) in row.iter_mut().zip(centre).zip(&mut sums) {
+                    *x -= T::from_f64(centre);
+                    *sum = x.mul_add::<S>(*x, *sum);
                 }
-                if !again {
-                    *square += sums.iter().fold(0.0, |total, sum| total + sum.to_f64());
-                }
+            }
+            if !again {
+                *square += sums.iter().fold(0.0, |total, sum| total + sum.to_f64());
             }
         }
     }
 }
 
-impl<M: Similarity, T: Real> Right<T> for Vectors<'_, '_, '_, M> {
+/// The same for panels of `lanes` rows side by side.
+struct CentredPanels<'r, T> {
+    panels: &'r mut [T],
+    lanes: usize,
+    cols: usize,
+    centre: &'r [f64],
+    squares: &'r mut [f64],
+}
+
+impl<T: Real> Kernel for CentredPanels<'_, T> {
+    type Output = ();
     #[inline(always)]
-    fn copy<S: Isa>(&mut self, tile: Tile, lanes: usize, panels: &mut [T]) {
-        let Batches { views, centre, grids } = self.batches;
-        grids[self.batch].read_lanes(&views[self.batch], 0, tile, lanes, panels);
-        if M::CANCELS {
-            let squares = self.squares[tile.row..].chunks_mut(lanes);
-            for (panel, squares) in panels.chunks_exact_mut(lanes * tile.cols).zip(squares) {
-                let centre = centre[tile.col..].chunks(CHAIN);
-                for (chain, centre) in panel.chunks_mut(CHAIN * lanes).zip(centre) {
-                    let mut sums = [T::ZERO; MOST_LANES];
-                    for (line, &centre) in chain.chunks_exact_mut(lanes).zip(centre) {
-                        let centre = T::from_f64(centre);
-                        for (x, sum) in line.iter_mut().zip(&mut sums) {
-                            *x -= centre;
-                            *sum = x.mul_add::<S>(*x, *sum);
-                        }
+    fn run<S: Isa>(self) {
+        let CentredPanels { panels, lanes, cols, centre, squares } = self;
+        let squares = squares.chunks_mut(lanes);
+        for (panel, squares) in panels.chunks_exact_mut(lanes * cols).zip(squares) {
+            for (chain, centre) in panel.chunks_mut(CHAIN * lanes).zip(centre.chunks(CHAIN)) {
+                let mut sums = [T::ZERO; MOST_LANES];
+                for (line, &centre) in chain.chunks_exact_mut(lanes).zip(centre) {
+                    let centre = T::from_f64(centre);
+                    for (x, sum) in line.iter_mut().zip(&mut sums) {
+                        *x -= centre;
+                        *sum = x.mul_add::<S>(*x, *sum);
                     }
-                    for (square, sum) in squares.iter_mut().zip(sums) {
-                        *square += sum.to_f64();
-                    }
+                }
+                for (square, sum) in squares.iter_mut().zip(sums) {
+                    *square += sum.to_f64();
                 }
             }
         }

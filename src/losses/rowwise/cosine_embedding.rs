@@ -23,7 +23,8 @@ use crate::registry::{
     Bound, Call, Domain, Family, Gradient, Loss, OUT_OF_RANGE, Options, Plan, SAMPLE_WEIGHT,
     ShapeRule, Spec, Unreduced, float, input,
 };
-use crate::simd::{Baseline, Isa};
+use crate::simd::{self, Baseline, Isa, Kernel};
+use std::marker::PhantomData;
 
 /// The row of the registry.
 pub const SPEC: Spec = Spec {
@@ -294,7 +295,7 @@ impl<W: Scalar> Pair<W> {
         let found = [products.uu, products.vv].map(|square: W| scale_for(square.high()));
         if found != scales {
             scales = found;
-            products = Products::of::<S, T>(u, v, scales);
+            products = simd::dispatch(S::LEVEL, OfScaled { u, v, scales, of: PhantomData });
         }
         Self::new::<S>(scales, products)
     }
@@ -319,6 +320,22 @@ impl<W: Scalar> Pair<W> {
         let toward = over(W::of(slope, 0.0), self.norms);
         let [back_u, back_v] = self.squares.map(|square| toward.times::<S>(over(self.uv, square)));
         [toward, back_u, back_v]
+    }
+}
+
+/// [`Products::of`] vectors that have to be scaled, which is rare.
+struct OfScaled<'a, T, W> {
+    u: &'a [T],
+    v: &'a [T],
+    scales: [f64; 2],
+    of: PhantomData<W>,
+}
+
+impl<T: Real, W: Scalar> Kernel for OfScaled<'_, T, W> {
+    type Output = Products<W>;
+    #[inline(always)]
+    fn run<S: Isa>(self) -> Products<W> {
+        Products::of::<S, T>(self.u, self.v, self.scales)
     }
 }
 

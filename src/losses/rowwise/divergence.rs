@@ -2,16 +2,22 @@
 
 use crate::losses::elementwise::{Elementwise, Point};
 use crate::math::Real;
-use crate::num::Sizes;
-use crate::simd::Isa;
+use crate::num::{Float, Sizes};
+use crate::simd::{Isa, Kernel};
 use crate::softmax::Softmax;
 
-/// One element, from log p and y, or its logarithm if `LOG`.
+/// The divergence with its numbers.
 #[derive(Clone, Copy)]
-pub(super) struct Divergence<const LOG: bool> {
+pub(super) struct Divergence {
+    /// Whether the label is the logarithm of y.
+    pub log_target: bool,
     pub epsilon: f64,
     pub temperature: f64,
 }
+
+/// The divergence from log-probabilities; `LOG` is [`Divergence::log_target`].
+#[derive(Clone, Copy)]
+pub(super) struct FromLogProbs<const LOG: bool>(pub Divergence);
 
 /// An element of E / T.
 pub(super) struct Term<T> {
@@ -21,13 +27,13 @@ pub(super) struct Term<T> {
     pub slope: T,
 }
 
-impl<const LOG: bool> Divergence<LOG> {
+impl Divergence {
     /// A temperature whose products with logarithms every type holds.
     const WARM: f64 = 1e9;
 
-    /// From the label and -T log p.
+    /// From the label and -T log p; `LOG` is [`Divergence::log_target`], known to the compiler.
     #[inline(always)]
-    pub fn term<S: Isa, T: Real>(self, label: T, surprise: T) -> Term<T> {
+    pub fn term<const LOG: bool, S: Isa, T: Real>(self, label: T, surprise: T) -> Term<T> {
         let t = T::from_f64(self.temperature);
         if LOG {
             let (y, gap) = (label.exp::<S>(), label * t + surprise);
@@ -49,6 +55,12 @@ impl<const LOG: bool> Divergence<LOG> {
         }
     }
 
+    /// The derivative of E with respect to the label.
+    #[inline(always)]
+    pub fn slope<const LOG: bool, S: Isa, T: Real>(self, label: T, surprise: T) -> f64 {
+        self.term::<LOG, S, T>(label, surprise).slope.to_f64() * self.temperature
+    }
+
     /// The value of [`Divergence::term`], with the same bits, for a finite -T log p and labels that
     /// [`Divergence::are_small`].
     #[inline(always)]
@@ -68,50 +80,88 @@ impl<const LOG: bool> Divergence<LOG> {
         let Sizes { least, most, any_sign } = T::sizes(labels);
         let normal = epsilon >= T::MIN_POSITIVE || (epsilon == T::ZERO && least >= T::MIN_POSITIVE);
         let up_to_1 = epsilon <= T::ONE && most <= T::ONE && !any_sign;
-        !LOG && normal && up_to_1 && self.temperature <= Self::WARM
+        !self.log_target && normal && up_to_1 && self.temperature <= Self::WARM
     }
 
-    /// E and its derivative with respect to the label, through `weigh`, for a row of logits, which are finite and `near` each
-    /// other, see [`Real::NEAR`], if that is known.
+    /// y: the label, or its exponential in the room.
     #[inline(always)]
-    pub fn row<S: Isa, T: Real>(
-        self,
-        (softmax, near): (&Softmax<T>, bool),
-        [x, label]: [&[T]; 2],
-        value: Option<&mut [T]>,
-        label_grad: Option<&mut [T]>,
-        weigh: impl Fn(f64, usize) -> f64,
-    ) {
-        let log_sum = T::from_f64(softmax.others).log1p::<S>() * T::from_f64(self.temperature);
-        if let Some(value) = value {
+    pub fn target<'y, S: Isa, T: Real>(self, label: &'y [T], room: &'y mut [T]) -> &'y [T] {
+        if !self.log_target {
+            return label;
+        }
+        for (y, x) in room.iter_mut().zip(label) {
+            *y = x.exp::<S>();
+        }
+        room
+    }
+}
+
+/// E / T and the derivative of the result with respect to the label, for a row of logits.
+pub(super) struct RowTerms<'r, T> {
+    pub divergence: Divergence,
+    pub softmax: Softmax<T>,
+    /// Whether logits are known to be finite and near each other, see [`Real::NEAR`].
+    pub near: bool,
+    pub x: &'r [T],
+    pub label: &'r [T],
+    /// What is not wanted is `None`.
+    pub value: Option<&'r mut [T]>,
+    pub label_grad: Option<&'r mut [T]>,
+    /// What derivatives are multiplied by, besides the weights of the elements.
+    pub scale: f64,
+    pub weights: Option<&'r [T]>,
+}
+
+impl<T: Real> Kernel for RowTerms<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        if self.divergence.log_target { self.fill::<true, S>() } else { self.fill::<false, S>() }
+    }
+}
+
+impl<T: Real> RowTerms<'_, T> {
+    #[inline(always)]
+    fn fill<const LOG: bool, S: Isa>(self) {
+        let RowTerms { divergence, softmax, x, label, scale, .. } = self;
+        let t = divergence.temperature;
+        let log_sum = T::from_f64(softmax.others).log1p::<S>() * T::from_f64(t);
+        if let Some(value) = self.value {
             let elements = value.iter_mut().zip(x).zip(label);
-            if near && self.are_small(label) {
+            if !LOG && self.near && divergence.are_small(label) {
                 for ((v, &x), &label) in elements {
-                    *v = self.small_value::<S, T>(label, (softmax.max - x) + log_sum);
+                    *v = divergence.small_value::<S, T>(label, (softmax.max - x) + log_sum);
                 }
             } else {
                 for ((v, &x), &label) in elements {
-                    *v = self.term::<S, T>(label, softmax.gap(x) + log_sum).value;
+                    *v = divergence.term::<LOG, S, T>(label, softmax.gap(x) + log_sum).value;
                 }
             }
         }
-        if let Some(label_grad) = label_grad {
-            for (c, ((g, &x), &label)) in label_grad.iter_mut().zip(x).zip(label).enumerate() {
-                let slope = self.term::<S, T>(label, softmax.gap(x) + log_sum).slope;
-                *g = T::from_f64(weigh(slope.to_f64() * self.temperature, c));
+        let Some(label_grad) = self.label_grad else { return };
+        let elements = label_grad.iter_mut().zip(x).zip(label);
+        if let Some(weights) = self.weights {
+            for (((g, &x), &label), weight) in elements.zip(weights) {
+                let slope = divergence.slope::<LOG, S, T>(label, softmax.gap(x) + log_sum);
+                *g = T::from_f64(slope.weighted(weight.to_f64()) * scale);
+            }
+        } else {
+            for ((g, &x), &label) in elements {
+                let slope = divergence.slope::<LOG, S, T>(label, softmax.gap(x) + log_sum);
+                *g = T::from_f64(slope * scale);
             }
         }
     }
 }
 
-impl<const LOG: bool> Elementwise<2> for Divergence<LOG> {
+impl<const LOG: bool> Elementwise<2> for FromLogProbs<LOG> {
     const COST: f64 = 0.5;
 
     #[inline(always)]
     fn point<S: Isa, T: Real>(self, [pred, label]: [T; 2]) -> Point<T, 2> {
         // Log-probabilities have no temperature: as a constant it takes no time.
-        let plain = Divergence::<LOG> { temperature: 1.0, ..self };
-        let Term { y, value, slope } = plain.term::<S, T>(label, -pred);
+        let plain = Divergence { temperature: 1.0, ..self.0 };
+        let Term { y, value, slope } = plain.term::<LOG, S, T>(label, -pred);
         Point { value, grad: [-y, slope], hess: T::ZERO }
     }
 }
@@ -121,8 +171,8 @@ mod tests {
     use super::*;
     use crate::simd::Baseline;
 
-    fn of(epsilon: f64, temperature: f64) -> Divergence<false> {
-        Divergence { epsilon, temperature }
+    fn of(epsilon: f64, temperature: f64) -> Divergence {
+        Divergence { log_target: false, epsilon, temperature }
     }
 
     #[test]
@@ -141,7 +191,8 @@ mod tests {
             for surprise in [0.0, 1e-20, 0.7, 100.0, 1e11].map(T::from_f64) {
                 for &label in &labels {
                     let fast = divergence.small_value::<Baseline, T>(label, surprise).to_f64();
-                    let general = divergence.term::<Baseline, T>(label, surprise).value.to_f64();
+                    let general =
+                        divergence.term::<false, Baseline, T>(label, surprise).value.to_f64();
                     assert_eq!(fast.to_bits(), general.to_bits(), "{label:?} {surprise:?}");
                 }
             }

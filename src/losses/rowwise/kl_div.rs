@@ -19,7 +19,7 @@
 
 use super::AXIS;
 use super::class_labels::class_axes;
-use super::divergence::Divergence;
+use super::divergence::{Divergence, FromLogProbs};
 use super::kl_div_logits::{ElementPlan, LogitRows};
 use super::plan::plan_weighted;
 use crate::array::{Shape, ViewMut, elements, unravel};
@@ -104,12 +104,30 @@ impl Loss for KlDiv {
     }
 
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
-        let KlDiv { epsilon, temperature, .. } = *self;
-        if self.log_target {
-            self.plan_of(call, Divergence::<true> { epsilon, temperature })
-        } else {
-            self.plan_of(call, Divergence::<false> { epsilon, temperature })
+        let at = call.position("label");
+        let (axes, pred) = (&call.axes, call.first().shape());
+        let label =
+            call.arguments.inputs[at].clone().filter(|label| axes.is_one_vector(label.shape()));
+        let Some(label) = label.filter(|label| label.len() != elements(pred)) else {
+            return self.plan_full(call);
+        };
+        // One distribution for all rows.
+        let class = axes.class.unwrap_or(0);
+        let classes = label.len();
+        check_shared(call, at)?;
+        let mut lined_up = call.clone();
+        lined_up.checked = false;
+        let label = label.reshape(&[classes]);
+        lined_up.arguments.inputs[at] = label.and_then(|l| l.along(class, pred));
+        if call.weighting()?.leaves_single() {
+            // So that the sum of the label's gradients has a result where they themselves have none.
+            lined_up.arguments.dtype = DType::F64;
         }
+        let plan = self.plan_full(&lined_up)?;
+        let mut label_shape: Shape = smallvec::smallvec![1; pred.len()];
+        label_shape[class] = classes;
+        let (axes, single) = (axes.clone(), lined_up.single());
+        Ok(Box::new(SharedLabel { plan, axes, label_shape, at, single }))
     }
 
     fn input(&self, declared: Input) -> Input {
@@ -130,45 +148,16 @@ impl Loss for KlDiv {
 }
 
 impl KlDiv {
-    fn plan_of<'a, const LOG: bool>(
-        &self,
-        call: &Call<'a>,
-        divergence: Divergence<LOG>,
-    ) -> Result<Box<dyn Plan + 'a>> {
-        let at = call.position("label");
-        let (axes, pred) = (&call.axes, call.first().shape());
-        let label =
-            call.arguments.inputs[at].clone().filter(|label| axes.is_one_vector(label.shape()));
-        let Some(label) = label.filter(|label| label.len() != elements(pred)) else {
-            return self.plan_full(call, divergence);
-        };
-        // One distribution for all rows.
-        let class = axes.class.unwrap_or(0);
-        let classes = label.len();
-        check_shared(call, at)?;
-        let mut lined_up = call.clone();
-        lined_up.checked = false;
-        let label = label.reshape(&[classes]);
-        lined_up.arguments.inputs[at] = label.and_then(|l| l.along(class, pred));
-        if call.weighting()?.leaves_single() {
-            // So that the sum of the label's gradients has a result where they themselves have none.
-            lined_up.arguments.dtype = DType::F64;
-        }
-        let plan = self.plan_full(&lined_up, divergence)?;
-        let mut label_shape: Shape = smallvec::smallvec![1; pred.len()];
-        label_shape[class] = classes;
-        let (axes, single) = (axes.clone(), lined_up.single());
-        Ok(Box::new(SharedLabel { plan, axes, label_shape, at, single }))
-    }
-
     /// For a label of the prediction's shape.
-    fn plan_full<'a, const LOG: bool>(
-        &self,
-        call: &Call<'a>,
-        divergence: Divergence<LOG>,
-    ) -> Result<Box<dyn Plan + 'a>> {
+    fn plan_full<'a>(&self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
+        let KlDiv { log_target, epsilon, temperature, .. } = *self;
+        let divergence = Divergence { log_target, epsilon, temperature };
         if self.from_logits {
-            return elementwise::plan(divergence, call);
+            return if log_target {
+                elementwise::plan(FromLogProbs::<true>(divergence), call)
+            } else {
+                elementwise::plan(FromLogProbs::<false>(divergence), call)
+            };
         }
         let axes = &call.axes;
         let weighting = call.weighting()?;

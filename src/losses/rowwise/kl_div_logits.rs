@@ -1,6 +1,6 @@
 //! Kullback-Leibler divergence from logits: rows through the softmax, all of one weight or each element of its own.
 
-use super::divergence::Divergence;
+use super::divergence::{Divergence, RowTerms};
 use crate::array::{Shape, View, ViewMut};
 use crate::drive::columns::{ColumnRows, Columns};
 use crate::drive::domain::Check;
@@ -16,14 +16,14 @@ use crate::math::Real;
 use crate::memory;
 use crate::num::{Float, Sizes};
 use crate::registry::{Plan, Results};
-use crate::simd::{Isa, Level};
-use crate::softmax::{Distribution, DistributionRoom, Passed, through_softmax};
+use crate::simd::{Isa, Kernel, Level, dispatch};
+use crate::softmax::{Column, Distribution, DistributionRoom, Passed, through_softmax};
 use crate::sum::sum;
 
 /// Rows of logits whose elements all have the same weight: the sum of E over the row is enough.
-pub(super) struct LogitRows<const LOG: bool>(pub Divergence<LOG>);
+pub(super) struct LogitRows(pub Divergence);
 
-impl<T: Real, const LOG: bool> RowKernel<T, 2, 0> for LogitRows<LOG> {
+impl<T: Real> RowKernel<T, 2, 0> for LogitRows {
     const COST: f64 = 1.2;
     const BY_COLUMNS: bool = true;
     type Scratch = DistributionRoom<T>;
@@ -40,12 +40,15 @@ impl<T: Real, const LOG: bool> RowKernel<T, 2, 0> for LogitRows<LOG> {
         let RowOutputs { grads: [grad, label_grad], hess, wants_value, .. } = outputs;
         let [exps, terms] = room.row.each();
         let t = divergence.temperature;
-        let y = if LOG { exps_of::<S, T>(label, terms) } else { label };
+        let y = divergence.target::<S, T>(label, terms);
         let Passed { softmax, near, .. } =
             through_softmax::<S, T>(x, y, t, scale, grad, hess, exps);
         let value = wants_value.then_some(&mut *terms);
-        divergence
-            .row::<S, T>((&softmax, near), [x, label], value, label_grad, |slope, _| slope * scale);
+        let weights = None;
+        dispatch(
+            S::LEVEL,
+            RowTerms { divergence, softmax, near, x, label, value, label_grad, scale, weights },
+        );
         T::from_f64(if wants_value { sum::<S, T>(terms) * t } else { 0.0 })
     }
 
@@ -60,19 +63,19 @@ impl<T: Real, const LOG: bool> RowKernel<T, 2, 0> for LogitRows<LOG> {
     }
 }
 
-impl<T: Real, const LOG: bool> Distribution<T> for Divergence<LOG> {
+impl<T: Real> Distribution<T> for Divergence {
     fn temperature(&self) -> f64 {
         self.temperature
     }
 
     #[inline(always)]
     fn target<'y, S: Isa>(&self, _: usize, label: &'y [T], room: &'y mut [T]) -> &'y [T] {
-        if LOG { exps_of::<S, T>(label, room) } else { label }
+        (*self).target::<S, T>(label, room)
     }
 
     #[inline(always)]
-    fn summand<S: Isa>(&self, label: T, _: T, gap: T, log_sum: T) -> T {
-        self.term::<S, T>(label, gap + log_sum).value
+    fn summands<S: Isa>(&self, column: Column<'_, T>, _: &[T], out: &mut [T]) {
+        dispatch(S::LEVEL, ColumnTerms { divergence: *self, column, scale: None, out });
     }
 
     fn loss(&self, terms: f64, _: f64, _: T) -> f64 {
@@ -80,16 +83,48 @@ impl<T: Real, const LOG: bool> Distribution<T> for Divergence<LOG> {
     }
 
     #[inline(always)]
-    fn slope<S: Isa>(&self, _: usize, label: T, gap: T, log_sum: T, scale: f64) -> T {
-        let slope = self.term::<S, T>(label, gap + log_sum).slope;
-        T::from_f64(slope.to_f64() * self.temperature * scale)
+    fn slopes<S: Isa>(&self, _: usize, column: Column<'_, T>, scale: &[f64], out: &mut [T]) {
+        dispatch(S::LEVEL, ColumnTerms { divergence: *self, column, scale: Some(scale), out });
+    }
+}
+
+/// E / T of one class of many rows, or the derivatives with respect to the labels, times the scale of each row.
+struct ColumnTerms<'c, T> {
+    divergence: Divergence,
+    column: Column<'c, T>,
+    scale: Option<&'c [f64]>,
+    out: &'c mut [T],
+}
+
+impl<T: Real> Kernel for ColumnTerms<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        if self.divergence.log_target { self.fill::<true, S>() } else { self.fill::<false, S>() }
+    }
+}
+
+impl<T: Real> ColumnTerms<'_, T> {
+    #[inline(always)]
+    fn fill<const LOG: bool, S: Isa>(self) {
+        let ColumnTerms { divergence, column, scale, out } = self;
+        if let Some(scale) = scale {
+            let scale = &scale[..out.len()];
+            column.map(out, |r, label, gap, log_sum| {
+                T::from_f64(divergence.slope::<LOG, S, T>(label, gap + log_sum) * scale[r])
+            });
+        } else {
+            column.map(out, |_, label, gap, log_sum| {
+                divergence.term::<LOG, S, T>(label, gap + log_sum).value
+            });
+        }
     }
 }
 
 /// Rows of logits whose elements have weights of their own, the third input, relative to the row's scale.
-struct WeightedRows<const LOG: bool>(Divergence<LOG>);
+struct WeightedRows(Divergence);
 
-impl<T: Real, const LOG: bool> RowKernel<T, 3, 0> for WeightedRows<LOG> {
+impl<T: Real> RowKernel<T, 3, 0> for WeightedRows {
     const COST: f64 = 1.5;
     type Scratch = Vectors<T, 2>;
 
@@ -102,41 +137,40 @@ impl<T: Real, const LOG: bool> RowKernel<T, 3, 0> for WeightedRows<LOG> {
         scale: f64,
     ) -> T {
         let WeightedRows(divergence) = *self;
-        let RowOutputs { grads: [grad, label_grad, _], hess, mut elements, .. } = outputs;
+        let RowOutputs { grads: [grad, label_grad, _], hess, elements: mut value, .. } = outputs;
         let [exps, weighted] = scratch.each();
-        let y = if LOG { exps_of::<S, T>(label, exps) } else { label };
+        let y = divergence.target::<S, T>(label, exps);
         for ((w, &y), &weight) in weighted.iter_mut().zip(y).zip(weight) {
             *w = y.weighted(weight);
         }
         let t = divergence.temperature;
         let Passed { softmax, near, .. } =
             through_softmax::<S, T>(x, weighted, t, scale, grad, hess, exps);
-        let weigh = |slope: f64, c: usize| slope.weighted(weight[c].to_f64()) * scale;
-        divergence.row::<S, T>(
-            (&softmax, near),
-            [x, label],
-            elements.as_deref_mut(),
-            label_grad,
-            weigh,
+        let (of_elements, weights) = (value.as_deref_mut(), Some(weight));
+        dispatch(
+            S::LEVEL,
+            RowTerms {
+                divergence,
+                softmax,
+                near,
+                x,
+                label,
+                value: of_elements,
+                label_grad,
+                scale,
+                weights,
+            },
         );
-        if let Some(elements) = elements {
-            multiply(elements, t);
+        if let Some(value) = value {
+            multiply(value, t);
         }
         T::ZERO
     }
 }
 
-#[inline(always)]
-fn exps_of<'a, S: Isa, T: Real>(x: &[T], out: &'a mut [T]) -> &'a [T] {
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = x.exp::<S>();
-    }
-    out
-}
-
 /// From logits, where E itself is wanted or weights differ along the class axis.
-pub(super) struct ElementPlan<'a, const LOG: bool> {
-    pub divergence: Divergence<LOG>,
+pub(super) struct ElementPlan<'a> {
+    pub divergence: Divergence,
     pub level: Level,
     pub single: bool,
     pub axes: Axes,
@@ -146,12 +180,12 @@ pub(super) struct ElementPlan<'a, const LOG: bool> {
     pub weighting: Weighting<'a>,
 }
 
-impl<const LOG: bool> Plan for ElementPlan<'_, LOG> {
+impl Plan for ElementPlan<'_> {
     fn value_shape(&self) -> Shape {
         self.axes.value_shape(self.weighting.reduction)
     }
     fn cost(&self) -> f64 {
-        <WeightedRows<LOG> as RowKernel<f32, 3, 0>>::COST * self.inputs[0].view.len() as f64
+        <WeightedRows as RowKernel<f32, 3, 0>>::COST * self.inputs[0].view.len() as f64
     }
     fn run(&self, results: Results<'_>) -> Result<()> {
         let ElementPlan { axes, weighting, level, inputs: [x, _], .. } = self;
@@ -184,7 +218,7 @@ impl<const LOG: bool> Plan for ElementPlan<'_, LOG> {
     }
 }
 
-impl<const LOG: bool> ElementPlan<'_, LOG> {
+impl ElementPlan<'_> {
     /// With the weights of the elements relative to the scale of their row.
     fn run_in<T: Real>(
         &self,

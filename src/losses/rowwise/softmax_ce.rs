@@ -31,7 +31,7 @@ use crate::registry::{
 };
 use crate::simd::Isa;
 use crate::softmax::{
-    Distribution, DistributionRoom, Head, IGNORED, Passed, Scalars, Slopes, Softmax, through_softmax,
+    Column, Distribution, DistributionRoom, Head, IGNORED, Passed, Scalars, Slopes, Softmax, through_softmax,
 };
 use crate::sum::sum;
 
@@ -460,8 +460,9 @@ impl<T: Real> Distribution<T> for OneClass<'_> {
     }
 
     #[inline(always)]
-    fn summand<S: Isa>(&self, _: T, y: T, gap: T, _: T) -> T {
-        gap.weighted(y)
+    fn summands<S: Isa>(&self, column: Column<'_, T>, y: &[T], out: &mut [T]) {
+        let y = &y[..out.len()];
+        column.map(out, |r, _, gap, _| gap.weighted(y[r]));
     }
 
     fn loss(&self, terms: f64, total: f64, log_sum: T) -> f64 {
@@ -469,7 +470,10 @@ impl<T: Real> Distribution<T> for OneClass<'_> {
     }
 
     #[inline(always)]
-    fn slope<S: Isa>(&self, class: usize, _: T, gap: T, log_sum: T, scale: f64) -> T {
-        (gap + log_sum).weighted(self.dense.label_slope(class)) * T::from_f64(scale)
+    fn slopes<S: Isa>(&self, class: usize, column: Column<'_, T>, scale: &[f64], out: &mut [T]) {
+        let (by_label, scale) = (self.dense.label_slope(class), &scale[..out.len()]);
+        column.map(out, |r, _, gap, log_sum| {
+            (gap + log_sum).weighted(by_label) * T::from_f64(scale[r])
+        });
     }
 }

@@ -24,8 +24,9 @@ use crate::registry::{
     Bound, Call, Domain, Family, Gradient, Loss, Options, Plan, SAMPLE_WEIGHT, Spec, Unreduced,
     flag, float, input, pred,
 };
-use crate::simd::{Baseline, Isa};
+use crate::simd::{Baseline, Isa, Kernel, dispatch};
 use crate::sum::{LongColumnSums, sum, sum_exactly};
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// The row of the registry.
@@ -119,21 +120,7 @@ impl TripletMargin {
                 return square.sqrt();
             }
         }
-        let largest = f64::sizes(differences).most;
-        if largest == 0.0 || !largest.is_finite() {
-            return largest;
-        }
-        let v = &*differences;
-        if self.degree == 1.0 {
-            sum_of::<S, T>(v, terms, f64::abs)
-        } else if self.degree == 2.0 {
-            let unit = power_of_two(largest);
-            let inverse = 1.0 / unit;
-            sum_of::<S, T>(v, terms, |v| (v * inverse) * (v * inverse)).sqrt() * unit
-        } else {
-            let total = sum_of::<S, T>(v, terms, |v| (v.abs() / largest).powf(self.degree));
-            total.powf(1.0 / self.degree) * largest
-        }
+        dispatch(S::LEVEL, Norm::<T> { degree: self.degree, differences, terms, of: PhantomData })
     }
 
     /// The derivative of a distance by its differences, in place of them, but for the factor that is returned.
@@ -155,6 +142,36 @@ impl TripletMargin {
             each(differences, |v| (v.abs() / distance).powf(self.degree - 1.0).copysign(v));
         }
         1.0
+    }
+}
+
+/// The norm of any differences, of any degree, for results in `T`.
+struct Norm<'a, T> {
+    degree: f64,
+    differences: &'a [f64],
+    terms: &'a mut [f64],
+    of: PhantomData<T>,
+}
+
+impl<T: Real> Kernel for Norm<'_, T> {
+    type Output = f64;
+    #[inline(always)]
+    fn run<S: Isa>(self) -> f64 {
+        let Norm { degree, differences: v, terms, .. } = self;
+        let largest = f64::sizes(v).most;
+        if largest == 0.0 || !largest.is_finite() {
+            return largest;
+        }
+        if degree == 1.0 {
+            sum_of::<S, T>(v, terms, f64::abs)
+        } else if degree == 2.0 {
+            let unit = power_of_two(largest);
+            let inverse = 1.0 / unit;
+            sum_of::<S, T>(v, terms, |v| (v * inverse) * (v * inverse)).sqrt() * unit
+        } else {
+            let total = sum_of::<S, T>(v, terms, |v| (v.abs() / largest).powf(degree));
+            total.powf(1.0 / degree) * largest
+        }
     }
 }
 

@@ -13,13 +13,13 @@ use super::frames::arithmetic::{
 use super::frames::blocks::Block;
 use super::frames::emissions::EmissionForm;
 use super::frames::exponents::{power_of_two, split};
-use super::frames::lanes::{as_groups, fold};
+use super::frames::lanes::as_groups;
 use super::frames::row_chain::each_frame;
 use super::frames::{Direction, GROUP};
 use super::state_rows::{self, blanks_and_labels_mut, copy_groups, state_len};
 use super::target::CtcTarget;
 use crate::error::Result;
-use crate::simd::{F64x8, Isa, Kernel, Level, dispatch};
+use crate::simd::{F64x8, Isa, Kernel, Level, dispatch, fold};
 use std::ops::{Add, Range};
 
 /// The exponent of 0, below all others.

@@ -92,12 +92,14 @@ impl PathFrame {
         f64::from_bits(self.posterior.load(Ordering::Relaxed))
     }
 
-    pub(super) fn set_state(&self, state: u32, log_prob: f64) {
+    /// Writes the state, and the logarithm of its probability.
+    pub fn set_state(&self, state: u32, log_prob: f64) {
         self.state.store(state, Ordering::Relaxed);
         self.log_prob.store(log_prob.to_bits(), Ordering::Relaxed);
     }
 
-    pub(super) fn set_posterior(&self, posterior: f64) {
+    /// Writes the posterior.
+    pub fn set_posterior(&self, posterior: f64) {
         self.posterior.store(posterior.to_bits(), Ordering::Relaxed);
     }
 }

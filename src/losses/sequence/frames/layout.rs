@@ -9,9 +9,9 @@
 
 use super::GROUP;
 use super::buffer::refill;
-use super::lanes::fold;
 use crate::error::Result;
 use crate::num::Float;
+use crate::simd::fold;
 use std::ops::Range;
 
 /// Which class stands at each place of an emission row.

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `array` | frames of a strided array, read and written in place |
 //! | `layout` | which class stands at which place of a row of emissions |
-//! | `softmax`, `pass` | the first pass over the frames: softmax, emissions, unusual inputs |
+//! | `pass` | the first pass over the frames: their softmax, emissions, unusual inputs |
 //! | `emissions` | emissions computed again, in the form that an arithmetic asks for |
 //! | `lanes`, `row_chain`, `exponents`, `buffer` | groups of states in registers, rows of states, exponents, memory |
 //! | `arithmetic` | the interface of a lattice: its states, and its sums over paths |
@@ -35,7 +35,6 @@ pub mod occupancies;
 pub mod pass;
 pub mod row_chain;
 pub mod scratch;
-mod softmax;
 
 use std::ops::Range;
 

@@ -16,13 +16,13 @@ use super::GROUP;
 use super::array::{FrameArray, FrameArrayMut, FrameRow, FrameRowMut};
 use super::blocks::ALONE;
 use super::emissions::{FAR_LOGIT, Frame};
-use super::lanes::fold;
 use super::layout::EmissionLayout;
-use super::softmax::{ExpSums, FRAMES_TOGETHER, FrameExtremes, STEP};
+use crate::drive::scale::multiply_wide;
 use crate::error::Result;
 use crate::math::Real;
 use crate::num::Float;
-use crate::simd::{Isa, Kernel, dispatch};
+use crate::simd::{Isa, Kernel, dispatch, fold};
+use crate::softmax::{FRAMES_TOGETHER, FrameSoftmax};
 use crate::{memory, threads};
 use std::array;
 use std::ops::Range;
@@ -32,6 +32,9 @@ const TOGETHER_ELEMENTS: usize = 4096;
 
 /// Elements of the rows between two looks at whether the call is to stop.
 const UNCHECKED: usize = 1 << 17;
+
+/// Elements of a log-probability row that are looked at together.
+const CHECKED: usize = 16;
 
 /// Emissions below this are computed again in `f64`.
 const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
@@ -107,7 +110,7 @@ impl<R: Real> Kernel for FramePass<'_, R> {
             exps: zeros(if in_place { 0 } else { classes * most })?,
             emissions: memory::filled(0.0, if self.table.is_some() { 0 } else { stride })?,
         };
-        let mut sums = ExpSums::NONE;
+        let mut softmax = FrameSoftmax::NONE;
         let mut status = FrameStatus::ORDINARY;
         let unchecked = (UNCHECKED / (classes + stride)).max(1).next_multiple_of(together);
         for begin in (0..self.frames.len()).step_by(together) {
@@ -117,7 +120,7 @@ impl<R: Real> Kernel for FramePass<'_, R> {
             let frames = begin..self.frames.len().min(begin + together);
             match self.input {
                 InputKind::Logits => {
-                    self.softmax::<S>(frames, &mut scratch, &mut sums, &mut status);
+                    self.logits::<S>(frames, &mut scratch, &mut softmax, &mut status);
                 }
                 _ => self.log_probs::<S>(frames, &mut scratch, &mut status),
             }
@@ -154,11 +157,11 @@ impl<'a, R: Real> FramePass<'a, R> {
     /// The terms, the emissions and the gradient of some frames of logits. Each step is taken for all of these frames
     /// before the next step: every step is a long chain of operations, and the chains of several frames overlap.
     #[inline(always)]
-    fn softmax<S: Isa>(
+    fn logits<S: Isa>(
         &mut self,
         frames: Range<usize>,
         scratch: &mut PassScratch<R>,
-        sums: &mut ExpSums<R>,
+        softmax: &mut FrameSoftmax<R>,
         status: &mut FrameStatus,
     ) {
         let PassScratch { rows: buffer, exps, emissions } = scratch;
@@ -176,15 +179,9 @@ impl<'a, R: Real> FramePass<'a, R> {
             };
         }
         let (rows, exps_of) = (&rows[..count], &mut exps_of[..count]);
-        let mut extremes = [FrameExtremes::NONE; FRAMES_TOGETHER];
-        for (x, extremes) in rows.iter().zip(&mut extremes) {
-            *extremes = FrameExtremes::of::<S>(x);
-            status.nan |= extremes.max == R::INFINITY;
-        }
-        for (i, (x, exps)) in rows.iter().zip(&mut *exps_of).enumerate() {
-            sums.exponentials::<S>(i, x, &extremes[i], exps);
-        }
-        let sums = sums.excluding_max::<S>();
+        softmax.fill::<S>(rows, exps_of);
+        status.nan |= softmax.max[..count].contains(&R::INFINITY);
+        let sums = &softmax.others;
         let (mut base, mut factor) = ([0.0; FRAMES_TOGETHER], [0.0; FRAMES_TOGETHER]);
         for i in 0..FRAMES_TOGETHER {
             base[i] = sums[i].log1p::<S>();
@@ -198,7 +195,7 @@ impl<'a, R: Real> FramePass<'a, R> {
                     layout.distinct.iter().fold(1.0, |least, &[_, c]| of(c as usize).min(least))
                 }
             };
-            let (shift, bits) = (extremes[i].max.to_f64(), bits_below_1(least));
+            let (shift, bits) = (softmax.max[i].to_f64(), bits_below_1(least));
             self.frames[t] = Frame { shift, base: base[i], factor: factor[i], bits, in_f64: false };
         }
         if let Some((grad, scale)) = self.grad {
@@ -221,7 +218,7 @@ impl<'a, R: Real> FramePass<'a, R> {
         }
     }
 
-    /// As [`FramePass::softmax`] for log-probabilities.
+    /// As [`FramePass::logits`] for log-probabilities.
     #[inline(always)]
     fn log_probs<S: Isa>(
         &mut self,
@@ -344,9 +341,7 @@ fn bits_below_1(x: f64) -> f64 {
 fn multiply<R: Real>(row: &mut [R], factor: f64) {
     let narrow = R::from_f64(factor);
     if narrow.abs() == R::INFINITY {
-        for x in row {
-            *x = R::from_f64(x.to_f64() * factor);
-        }
+        multiply_wide(row, factor);
     } else {
         for x in row {
             *x *= narrow;
@@ -358,5 +353,5 @@ fn multiply<R: Real>(row: &mut [R], factor: f64) {
 #[inline(always)]
 fn is_possible<R: Real>(row: &[R]) -> bool {
     let count = |part: &[R]| part.iter().map(|&x| usize::from(x < R::INFINITY)).sum::<usize>();
-    row.chunks(STEP).all(|part| count(part) == part.len())
+    row.chunks(CHECKED).all(|part| count(part) == part.len())
 }

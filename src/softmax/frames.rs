@@ -1,38 +1,52 @@
-//! The softmax of a frame: exponentials relative to the largest logit, and their sum.
+//! The softmax of the frames of a sequence: of many short rows at once, whose sums stay in the type of the row.
 //!
-//! The largest logits, whose exponentials are 1, are counted apart from the sum of all other exponentials, so that this
-//! sum loses nothing when it is tiny: the loss of a sure model consists of it.
+//! Where the forms of this folder give each row the bits that it has alone and add up in f64, this one is for losses that
+//! add up paths through all frames of a sequence in f64 anyway, and for which a row is a small part of the work: it takes two
+//! thirds of the time. The exponentials are the same. Every largest logit, not only the first, is counted apart from the sum
+//! of all other exponentials, so that this sum loses nothing when it is tiny: the loss of a sure model consists of it.
 
-use super::GROUP;
-use super::lanes::fold;
 use crate::math::Real;
 use crate::num::Float;
-use crate::simd::{F64x8, Isa};
+use crate::simd::{F64x8, Isa, fold};
 use std::array;
+
+/// Numbers of a [`F64x8`].
+const GROUP: usize = 8;
 
 /// The most frames that are worked on together, to keep the pipeline full.
 pub const FRAMES_TOGETHER: usize = 16;
 
 /// Elements of a vector step along the classes.
-pub const STEP: usize = 16;
+const STEP: usize = 16;
 
 /// Vector steps whose sums are kept in the type of the row.
 const STEPS: usize = 16;
 
+/// The softmax of up to [`FRAMES_TOGETHER`] frames.
+pub struct FrameSoftmax<R> {
+    /// The largest logits; NaN is passed over.
+    pub max: [R; FRAMES_TOGETHER],
+    /// The sums of exp(x - max), one of the largest left out.
+    pub others: [f64; FRAMES_TOGETHER],
+    /// Their parts over all blocks of [`STEPS`] steps but the last.
+    before: [F64x8; FRAMES_TOGETHER],
+    last: [PartialSums<R>; FRAMES_TOGETHER],
+}
+
 /// The extremes of a row, which decide how its exponentials are computed.
 #[derive(Clone, Copy)]
-pub struct FrameExtremes<R> {
+struct FrameExtremes<R> {
     /// The largest element; NaN is passed over.
-    pub max: R,
+    max: R,
     /// Whether all elements are finite, and none lies further below the largest than [`Real::NEAR`].
     near: bool,
 }
 
 impl<R: Real> FrameExtremes<R> {
-    pub const NONE: Self = FrameExtremes { max: R::ZERO, near: false };
+    const NONE: Self = FrameExtremes { max: R::ZERO, near: false };
 
     #[inline(always)]
-    pub fn of<S: Isa>(x: &[R]) -> Self {
+    fn of<S: Isa>(x: &[R]) -> Self {
         let (mut high, mut low) = ([-R::INFINITY; STEP], [R::INFINITY; STEP]);
         // Stays 0 unless an element is not finite; then it becomes NaN.
         let mut odd = [R::ZERO; STEP];
@@ -68,22 +82,31 @@ fn last<R: Real>(x: &[R]) -> [R; STEP] {
     last
 }
 
-/// Sums of the exponentials of several frames: all but the largest ones, and how many are the largest, each of them 1.
-pub struct ExpSums<R> {
-    /// The sums over all blocks of [`STEPS`] steps but the last.
-    before: [F64x8; FRAMES_TOGETHER],
-    last: [PartialSums<R>; FRAMES_TOGETHER],
-}
-
-impl<R: Real> ExpSums<R> {
-    pub const NONE: Self = ExpSums {
+impl<R: Real> FrameSoftmax<R> {
+    /// Of no frames.
+    pub const NONE: Self = FrameSoftmax {
+        max: [R::ZERO; FRAMES_TOGETHER],
+        others: [0.0; FRAMES_TOGETHER],
         before: [[0.0; GROUP]; FRAMES_TOGETHER],
         last: [PartialSums::NONE; FRAMES_TOGETHER],
     };
 
-    /// The sum of all exponentials but one of the largest, for each frame.
+    /// Of the logits `x`, with exp(x - max) in `exps`. Each step is taken for all frames before the next.
     #[inline(always)]
-    pub fn excluding_max<S: Isa>(&self) -> [f64; FRAMES_TOGETHER] {
+    pub fn fill<S: Isa>(&mut self, x: &[&[R]], exps: &mut [&mut [R]]) {
+        let mut extremes = [FrameExtremes::NONE; FRAMES_TOGETHER];
+        for ((x, extremes), max) in x.iter().zip(&mut extremes).zip(&mut self.max) {
+            *extremes = FrameExtremes::of::<S>(x);
+            *max = extremes.max;
+        }
+        for (i, (x, exps)) in x.iter().zip(exps).enumerate() {
+            self.exponentials::<S>(i, x, extremes[i], exps);
+        }
+        self.others = self.excluding_max::<S>();
+    }
+
+    #[inline(always)]
+    fn excluding_max<S: Isa>(&self) -> [f64; FRAMES_TOGETHER] {
         let (mut others, mut largest) =
             ([[0.0; GROUP]; FRAMES_TOGETHER], [[0.0; GROUP]; FRAMES_TOGETHER]);
         for (i, part) in self.last.iter().enumerate() {
@@ -101,11 +124,11 @@ impl<R: Real> ExpSums<R> {
 
     /// Fills `out` with `exp(x - max)` of frame i, and adds them up.
     #[inline(always)]
-    pub fn exponentials<S: Isa>(
+    fn exponentials<S: Isa>(
         &mut self,
         i: usize,
         x: &[R],
-        &FrameExtremes { max, near }: &FrameExtremes<R>,
+        FrameExtremes { max, near }: FrameExtremes<R>,
         out: &mut [R],
     ) {
         if max == -R::INFINITY {
