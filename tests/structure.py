@@ -14,7 +14,7 @@ from pathlib import Path
 SRC = Path(__file__).parents[1] / "src"
 
 # The most lines with `unsafe` in src; to be lowered where there are fewer.
-MOST_UNSAFE = 53
+MOST_UNSAFE = 48
 
 USE = re.compile(r"^\s*(pub(?:\([a-z]+\))?\s+)?use\s+([^;]+);", re.MULTILINE)
 PATH = re.compile(r"\b(?:crate|super|self)(?:::[A-Za-z_]\w*)+")

@@ -12,7 +12,14 @@ type Path = (Vec<u32>, Vec<f64>, Vec<f64>);
 
 fn align(case: &Case, memory_limit: usize) -> Result<Path, Error> {
     let [samples, frames, _] = case.counts;
-    let path: Vec<_> = (0..samples * frames).map(|_| PathFrame::new()).collect();
+    // What is not written stays wrong.
+    let unwritten = |_| {
+        let frame = PathFrame::new();
+        frame.set_state(7, 7.0);
+        frame.set_posterior(7.0);
+        frame
+    };
+    let path: Vec<_> = (0..samples * frames).map(unwritten).collect();
     let labels = case.labels();
     let batch = CtcBatch {
         frames: FrameArray::<f64>::new(View::from_slice(&case.frames, &case.counts)).unwrap(),
