@@ -43,13 +43,20 @@ WIDE = re.compile(
 )
 
 
-def wide_functions(disassembly: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield symbol and name of every wide instruction."""
+def by_function(disassembly: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield every line of code with the symbol of its function."""
     symbol = ""
     for line in disassembly:
-        if found := SYMBOL.match(line):
-            symbol = found[1]
-        elif (found := INSTRUCTION.match(line)) and WIDE.match(found[1]):
+        if header := SYMBOL.match(line):
+            symbol = header[1]
+        else:
+            yield symbol, line
+
+
+def wide_functions(disassembly: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield symbol and name of every wide instruction."""
+    for symbol, line in by_function(disassembly):
+        if (found := INSTRUCTION.match(line)) and WIDE.match(found[1]):
             yield symbol, found[1]
 
 
@@ -73,13 +80,8 @@ def mul_add_references(library: Path) -> list[str]:
 
 def callers(disassembly: Iterable[str], references: list[str]) -> set[str]:
     """Return the functions that refer to a fused multiply-add of the C library."""
-    symbol, found = "", set()
-    for line in disassembly:
-        if header := SYMBOL.match(line):
-            symbol = header[1]
-        elif any(reference in line for reference in references):
-            found.add(symbol)
-    return found
+    lines = by_function(disassembly)
+    return {symbol for symbol, line in lines if any(name in line for name in references)}
 
 
 def disassembled(library: Path) -> Iterator[str]:
@@ -100,8 +102,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".so"))
         library = Path(archive.extract(name, folder))
-        found = Counter(wide_functions(disassembled(library)))
-        calling = callers(disassembled(library), mul_add_references(library))
+        disassembly = list(disassembled(library))
+        found = Counter(wide_functions(disassembly))
+        calling = callers(disassembly, mul_add_references(library))
     inside = sum(n for (symbol, _), n in found.items() if DISPATCHED.search(symbol))
     outside = {where: n for where, n in found.items() if not DISPATCHED.search(where[0])}
     print(f"{inside} wide instructions in dispatched functions, {sum(outside.values())} elsewhere")

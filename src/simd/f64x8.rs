@@ -8,7 +8,10 @@ use super::{Baseline, Isa};
 use std::array;
 
 /// Eight numbers.
-pub type F64x8 = [f64; 8];
+pub type F64x8 = [f64; GROUP];
+
+/// How many numbers that is.
+pub const GROUP: usize = 8;
 
 /// Arithmetic on vectors. The results are the same on all levels, up to whether `mul_add` is fused.
 pub trait F64x8Ops: Sized {

@@ -12,7 +12,7 @@ mod halves;
 #[cfg(target_arch = "x86_64")]
 mod registers;
 
-pub use f64x8::{F64x8, F64x8Ops};
+pub use f64x8::{F64x8, F64x8Ops, GROUP};
 pub use halves::{bf16_of_f32, f16_of_f32, f32_of_bf16, f32_of_f16};
 use std::sync::OnceLock;
 

@@ -7,11 +7,8 @@
 
 use crate::math::Real;
 use crate::num::Float;
-use crate::simd::{F64x8, Isa, fold};
+use crate::simd::{F64x8, GROUP, Isa, fold};
 use std::array;
-
-/// Numbers of a [`F64x8`].
-const GROUP: usize = 8;
 
 /// The most frames that are worked on together, to keep the pipeline full.
 pub const FRAMES_TOGETHER: usize = 16;

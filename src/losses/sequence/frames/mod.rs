@@ -38,8 +38,8 @@ pub mod scratch;
 
 use std::ops::Range;
 
-/// States of a group: as many `f64` as [`F64x8`](crate::simd::F64x8) holds.
-pub const GROUP: usize = 8;
+/// A group has as many states as an [`F64x8`](crate::simd::F64x8) numbers.
+pub use crate::simd::GROUP;
 
 /// The time of a task for [`crate::threads::run`]: sharing pays wherever it is wanted, and never where it is not.
 pub fn task_ns(shared: bool) -> f64 {
