@@ -113,7 +113,9 @@ fn scaled(slopes: &[Slopes], scale: &[f64; LANES], of: fn(&Slopes) -> f64) -> [f
 /// total p - share, from p and 1 - p: of the two forms the one that does not cancel.
 #[inline(always)]
 fn excess(total: f64, share: f64, [p, rest]: [f64; 2]) -> f64 {
-    if p < 0.5 { total * p - share } else { (total - share) - total * rest }
+    // Either costs less than to guess which.
+    let (of_small, of_large) = (total * p - share, (total - share) - total * rest);
+    if p < 0.5 { of_small } else { of_large }
 }
 
 impl Slopes {

@@ -1,6 +1,5 @@
 //! The softmax of the columns of a matrix of pairs that comes in blocks of rows.
 
-use super::similarity::Similarity;
 use super::stream::Stream;
 use crate::array::{Grid, Tile, ViewMut};
 use crate::drive::operand::{Operand, Output, sized};
@@ -80,10 +79,7 @@ pub struct Columns {
 
 impl Columns {
     /// Of all pairs; the similarities of the last block are there afterwards.
-    pub fn of<M: Similarity, T: Real>(
-        stream: &mut Stream<'_, '_, '_, M, T>,
-        temperature: f64,
-    ) -> Result<Self> {
+    pub fn of<T: Real>(stream: &mut Stream<'_, '_, '_, T>, temperature: f64) -> Result<Self> {
         let (level, m) = stream.kind();
         // Without any rows the sum of all exponentials, the 1 of the largest included, is 0.
         let mut states = [memory::filled(f64::NEG_INFINITY, m)?, memory::filled(-1.0, m)?];

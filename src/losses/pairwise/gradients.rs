@@ -3,7 +3,7 @@
 use super::kernel::{Pairs, rows_of_task};
 use super::marks::Marks;
 use super::product::{DEPTH, Left, Part, RIGHT, Right, Room};
-use super::similarity::{Batches, Similarity};
+use super::similarity::Batches;
 use crate::array::{Grid, Tile};
 use crate::array::{View, ViewMut};
 use crate::drive::operand::{Operand, Output, sized};
@@ -13,18 +13,16 @@ use crate::memory;
 use crate::simd::{self, Isa, Kernel, Level};
 use crate::sum::sum_block;
 use crate::threads;
-use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Elements of the vectors in a tile of gradients.
 const COLS: usize = RIGHT;
 
 /// Where the gradients with respect to both batches go, block of rows after block of rows.
-pub struct Gradients<'a, T> {
+pub struct Gradients<'a> {
     out: [Option<ViewMut<'a>>; 2],
     /// The sums for the second batch over the blocks so far, if there are several.
     carried: Option<Carried>,
-    of: PhantomData<T>,
 }
 
 /// What goes from block to block for each vector of the second batch.
@@ -35,13 +33,9 @@ struct Carried {
     totals: Vec<f64>,
 }
 
-impl<'a, T: Real> Gradients<'a, T> {
+impl<'a> Gradients<'a> {
     /// For the batches of `pairs`; without `several` blocks, one has all rows.
-    pub fn new<M: Similarity>(
-        pairs: &Pairs<'_, M>,
-        out: [Option<ViewMut<'a>>; 2],
-        several: bool,
-    ) -> Result<Self> {
+    pub fn new(pairs: &Pairs<'_>, out: [Option<ViewMut<'a>>; 2], several: bool) -> Result<Self> {
         let [_, m, d] = pairs.shape();
         let carried = if several && out[1].is_some() {
             let (sums, totals) = (memory::filled(0.0, m * d)?, memory::filled(0.0, m)?);
@@ -49,14 +43,14 @@ impl<'a, T: Real> Gradients<'a, T> {
         } else {
             None
         };
-        Ok(Gradients { out, carried, of: PhantomData })
+        Ok(Gradients { out, carried })
     }
 
     /// Adds what the pairs of a block of rows contribute, by the derivative of the result with respect to each similarity,
     /// but for a factor.
-    pub fn add<M: Similarity>(
+    pub fn add<T: Real>(
         &mut self,
-        pairs: &Pairs<'_, M>,
+        pairs: &Pairs<'_>,
         rows: Range<usize>,
         slopes: &[T],
         marks: Option<&Marks>,
@@ -79,14 +73,13 @@ impl<'a, T: Real> Gradients<'a, T> {
         });
         let mut column = Grid::new(&[m, 1], 1);
         let totals = totals.as_ref().map(|totals| Operand::output(&mut column, totals));
-        let job = PullJob::<M, T> {
-            batches: Batches::new(&block.batches, pairs.centre),
+        let job = PullJob {
+            batches: block.sides(),
             slopes,
             marks,
             out,
             carried: totals.map(|totals| (totals, column)),
             factor,
-            of: PhantomData,
         };
         let across = d.div_ceil(COLS);
         let rows = rows_of_task(n.max(m) * across);
@@ -103,19 +96,19 @@ impl<'a, T: Real> Gradients<'a, T> {
     }
 
     /// Writes what was carried from block to block, times the factor of all blocks.
-    pub fn finish<M: Similarity>(self, pairs: &Pairs<'_, M>, factor: f64) -> Result<()> {
-        let Gradients { out: [_, Some(out)], carried: Some(Carried { mut sums, totals }), .. } =
-            self
+    pub fn finish<T: Real>(self, pairs: &Pairs<'_>, factor: f64) -> Result<()> {
+        let Gradients { out: [_, Some(out)], carried: Some(Carried { mut sums, totals }) } = self
         else {
             return Ok(());
         };
         let [_, _, d] = pairs.shape();
-        let batches = Batches::new(&pairs.batches, pairs.centre);
+        let batches = pairs.sides();
         let mut own = memory::filled(T::ZERO, d)?;
         for ((row, sums), total) in sums.chunks_exact_mut(d.max(1)).enumerate().zip(totals) {
             batches.less_own(pairs.level, [1, row], &(0..d), total, &mut own, sums);
         }
-        let gradient = |sum: &f64| T::from_f64(M::FACTOR * sum * factor);
+        let of_sum = pairs.similarity.factor();
+        let gradient = |sum: &f64| T::from_f64(of_sum * sum * factor);
         out.copy_from(&memory::collect(sums.iter().map(gradient))?);
         Ok(())
     }
@@ -176,7 +169,7 @@ impl<T: Real> Kernel for Scaled<'_, T> {
     }
 }
 
-struct PullJob<'a, 'b, M, T> {
+struct PullJob<'a, 'b, T> {
     batches: Batches<'a, 'b>,
     slopes: &'a [T],
     marks: Option<&'a Marks>,
@@ -184,7 +177,6 @@ struct PullJob<'a, 'b, M, T> {
     out: [Option<(Output<'a, 'a>, Grid)>; 2],
     /// The sums of slopes of the second batch, if its gradients are sums that are continued.
     carried: Option<(Output<'a, 'a>, Grid)>,
-    of: PhantomData<M>,
 }
 
 /// Room for a tile.
@@ -202,7 +194,7 @@ struct Scratch<T> {
     grads: Vec<T>,
 }
 
-impl<M: Similarity, T: Real> PullJob<'_, '_, M, T> {
+impl<T: Real> PullJob<'_, '_, T> {
     /// A tile of the gradients; of the vectors of either batch as far as there are any.
     fn tile(&self, level: Level, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
         for (of, out) in self.out.iter().enumerate() {
@@ -246,7 +238,7 @@ impl<M: Similarity, T: Real> PullJob<'_, '_, M, T> {
             for (r, (sums, &total)) in rows.enumerate() {
                 self.batches.less_own(level, [of, tile.row + r], &part, total, own, sums);
                 let grads = out.tile::<T>(grid, row(r), buffer)?;
-                let factors = [M::FACTOR, self.factor];
+                let factors = [self.batches.similarity.factor(), self.factor];
                 simd::dispatch(level, Scaled { sums, factors, grads });
                 out.finish(grid, row(r), buffer);
             }
@@ -258,6 +250,7 @@ impl<M: Similarity, T: Real> PullJob<'_, '_, M, T> {
     /// the slopes makes of these themselves.
     fn sum(&self, level: Level, of: usize, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
         let PullJob { batches, .. } = self;
+        let similarity = batches.similarity;
         let Scratch { room, sums, totals, own, other, .. } = scratch;
         let slopes = View::from_slice(self.slopes, &batches.pairs()).move_axis(of, 0);
         let elements = batches.views[1 - of].clone().move_axis(1, 0);
@@ -301,11 +294,11 @@ impl<M: Similarity, T: Real> PullJob<'_, '_, M, T> {
                 let other = batches.load([1 - of, at], &part, other);
                 let sums = sums[(row - tile.row) * tile.cols..].iter_mut();
                 for ((sum, own), other) in sums.zip(own).zip(other).filter(|_| slope != 0.0) {
-                    *sum += slope * M::toward(own.to_f64(), other.to_f64());
+                    *sum += slope * similarity.toward(own.to_f64(), other.to_f64());
                 }
             }
             // Distances that are no numbers are marked.
-            for at in along.filter(|_| !all_finite && !M::CANCELS) {
+            for at in along.filter(|_| !all_finite && !similarity.cancels()) {
                 let other = batches.load([1 - of, at], &part, other);
                 for (row, sums) in (tile.row..).zip(sums.chunks_exact_mut(tile.cols)) {
                     let slope = self.slope(of, [row, at]);
@@ -335,8 +328,8 @@ impl<M: Similarity, T: Real> PullJob<'_, '_, M, T> {
 }
 
 /// Slopes as the left factor, but for those of marked pairs.
-struct Slopes<'s, 'a, 'b, M, T> {
-    job: &'s PullJob<'a, 'b, M, T>,
+struct Slopes<'s, 'a, 'b, T> {
+    job: &'s PullJob<'a, 'b, T>,
     of: usize,
     /// Own vectors by others.
     view: &'s View<'s>,
@@ -345,13 +338,13 @@ struct Slopes<'s, 'a, 'b, M, T> {
     totals: &'s mut [f64],
 }
 
-impl<M: Similarity, T: Real> Left<T> for Slopes<'_, '_, '_, M, T> {
+impl<T: Real> Left<T> for Slopes<'_, '_, '_, T> {
     fn copy(&mut self, level: Level, tile: Tile, again: bool, rows: &mut [T]) {
         self.grid.read(self.view, 0, tile, rows);
         for [own, other] in self.job.marked(self.of, tile) {
             rows[(own - tile.row) * tile.cols + other - tile.col] = T::ZERO;
         }
-        if M::CANCELS && !again {
+        if self.job.batches.similarity.cancels() && !again {
             simd::dispatch(level, RowSums { rows, cols: tile.cols, totals: self.totals });
         }
     }

@@ -15,7 +15,7 @@
 
 use super::columns::{Columns, Line};
 use super::kernel::{Blocks, MEMORY_LIMIT, Outputs, PairKernel, Pairs, RowOutputs, batches, matrix};
-use super::similarity::DotProduct;
+use super::similarity::Similarity;
 use super::stream::Stream;
 use super::units::by_units;
 use crate::array::{Shape, View, ViewMut};
@@ -149,8 +149,8 @@ impl InfoNcePlan<'_> {
         most[0] * most[1] * elements < f64::from(f32::MAX)
     }
 
-    fn pairs<'b>(&self, batches: [View<'b>; 2]) -> Pairs<'b, DotProduct> {
-        Pairs::new(self.level, batches, self.loss.memory_limit)
+    fn pairs<'b>(&self, batches: [View<'b>; 2]) -> Pairs<'b> {
+        Pairs::new(Similarity::DotProduct, self.level, batches, self.loss.memory_limit)
     }
 
     /// As many without gradients, so that the losses are the same.

@@ -16,7 +16,6 @@ use crate::memory;
 use crate::registry::{self, Call, Kind, Param, param};
 use crate::simd::{self, Isa, Kernel, Level};
 use crate::threads;
-use std::marker::PhantomData;
 use std::ops::Range;
 
 /// The bytes that arrays over pairs may have.
@@ -60,6 +59,39 @@ pub trait PairKernel<T: Real>: Sync {
     fn row<S: Isa>(&self, row: usize, similarities: &[f64], outputs: RowOutputs<'_, T>) -> T;
 }
 
+/// A [`PairKernel`] whose type is not known.
+pub trait PairRows<T>: Sync {
+    /// [`PairKernel::OVERWRITES`].
+    fn overwrites(&self) -> bool;
+
+    /// [`PairKernel::row`], with similarities, or what they are written over.
+    fn dispatched_row(
+        &self,
+        level: Level,
+        row: usize,
+        x: &mut [f64],
+        derives: bool,
+        outputs: RowOutputs<'_, T>,
+    ) -> T;
+}
+
+impl<T: Real, L: PairKernel<T>> PairRows<T> for L {
+    fn overwrites(&self) -> bool {
+        L::OVERWRITES
+    }
+
+    fn dispatched_row(
+        &self,
+        level: Level,
+        row: usize,
+        x: &mut [f64],
+        derives: bool,
+        outputs: RowOutputs<'_, T>,
+    ) -> T {
+        simd::dispatch(level, OneRow { kernel: self, row, x, derives, outputs })
+    }
+}
+
 /// What a row writes; what is `None` is not wanted.
 pub struct RowOutputs<'a, T> {
     /// E.
@@ -93,7 +125,7 @@ impl<T> Outputs<'_, T> {
 }
 
 /// Two batches of vectors, (N, D) and (M, D), or a block of rows of the first and the second.
-pub struct Pairs<'a, M> {
+pub struct Pairs<'a> {
     /// The instruction set.
     pub level: Level,
     /// The batches.
@@ -102,17 +134,23 @@ pub struct Pairs<'a, M> {
     pub centre: &'a [f64],
     /// What arrays over pairs may need, in bytes.
     memory_limit: usize,
-    of: PhantomData<M>,
+    /// What vectors are compared by.
+    pub similarity: Similarity,
 }
 
-impl<'a, M: Similarity> Pairs<'a, M> {
+impl<'a> Pairs<'a> {
     /// Both batches with the batch axis first.
-    pub fn new(level: Level, batches: [View<'a>; 2], memory_limit: usize) -> Self {
-        Pairs { level, batches, centre: &[], memory_limit, of: PhantomData }
+    pub fn new(
+        similarity: Similarity,
+        level: Level,
+        batches: [View<'a>; 2],
+        memory_limit: usize,
+    ) -> Self {
+        Pairs { level, batches, centre: &[], memory_limit, similarity }
     }
 
     /// The same, relative to a vector.
-    pub fn around<'b>(&self, centre: &'b [f64]) -> Pairs<'b, M>
+    pub fn around<'b>(&self, centre: &'b [f64]) -> Pairs<'b>
     where
         'a: 'b,
     {
@@ -155,6 +193,11 @@ impl<'a, M: Similarity> Pairs<'a, M> {
         Grid::single(self.batches[batch].shape(), self.batches[batch].strides())
     }
 
+    /// Both batches, to read.
+    pub(super) fn sides(&self) -> Batches<'_, 'a> {
+        Batches::new(self.similarity, &self.batches, self.centre)
+    }
+
     /// A block of rows.
     pub(super) fn block(&self, rows: Range<usize>) -> Self {
         let [first, second] = &self.batches;
@@ -182,9 +225,9 @@ impl<'a, M: Similarity> Pairs<'a, M> {
     }
 
     /// Runs `kernel` over a block of rows.
-    pub fn rows<T: Real, L: PairKernel<T>>(
+    pub fn rows<T: Real>(
         &self,
-        kernel: &L,
+        kernel: &dyn PairRows<T>,
         rows: Range<usize>,
         outputs: Outputs<'_, T>,
     ) -> Result<()> {
@@ -200,8 +243,7 @@ impl<'a, M: Similarity> Pairs<'a, M> {
         matrix.merge();
         column.merge();
         let job = RowJob {
-            batches: Batches::new(&block.batches, self.centre),
-            of: PhantomData::<M>,
+            batches: block.sides(),
             kernel,
             first: rows.start,
             matrix,
@@ -216,7 +258,7 @@ impl<'a, M: Similarity> Pairs<'a, M> {
         let of_row = size_of::<f64>() * (m + RIGHT.min(m)).max(1);
         let room = self.memory_limit / 4 / threads::num_threads() / of_row;
         let rows = rows_of_task(n).min((room / ROWS * ROWS).max(ROWS));
-        let rows = if L::OVERWRITES { TASK.0 } else { rows };
+        let rows = if kernel.overwrites() { TASK.0 } else { rows };
         let tiles = n.div_ceil(rows);
         threads::run(tiles, block.cost() / tiles as f64, &|tasks| {
             let mut scratch = Scratch::<T>::default();
@@ -254,10 +296,9 @@ impl Blocks {
     }
 }
 
-struct RowJob<'a, 'b, M, L> {
+struct RowJob<'a, 'b, T> {
     batches: Batches<'a, 'b>,
-    of: PhantomData<M>,
-    kernel: &'a L,
+    kernel: &'a dyn PairRows<T>,
     /// The first row of the block.
     first: usize,
     matrix: Grid,
@@ -279,12 +320,10 @@ struct Scratch<T> {
     rows: [Vec<T>; 3],
 }
 
-impl<M: Similarity, L> RowJob<'_, '_, M, L> {
+impl<T: Real> RowJob<'_, '_, T> {
     /// Rows of a block.
-    fn tile<T: Real>(&self, level: Level, tile: Tile, scratch: &mut Scratch<T>) -> Result<()>
-    where
-        L: PairKernel<T>,
-    {
+    fn tile(&self, level: Level, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
+        let overwrites = self.kernel.overwrites();
         let Scratch { similarities, products, outputs, rows: scratch } = scratch;
         let [value_buffer, slopes_buffer, sums_buffer] = outputs;
         let column = Tile { cols: 1, ..tile };
@@ -298,13 +337,13 @@ impl<M: Similarity, L> RowJob<'_, '_, M, L> {
             memory::grow(row, tile.cols, T::ZERO)?;
         }
         // Of the row at hand, or of all.
-        let x = sized(similarities, if L::OVERWRITES { tile.cols } else { tile.len() })?;
-        if !L::OVERWRITES {
-            self.batches.similarities::<M, T>(level, tile, x, self.marks, products)?;
+        let x = sized(similarities, if overwrites { tile.cols } else { tile.len() })?;
+        if !overwrites {
+            self.batches.similarities(level, tile, x, self.marks, products)?;
         }
         for r in 0..tile.rows {
             let run = r * tile.cols..(r + 1) * tile.cols;
-            let x = if L::OVERWRITES { &mut *x } else { &mut x[run.clone()] };
+            let x = if overwrites { &mut *x } else { &mut x[run.clone()] };
             let outputs = RowOutputs {
                 value: value.as_deref_mut().map(|x| &mut x[run.clone()]),
                 slopes: slopes.as_deref_mut().map(|x| &mut x[run.clone()]),
@@ -312,8 +351,7 @@ impl<M: Similarity, L> RowJob<'_, '_, M, L> {
                 scratch: scratch.each_mut().map(|x| &mut x[..tile.cols]),
             };
             let (row, derives) = (self.first + tile.row + r, self.derives);
-            let one = OneRow { kernel: self.kernel, row, x, derives, outputs };
-            let sum = simd::dispatch(level, one);
+            let sum = self.kernel.dispatched_row(level, row, x, derives, outputs);
             if let Some(sums) = &mut sums {
                 sums[r] = sum;
             }
@@ -322,7 +360,7 @@ impl<M: Similarity, L> RowJob<'_, '_, M, L> {
     }
 }
 
-/// [`PairKernel::row`], with similarities, or what they are written over.
+/// [`PairRows::dispatched_row`].
 struct OneRow<'r, L, T> {
     kernel: &'r L,
     row: usize,

@@ -10,7 +10,7 @@
 use super::kernel::{
     Blocks, MEMORY_LIMIT, Outputs, PairKernel, Pairs, RowOutputs, batches, matrix,
 };
-use super::similarity::SquaredDistance;
+use super::similarity::Similarity;
 use super::stream::Stream;
 use crate::array::{Shape, ViewMut};
 use crate::drive::reduced::Reduced;
@@ -88,7 +88,9 @@ impl Loss for Sdml {
         let of_rows = weighting.of_sums(1, n);
         let by_row = of_rows.is_some();
         let axes = if by_row { Axes::elementwise(&[n], 0)? } else { axes };
-        let pairs = Pairs::new(call.level(), batches(call, batch), self.memory_limit);
+        let batches = batches(call, batch);
+        let level = call.level();
+        let pairs = Pairs::new(Similarity::SquaredDistance, level, batches, self.memory_limit);
         Ok(Box::new(SdmlPlan {
             smoothing: self.smoothing,
             single: call.single(),
@@ -106,7 +108,7 @@ struct SdmlPlan<'a> {
     single: bool,
     batch: usize,
     /// Both batches with the batch axis first.
-    pairs: Pairs<'a, SquaredDistance>,
+    pairs: Pairs<'a>,
     /// Those of E, or of the sums of its rows where these are enough.
     axes: Axes,
     weighting: Weighting<'a>,
@@ -140,7 +142,7 @@ impl SdmlPlan<'_> {
     /// With one weight for each row.
     fn by_row<T: Real>(
         &self,
-        mut stream: Stream<'_, '_, '_, SquaredDistance, T>,
+        mut stream: Stream<'_, '_, '_, T>,
         out: Option<ViewMut<'_>>,
     ) -> Result<()> {
         let SdmlPlan { axes, weighting, pairs, .. } = self;
@@ -161,7 +163,7 @@ impl SdmlPlan<'_> {
     /// With a weight for each element of E.
     fn by_element<T: Real>(
         &self,
-        mut stream: Stream<'_, '_, '_, SquaredDistance, T>,
+        mut stream: Stream<'_, '_, '_, T>,
         mut out: Option<ViewMut<'_>>,
     ) -> Result<()> {
         let SdmlPlan { axes, weighting, pairs, .. } = self;

@@ -19,7 +19,6 @@ use crate::memory;
 use crate::simd::{self, Isa, Kernel, Level};
 use crate::sum::{PairwiseSum, sum_block_exactly};
 use crate::threads;
-use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Elements of two vectors that are compared at once, where they are compared by themselves.
@@ -30,80 +29,35 @@ const LANES: usize = 16;
 const MOST_LANES: usize = 64;
 
 /// What two vectors are compared by: a sum of one term for each of their elements.
-pub trait Similarity: Copy + Sync {
+#[derive(Clone, Copy, PartialEq)]
+pub enum Similarity {
+    /// The sum of (a - b)^2.
+    SquaredDistance,
+    /// The sum of a b.
+    DotProduct,
+}
+
+impl Similarity {
     /// What sums of slopes times [`Similarity::toward`] are to be multiplied by to be gradients.
-    const FACTOR: f64;
-    /// Whether the product of two vectors may lose what it is made of: see [`Similarity::is_sure`].
-    const CANCELS: bool;
+    pub fn factor(self) -> f64 {
+        match self {
+            Similarity::SquaredDistance => -2.0,
+            Similarity::DotProduct => 1.0,
+        }
+    }
 
-    /// The term of an element of both vectors.
-    fn term(a: f64, b: f64) -> f64;
-
-    /// The similarity by the product of the vectors and the sum of their squares.
-    fn of_product(product: f64, squares: f64) -> f64;
-
-    /// Whether a similarity by the product has its digits.
-    fn is_sure(x: f64, squares: f64) -> bool;
+    /// Whether a similarity by the product of two vectors may have lost its digits, and the sums of their squares count.
+    pub fn cancels(self) -> bool {
+        self == Similarity::SquaredDistance
+    }
 
     /// The derivative of a term with respect to the element of the own vector, but for the factor.
-    fn toward(own: f64, other: f64) -> f64;
-}
-
-/// The sum of (a - b)^2.
-#[derive(Clone, Copy)]
-pub struct SquaredDistance;
-
-impl Similarity for SquaredDistance {
-    const FACTOR: f64 = -2.0;
-    const CANCELS: bool = true;
-
     #[inline(always)]
-    fn term(a: f64, b: f64) -> f64 {
-        (a - b) * (a - b)
-    }
-
-    #[inline(always)]
-    fn of_product(product: f64, squares: f64) -> f64 {
-        squares - 2.0 * product
-    }
-
-    #[inline(always)]
-    fn is_sure(x: f64, squares: f64) -> bool {
-        x > 0.5 * squares && x < f64::INFINITY
-    }
-
-    #[inline(always)]
-    fn toward(own: f64, other: f64) -> f64 {
-        other - own
-    }
-}
-
-/// The sum of a b.
-#[derive(Clone, Copy)]
-pub struct DotProduct;
-
-impl Similarity for DotProduct {
-    const FACTOR: f64 = 1.0;
-    const CANCELS: bool = false;
-
-    #[inline(always)]
-    fn term(a: f64, b: f64) -> f64 {
-        a * b
-    }
-
-    #[inline(always)]
-    fn of_product(product: f64, _squares: f64) -> f64 {
-        product
-    }
-
-    #[inline(always)]
-    fn is_sure(x: f64, _squares: f64) -> bool {
-        x.is_finite()
-    }
-
-    #[inline(always)]
-    fn toward(_own: f64, other: f64) -> f64 {
-        other
+    pub fn toward(self, own: f64, other: f64) -> f64 {
+        match self {
+            Similarity::SquaredDistance => other - own,
+            Similarity::DotProduct => other,
+        }
     }
 }
 
@@ -114,13 +68,15 @@ pub(super) struct Batches<'a, 'b> {
     pub centre: &'a [f64],
     /// With vectors as rows.
     pub grids: [Grid; 2],
+    /// What they are compared by.
+    pub similarity: Similarity,
 }
 
 impl<'a, 'b> Batches<'a, 'b> {
     /// Batches of vectors, the batch axis first.
-    pub fn new(views: &'a [View<'b>; 2], centre: &'a [f64]) -> Self {
+    pub fn new(similarity: Similarity, views: &'a [View<'b>; 2], centre: &'a [f64]) -> Self {
         let grids = views.each_ref().map(|view| Grid::single(view.shape(), view.strides()));
-        Batches { views, centre, grids }
+        Batches { views, centre, grids, similarity }
     }
 
     /// The shape of the matrix of pairs.
@@ -141,7 +97,7 @@ impl<'a, 'b> Batches<'a, 'b> {
     }
 
     /// The similarities of a tile of rows. Pairs that had to be computed one by one are marked, if they cancel.
-    pub fn similarities<M: Similarity, T: Real>(
+    pub fn similarities<T: Real>(
         &self,
         level: Level,
         tile: Tile,
@@ -150,6 +106,7 @@ impl<'a, 'b> Batches<'a, 'b> {
         products: &mut Products<T>,
     ) -> Result<()> {
         let ([_, m], d) = (self.pairs(), self.grids[0].cols);
+        let (similarity, cancels) = (self.similarity, self.similarity.cancels());
         let Products { room, squares: [own, others], are_alone } = products;
         let (own, others) = (sized(own, tile.rows)?, sized(others, m)?);
         own.fill(0.0);
@@ -157,15 +114,11 @@ impl<'a, 'b> Batches<'a, 'b> {
         Part {
             tile: Tile { col: 0, cols: m, ..tile },
             along: 0..d,
-            left: &mut Vectors {
-                batches: self,
-                batch: 0,
-                squares: M::CANCELS.then_some(&mut *own),
-            },
+            left: &mut Vectors { batches: self, batch: 0, squares: cancels.then_some(&mut *own) },
             right: &mut Vectors {
                 batches: self,
                 batch: 1,
-                squares: M::CANCELS.then_some(&mut *others),
+                squares: cancels.then_some(&mut *others),
             },
             room,
             fresh: true,
@@ -177,11 +130,10 @@ impl<'a, 'b> Batches<'a, 'b> {
         let mut buffers = [[T::ZERO; PART]; 2];
         let mut terms = [0.0; PART];
         for ((row, own), x) in (tile.row..).zip(&*own).zip(similarities.chunks_exact_mut(m)) {
-            let of = PhantomData::<M>;
-            simd::dispatch(level, OfProducts { x, own: *own, others, are_alone, of });
+            simd::dispatch(level, OfProducts { similarity, x, own: *own, others, are_alone });
             for (col, x) in x.iter_mut().enumerate().filter(|(col, _)| are_alone[*col]) {
                 threads::check()?;
-                *x = self.compare::<M, T>(level, [row, col], &mut buffers, &mut terms);
+                *x = self.compare(level, [row, col], &mut buffers, &mut terms);
             }
             if let Some(marks) = marks {
                 marks.write(row, are_alone);
@@ -191,7 +143,7 @@ impl<'a, 'b> Batches<'a, 'b> {
     }
 
     /// The similarity of two vectors by themselves, in f64.
-    fn compare<M: Similarity, T: Real>(
+    fn compare<T: Real>(
         &self,
         level: Level,
         [first, second]: [usize; 2],
@@ -203,50 +155,65 @@ impl<'a, 'b> Batches<'a, 'b> {
         for start in (0..d).step_by(PART) {
             let part = start..d.min(start + PART);
             let (a, b) = (self.load([0, first], &part, a), self.load([1, second], &part, b));
-            let (terms, of) = (&mut terms[..part.len()], PhantomData::<M>);
-            sum.add(simd::dispatch(level, SumOfTerms { a, b, terms, of }));
+            let (similarity, terms) = (self.similarity, &mut terms[..part.len()]);
+            sum.add(simd::dispatch(level, SumOfTerms { similarity, a, b, terms }));
         }
         sum.total()
     }
 }
 
-/// Makes similarities of the products of one vector with others, and says which of them are to be computed by themselves.
-struct OfProducts<'r, M> {
+/// Makes similarities of the products of one vector with others, and says which of them are to be computed by themselves:
+/// those that may have lost their digits, or that are no numbers.
+struct OfProducts<'r> {
+    similarity: Similarity,
     x: &'r mut [f64],
     /// The sums of squares.
     own: f64,
     others: &'r [f64],
     are_alone: &'r mut [bool],
-    of: PhantomData<M>,
 }
 
-impl<M: Similarity> Kernel for OfProducts<'_, M> {
+impl Kernel for OfProducts<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Isa>(self) {
-        let OfProducts { x, own, others, are_alone, .. } = self;
-        for ((x, other), is_alone) in x.iter_mut().zip(others).zip(are_alone) {
-            *x = M::of_product(*x, own + other);
-            *is_alone = !M::is_sure(*x, own + other);
+        let OfProducts { similarity, x, own, others, are_alone } = self;
+        match similarity {
+            Similarity::SquaredDistance => {
+                for ((x, other), is_alone) in x.iter_mut().zip(others).zip(are_alone) {
+                    let squares = own + other;
+                    *x = squares - 2.0 * *x;
+                    *is_alone = !(*x > 0.5 * squares && *x < f64::INFINITY);
+                }
+            }
+            Similarity::DotProduct => {
+                for (x, is_alone) in x.iter().zip(are_alone) {
+                    *is_alone = !x.is_finite();
+                }
+            }
         }
     }
 }
 
-/// The sum of [`Similarity::term`] over a part of two vectors.
-struct SumOfTerms<'r, M, T> {
+/// The sum of the terms of a part of two vectors.
+struct SumOfTerms<'r, T> {
+    similarity: Similarity,
     a: &'r [T],
     b: &'r [T],
     terms: &'r mut [f64],
-    of: PhantomData<M>,
 }
 
-impl<M: Similarity, T: Real> Kernel for SumOfTerms<'_, M, T> {
+impl<T: Real> Kernel for SumOfTerms<'_, T> {
     type Output = f64;
     #[inline(always)]
     fn run<S: Isa>(self) -> f64 {
-        let SumOfTerms { a, b, terms, .. } = self;
+        let SumOfTerms { similarity, a, b, terms } = self;
         for ((term, a), b) in terms.iter_mut().zip(a).zip(b) {
-            *term = M::term(a.to_f64(), b.to_f64());
+            let (a, b) = (a.to_f64(), b.to_f64());
+            *term = match similarity {
+                Similarity::SquaredDistance => (a - b) * (a - b),
+                Similarity::DotProduct => a * b,
+            };
         }
         sum_block_exactly::<S, f64>(terms)
     }
@@ -271,7 +238,7 @@ struct Vectors<'s, 'a, 'b> {
 
 impl<T: Real> Left<T> for Vectors<'_, '_, '_> {
     fn copy(&mut self, level: Level, tile: Tile, again: bool, rows: &mut [T]) {
-        let Batches { views, centre, grids } = self.batches;
+        let Batches { views, centre, grids, .. } = self.batches;
         grids[self.batch].read(&views[self.batch], 0, tile, rows);
         if let Some(squares) = &mut self.squares {
             let (centre, cols) = (&centre[tile.col..], tile.cols);
@@ -282,7 +249,7 @@ impl<T: Real> Left<T> for Vectors<'_, '_, '_> {
 
 impl<T: Real> Right<T> for Vectors<'_, '_, '_> {
     fn copy(&mut self, level: Level, tile: Tile, lanes: usize, panels: &mut [T]) {
-        let Batches { views, centre, grids } = self.batches;
+        let Batches { views, centre, grids, .. } = self.batches;
         grids[self.batch].read_lanes(&views[self.batch], 0, tile, lanes, panels);
         if let Some(squares) = &mut self.squares {
             let (centre, squares) = (&centre[tile.col..], &mut squares[tile.row..]);

@@ -1,9 +1,8 @@
 //! A call block by block of rows: one matrix of slopes serves all blocks.
 
 use super::gradients::Gradients;
-use super::kernel::{Blocks, Outputs, PairKernel, Pairs};
+use super::kernel::{Blocks, Outputs, PairRows, Pairs};
 use super::marks::Marks;
-use super::similarity::Similarity;
 use crate::array::ViewMut;
 use crate::error::Result;
 use crate::math::Real;
@@ -11,29 +10,29 @@ use crate::simd::Level;
 use std::ops::Range;
 
 /// What goes from block to block.
-pub struct Stream<'p, 'v, 'g, M, T> {
-    pairs: &'p Pairs<'v, M>,
+pub struct Stream<'p, 'v, 'g, T> {
+    pairs: &'p Pairs<'v>,
     /// The blocks of rows.
     pub blocks: Blocks,
     /// Of a block.
     slopes: &'p mut [T],
     marks: Option<Marks>,
-    gradients: Gradients<'g, T>,
+    gradients: Gradients<'g>,
     /// Whether any gradient is wanted.
     pub derives: bool,
 }
 
-impl<'p, 'v, 'g, M: Similarity, T: Real> Stream<'p, 'v, 'g, M, T> {
+impl<'p, 'v, 'g, T: Real> Stream<'p, 'v, 'g, T> {
     /// Of gradients with the batch axis first. `slopes` has room for those of a block, if these or similarities are kept.
     pub fn new(
-        pairs: &'p Pairs<'v, M>,
+        pairs: &'p Pairs<'v>,
         blocks: Blocks,
         grads: [Option<ViewMut<'g>>; 2],
         slopes: &'p mut [T],
     ) -> Result<Self> {
         let derives = grads.iter().any(Option::is_some);
         let [_, m, _] = pairs.shape();
-        let marks = derives && M::CANCELS;
+        let marks = derives && pairs.similarity.cancels();
         let marks = marks.then(|| Marks::new(blocks.most(), m)).transpose()?;
         let gradients = Gradients::new(pairs, grads, blocks.several())?;
         Ok(Stream { pairs, blocks, slopes, marks, gradients, derives })
@@ -53,9 +52,9 @@ impl<'p, 'v, 'g, M: Similarity, T: Real> Stream<'p, 'v, 'g, M, T> {
     }
 
     /// Runs `kernel` over a block, and adds its part of the gradients, but for a factor.
-    pub fn run<L: PairKernel<T>>(
+    pub fn run(
         &mut self,
-        kernel: &L,
+        kernel: &dyn PairRows<T>,
         rows: Range<usize>,
         outputs: Outputs<'_, T>,
         factor: f64,
@@ -72,6 +71,6 @@ impl<'p, 'v, 'g, M: Similarity, T: Real> Stream<'p, 'v, 'g, M, T> {
 
     /// Finishes the gradients, with the factor of all blocks.
     pub fn finish(self, factor: f64) -> Result<()> {
-        self.gradients.finish(self.pairs, factor)
+        self.gradients.finish::<T>(self.pairs, factor)
     }
 }

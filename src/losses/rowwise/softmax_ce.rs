@@ -200,6 +200,7 @@ impl Head for Mixed<'_> {
         self.target.class_weight.as_deref()
     }
 
+    #[inline(always)]
     fn slopes(&self, row: &Scalars) -> Slopes {
         let Target { smoothing, z_loss, .. } = *self.target;
         let weight = self.target.weight(row.class);
@@ -209,17 +210,16 @@ impl Head for Mixed<'_> {
         if self.share > 0.0 {
             value += self.share * (row.spread + self.weights * row.log_sum);
         }
-        let log_sum = row.max + row.log_sum;
-        let pull = if z_loss > 0.0 { 2.0 * z_loss * log_sum } else { 0.0 };
+        let (mut pull, log_sum) = (0.0, row.max + row.log_sum);
         if z_loss > 0.0 {
+            pull = 2.0 * z_loss * log_sum;
             value += z_loss * log_sum * log_sum;
         }
         let total = own + self.share * self.weights;
-        let of_target = if row.p < 0.5 {
-            total * row.p - (own + self.share * weight)
-        } else {
-            self.share * (self.weights - weight) - total * row.complement
-        };
+        // Either costs less than to guess which.
+        let of_small = total * row.p - (own + self.share * weight);
+        let of_large = self.share * (self.weights - weight) - total * row.complement;
+        let of_target = if row.p < 0.5 { of_small } else { of_large };
         Slopes {
             value,
             total,
