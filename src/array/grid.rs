@@ -3,8 +3,8 @@
 //! A driver lines its operands up in a [`Grid`] and takes tile after tile: a plain slice where memory is already that,
 //! else a gathered and converted copy of the tile's size.
 
+use super::memory::{Memory, MemoryMut};
 use super::transfer::{self, Places, Rectangle, Side};
-use super::view::{Memory, MemoryMut};
 use crate::array::{Shape, Strides, Tiles, View, elements, short};
 use crate::num::Float;
 use smallvec::SmallVec;

@@ -2,14 +2,15 @@
 
 mod copies;
 mod grid;
+mod memory;
 mod shape;
 mod transfer;
 mod view;
 
 pub(crate) use grid::Runs;
 pub use grid::{Grid, Tile};
+pub(crate) use memory::{Memory, MemoryMut, Tiles};
 pub use shape::{Shape, Strides, broadcasts, elements, reshapes, short, unravel};
 #[cfg(feature = "python")]
 pub(crate) use shape::{c_strides, overlaps_itself, reach};
-pub(crate) use view::{Memory, MemoryMut, Tiles};
 pub use view::{View, ViewMut};

@@ -4,7 +4,7 @@
 //! where the buffer runs along with them they are converted as a whole, and where it runs across, four lines at a time
 //! are transposed in registers.
 
-use super::view::{Memory, MemoryMut};
+use super::memory::{Memory, MemoryMut};
 use crate::array::{Tiles, View};
 use crate::num::{Float, with_element};
 

@@ -1,11 +1,9 @@
 //! Strided views of arrays of any element type: pointer, element type, shape, byte strides. They are what the array
 //! boundary hands in.
 
-use super::shape::{
-    Shape, Strides, byte_strides, c_strides, elements, overlaps_itself, reach, short,
-};
+use super::shape::{Shape, Strides, byte_strides, c_strides, elements, overlaps_itself, short};
 use crate::error::Number;
-use crate::num::{DType, Element, Float, with_element};
+use crate::num::{DType, Element, with_element};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -195,13 +193,6 @@ impl<'a> View<'a> {
         self
     }
 
-    /// The memory, if its elements are of that type.
-    pub(super) fn memory<E: Element>(&self) -> Option<Memory<'a, E>> {
-        let (low, high) = reach(size_of::<E>(), &self.shape, &self.strides);
-        let memory = Memory { ptr: self.ptr.cast(), low, high, life: PhantomData };
-        (self.dtype == E::DTYPE).then_some(memory)
-    }
-
     /// The element at an index, as it stands there.
     ///
     /// # Panics
@@ -239,55 +230,6 @@ impl Dims {
         self.shape.insert(axis, 1);
         self.strides.insert(axis, 0);
         self
-    }
-}
-
-/// The memory of a view as elements of their type. A place outside of what the view reaches is refused, so that a wrong
-/// tile reads wrong numbers of the same array at worst.
-#[derive(Clone, Copy)]
-pub(crate) struct Memory<'a, E> {
-    ptr: *const E,
-    /// The first byte and one past the last, from the pointer on.
-    low: isize,
-    high: isize,
-    life: PhantomData<&'a [E]>,
-}
-
-impl<'a, E: Element> Memory<'a, E> {
-    const UNIT: isize = size_of::<E>() as isize;
-
-    /// Where `len` elements begin, one or more, `step` bytes apart.
-    #[inline(always)]
-    fn place(self, offset: isize, step: isize, len: usize) -> *const E {
-        let reach = step.wrapping_mul(len as isize - 1);
-        let (first, last) = (offset + reach.min(0), offset + reach.max(0));
-        assert!(first >= self.low && last + Self::UNIT <= self.high, "outside of an array");
-        let aligned = ((offset | step) as usize).is_multiple_of(align_of::<E>());
-        assert!(aligned, "between two elements");
-        self.ptr.wrapping_byte_offset(offset)
-    }
-
-    /// Adjacent elements.
-    #[inline(always)]
-    pub fn run(self, offset: isize, len: usize) -> &'a [E] {
-        if len == 0 {
-            return &[];
-        }
-        let first = self.place(offset, Self::UNIT, len);
-        // SAFETY: adjacent elements, aligned and within what the view reaches, which is borrowed for 'a.
-        unsafe { std::slice::from_raw_parts(first, len) }
-    }
-
-    /// Elements in equal steps, converted.
-    pub fn read<T: Float>(self, offset: isize, step: isize, to: &mut [T]) {
-        if step == Self::UNIT {
-            return E::to_run(self.run(offset, to.len()), to);
-        }
-        let first = if to.is_empty() { return } else { self.place(offset, step, to.len()) };
-        for (i, x) in to.iter_mut().enumerate() {
-            // SAFETY: as above, element by element.
-            *x = unsafe { *first.wrapping_byte_offset(i as isize * step) }.to();
-        }
     }
 }
 
@@ -362,78 +304,6 @@ impl<'a> ViewMut<'a> {
     /// If there are no such rows.
     pub fn narrow(&mut self, rows: Range<usize>) -> ViewMut<'_> {
         ViewMut { view: self.view.clone().narrow(rows), life: PhantomData }
-    }
-
-    /// The view for tiles to be written by several threads.
-    ///
-    /// # Safety
-    /// No element is written by two threads at once, or is in two slices of [`Tiles::run`] that live at once.
-    pub(crate) unsafe fn tiles(&self) -> Tiles<'_, 'a> {
-        Tiles { view: self }
-    }
-
-    /// As [`ViewMut::tiles`], for the thread that has the view alone.
-    pub(super) fn own_tiles(&mut self) -> Tiles<'_, 'a> {
-        Tiles { view: self }
-    }
-}
-
-/// A view whose elements are written, each by one thread at a time, as the maker of this has promised.
-#[derive(Clone, Copy)]
-pub(crate) struct Tiles<'v, 'a> {
-    view: &'v ViewMut<'a>,
-}
-
-impl<'v> Tiles<'v, '_> {
-    /// The element type.
-    pub fn dtype(self) -> DType {
-        self.view.dtype()
-    }
-
-    /// The shape.
-    pub fn shape(self) -> &'v [usize] {
-        self.view.shape()
-    }
-
-    /// The byte strides.
-    pub fn strides(self) -> &'v Strides {
-        self.view.strides()
-    }
-
-    /// The memory, if its elements are of that type.
-    pub(super) fn memory<E: Element>(self) -> Option<MemoryMut<'v, E>> {
-        self.view.view.memory().map(MemoryMut)
-    }
-}
-
-/// As [`Memory`], to write.
-#[derive(Clone, Copy)]
-pub(crate) struct MemoryMut<'v, E>(Memory<'v, E>);
-
-impl<'v, E: Element> MemoryMut<'v, E> {
-    /// Adjacent elements.
-    #[inline(always)]
-    pub fn run(self, offset: isize, len: usize) -> &'v mut [E] {
-        if len == 0 {
-            return &mut [];
-        }
-        let first = self.0.place(offset, Memory::<E>::UNIT, len).cast_mut();
-        // SAFETY: adjacent elements within what the view reaches; that nobody else has them the maker of the tiles
-        // promised.
-        unsafe { std::slice::from_raw_parts_mut(first, len) }
-    }
-
-    /// Writes elements in equal steps, converted.
-    pub fn write<T: Float>(self, offset: isize, step: isize, from: &[T]) {
-        if step == Memory::<E>::UNIT {
-            return E::of_run(from, self.run(offset, from.len()));
-        }
-        let len = from.len();
-        let first = if len == 0 { return } else { self.0.place(offset, step, len) }.cast_mut();
-        for (i, x) in from.iter().enumerate() {
-            // SAFETY: as above, element by element.
-            unsafe { *first.wrapping_byte_offset(i as isize * step) = E::of(*x) };
-        }
     }
 }
 

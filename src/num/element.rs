@@ -93,6 +93,11 @@ impl DType {
         matches!(self, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
     }
 
+    /// Whether it is a float type of two bytes.
+    pub fn is_half(self) -> bool {
+        matches!(self, DType::F16 | DType::BF16)
+    }
+
     /// The type of results of predictions of several types: promoted as NumPy does; other types than floats count as
     /// `float64`.
     pub fn promote(so_far: Option<DType>, next: DType) -> DType {

@@ -42,11 +42,14 @@ class Eager(torch.autograd.Function):
         if min([first.itemsize, *[arrays[at].itemsize for at in call.differentiated]]) < _SINGLE:
             ctx.grads = None
             value = traits.loss(*given, **others)
-        else:
-            share = mean(traits, first.shape, first.dtype) if traits.apart else None
-            ctx.share = 1.0 if share is None else float(share)
+        elif traits.apart:
+            share = mean(traits, first.shape, first.dtype)
+            ctx.share = float(share)
             options: dict[str, Any] = {**others, "wrt": call.wrt, "grad_output": share}
             value, ctx.grads = traits.loss.value_and_grad(*given, **options)
+        else:
+            ctx.share = 1.0
+            value, ctx.grads = traits.loss.value_and_grad(*given, wrt=call.wrt, **others)
         tensor: Tensor = to_tensor(value)
         return tensor
 

@@ -95,27 +95,35 @@ def value(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
     Tensor
     """
     traced = _is_traced()
-    most = len(traits.positional)
-    if traced or kwargs or len(args) > most or not _PLAIN.issuperset(map(type, args)):
-        given = _present(traits, args, kwargs)
-        tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
-        others = {name: x for name, x in given.items() if name not in tensors}
-        traced = traced or not _PLAIN.issuperset(map(type, tensors.values()))
-    else:  # Tensors alone, by position: the usual call, which is to take no longer than it must.
-        given = tensors = dict(zip(traits.names, args, strict=False))
-        others = {}
     recorded = torch.is_grad_enabled()
-    needed = tuple([recorded and x.requires_grad for x in tensors.values()])
+    by_position = not traced and not kwargs and len(args) <= len(traits.positional)
+    if by_position and _PLAIN.issuperset(map(type, args)):
+        # Tensors alone: the usual call, which is to take no longer than it must.
+        names = traits.positional[: len(args)]
+        call = _wanted(traits, names, tuple([recorded and x.requires_grad for x in args]))
+        if call.wrt:
+            result: Tensor = Eager.apply(call, names, {}, *args)
+            return result
+        return _without_graph(traits, args, {})
+    given = _present(traits, args, kwargs)
+    tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
+    others = {name: x for name, x in given.items() if name not in tensors}
     names = (*tensors,)
-    if traced:
+    needed = tuple([recorded and x.requires_grad for x in tensors.values()])
+    if traced or not _PLAIN.issuperset(map(type, tensors.values())):
         Call(traits, names).wanted(needed)
         return _traced(traits, given)
     call = _wanted(traits, names, needed)
     if not call.wrt:
-        plain: Tensor = _detached(traits.loss, "__call__", (), given)
-        return plain
+        return _without_graph(traits, (), given)
     _refuse_out(given)
-    return Eager.apply(call, (*given,), others, *tensors.values())
+    result = Eager.apply(call, (*given,), others, *tensors.values())
+    return result
+
+
+def _without_graph(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    result: Tensor = _detached(traits.loss, "__call__", args, kwargs)
+    return result
 
 
 def _present(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
