@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import reprlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,10 +47,51 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
         raise DTypeError(text, name) from error
 
 
-def _as_array(name: str, value: Any) -> NDArray[Any]:
+def shape_and_dtype(name: str, value: Any) -> tuple[tuple[int, ...], str]:
+    """Return the shape of an array and the name of its type, or of what stands for one.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for errors.
+    value : array_like or object
+        Whatever has a `shape` and a `dtype`; its data are not looked at.
+
+    Raises
+    ------
+    DTypeError
+        If it has none, or is a masked array.
+    ShapeError
+        If a length is no whole number, or negative, or more than can be counted.
+    """
+    _refuse_masked(name, value)
+    try:
+        shape, dtype = tuple(value.shape), value.dtype
+    except AttributeError as error:
+        text = f"{name}: expected what has a shape and a dtype, got {type(value).__name__}"
+        raise DTypeError(f"{text}; pass an array, or np.asarray({name})", name) from error
+    try:
+        lengths = tuple(map(operator.index, shape))
+    except TypeError as error:
+        text = f"{name}: expected whole numbers as lengths, got shape {shape}"
+        raise ShapeError(text, name) from error
+    if min(lengths, default=0) < 0 or math.prod(lengths) > sys.maxsize:
+        text = f"{name}: expected lengths >= 0, of elements that can be counted, got shape {shape}"
+        raise ShapeError(text, name)
+    try:
+        return lengths, np.dtype(dtype).name
+    except TypeError:  # A type of another library, or that NumPy does not know, as bfloat16.
+        return lengths, str(dtype).rpartition(".")[2]
+
+
+def _refuse_masked(name: str, value: Any) -> None:
     if isinstance(value, np.ma.MaskedArray):
         text = f"{name}: expected a plain array, got a masked array; pass the mask as sample_weight"
         raise DTypeError(text, name)
+
+
+def _as_array(name: str, value: Any) -> NDArray[Any]:
+    _refuse_masked(name, value)
     if isinstance(value, (str, bytes)) or value is None:
         raise DTypeError(f"{name}: expected real numbers, got {reprlib.repr(value)}", name)
     _refuse_foreign(name, value)

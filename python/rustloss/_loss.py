@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, get_args, overload
 
 from rustloss import _core
+from rustloss._interop import shape_and_dtype
 from rustloss.errors import CallError, ParameterError
 
 #: Reductions whose result is an array and those whose result is one number, aliases among them.
@@ -277,6 +278,10 @@ class Loss(_core.Loss):
 
         Raises
         ------
+        rustloss.errors.CallError
+            If an input is missing, or there is no such input.
+        rustloss.errors.DTypeError
+            If one is no array, or one that a call refuses.
         rustloss.errors.ShapeError
             If an input does not line up with the first.
 
@@ -290,22 +295,11 @@ class Loss(_core.Loss):
         >>> signature.grads
         {'pred': ArraySpec(shape=(8, 10), dtype='float32')}
         """
+        given, options, *_ = self._bind("__call__", args, kwargs)
+        for name in options:
+            raise CallError(f"{name}: unexpected argument; a signature takes inputs alone", name)
         names = [row["name"] for row in self._inputs]
-        if len(args) > len(names):
-            text = f"expected at most {len(names)} arguments, got {len(args)}"
-            raise CallError(text)
-        given = dict(zip(names, args, strict=False))
-        for name in kwargs:
-            if name not in names or name in given:
-                text = f"{name}: unexpected argument, or one given twice; it takes {tuple(names)}"
-                raise CallError(text, name)
-        given |= kwargs
-        shapes = [
-            None
-            if given.get(name) is None
-            else (tuple(given[name].shape), str(given[name].dtype).rpartition(".")[2])
-            for name in names
-        ]
+        shapes = [shape_and_dtype(name, given[name]) if name in given else None for name in names]
         row = self._signature(shapes)
         grads = {
             entry["name"]: ArraySpec(shape[0], row["dtype"])

@@ -16,7 +16,7 @@ use crate::registry::{Arguments, Checked, Hessian, Inputs, Objective, Results, U
 use crate::simd;
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyDict, PyMappingProxy, PyString, PyTuple};
+use pyo3::types::{IntoPyDict, PyBool, PyDict, PyMappingProxy, PyString, PyTuple};
 use smallvec::SmallVec;
 use std::slice;
 use std::sync::OnceLock;
@@ -500,7 +500,7 @@ fn view<'a>(array: Option<&'a Array<'_>>) -> Option<View<'a>> {
 
 fn denominator(given: &Bound<'_, PyAny>) -> PyResult<f64> {
     match given.extract::<f64>() {
-        Ok(d) if d.is_finite() && d > 0.0 => Ok(d),
+        Ok(d) if d.is_finite() && d > 0.0 && !given.is_instance_of::<PyBool>() => Ok(d),
         _ => {
             let detail = format!("expected a finite number > 0, got {}", shown(given));
             Err(exception(given.py(), &Error::new(Kind::Parameter, "denominator", detail)))

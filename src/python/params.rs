@@ -8,7 +8,7 @@ use crate::memory;
 use crate::registry::{
     Bound as Limits, Input, Kind as Accepts, Objective, Options, Param, Params, Spec, Value,
 };
-use pyo3::exceptions::PyMemoryError;
+use pyo3::exceptions::{PyMemoryError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyList, PySequence, PyString, PyTuple};
 
@@ -37,29 +37,29 @@ fn options(given: &mut Vec<(String, Value)>) -> Result<(Options, Vec<(&'static s
         all.push((name, value.clone()));
         value
     };
-    let wrong = |name: &str, expected: &str, got: Value| {
+    let wrong = |name: &str, expected: &str, got: &str| {
         Error::new(Kind::Parameter, name, format!("expected {expected}, got {got}"))
     };
     let weight = match take("weight", Value::None) {
         Value::None => 1.0,
         Value::Int(i) => i as f64,
         Value::Float(x) if x.is_finite() => x,
-        got => return Err(wrong("weight", "None or a finite number", got)),
+        got => return Err(wrong("weight", "None or a finite number", &got.to_string())),
     };
     let batch_axis = match take("batch_axis", Value::Int(0)) {
         Value::Int(i) => i as isize,
-        got => return Err(wrong("batch_axis", "an integer", got)),
+        got => return Err(wrong("batch_axis", "an integer", &got.exact())),
     };
     let given = take("reduction", Value::Text("sample".into()));
     let found = Reduction::ALL.iter().find(|(name, _)| given == Value::Text((*name).into()));
     let Some(&(_, reduction)) = found else {
         let names = quoted(Reduction::ALL.iter().map(|(name, _)| *name));
-        return Err(wrong("reduction", &format!("one of {names}"), given));
+        return Err(wrong("reduction", &format!("one of {names}"), &given.to_string()));
     };
     let empty = match take("empty", Value::Text("nan".into())) {
         Value::Text(t) if t == "nan" => f64::NAN,
         Value::Text(t) if t == "zero" => 0.0,
-        got => return Err(wrong("empty", "one of ('nan', 'zero')", got)),
+        got => return Err(wrong("empty", "one of ('nan', 'zero')", &got.to_string())),
     };
     let options = Options { weight, batch_axis, reduction, empty, ..Options::DEFAULT };
     Ok((options, all))
@@ -128,7 +128,11 @@ fn vector(given: &Bound<'_, PyAny>) -> PyResult<Value> {
     let mut vector = Vec::new();
     memory::reserve(&mut vector, list.len()?).map_err(|e| exception(given.py(), &e))?;
     for number in list.try_iter()?.take(vector.capacity()) {
-        vector.push(number?.extract()?);
+        let number = number?;
+        if number.is_instance_of::<PyBool>() {
+            return Err(PyTypeError::new_err("a truth value"));
+        }
+        vector.push(number.extract()?);
     }
     Ok(Value::Vector(vector))
 }

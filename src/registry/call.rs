@@ -6,7 +6,7 @@ use crate::drive::Reduction;
 use crate::drive::domain::{Check, Domain};
 use crate::drive::operand::Argument;
 use crate::drive::weight::Weighting;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, Tuple};
 use crate::num::DType;
 use crate::registry::{Input, ShapeRule};
 use crate::simd::Level;
@@ -177,11 +177,13 @@ impl<'a> Call<'a> {
 /// An optional input that is one number >= 0.
 pub fn scalar(call: &Call<'_>, name: &'static str, default: f64) -> Result<f64> {
     let Some(view) = call.given(name) else { return Ok(default) };
-    match view.to_vec::<f64>()?[..] {
-        [x] if view.shape().is_empty() && (0.0..f64::INFINITY).contains(&x) => Ok(x),
-        _ => {
-            let detail = "expected one finite number >= 0, or None";
-            Err(Error::new(Kind::Parameter, name, detail))
-        }
+    let expected = "expected one finite number >= 0, or None";
+    if !view.shape().is_empty() {
+        let detail = format!("{expected}, got shape {}", Tuple(view.shape()));
+        return Err(Error::new(Kind::Parameter, name, detail));
     }
+    let x = view.number(&[]);
+    Some(x.to_f64())
+        .filter(|x| (0.0..f64::INFINITY).contains(x))
+        .ok_or_else(|| Error::new(Kind::Parameter, name, format!("{expected}, got {x}")))
 }

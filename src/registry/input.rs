@@ -106,8 +106,6 @@ impl Input {
         if fits {
             return Ok(());
         }
-        let one_hot = self.domain == Domain::Classes && reshapes(given, shape);
-        let remedy = if one_hot { "; distributions need sparse_label=False" } else { "" };
         let [shape, given] = [shape, given].map(Tuple);
         let own = format!("({first} has shape {shape})");
         let expected = match self.shape {
@@ -120,7 +118,7 @@ impl Input {
                 "{first}'s shape up to axes of size 1, or one dimension with as many elements {own}"
             ),
         };
-        let detail = format!("expected {expected}, got shape {given}{remedy}");
+        let detail = format!("expected {expected}, got shape {given}");
         Err(Error::new(Kind::Shape, self.name, detail))
     }
 }

@@ -27,6 +27,18 @@ pub trait Loss: Send + Sync {
     /// Checks what the arguments hold, as far as the drivers do not.
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>>;
 
+    /// Checks what the shapes of some inputs, by name, say of a call without its data: of those that line up by a rule of
+    /// the loss's own, see [`ShapeRule::Own`](super::ShapeRule::Own). Calls do it in [`Loss::plan`].
+    #[cfg(feature = "python")]
+    fn check_shapes<'s>(
+        &self,
+        axes: &Axes,
+        shape: &dyn Fn(&str) -> Option<&'s [usize]>,
+    ) -> Result<()> {
+        let _ = (axes, shape);
+        Ok(())
+    }
+
     /// An input of the registry as the parameters make it.
     fn input(&self, declared: Input) -> Input {
         declared

@@ -1,8 +1,9 @@
 //! A loss of the registry with its parameters and options, and what a call of it gives, without data.
 
-use crate::array::{Shape, View, ViewMut};
+use crate::array::{Shape, View, ViewMut, reshapes};
 #[cfg(feature = "python")]
 use crate::drive::block_kernel::Precision;
+use crate::drive::domain::Domain;
 #[cfg(feature = "python")]
 use crate::drive::few::Few;
 #[cfg(feature = "python")]
@@ -84,7 +85,10 @@ impl Objective {
     #[cfg(feature = "python")]
     pub(crate) fn signature(&self, inputs: &[Option<(&[usize], DType)>]) -> Result<Signature> {
         let dtype = self.result_dtype(|i| Some((*inputs.get(i)?)?.1));
-        let axes = self.line_up(|i| inputs[i].map(|(shape, _)| shape))?;
+        let shape = |i: usize| inputs[i].map(|(shape, _)| shape);
+        let axes = self.line_up(shape)?;
+        let position = |name: &str| self.inputs.iter().position(|input| input.name == name);
+        self.loss.check_shapes(&axes, &|name| shape(position(name)?))?;
         let value_shape = axes.value_shape(self.options.reduction);
         let (value_dtype, hessian) = (self.value_dtype(dtype), self.hessian());
         Ok(Signature { axes, value_shape, value_dtype, dtype, hessian })
@@ -124,16 +128,30 @@ impl Objective {
         (apart && axes.samples == 0).then_some(axes)
     }
 
-    /// Checks the shapes of a call's inputs.
+    /// Checks the shapes of a call's inputs, but for those that the loss itself checks.
     fn line_up<'s>(&self, shape: impl Fn(usize) -> Option<&'s [usize]>) -> Result<Axes> {
         let first = (self.inputs[0].name, shape(0).unwrap_or_default());
         let axes = self.loss.axes(first, &self.options)?;
         for (i, input) in self.inputs.iter().enumerate().skip(1) {
             if let Some(given) = shape(i) {
-                input.check_shape(given, first, &axes)?;
+                input.check_shape(given, first, &axes).map_err(|mut error| {
+                    if input.domain == Domain::Classes && reshapes(given, first.1) {
+                        error.detail += self.remedy_of_one_hot();
+                    }
+                    error
+                })?;
             }
         }
         Ok(axes)
+    }
+
+    /// What to do about labels that have an element for each class.
+    fn remedy_of_one_hot(&self) -> &'static str {
+        if self.spec.params.iter().any(|param| param.name == "sparse_label") {
+            "; distributions need sparse_label=False"
+        } else {
+            "; the classes of one-hot labels are their argmax along the class axis"
+        }
     }
 
     /// A call of few elements without options, and the shape of its value; none if it is another call, or one with an

@@ -173,7 +173,21 @@ impl fmt::Display for Value {
     }
 }
 
+impl Value {
+    /// As Python shows it, 1.0 not as 1: for messages that ask for an integer.
+    pub fn exact(&self) -> String {
+        match self {
+            Value::Float(x) if x.is_finite() => format!("{x:?}"),
+            value => value.to_string(),
+        }
+    }
+}
+
 impl Kind {
+    fn is_integer(self) -> bool {
+        matches!(self, Kind::Int(_) | Kind::OneOf(_) | Kind::IndexOr(_))
+    }
+
     /// The value if it is acceptable.
     fn accept(self, value: Value) -> std::result::Result<Value, Value> {
         match (self, value) {
@@ -269,7 +283,8 @@ impl Params {
                 Value::None if default == Default::None => Value::None,
                 value => kind.accept(value).map_err(|value| {
                     let or_none = if default == Default::None { " or None" } else { "" };
-                    let detail = format!("expected {}{or_none}, got {value}", kind.expected());
+                    let got = if kind.is_integer() { value.exact() } else { value.to_string() };
+                    let detail = format!("expected {}{or_none}, got {got}", kind.expected());
                     Error::new(Mistake::Parameter, &name, detail)
                 })?,
             };

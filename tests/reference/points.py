@@ -162,7 +162,7 @@ CTC: dict[str, Bound | Absolute] = {
 
 
 SUBNORMAL_SIGMOID = dict.fromkeys(
-    ("float32 hess", "float64 hess"),
+    (f"{dtype} {result}" for dtype in DTYPES for result in ("value", "hess")),
     "a sigmoid that is subnormal has lost its digits before a large weight multiplies it",
 )
 

@@ -150,11 +150,13 @@ impl Bce {
     #[inline(always)]
     fn logs<S: Isa, T: Real>(self, pred: T) -> ([T; 2], [T; 2]) {
         let epsilon = T::from_f64(self.epsilon);
+        // What epsilon lost, which counts where it cancels a tiny `pred`.
+        let low = T::from_f64(self.epsilon - epsilon.to_f64());
         let (yes, rest) = (pred + epsilon, T::ONE - pred);
         let no = rest + epsilon;
         // What `no` lost to rounding, which is all there is of a tiny `pred`.
-        let lost = (T::ONE - rest - pred) + (epsilon - (no - rest));
-        let lost_yes = T::lost(pred, epsilon, yes);
+        let lost = ((T::ONE - rest - pred) + (epsilon - (no - rest))) + low;
+        let lost_yes = T::lost(pred, epsilon, yes) + low;
         let lost_yes = if lost_yes.is_nan() { T::ZERO } else { lost_yes };
         let log_yes = yes.log::<S>() + over(lost_yes, yes);
         let log_no = no.log::<S>() + over(lost, no);
@@ -217,10 +219,12 @@ impl Elementwise<3> for ClampedBce {
         let [cost_yes, cost_no] = logs.map(|log| -(if log < least { least } else { log }));
         let (yes, no) = (pred, T::ONE - pred);
         let (positive, negative) = (pos_weight * label, T::ONE - label);
-        let product = yes * no;
+        // One rounding, where (1 - p) / (p (1 - p)) would have three.
         let bound = T::from_f64(Self::PRODUCT);
-        let product = if product < bound { bound } else { product };
-        let (for_positive, for_negative) = (no / product, yes / product);
+        let is_clamped = yes * no < bound;
+        let by = if is_clamped { [bound; 2] } else { [yes, no] };
+        let for_positive = if is_clamped { no } else { T::ONE } / by[0];
+        let for_negative = if is_clamped { yes } else { T::ONE } / by[1];
         Point {
             value: cost_yes * positive + cost_no * negative,
             grad: [

@@ -23,7 +23,7 @@ use crate::drive::Axes;
 use crate::drive::reduced::Reduced;
 use crate::drive::scale::Scale;
 use crate::drive::weight::Weighting;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Number, Result};
 use crate::math::Real;
 use crate::memory;
 use crate::num::Float;
@@ -65,7 +65,8 @@ pub const SPEC: Spec = Spec {
     build: |p| {
         let temperature = p.float("temperature");
         if (1.0 / temperature).is_infinite() {
-            let detail = "expected a number whose inverse a float64 has room for";
+            let got = Number::Float(temperature);
+            let detail = format!("expected a number whose inverse a float64 has room for, got {got}");
             return Err(Error::new(Kind::Parameter, "temperature", detail));
         }
         Ok(Box::new(InfoNce {

@@ -1,7 +1,7 @@
 //! Lengths and label sequences as a call gives them: copied, then checked, then used.
 
 use super::labels::{LabelSequences, allowed_labels};
-use crate::array::{View, unravel};
+use crate::array::{View, elements, unravel};
 use crate::error::{Error, Kind, Number, Result, Tuple};
 use crate::memory;
 use crate::registry::Call;
@@ -20,11 +20,7 @@ pub fn lengths(
     most: Option<usize>,
 ) -> Result<Option<Vec<usize>>> {
     let Some(view) = call.given(name) else { return Ok(None) };
-    if view.len() != samples || view.shape().len() > 1 {
-        let (expected, got) = ([samples], view.shape());
-        let detail = format!("expected shape {}, got shape {}", Tuple(&expected), Tuple(got));
-        return Err(Error::new(Kind::Shape, name, detail));
-    }
+    check_lengths(name, view.shape(), samples)?;
     let mut lengths = memory::filled(0, samples)?;
     for (n, (length, x)) in lengths.iter_mut().zip(view.to_vec::<f64>()?).enumerate() {
         *length =
@@ -38,6 +34,110 @@ pub fn lengths(
             })?;
     }
     Ok(Some(lengths))
+}
+
+/// Checks that there is a length for each sample.
+fn check_lengths(name: &'static str, shape: &[usize], samples: usize) -> Result<()> {
+    if elements(shape) == samples && shape.len() <= 1 {
+        Ok(())
+    } else {
+        wrong_shape(name, &[samples], shape)
+    }
+}
+
+fn wrong_shape(name: &str, expected: &[usize], got: &[usize]) -> Result<()> {
+    let detail = format!("expected shape {}, got shape {}", Tuple(expected), Tuple(got));
+    Err(Error::new(Kind::Shape, name, detail))
+}
+
+/// Checks the shapes of all arguments but the first, as far as these are given: see [`GivenLabels::new`].
+#[cfg(feature = "python")]
+pub fn check_shapes<'s>(
+    shape: &dyn Fn(&str) -> Option<&'s [usize]>,
+    samples: usize,
+    single: bool,
+    labels_first: bool,
+) -> Result<()> {
+    let (label, lengths, offsets) = (shape(LABEL), shape(LABEL_LENGTHS), shape(LABEL_OFFSETS));
+    for (name, shape) in [(PRED_LENGTHS, shape(PRED_LENGTHS)), (LABEL_LENGTHS, lengths)] {
+        shape.map_or(Ok(()), |shape| check_lengths(name, shape, samples))?;
+    }
+    let Some(label) = label else { return Ok(()) };
+    LabelShapes { label, lengths, offsets, listed: false }.form(samples, single, labels_first)?;
+    Ok(())
+}
+
+/// How labels stand in their array.
+enum LabelForm {
+    /// One behind another, cut by offsets.
+    Offsets,
+    /// One behind another, each of its length.
+    Lengths,
+    /// Those of the only sample.
+    Single,
+    /// None, of no samples.
+    Nothing,
+    /// Padded to this many: `labels_first` says whether in columns.
+    Padded { width: usize, labels_first: bool },
+}
+
+/// The shapes of the arguments that labels are given by.
+struct LabelShapes<'s> {
+    label: &'s [usize],
+    lengths: Option<&'s [usize]>,
+    offsets: Option<&'s [usize]>,
+    /// Whether labels are a list of sequences.
+    listed: bool,
+}
+
+impl LabelShapes<'_> {
+    /// `single` if there is one sample without an axis; `labels_first` if padded labels have their samples last.
+    fn form(&self, samples: usize, single: bool, labels_first: bool) -> Result<LabelForm> {
+        let LabelShapes { label, lengths, offsets, listed } = *self;
+        let wrong = |expected: String| {
+            let detail = format!("expected {expected}, got shape {}", Tuple(label));
+            Error::new(Kind::Shape, LABEL, detail)
+        };
+        let wrong_count = |count: usize| {
+            let detail = format!("expected {samples} sequences, one for each sample, got {count}");
+            Error::new(Kind::Shape, LABEL, detail)
+        };
+        match (label, offsets) {
+            (&[_], Some(offsets)) => {
+                if lengths.is_some() {
+                    let (argument, detail) = if listed {
+                        (LABEL, "expected rows of one length beside label_lengths")
+                    } else {
+                        (LABEL_LENGTHS, "expected either label_lengths or label_offsets")
+                    };
+                    return Err(Error::new(Kind::Parameter, argument, detail));
+                }
+                if listed && offsets != [samples + 1] {
+                    return Err(wrong_count(elements(offsets) - 1));
+                }
+                if offsets != [samples + 1] {
+                    wrong_shape(LABEL_OFFSETS, &[samples + 1], offsets)?;
+                }
+                Ok(LabelForm::Offsets)
+            }
+            (&[_], None) if single => Ok(LabelForm::Single),
+            (&[0], None) if samples == 0 => Ok(LabelForm::Nothing),
+            (&[_], None) if lengths.is_some() => Ok(LabelForm::Lengths),
+            (&[_], None) => {
+                Err(wrong("two dimensions, or label_lengths or label_offsets for one".into()))
+            }
+            (&[rows, cols], offsets) if listed || (!single && offsets.is_none()) => {
+                let labels_first = labels_first && !listed;
+                let (n, width) = if labels_first { (cols, rows) } else { (rows, cols) };
+                match n {
+                    _ if n == samples => Ok(LabelForm::Padded { width, labels_first }),
+                    _ if listed => Err(wrong_count(n)),
+                    _ => Err(wrong(format!("labels of {samples} samples"))),
+                }
+            }
+            _ => Err(wrong("padded labels of all samples, or one dimension".into())),
+        }
+    }
 }
 
 /// A number without a fraction that is not negative.
@@ -61,7 +161,6 @@ type LabelRun = (usize, usize, usize);
 
 /// Labels as they were given, copied.
 pub struct GivenLabels<'a> {
-    name: &'a str,
     /// As they stand in the argument.
     view: View<'a>,
     labels: Vec<f64>,
@@ -75,58 +174,42 @@ pub struct GivenLabels<'a> {
 impl<'a> GivenLabels<'a> {
     /// `single` if there is one sample without an axis; `labels_first` if padded labels have their samples last.
     pub fn new(call: &Call<'a>, samples: usize, single: bool, labels_first: bool) -> Result<Self> {
-        let (view, name, listed) = (
-            call.given(LABEL).expect("required arguments are bound"),
-            LABEL,
-            call.arguments.listed,
-        );
-        let shape = view.shape();
-        let wrong = |expected: String| {
-            let detail = format!("expected {expected}, got shape {}", Tuple(shape));
-            Error::new(Kind::Shape, name, detail)
-        };
-        let wrong_count = |count: usize| {
-            let detail = format!("expected {samples} sequences, one for each sample, got {count}");
-            Error::new(Kind::Shape, name, detail)
-        };
+        let view = call.given(LABEL).expect("required arguments are bound");
+        let listed = call.arguments.listed;
         let lengths = |most| lengths(call, LABEL_LENGTHS, samples, most);
-        let offsets = call.given(LABEL_OFFSETS);
         // An empty list has no sequences, or it is one without labels.
+        let offsets = call.given(LABEL_OFFSETS);
         let offsets = offsets.filter(|offsets| !(listed && single && offsets.len() == 1));
-        let (end, runs) = match (shape.len(), offsets) {
-            (1, Some(offsets)) => {
-                if call.given(LABEL_LENGTHS).is_some() {
-                    let (argument, detail) = if listed {
-                        (LABEL, "expected rows of one length beside label_lengths")
-                    } else {
-                        (LABEL_LENGTHS, "expected either label_lengths or label_offsets")
-                    };
-                    return Err(Error::new(Kind::Parameter, argument, detail));
-                }
-                if listed && offsets.len() != samples + 1 {
-                    return Err(wrong_count(offsets.len() - 1));
-                }
-                let places = places(offsets, samples, shape[0])?;
+        let shapes = LabelShapes {
+            label: view.shape(),
+            lengths: call.given(LABEL_LENGTHS).map(View::shape),
+            offsets: offsets.map(View::shape),
+            listed,
+        };
+        let (end, runs) = match shapes.form(samples, single, labels_first)? {
+            LabelForm::Offsets => {
+                let offsets = offsets.expect("they cut the labels");
+                let places = places(offsets, samples, view.len())?;
                 let ends = places.iter().skip(1);
                 let runs = places.iter().zip(ends).map(|(&place, end)| (place, 1, end - place));
                 (SequenceEnd::Next, memory::collect(runs)?)
             }
-            (1, None) if single => {
-                let given = lengths(Some(shape[0]))?;
+            LabelForm::Single => {
+                let given = lengths(Some(view.len()))?;
                 let end = if given.is_some() { SequenceEnd::Length } else { SequenceEnd::Padding };
-                let count = given.map_or(shape[0], |lengths| lengths[0]);
+                let count = given.map_or(view.len(), |lengths| lengths[0]);
                 (end, memory::filled((0, 1, count), 1)?)
             }
-            (1, None) if samples == 0 && shape[0] == 0 => (SequenceEnd::Padding, Vec::new()),
-            (1, None) => {
-                let Some(lengths) = lengths(None)? else {
-                    let expected = "two dimensions, or label_lengths or label_offsets for one";
-                    return Err(wrong(expected.into()));
-                };
+            LabelForm::Nothing => (SequenceEnd::Padding, Vec::new()),
+            LabelForm::Lengths => {
+                let lengths = lengths(None)?.expect("they cut the labels");
                 let total = lengths.iter().fold(0usize, |sum, &l| sum.saturating_add(l));
-                if total != shape[0] {
-                    let expected = format!("as many labels as label_lengths add up to, {total}");
-                    return Err(wrong(expected));
+                if total != view.len() {
+                    let detail = format!(
+                        "expected as many labels as label_lengths add up to, {total}, got shape {}",
+                        Tuple(view.shape())
+                    );
+                    return Err(Error::new(Kind::Shape, LABEL, detail));
                 }
                 let mut next = 0;
                 let runs = lengths.iter().map(|&length| {
@@ -135,26 +218,16 @@ impl<'a> GivenLabels<'a> {
                 });
                 (SequenceEnd::Length, memory::collect(runs)?)
             }
-            (2, offsets) if listed || (!single && offsets.is_none()) => {
-                let labels_first = labels_first && !listed;
-                let (n, width) =
-                    if labels_first { (shape[1], shape[0]) } else { (shape[0], shape[1]) };
-                if n != samples {
-                    return Err(if listed {
-                        wrong_count(n)
-                    } else {
-                        wrong(format!("labels of {samples} samples"))
-                    });
-                }
+            LabelForm::Padded { width, labels_first } => {
                 let given = lengths(Some(width))?;
                 let end = if given.is_some() { SequenceEnd::Length } else { SequenceEnd::Padding };
                 let length = |n: usize| given.as_ref().map_or(width, |lengths| lengths[n]);
                 let (step, between) = if labels_first { (samples, 1) } else { (1, width) };
-                (end, memory::collect((0..n).map(|n| (n * between, step, length(n))))?)
+                let runs = (0..samples).map(|n| (n * between, step, length(n)));
+                (end, memory::collect(runs)?)
             }
-            _ => return Err(wrong("padded labels of all samples, or one dimension".into())),
         };
-        Ok(GivenLabels { name, view: view.clone(), labels: view.to_vec()?, runs, end, listed })
+        Ok(GivenLabels { view: view.clone(), labels: view.to_vec()?, runs, end, listed })
     }
 
     /// Checks the labels of all samples. Samples that are `left_out` become empty, and their labels are not read.
@@ -184,9 +257,8 @@ impl<'a> GivenLabels<'a> {
             }
             offsets.push(flat.len());
         }
-        LabelSequences::new(flat, offsets).ok_or_else(|| {
-            Error::new(Kind::Shape, self.name, "expected sequences one behind another")
-        })
+        LabelSequences::new(flat, offsets)
+            .ok_or_else(|| Error::new(Kind::Shape, LABEL, "expected sequences one behind another"))
     }
 
     /// The error for label i of sample n.
@@ -197,7 +269,7 @@ impl<'a> GivenLabels<'a> {
         let value = self.view.number(&place);
         let index = if self.listed { vec![n, i] } else { place };
         let allowed = allowed_labels(classes, blank);
-        let mut error = Error::element(Kind::Label, self.name, &index, value, allowed);
+        let mut error = Error::element(Kind::Label, LABEL, &index, value, allowed);
         error.nested = self.listed;
         let negative = match value {
             Number::Int(x) => x < 0,
@@ -222,11 +294,6 @@ impl<'a> GivenLabels<'a> {
 /// Offsets that ascend from 0 to the number of labels.
 fn places(offsets: &View<'_>, samples: usize, labels: usize) -> Result<Vec<usize>> {
     let name = LABEL_OFFSETS;
-    if *offsets.shape() != [samples + 1] {
-        let (expected, got) = ([samples + 1], offsets.shape());
-        let detail = format!("expected shape {}, got shape {}", Tuple(&expected), Tuple(got));
-        return Err(Error::new(Kind::Shape, name, detail));
-    }
     let mut places = memory::filled(0, samples + 1)?;
     let mut least = 0;
     for (i, x) in offsets.to_vec::<f64>()?.into_iter().enumerate() {

@@ -1,5 +1,7 @@
 //! Connectionist temporal classification as a loss of the registry: layouts, labels and lengths in, checked.
 
+#[cfg(feature = "python")]
+use super::arguments;
 use super::arguments::{GivenLabels, PRED_LENGTHS, lengths};
 use super::compute::ctc;
 use super::frames::array::{FrameArray, FrameArrayMut};
@@ -112,11 +114,28 @@ impl Loss for CtcLoss {
             return Err(Error::new(Kind::Shape, name, detail));
         }
         let axes = samples.map_or_else(Axes::single, |axis| Axes::samples(first[axis]));
+        if axes.shape[0] > 0 && first[rank - 1] == 0 {
+            let detail = format!("expected at least one class, got shape {}", Tuple(first));
+            return Err(Error::new(Kind::Shape, name, detail));
+        }
         let mut shape = short(first);
         if samples.is_none() {
             shape.insert(0, 1);
         }
         Ok(Axes { first: shape, samples: samples.unwrap_or(0), class: Some(2), ..axes })
+    }
+
+    #[cfg(feature = "python")]
+    fn check_shapes<'s>(
+        &self,
+        axes: &Axes,
+        shape: &dyn Fn(&str) -> Option<&'s [usize]>,
+    ) -> Result<()> {
+        let samples = axes.shape[0];
+        if samples > 0 {
+            self.blank(axes.first[2])?;
+        }
+        arguments::check_shapes(shape, samples, self.layout.0.is_none(), self.labels_first)
     }
 
     fn plan<'a>(&'a self, call: &Call<'a>) -> Result<Box<dyn Plan + 'a>> {
