@@ -7,7 +7,7 @@ use crate::num::{DType, Element, Float};
 use std::marker::PhantomData;
 
 /// Single elements of a half type that are converted at once.
-const TOGETHER: usize = 64;
+const CONVERTED_TOGETHER: usize = 64;
 
 impl<'a> View<'a> {
     /// The memory, if its elements are of that type.
@@ -65,10 +65,10 @@ impl<'a, E: Element> Memory<'a, E> {
         if !E::DTYPE.is_half() {
             return to.iter_mut().enumerate().for_each(|(i, x)| *x = at(i).to());
         }
-        for (chunk, to) in to.chunks_mut(TOGETHER).enumerate() {
-            let mut some = [E::of(T::ZERO); TOGETHER];
+        for (chunk, to) in to.chunks_mut(CONVERTED_TOGETHER).enumerate() {
+            let mut some = [E::of(T::ZERO); CONVERTED_TOGETHER];
             let some = &mut some[..to.len()];
-            some.iter_mut().enumerate().for_each(|(i, x)| *x = at(chunk * TOGETHER + i));
+            some.iter_mut().enumerate().for_each(|(i, x)| *x = at(chunk * CONVERTED_TOGETHER + i));
             E::to_run(some, to);
         }
     }
@@ -146,11 +146,11 @@ impl<'v, E: Element> MemoryMut<'v, E> {
         if !E::DTYPE.is_half() {
             return from.iter().enumerate().for_each(|(i, x)| set(i, E::of(*x)));
         }
-        for (chunk, from) in from.chunks(TOGETHER).enumerate() {
-            let mut some = [E::of(T::ZERO); TOGETHER];
+        for (chunk, from) in from.chunks(CONVERTED_TOGETHER).enumerate() {
+            let mut some = [E::of(T::ZERO); CONVERTED_TOGETHER];
             let some = &mut some[..from.len()];
             E::of_run(from, some);
-            some.iter().enumerate().for_each(|(i, x)| set(chunk * TOGETHER + i, *x));
+            some.iter().enumerate().for_each(|(i, x)| set(chunk * CONVERTED_TOGETHER + i, *x));
         }
     }
 }

@@ -9,17 +9,17 @@ use crate::array::{Tiles, View};
 use crate::num::{Float, with_element};
 
 /// See [`View::with_reader`].
-pub(super) type Reader<'m, T> = &'m dyn Fn(isize, isize, &mut [T]);
+pub(super) type ElementReader<'m, T> = &'m dyn Fn(isize, isize, &mut [T]);
 
 /// See [`Tiles::with_writer`].
-pub(super) type Writer<'m, T> = &'m dyn Fn(isize, isize, &[T]);
+pub(super) type ElementWriter<'m, T> = &'m dyn Fn(isize, isize, &[T]);
 
 impl View<'_> {
     /// Calls `f` with what converts elements of memory, as many as a slice has: `(byte offset, byte step, slice)`. All that
     /// depends on their type is in there.
     #[inline(always)]
-    pub(super) fn with_reader<T: Float>(&self, f: impl FnOnce(Reader<'_, T>)) {
-        let reader: Reader<'_, T> = with_element!(self.dtype(), E => {
+    pub(super) fn with_reader<T: Float>(&self, f: impl FnOnce(ElementReader<'_, T>)) {
+        let reader: ElementReader<'_, T> = with_element!(self.dtype(), E => {
             let memory = self.memory::<E>().expect("its own type");
             &move |offset, step, to| memory.read(offset, step, to)
         });
@@ -30,8 +30,8 @@ impl View<'_> {
 impl Tiles<'_, '_> {
     /// The reverse of [`View::with_reader`].
     #[inline(always)]
-    pub(super) fn with_writer<T: Float>(self, f: impl FnOnce(Writer<'_, T>)) {
-        let writer: Writer<'_, T> = with_element!(self.dtype(), E => {
+    pub(super) fn with_writer<T: Float>(self, f: impl FnOnce(ElementWriter<'_, T>)) {
+        let writer: ElementWriter<'_, T> = with_element!(self.dtype(), E => {
             let memory = self.memory::<E>().expect("its own type");
             &move |offset, step, from| memory.write(offset, step, from)
         });
@@ -43,11 +43,11 @@ impl Tiles<'_, '_> {
 const LINES: usize = 4;
 
 /// Elements of each of them that are converted at once.
-const PART: usize = 64;
+const PIECE: usize = 64;
 
 /// Elements of a line that neither side has in a run, before the next line has its turn, where each has a cache line of
 /// its own: no more cache lines of one set than a cache has ways.
-const FEW: usize = 8;
+const FEW_APART: usize = 8;
 
 /// Bytes from an element to the next up to which several share a cache line.
 const CLOSE: usize = 16;
@@ -157,13 +157,13 @@ impl Lines {
         (offset + line as isize * down.memory, place + line * down.buffer)
     }
 
-    /// Calls `f(offset, place, length)` for each piece of a line, up to [`PART`] elements, the same piece of all lines before
+    /// Calls `f(offset, place, length)` for each piece of a line, up to [`PIECE`] elements, the same piece of all lines before
     /// the next.
     #[inline(always)]
     fn pieces(&self, mut f: impl FnMut(isize, usize, usize)) {
         let Side { len, memory, buffer } = self.along;
         let is_close = memory.unsigned_abs() <= CLOSE;
-        let few = if self.down.len == 1 || is_close { PART } else { FEW };
+        let few = if self.down.len == 1 || is_close { PIECE } else { FEW_APART };
         for first in (0..len).step_by(few) {
             for line in 0..self.down.len {
                 let (offset, place) = self.start(line);
@@ -178,10 +178,10 @@ impl Lines {
     fn together(&self, mut f: impl FnMut([isize; LINES], usize, usize)) {
         let Side { len, memory, buffer } = self.along;
         for line in blocks(self.down.len) {
-            for first in (0..len).step_by(PART).map(|first| first.min(len - LINES)) {
+            for first in (0..len).step_by(PIECE).map(|first| first.min(len - LINES)) {
                 let starts: [_; LINES] = std::array::from_fn(|i| self.start(line + i).0);
                 let offsets = starts.map(|start| start + first as isize * memory);
-                f(offsets, self.start(line).1 + first * buffer, PART.min(len - first));
+                f(offsets, self.start(line).1 + first * buffer, PIECE.min(len - first));
             }
         }
     }
@@ -190,7 +190,7 @@ impl Lines {
 /// Copies a rectangle of elements of `unit` bytes into a buffer. `same` is their memory if they are of the buffer's type.
 #[inline(always)]
 pub(super) fn read<T: Float>(
-    reader: Reader<'_, T>,
+    reader: ElementReader<'_, T>,
     same: Option<Memory<'_, T>>,
     unit: usize,
     rectangle: Rectangle,
@@ -204,7 +204,7 @@ pub(super) fn read<T: Float>(
             reader(offset, along.memory, &mut buffer[place..][..along.len]);
         }),
         Way::Across => {
-            let mut rooms = [[T::ZERO; PART]; LINES];
+            let mut rooms = [[T::ZERO; PIECE]; LINES];
             lines.together(|offsets, place, len| {
                 let mut parts = [&[][..]; LINES];
                 for ((part, room), &offset) in parts.iter_mut().zip(&mut rooms).zip(&offsets) {
@@ -225,7 +225,7 @@ pub(super) fn read<T: Float>(
             });
         }
         Way::Single => {
-            let mut room = [T::ZERO; PART];
+            let mut room = [T::ZERO; PIECE];
             lines.pieces(|offset, place, len| {
                 if along.buffer == 1 {
                     return reader(offset, along.memory, &mut buffer[place..][..len]);
@@ -241,7 +241,7 @@ pub(super) fn read<T: Float>(
 /// The reverse of [`read`].
 #[inline(always)]
 pub(super) fn write<T: Float>(
-    writer: Writer<'_, T>,
+    writer: ElementWriter<'_, T>,
     same: Option<MemoryMut<'_, T>>,
     unit: usize,
     rectangle: Rectangle,
@@ -263,7 +263,7 @@ pub(super) fn write<T: Float>(
             writer(offset, along.memory, &buffer[place..][..along.len]);
         }),
         Way::Across => {
-            let mut rooms = [[T::ZERO; PART]; LINES];
+            let mut rooms = [[T::ZERO; PIECE]; LINES];
             lines.together(|offsets, place, len| {
                 if let Some(same) = same {
                     return transpose(&mut offsets.map(|at| same.run(at, len)), place, len);
@@ -275,7 +275,7 @@ pub(super) fn write<T: Float>(
             });
         }
         Way::Single => {
-            let mut room = [T::ZERO; PART];
+            let mut room = [T::ZERO; PIECE];
             lines.pieces(|offset, place, len| {
                 if along.buffer == 1 {
                     return writer(offset, along.memory, &buffer[place..][..len]);

@@ -65,20 +65,20 @@ pub struct Kernels<'a> {
 
 /// A type of computation, which chooses the kernel.
 #[cfg(feature = "python")]
-pub trait Precision: Real {
+pub trait FewPrecision: Real {
     /// The kernel of this type.
     fn kernel(kernels: Kernels<'_>) -> &dyn BlockKernel<Self>;
 }
 
 #[cfg(feature = "python")]
-impl Precision for f32 {
+impl FewPrecision for f32 {
     fn kernel(kernels: Kernels<'_>) -> &dyn BlockKernel<Self> {
         kernels.single
     }
 }
 
 #[cfg(feature = "python")]
-impl Precision for f64 {
+impl FewPrecision for f64 {
     fn kernel(kernels: Kernels<'_>) -> &dyn BlockKernel<Self> {
         kernels.double
     }

@@ -36,13 +36,13 @@ pub struct Columns<'b, 'a, T> {
     /// The first row, and how many.
     pub(super) first: usize,
     pub(super) rows: usize,
-    pub(super) vectors: &'b [Option<Checked<'a>>; MAX_VECTORS],
+    pub(super) vectors: &'b [Option<CheckedInput<'a>>; MAX_VECTORS],
     pub(super) grads: &'b [Option<Output<'a, 'a>>; MAX_VECTORS],
-    pub(super) room: &'b mut Room<T>,
+    pub(super) room: &'b mut ColumnRoom<T>,
 }
 
 /// An input and what its elements must be.
-pub(super) type Checked<'a> = (Input<'a, 'a>, Option<&'a Check<'a>>);
+pub(super) type CheckedInput<'a> = (Input<'a, 'a>, Option<&'a Check<'a>>);
 
 /// What is known of each row of a block.
 pub struct ColumnRows<'b, T> {
@@ -60,7 +60,7 @@ pub struct ColumnRows<'b, T> {
 
 /// Room for runs that are of another type, or read before they are written over.
 #[derive(Default)]
-pub(super) struct Room<T> {
+pub(super) struct ColumnRoom<T> {
     vectors: [Vec<T>; MAX_VECTORS],
     grads: [Vec<T>; MAX_VECTORS],
 }
@@ -121,7 +121,7 @@ impl<'a, T: Real> Columns<'_, 'a, T> {
         let inputs = array::from_fn(|v| self.vectors[v].as_ref());
         let outputs: [_; V] = array::from_fn(|v| self.grads[v].as_ref());
         let runs = outputs.map(|o| o.and_then(|o| o.runs(grid, block)));
-        let Room { vectors, grads } = &mut *self.room;
+        let ColumnRoom { vectors, grads } = &mut *self.room;
         let reader = Reader::new(level, grid, block, inputs, vectors);
         Writer { reader, outputs, runs, buffers: grads }
     }
@@ -132,7 +132,7 @@ pub struct Reader<'b, 'a, T, const V: usize> {
     level: Level,
     grid: &'b Grid,
     block: Tile,
-    inputs: [Option<&'b Checked<'a>>; V],
+    inputs: [Option<&'b CheckedInput<'a>>; V],
     runs: [Option<Runs<'b, Memory<'a, T>>>; V],
     buffers: &'b mut [Vec<T>; MAX_VECTORS],
 }
@@ -143,7 +143,7 @@ impl<'b, 'a, T: Real, const V: usize> Reader<'b, 'a, T, V> {
         level: Level,
         grid: &'b Grid,
         block: Tile,
-        inputs: [Option<&'b Checked<'a>>; V],
+        inputs: [Option<&'b CheckedInput<'a>>; V],
         buffers: &'b mut [Vec<T>; MAX_VECTORS],
     ) -> Self {
         let runs = inputs.map(|input| input.and_then(|(o, _)| o.runs(grid, block)));

@@ -76,7 +76,7 @@ macro_rules! with_elements {
 
 /// Scratch for the factors of a tile.
 #[derive(Default)]
-pub(crate) struct Buffers {
+pub(crate) struct FactorBuffers {
     weights: Loaded,
     grad_output: Loaded,
     scale: Vec<f64>,
@@ -150,8 +150,8 @@ impl<'v, 'a> Factors<'v, 'a> {
         level: Level,
         grid: &Grid,
         tile: Tile,
-        buffers: &'s mut Buffers,
-    ) -> Result<(Factor<'s>, Scale<'s>)> {
+        buffers: &'s mut FactorBuffers,
+    ) -> Result<(Factor<'s>, TileScale<'s>)> {
         simd::dispatch(level, OfTile { factors: self, grid, tile, buffers })
     }
 
@@ -162,13 +162,13 @@ impl<'v, 'a> Factors<'v, 'a> {
         weights: Factor<'s>,
         outer: Factor<'_>,
         scale: &'s mut Vec<f64>,
-    ) -> Result<Scale<'s>> {
+    ) -> Result<TileScale<'s>> {
         if self.weight == 0.0 {
-            return Ok(Scale { factor: Factor::One(0.0), times: 1.0 });
+            return Ok(TileScale { factor: Factor::One(0.0), times: 1.0 });
         }
         let share = |row: usize| self.weight / self.divisor.row(row);
         if let (Factor::One(outer), Divisor::All(_)) = (outer, &self.divisor) {
-            return Ok(Scale { factor: weights, times: share(0) * outer });
+            return Ok(TileScale { factor: weights, times: share(0) * outer });
         }
         let by_row = |factor: &Factor<'_>| matches!(factor, Factor::One(_) | Factor::Rows(_));
         if by_row(&weights) && by_row(&outer) {
@@ -176,7 +176,7 @@ impl<'v, 'a> Factors<'v, 'a> {
             for (r, scale) in scale.iter_mut().enumerate() {
                 *scale = (share(tile.row + r) * outer.at(r)).weighted(weights.at(r));
             }
-            return Ok(Scale { factor: Factor::Rows(scale), times: 1.0 });
+            return Ok(TileScale { factor: Factor::Rows(scale), times: 1.0 });
         }
         let scale = sized(scale, tile.len())?;
         for (r, scale) in scale.chunks_exact_mut(tile.cols).enumerate() {
@@ -187,7 +187,7 @@ impl<'v, 'a> Factors<'v, 'a> {
             }
             weights.row(r, tile.cols).weigh(scale);
         }
-        Ok(Scale { factor: Factor::Doubles(Elements::new(scale)), times: 1.0 })
+        Ok(TileScale { factor: Factor::Doubles(Elements::new(scale)), times: 1.0 })
     }
 }
 
@@ -196,15 +196,15 @@ struct OfTile<'s, 'g, 'v, 'a> {
     factors: &'s Factors<'v, 'a>,
     grid: &'g Grid,
     tile: Tile,
-    buffers: &'s mut Buffers,
+    buffers: &'s mut FactorBuffers,
 }
 
 impl<'s> Kernel for OfTile<'s, '_, '_, '_> {
-    type Output = Result<(Factor<'s>, Scale<'s>)>;
+    type Output = Result<(Factor<'s>, TileScale<'s>)>;
     #[inline(always)]
     fn run<S: Isa>(self) -> Self::Output {
         let OfTile { factors, grid, tile, buffers } = self;
-        let Buffers { weights, grad_output, scale } = buffers;
+        let FactorBuffers { weights, grad_output, scale } = buffers;
         let weights = load(factors.sample_weight.as_ref(), grid, tile, weights)?;
         if let Some(check) = &factors.weighting.weight_check
             && !weights.all_are_weights::<S>()
@@ -219,12 +219,12 @@ impl<'s> Kernel for OfTile<'s, '_, '_, '_> {
 
 /// A factor of every element, times a number for all.
 #[derive(Clone, Copy)]
-pub(crate) struct Scale<'a> {
+pub(crate) struct TileScale<'a> {
     factor: Factor<'a>,
     times: f64,
 }
 
-impl Scale<'_> {
+impl TileScale<'_> {
     /// One factor for all that the type of computation can hold, to be multiplied in at once. Not inlined:
     /// the compiler would multiply before it looks which kind of factor there is, and the bits of a pointer are a subnormal
     /// number, whose product takes a hundred cycles.
@@ -240,7 +240,7 @@ impl Scale<'_> {
 
     /// One factor for each row, where it is that.
     pub fn of_rows(&self) -> Option<impl Iterator<Item = f64>> {
-        let Scale { factor: Factor::Rows(factors), times } = *self else { return None };
+        let TileScale { factor: Factor::Rows(factors), times } = *self else { return None };
         Some(factors.iter().map(move |&factor| times.weighted(factor)))
     }
 
@@ -332,7 +332,7 @@ impl<'a> Factor<'a> {
         products: &'b mut Vec<f64>,
     ) -> Result<&'b [f64]> {
         let products = sized(products, tile.len())?;
-        simd::dispatch(S::LEVEL, Products { factor: *self, x, cols: tile.cols, out: products });
+        simd::dispatch(S::LEVEL, WeightedSum { factor: *self, x, cols: tile.cols, out: products });
         Ok(products)
     }
 }
@@ -364,18 +364,18 @@ impl<T: Real> Kernel for Apply<'_, '_, T> {
 }
 
 /// [`Factor::products_of`].
-struct Products<'a, 'x, T> {
+struct WeightedSum<'a, 'x, T> {
     factor: Factor<'a>,
     x: &'x [T],
     cols: usize,
     out: &'x mut [f64],
 }
 
-impl<T: Real> Kernel for Products<'_, '_, T> {
+impl<T: Real> Kernel for WeightedSum<'_, '_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Isa>(self) {
-        let Products { factor, x, cols, out } = self;
+        let WeightedSum { factor, x, cols, out } = self;
         with_elements!(factor, factors => {
             for ((product, x), factor) in out.iter_mut().zip(x).zip(factors) {
                 *product = x.to_f64().weighted(factor.to_f64());

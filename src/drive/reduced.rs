@@ -4,7 +4,7 @@ use crate::array::{View, ViewMut, elements};
 use crate::drive::Axes;
 use crate::drive::block_kernel::Outputs;
 use crate::drive::blocks;
-use crate::drive::blocks::{Identity, Run};
+use crate::drive::blocks::{BlockRun, Identity};
 use crate::drive::operand::Argument;
 use crate::drive::scale::Scale;
 use crate::drive::weight::Weighting;
@@ -57,7 +57,7 @@ impl Reduced<'_> {
 
     fn drive<T: Real>(&self, inputs: &[Argument<'_>], outputs: &Outputs<'_>) -> Result<()> {
         let Reduced { axes, weighting, level } = *self;
-        blocks::drive::<T>(&Run {
+        blocks::drive::<T>(&BlockRun {
             kernel: &Identity,
             level,
             order: axes.order(),

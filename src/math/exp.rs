@@ -4,7 +4,7 @@ use super::format::Format;
 use crate::simd::Isa;
 
 /// `x = n log(2) + r`.
-pub(super) struct Reduced<T> {
+pub(super) struct ReducedArgument<T> {
     /// `MAGIC + n`.
     pub n: T,
     /// The remainder, at most about `log(2)/2` in size.
@@ -15,19 +15,19 @@ pub(super) struct Reduced<T> {
 
 /// Splits `x`, which is NaN or inside `EXP_MIN..=EXP_MAX`; of others the result is of no use.
 #[inline(always)]
-pub(super) fn reduce<T: Format, S: Isa>(x: T) -> Reduced<T> {
+pub(super) fn reduce<T: Format, S: Isa>(x: T) -> ReducedArgument<T> {
     let shifted = x.mul_add::<S>(T::LOG2_E, T::MAGIC);
     let n = shifted - T::MAGIC;
     let high = n.mul_add::<S>(-T::LN2_HI, x); // exact
     let r = n.mul_add::<S>(-T::LN2_LO, high);
-    Reduced { n: shifted, r, r_low: n.mul_add::<S>(-T::LN2_LO, high - r) }
+    ReducedArgument { n: shifted, r, r_low: n.mul_add::<S>(-T::LN2_LO, high - r) }
 }
 
 /// `exp(x)`, within 2 ulp.
 #[inline(always)]
 pub(crate) fn exp<T: Format, S: Isa>(x: T) -> T {
     let x = T::EXP_MAX.min(T::EXP_MIN.max(x)); // both keep a NaN in `x`
-    let Reduced { n, r, .. } = reduce::<T, S>(x);
+    let ReducedArgument { n, r, .. } = reduce::<T, S>(x);
     let y = (r * r).mul_add::<S>(r.exp_tail::<S>(), r) + T::ONE;
     // 2^n may be out of range where the result is not: two steps, the first one exact.
     let negative = x < T::ZERO;
@@ -47,7 +47,7 @@ pub(crate) fn exp_nonpositive<T: Format, S: Isa>(x: T) -> T {
 /// `exp(x)` for `x <= 0` or NaN, and what it lost to its last rounding.
 #[inline(always)]
 pub(super) fn exp_nonpositive_pair<T: Format, S: Isa>(x: T) -> (T, T) {
-    let Reduced { n, r, .. } = reduce::<T, S>(T::EXP_MIN.max(x));
+    let ReducedArgument { n, r, .. } = reduce::<T, S>(T::EXP_MIN.max(x));
     let w = (r * r).mul_add::<S>(r.exp_tail::<S>(), r);
     // 2^n, subnormal where the result is.
     let scale = n.pow2(T::HALF_RANGE) * T::MAGIC.pow2(-T::HALF_RANGE);
@@ -86,7 +86,7 @@ fn difference<T: Format, S: Isa>(x: T, max: T) -> Difference<T> {
     let rounded = x - max;
     let minuend = rounded + max;
     let lost = (x - minuend) - (max + (rounded - minuend));
-    let Reduced { n, r, .. } = reduce::<T, S>(rounded);
+    let ReducedArgument { n, r, .. } = reduce::<T, S>(rounded);
     let r = r + lost;
     Difference { rounded, n, w: (r * r).mul_add::<S>(r.exp_tail::<S>(), r) }
 }
@@ -95,7 +95,7 @@ fn difference<T: Format, S: Isa>(x: T, max: T) -> Difference<T> {
 #[inline(always)]
 pub(crate) fn expm1<T: Format, S: Isa>(x: T) -> T {
     let clamped = T::EXP_MAX.min(T::EXPM1_MIN.max(x));
-    let Reduced { n, r, r_low } = reduce::<T, S>(clamped);
+    let ReducedArgument { n, r, r_low } = reduce::<T, S>(clamped);
     // Half the result, because 2^n itself can be out of range.
     let scale = n.pow2(-1);
     let low = (r * r).mul_add::<S>(r.exp_tail::<S>(), r_low);

@@ -7,7 +7,7 @@ use crate::simd::Isa;
 /// What a loss of a logit `x` needs, from one exponential and one division; a field that is not read is not
 /// computed. Every field is within 2 ulp.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Logistic<T> {
+pub struct LogisticParts<T> {
     /// `1 / (1 + exp(-x))`.
     pub sigmoid: T,
     /// `sigmoid(-x) = 1 - sigmoid(x)`, small values too.
@@ -18,13 +18,13 @@ pub struct Logistic<T> {
     pub softplus_neg_abs: T,
 }
 
-/// All of [`Logistic`].
+/// All of [`LogisticParts`].
 ///
 /// With `t = exp(-|x|)`, `l = log(1 + t)` and `q = t / (1 + t) = sigmoid(-|x|)`, `t + q` is `2 sinh(l)`, and
 /// `v = t q = t - q` is `2 cosh(l) - 2`. So `l` is half of `t + q = 2t - v` times `l / sinh(l)`, an even function
 /// of `l` and hence a function of `v`, whose polynomial needs half the degree of one in `t`.
 #[inline(always)]
-pub(crate) fn logistic<T: Format, S: Isa>(x: T) -> Logistic<T> {
+pub(crate) fn logistic<T: Format, S: Isa>(x: T) -> LogisticParts<T> {
     let (t, t_low) = exp_nonpositive_pair::<T, S>(-x.abs());
     let q = t / (T::ONE + t);
     let v = t * q;
@@ -38,7 +38,7 @@ pub(crate) fn logistic<T: Format, S: Isa>(x: T) -> Logistic<T> {
         small + (v * (sum * tail + T::HALF) + (t_low - t_low * q))
     };
     let negative = x < T::ZERO;
-    Logistic {
+    LogisticParts {
         sigmoid: if negative { small } else { large },
         sigmoid_neg: if negative { large } else { small },
         sigmoid_neg_abs: small,

@@ -6,7 +6,7 @@
 //! | function | bound in ulp | exact where |
 //! |---|---|---|
 //! | `exp`, `exp_nonpositive`, `expm1`, `log`, `log_of_sum`, `log1p` | 2 | 0, infinities |
-//! | `sigmoid`, `softplus`, `log_sigmoid` and the fields of [`Logistic`] | 2 | infinities |
+//! | `sigmoid`, `softplus`, `log_sigmoid` and the fields of [`LogisticParts`] | 2 | infinities |
 //! | `lgamma`, `log_factorial`, for arguments of 0 and above | 4 | zeros, infinity |
 //!
 //! One ulp is the spacing of the type at the exact result; below the smallest normal number it is the smallest
@@ -23,7 +23,7 @@ mod log;
 mod logistic;
 mod real;
 
-pub use logistic::Logistic;
+pub use logistic::LogisticParts;
 pub use real::Real;
 
 pub(crate) use exp::{exp, exp_difference, exp_near, exp_nonpositive, expm1};

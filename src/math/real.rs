@@ -1,6 +1,6 @@
 //! The functions of `f32` and `f64` as methods, with their bounds.
 
-use crate::math::{self, Logistic};
+use crate::math::{self, LogisticParts};
 use crate::num::Float;
 use crate::simd::Isa;
 
@@ -29,7 +29,7 @@ pub trait Real: Float {
     /// `log(1 + self)`, within 2 ulp.
     fn log1p<S: Isa>(self) -> Self;
     /// `sigmoid(self)`, `sigmoid(-self)` and `softplus(-|self|)` together.
-    fn logistic<S: Isa>(self) -> Logistic<Self>;
+    fn logistic<S: Isa>(self) -> LogisticParts<Self>;
     /// `log(Gamma(self))` for `self >= 0`, within 4 ulp.
     fn lgamma<S: Isa>(self) -> Self;
     /// `log(self!) = lgamma(self + 1)` for `self >= 0`, within 4 ulp, small `self` too.
@@ -96,7 +96,7 @@ macro_rules! real {
                 math::log1p::<Self, S>(self)
             }
             #[inline(always)]
-            fn logistic<S: Isa>(self) -> Logistic<Self> {
+            fn logistic<S: Isa>(self) -> LogisticParts<Self> {
                 math::logistic::<Self, S>(self)
             }
             #[inline(always)]

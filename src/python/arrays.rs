@@ -15,17 +15,17 @@ use std::ptr;
 
 /// The caller's own arrays for the results.
 #[derive(Default)]
-pub struct Buffers<'py> {
+pub struct OutputBuffers<'py> {
     pub out: Option<Bound<'py, PyUntypedArray>>,
     /// With the positions of their inputs in the registry.
     pub grads: SmallVec<[(usize, Option<Bound<'py, PyUntypedArray>>); USUAL_INPUTS]>,
     pub hess: Option<Bound<'py, PyUntypedArray>>,
 }
 
-impl<'py> Buffers<'py> {
+impl<'py> OutputBuffers<'py> {
     pub fn new(bound: &Bind<'py>, grads: &[usize]) -> PyResult<Self> {
         let given = |name: &str| bound.option(name).map(|o| buffer(name, o)).transpose();
-        Ok(Buffers {
+        Ok(OutputBuffers {
             out: given("out")?,
             grads: grads.iter().copied().zip(grad_outs(bound, grads.len())?).collect(),
             hess: given("hess_out")?,
@@ -96,7 +96,11 @@ pub struct Arrays<'py> {
 
 impl<'py> Arrays<'py> {
     /// Runs all Python code that the arguments bring along; after it nothing of the call changes any more.
-    pub fn new(objective: &Objective, bound: &Bind<'py>, buffers: &Buffers<'py>) -> PyResult<Self> {
+    pub fn new(
+        objective: &Objective,
+        bound: &Bind<'py>,
+        buffers: &OutputBuffers<'py>,
+    ) -> PyResult<Self> {
         warn_once(bound.py)?;
         let spec = objective.spec;
         let mut inputs = SmallVec::new();

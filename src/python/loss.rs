@@ -1,14 +1,14 @@
 //! The class that every loss of the Python face derives from: arguments in, arrays out, errors in words.
 
 use super::array::{Array, Out, Type};
-use super::arrays::{Arrays, Buffers, no_result};
+use super::arrays::{Arrays, OutputBuffers, no_result};
 use super::bind::{Bind, wrt};
 use super::error::{exception, guard, shown};
 use super::foreign::adapted;
 use super::params::{given, input_row, objective, spec_row, to_python};
 use super::threads::detach;
 use crate::array::View;
-use crate::drive::block_kernel::{MAX_OPERANDS, Outputs, Precision};
+use crate::drive::block_kernel::{FewPrecision, MAX_OPERANDS, Outputs};
 use crate::drive::extremes::Extremes;
 use crate::error::{Error, Kind, Quoted};
 use crate::num::DType;
@@ -374,7 +374,7 @@ impl PyLoss {
 
     fn run<'py>(&self, bound: &Bind<'py>, wanted: &Wanted<'_>) -> PyResult<Computed<'py>> {
         let denominator = bound.option("denominator").map(denominator).transpose()?;
-        let buffers = Buffers::new(bound, &wanted.grads)?;
+        let buffers = OutputBuffers::new(bound, &wanted.grads)?;
         let arrays = Arrays::new(&self.objective, bound, &buffers)?;
         if !bound.has_options()
             && wanted.extremes.is_none()
@@ -439,7 +439,7 @@ impl PyLoss {
         }
     }
 
-    fn few_of<'py, T: Precision>(
+    fn few_of<'py, T: FewPrecision>(
         &self,
         arrays: &Arrays<'py>,
         wanted: &Wanted<'_>,

@@ -10,25 +10,25 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 /// Elements that are computed at once.
-const LANES: usize = 64;
+const CHUNK: usize = 64;
 
 /// A named function over a slice; nothing if no function has the name.
-struct Map<'a, T> {
+struct VectorMath<'a, T> {
     name: &'a str,
     x: &'a [T],
 }
 
 macro_rules! functions {
     ($isa:ident, $v:ident: $($name:literal => $value:expr,)*) => {
-        impl<T: Real> Kernel for Map<'_, T> {
+        impl<T: Real> Kernel for VectorMath<'_, T> {
             type Output = Result<Option<Vec<T>>>;
 
             #[inline(always)]
             fn run<$isa: Isa>(self) -> Result<Option<Vec<T>>> {
                 // Whole vectors, so that each function is here once.
-                let mut out = memory::filled(T::ONE, self.x.len().next_multiple_of(LANES))?;
+                let mut out = memory::filled(T::ONE, self.x.len().next_multiple_of(CHUNK))?;
                 out[..self.x.len()].copy_from_slice(self.x);
-                let chunks = out.as_chunks_mut::<LANES>().0;
+                let chunks = out.as_chunks_mut::<CHUNK>().0;
                 match self.name {
                     // A closure might be called, and then is not compiled for the instruction set.
                     $($name => for chunk in chunks {
@@ -67,7 +67,7 @@ fn map<'py, T: Real + Element>(
 ) -> PyResult<Bound<'py, PyArray1<T>>> {
     let level = simd::level().map_err(PyValueError::new_err)?;
     let borrowed = x.try_readonly()?;
-    let out = simd::dispatch(level, Map { name, x: borrowed.as_slice()? })
+    let out = simd::dispatch(level, VectorMath { name, x: borrowed.as_slice()? })
         .map_err(|error| exception(x.py(), &error))?
         .ok_or_else(|| PyValueError::new_err(format!("name: no function is called {name:?}")))?;
     Ok(PyArray1::from_vec(x.py(), out))

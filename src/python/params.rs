@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Quoted, Result, quoted};
 use crate::losses::registry as losses;
 use crate::memory;
 use crate::registry::{
-    Bound as Limits, Input, Kind as Accepts, Objective, Options, Param, Params, Spec, Value,
+    Accepts, Bound as Limits, Input, Objective, Options, Param, Params, Spec, Value,
 };
 use pyo3::exceptions::{PyMemoryError, PyTypeError};
 use pyo3::prelude::*;

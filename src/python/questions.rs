@@ -1,7 +1,7 @@
 //! Questions about a call other than its value and its derivatives, for the Python modules that ask them.
 
 use super::array::{Out, Type};
-use super::arrays::{Arrays, Buffers, no_result};
+use super::arrays::{Arrays, OutputBuffers, no_result};
 use super::bind::Bind;
 use super::error::{exception, guard};
 use super::loss::{PyLoss, compute};
@@ -21,7 +21,7 @@ fn on_lattice<'py, R>(
 ) -> PyResult<R> {
     guard(args.py(), || {
         let bound = Bind::new(&loss.objective, args, kwargs, &[])?;
-        let arrays = Arrays::new(&loss.objective, &bound, &Buffers::default())?;
+        let arrays = Arrays::new(&loss.objective, &bound, &OutputBuffers::default())?;
         let plan = loss.plan(bound.py, &arrays, None)?;
         let shapes = plan.path_shapes().map_err(|_| no_result())?;
         f(&arrays, &plan, shapes)
@@ -96,7 +96,7 @@ pub fn kinks<'py>(
     let py = args.py();
     guard(py, || {
         let bound = Bind::new(&loss.objective, args, kwargs, &["grad_output", "denominator"])?;
-        let arrays = Arrays::new(&loss.objective, &bound, &Buffers::default())?;
+        let arrays = Arrays::new(&loss.objective, &bound, &OutputBuffers::default())?;
         let kinks = loss.plan(py, &arrays, None)?.kinks();
         Ok(PyArray1::from_vec(py, kinks.map_err(|e| exception(py, &e))?))
     })

@@ -13,5 +13,5 @@ pub use loss::{Hessian, InputGrads, Lattice, Loss, PathResults, Plan, Results};
 pub(crate) use objective::Checked;
 pub use objective::Objective;
 
-pub use params::{Bound, Default, Kind, OUT_OF_RANGE, Param, Params, Value, flag, float, param};
+pub use params::{Accepts, Bound, Default, OUT_OF_RANGE, Param, Params, Value, flag, float, param};
 pub use spec::{Family, Spec, Unreduced};

@@ -2,7 +2,7 @@
 
 use crate::array::{Shape, View, ViewMut, reshapes};
 #[cfg(feature = "python")]
-use crate::drive::block_kernel::Precision;
+use crate::drive::block_kernel::FewPrecision;
 use crate::drive::domain::Domain;
 #[cfg(feature = "python")]
 use crate::drive::few::Few;
@@ -157,7 +157,7 @@ impl Objective {
     /// A call of few elements without options, and the shape of its value; none if it is another call, or one with an
     /// error.
     #[cfg(feature = "python")]
-    pub(crate) fn few<'a, T: Precision>(
+    pub(crate) fn few<'a, T: FewPrecision>(
         &'a self,
         given: &[Option<View<'a>>],
     ) -> Option<(Few<'a, T>, Shape)> {

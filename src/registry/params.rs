@@ -1,6 +1,6 @@
 //! Constructor parameters: what a loss declares, and the values that it was given, checked.
 
-use crate::error::{Error, Kind as Mistake, Number, Quoted, Result, Tuple, quoted};
+use crate::error::{Error, Kind, Number, Quoted, Result, Tuple, quoted};
 use std::fmt;
 
 /// A constructor parameter.
@@ -10,7 +10,7 @@ pub struct Param {
     /// Its default.
     pub default: Default,
     /// What it accepts.
-    pub kind: Kind,
+    pub kind: Accepts,
 }
 
 /// A default that can stand in a table.
@@ -43,7 +43,7 @@ impl Default {
 
 /// What a parameter accepts; `None` is accepted where it is the default.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
+pub enum Accepts {
     /// A truth value.
     Flag,
     /// An integer >= the bound.
@@ -183,33 +183,32 @@ impl Value {
     }
 }
 
-impl Kind {
+impl Accepts {
     fn is_integer(self) -> bool {
-        matches!(self, Kind::Int(_) | Kind::OneOf(_) | Kind::IndexOr(_))
+        matches!(self, Accepts::Int(_) | Accepts::OneOf(_) | Accepts::IndexOr(_))
     }
 
     /// The value if it is acceptable.
     fn accept(self, value: Value) -> std::result::Result<Value, Value> {
         match (self, value) {
-            (Kind::Flag | Kind::FlagOr(_), v @ Value::Flag(_)) => Ok(v),
-            (Kind::Int(min), Value::Int(i)) if i >= min => Ok(Value::Int(i)),
-            (Kind::OneOf(all), Value::Int(i)) if all.contains(&i) => Ok(Value::Int(i)),
-            (Kind::IndexOr(_), Value::Int(i)) if i >= 0 => Ok(Value::Int(i)),
-            (Kind::Float(bound), Value::Int(i)) if bound.holds(i as f64) => {
+            (Accepts::Flag | Accepts::FlagOr(_), v @ Value::Flag(_)) => Ok(v),
+            (Accepts::Int(min), Value::Int(i)) if i >= min => Ok(Value::Int(i)),
+            (Accepts::OneOf(all), Value::Int(i)) if all.contains(&i) => Ok(Value::Int(i)),
+            (Accepts::IndexOr(_), Value::Int(i)) if i >= 0 => Ok(Value::Int(i)),
+            (Accepts::Float(bound), Value::Int(i)) if bound.holds(i as f64) => {
                 Ok(Value::Float(i as f64))
             }
-            (Kind::Float(bound), Value::Float(x)) if bound.holds(x) => Ok(Value::Float(x)),
-            (Kind::Choice(words) | Kind::FlagOr(words) | Kind::IndexOr(words), Value::Text(t))
-                if words.contains(&t.as_str()) =>
-            {
-                Ok(Value::Text(t))
-            }
-            (Kind::Weights, Value::Vector(v))
+            (Accepts::Float(bound), Value::Float(x)) if bound.holds(x) => Ok(Value::Float(x)),
+            (
+                Accepts::Choice(words) | Accepts::FlagOr(words) | Accepts::IndexOr(words),
+                Value::Text(t),
+            ) if words.contains(&t.as_str()) => Ok(Value::Text(t)),
+            (Accepts::Weights, Value::Vector(v))
                 if !v.is_empty() && v.iter().all(|&w| Bound::NonNegative.holds(w)) =>
             {
                 Ok(Value::Vector(v))
             }
-            (Kind::Probabilities, Value::Vector(v))
+            (Accepts::Probabilities, Value::Vector(v))
                 if !v.is_empty() && v.iter().all(|&p| Bound::Unit.holds(p)) =>
             {
                 Ok(Value::Vector(v))
@@ -220,24 +219,24 @@ impl Kind {
 
     fn expected(self) -> String {
         match self {
-            Kind::Flag => "True or False".into(),
-            Kind::Int(i64::MIN) => "an integer".into(),
-            Kind::Int(min) => format!("an integer >= {min}"),
-            Kind::OneOf(all) => format!("one of {}", Tuple(all)),
-            Kind::Float(Bound::Finite) => "a finite number".into(),
-            Kind::Float(Bound::Positive) => "a finite number > 0".into(),
-            Kind::Float(Bound::NonNegative) => "a finite number >= 0".into(),
-            Kind::Float(Bound::AtLeastOne) => "a finite number >= 1".into(),
-            Kind::Float(Bound::Unit) => "a number from 0 to 1".into(),
-            Kind::Choice(words) => format!("one of {}", quoted(words.iter().copied())),
-            Kind::FlagOr(words) => {
+            Accepts::Flag => "True or False".into(),
+            Accepts::Int(i64::MIN) => "an integer".into(),
+            Accepts::Int(min) => format!("an integer >= {min}"),
+            Accepts::OneOf(all) => format!("one of {}", Tuple(all)),
+            Accepts::Float(Bound::Finite) => "a finite number".into(),
+            Accepts::Float(Bound::Positive) => "a finite number > 0".into(),
+            Accepts::Float(Bound::NonNegative) => "a finite number >= 0".into(),
+            Accepts::Float(Bound::AtLeastOne) => "a finite number >= 1".into(),
+            Accepts::Float(Bound::Unit) => "a number from 0 to 1".into(),
+            Accepts::Choice(words) => format!("one of {}", quoted(words.iter().copied())),
+            Accepts::FlagOr(words) => {
                 format!("True, False or one of {}", quoted(words.iter().copied()))
             }
-            Kind::IndexOr(words) => {
+            Accepts::IndexOr(words) => {
                 format!("an integer >= 0 or one of {}", quoted(words.iter().copied()))
             }
-            Kind::Weights => "a vector of finite weights >= 0".into(),
-            Kind::Probabilities => "a vector of numbers from 0 to 1".into(),
+            Accepts::Weights => "a vector of finite weights >= 0".into(),
+            Accepts::Probabilities => "a vector of numbers from 0 to 1".into(),
         }
     }
 }
@@ -276,7 +275,7 @@ impl Params {
             let Some(at) = declared.iter().position(|p| p.name == name) else {
                 let own = quoted(declared.iter().map(|p| p.name));
                 let detail = format!("{loss} has no such parameter; its own are {own}");
-                return Err(Error::new(Mistake::Parameter, &name, detail));
+                return Err(Error::new(Kind::Parameter, &name, detail));
             };
             let Param { default, kind, .. } = declared[at];
             params.0[at].1 = match value {
@@ -285,7 +284,7 @@ impl Params {
                     let or_none = if default == Default::None { " or None" } else { "" };
                     let got = if kind.is_integer() { value.exact() } else { value.to_string() };
                     let detail = format!("expected {}{or_none}, got {got}", kind.expected());
-                    Error::new(Mistake::Parameter, &name, detail)
+                    Error::new(Kind::Parameter, &name, detail)
                 })?,
             };
         }
@@ -312,7 +311,7 @@ impl Params {
     /// If `fine` is false.
     pub fn only_if(&self, fine: bool, name: &str, needs: &str) -> Result<()> {
         let detail = || format!("it needs {needs}, got {}", self.get(name));
-        if fine { Ok(()) } else { Err(Error::new(Mistake::Parameter, name, detail())) }
+        if fine { Ok(()) } else { Err(Error::new(Kind::Parameter, name, detail())) }
     }
 
     /// A number.
@@ -363,19 +362,19 @@ impl Params {
 
 /// What becomes of labels outside their domain, for losses whose labels have one.
 pub const OUT_OF_RANGE: Param =
-    param("out_of_range", Default::Text("raise"), Kind::Choice(&["raise", "allow"]));
+    param("out_of_range", Default::Text("raise"), Accepts::Choice(&["raise", "allow"]));
 
 /// A parameter.
-pub const fn param(name: &'static str, default: Default, kind: Kind) -> Param {
+pub const fn param(name: &'static str, default: Default, kind: Accepts) -> Param {
     Param { name, default, kind }
 }
 
 /// A truth value.
 pub const fn flag(name: &'static str, default: bool) -> Param {
-    param(name, Default::Flag(default), Kind::Flag)
+    param(name, Default::Flag(default), Accepts::Flag)
 }
 
 /// A number.
 pub const fn float(name: &'static str, default: f64, bound: Bound) -> Param {
-    param(name, Default::Float(default), Kind::Float(bound))
+    param(name, Default::Float(default), Accepts::Float(bound))
 }

@@ -27,20 +27,20 @@ pub fn f16_of_f32(from: &[f32], to: &mut [f16]) {
 
 /// `bfloat16` to `float32`.
 pub fn f32_of_bf16(from: &[bf16], to: &mut [f32]) {
-    dispatch(Level::in_use(), Widen { from, to });
+    dispatch(Level::in_use(), WidenBf16 { from, to });
 }
 
 /// `float32` to `bfloat16`.
 pub fn bf16_of_f32(from: &[f32], to: &mut [bf16]) {
-    dispatch(Level::in_use(), Narrow { from, to });
+    dispatch(Level::in_use(), NarrowToBf16 { from, to });
 }
 
-struct Widen<'a> {
+struct WidenBf16<'a> {
     from: &'a [bf16],
     to: &'a mut [f32],
 }
 
-impl Kernel for Widen<'_> {
+impl Kernel for WidenBf16<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Isa>(self) {
@@ -50,12 +50,12 @@ impl Kernel for Widen<'_> {
     }
 }
 
-struct Narrow<'a> {
+struct NarrowToBf16<'a> {
     from: &'a [f32],
     to: &'a mut [bf16],
 }
 
-impl Kernel for Narrow<'_> {
+impl Kernel for NarrowToBf16<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Isa>(self) {

@@ -4,7 +4,7 @@ use crate::drive::row_kernel::{LANES, Placement};
 use crate::math::Real;
 use crate::num::DType;
 use crate::simd::{self, Isa, Kernel, SUM_LANES};
-use crate::softmax::{Extremes, Softmax, log_sum_minus, possible, shifted_exp, shifted_exps};
+use crate::softmax::{RowExtremes, Softmax, log_sum_minus, possible, shifted_exp, shifted_exps};
 use crate::sum::{BLOCK, PairwiseSum, sum_exactly};
 use std::hint;
 
@@ -30,7 +30,7 @@ impl<T: Real> GroupSoftmax<T> {
             Placement::Rows(classes) => {
                 let mut near = [false; LANES];
                 for (l, x) in x.chunks_exact(classes).enumerate() {
-                    let extremes = Extremes::of(x);
+                    let extremes = RowExtremes::of(x);
                     (at[l], near[l]) = (extremes.at as u32, extremes.near);
                     max[l] = x[extremes.at];
                 }

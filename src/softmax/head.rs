@@ -205,7 +205,7 @@ impl<'a> SparseRows<'a> {
 
 /// Room for a row, or for what columns need: the softmax of all rows, and one number or more of each.
 #[derive(Default)]
-pub struct Room<T: Real> {
+pub struct HeadRoom<T: Real> {
     row: Vectors<T, 2>,
     softmax: ColumnSoftmax<T>,
     sums: LongColumnSums,
@@ -220,7 +220,7 @@ pub struct Room<T: Real> {
     at_max: Vec<T>,
 }
 
-impl<T: Real> Scratch for Room<T> {
+impl<T: Real> Scratch for HeadRoom<T> {
     fn fit(&mut self, cols: usize) -> Result<()> {
         self.row.fit(cols)
     }
@@ -230,7 +230,7 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
     const COST: f64 = 0.6;
     const GROUPED: bool = true;
     const BY_COLUMNS: bool = true;
-    type Scratch = Room<T>;
+    type Scratch = HeadRoom<T>;
 
     #[inline(always)]
     fn skips(&self, row: usize) -> bool {
@@ -242,7 +242,7 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
         &self,
         Row { index, vectors: [x], .. }: Row<'_, T, 1, 0>,
         outputs: RowOutputs<'_, T, 1, 0>,
-        scratch: &mut Room<T>,
+        scratch: &mut HeadRoom<T>,
         scale: f64,
     ) -> T {
         let RowOutputs { grads: [mut grad], hess, .. } = outputs;
@@ -381,12 +381,12 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
         &self,
         rows: ColumnRows<'_, T>,
         columns: &mut Columns<'_, '_, T>,
-        room: &mut Room<T>,
+        room: &mut HeadRoom<T>,
     ) -> Result<bool> {
         let (count, elements) = (columns.rows(), columns.elements());
         let labels = &self.labels[rows.first..][..count];
-        let Room { softmax, sums, log_sums, terms, labelled, .. } = room;
-        let Room { factor, by_weight, at_label, at_max, .. } = room;
+        let HeadRoom { softmax, sums, log_sums, terms, labelled, .. } = room;
+        let HeadRoom { factor, by_weight, at_label, at_max, .. } = room;
         for numbers in [&mut *terms, factor, by_weight, at_label, at_max] {
             sized(numbers, count)?;
         }

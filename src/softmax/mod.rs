@@ -13,5 +13,5 @@ pub use distribution::{Column, Distribution, DistributionRoom};
 pub use frames::{FRAMES_TOGETHER, FrameSoftmax};
 pub use group::GroupSoftmax;
 pub use head::{Head, IGNORED, Scalars, Slopes, SparseRows};
-use row::{Extremes, fill, log_sum_minus, possible, shifted_exp, shifted_exps};
 pub use row::{Passed, Pull, Softmax, gap, tempered_exp, through_softmax};
+use row::{RowExtremes, fill, log_sum_minus, possible, shifted_exp, shifted_exps};

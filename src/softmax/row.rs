@@ -145,7 +145,7 @@ impl<T: Real> Kernel for Tempered<'_, T> {
     #[inline(always)]
     fn run<S: Isa>(self) -> Self::Output {
         let Tempered { x, temperature, exps } = self;
-        let Extremes { at, near } = Extremes::of(x);
+        let RowExtremes { at, near } = RowExtremes::of(x);
         let max = x.get(at).copied().unwrap_or(-T::INFINITY);
         let mut others = BlockSum::new(x.len());
         for (block, (x, exps)) in x.chunks(BLOCK).zip(exps.chunks_mut(BLOCK)).enumerate() {
@@ -245,14 +245,14 @@ pub fn through_softmax<S: Isa, T: Real>(
 const SEARCH: usize = 128;
 
 /// What is known of a row before its exponentials are.
-pub(super) struct Extremes {
+pub(super) struct RowExtremes {
     /// Where the largest element, in the order of [`Float::key`], stands first.
     pub at: usize,
     /// Whether all elements are finite and not further below it than [`Real::NEAR`].
     pub near: bool,
 }
 
-impl Extremes {
+impl RowExtremes {
     #[inline(always)]
     pub fn of<T: Real>(x: &[T]) -> Self {
         let (mut most, mut least, mut rest) = ((-T::INFINITY).key(), T::INFINITY.key(), x);
@@ -278,7 +278,7 @@ impl Extremes {
         // Nothing is found in a row of NaN below -infinity.
         let at = if first == u32::MAX { 0 } else { x.len() - rest.len() + first as usize };
         let [most, least] = [most, least].map(T::from_key);
-        Extremes { at, near: most - least <= T::NEAR }
+        RowExtremes { at, near: most - least <= T::NEAR }
     }
 }
 

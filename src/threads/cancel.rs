@@ -15,18 +15,18 @@ pub(super) const INTERVAL: Duration = Duration::from_millis(50);
 
 thread_local! {
     /// The call that this thread works for, if it can be told to stop.
-    static CALL: RefCell<Option<Call>> = const { RefCell::new(None) };
+    static CALL: RefCell<Option<RunningCall>> = const { RefCell::new(None) };
 }
 
 /// What a thread knows of the call that it works for.
 #[derive(Clone)]
-pub(super) struct Call {
+pub(super) struct RunningCall {
     stopped: Arc<AtomicBool>,
     /// Of the calling thread: what it polls, and when it does so next.
     poll: Option<(Poll, Instant)>,
 }
 
-impl Call {
+impl RunningCall {
     fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
@@ -44,24 +44,26 @@ impl Call {
 /// stops the call.
 pub fn interruptible<R>(poll: Poll, f: impl FnOnce() -> R) -> R {
     let poll = Some((poll, Instant::now()));
-    within(Some(Call { stopped: Arc::default(), poll }), f)
+    within(Some(RunningCall { stopped: Arc::default(), poll }), f)
 }
 
 /// Runs `f` as a part of a call.
-pub(super) fn within<R>(call: Option<Call>, f: impl FnOnce() -> R) -> R {
-    struct Restore(Option<Call>);
-    impl Drop for Restore {
+pub(super) fn within<R>(call: Option<RunningCall>, f: impl FnOnce() -> R) -> R {
+    struct RestoreCall(Option<RunningCall>);
+    impl Drop for RestoreCall {
         fn drop(&mut self) {
             CALL.set(self.0.take());
         }
     }
-    let _restore = Restore(CALL.replace(call));
+    let _restore = RestoreCall(CALL.replace(call));
     f()
 }
 
 /// What a worker has to know of the call that this thread works for.
-pub(super) fn current() -> Option<Call> {
-    CALL.with_borrow(|call| Some(Call { stopped: Arc::clone(&call.as_ref()?.stopped), poll: None }))
+pub(super) fn current() -> Option<RunningCall> {
+    CALL.with_borrow(|call| {
+        Some(RunningCall { stopped: Arc::clone(&call.as_ref()?.stopped), poll: None })
+    })
 }
 
 /// Fails if the call that this thread works for is to stop. Loops that run for long within one task ask now and then; it
@@ -74,7 +76,7 @@ pub(crate) fn check() -> Result<()> {
 }
 
 pub(super) fn is_stopped() -> bool {
-    CALL.with_borrow(|call| call.as_ref().is_some_and(Call::is_stopped))
+    CALL.with_borrow(|call| call.as_ref().is_some_and(RunningCall::is_stopped))
 }
 
 #[cold]
@@ -86,5 +88,7 @@ fn ask(poll: Poll) {
     {
         call.stopped.store(true, Ordering::Relaxed);
     }
-    CALL.set(call.map(|call| Call { poll: Some((poll, Instant::now() + INTERVAL)), ..call }));
+    CALL.set(
+        call.map(|call| RunningCall { poll: Some((poll, Instant::now() + INTERVAL)), ..call }),
+    );
 }

@@ -40,13 +40,13 @@ pub fn set_num_threads(n: NonZero<usize>) {
 
 /// Runs `f` with a thread count that holds for calls from this thread only, at most [`max_num_threads`].
 pub fn with_num_threads<R>(n: NonZero<usize>, f: impl FnOnce() -> R) -> R {
-    struct Restore(usize);
-    impl Drop for Restore {
+    struct RestoreCount(usize);
+    impl Drop for RestoreCount {
         fn drop(&mut self) {
             exchange_local_threads(self.0);
         }
     }
-    let _restore = Restore(exchange_local_threads(n.get().min(max_num_threads())));
+    let _restore = RestoreCount(exchange_local_threads(n.get().min(max_num_threads())));
     f()
 }
 

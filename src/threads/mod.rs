@@ -26,7 +26,7 @@ pub(crate) use count::exchange_local_threads;
 pub(crate) use count::part;
 
 use crate::error::{Error, Result};
-use cancel::Call;
+use cancel::RunningCall;
 use pool::Pool;
 use std::any::Any;
 use std::cell::Cell;
@@ -163,7 +163,7 @@ struct Job {
     /// The lowest task that failed, and its error.
     failure: Mutex<Option<(usize, Error)>>,
     /// The call that the job is a part of.
-    call: Option<Call>,
+    call: Option<RunningCall>,
     caller: Thread,
 }
 

@@ -1,6 +1,6 @@
 //! The domains of inputs, checked tile by tile.
 
-use super::Job;
+use super::BlockJob;
 use crate::array::Tile;
 use crate::drive::domain::{Check, Domain};
 use crate::drive::factor::Factor;
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::math::Real;
 use crate::simd::Isa;
 
-impl<T: Real> Job<'_, '_, T> {
+impl<T: Real> BlockJob<'_, '_, T> {
     /// Checks the elements of an input that have a weight, in the input's own type.
     #[inline(always)]
     pub(super) fn check<S: Isa>(

@@ -1,24 +1,24 @@
 //! A tile: the kernel, the checks of its inputs, factors and sums.
 
-use super::{Job, Partial, Rest};
+use super::{BlockJob, Partial, Rest};
 use crate::array::Tile;
 use crate::drive::block_kernel::{BlockOutputs, MAX_OPERANDS};
 use crate::drive::factor::multiply;
-use crate::drive::factor::{Factor, Scale};
+use crate::drive::factor::{Factor, TileScale};
 use crate::drive::scale::split;
 use crate::error::Result;
 use crate::math::Real;
 use crate::simd::{self, Isa, Kernel};
 
 /// Rows from this length on are computed one by one where each has a factor of its own.
-const LONG: usize = 256;
+const LONG_ROW: usize = 256;
 
-impl<T: Real> Job<'_, '_, T> {
+impl<T: Real> BlockJob<'_, '_, T> {
     /// Computes a tile, checks its inputs, applies factors and sums.
     pub(super) fn compute(
         &self,
         tile: Tile,
-        factors: &(Factor<'_>, Scale<'_>),
+        factors: &(Factor<'_>, TileScale<'_>),
         inputs: &[&[T]],
         outputs: BlockOutputs<'_, T>,
         rest: &mut Rest<T>,
@@ -58,11 +58,11 @@ impl<T: Real> Job<'_, '_, T> {
     }
 }
 
-/// [`Job::compute`].
+/// [`BlockJob::compute`].
 struct Compute<'c, 'v, 'a, T> {
-    job: &'c Job<'v, 'a, T>,
+    job: &'c BlockJob<'v, 'a, T>,
     tile: Tile,
-    factors: &'c (Factor<'c>, Scale<'c>),
+    factors: &'c (Factor<'c>, TileScale<'c>),
     inputs: &'c [&'c [T]],
     outputs: BlockOutputs<'c, T>,
     rest: &'c mut Rest<T>,
@@ -76,7 +76,7 @@ impl<T: Real> Kernel for Compute<'_, '_, '_, T> {
         let cols = tile.cols;
         let at_once = scale.as_one();
         let wanted = outputs.part(&(0..tile.len()));
-        let by_row = scale.of_rows().filter(|_| cols >= LONG);
+        let by_row = scale.of_rows().filter(|_| cols >= LONG_ROW);
         let scaled = by_row.is_some() || at_once.is_some_and(|scale| scale != T::ZERO);
         if let Some(scale) = by_row {
             job.run_rows(inputs, wanted, cols, scale);

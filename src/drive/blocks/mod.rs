@@ -16,7 +16,7 @@ use crate::drive::Reduction;
 use crate::drive::block_kernel::{BlockKernel, BlockOutputs, MAX_OPERANDS, Outputs};
 use crate::drive::domain::{Check, Order};
 use crate::drive::extremes::Extremes;
-use crate::drive::factor::{Buffers, Factors};
+use crate::drive::factor::{FactorBuffers, Factors};
 use crate::drive::few::Few;
 use crate::drive::operand::{Argument, Input, Operand, Output, sized, tiles};
 use crate::drive::weight::Weighting;
@@ -33,7 +33,7 @@ use std::sync::atomic::AtomicU64;
 const TILE: usize = 2 * BLOCK;
 
 /// Elements of a small tile.
-const FEW: usize = 256;
+const SMALL_TILE: usize = 256;
 
 /// Samples side by side of a tile, at least, and at most where they have sums of their own: as many as lie in a page of
 /// memory, as every other page costs time.
@@ -62,7 +62,7 @@ impl<T: Real> BlockKernel<T> for Identity {
 }
 
 /// Arrays of one shape, the batch axis first (at least one axis), and what is to be made of them.
-pub(crate) struct Run<'v, T> {
+pub(crate) struct BlockRun<'v, T> {
     pub kernel: &'v dyn BlockKernel<T>,
     pub level: Level,
     /// E's shape.
@@ -75,8 +75,8 @@ pub(crate) struct Run<'v, T> {
 }
 
 /// Runs an elementwise loss.
-pub(crate) fn drive<'v, T: Real>(run: &Run<'v, T>) -> Result<()> {
-    let Run { kernel, level, order, inputs, outputs, weighting } = *run;
+pub(crate) fn drive<'v, T: Real>(run: &BlockRun<'v, T>) -> Result<()> {
+    let BlockRun { kernel, level, order, inputs, outputs, weighting } = *run;
     let shape = &order.batch_first()[..];
     let cols = elements(&shape[1..]);
     let reduction = weighting.reduction;
@@ -124,7 +124,7 @@ pub(crate) fn drive<'v, T: Real>(run: &Run<'v, T>) -> Result<()> {
         grid.turn();
     }
     factors.read_rows(&grid)?;
-    let job = Job {
+    let job = BlockJob {
         kernel,
         level,
         order,
@@ -154,7 +154,7 @@ pub(crate) fn drive<'v, T: Real>(run: &Run<'v, T>) -> Result<()> {
 }
 
 /// A run of few elements without errors, computed at once.
-fn at_once<T: Real>(run: &Run<'_, T>, shape: &[usize]) -> Option<Result<()>> {
+fn at_once<T: Real>(run: &BlockRun<'_, T>, shape: &[usize]) -> Option<Result<()>> {
     let mut few = Few::new(run.kernel, run.level, run.weighting, shape)?;
     for argument in run.inputs {
         let input = argument.view.dense().filter(|_| !argument.overwritten)?;
@@ -166,7 +166,7 @@ fn at_once<T: Real>(run: &Run<'_, T>, shape: &[usize]) -> Option<Result<()>> {
     few.run(run.outputs)
 }
 
-struct Job<'v, 'a, T> {
+struct BlockJob<'v, 'a, T> {
     kernel: &'v dyn BlockKernel<T>,
     level: Level,
     order: Order<'v>,
@@ -206,14 +206,14 @@ enum Partial {
 }
 
 /// Scratch for the operands of a tile that memory does not hold as a slice.
-struct Scratch<T> {
+struct TileScratch<T> {
     inputs: [Vec<T>; MAX_OPERANDS],
     grads: [Vec<T>; MAX_OPERANDS],
     hess: Vec<T>,
     value: Vec<T>,
-    factors: Buffers,
+    factors: FactorBuffers,
     /// The values of a small tile, which shall not cost an allocation.
-    few: [T; FEW],
+    few: [T; SMALL_TILE],
     rest: Rest<T>,
 }
 
@@ -229,7 +229,7 @@ struct Rest<T> {
     exact: Vec<f64>,
 }
 
-impl<'v, 'a, T: Real> Job<'v, 'a, T> {
+impl<'v, 'a, T: Real> BlockJob<'v, 'a, T> {
     fn run(&self) -> Result<()> {
         let grid = self.grid;
         let (rows, cols) = self.tile_size();
@@ -239,13 +239,13 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         let task_len = task_rows.min(grid.rows) * task_cols;
         let task_ns = self.kernel.cost() * task_len as f64;
         let work = |tasks: &mut threads::Tasks<'_>| {
-            let mut scratch = Scratch {
+            let mut scratch = TileScratch {
                 inputs: Default::default(),
                 grads: Default::default(),
                 hess: Vec::new(),
                 value: Vec::new(),
-                factors: Buffers::default(),
-                few: [T::ZERO; FEW],
+                factors: FactorBuffers::default(),
+                few: [T::ZERO; SMALL_TILE],
                 rest: Rest {
                     products: Vec::new(),
                     samples: ColumnSums::default(),
@@ -329,9 +329,9 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
 
     /// A tile line by line: a line of each input that lies along it is read as it is, and of the others all lines are
     /// gathered first.
-    fn lines(&self, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
+    fn lines(&self, tile: Tile, scratch: &mut TileScratch<T>) -> Result<()> {
         let grid = self.grid;
-        let Scratch { inputs: rooms, grads, hess, value, factors, rest, .. } = scratch;
+        let TileScratch { inputs: rooms, grads, hess, value, factors, rest, .. } = scratch;
         let first = Tile { rows: 1, ..tile };
         let factors = self.factors.of_tile(self.level, grid, first, factors)?;
         let mut runs = [const { None }; MAX_OPERANDS];
@@ -386,7 +386,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
     }
 
     /// A tile at once.
-    fn whole(&self, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
+    fn whole(&self, tile: Tile, scratch: &mut TileScratch<T>) -> Result<()> {
         let (grid, len) = (self.grid, tile.len());
         let factors = self.factors.of_tile(self.level, grid, tile, &mut scratch.factors)?;
         let mut inputs = [&[][..]; MAX_OPERANDS];
@@ -394,7 +394,8 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         for (input, ((o, _), buffer)) in inputs.iter_mut().zip(operands) {
             *input = o.tile(grid, tile, buffer)?;
         }
-        let Scratch { grads: buffers, hess: hess_buffer, value: value_buffer, few, .. } = scratch;
+        let TileScratch { grads: buffers, hess: hess_buffer, value: value_buffer, few, .. } =
+            scratch;
         let mut grads = [const { None }; MAX_OPERANDS];
         for ((grad, o), buffer) in grads.iter_mut().zip(&self.grads).zip(buffers) {
             *grad = o.as_ref().map(|o| o.tile(grid, tile, buffer)).transpose()?;
@@ -403,7 +404,7 @@ impl<'v, 'a, T: Real> Job<'v, 'a, T> {
         let value = match &self.unreduced {
             Some(o) => Some(o.tile(grid, tile, value_buffer)?),
             None if self.partial == Partial::Nothing => None,
-            None if len <= FEW => Some(&mut few[..len]),
+            None if len <= SMALL_TILE => Some(&mut few[..len]),
             None => Some(sized(value_buffer, len)?),
         };
 

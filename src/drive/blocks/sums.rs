@@ -1,7 +1,7 @@
 //! The sums of an elementwise run: tile by tile to partial sums whose borders depend on the shape alone, and from these
 //! to the value.
 
-use super::{Job, Partial};
+use super::{BlockJob, Partial};
 use crate::array::{Grid, Tile, Tiles, View, elements};
 use crate::drive::Reduction;
 use crate::drive::factor::Factor;
@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Elements of a tile that are summed at once.
-struct Block {
+struct SummedBlock {
     /// Where their sum goes.
     slot: usize,
     /// The row of the first.
@@ -26,7 +26,7 @@ struct Block {
     run: Range<usize>,
 }
 
-impl<T: Real> Job<'_, '_, T> {
+impl<T: Real> BlockJob<'_, '_, T> {
     /// Adds up the values of a tile. The borders of the partial sums depend on the shape alone.
     #[inline(always)]
     pub(super) fn sum<S: Isa>(
@@ -43,7 +43,7 @@ impl<T: Real> Job<'_, '_, T> {
         match weights {
             // Products of f32 have room in an f64 for what their sum would round off, and need not be kept.
             Factor::Singles(weights) if T::DTYPE == DType::F32 => {
-                for Block { slot, run, .. } in self.blocks(tile) {
+                for SummedBlock { slot, run, .. } in self.blocks(tile) {
                     let weights = &weights.factors()[run.clone()];
                     self.store(slot, sum_block_of_products(&value[run], weights));
                 }
@@ -64,7 +64,7 @@ impl<T: Real> Job<'_, '_, T> {
     /// Stores the sums of values, each times the weight of its rows.
     #[inline(always)]
     fn sum_values<S: Isa>(&self, tile: Tile, value: &[T], weights: Factor<'_>) {
-        for Block { slot, row, run } in self.blocks(tile) {
+        for SummedBlock { slot, row, run } in self.blocks(tile) {
             let sum = sum_block_exactly::<S, T>(&value[run]);
             self.store(slot, sum.weighted(weights.of_row(row, tile.cols)));
         }
@@ -73,7 +73,7 @@ impl<T: Real> Job<'_, '_, T> {
     /// Stores the sums of products: those of f32 have room in an f64 for what their sum would round off.
     #[inline(always)]
     fn sum_products<S: Isa>(&self, tile: Tile, products: &[f64]) {
-        for Block { slot, run, .. } in self.blocks(tile) {
+        for SummedBlock { slot, run, .. } in self.blocks(tile) {
             let products = &products[run];
             let sum = match T::DTYPE {
                 DType::F32 => sum_block::<S, f64>(products),
@@ -83,7 +83,7 @@ impl<T: Real> Job<'_, '_, T> {
         }
     }
 
-    /// [`Job::sum`] of samples side by side that have their sums in common.
+    /// [`BlockJob::sum`] of samples side by side that have their sums in common.
     #[inline(always)]
     pub(super) fn sum_turned<S: Isa>(
         &self,
@@ -105,7 +105,7 @@ impl<T: Real> Job<'_, '_, T> {
         Ok(())
     }
 
-    /// [`Job::sum`] of samples side by side that have sums of their own, block by block of their elements.
+    /// [`BlockJob::sum`] of samples side by side that have sums of their own, block by block of their elements.
     #[inline(always)]
     pub(super) fn sum_samples<S: Isa>(
         &self,
@@ -142,7 +142,7 @@ impl<T: Real> Job<'_, '_, T> {
     }
 
     /// The blocks of a tile whose sums are kept.
-    fn blocks(&self, tile: Tile) -> impl Iterator<Item = Block> {
+    fn blocks(&self, tile: Tile) -> impl Iterator<Item = SummedBlock> {
         let (blocks, cols) = (self.cols.div_ceil(BLOCK), tile.cols);
         let whole = blocks == 1 && self.partial == Partial::Blocks;
         let rows = if whole { self.block_rows } else { 1 };
@@ -150,7 +150,7 @@ impl<T: Real> Job<'_, '_, T> {
         (0..tile.rows.div_ceil(rows) * across).map(move |i| {
             let (row, col) = (i / across * rows, i % across * BLOCK);
             let last = tile.rows.min(row + rows) - 1;
-            Block {
+            SummedBlock {
                 slot: (tile.row + row) / rows * blocks + (tile.col + col) / BLOCK,
                 row,
                 run: row * cols + col..last * cols + cols.min(col + BLOCK),

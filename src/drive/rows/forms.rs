@@ -1,6 +1,6 @@
 //! The forms in which rows are worked on: one by one, together, side by side in registers, side by side in memory.
 
-use super::{Buffers, Job, Place};
+use super::{Place, RowBuffers, RowsJob};
 use crate::array::{Grid, Tile};
 use crate::drive::columns::{ColumnRows, Columns};
 use crate::drive::domain::Check;
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::math::Real;
 use std::any::Any;
 
-impl<T: Real> Job<'_, T> {
+impl<T: Real> RowsJob<'_, T> {
     /// Stores the losses of a tile.
     pub(super) fn store(&self, tile: Tile, value: &[T]) {
         if let Some((view, grid)) = self.value {
@@ -25,7 +25,7 @@ impl<T: Real> Job<'_, T> {
         &self,
         turned: &Grid,
         tile: Tile,
-        buffers: &mut Buffers<T>,
+        buffers: &mut RowBuffers<T>,
         scratch: &mut dyn Any,
     ) -> Result<bool> {
         let Tile { row: first, rows, .. } = tile;
@@ -71,7 +71,7 @@ impl<T: Real> Job<'_, T> {
     pub(super) fn rows(
         &self,
         tile: Tile,
-        buffers: &mut Buffers<T>,
+        buffers: &mut RowBuffers<T>,
         scratch: &mut dyn Any,
     ) -> Result<()> {
         let (grid, row_grid) = (self.grid, self.row_grid);
@@ -146,7 +146,7 @@ impl<T: Real> Job<'_, T> {
         Ok(())
     }
 
-    pub(super) fn group(&self, tile: Tile, buffers: &mut Buffers<T>) -> Result<()> {
+    pub(super) fn group(&self, tile: Tile, buffers: &mut RowBuffers<T>) -> Result<()> {
         let grid = self.grid;
         let Some((input, _)) = &self.vectors[0] else { return Ok(()) };
         let x = input.tile(grid, tile, &mut buffers.vectors[0])?;
@@ -166,7 +166,7 @@ impl<T: Real> Job<'_, T> {
         Ok(())
     }
 
-    pub(super) fn lanes(&self, tile: Tile, buffers: &mut Buffers<T>) -> Result<()> {
+    pub(super) fn lanes(&self, tile: Tile, buffers: &mut RowBuffers<T>) -> Result<()> {
         let (grid, group) = (self.grid, tile.cols * LANES);
         let Some((input, _)) = &self.vectors[0] else { return Ok(()) };
         let len = tile.rows.div_ceil(LANES) * group;

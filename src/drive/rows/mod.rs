@@ -6,7 +6,7 @@
 mod forms;
 
 use crate::array::{Grid, Tile, Tiles, ViewMut};
-use crate::drive::columns::{Checked, Room, block_rows};
+use crate::drive::columns::{CheckedInput, ColumnRoom, block_rows};
 use crate::drive::domain::Check;
 use crate::drive::operand::{Argument, MAX_NUMBERS, MAX_VECTORS, Operand, Output, sized, tiles};
 use crate::drive::row_kernel::{LANES, TileKernel};
@@ -26,7 +26,7 @@ const GATHER_ROWS: usize = 16;
 const LINES: usize = 4;
 
 /// Elements of a tile of several rows.
-const TILE: usize = 2048;
+const ROW_TILE: usize = 2048;
 
 /// Groups of rows side by side that are gathered together, at most: with fewer in a line of memory every page
 /// of it would be come back to more often.
@@ -36,7 +36,7 @@ const GROUPS: usize = 8;
 const GATHERED: usize = 1 << 18;
 
 /// Columns up to which rows are worked on side by side.
-const SHORT: usize = 32;
+const SHORT_ROW: usize = 32;
 
 /// Columns up to which rows are worked on together.
 const MEDIUM: usize = 1024;
@@ -122,11 +122,11 @@ pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
     let gathered = operands.clone().count() * grid.cols.max(1);
     let gathers = operands.any(|k| grid.prefers_rows(k));
     let form = match kernel.is_grouped() {
-        true if gathers || grid.cols <= SHORT => Form::Lanes,
+        true if gathers || grid.cols <= SHORT_ROW => Form::Lanes,
         true if grid.cols <= MEDIUM => Form::Group,
         _ => Form::Row,
     };
-    let fitting = (TILE / grid.cols.max(1)).clamp(1, LANES);
+    let fitting = (ROW_TILE / grid.cols.max(1)).clamp(1, LANES);
     let step = match (form, gathers) {
         (Form::Lanes, true) => (GATHERED / (LANES * grid.cols.max(1))).clamp(2, GROUPS) * LANES,
         (Form::Lanes, false) => LANES,
@@ -163,7 +163,7 @@ pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
         Some((turned, block)) => (turned.run(), *block),
         None => (grid.rows, step),
     };
-    let job = Job {
+    let job = RowsJob {
         kernel,
         level: rows.level,
         grid: &grid,
@@ -184,7 +184,7 @@ pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
     let block_ns = kernel.cost() * (block * grid.cols) as f64;
     let blocks = run.div_ceil(block);
     threads::run(grid.rows / run * blocks, block_ns, &|tasks| {
-        let mut buffers = Buffers::default();
+        let mut buffers = RowBuffers::default();
         let needs_scratch = matches!(form, Form::Row) || turned.is_some();
         let mut scratch = needs_scratch.then(|| kernel.scratch(grid.cols)).transpose()?;
         for task in tasks {
@@ -197,7 +197,7 @@ pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
     })
 }
 
-struct Job<'a, T> {
+struct RowsJob<'a, T> {
     kernel: &'a dyn TileKernel<T>,
     level: Level,
     grid: &'a Grid,
@@ -205,8 +205,8 @@ struct Job<'a, T> {
     turned: Option<&'a Grid>,
     /// The grid of what has one number for each row.
     row_grid: &'a Grid,
-    vectors: [Option<Checked<'a>>; MAX_VECTORS],
-    numbers: [Option<Checked<'a>>; MAX_NUMBERS],
+    vectors: [Option<CheckedInput<'a>>; MAX_VECTORS],
+    numbers: [Option<CheckedInput<'a>>; MAX_NUMBERS],
     outside: &'a Outside<'a>,
     grads: [Option<Output<'a, 'a>>; MAX_VECTORS],
     number_grads: [Option<Output<'a, 'a>>; MAX_NUMBERS],
@@ -232,7 +232,7 @@ enum Form {
 
 /// Room for what memory does not hold as a slice.
 #[derive(Default)]
-struct Buffers<T> {
+struct RowBuffers<T> {
     vectors: [Vec<T>; MAX_VECTORS],
     numbers: [Vec<T>; MAX_NUMBERS],
     grads: [Vec<T>; MAX_VECTORS],
@@ -244,15 +244,15 @@ struct Buffers<T> {
     exact: Vec<f64>,
     /// What the derivatives of rows side by side are multiplied by.
     scale: Vec<f64>,
-    columns: Room<T>,
+    columns: ColumnRoom<T>,
 }
 
-impl<T: Real> Job<'_, T> {
+impl<T: Real> RowsJob<'_, T> {
     /// A block of rows side by side, or else step by step.
     fn run(
         &self,
         tile: Tile,
-        buffers: &mut Buffers<T>,
+        buffers: &mut RowBuffers<T>,
         mut scratch: Option<&mut dyn Any>,
     ) -> Result<()> {
         if let (Some(turned), Some(scratch)) = (self.turned, scratch.as_deref_mut())

@@ -56,7 +56,7 @@ pub trait Elementwise<const K: usize>: Copy + Send + Sync {
 
 /// A loss of the registry.
 pub fn erased<L: Elementwise<K> + 'static, const K: usize>(loss: L) -> Box<dyn Loss> {
-    Box::new(ElementLoss(Erased(loss)))
+    Box::new(ElementLoss(ErasedPoint(loss)))
 }
 
 /// Elements whose second derivatives are computed at once.
@@ -81,9 +81,9 @@ pub trait Blocks<const K: usize>: BlockKernel<f32> + BlockKernel<f64> + Copy {
 
 /// A loss that is one function of a point.
 #[derive(Clone, Copy)]
-pub struct Erased<L, const K: usize>(pub L);
+pub struct ErasedPoint<L, const K: usize>(pub L);
 
-impl<L: Elementwise<K>, const K: usize> Blocks<K> for Erased<L, K> {
+impl<L: Elementwise<K>, const K: usize> Blocks<K> for ErasedPoint<L, K> {
     const HESSIAN: Hessian = L::HESSIAN;
 
     fn input(&self, declared: Input) -> Input {
@@ -94,28 +94,28 @@ impl<L: Elementwise<K>, const K: usize> Blocks<K> for Erased<L, K> {
     }
 }
 
-impl<T: Real, L: Elementwise<K>, const K: usize> BlockKernel<T> for Erased<L, K> {
+impl<T: Real, L: Elementwise<K>, const K: usize> BlockKernel<T> for ErasedPoint<L, K> {
     fn cost(&self) -> f64 {
         L::COST
     }
     fn run(&self, level: Level, inputs: &[&[T]], outputs: BlockOutputs<'_, T>, scale: T) {
         let inputs = std::array::from_fn(|k| inputs[k]);
-        simd::dispatch(level, Run { loss: self.0, inputs, outputs, scale });
+        simd::dispatch(level, KernelRun { loss: self.0, inputs, outputs, scale });
     }
 }
 
-struct Run<'a, L, T, const K: usize> {
+struct KernelRun<'a, L, T, const K: usize> {
     loss: L,
     inputs: [&'a [T]; K],
     outputs: BlockOutputs<'a, T>,
     scale: T,
 }
 
-impl<T: Real, L: Elementwise<K>, const K: usize> Kernel for Run<'_, L, T, K> {
+impl<T: Real, L: Elementwise<K>, const K: usize> Kernel for KernelRun<'_, L, T, K> {
     type Output = ();
     #[inline(always)]
     fn run<S: Isa>(self) {
-        let Run { loss, inputs, outputs, scale } = self;
+        let KernelRun { loss, inputs, outputs, scale } = self;
         let n = inputs[0].len();
         let inputs = inputs.map(|x| &x[..n]);
         let point = |inputs: &[&[T]; K], i: usize| loss.point::<S, T>(inputs.map(|x| x[i]));
@@ -169,7 +169,7 @@ fn fill_both<T>(one: &mut [T], other: &mut [T], n: usize, at: impl Fn(usize) -> 
 
 /// A loss of three inputs of which the last is 1 everywhere.
 #[derive(Clone, Copy)]
-struct WithOnes<L>(Erased<L, 3>);
+struct WithOnes<L>(ErasedPoint<L, 3>);
 
 impl<T: Real, L: Elementwise<3>> BlockKernel<T> for WithOnes<L> {
     fn cost(&self) -> f64 {
@@ -232,7 +232,7 @@ pub fn with_optional_weight<L: Elementwise<3> + 'static>(
     name: &'static str,
     loss: L,
 ) -> Box<dyn Loss> {
-    let with = Erased(loss);
+    let with = ErasedPoint(loss);
     Box::new(WithOptional { name, without: ElementLoss(WithOnes(with)), with: ElementLoss(with) })
 }
 
@@ -247,7 +247,7 @@ where
     A: Elementwise<K> + 'static,
     B: Elementwise<L> + 'static,
 {
-    let (without, with) = (ElementLoss(Erased(without)), ElementLoss(Erased(with)));
+    let (without, with) = (ElementLoss(ErasedPoint(without)), ElementLoss(ErasedPoint(with)));
     Box::new(WithOptional { name, without, with })
 }
 
@@ -277,7 +277,7 @@ pub fn plan<'a, L: Elementwise<K> + 'static, const K: usize>(
     loss: L,
     call: &Call<'a>,
 ) -> Result<Box<dyn Plan + 'a>> {
-    plan_blocks(Erased(loss), call)
+    plan_blocks(ErasedPoint(loss), call)
 }
 
 /// The same for a loss that is more than that.
@@ -396,7 +396,7 @@ impl<'a, const K: usize> ElementwiseCall<'a, K> {
                 Some(ViewMut::from_slice(buffer, &shape))
             };
         }
-        blocks::drive::<T>(&blocks::Run {
+        blocks::drive::<T>(&blocks::BlockRun {
             kernel,
             level: self.level,
             order: self.axes.order(),

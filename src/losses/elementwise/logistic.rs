@@ -7,7 +7,7 @@
 use super::sigmoid_bce::SigmoidBce;
 use super::{COMMON, Elementwise, Point, SIGNED, erased};
 use crate::math::Real;
-use crate::registry::{Default, Domain, Input, Kind, OUT_OF_RANGE, Spec, param};
+use crate::registry::{Default, Domain, Input, Accepts, OUT_OF_RANGE, Spec, param};
 use crate::simd::Isa;
 
 /// The row of the registry.
@@ -15,7 +15,7 @@ pub const SPEC: Spec = Spec {
     name: "LogisticLoss",
     inputs: SIGNED,
     params: &[
-        param("label_format", Default::Text("signed"), Kind::Choice(&["signed", "binary"])),
+        param("label_format", Default::Text("signed"), Accepts::Choice(&["signed", "binary"])),
         OUT_OF_RANGE,
     ],
     build: |p| Ok(erased(Logistic { signed: p.text("label_format") == "signed" })),

@@ -3,7 +3,7 @@
 mod kernel;
 
 pub use kernel::{
-    Blocks, Elementwise, Erased, Point, erased, plan, plan_blocks, with_optional,
+    Blocks, Elementwise, ErasedPoint, Point, erased, plan, plan_blocks, with_optional,
     with_optional_weight,
 };
 

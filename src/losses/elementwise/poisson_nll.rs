@@ -5,13 +5,13 @@
 //! `t / (x + epsilon)^2`; a target of 0 has no logarithm in it. In full, `log(t!)` is added, exact for every t >= 0; its
 //! Stirling approximation, as Gluon has it, is added for t > 1 only. Source: Apache MXNet Gluon, `PoissonNLLLoss`.
 
-use super::{Blocks, COMMON, Elementwise, Erased, Point, plan_blocks};
+use super::{Blocks, COMMON, Elementwise, ErasedPoint, Point, plan_blocks};
 use crate::drive::Axes;
 use crate::drive::block_kernel::{BlockKernel, BlockOutputs, MAX_OPERANDS};
 use crate::error::Result;
 use crate::math::Real;
 use crate::registry::{
-    Call, Default, Domain, Gradient, Input, Kind, Loss, OUT_OF_RANGE, Options, Params, Plan,
+    Call, Default, Domain, Gradient, Input, Accepts, Loss, OUT_OF_RANGE, Options, Params, Plan,
     SAMPLE_WEIGHT, ShapeRule, Spec, flag, input, optional, param, pred, scalar,
 };
 use crate::simd::{Isa, Kernel, Level, dispatch};
@@ -27,7 +27,7 @@ pub const SPEC: Spec = Spec {
     ],
     params: &[
         flag("from_logits", true),
-        param("compute_full", Default::Flag(false), Kind::FlagOr(&["stirling"])),
+        param("compute_full", Default::Flag(false), Accepts::FlagOr(&["stirling"])),
         OUT_OF_RANGE,
     ],
     kinks: "target == 1 with Stirling's approximation",
@@ -117,7 +117,7 @@ fn constant<S: Isa, T: Real, const EXACT: bool>(target: T) -> [T; 2] {
 /// their derivatives with respect to the target.
 #[derive(Clone, Copy)]
 struct Complete<L> {
-    form: Erased<L, 2>,
+    form: ErasedPoint<L, 2>,
     constant: Constant,
 }
 
@@ -206,9 +206,9 @@ impl Loss for PoissonNll {
         let epsilon = scalar(call, "epsilon", EPSILON)?;
         let PoissonNll { from_logits, constant } = *self;
         if from_logits {
-            plan_blocks(Complete { form: Erased(FromLogits), constant }, call)
+            plan_blocks(Complete { form: ErasedPoint(FromLogits), constant }, call)
         } else {
-            plan_blocks(Complete { form: Erased(FromRate { epsilon }), constant }, call)
+            plan_blocks(Complete { form: ErasedPoint(FromRate { epsilon }), constant }, call)
         }
     }
     fn in_place(&self) -> bool {

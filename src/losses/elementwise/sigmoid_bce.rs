@@ -17,7 +17,7 @@
 //! Sources: Apache MXNet Gluon, `SigmoidBinaryCrossEntropyLoss`; PyTorch, `BCELoss`.
 
 use super::{COMMON, Elementwise, Point, with_optional, with_optional_weight};
-use crate::math::Logistic;
+use crate::math::LogisticParts;
 use crate::math::Real;
 use crate::registry::{
     Bound, Domain, Gradient, Input, OUT_OF_RANGE, SAMPLE_WEIGHT, ShapeRule, Spec, flag, float,
@@ -78,7 +78,7 @@ impl SigmoidBce {
     #[inline(always)]
     pub(super) fn weighted<S: Isa, T: Real>(
         pred: T,
-        logistic: Logistic<T>,
+        logistic: LogisticParts<T>,
         against: T,
         total: T,
     ) -> [T; 3] {

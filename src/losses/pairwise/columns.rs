@@ -13,9 +13,9 @@ use crate::sum::add_each;
 use crate::threads;
 
 /// Columns in a task.
-const TASK: usize = 128;
+const COLUMNS_IN_TASK: usize = 128;
 /// Rough time for one element, in nanoseconds.
-const COST: f64 = 1.0;
+const COLUMN_COST: f64 = 1.0;
 
 /// The softmax of a row or a column of similarities / temperature.
 pub struct Line<T> {
@@ -69,7 +69,7 @@ fn largest(x: &[f64]) -> f64 {
 }
 
 /// The softmax of every column of similarities / temperature.
-pub struct Columns {
+pub struct PairColumns {
     /// The largest of each column.
     pub max: Vec<f64>,
     /// The sum of exp((similarity - max) / temperature) of each, the largest left out.
@@ -77,7 +77,7 @@ pub struct Columns {
     temperature: f64,
 }
 
-impl Columns {
+impl PairColumns {
     /// Of all pairs; the similarities of the last block are there afterwards.
     pub fn of<T: Real>(stream: &mut Stream<'_, '_, '_, T>, temperature: f64) -> Result<Self> {
         let (level, m) = stream.kind();
@@ -89,11 +89,11 @@ impl Columns {
             let mut grid = Grid::new(&[1, m], 1);
             let states = states.each_ref().map(|view| Operand::output(&mut grid, view));
             let job = ColumnJob { block, temperature, states, grid };
-            let tiles = m.div_ceil(TASK);
-            threads::run(tiles, COST * (rows.len() * TASK) as f64, &|tasks| {
+            let tiles = m.div_ceil(COLUMNS_IN_TASK);
+            threads::run(tiles, COLUMN_COST * (rows.len() * COLUMNS_IN_TASK) as f64, &|tasks| {
                 let mut exps = Vec::new();
-                for col in tasks.map(|task| task * TASK) {
-                    let tile = Tile { row: 0, rows: 1, col, cols: TASK.min(m - col) };
+                for col in tasks.map(|task| task * COLUMNS_IN_TASK) {
+                    let tile = Tile { row: 0, rows: 1, col, cols: COLUMNS_IN_TASK.min(m - col) };
                     let exps = sized::<T>(&mut exps, tile.cols)?;
                     simd::dispatch(level, ColumnTile { job: &job, tile, exps })?;
                 }
@@ -101,7 +101,7 @@ impl Columns {
             })?;
         }
         let [max, others] = states;
-        Ok(Columns { max, others, temperature })
+        Ok(PairColumns { max, others, temperature })
     }
 
     /// The softmax of a column, to be asked about its element `x` at a position alone.
@@ -144,7 +144,7 @@ impl<T: Real> Kernel for ColumnTile<'_, '_, T> {
         let rows = || block.chunks_exact(grid.cols).map(|row| &row[tile.col..][..tile.cols]);
         threads::check()?;
         let cols = tile.cols;
-        let (mut max, mut at) = ([-T::INFINITY; TASK], [u32::MAX; TASK]);
+        let (mut max, mut at) = ([-T::INFINITY; COLUMNS_IN_TASK], [u32::MAX; COLUMNS_IN_TASK]);
         let (max, at) = (&mut max[..cols], &mut at[..cols]);
         for (row, x) in (0_u32..).zip(rows()) {
             for ((max, at), &x) in max.iter_mut().zip(&mut *at).zip(x) {
@@ -152,7 +152,7 @@ impl<T: Real> Kernel for ColumnTile<'_, '_, T> {
                 *max = if x > *max { x } else { *max };
             }
         }
-        let (mut sums, mut lost) = ([0.0; TASK], [0.0; TASK]);
+        let (mut sums, mut lost) = ([0.0; COLUMNS_IN_TASK], [0.0; COLUMNS_IN_TASK]);
         let (sums, lost) = (&mut sums[..cols], &mut lost[..cols]);
         for (row, x) in (0_u32..).zip(rows()) {
             for (((exp, &x), &max), &at) in exps.iter_mut().zip(x).zip(&*max).zip(&*at) {

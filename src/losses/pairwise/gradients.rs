@@ -2,7 +2,7 @@
 
 use super::kernel::{Pairs, rows_of_task};
 use super::marks::Marks;
-use super::product::{DEPTH, Left, Part, RIGHT, Right, Room};
+use super::product::{DEPTH, Left, PartialProduct, ProductRoom, RIGHT, Right};
 use super::similarity::Batches;
 use crate::array::{Grid, Tile};
 use crate::array::{View, ViewMut};
@@ -85,7 +85,7 @@ impl<'a> Gradients<'a> {
         let rows = rows_of_task(n.max(m) * across);
         let tiles = n.max(m).div_ceil(rows) * across;
         threads::run(tiles, block.cost() / tiles as f64, &|tasks| {
-            let mut scratch = Scratch::default();
+            let mut scratch = GradientScratch::default();
             for task in tasks {
                 let (row, col) = (task / across * rows, task % across * COLS);
                 let tile = Tile { row, rows, col, cols: COLS.min(d - col) };
@@ -181,8 +181,8 @@ struct PullJob<'a, 'b, T> {
 
 /// Room for a tile.
 #[derive(Default)]
-struct Scratch<T> {
-    room: Room<T>,
+struct GradientScratch<T> {
+    room: ProductRoom<T>,
     /// The sums of slopes times elements of the others.
     sums: Vec<f64>,
     /// The sums of slopes, if they are of use.
@@ -196,7 +196,7 @@ struct Scratch<T> {
 
 impl<T: Real> PullJob<'_, '_, T> {
     /// A tile of the gradients; of the vectors of either batch as far as there are any.
-    fn tile(&self, level: Level, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
+    fn tile(&self, level: Level, tile: Tile, scratch: &mut GradientScratch<T>) -> Result<()> {
         for (of, out) in self.out.iter().enumerate() {
             let Some((out, grid)) = out else { continue };
             let rows = tile.rows.min(grid.rows.saturating_sub(tile.row));
@@ -209,7 +209,7 @@ impl<T: Real> PullJob<'_, '_, T> {
             let column = Tile { col: 0, cols: 1, ..tile };
             // Of all tiles of a row one has its total.
             let of_rows = carried.filter(|_| tile.col == 0);
-            let Scratch { sums, totals, carried: room, .. } = &mut *scratch;
+            let GradientScratch { sums, totals, carried: room, .. } = &mut *scratch;
             let (sums, totals) = (sized(sums, tile.len())?, sized(totals, rows)?);
             totals.fill(0.0);
             if carried.is_some() {
@@ -221,7 +221,8 @@ impl<T: Real> PullJob<'_, '_, T> {
                 totals.copy_from_slice(so_far.tile::<f64>(grid, column, room)?);
             }
             self.sum(level, of, tile, scratch)?;
-            let Scratch { sums, totals, carried: room, own, grads: buffer, .. } = &mut *scratch;
+            let GradientScratch { sums, totals, carried: room, own, grads: buffer, .. } =
+                &mut *scratch;
             let (sums, totals) = (&mut sums[..tile.len()], &totals[..rows]);
             if carried.is_some() {
                 for (r, sums) in sums.chunks_exact(tile.cols).enumerate() {
@@ -248,10 +249,16 @@ impl<T: Real> PullJob<'_, '_, T> {
 
     /// Adds slope times [`Similarity::toward`] of the others to the sums of the own vectors of a tile, but for what the sum of
     /// the slopes makes of these themselves.
-    fn sum(&self, level: Level, of: usize, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
+    fn sum(
+        &self,
+        level: Level,
+        of: usize,
+        tile: Tile,
+        scratch: &mut GradientScratch<T>,
+    ) -> Result<()> {
         let PullJob { batches, .. } = self;
         let similarity = batches.similarity;
-        let Scratch { room, sums, totals, own, other, .. } = scratch;
+        let GradientScratch { room, sums, totals, own, other, .. } = scratch;
         let slopes = View::from_slice(self.slopes, &batches.pairs()).move_axis(of, 0);
         let elements = batches.views[1 - of].clone().move_axis(1, 0);
         let [of_slopes, of_elements] =
@@ -267,17 +274,17 @@ impl<T: Real> PullJob<'_, '_, T> {
             let run = Tile { col: first, cols: step.min(count - first), ..tile };
             let along = run.col..run.col + run.cols;
             let mut all_finite = true;
-            Part {
+            PartialProduct {
                 tile,
                 along: along.clone(),
-                left: &mut Slopes {
+                left: &mut SlopeFactor {
                     job: self,
                     of,
                     view: &slopes,
                     grid: &of_slopes,
                     totals: &mut *totals,
                 },
-                right: &mut Elements {
+                right: &mut ElementFactor {
                     view: &elements,
                     grid: &of_elements,
                     centre: batches.centre,
@@ -328,7 +335,7 @@ impl<T: Real> PullJob<'_, '_, T> {
 }
 
 /// Slopes as the left factor, but for those of marked pairs.
-struct Slopes<'s, 'a, 'b, T> {
+struct SlopeFactor<'s, 'a, 'b, T> {
     job: &'s PullJob<'a, 'b, T>,
     of: usize,
     /// Own vectors by others.
@@ -338,7 +345,7 @@ struct Slopes<'s, 'a, 'b, T> {
     totals: &'s mut [f64],
 }
 
-impl<T: Real> Left<T> for Slopes<'_, '_, '_, T> {
+impl<T: Real> Left<T> for SlopeFactor<'_, '_, '_, T> {
     fn copy(&mut self, level: Level, tile: Tile, again: bool, rows: &mut [T]) {
         self.grid.read(self.view, 0, tile, rows);
         for [own, other] in self.job.marked(self.of, tile) {
@@ -369,7 +376,7 @@ impl<T: Real> Kernel for RowSums<'_, T> {
 
 /// Elements of the other vectors as the right factor, relative to the centre; 0 for those that are not finite, which count
 /// nothing where their slope is 0.
-struct Elements<'s> {
+struct ElementFactor<'s> {
     /// Elements by vectors.
     view: &'s View<'s>,
     grid: &'s Grid,
@@ -377,7 +384,7 @@ struct Elements<'s> {
     all_finite: &'s mut bool,
 }
 
-impl<T: Real> Right<T> for Elements<'_> {
+impl<T: Real> Right<T> for ElementFactor<'_> {
     fn copy(&mut self, level: Level, tile: Tile, lanes: usize, panels: &mut [T]) {
         self.grid.read_lanes(self.view, 0, tile, lanes, panels);
         let centre = self.centre.get(tile.row..tile.row + tile.rows).unwrap_or_default();
@@ -418,11 +425,11 @@ impl<T: Real> Kernel for FinitePanels<'_, T> {
 
 #[inline(always)]
 fn all_finite<T: Real>(x: &[T]) -> bool {
-    const LANES: usize = 16;
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    let mut lanes = [T::ZERO; LANES];
+    const FINITE_LANES: usize = 16;
+    let (chunks, rest) = x.as_chunks::<FINITE_LANES>();
+    let mut lanes = [T::ZERO; FINITE_LANES];
     for chunk in chunks {
-        for l in 0..LANES {
+        for l in 0..FINITE_LANES {
             // 0, or NaN of a number that is not finite.
             lanes[l] += chunk[l] * T::ZERO;
         }

@@ -13,8 +13,8 @@
 //! Sources: van den Oord et al., Representation learning with contrastive predictive coding, 2018; Radford et al.,
 //! Learning transferable visual models from natural language supervision, 2021.
 
-use super::columns::{Columns, Line};
-use super::kernel::{Blocks, MEMORY_LIMIT, Outputs, PairKernel, Pairs, RowOutputs, batches, matrix};
+use super::columns::{PairColumns, Line};
+use super::kernel::{RowBlocks, MEMORY_LIMIT, BlockOfPairs, PairKernel, Pairs, PairOutputs, batches, matrix};
 use super::similarity::Similarity;
 use super::stream::Stream;
 use super::units::by_units;
@@ -28,7 +28,7 @@ use crate::math::Real;
 use crate::memory;
 use crate::num::Float;
 use crate::registry::{
-    Bound, Call, Default, Domain, Family, Gradient, Kind as Accepts, Loss, Options, Plan, Results,
+    Bound, Call, Default, Domain, Family, Gradient, Accepts, Loss, Options, Plan, Results,
     SAMPLE_WEIGHT, ShapeRule, Spec, Unreduced, flag, float, input, param,
 };
 use crate::simd::{Isa, Level};
@@ -155,7 +155,7 @@ impl InfoNcePlan<'_> {
     }
 
     /// As many without gradients, so that the losses are the same.
-    fn blocks<T>(&self, batches: &[View<'_>; 2]) -> Blocks {
+    fn blocks<T>(&self, batches: &[View<'_>; 2]) -> RowBlocks {
         self.pairs(batches.clone()).blocks(size_of::<T>())
     }
 
@@ -173,15 +173,15 @@ impl InfoNcePlan<'_> {
         let blocks = self.blocks::<T>(&batches);
         let pairs = self.pairs(batches);
         let mut stream = Stream::new(&pairs, blocks, grads, slopes)?;
-        let columns = symmetric.then(|| Columns::of(&mut stream, temperature)).transpose()?;
+        let columns = symmetric.then(|| PairColumns::of(&mut stream, temperature)).transpose()?;
         let are_there = symmetric && !blocks.several();
-        let kernel = Rows::new(temperature, scale, columns)?;
+        let kernel = InfoNceRows::new(temperature, scale, columns)?;
         for rows in blocks.iter() {
             if !are_there {
                 stream.similarities(rows.clone())?;
             }
             let sums = Some(&mut losses[rows.clone()]);
-            stream.run(&kernel, rows, Outputs { sums, ..Outputs::NONE }, factor)?;
+            stream.run(&kernel, rows, BlockOfPairs { sums, ..BlockOfPairs::NONE }, factor)?;
         }
         stream.finish(factor)
     }
@@ -204,17 +204,17 @@ impl Plan for InfoNcePlan<'_> {
 }
 
 /// The rows of the matrix of logits.
-struct Rows {
+struct InfoNceRows {
     temperature: f64,
     /// Of each sample, halved if there are two directions.
     scale: Scale,
-    columns: Option<Columns>,
+    columns: Option<PairColumns>,
     /// What exponentials of each column are multiplied by to be derivatives.
     by_column: Vec<f64>,
 }
 
-impl Rows {
-    fn new(temperature: f64, mut scale: Scale, columns: Option<Columns>) -> Result<Self> {
+impl InfoNceRows {
+    fn new(temperature: f64, mut scale: Scale, columns: Option<PairColumns>) -> Result<Self> {
         let mut by_column = Vec::new();
         if let Some(columns) = &columns {
             match &mut scale {
@@ -224,16 +224,16 @@ impl Rows {
             let derivative = |(j, others)| scale.of(j) / (1.0 + others);
             by_column = memory::collect(columns.others.iter().enumerate().map(derivative))?;
         }
-        Ok(Rows { temperature, scale, columns, by_column })
+        Ok(InfoNceRows { temperature, scale, columns, by_column })
     }
 }
 
-impl<T: Real> PairKernel<T> for Rows {
+impl<T: Real> PairKernel<T> for InfoNceRows {
     const OVERWRITES: bool = true;
 
     #[inline(always)]
-    fn row<S: Isa>(&self, row: usize, x: &[f64], outputs: RowOutputs<'_, T>) -> T {
-        let RowOutputs { slopes, scratch: [logits, exps, ..], .. } = outputs;
+    fn row<S: Isa>(&self, row: usize, x: &[f64], outputs: PairOutputs<'_, T>) -> T {
+        let PairOutputs { slopes, scratch: [logits, exps, ..], .. } = outputs;
         let (partner, temperature) = (x[row], self.temperature);
         let of_row = Line::of::<S>(x, temperature, logits, exps);
         let mut loss = of_row.loss::<S>(partner, temperature);

@@ -6,21 +6,21 @@
 
 use super::marks::Marks;
 use super::product::{DEPTH, RIGHT, ROWS};
-use super::similarity::{Batches, Products, Similarity};
+use super::similarity::{Batches, ProductScratch, Similarity};
 use crate::array::{Grid, Tile};
 use crate::array::{View, ViewMut};
 use crate::drive::operand::{Operand, Output, sized};
 use crate::error::{self, Error, Result, Tuple};
 use crate::math::Real;
 use crate::memory;
-use crate::registry::{self, Call, Kind, Param, param};
+use crate::registry::{self, Accepts, Call, Param, param};
 use crate::simd::{self, Isa, Kernel, Level};
 use crate::threads;
 use std::ops::Range;
 
 /// The bytes that arrays over pairs may have.
 pub const MEMORY_LIMIT: Param =
-    param("memory_limit", registry::Default::Int(1 << 28), Kind::Int(1));
+    param("memory_limit", registry::Default::Int(1 << 28), Accepts::Int(1));
 
 /// Refuses a first batch that is not a matrix.
 pub fn matrix((name, shape): (&str, &[usize])) -> Result<()> {
@@ -37,9 +37,9 @@ pub fn batches<'a>(call: &Call<'a>, samples: usize) -> [View<'a>; 2] {
 }
 
 /// Vectors of a batch in a task, at least, if there are more, and at most.
-const TASK: (usize, usize) = (3 * ROWS, 44 * ROWS);
+const ROWS_IN_TASK: (usize, usize) = (3 * ROWS, 44 * ROWS);
 /// Rough time for value and gradient of one element of one pair, in nanoseconds.
-const COST: f64 = 0.08;
+const PAIR_COST: f64 = 0.08;
 /// Elements of a pair that take as long as what does not depend on their number.
 const PAIR: usize = 32;
 /// Vectors that the centre is the mean of, at most.
@@ -47,7 +47,7 @@ const CENTRED: usize = 32;
 
 /// Vectors of each task, of so many. Results do not depend on it.
 pub(super) fn rows_of_task(rows: usize) -> usize {
-    threads::part(rows, ROWS, TASK.0, TASK.1)
+    threads::part(rows, ROWS, ROWS_IN_TASK.0, ROWS_IN_TASK.1)
 }
 
 /// A loss of the similarities of a vector of the first batch to all of the second.
@@ -56,7 +56,7 @@ pub trait PairKernel<T: Real>: Sync {
     const OVERWRITES: bool;
 
     /// One row of E, of which it returns the sum, or anything if that is not wanted.
-    fn row<S: Isa>(&self, row: usize, similarities: &[f64], outputs: RowOutputs<'_, T>) -> T;
+    fn row<S: Isa>(&self, row: usize, similarities: &[f64], outputs: PairOutputs<'_, T>) -> T;
 }
 
 /// A [`PairKernel`] whose type is not known.
@@ -71,7 +71,7 @@ pub trait PairRows<T>: Sync {
         row: usize,
         x: &mut [f64],
         derives: bool,
-        outputs: RowOutputs<'_, T>,
+        outputs: PairOutputs<'_, T>,
     ) -> T;
 }
 
@@ -86,14 +86,14 @@ impl<T: Real, L: PairKernel<T>> PairRows<T> for L {
         row: usize,
         x: &mut [f64],
         derives: bool,
-        outputs: RowOutputs<'_, T>,
+        outputs: PairOutputs<'_, T>,
     ) -> T {
         simd::dispatch(level, OneRow { kernel: self, row, x, derives, outputs })
     }
 }
 
 /// What a row writes; what is `None` is not wanted.
-pub struct RowOutputs<'a, T> {
+pub struct PairOutputs<'a, T> {
     /// E.
     pub value: Option<&'a mut [T]>,
     /// The derivative of the result with respect to each similarity.
@@ -105,7 +105,7 @@ pub struct RowOutputs<'a, T> {
 }
 
 /// What the rows of a block write: matrices over its pairs, and the sums of E's rows.
-pub struct Outputs<'a, T> {
+pub struct BlockOfPairs<'a, T> {
     /// E.
     pub value: Option<&'a mut [T]>,
     /// The sums of E's rows.
@@ -118,10 +118,10 @@ pub struct Outputs<'a, T> {
     pub marks: Option<&'a Marks>,
 }
 
-impl<T> Outputs<'_, T> {
+impl<T> BlockOfPairs<'_, T> {
     /// Nothing.
     pub const NONE: Self =
-        Outputs { value: None, sums: None, slopes: None, derives: false, marks: None };
+        BlockOfPairs { value: None, sums: None, slopes: None, derives: false, marks: None };
 }
 
 /// Two batches of vectors, (N, D) and (M, D), or a block of rows of the first and the second.
@@ -180,7 +180,7 @@ impl<'a> Pairs<'a> {
     /// Rough time for value and gradient, in nanoseconds.
     pub fn cost(&self) -> f64 {
         let [n, m, d] = self.shape();
-        COST * (n as f64) * (m as f64) * (d + PAIR) as f64
+        PAIR_COST * (n as f64) * (m as f64) * (d + PAIR) as f64
     }
 
     /// N, M and D.
@@ -206,7 +206,7 @@ impl<'a> Pairs<'a> {
 
     /// The rows of each block, for arrays with so many bytes for each pair: all rows, or else as many as fit, at least
     /// one. A quarter of the limit is left for the tiles of the tasks.
-    pub fn blocks(&self, bytes: usize) -> Blocks {
+    pub fn blocks(&self, bytes: usize) -> RowBlocks {
         let [n, m, _] = self.shape();
         let fit = (self.memory_limit - self.memory_limit / 4) / (m * bytes).max(1);
         let rows = match fit {
@@ -215,12 +215,12 @@ impl<'a> Pairs<'a> {
             fit if fit >= ROWS => fit / ROWS * ROWS,
             fit => fit,
         };
-        Blocks { rows: rows.max(1), n }
+        RowBlocks { rows: rows.max(1), n }
     }
 
     /// Fills `out` with the similarities of a block of rows.
     pub fn similarities<T: Real>(&self, rows: Range<usize>, out: &mut [T]) -> Result<()> {
-        let outputs = Outputs { slopes: Some(out), derives: true, ..Outputs::NONE };
+        let outputs = BlockOfPairs { slopes: Some(out), derives: true, ..BlockOfPairs::NONE };
         self.rows(&Rounded, rows, outputs)
     }
 
@@ -229,7 +229,7 @@ impl<'a> Pairs<'a> {
         &self,
         kernel: &dyn PairRows<T>,
         rows: Range<usize>,
-        outputs: Outputs<'_, T>,
+        outputs: BlockOfPairs<'_, T>,
     ) -> Result<()> {
         let block = self.block(rows.clone());
         let [n, m, _] = block.shape();
@@ -258,10 +258,10 @@ impl<'a> Pairs<'a> {
         let of_row = size_of::<f64>() * (m + RIGHT.min(m)).max(1);
         let room = self.memory_limit / 4 / threads::num_threads() / of_row;
         let rows = rows_of_task(n).min((room / ROWS * ROWS).max(ROWS));
-        let rows = if kernel.overwrites() { TASK.0 } else { rows };
+        let rows = if kernel.overwrites() { ROWS_IN_TASK.0 } else { rows };
         let tiles = n.div_ceil(rows);
         threads::run(tiles, block.cost() / tiles as f64, &|tasks| {
-            let mut scratch = Scratch::<T>::default();
+            let mut scratch = SimilarityScratch::<T>::default();
             for row in tasks.map(|task| task * rows) {
                 let tile = Tile { row, rows: rows.min(n - row), col: 0, cols: m };
                 job.tile(self.level, tile, &mut scratch)?;
@@ -273,12 +273,12 @@ impl<'a> Pairs<'a> {
 
 /// The rows of each block in turn.
 #[derive(Clone, Copy)]
-pub struct Blocks {
+pub struct RowBlocks {
     rows: usize,
     n: usize,
 }
 
-impl Blocks {
+impl RowBlocks {
     /// Whether there is more than one.
     pub fn several(self) -> bool {
         self.rows < self.n
@@ -291,7 +291,7 @@ impl Blocks {
 
     /// The blocks.
     pub fn iter(self) -> impl Iterator<Item = Range<usize>> {
-        let Blocks { rows, n } = self;
+        let RowBlocks { rows, n } = self;
         (0..n).step_by(rows).map(move |start| start..(start + rows).min(n))
     }
 }
@@ -312,9 +312,9 @@ struct RowJob<'a, 'b, T> {
 
 /// Room for a tile.
 #[derive(Default)]
-struct Scratch<T> {
+struct SimilarityScratch<T> {
     similarities: Vec<f64>,
-    products: Products<T>,
+    products: ProductScratch<T>,
     /// What outputs that memory does not hold in one run would be written to: there are none.
     outputs: [Vec<T>; 3],
     rows: [Vec<T>; 3],
@@ -322,9 +322,9 @@ struct Scratch<T> {
 
 impl<T: Real> RowJob<'_, '_, T> {
     /// Rows of a block.
-    fn tile(&self, level: Level, tile: Tile, scratch: &mut Scratch<T>) -> Result<()> {
+    fn tile(&self, level: Level, tile: Tile, scratch: &mut SimilarityScratch<T>) -> Result<()> {
         let overwrites = self.kernel.overwrites();
-        let Scratch { similarities, products, outputs, rows: scratch } = scratch;
+        let SimilarityScratch { similarities, products, outputs, rows: scratch } = scratch;
         let [value_buffer, slopes_buffer, sums_buffer] = outputs;
         let column = Tile { cols: 1, ..tile };
         let mut value =
@@ -344,7 +344,7 @@ impl<T: Real> RowJob<'_, '_, T> {
         for r in 0..tile.rows {
             let run = r * tile.cols..(r + 1) * tile.cols;
             let x = if overwrites { &mut *x } else { &mut x[run.clone()] };
-            let outputs = RowOutputs {
+            let outputs = PairOutputs {
                 value: value.as_deref_mut().map(|x| &mut x[run.clone()]),
                 slopes: slopes.as_deref_mut().map(|x| &mut x[run.clone()]),
                 wants_sum: sums.is_some(),
@@ -366,7 +366,7 @@ struct OneRow<'r, L, T> {
     row: usize,
     x: &'r mut [f64],
     derives: bool,
-    outputs: RowOutputs<'r, T>,
+    outputs: PairOutputs<'r, T>,
 }
 
 impl<T: Real, L: PairKernel<T>> Kernel for OneRow<'_, L, T> {
@@ -391,7 +391,7 @@ impl<T: Real> PairKernel<T> for Rounded {
     const OVERWRITES: bool = false;
 
     #[inline(always)]
-    fn row<S: Isa>(&self, _: usize, x: &[f64], outputs: RowOutputs<'_, T>) -> T {
+    fn row<S: Isa>(&self, _: usize, x: &[f64], outputs: PairOutputs<'_, T>) -> T {
         for (out, &x) in outputs.slopes.into_iter().flatten().zip(x) {
             *out = T::from_f64(x);
         }

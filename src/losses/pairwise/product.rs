@@ -39,7 +39,7 @@ pub trait Right<T> {
 
 /// Memory that products are computed in.
 #[derive(Default)]
-pub struct Room<T> {
+pub struct ProductRoom<T> {
     left: Vec<T>,
     right: Vec<T>,
     products: Vec<T>,
@@ -48,25 +48,25 @@ pub struct Room<T> {
 
 /// A part of a product: of some rows of the left factor, those of the tile, with some of the right one, its columns, along
 /// some of the columns of both, from a multiple of [`DEPTH`] on.
-pub struct Part<'p, T> {
+pub struct PartialProduct<'p, T> {
     pub tile: Tile,
     pub along: Range<usize>,
     pub left: &'p mut dyn Left<T>,
     pub right: &'p mut dyn Right<T>,
-    pub room: &'p mut Room<T>,
+    pub room: &'p mut ProductRoom<T>,
     /// Whether it is written to `sums`, not added.
     pub fresh: bool,
     pub sums: &'p mut [f64],
 }
 
-impl<T: Real> Part<'_, T> {
+impl<T: Real> PartialProduct<'_, T> {
     /// Computes it.
     pub fn add(self, level: Level) -> Result<()> {
         simd::dispatch(level, self)
     }
 }
 
-impl<T: Real> Kernel for Part<'_, T> {
+impl<T: Real> Kernel for PartialProduct<'_, T> {
     type Output = Result<()>;
     #[inline(always)]
     fn run<S: Isa>(self) -> Result<()> {
@@ -83,8 +83,10 @@ impl<T: Real> Kernel for Part<'_, T> {
 
 /// The same by registers of `W` numbers, `R` of them for each row of a left panel.
 #[inline(always)]
-fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(part: Part<'_, T>) -> Result<()> {
-    let Part { tile, along, left, right, room, fresh, sums } = part;
+fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
+    part: PartialProduct<'_, T>,
+) -> Result<()> {
+    let PartialProduct { tile, along, left, right, room, fresh, sums } = part;
     let lanes = W * R;
     let rows = tile.rows.next_multiple_of(ROWS);
     // They go through memory, so that how they are added up has no say in how this is vectorised.

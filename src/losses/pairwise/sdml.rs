@@ -8,7 +8,7 @@
 //! Source: Apache MXNet Gluon, `SDMLLoss`.
 
 use super::kernel::{
-    Blocks, MEMORY_LIMIT, Outputs, PairKernel, Pairs, RowOutputs, batches, matrix,
+    RowBlocks, MEMORY_LIMIT, BlockOfPairs, PairKernel, Pairs, PairOutputs, batches, matrix,
 };
 use super::similarity::Similarity;
 use super::stream::Stream;
@@ -118,7 +118,7 @@ struct SdmlPlan<'a> {
 impl SdmlPlan<'_> {
     /// Blocks of rows for what there may be for each pair: slopes, and with weights by element E and its scale. They are the
     /// same for a call that asks for less, and so are its numbers.
-    fn blocks<T>(&self) -> Blocks {
+    fn blocks<T>(&self) -> RowBlocks {
         let by_element = size_of::<T>() + size_of::<f64>();
         self.pairs.blocks(size_of::<T>() + if self.by_row { 0 } else { by_element })
     }
@@ -150,10 +150,10 @@ impl SdmlPlan<'_> {
         let mut all = memory::filled(T::ZERO, if out.is_some() { axes.shape[0] } else { 0 })?;
         let mut scale = if stream.derives { reduced.scale()? } else { Scale::All(1.0) };
         let factor = scale.normalise::<T>();
-        let kernel = Rows { target: self.targets(), scale, first: 0, by_row: true };
+        let kernel = SdmlRows { target: self.targets(), scale, first: 0, by_row: true };
         for rows in stream.blocks.iter() {
             let sums = out.is_some().then(|| &mut all[rows.clone()]);
-            let outputs = Outputs { sums, ..Outputs::NONE };
+            let outputs = BlockOfPairs { sums, ..BlockOfPairs::NONE };
             stream.run(&kernel, rows, outputs, factor)?;
         }
         stream.finish(factor)?;
@@ -188,10 +188,10 @@ impl SdmlPlan<'_> {
             let reduced = Reduced { axes: &axes, weighting: &weighting, level: pairs.level };
             let mut scale = if stream.derives { reduced.scale()? } else { Scale::All(1.0) };
             factor = scale.normalise::<T>();
-            let kernel = Rows { target: self.targets(), scale, first: rows.start, by_row: false };
+            let kernel = SdmlRows { target: self.targets(), scale, first: rows.start, by_row: false };
             let len = rows.len() * n;
             let value = out.is_some().then(|| &mut unreduced[..len]);
-            let outputs = Outputs { value, ..Outputs::NONE };
+            let outputs = BlockOfPairs { value, ..BlockOfPairs::NONE };
             stream.run(&kernel, rows.clone(), outputs, factor)?;
             let out = match &mut out {
                 Some(_) if divisor.is_none() => out.take(),
@@ -214,9 +214,9 @@ impl SdmlPlan<'_> {
     }
 
     /// Of the partner and of the others.
-    fn targets(&self) -> [Target; 2] {
+    fn targets(&self) -> [SmoothedTarget; 2] {
         let others = (self.axes.shape[0] as f64 - 1.0).max(1.0);
-        [1.0 - self.smoothing, self.smoothing / others].map(Target::new)
+        [1.0 - self.smoothing, self.smoothing / others].map(SmoothedTarget::new)
     }
 }
 
@@ -240,14 +240,14 @@ impl Plan for SdmlPlan<'_> {
 
 /// A target and its logarithm.
 #[derive(Clone, Copy)]
-struct Target {
+struct SmoothedTarget {
     q: f64,
     log: f64,
 }
 
-impl Target {
+impl SmoothedTarget {
     fn new(q: f64) -> Self {
-        Target { q, log: q.ln() }
+        SmoothedTarget { q, log: q.ln() }
     }
 
     /// q (log q - log p), in f64, which has room for distances of which f32 holds a small part only.
@@ -261,9 +261,9 @@ impl Target {
     }
 }
 
-struct Rows {
+struct SdmlRows {
     /// Of the partner and of the others.
-    target: [Target; 2],
+    target: [SmoothedTarget; 2],
     /// Of each row, or of each element of a block of rows of E.
     scale: Scale,
     /// The first row of the block.
@@ -271,12 +271,12 @@ struct Rows {
     by_row: bool,
 }
 
-impl<T: Real> PairKernel<T> for Rows {
+impl<T: Real> PairKernel<T> for SdmlRows {
     const OVERWRITES: bool = false;
 
     #[inline(always)]
-    fn row<S: Isa>(&self, row: usize, distances: &[f64], outputs: RowOutputs<'_, T>) -> T {
-        let RowOutputs { value, slopes, wants_sum, scratch: [z, exps, terms] } = outputs;
+    fn row<S: Isa>(&self, row: usize, distances: &[f64], outputs: PairOutputs<'_, T>) -> T {
+        let PairOutputs { value, slopes, wants_sum, scratch: [z, exps, terms] } = outputs;
         let [partner, other] = self.target;
         // Relative to the nearest the rounding is that of the differences.
         let nearest = least(distances);

@@ -10,7 +10,7 @@
 //! that a product is taken for they are 2 ulp, and 5 at the most.
 
 use super::marks::Marks;
-use super::product::{CHAIN, Left, Part, Right, Room};
+use super::product::{CHAIN, Left, PartialProduct, ProductRoom, Right};
 use crate::array::{Grid, Tile, View};
 use crate::drive::operand::sized;
 use crate::error::Result;
@@ -22,9 +22,9 @@ use crate::threads;
 use std::ops::Range;
 
 /// Elements of two vectors that are compared at once, where they are compared by themselves.
-const PART: usize = 256;
+const COMPARED: usize = 256;
 /// Squares that are summed side by side.
-const LANES: usize = 16;
+const SQUARE_LANES: usize = 16;
 /// The most lanes of a panel.
 const MOST_LANES: usize = 64;
 
@@ -103,19 +103,23 @@ impl<'a, 'b> Batches<'a, 'b> {
         tile: Tile,
         similarities: &mut [f64],
         marks: Option<&Marks>,
-        products: &mut Products<T>,
+        products: &mut ProductScratch<T>,
     ) -> Result<()> {
         let ([_, m], d) = (self.pairs(), self.grids[0].cols);
         let (similarity, cancels) = (self.similarity, self.similarity.cancels());
-        let Products { room, squares: [own, others], are_alone } = products;
+        let ProductScratch { room, squares: [own, others], are_alone } = products;
         let (own, others) = (sized(own, tile.rows)?, sized(others, m)?);
         own.fill(0.0);
         others.fill(0.0);
-        Part {
+        PartialProduct {
             tile: Tile { col: 0, cols: m, ..tile },
             along: 0..d,
-            left: &mut Vectors { batches: self, batch: 0, squares: cancels.then_some(&mut *own) },
-            right: &mut Vectors {
+            left: &mut VectorFactor {
+                batches: self,
+                batch: 0,
+                squares: cancels.then_some(&mut *own),
+            },
+            right: &mut VectorFactor {
                 batches: self,
                 batch: 1,
                 squares: cancels.then_some(&mut *others),
@@ -127,8 +131,8 @@ impl<'a, 'b> Batches<'a, 'b> {
         .add(level)?;
         memory::grow(are_alone, m, false)?;
         let are_alone = &mut are_alone[..m];
-        let mut buffers = [[T::ZERO; PART]; 2];
-        let mut terms = [0.0; PART];
+        let mut buffers = [[T::ZERO; COMPARED]; 2];
+        let mut terms = [0.0; COMPARED];
         for ((row, own), x) in (tile.row..).zip(&*own).zip(similarities.chunks_exact_mut(m)) {
             simd::dispatch(level, OfProducts { similarity, x, own: *own, others, are_alone });
             for (col, x) in x.iter_mut().enumerate().filter(|(col, _)| are_alone[*col]) {
@@ -147,13 +151,13 @@ impl<'a, 'b> Batches<'a, 'b> {
         &self,
         level: Level,
         [first, second]: [usize; 2],
-        [a, b]: &mut [[T; PART]; 2],
-        terms: &mut [f64; PART],
+        [a, b]: &mut [[T; COMPARED]; 2],
+        terms: &mut [f64; COMPARED],
     ) -> f64 {
         let d = self.grids[0].cols;
         let mut sum = PairwiseSum::default();
-        for start in (0..d).step_by(PART) {
-            let part = start..d.min(start + PART);
+        for start in (0..d).step_by(COMPARED) {
+            let part = start..d.min(start + COMPARED);
             let (a, b) = (self.load([0, first], &part, a), self.load([1, second], &part, b));
             let (similarity, terms) = (self.similarity, &mut terms[..part.len()]);
             sum.add(simd::dispatch(level, SumOfTerms { similarity, a, b, terms }));
@@ -221,22 +225,22 @@ impl<T: Real> Kernel for SumOfTerms<'_, T> {
 
 /// Room for the similarities of a tile.
 #[derive(Default)]
-pub(super) struct Products<T> {
-    room: Room<T>,
+pub(super) struct ProductScratch<T> {
+    room: ProductRoom<T>,
     /// The sums of squares of the vectors of either batch.
     squares: [Vec<f64>; 2],
     are_alone: Vec<bool>,
 }
 
 /// The vectors of a batch as a factor, relative to the centre.
-struct Vectors<'s, 'a, 'b> {
+struct VectorFactor<'s, 'a, 'b> {
     batches: &'s Batches<'a, 'b>,
     batch: usize,
     /// Sums of the squares of their elements, if these are of use; else there is no centre.
     squares: Option<&'s mut [f64]>,
 }
 
-impl<T: Real> Left<T> for Vectors<'_, '_, '_> {
+impl<T: Real> Left<T> for VectorFactor<'_, '_, '_> {
     fn copy(&mut self, level: Level, tile: Tile, again: bool, rows: &mut [T]) {
         let Batches { views, centre, grids, .. } = self.batches;
         grids[self.batch].read(&views[self.batch], 0, tile, rows);
@@ -247,7 +251,7 @@ impl<T: Real> Left<T> for Vectors<'_, '_, '_> {
     }
 }
 
-impl<T: Real> Right<T> for Vectors<'_, '_, '_> {
+impl<T: Real> Right<T> for VectorFactor<'_, '_, '_> {
     fn copy(&mut self, level: Level, tile: Tile, lanes: usize, panels: &mut [T]) {
         let Batches { views, centre, grids, .. } = self.batches;
         grids[self.batch].read_lanes(&views[self.batch], 0, tile, lanes, panels);
@@ -274,8 +278,8 @@ impl<T: Real> Kernel for CentredRows<'_, T> {
     fn run<S: Isa>(self) {
         let CentredRows { rows, cols, centre, squares, again } = self;
         for (row, square) in rows.chunks_exact_mut(cols).zip(squares) {
-            let mut sums = [T::ZERO; LANES];
-            for (row, centre) in row.chunks_mut(LANES).zip(centre.chunks(LANES)) {
+            let mut sums = [T::ZERO; SQUARE_LANES];
+            for (row, centre) in row.chunks_mut(SQUARE_LANES).zip(centre.chunks(SQUARE_LANES)) {
                 for ((x, &centre), sum) in row.iter_mut().zip(centre).zip(&mut sums) {
                     *x -= T::from_f64(centre);
                     *sum = x.mul_add::<S>(*x, *sum);

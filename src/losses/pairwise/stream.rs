@@ -1,7 +1,7 @@
 //! A call block by block of rows: one matrix of slopes serves all blocks.
 
 use super::gradients::Gradients;
-use super::kernel::{Blocks, Outputs, PairRows, Pairs};
+use super::kernel::{BlockOfPairs, PairRows, Pairs, RowBlocks};
 use super::marks::Marks;
 use crate::array::ViewMut;
 use crate::error::Result;
@@ -13,7 +13,7 @@ use std::ops::Range;
 pub struct Stream<'p, 'v, 'g, T> {
     pairs: &'p Pairs<'v>,
     /// The blocks of rows.
-    pub blocks: Blocks,
+    pub blocks: RowBlocks,
     /// Of a block.
     slopes: &'p mut [T],
     marks: Option<Marks>,
@@ -26,7 +26,7 @@ impl<'p, 'v, 'g, T: Real> Stream<'p, 'v, 'g, T> {
     /// Of gradients with the batch axis first. `slopes` has room for those of a block, if these or similarities are kept.
     pub fn new(
         pairs: &'p Pairs<'v>,
-        blocks: Blocks,
+        blocks: RowBlocks,
         grads: [Option<ViewMut<'g>>; 2],
         slopes: &'p mut [T],
     ) -> Result<Self> {
@@ -56,14 +56,14 @@ impl<'p, 'v, 'g, T: Real> Stream<'p, 'v, 'g, T> {
         &mut self,
         kernel: &dyn PairRows<T>,
         rows: Range<usize>,
-        outputs: Outputs<'_, T>,
+        outputs: BlockOfPairs<'_, T>,
         factor: f64,
     ) -> Result<()> {
         let Stream { pairs, derives, ref mut slopes, ref marks, ref mut gradients, .. } = *self;
         let [_, m, _] = pairs.shape();
         let mut slopes = slopes.get_mut(..rows.len() * m);
         let marks = marks.as_ref();
-        let outputs = Outputs { slopes: slopes.as_deref_mut(), derives, marks, ..outputs };
+        let outputs = BlockOfPairs { slopes: slopes.as_deref_mut(), derives, marks, ..outputs };
         pairs.rows(kernel, rows.clone(), outputs)?;
         let slopes = slopes.as_deref().unwrap_or_default();
         if derives { gradients.add(pairs, rows, slopes, marks, factor) } else { Ok(()) }

@@ -15,9 +15,9 @@ use crate::threads;
 use std::marker::PhantomData;
 
 /// Vectors in a task.
-const TASK: usize = 16;
+const VECTORS_IN_TASK: usize = 16;
 /// Rough time for an element, in nanoseconds.
-const COST: f64 = 1.0;
+const VECTOR_COST: f64 = 1.0;
 
 /// Lets `work` compute the gradients with respect to the vectors of both batches at length 1, from these and with `room`
 /// elements of memory, and makes them those with respect to the batches, times `factor`.
@@ -179,13 +179,17 @@ fn by_vectors<T: Real>(
     let [x, lengths] =
         [&x, &lengths].map(|view| Operand::output(&mut Grid::new(view.shape(), 1), view));
     let job = VectorJob { x, lengths, grids, work, of: PhantomData };
-    threads::run(n.div_ceil(TASK), COST * (TASK * d) as f64, &|tasks| {
-        for row in tasks.map(|task| task * TASK) {
-            let tile = Tile { row, rows: TASK.min(n - row), col: 0, cols: d };
-            simd::dispatch(level, VectorTile { job: &job, tile })?;
-        }
-        Ok(())
-    })
+    threads::run(
+        n.div_ceil(VECTORS_IN_TASK),
+        VECTOR_COST * (VECTORS_IN_TASK * d) as f64,
+        &|tasks| {
+            for row in tasks.map(|task| task * VECTORS_IN_TASK) {
+                let tile = Tile { row, rows: VECTORS_IN_TASK.min(n - row), col: 0, cols: d };
+                simd::dispatch(level, VectorTile { job: &job, tile })?;
+            }
+            Ok(())
+        },
+    )
 }
 
 struct VectorJob<'a, W, T> {

@@ -69,7 +69,7 @@ struct HingeRows<'a> {
 }
 
 /// Elements that are searched at once.
-const SEARCH: usize = 64;
+const SEARCHED: usize = 64;
 
 impl HingeRows<'_> {
     /// The first of the best classes but the label; a NaN is better than all.
@@ -93,9 +93,9 @@ impl HingeRows<'_> {
         let most = T::from_key(most);
         let is_most = |x: &T| *x == most;
         for (x, first) in [(before, 0), (after, label.saturating_add(1))] {
-            for (block, x) in x.chunks(SEARCH).enumerate() {
+            for (block, x) in x.chunks(SEARCHED).enumerate() {
                 if x.iter().fold(false, |any, x| any | is_most(x)) {
-                    return Some(first + block * SEARCH + x.iter().position(is_most)?);
+                    return Some(first + block * SEARCHED + x.iter().position(is_most)?);
                 }
             }
         }
@@ -105,7 +105,7 @@ impl HingeRows<'_> {
 
 /// What columns need of each row: the best of the other classes and where it stands, and the slopes.
 #[derive(std::default::Default)]
-struct SideBySide<T> {
+struct HingeSideBySide<T> {
     labelled: Named,
     leaders: Named,
     at: Vec<u32>,
@@ -114,7 +114,7 @@ struct SideBySide<T> {
     slopes: Vec<T>,
 }
 
-impl<T: Real> Scratch for SideBySide<T> {
+impl<T: Real> Scratch for HingeSideBySide<T> {
     fn fit(&mut self, _: usize) -> Result<()> {
         Ok(())
     }
@@ -126,7 +126,7 @@ const NOWHERE: u32 = u32::MAX;
 impl<T: Real> RowKernel<T, 1, 0> for HingeRows<'_> {
     const COST: f64 = 0.5;
     const BY_COLUMNS: bool = true;
-    type Scratch = SideBySide<T>;
+    type Scratch = HingeSideBySide<T>;
 
     #[inline(always)]
     fn skips(&self, row: usize) -> bool {
@@ -138,7 +138,7 @@ impl<T: Real> RowKernel<T, 1, 0> for HingeRows<'_> {
         &self,
         Row { index, vectors: [x], .. }: Row<'_, T, 1, 0>,
         RowOutputs { grads: [grad], hess, .. }: RowOutputs<'_, T, 1, 0>,
-        _: &mut SideBySide<T>,
+        _: &mut HingeSideBySide<T>,
         scale: f64,
     ) -> T {
         let label = self.labels[index] as usize;
@@ -162,9 +162,9 @@ impl<T: Real> RowKernel<T, 1, 0> for HingeRows<'_> {
         &self,
         rows: ColumnRows<'_, T>,
         columns: &mut Columns<'_, '_, T>,
-        scratch: &mut SideBySide<T>,
+        scratch: &mut HingeSideBySide<T>,
     ) -> Result<bool> {
-        let SideBySide { labelled, leaders, at, best, own, slopes } = scratch;
+        let HingeSideBySide { labelled, leaders, at, best, own, slopes } = scratch;
         let (count, elements) = (columns.rows(), columns.elements());
         let labels = &self.labels[rows.first..][..count];
         labelled.sort(elements, labels.iter().copied().map(Some))?;

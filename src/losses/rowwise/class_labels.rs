@@ -6,11 +6,11 @@ use crate::array::{Shape, View};
 use crate::drive::Axes;
 use crate::drive::row_kernel::{Erased, RowKernel, TileKernel};
 use crate::drive::weight::Weighting;
-use crate::error::{Error, Kind as Mistake, Result, Tuple};
+use crate::error::{Error, Kind, Result, Tuple};
 use crate::math::Real;
 use crate::memory;
 use crate::registry::{
-    Call, Default, Domain, Hessian, Input, Kind, Loss, Options, Param, Params, Plan, Results,
+    Accepts, Call, Default, Domain, Hessian, Input, Loss, Options, Param, Params, Plan, Results,
     ShapeRule, label, param,
 };
 use crate::softmax::{Head, IGNORED, SparseRows};
@@ -19,11 +19,11 @@ use crate::softmax::{Head, IGNORED, SparseRows};
 pub const CLASS_LABEL: Input = label(Domain::Classes).constant().shaped(ShapeRule::PerVector);
 
 /// Labels that are left out.
-pub const IGNORE_INDEX: Param = param("ignore_index", Default::None, Kind::Int(i64::MIN));
+pub const IGNORE_INDEX: Param = param("ignore_index", Default::None, Accepts::Int(i64::MIN));
 
 /// What becomes of labels that are no class.
 pub const RAISE_OR_CLIP: Param =
-    param("out_of_range", Default::Text("raise"), Kind::Choice(&["raise", "clip"]));
+    param("out_of_range", Default::Text("raise"), Accepts::Choice(&["raise", "clip"]));
 
 /// What PyTorch calls a label that is not looked at.
 const PADDING: f64 = -100.0;
@@ -36,7 +36,7 @@ pub fn class_axes((name, first): (&str, &[usize]), axis: isize, options: &Option
     let axes = Axes::rowwise((name, first), axis, options.batch_axis)?;
     if axes.has_empty_vectors() {
         let detail = format!("expected at least one class, got shape {}", Tuple(first));
-        return Err(Error::new(Mistake::Shape, name, detail));
+        return Err(Error::new(Kind::Shape, name, detail));
     }
     Ok(axes)
 }
@@ -51,7 +51,7 @@ pub fn check_class_weights(name: &str, weights: Option<&[f64]>, axes: &Axes) -> 
         return Ok(());
     };
     let detail = format!("expected one weight for each of {classes} classes, got {given}");
-    Err(Error::new(Mistake::Shape, name, detail))
+    Err(Error::new(Kind::Shape, name, detail))
 }
 
 /// Which labels are left out, and what becomes of those that are no class.
@@ -158,7 +158,7 @@ fn not_a_class(call: &Call<'_>, row: usize, count: usize) -> Error {
     if given.number(&index).to_f64() == PADDING {
         allowed += " (labels to be left out: ignore_index=-100)";
     }
-    Error::element(Mistake::Label, name, &index, given.number(&index), allowed)
+    Error::element(Kind::Label, name, &index, given.number(&index), allowed)
 }
 
 /// A loss of labels that are one class: makes its kernel for the labels of a call.

@@ -76,14 +76,14 @@ impl Loss for CosineEmbedding {
 impl<T: Real> RowKernel<T, 2, 1> for CosineEmbedding {
     const COST: f64 = 0.6;
     const BY_COLUMNS: bool = true;
-    type Scratch = SideBySide<T>;
+    type Scratch = CosineSideBySide<T>;
 
     #[inline(always)]
     fn row<S: Isa>(
         &self,
         row: Row<'_, T, 2, 1>,
         outputs: RowOutputs<'_, T, 2, 1>,
-        _: &mut SideBySide<T>,
+        _: &mut CosineSideBySide<T>,
         scale: f64,
     ) -> T {
         // A label other than 1 says that they are not alike, where it is allowed.
@@ -100,7 +100,7 @@ impl<T: Real> RowKernel<T, 2, 1> for CosineEmbedding {
         &self,
         mut rows: ColumnRows<'_, T>,
         columns: &mut Columns<'_, '_, T>,
-        scratch: &mut SideBySide<T>,
+        scratch: &mut CosineSideBySide<T>,
     ) -> Result<bool> {
         if T::DTYPE == DType::F32 {
             self.by_columns::<S, T, f64>(&mut rows, columns, scratch)
@@ -148,9 +148,9 @@ impl CosineEmbedding {
         &self,
         rows: &mut ColumnRows<'_, T>,
         columns: &mut Columns<'_, '_, T>,
-        scratch: &mut SideBySide<T>,
+        scratch: &mut CosineSideBySide<T>,
     ) -> Result<bool> {
-        let SideBySide { products, factors } = scratch;
+        let CosineSideBySide { products, factors } = scratch;
         let (count, elements) = (columns.rows(), columns.elements());
         let exact = T::DTYPE == DType::F64;
         products.start(elements, count, exact)?;
@@ -217,7 +217,7 @@ impl CosineEmbedding {
 }
 
 /// The gradients at one element of each vector.
-trait Slopes<T>: Copy {
+trait CosineSlopes<T>: Copy {
     fn at(self, u: T, v: T) -> [T; 2];
 }
 
@@ -228,7 +228,7 @@ struct Narrow<T> {
     back: [T; 2],
 }
 
-impl<T: Real> Slopes<T> for Narrow<T> {
+impl<T: Real> CosineSlopes<T> for Narrow<T> {
     #[inline(always)]
     fn at(self, u: T, v: T) -> [T; 2] {
         let Narrow { toward, back } = self;
@@ -244,7 +244,7 @@ struct Wide {
     back: [[f64; 2]; 2],
 }
 
-impl<T: Real> Slopes<T> for Wide {
+impl<T: Real> CosineSlopes<T> for Wide {
     #[inline(always)]
     fn at(self, u: T, v: T) -> [T; 2] {
         let Wide { scales, toward, back } = self;
@@ -259,7 +259,7 @@ impl<T: Real> Slopes<T> for Wide {
 
 /// Fills what is wanted of both gradients, element by element.
 #[inline(always)]
-fn pull<T: Real>(grads: [Option<&mut [T]>; 2], [u, v]: [&[T]; 2], slopes: impl Slopes<T>) {
+fn pull<T: Real>(grads: [Option<&mut [T]>; 2], [u, v]: [&[T]; 2], slopes: impl CosineSlopes<T>) {
     match grads {
         [Some(by_u), Some(by_v)] => {
             for (((by_u, by_v), &u), &v) in by_u.iter_mut().zip(by_v).zip(u).zip(v) {
@@ -355,12 +355,12 @@ pub(crate) fn scale_for(square: f64) -> f64 {
 
 /// What columns need: sums of products, and the factors of the gradients with what these round off.
 #[derive(std::default::Default)]
-pub struct SideBySide<T> {
+pub struct CosineSideBySide<T> {
     products: ColumnProducts,
     factors: [[Vec<T>; 2]; 3],
 }
 
-impl<T: Real> Scratch for SideBySide<T> {
+impl<T: Real> Scratch for CosineSideBySide<T> {
     fn fit(&mut self, _: usize) -> Result<()> {
         Ok(())
     }

@@ -17,7 +17,7 @@ use super::AXIS;
 use super::plan::plan;
 use crate::drive::Axes;
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch};
-use crate::error::{Error, Kind as Mistake, Result, Tuple};
+use crate::error::{Error, Kind, Result, Tuple};
 use crate::math::Real;
 use crate::memory;
 use crate::registry::{
@@ -62,7 +62,7 @@ impl Loss for Crps {
                 "expected at least one member of the ensemble, got shape {}",
                 Tuple(first.1)
             );
-            return Err(Error::new(Mistake::Shape, first.0, detail));
+            return Err(Error::new(Kind::Shape, first.0, detail));
         }
         Ok(axes)
     }

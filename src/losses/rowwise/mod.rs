@@ -6,7 +6,7 @@ mod kl_div_logits;
 mod plan;
 mod products;
 
-use crate::registry::{Default, Kind, Param, param};
+use crate::registry::{Accepts, Default, Param, param};
 
 super::family![
     softmax_ce,
@@ -25,4 +25,4 @@ super::family![
 ];
 
 /// The axis of the classes.
-const AXIS: Param = param("axis", Default::Int(-1), Kind::Int(i64::MIN));
+const AXIS: Param = param("axis", Default::Int(-1), Accepts::Int(i64::MIN));

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::math::Real;
 use crate::num::Float;
 use crate::registry::{
-    Bound, Default, Domain, Family, Hessian, Kind, Loss, Params, SAMPLE_WEIGHT, Spec, Unreduced,
+    Bound, Default, Domain, Family, Hessian, Accepts, Loss, Params, SAMPLE_WEIGHT, Spec, Unreduced,
     float, param, pred,
 };
 use crate::simd::Isa;
@@ -31,12 +31,12 @@ pub const SPEC: Spec = Spec {
     family: Family::Rowwise,
     inputs: &[pred(Domain::Real), CLASS_LABEL, SAMPLE_WEIGHT],
     params: &[
-        param("p", Default::Int(1), Kind::OneOf(&[1, 2])),
+        param("p", Default::Int(1), Accepts::OneOf(&[1, 2])),
         float("margin", 1.0, Bound::Finite),
         AXIS,
         IGNORE_INDEX,
         RAISE_OR_CLIP,
-        param("class_weight", Default::None, Kind::Weights),
+        param("class_weight", Default::None, Accepts::Weights),
     ],
     unreduced: Unreduced::Row,
     hess: true,
@@ -107,7 +107,7 @@ struct MarginRows<'a> {
 
 /// Room for a row, or for what columns need: the scores of the labels, and the sums of terms and of slopes.
 #[derive(std::default::Default)]
-struct Room {
+struct MultiMarginRoom {
     row: Vectors<f64, 2>,
     labelled: Named,
     own: Vec<f64>,
@@ -117,7 +117,7 @@ struct Room {
     pulls: LongColumnSums,
 }
 
-impl Scratch for Room {
+impl Scratch for MultiMarginRoom {
     fn fit(&mut self, cols: usize) -> Result<()> {
         self.row.fit(cols)
     }
@@ -143,7 +143,7 @@ impl MarginRows<'_> {
 impl<T: Real> RowKernel<T, 1, 0> for MarginRows<'_> {
     const COST: f64 = 1.0;
     const BY_COLUMNS: bool = true;
-    type Scratch = Room;
+    type Scratch = MultiMarginRoom;
 
     #[inline(always)]
     fn skips(&self, row: usize) -> bool {
@@ -155,7 +155,7 @@ impl<T: Real> RowKernel<T, 1, 0> for MarginRows<'_> {
         &self,
         Row { index, vectors: [x], .. }: Row<'_, T, 1, 0>,
         RowOutputs { grads: [grad], hess, .. }: RowOutputs<'_, T, 1, 0>,
-        room: &mut Room,
+        room: &mut MultiMarginRoom,
         scale: f64,
     ) -> T {
         let loss = self.loss;
@@ -190,12 +190,12 @@ impl<T: Real> RowKernel<T, 1, 0> for MarginRows<'_> {
         &self,
         rows: ColumnRows<'_, T>,
         columns: &mut Columns<'_, '_, T>,
-        room: &mut Room,
+        room: &mut MultiMarginRoom,
     ) -> Result<bool> {
         let (count, elements) = (columns.rows(), columns.elements());
         let (classes, derives) = (elements as f64, columns.derives());
         let (loss, labels) = (self.loss, &self.labels[rows.first..][..count]);
-        let Room { labelled, own, gaps, terms, totals, pulls, .. } = room;
+        let MultiMarginRoom { labelled, own, gaps, terms, totals, pulls, .. } = room;
         let (own, gaps, terms) = (sized(own, count)?, sized(gaps, count)?, sized(terms, count)?);
         labelled.sort(elements, labels.iter().copied().map(Some))?;
         let mut reader = columns.read();

@@ -13,11 +13,11 @@ use crate::drive::Axes;
 use crate::drive::columns::{ColumnRows, Columns};
 use crate::drive::operand::sized;
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch, Vectors};
-use crate::error::{Error, Kind as Mistake, Result};
+use crate::error::{Error, Kind, Result};
 use crate::math::Real;
 use crate::memory;
 use crate::registry::{
-    Call, Default, Domain, Family, Hessian, Kind, Loss, Options, Params, Plan, SAMPLE_WEIGHT,
+    Call, Default, Domain, Family, Hessian, Accepts, Loss, Options, Params, Plan, SAMPLE_WEIGHT,
     ShapeRule, Spec, Unreduced, label, param, pred,
 };
 use crate::simd::Isa;
@@ -28,7 +28,7 @@ pub const SPEC: Spec = Spec {
     name: "MultiQuantileLoss",
     family: Family::Rowwise,
     inputs: &[pred(Domain::Real), label(Domain::Real).shaped(ShapeRule::PerVector), SAMPLE_WEIGHT],
-    params: &[param("quantiles", Default::None, Kind::Probabilities), AXIS],
+    params: &[param("quantiles", Default::None, Accepts::Probabilities), AXIS],
     unreduced: Unreduced::Row,
     hess: true,
     kinks: "pred == label",
@@ -120,7 +120,7 @@ impl Loss for MultiQuantile {
         let got = axes.vector_len();
         let wrong = |expected: String| {
             let detail = format!("expected {expected}, one for each quantile, got {got}");
-            Err(Error::new(Mistake::Shape, first.0, detail))
+            Err(Error::new(Kind::Shape, first.0, detail))
         };
         match &self.quantiles {
             Some(given) if given.len() != got => wrong(format!("{} predictions", given.len())),

@@ -16,7 +16,7 @@ use super::plan::plan_weighted;
 use crate::drive::Axes;
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Vectors};
 use crate::drive::weight::Weighting;
-use crate::error::{Error, Kind as Mistake, Result};
+use crate::error::{Error, Kind, Result};
 use crate::math::Real;
 use crate::num::Float;
 use crate::registry::{
@@ -87,7 +87,7 @@ fn class_sets(call: &Call<'_>, weighting: &Weighting<'_>) -> Result<Vec<f64>> {
             let index = axes.element_of_rows(row * classes + end, given.shape());
             let expected = format!("an integer with 0 <= label < {classes}, or -1 behind the last");
             let number = given.number(&index);
-            return Err(Error::element(Mistake::Label, "label", &index, number, expected));
+            return Err(Error::element(Kind::Label, "label", &index, number, expected));
         }
         set[end] = END;
     }

@@ -19,7 +19,7 @@ use crate::losses::elementwise::sigmoid_bce::SigmoidBce;
 use crate::math::Real;
 use crate::memory;
 use crate::registry::{
-    Call, Default, Domain, Family, Kind, Loss, OUT_OF_RANGE, Options, Params, Plan, SAMPLE_WEIGHT,
+    Call, Default, Domain, Family, Accepts, Loss, OUT_OF_RANGE, Options, Params, Plan, SAMPLE_WEIGHT,
     Spec, Unreduced, label, param, pred,
 };
 use crate::simd::Isa;
@@ -30,7 +30,7 @@ pub const SPEC: Spec = Spec {
     name: "MultiLabelSoftMarginLoss",
     family: Family::Rowwise,
     inputs: &[pred(Domain::Real), label(Domain::Probability), SAMPLE_WEIGHT],
-    params: &[AXIS, OUT_OF_RANGE, param("class_weight", Default::None, Kind::Weights)],
+    params: &[AXIS, OUT_OF_RANGE, param("class_weight", Default::None, Accepts::Weights)],
     unreduced: Unreduced::Row,
     hess: true,
     kinks: "",
@@ -69,14 +69,14 @@ impl Loss for MultiLabelSoftMargin {
 
 /// Room for a row, or for what columns need.
 #[derive(std::default::Default)]
-struct Room<T> {
+struct SoftMarginRoom<T> {
     row: Vectors<T, 2>,
     terms: Vec<T>,
     factors: Vec<T>,
     sums: LongColumnSums,
 }
 
-impl<T: Real> Scratch for Room<T> {
+impl<T: Real> Scratch for SoftMarginRoom<T> {
     fn fit(&mut self, cols: usize) -> Result<()> {
         self.row.fit(cols)
     }
@@ -85,14 +85,14 @@ impl<T: Real> Scratch for Room<T> {
 impl<T: Real> RowKernel<T, 2, 0> for &MultiLabelSoftMargin {
     const COST: f64 = <SigmoidBce as Elementwise<2>>::COST;
     const BY_COLUMNS: bool = true;
-    type Scratch = Room<T>;
+    type Scratch = SoftMarginRoom<T>;
 
     #[inline(always)]
     fn row<S: Isa>(
         &self,
         Row { vectors: [x, y], .. }: Row<'_, T, 2, 0>,
         RowOutputs { grads: [grad, label_grad], hess, .. }: RowOutputs<'_, T, 2, 0>,
-        room: &mut Room<T>,
+        room: &mut SoftMarginRoom<T>,
         scale: f64,
     ) -> T {
         let [terms, weights] = room.row.each();
@@ -134,9 +134,9 @@ impl<T: Real> RowKernel<T, 2, 0> for &MultiLabelSoftMargin {
         &self,
         rows: ColumnRows<'_, T>,
         columns: &mut Columns<'_, '_, T>,
-        room: &mut Room<T>,
+        room: &mut SoftMarginRoom<T>,
     ) -> Result<bool> {
-        let Room { terms, factors, sums, .. } = room;
+        let SoftMarginRoom { terms, factors, sums, .. } = room;
         let (count, elements) = (columns.rows(), columns.elements());
         let (terms, factors) = (sized(terms, count)?, sized(factors, count)?);
         let classes = elements as f64;

@@ -49,7 +49,7 @@ where
 }
 
 /// Rows whose losses need no memory of their own.
-const FEW: usize = 16;
+const FEW_ROWS: usize = 16;
 
 /// Inputs of a call with their positions in the registry.
 #[derive(std::default::Default)]
@@ -200,7 +200,7 @@ impl<'a> RowCall<'a> {
             }))
         };
         let unreduced = if results.value.is_some() { rows } else { 0 };
-        let mut unreduced: SmallVec<[T; FEW]> =
+        let mut unreduced: SmallVec<[T; FEW_ROWS]> =
             memory::collect_small((0..unreduced).map(|_| T::ZERO))?;
         drive(Rows {
             kernel,

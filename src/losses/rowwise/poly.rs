@@ -11,7 +11,7 @@ use super::AXIS;
 use super::class_labels::{CLASS_LABEL, IGNORE_INDEX, RAISE_OR_CLIP, SparseLoss};
 use crate::error::Result;
 use crate::registry::{
-    Bound, Default, Domain, Family, Kind, Loss, Params, SAMPLE_WEIGHT, Spec, Unreduced, float,
+    Bound, Default, Domain, Family, Accepts, Loss, Params, SAMPLE_WEIGHT, Spec, Unreduced, float,
     param, pred,
 };
 use crate::softmax::{Head, Scalars, Slopes};
@@ -26,7 +26,7 @@ pub const SPEC: Spec = Spec {
         AXIS,
         IGNORE_INDEX,
         RAISE_OR_CLIP,
-        param("class_weight", Default::None, Kind::Weights),
+        param("class_weight", Default::None, Accepts::Weights),
     ],
     unreduced: Unreduced::Row,
     hess: true,

@@ -11,7 +11,7 @@ use crate::sum::fold_lanes;
 const PRODUCTS: usize = 256;
 
 /// Sums of products side by side.
-const LANES: usize = 16;
+const PRODUCT_LANES: usize = 16;
 
 /// Sums of products of two vectors.
 #[derive(Clone, Copy)]
@@ -65,7 +65,7 @@ impl ColumnProducts {
     /// For pairs of vectors of `len` elements.
     pub fn start(&mut self, len: usize, pairs: usize, exact: bool) -> Result<()> {
         (self.pairs, self.exact, self.left, self.at) = (pairs, exact, len, 0);
-        let room = 3 * (LANES + 1) * pairs;
+        let room = 3 * (PRODUCT_LANES + 1) * pairs;
         for (numbers, len) in [(&mut self.lanes, room), (&mut self.lost, room * usize::from(exact))]
         {
             numbers.clear();
@@ -80,8 +80,8 @@ impl ColumnProducts {
     pub fn add<S: Isa, T: Real>(&mut self, u: &[T], v: &[T]) {
         let pairs = self.pairs;
         let len = PRODUCTS.min(self.at + self.left);
-        let fills = self.exact || self.at < len - len % LANES;
-        let lane = if fills { self.at % LANES } else { LANES };
+        let fills = self.exact || self.at < len - len % PRODUCT_LANES;
+        let lane = if fills { self.at % PRODUCT_LANES } else { PRODUCT_LANES };
         let of_lane = 3 * lane * pairs..3 * (lane + 1) * pairs;
         let (uv, rest) = self.lanes[of_lane.clone()].split_at_mut(pairs);
         let (uu, vv) = rest.split_at_mut(pairs);
@@ -112,9 +112,9 @@ impl ColumnProducts {
     /// Adds the sums of a block to those of the blocks before, all pairs at once: the lanes of one pair lie pages apart.
     fn finish(&mut self) {
         let pairs = self.pairs;
-        let (lanes, rest) = self.lanes.split_at_mut(3 * LANES * pairs);
+        let (lanes, rest) = self.lanes.split_at_mut(3 * PRODUCT_LANES * pairs);
         if self.exact {
-            let mut half = LANES / 2;
+            let mut half = PRODUCT_LANES / 2;
             while half > 0 {
                 let [(sums, others), (lost, lost_of_others)] =
                     [&mut *lanes, &mut self.lost[..]].map(|x| x.split_at_mut(3 * half * pairs));
@@ -165,10 +165,11 @@ fn of_block<S: Isa, T: Real>(u: &[T], v: &[T], scales: [f64; 2]) -> [[f64; 2]; 3
 /// The sums alone, of products that are exact.
 #[inline(always)]
 fn of_block_fast<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [f64; 3] {
-    let ((u, u_rest), (v, v_rest)) = (u.as_chunks::<LANES>(), v.as_chunks::<LANES>());
-    let [mut uv, mut uu, mut vv] = [[0.0; LANES]; 3];
+    let ((u, u_rest), (v, v_rest)) =
+        (u.as_chunks::<PRODUCT_LANES>(), v.as_chunks::<PRODUCT_LANES>());
+    let [mut uv, mut uu, mut vv] = [[0.0; PRODUCT_LANES]; 3];
     for (u, v) in u.iter().zip(v) {
-        for l in 0..LANES {
+        for l in 0..PRODUCT_LANES {
             let (u, v) = (u[l].to_f64() * of_u, v[l].to_f64() * of_v);
             uv[l] = Float::mul_add::<S>(u, v, uv[l]);
             uu[l] = Float::mul_add::<S>(u, u, uu[l]);
@@ -188,11 +189,12 @@ fn of_block_fast<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [
 /// The sums, each with what products and additions round off.
 #[inline(always)]
 fn of_block_exactly<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -> [[f64; 2]; 3] {
-    let ((u, u_rest), (v, v_rest)) = (u.as_chunks::<LANES>(), v.as_chunks::<LANES>());
-    let [mut uv, mut uu, mut vv] = [[0.0; LANES]; 3];
-    let [mut uv_lost, mut uu_lost, mut vv_lost] = [[0.0; LANES]; 3];
+    let ((u, u_rest), (v, v_rest)) =
+        (u.as_chunks::<PRODUCT_LANES>(), v.as_chunks::<PRODUCT_LANES>());
+    let [mut uv, mut uu, mut vv] = [[0.0; PRODUCT_LANES]; 3];
+    let [mut uv_lost, mut uu_lost, mut vv_lost] = [[0.0; PRODUCT_LANES]; 3];
     for (u, v) in u.iter().zip(v) {
-        for l in 0..LANES {
+        for l in 0..PRODUCT_LANES {
             let (u, v) = (u[l].to_f64() * of_u, v[l].to_f64() * of_v);
             (uv[l], uv_lost[l]) = add::<S>(uv[l], uv_lost[l], u, v);
             (uu[l], uu_lost[l]) = add::<S>(uu[l], uu_lost[l], u, u);
@@ -210,8 +212,8 @@ fn of_block_exactly<S: Isa, T: Real>(u: &[T], v: &[T], [of_u, of_v]: [f64; 2]) -
 
 /// The sum of all lanes, and what the lanes and their additions have lost.
 #[inline(always)]
-fn fold_exactly(mut sums: [f64; LANES], mut lost: [f64; LANES]) -> [f64; 2] {
-    let mut half = LANES / 2;
+fn fold_exactly(mut sums: [f64; PRODUCT_LANES], mut lost: [f64; PRODUCT_LANES]) -> [f64; 2] {
+    let mut half = PRODUCT_LANES / 2;
     while half > 0 {
         for l in 0..half {
             let [sum, rounded] = two_sum(sums[l], sums[l + half]);

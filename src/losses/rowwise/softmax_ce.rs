@@ -26,7 +26,7 @@ use crate::math::Real;
 use crate::memory;
 use crate::num::Float;
 use crate::registry::{
-    Bound, Call, Default, Domain, Family, Hessian, Input, Kind, Loss, Options, Params, Plan,
+    Bound, Call, Default, Domain, Family, Hessian, Input, Accepts, Loss, Options, Params, Plan,
     SAMPLE_WEIGHT, Spec, Unreduced, flag, float, label, param, pred,
 };
 use crate::simd::Isa;
@@ -46,7 +46,7 @@ pub const SPEC: Spec = Spec {
         flag("from_logits", false),
         IGNORE_INDEX,
         RAISE_OR_CLIP,
-        param("class_weight", Default::None, Kind::Weights),
+        param("class_weight", Default::None, Accepts::Weights),
         float("label_smoothing", 0.0, Bound::Unit),
         float("z_loss", 0.0, Bound::NonNegative),
     ],
@@ -75,7 +75,7 @@ pub struct SoftmaxCe {
     axis: isize,
     sparse: bool,
     from_logits: bool,
-    target: Target,
+    target: TargetRule,
     rule: LabelRule,
 }
 
@@ -87,7 +87,7 @@ impl SoftmaxCe {
         params.only_if(sparse || !rule.clip, RAISE_OR_CLIP.name, "sparse_label=True")?;
         let ignores = rule.ignore_index.is_some();
         params.only_if(sparse || !ignores, IGNORE_INDEX.name, "sparse_label=True")?;
-        let target = Target {
+        let target = TargetRule {
             smoothing: params.float("label_smoothing"),
             class_weight: params.vector("class_weight").map(memory::copied).transpose()?,
             z_loss: params.float("z_loss"),
@@ -143,13 +143,13 @@ impl Loss for SoftmaxCe {
 }
 
 /// How labels become a distribution, and what is added.
-struct Target {
+struct TargetRule {
     smoothing: f64,
     class_weight: Option<Vec<f64>>,
     z_loss: f64,
 }
 
-impl Target {
+impl TargetRule {
     #[inline(always)]
     fn weight(&self, class: usize) -> f64 {
         self.class_weight.as_ref().map_or(1.0, |w| w[class])
@@ -173,7 +173,7 @@ impl Head for CrossEntropy {
 
 /// A smoothed label, weights of classes, and the z-loss.
 struct Mixed<'t> {
-    target: &'t Target,
+    target: &'t TargetRule,
     /// What every class has of the label.
     share: f64,
     /// The sum of the weights.
@@ -181,7 +181,7 @@ struct Mixed<'t> {
 }
 
 impl<'t> Mixed<'t> {
-    fn new(target: &'t Target, classes: usize) -> Self {
+    fn new(target: &'t TargetRule, classes: usize) -> Self {
         let share = target.smoothing / classes as f64;
         Mixed { target, share, weights: (0..classes).map(|c| target.weight(c)).sum() }
     }
@@ -202,7 +202,7 @@ impl Head for Mixed<'_> {
 
     #[inline(always)]
     fn slopes(&self, row: &Scalars) -> Slopes {
-        let Target { smoothing, z_loss, .. } = *self.target;
+        let TargetRule { smoothing, z_loss, .. } = *self.target;
         let weight = self.target.weight(row.class);
         let own = (1.0 - smoothing) * weight;
         // Of an impossible label that has no weight of its own nothing is left.
@@ -234,7 +234,7 @@ impl Head for Mixed<'_> {
 }
 
 /// Rows of logarithms of probabilities whose label is one class.
-struct OfLogProbs<'t>(&'t Target);
+struct OfLogProbs<'t>(&'t TargetRule);
 
 impl Sparse for OfLogProbs<'_> {
     type Kernel<'k>
@@ -247,7 +247,7 @@ impl Sparse for OfLogProbs<'_> {
 }
 
 struct LogProbRows<'a> {
-    target: &'a Target,
+    target: &'a TargetRule,
     labels: &'a [u32],
 }
 
@@ -272,7 +272,7 @@ impl<T: Real> RowKernel<T, 1, 0> for LogProbRows<'_> {
         if let Some(hess) = hess {
             hess.fill(T::ZERO);
         }
-        let Target { smoothing, .. } = *self.target;
+        let TargetRule { smoothing, .. } = *self.target;
         if smoothing == 0.0 {
             if let Some(grad) = grad {
                 grad.fill(T::ZERO);
@@ -300,7 +300,7 @@ impl<T: Real> RowKernel<T, 1, 0> for LogProbRows<'_> {
 
 /// Rows whose label is a distribution.
 struct Dense<'a> {
-    target: &'a Target,
+    target: &'a TargetRule,
     from_logits: bool,
 }
 
@@ -444,7 +444,7 @@ struct OneClass<'a> {
 impl<T: Real> Distribution<T> for OneClass<'_> {
     #[inline(always)]
     fn target<'y, S: Isa>(&self, class: usize, label: &'y [T], room: &'y mut [T]) -> &'y [T] {
-        let Target { smoothing, class_weight, .. } = self.dense.target;
+        let TargetRule { smoothing, class_weight, .. } = self.dense.target;
         if *smoothing == 0.0 && class_weight.is_none() {
             return label;
         }

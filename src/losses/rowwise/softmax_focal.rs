@@ -13,7 +13,7 @@ use super::AXIS;
 use super::class_labels::{CLASS_LABEL, IGNORE_INDEX, RAISE_OR_CLIP, SparseLoss};
 use crate::error::Result;
 use crate::registry::{
-    Bound, Default, Domain, Family, Kind, Loss, Params, SAMPLE_WEIGHT, Spec, Unreduced, float,
+    Bound, Default, Domain, Family, Accepts, Loss, Params, SAMPLE_WEIGHT, Spec, Unreduced, float,
     param, pred,
 };
 use crate::softmax::{Head, Scalars, Slopes};
@@ -25,7 +25,7 @@ pub const SPEC: Spec = Spec {
     inputs: &[pred(Domain::Real), CLASS_LABEL, SAMPLE_WEIGHT],
     params: &[
         float("gamma", 2.0, Bound::NonNegative),
-        param("alpha", Default::None, Kind::Weights),
+        param("alpha", Default::None, Accepts::Weights),
         AXIS,
         IGNORE_INDEX,
         RAISE_OR_CLIP,

@@ -217,7 +217,7 @@ const SHARES_SWAPPED: [[f64; 2]; 3] = [[1.0, 0.0], [-1.0, -1.0], [0.0, 1.0]];
 
 /// Room for a row, or for what columns need: sums of squares, and what both derivatives are divided and multiplied by.
 #[derive(std::default::Default)]
-struct Room {
+struct TripletMarginRoom {
     row: Vectors<f64, 4>,
     terms: Vec<f64>,
     squares: [LongColumnSums; 2],
@@ -226,7 +226,7 @@ struct Room {
     scales: Vec<f64>,
 }
 
-impl Scratch for Room {
+impl Scratch for TripletMarginRoom {
     fn fit(&mut self, cols: usize) -> Result<()> {
         self.row.fit(cols)
     }
@@ -235,14 +235,14 @@ impl Scratch for Room {
 impl<T: Real> RowKernel<T, 3, 0> for TripletMargin {
     const COST: f64 = 3.0;
     const BY_COLUMNS: bool = true;
-    type Scratch = Room;
+    type Scratch = TripletMarginRoom;
 
     #[inline(always)]
     fn row<S: Isa>(
         &self,
         Row { vectors: [x, p, n], .. }: Row<'_, T, 3, 0>,
         RowOutputs { grads, .. }: RowOutputs<'_, T, 3, 0>,
-        room: &mut Room,
+        room: &mut TripletMarginRoom,
         scale: f64,
     ) -> T {
         let [near, far, swapped, terms] = room.row.each();
@@ -287,12 +287,12 @@ impl<T: Real> RowKernel<T, 3, 0> for TripletMargin {
         &self,
         rows: ColumnRows<'_, T>,
         columns: &mut Columns<'_, '_, T>,
-        room: &mut Room,
+        room: &mut TripletMarginRoom,
     ) -> Result<bool> {
         if self.degree != 2.0 || self.swap {
             return Ok(false);
         }
-        let Room { terms, squares, divisors, factors, scales, .. } = room;
+        let TripletMarginRoom { terms, squares, divisors, factors, scales, .. } = room;
         let (count, elements) = (columns.rows(), columns.elements());
         let (terms, scales) = (sized(terms, count)?, sized(scales, count)?);
         for squares in &mut *squares {

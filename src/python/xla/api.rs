@@ -86,7 +86,7 @@ struct Api {
 
 /// The operands of a call, or its results.
 #[repr(C)]
-pub struct Buffers<'a> {
+pub struct CallBuffers<'a> {
     struct_size: usize,
     extension: *const c_void,
     len: i64,
@@ -94,7 +94,7 @@ pub struct Buffers<'a> {
     items: Lent<'a, &'a Buffer<'a>>,
 }
 
-impl<'a> Buffers<'a> {
+impl<'a> CallBuffers<'a> {
     /// One after another.
     pub fn get(&self) -> &'a [&'a Buffer<'a>] {
         self.items.slice(self.len as usize)
@@ -183,20 +183,20 @@ struct Attributes<'a> {
 
 /// A call of a handler that was registered for execution.
 #[repr(C)]
-pub struct Frame<'a> {
+pub struct XlaFrame<'a> {
     struct_size: usize,
     extension: Option<&'a Extension<'a>>,
     api: Option<&'a Api>,
     context: *const c_void,
     stage: c_int,
     /// The arrays to read.
-    pub operands: Buffers<'a>,
+    pub operands: CallBuffers<'a>,
     /// The arrays to write.
-    pub results: Buffers<'a>,
+    pub results: CallBuffers<'a>,
     attributes: Attributes<'a>,
 }
 
-impl<'a> Frame<'a> {
+impl<'a> XlaFrame<'a> {
     /// Tells XLA the version of the interface if that is all it wants to know.
     pub fn is_answered(&self) -> bool {
         let mut next = self.extension;

@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Quoted, Result};
 use crate::memory;
 use crate::registry::{Arguments, Inputs, Objective, Results, Value};
 use crate::simd;
-use api::{Buffer, Failure, Frame};
+use api::{Buffer, Failure, XlaFrame};
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 use std::collections::HashMap;
@@ -27,7 +27,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 /// Adds the handler to the extension module, as the capsule that XLA registers.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    let handler = handle as extern "C" fn(&Frame<'_>) -> *mut Failure;
+    let handler = handle as extern "C" fn(&XlaFrame<'_>) -> *mut Failure;
     let pointer = NonNull::new(handler as *mut c_void).expect("a function has an address");
     // SAFETY: a function lives as long as the process.
     let capsule = unsafe { PyCapsule::new_with_pointer(m.py(), pointer, c"rustloss") };
@@ -35,7 +35,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
 }
 
 /// Answers a call of XLA, which passes a valid frame.
-extern "C" fn handle(frame: &Frame<'_>) -> *mut Failure {
+extern "C" fn handle(frame: &XlaFrame<'_>) -> *mut Failure {
     if frame.is_answered() {
         return ptr::null_mut();
     }
@@ -46,8 +46,8 @@ extern "C" fn handle(frame: &Frame<'_>) -> *mut Failure {
     }
 }
 
-fn run(frame: &Frame<'_>) -> Result<()> {
-    let call = Call::cached(frame.text())?;
+fn run(frame: &XlaFrame<'_>) -> Result<()> {
+    let call = XlaCall::cached(frame.text())?;
     let (operands, results) = (frame.operands.get(), frame.results.get());
     if (operands.len(), results.len()) != (call.operands.len(), call.results.len()) {
         return Err(foreign("other numbers of arrays"));
@@ -65,13 +65,13 @@ fn run(frame: &Frame<'_>) -> Result<()> {
     }
     // Each call has errors of its own.
     for at in 0..elements(mapped) {
-        call.run(operands, results, &Part::One(&unravel(at, mapped)))?;
+        call.run(operands, results, &XlaPart::One(&unravel(at, mapped)))?;
     }
     Ok(())
 }
 
 /// What part of mapped calls is computed at once.
-enum Part<'a> {
+enum XlaPart<'a> {
     /// The call at an index of the mapped axes.
     One(&'a [usize]),
     /// All calls as one, whose samples are those of all of them.
@@ -84,19 +84,19 @@ enum Part<'a> {
     },
 }
 
-impl Part<'_> {
+impl XlaPart<'_> {
     /// Where it lies in an array: the position of its first element, and its shape. None if it does not lie there as one
     /// array.
     fn place(&self, buffer: &Buffer<'_>) -> Option<(usize, Shape)> {
         let shape = buffer.shape();
         match *self {
-            Part::One(index) => {
+            XlaPart::One(index) => {
                 let (leading, own) = shape.split_at_checked(index.len())?;
                 // Along an axis of size 1 one part stands for all.
                 let at = leading.iter().zip(index).fold(0, |at, (&d, &i)| at * d + i.min(d - 1));
                 Some((at * elements(own), short(own)))
             }
-            Part::All { mapped, samples } => {
+            XlaPart::All { mapped, samples } => {
                 let (leading, own) = shape.split_at_checked(mapped.len())?;
                 if own.is_empty() && elements(leading) == 1 {
                     return Some((0, Shape::new()));
@@ -114,10 +114,10 @@ impl Part<'_> {
 }
 
 /// The most texts that are kept parsed: a program that makes a new loss at every step is not to fill the memory.
-const KEPT: usize = 1024;
+const KEPT_CALLS: usize = 1024;
 
 /// The text of a call, parsed.
-struct Call {
+struct XlaCall {
     objective: Objective,
     /// Positions in the registry's inputs, none for the gradient by the result.
     operands: Vec<Option<usize>>,
@@ -138,10 +138,10 @@ enum Output {
     Hess,
 }
 
-impl Call {
+impl XlaCall {
     /// From a text that was perhaps seen before.
     fn cached(text: &[u8]) -> Result<Arc<Self>> {
-        static CALLS: RwLock<Option<HashMap<Vec<u8>, Arc<Call>>>> = RwLock::new(None);
+        static CALLS: RwLock<Option<HashMap<Vec<u8>, Arc<XlaCall>>>> = RwLock::new(None);
         let read = CALLS.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(call) = read.as_ref().and_then(|calls| calls.get(text)) {
             return Ok(Arc::clone(call));
@@ -150,7 +150,7 @@ impl Call {
         let call = Arc::new(Self::parse(str::from_utf8(text).unwrap_or_default())?);
         let mut calls = CALLS.write().unwrap_or_else(PoisonError::into_inner);
         let calls = calls.get_or_insert_default();
-        if calls.len() == KEPT {
+        if calls.len() == KEPT_CALLS {
             calls.clear();
         }
         calls.insert(text.to_owned(), Arc::clone(&call));
@@ -179,7 +179,7 @@ impl Call {
             "hess" => Ok(Output::Hess),
             _ => position(name).ok_or_else(|| unknown(name)).map(Output::Grad),
         };
-        Ok(Call {
+        Ok(XlaCall {
             operands: operands.split(' ').map(operand).collect::<Result<_>>()?,
             results: results.split(' ').map(result).collect::<Result<_>>()?,
             ndim: ndim.parse().map_err(|_| unknown(ndim))?,
@@ -190,12 +190,12 @@ impl Call {
     }
 
     /// All of several mapped calls as one, if that gives the same numbers; none if not, or if there are no several.
-    fn all<'a>(&self, first: &Buffer<'_>, mapped: &'a [usize]) -> Option<Part<'a>> {
+    fn all<'a>(&self, first: &Buffer<'_>, mapped: &'a [usize]) -> Option<XlaPart<'a>> {
         if elements(mapped) < 2 {
             return None;
         }
         let axes = self.objective.axes_of_samples(&first.shape()[mapped.len()..])?;
-        Some(Part::All { mapped, samples: (!axes.added).then(|| axes.first[0]) })
+        Some(XlaPart::All { mapped, samples: (!axes.added).then(|| axes.first[0]) })
     }
 
     /// Computes the results of a part.
@@ -203,7 +203,7 @@ impl Call {
         &self,
         operands: &[&Buffer<'_>],
         results: &[&Buffer<'_>],
-        part: &Part<'_>,
+        part: &XlaPart<'_>,
     ) -> Result<()> {
         let computed = self.compute(operands, results, part);
         if computed.is_ok() || !self.nan {
@@ -222,7 +222,7 @@ impl Call {
         &self,
         operands: &[&Buffer<'_>],
         results: &[&Buffer<'_>],
-        part: &Part<'_>,
+        part: &XlaPart<'_>,
     ) -> Result<()> {
         let mut inputs = Inputs::new();
         inputs.resize(self.objective.inputs.len(), None);

@@ -2,7 +2,7 @@
 
 use super::block_float::BlockFloat;
 use super::extended_float::ExtendedFloat;
-use super::fixed_number::SHORT;
+use super::fixed_number::SHORT_NUMBER;
 use super::fixed_point::FixedPoint;
 use super::frames::GROUP;
 use super::frames::arithmetic::Arithmetic;
@@ -130,7 +130,7 @@ fn tries(count: u64, spread: f64, peak: f64) -> u64 {
         let logs = Logs(logs, stride);
         let (exact, occupancies) = run::<ExtendedFloat>(&target, &logs, &bits, 1 << 28);
         assert!(exact.trusted);
-        let (fixed, own) = run::<FixedPoint<SHORT>>(&target, &logs, &bits, 1 << 28);
+        let (fixed, own) = run::<FixedPoint<SHORT_NUMBER>>(&target, &logs, &bits, 1 << 28);
         let (a, b) = (fixed.log_likelihood, exact.log_likelihood);
         assert!(fixed.trusted && (a == b || (a - b).abs() <= LOSS * b.abs().max(1.0)), "{a} {b}");
         for (a, b) in own.iter().zip(&occupancies) {

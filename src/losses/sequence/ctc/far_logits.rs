@@ -8,7 +8,7 @@
 
 use super::block_float::BlockFloat;
 use super::extended_float::ExtendedFloat;
-use super::fixed_number::{LONG, SHORT, SHORT_LIMIT};
+use super::fixed_number::{LONG, SHORT_LIMIT, SHORT_NUMBER};
 use super::fixed_point::FixedPoint;
 use super::frames::blocks::DEEPEST;
 use super::frames::midpoint::PathSum;
@@ -53,7 +53,7 @@ impl FarLogits {
         // A path stays, advances or skips at each frame.
         let paths = frames as f64 * 3.0_f64.ln();
         let short = status.furthest * (frames as f64) < SHORT_LIMIT;
-        let words = if short { SHORT } else { LONG };
+        let words = if short { SHORT_NUMBER } else { LONG };
         FarLogits { nearest: -status.nearest_far, paths, words }
     }
 
@@ -76,7 +76,7 @@ impl FarLogits {
         sink: Option<&dyn OccupancySink>,
     ) -> Result<f64> {
         let outcome = match self.words {
-            SHORT => lattice.run::<FixedPoint<SHORT>>(storage, sink),
+            SHORT_NUMBER => lattice.run::<FixedPoint<SHORT_NUMBER>>(storage, sink),
             _ => lattice.run::<FixedPoint<LONG>>(storage, sink),
         };
         Ok(outcome?.log_likelihood)
@@ -85,7 +85,7 @@ impl FarLogits {
     /// The best of all paths, and its score.
     pub fn best_path(&self, lattice: &CtcLattice<'_>, states: &mut [u32]) -> Result<f64> {
         match self.words {
-            SHORT => best_path::<FixedPoint<SHORT>>(lattice, states),
+            SHORT_NUMBER => best_path::<FixedPoint<SHORT_NUMBER>>(lattice, states),
             _ => best_path::<FixedPoint<LONG>>(lattice, states),
         }
     }

@@ -4,10 +4,10 @@ use std::array;
 use std::cmp::Ordering;
 
 /// Words for sums below 2^191: any sum of 2^60 inputs that are `f32`.
-pub const SHORT: usize = 4;
+pub const SHORT_NUMBER: usize = 4;
 /// Words for any sum of `f64`.
 pub const LONG: usize = 18;
-/// Sums of [`SHORT`] numbers have to stay below this.
+/// Sums of [`SHORT_NUMBER`] numbers have to stay below this.
 pub const SHORT_LIMIT: f64 = (1_u128 << 95) as f64 * (1_u128 << 95) as f64;
 
 /// A logarithm in two's complement: K words, the lowest first, which holds the fraction.
@@ -152,16 +152,16 @@ mod tests {
         for x in [0.0, 1.0, -1.0, 0.1, -1e-10, 1e10, -3.4e38, f64::MAX, -f64::MAX] {
             assert!((number(x).to_f64() - x).abs() <= 1e-19, "{x}");
         }
-        assert_eq!(FixedNumber::<SHORT>::of(-3.0, 2).to_f64(), -12.0);
+        assert_eq!(FixedNumber::<SHORT_NUMBER>::of(-3.0, 2).to_f64(), -12.0);
     }
 
     #[test]
     fn numbers_have_the_order_of_what_they_stand_for() {
         let sorted = [f64::NEG_INFINITY, -1e30, -2.5, -1e-15, 0.0, 1e-15, 0.7, 1.0, 1e40];
-        let numbers = sorted.map(|x| FixedNumber::<SHORT>::of(x, 0));
+        let numbers = sorted.map(|x| FixedNumber::<SHORT_NUMBER>::of(x, 0));
         assert!(numbers.is_sorted_by(|a, b| a < b));
         let sum = FixedNumber::sum(
-            [0.25_f64, 0.5, 0.0].map(|p| FixedNumber::<SHORT>::of(p.ln(), 0)).into_iter(),
+            [0.25_f64, 0.5, 0.0].map(|p| FixedNumber::<SHORT_NUMBER>::of(p.ln(), 0)).into_iter(),
         );
         assert!((sum.to_f64().exp() - 0.75).abs() < 1e-15);
     }

@@ -98,7 +98,7 @@ pub use scratch::release_memory;
 
 use super::frames;
 use crate::registry::{
-    Default, Domain, Family, Gradient, Kind, SAMPLE_WEIGHT, ShapeRule, Spec, Unreduced, input,
+    Accepts, Default, Domain, Family, Gradient, SAMPLE_WEIGHT, ShapeRule, Spec, Unreduced, input,
     optional, param, pred,
 };
 
@@ -115,16 +115,16 @@ pub const SPEC: Spec = Spec {
         optional("label_offsets", Domain::Offsets, Gradient::Never).shaped(ShapeRule::Own),
     ],
     params: &[
-        param("layout", Default::Text("NTC"), Kind::Choice(&["NTC", "TNC", "TC"])),
-        param("label_layout", Default::Text("NT"), Kind::Choice(&["NT", "TN"])),
-        param("blank", Default::Text("last"), Kind::IndexOr(&["last", "first"])),
+        param("layout", Default::Text("NTC"), Accepts::Choice(&["NTC", "TNC", "TC"])),
+        param("label_layout", Default::Text("NT"), Accepts::Choice(&["NT", "TN"])),
+        param("blank", Default::Text("last"), Accepts::IndexOr(&["last", "first"])),
         param(
             "input",
             Default::Text("logits"),
-            Kind::Choice(&["logits", "log_probs", "log_probs_torch"]),
+            Accepts::Choice(&["logits", "log_probs", "log_probs_torch"]),
         ),
-        param("infeasible", Default::Text("inf"), Kind::Choice(&["inf", "zero", "raise"])),
-        param("memory_limit", Default::Int(1 << 28), Kind::Int(1)),
+        param("infeasible", Default::Text("inf"), Accepts::Choice(&["inf", "zero", "raise"])),
+        param("memory_limit", Default::Int(1 << 28), Accepts::Int(1)),
     ],
     unreduced: Unreduced::Sample,
     hess: false,

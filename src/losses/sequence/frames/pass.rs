@@ -31,7 +31,7 @@ use std::ops::Range;
 const TOGETHER_ELEMENTS: usize = 4096;
 
 /// Elements of the rows between two looks at whether the call is to stop.
-const UNCHECKED: usize = 1 << 17;
+const UNCHECKED_ELEMENTS: usize = 1 << 17;
 
 /// Elements of a log-probability row that are looked at together.
 const CHECKED: usize = 16;
@@ -112,7 +112,7 @@ impl<R: Real> Kernel for FramePass<'_, R> {
         };
         let mut softmax = FrameSoftmax::NONE;
         let mut status = FrameStatus::ORDINARY;
-        let unchecked = (UNCHECKED / (classes + stride)).max(1).next_multiple_of(together);
+        let unchecked = (UNCHECKED_ELEMENTS / (classes + stride)).max(1).next_multiple_of(together);
         for begin in (0..self.frames.len()).step_by(together) {
             if begin % unchecked == 0 {
                 threads::check()?;
