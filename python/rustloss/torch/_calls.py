@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rustloss._frameworks import framework
 from rustloss._loss import Loss
-from rustloss.errors import CallError, DTypeError
-from rustloss.torch._arrays import as_tensor, to_numpy, to_tensor
+from rustloss.errors import CallError, DTypeError, OutputError
+from rustloss.torch._arrays import as_tensor, moves, to_numpy, to_tensor
 from rustloss.torch._autograd import Eager, traced
 from rustloss.torch._op import Call, Traits, traits
 
@@ -49,6 +50,7 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     """
     if method == "__call__":
         return value(traits(loss), args, kwargs)
+    _refuse_foreign({**dict(zip(traits(loss).names, args, strict=False)), **kwargs})
     return _detached(loss, method, args, kwargs)
 
 
@@ -107,6 +109,8 @@ def value(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
     given = _present(traits, args, kwargs)
     tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
     others = {name: x for name, x in given.items() if name not in tensors}
+    if not torch.compiler.is_compiling():
+        _refuse_foreign(others)
     names = (*tensors,)
     needed = tuple([recorded and x.requires_grad for x in tensors.values()])
     if is_traced or not _PLAIN.issuperset(map(type, tensors.values())):
@@ -148,6 +152,16 @@ def _refuse_out(given: dict[str, Any]) -> None:
         raise CallError("out: expected none beside tensors that need a gradient", "out")
 
 
+def _refuse_foreign(given: dict[str, Any]) -> None:
+    """Raise if an argument, or the first element of a list, is an array of another framework."""
+    for name, x in given.items():
+        first = x[0] if isinstance(x, list | tuple) and x else x
+        (owner,) = map(framework, map(type, [first]))
+        if owner not in {None, "torch"}:
+            text = f"{name}: expected tensors, NumPy's arrays or numbers, got an array of {owner}"
+            raise DTypeError(f"{text}; pass numpy.asarray({name})", name)
+
+
 def _is_traced() -> bool:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return True
@@ -166,8 +180,18 @@ def _detached(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, 
     inputs, options, *_ = loss._bind(method, args, kwargs)
     given = {**inputs, **options}
     for name in _OUTPUTS:
-        if isinstance(given.get(name), Tensor) and given[name].is_neg():
-            text = f"{name}: expected memory to write to, got a tensor that negates another's"
-            raise DTypeError(f"{text}; pass one of its own", name)
+        if isinstance(given.get(name), Tensor):
+            _write(name, given[name])
     arrays = {name: to_numpy(name, x) if isinstance(x, Tensor) else x for name, x in given.items()}
     return to_tensor(getattr(loss, method)(**arrays))
+
+
+def _write(name: str, output: Tensor) -> None:
+    """Tell autograd that a tensor is written to, or raise if it must not be."""
+    if output.is_neg():
+        text = f"{name}: expected memory to write to, got a tensor that negates another's"
+        raise DTypeError(f"{text}; pass one of its own", name)
+    if moves(output):
+        text = f"{name}: expected memory to write to, got a tensor that needs a gradient"
+        raise OutputError(f"{text}; pass {name}.detach()", name)
+    torch.autograd.graph.increment_version(output)
