@@ -13,7 +13,8 @@ from torch import Tensor
 from torch._C._functorch import TransformType
 
 from rustloss._interop import as_array
-from rustloss.torch._arrays import as_tensor, to_numpy, to_tensor
+from rustloss.errors import DTypeError
+from rustloss.torch._arrays import as_tensor, is_batched, to_numpy, to_tensor
 from rustloss.torch._op import Call, mean, parse, places, run, signature, traits
 
 #: Bytes of a number in single precision.
@@ -60,21 +61,54 @@ class Eager(torch.autograd.Function):
         call, order, others = ctx.args
         tensors = ctx.saved_tensors
         saved, ctx.grads = ctx.grads, None
-        if torch.is_grad_enabled():
-            given = {**others, **dict(zip(call.names, tensors, strict=True))}
-            whole = [as_tensor(name, given[name]) for name in order]
-            grads = Slope.apply(replace(call, names=order), upstream, *whole)
-        elif saved is None or (factor := _factor(upstream, ctx.share)) is None:
-            arrays = dict(zip(call.names, map(to_numpy, call.names, tensors), strict=True))
-            output = to_numpy("grad_output", upstream)
-            options: dict[str, Any] = {"wrt": call.wrt, "grad_output": output}
-            grads = to_tensor(call.traits.loss.grad(**arrays, **others, **options))
-        else:
-            grads = to_tensor(saved)
-            if factor != 1:
-                for grad in grads:
-                    grad.mul_(factor)
+        try:
+            if torch.is_grad_enabled():
+                grads = _traced_grads(call, order, others, tensors, upstream)
+            elif saved is None or (factor := _factor(upstream, ctx.share)) is None:
+                arrays = dict(zip(call.names, map(to_numpy, call.names, tensors), strict=True))
+                output = to_numpy("grad_output", upstream)
+                options: dict[str, Any] = {"wrt": call.wrt, "grad_output": output}
+                grads = to_tensor(call.traits.loss.grad(**arrays, **others, **options))
+            else:
+                grads = to_tensor(saved)
+                if factor != 1:
+                    for grad in grads:
+                        grad.mul_(factor)
+        except (RuntimeError, DTypeError):
+            if not is_batched(upstream):
+                raise
+            grads = _traced_grads(call, order, others, tensors, upstream)
         return None, None, None, *[None if at is None else grads[at] for at in call.gradients]
+
+
+def _traced_grads(
+    call: Call,
+    order: tuple[str, ...],
+    others: Mapping[str, Any],
+    tensors: Sequence[Tensor],
+    upstream: Tensor,
+) -> tuple[Tensor, ...]:
+    """Return gradients that have a derivative, or are of many upstream gradients at a time."""
+    given = {**others, **dict(zip(call.names, tensors, strict=True))}
+    whole = [as_tensor(name, given[name]) for name in order]
+    return _slope(replace(call, names=order), upstream, whole)
+
+
+def _slope(call: Call, upstream: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradients, for each of many upstream gradients if that is what autograd sends.
+
+    What ``is_grads_batched=True`` sends has no graph by `Slope`: only its slices have one.
+    """
+    grads: tuple[Tensor, ...]
+    if not torch._C._functorch.is_legacy_batchedtensor(upstream):
+        grads = Slope.apply(call, upstream, *tensors)
+        return grads
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    slices = torch._remove_batch_dim(upstream, level, 1, 0).unbind()
+    rows = [Slope.apply(call, one, *tensors) for one in slices]
+    stacks = [torch.stack(column) for column in zip(*rows, strict=True)]
+    return tuple(torch._add_batch_dim(stack, 0, level) for stack in stacks)
 
 
 def _factor(upstream: Tensor, share: float) -> float | None:
@@ -116,7 +150,7 @@ class Value(torch.autograd.Function):
         found: dict[str, Tensor] = {}
         if upstream is not None:
             call = ctx.call.wanted(ctx.needs_input_grad[1:])
-            grads = Slope.apply(call, upstream, *ctx.saved_tensors)
+            grads = _slope(call, upstream, ctx.saved_tensors)
             found = dict(zip(call.wrt, grads, strict=True))
         return None, *[found.get(name) for name in ctx.call.names]
 
