@@ -15,6 +15,7 @@ from rustloss.testing._registry import differentiable, spec_of
 torch = pytest.importorskip("torch")
 
 import rustloss.torch.functional as ours  # noqa: E402
+import rustloss.torch.nn as ours_nn  # noqa: E402
 from rustloss.torch import LossModule  # noqa: E402
 from rustloss.torch._op import parse, traits  # noqa: E402
 
@@ -221,3 +222,66 @@ def test_a_gradient_penalty_is_right_or_refused(backend, inside):
     else:
         with pytest.raises(RuntimeError, match="double backward"):
             derivative(X)
+
+
+# Parameters of compiled losses, beside torch's own losses.
+
+A, B = torch.randn(4, 3), torch.rand(4, 3)
+SIGNS, CLASSES = torch.sign(A), torch.tensor([0, 2, 1, 2])
+SCHEDULES = {
+    "huber_loss": ("delta", (1.0, 0.5, 0.3), (A, B)),
+    "smooth_l1_loss": ("beta", (1.0, 0.0, 0.3), (A, B)),
+    "cross_entropy": ("label_smoothing", (0.0, 0.1, 0.3), (A, CLASSES)),
+    "nll_loss": ("ignore_index", (-100, 0, 1), (A, CLASSES)),
+    "hinge_embedding_loss": ("margin", (1.0, 0.1, 0.3), (A, SIGNS)),
+    "cosine_embedding_loss": ("margin", (0, 0.1, 0.3), (A, B, SIGNS[:, 0])),
+    "margin_ranking_loss": ("margin", (0, 0.1, 0.3), (A, B, SIGNS)),
+    "multi_margin_loss": ("margin", (1.0, 0.1, 0.3), (A, CLASSES)),
+    "triplet_margin_loss": ("p", (2, 1, 1.5), (A, B, SIGNS)),
+    "triplet_margin_with_distance_loss": ("margin", (1.0, 0.1, 0.3), (A, B, SIGNS)),
+    "poisson_nll_loss": ("eps", (1e-8, 0.1, 0.3), (A, B)),
+    "gaussian_nll_loss": ("eps", (1e-8, 0.1, 0.3), (A, B, B)),
+}
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_parameter_that_changes(name, dynamic):
+    key, values, (first, *rest) = SCHEDULES[name]
+
+    def function(x: Any, parameter: float) -> Any:
+        return getattr(ours, name)(x, *rest, **{key: parameter})
+
+    made = compiled(function, "aot_eager", fullgraph=True, dynamic=dynamic)
+    for parameter in values:
+        x = first.clone().requires_grad_()
+        found, expected = (
+            (value, *torch.autograd.grad(value, x))
+            for value in (
+                made(x, parameter),
+                getattr(theirs, name)(x, *rest, **{key: parameter}),
+            )
+        )
+        torch.testing.assert_close(found, expected)
+
+
+def test_modules_whose_parameter_differs():
+    for delta in (1.0, 0.5, 0.3):
+        module = compiled(ours_nn.HuberLoss(delta=delta), "eager", fullgraph=True)
+        torch.testing.assert_close(module(A, B), torch.nn.HuberLoss(delta=delta)(A, B))
+
+
+@pytest.mark.filterwarnings("ignore:size_average and reduce", "ignore:Using a target size")
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: m.mse_loss(x, B[:1]),
+        lambda m, x: m.mse_loss(x, B, size_average=False),
+        lambda m, x: m.l1_loss(x, B, reduce=False),
+        lambda m, x: m.multilabel_soft_margin_loss(x, B, weight=B[0]),
+    ],
+    ids=["broadcast", "size_average", "reduce", "weight"],
+)
+def test_calls_that_torch_compiles_as_one_graph(function):
+    found = compiled(lambda x: function(ours, x), "aot_eager", fullgraph=True)(A)
+    torch.testing.assert_close(found, function(theirs, A))
