@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from rustloss._loss import Loss
+from rustloss.torch import functional, nn
 from rustloss.torch._calls import apply, call, value
 from rustloss.torch._op import traits
 
-__all__ = ["LossModule", "apply", "call"]
+__all__ = ["LossModule", "apply", "call", "functional", "nn"]
 
 
 class LossModule(torch.nn.Module):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
 
 from rustloss._interop import as_array
-from rustloss.torch._arrays import as_tensor, to_numpy, to_tensor
-from rustloss.torch._op import Call, mean, places, run, signature
+from rustloss.errors import DTypeError
+from rustloss.torch._arrays import as_tensor, is_batched, to_numpy, to_tensor
+from rustloss.torch._op import Call, mean, parse, places, run, signature, traits
 
 #: Bytes of a number in single precision.
 _SINGLE = 4
@@ -59,21 +61,54 @@ class Eager(torch.autograd.Function):
         call, order, others = ctx.args
         tensors = ctx.saved_tensors
         saved, ctx.grads = ctx.grads, None
-        if torch.is_grad_enabled():
-            given = {**others, **dict(zip(call.names, tensors, strict=True))}
-            whole = [as_tensor(name, given[name]) for name in order]
-            grads = Slope.apply(replace(call, names=order), upstream, *whole)
-        elif saved is None or (factor := _factor(upstream, ctx.share)) is None:
-            arrays = dict(zip(call.names, map(to_numpy, call.names, tensors), strict=True))
-            output = to_numpy("grad_output", upstream)
-            options: dict[str, Any] = {"wrt": call.wrt, "grad_output": output}
-            grads = to_tensor(call.traits.loss.grad(**arrays, **others, **options))
-        else:
-            grads = to_tensor(saved)
-            if factor != 1:
-                for grad in grads:
-                    grad.mul_(factor)
+        try:
+            if torch.is_grad_enabled():
+                grads = _traced_grads(call, order, others, tensors, upstream)
+            elif saved is None or (factor := _factor(upstream, ctx.share)) is None:
+                arrays = dict(zip(call.names, map(to_numpy, call.names, tensors), strict=True))
+                output = to_numpy("grad_output", upstream)
+                options: dict[str, Any] = {"wrt": call.wrt, "grad_output": output}
+                grads = to_tensor(call.traits.loss.grad(**arrays, **others, **options))
+            else:
+                grads = to_tensor(saved)
+                if factor != 1:
+                    for grad in grads:
+                        grad.mul_(factor)
+        except (RuntimeError, DTypeError):
+            if not is_batched(upstream):
+                raise
+            grads = _traced_grads(call, order, others, tensors, upstream)
         return None, None, None, *[None if at is None else grads[at] for at in call.gradients]
+
+
+def _traced_grads(
+    call: Call,
+    order: tuple[str, ...],
+    others: Mapping[str, Any],
+    tensors: Sequence[Tensor],
+    upstream: Tensor,
+) -> tuple[Tensor, ...]:
+    """Return gradients that have a derivative, or are of many upstream gradients at a time."""
+    given = {**others, **dict(zip(call.names, tensors, strict=True))}
+    whole = [as_tensor(name, given[name]) for name in order]
+    return _slope(replace(call, names=order), upstream, whole)
+
+
+def _slope(call: Call, upstream: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradients, for each of many upstream gradients if that is what autograd sends.
+
+    What ``is_grads_batched=True`` sends has no graph by `Slope`: only its slices have one.
+    """
+    grads: tuple[Tensor, ...]
+    if not torch._C._functorch.is_legacy_batchedtensor(upstream):
+        grads = Slope.apply(call, upstream, *tensors)
+        return grads
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    slices = torch._remove_batch_dim(upstream, level, 1, 0).unbind()
+    rows = [Slope.apply(call, one, *tensors) for one in slices]
+    stacks = [torch.stack(column) for column in zip(*rows, strict=True)]
+    return tuple(torch._add_batch_dim(stack, 0, level) for stack in stacks)
 
 
 def _factor(upstream: Tensor, share: float) -> float | None:
@@ -96,7 +131,7 @@ def _factor(upstream: Tensor, share: float) -> float | None:
 
 
 class Value(torch.autograd.Function):
-    """The value, for the compiler: the operator alone."""
+    """The value through the operator: for the compiler, `torch.func` and forward mode."""
 
     generate_vmap_rule = True
 
@@ -112,23 +147,47 @@ class Value(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None) -> Any:
-        return _back(Slope.forward, ctx, upstream)
-
-
-class TransformedValue(Value):
-    """The value, for `torch.func` and forward-mode differentiation."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor | None) -> Any:
-        return _back(Slope.apply, ctx, upstream)
+        found: dict[str, Tensor] = {}
+        if upstream is not None:
+            call = ctx.call.wanted(ctx.needs_input_grad[1:])
+            grads = _slope(call, upstream, ctx.saved_tensors)
+            found = dict(zip(call.wrt, grads, strict=True))
+        return None, *[found.get(name) for name in ctx.call.names]
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
         wrt = ctx.call.wanted([tangent is not None for tangent in tangents])
         moves = _present(ctx.call.names, tangents)
         return _along(wrt, ctx.saved_tensors, moves, ctx.shape).to(ctx.dtype)
+
+
+@torch.compiler.allow_in_graph
+def traced(text: str, names: tuple[str, ...], *tensors: Tensor) -> Tensor:
+    """Return the value of a loss through the operator.
+
+    The compiler does not look in here, as it would not take a `jvp`: it leaves the call in its
+    graph and traces all that torch does with it, the derivatives of any order among it.
+
+    Parameters
+    ----------
+    text : str
+        The loss, as `Traits.text` has it.
+    names : tuple of str
+        What the tensors are.
+    *tensors : Tensor
+        All arguments of the call.
+
+    Raises
+    ------
+    NotImplementedError
+        If forward mode is taken of forward mode, which torch would take for zero.
+    """
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    if sum(level.key() == TransformType.Jvp for level in stack) > 1:
+        message = "expected one level of forward mode, got several; take torch.func.hessian, or"
+        raise NotImplementedError(f"{message} torch.func.jacfwd of torch.func.jacrev")
+    value: Tensor = Value.apply(Call(traits(parse(text)), tuple(names)), *tensors)
+    return value
 
 
 class Slope(torch.autograd.Function):
@@ -200,16 +259,6 @@ def _save(ctx: Any, tensors: Sequence[Tensor]) -> None:
 def _present(names: Sequence[str], tensors: Sequence[Tensor | None]) -> dict[str, Tensor]:
     pairs = zip(names, tensors, strict=True)
     return {name: tensor for name, tensor in pairs if tensor is not None}
-
-
-def _back(slope: Callable[..., Any], ctx: Any, upstream: Tensor | None) -> tuple[Any, ...]:
-    """Return what goes back from a value to the arguments of its function."""
-    found: dict[str, Tensor] = {}
-    if upstream is not None:
-        call = ctx.call.wanted(ctx.needs_input_grad[1:])
-        grads = slope(call, upstream, *ctx.saved_tensors)
-        found = dict(zip(call.wrt, grads, strict=True))
-    return None, *[found.get(name) for name in ctx.call.names]
 
 
 def _bend(

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType
 
+from rustloss._frameworks import framework
 from rustloss._loss import Loss
-from rustloss.errors import CallError, DTypeError
-from rustloss.torch._arrays import as_tensor, to_numpy, to_tensor
-from rustloss.torch._autograd import Eager, TransformedValue, Value
+from rustloss.errors import CallError, DTypeError, OutputError
+from rustloss.torch._arrays import as_tensor, moves, to_numpy, to_tensor
+from rustloss.torch._autograd import Eager, traced
 from rustloss.torch._op import Call, Traits, traits
 
 #: Classes whose tensors are nothing but memory; other ones have their own ways to be called.
@@ -50,6 +50,7 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     """
     if method == "__call__":
         return value(traits(loss), args, kwargs)
+    _refuse_foreign({**dict(zip(traits(loss).names, args, strict=False)), **kwargs})
     return _detached(loss, method, args, kwargs)
 
 
@@ -94,30 +95,32 @@ def value(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
     -------
     Tensor
     """
-    traced = _is_traced()
+    is_traced = _is_traced()
     recorded = torch.is_grad_enabled()
-    by_position = not traced and not kwargs and len(args) <= len(traits.positional)
+    by_position = not is_traced and not kwargs and len(args) <= len(traits.positional)
     if by_position and _PLAIN.issuperset(map(type, args)):
         # Tensors alone: the usual call, which is to take no longer than it must.
         names = traits.positional[: len(args)]
         call = _wanted(traits, names, tuple([recorded and x.requires_grad for x in args]))
         if call.wrt:
-            result: Tensor = Eager.apply(call, names, {}, *args)
-            return result
+            plain: Tensor = Eager.apply(call, names, {}, *args)
+            return plain
         return _without_graph(traits, args, {})
     given = _present(traits, args, kwargs)
     tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
     others = {name: x for name, x in given.items() if name not in tensors}
+    if not torch.compiler.is_compiling():
+        _refuse_foreign(others)
     names = (*tensors,)
     needed = tuple([recorded and x.requires_grad for x in tensors.values()])
-    if traced or not _PLAIN.issuperset(map(type, tensors.values())):
+    if is_traced or not _PLAIN.issuperset(map(type, tensors.values())):
         Call(traits, names).wanted(needed)
         return _traced(traits, given)
     call = _wanted(traits, names, needed)
     if not call.wrt:
         return _without_graph(traits, (), given)
     _refuse_out(given)
-    result = Eager.apply(call, (*given,), others, *tensors.values())
+    result: Tensor = Eager.apply(call, (*given,), others, *tensors.values())
     return result
 
 
@@ -149,6 +152,16 @@ def _refuse_out(given: dict[str, Any]) -> None:
         raise CallError("out: expected none beside tensors that need a gradient", "out")
 
 
+def _refuse_foreign(given: dict[str, Any]) -> None:
+    """Raise if an argument, or the first element of a list, is an array of another framework."""
+    for name, x in given.items():
+        first = x[0] if isinstance(x, list | tuple) and x else x
+        (owner,) = map(framework, map(type, [first]))
+        if owner not in {None, "torch"}:
+            text = f"{name}: expected tensors, NumPy's arrays or numbers, got an array of {owner}"
+            raise DTypeError(f"{text}; pass numpy.asarray({name})", name)
+
+
 def _is_traced() -> bool:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return True
@@ -159,27 +172,26 @@ def _is_traced() -> bool:
 def _traced(traits: Traits, given: dict[str, Any]) -> Tensor:
     """Return the value through the operator, all of whose arguments are tensors."""
     _refuse_out(given)
-    if not torch.compiler.is_compiling():
-        _refuse_forward_over_forward()
     tensors = {name: as_tensor(name, x) for name, x in given.items()}
-    function = Value if torch.compiler.is_compiling() else TransformedValue
-    return function.apply(Call(traits, (*tensors,)), *tensors.values())
-
-
-def _refuse_forward_over_forward() -> None:
-    """Raise where torch would take a second derivative by forward mode alone for zero."""
-    stack = torch._C._functorch.get_interpreter_stack() or ()
-    if sum(level.key() == TransformType.Jvp for level in stack) > 1:
-        text = "expected one level of forward mode, got several; take torch.func.hessian, or"
-        raise NotImplementedError(f"{text} torch.func.jacfwd of torch.func.jacrev")
+    return traced(traits.text, (*tensors,), *tensors.values())
 
 
 def _detached(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     inputs, options, *_ = loss._bind(method, args, kwargs)
     given = {**inputs, **options}
     for name in _OUTPUTS:
-        if isinstance(given.get(name), Tensor) and given[name].is_neg():
-            text = f"{name}: expected memory to write to, got a tensor that negates another's"
-            raise DTypeError(f"{text}; pass one of its own", name)
+        if isinstance(given.get(name), Tensor):
+            _write(name, given[name])
     arrays = {name: to_numpy(name, x) if isinstance(x, Tensor) else x for name, x in given.items()}
     return to_tensor(getattr(loss, method)(**arrays))
+
+
+def _write(name: str, output: Tensor) -> None:
+    """Tell autograd that a tensor is written to, or raise if it must not be."""
+    if output.is_neg():
+        text = f"{name}: expected memory to write to, got a tensor that negates another's"
+        raise DTypeError(f"{text}; pass one of its own", name)
+    if moves(output):
+        text = f"{name}: expected memory to write to, got a tensor that needs a gradient"
+        raise OutputError(f"{text}; pass {name}.detach()", name)
+    torch.autograd.graph.increment_version(output)

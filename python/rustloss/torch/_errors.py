@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 from rustloss.errors import (
     ArgumentError,
     DTypeError,
@@ -32,8 +35,16 @@ class TorchShapeError(ShapeError, RuntimeError):
     """A shape, a `RuntimeError` in torch for most."""
 
 
-def as_torch(error: ArgumentError) -> ArgumentError:
-    """Return the error with torch's class beside its own, if there is one."""
+def as_torch(error: ArgumentError, words: Mapping[str, str]) -> ArgumentError:
+    """Return the error with torch's class beside its own, if there is one, and in torch's words.
+
+    Parameters
+    ----------
+    error : ArgumentError
+        The error of a loss.
+    words : mapping of str to str
+        What torch calls the arguments of the loss.
+    """
     both = {
         DTypeError: TorchDTypeError,
         LabelError: TorchLabelError,
@@ -42,4 +53,6 @@ def as_torch(error: ArgumentError) -> ArgumentError:
         ShapeError: TorchShapeError,
     }
     kind = both.get(type(error), type(error))
-    return kind(str(error), error.argument, error.index, error.value)
+    text = re.sub(rf"\b({'|'.join(words)})\b", lambda found: words[found[0]], str(error))
+    argument = words.get(error.argument or "", error.argument)
+    return kind(text, argument, error.index, error.value)

@@ -6,28 +6,42 @@ differ from torch's in what follows.
 - Labels that are no signs, or no probabilities, raise in `soft_margin_loss`,
   `cosine_embedding_loss` and `binary_cross_entropy`, where torch follows a formula.
 - The weighted mean of no element is 0, where torch has NaN, and gradients of an infinite `ctc_loss`
-  are 0.
-- Weights are finite, not negative, and need no gradient. Weights of classes are read as numbers
-  when a loss is called, which ``torch.compile(fullgraph=True)`` does not allow.
-- A second derivative is there where `rustloss.torch` says so.
+  are 0, as are those of `cosine_embedding_loss` by a vector of zeros.
+- Weights are finite, not negative, and need no gradient, but those of
+  `multilabel_soft_margin_loss` may be any. Weights of classes are read as numbers when a loss is
+  called, which neither ``torch.compile(fullgraph=True)`` nor ``torch.export`` allows.
+- Parameters are finite: no infinite `delta`, `beta` or `margin`, and 1 <= `p`. The `eps` of
+  `gaussian_nll_loss` is positive, and `kl_div` wants a last axis that is not empty. The compiler
+  compiles anew for each value of a parameter.
+- The result has input's element type, whatever the target's; that of half types is float32 where it
+  is a sum or a mean. Integers are read as float64.
+- More is taken than torch takes: class indices of any real type or with an axis of size 1,
+  predictions of integers, triplets of several ranks, rows in more dimensions than two.
+- A second derivative is there where `rustloss.torch` says so, and there is none of
+  ``torch.jit.script``, ``torch.fx.symbolic_trace`` and ``torch.func.functionalize``.
 """
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import _reduction as _Reduction
 
-import rustloss
-from rustloss.errors import ArgumentError
-from rustloss.torch._calls import value
-from rustloss.torch._errors import as_torch
-from rustloss.torch._op import Traits, traits
+from rustloss.torch._errors import TorchDTypeError, TorchParameterError
+from rustloss.torch._losses import (
+    CTC_WORDS,
+    HUBER_WORDS,
+    SMOOTH_L1_WORDS,
+    TRIPLET_WORDS,
+    call,
+    call_rows,
+    class_weights,
+    number,
+    reduction_of,
+)
 
 __all__ = [
     "binary_cross_entropy",
@@ -54,49 +68,12 @@ __all__ = [
 ]
 
 
-#: By the numbers that torch gives them.
-_REDUCTIONS = ("none", "mean", "sum")
-
-
-@functools.lru_cache(maxsize=1024)
-def _made(name: str, **params: Any) -> Traits:
-    return traits(getattr(rustloss, name)(**params))
-
-
-@torch.compiler.assume_constant_result
-def _loss(name: str, **params: Any) -> Traits:
-    """Return a loss by its name; the compiler takes it for a constant, as its arguments are."""
-    return _made(name, **params)
-
-
-def _call(name: str, tensors: Sequence[Tensor], options: dict[str, Any], **params: Any) -> Tensor:
-    """Call a loss, with errors as torch has them; `options` are arguments of the call by name."""
-    try:
-        return value(_loss(name, **params), tuple(tensors), options)
-    except ArgumentError as error:
-        raise as_torch(error) from error
-
-
-def _call_rows(name: str, tensors: Sequence[Tensor], axes: int = 1, **params: Any) -> Tensor:
-    """Call a loss of rows, each with that many axes; the loss of one row has no dimensions."""
-    if tensors[0].dim() > axes:
-        return _call(name, tensors, {}, **params)
-    rows = _call(name, [tensor[None] for tensor in tensors], {}, **params)
-    return rows[0] if params["reduction"] == "none" else rows
-
-
-def _reduction(reduction: str, size_average: bool | None = None, reduce: bool | None = None) -> str:
-    """Return a reduction by torch's rules, the deprecated arguments among them."""
-    if size_average is not None or reduce is not None:
-        reduction = _Reduction.legacy_get_string(size_average, reduce)
-    return reduction if reduction in _REDUCTIONS else _REDUCTIONS[_Reduction.get_enum(reduction)]
-
-
 def _as_one_size(input: Tensor, target: Tensor) -> Sequence[Tensor]:
     if target.size() == input.size():
         return input, target
-    text = f"target has size {tuple(target.size())}, input {tuple(input.size())}: they are"
-    warnings.warn(f"{text} broadcast, which is rarely meant; give both one size", stacklevel=3)
+    if not torch.compiler.is_compiling():
+        text = f"target has size {tuple(target.size())}, input {tuple(input.size())}: they are"
+        warnings.warn(f"{text} broadcast, which is rarely meant; give both one size", stacklevel=3)
     both: Sequence[Tensor] = torch.broadcast_tensors(input, target)
     return both
 
@@ -116,16 +93,6 @@ def _weight_like(input: Tensor, weight: Tensor | None) -> dict[str, Any]:
     return {"sample_weight": weight}
 
 
-def _numbers(weight: Tensor | None) -> tuple[float, ...] | None:
-    """Return weights of classes as a parameter of a loss."""
-    if weight is None:
-        return None
-    if weight.dim() != 1:
-        text = f"expected one weight for each class, got shape {tuple(weight.size())}"
-        raise ValueError(f"weight: {text}")
-    return tuple(weight.tolist())
-
-
 def _mean_of_weights(reduction: str, weight: Tensor | None) -> str:
     return "weighted_mean" if reduction == "mean" and weight is not None else reduction
 
@@ -139,9 +106,9 @@ def l1_loss(
     weight: Tensor | None = None,
 ) -> Tensor:
     """Return the absolute error; see `rustloss.L1Loss`."""
-    how = _mean_of_weights(_reduction(reduction, size_average, reduce), weight)
+    how = _mean_of_weights(reduction_of(reduction, size_average, reduce), weight)
     options = _weight_like(input, weight)
-    return _call("L1Loss", _as_one_size(input, target), options, reduction=how)
+    return call("L1Loss", _as_one_size(input, target), options, reduction=how)
 
 
 def mse_loss(
@@ -153,9 +120,9 @@ def mse_loss(
     weight: Tensor | None = None,
 ) -> Tensor:
     """Return the squared error, twice `rustloss.L2Loss`."""
-    how = _mean_of_weights(_reduction(reduction, size_average, reduce), weight)
+    how = _mean_of_weights(reduction_of(reduction, size_average, reduce), weight)
     options = _weight_like(input, weight)
-    return _call("L2Loss", _as_one_size(input, target), options, weight=2.0, reduction=how)
+    return call("L2Loss", _as_one_size(input, target), options, weight=2.0, reduction=how)
 
 
 def smooth_l1_loss(
@@ -167,10 +134,12 @@ def smooth_l1_loss(
     beta: float = 1.0,
 ) -> Tensor:
     """Return the absolute error with its corner rounded off; see `rustloss.HuberLoss`."""
+    beta = number("beta", beta)
     if beta == 0:
         return l1_loss(input, target, size_average, reduce, reduction)
-    how = _reduction(reduction, size_average, reduce)
-    return _call("HuberLoss", _as_one_size(input, target), {}, rho=beta, reduction=how)
+    how = reduction_of(reduction, size_average, reduce)
+    tensors = _as_one_size(input, target)
+    return call("HuberLoss", tensors, {}, SMOOTH_L1_WORDS, rho=beta, reduction=how)
 
 
 def huber_loss(
@@ -181,9 +150,10 @@ def huber_loss(
     weight: Tensor | None = None,
 ) -> Tensor:
     """Return the classical Huber loss, `delta` times `rustloss.HuberLoss`."""
-    params: dict[str, Any] = {"rho": delta, "weight": delta, "reduction": _reduction(reduction)}
+    delta = number("delta", delta)
+    params: dict[str, Any] = {"rho": delta, "weight": delta, "reduction": reduction_of(reduction)}
     options = _weight_like(input, weight)
-    return _call("HuberLoss", _as_one_size(input, target), options, **params)
+    return call("HuberLoss", _as_one_size(input, target), options, HUBER_WORDS, **params)
 
 
 def binary_cross_entropy(
@@ -195,11 +165,11 @@ def binary_cross_entropy(
     reduction: str = "mean",
 ) -> Tensor:
     """Return the binary cross-entropy of probabilities; see `rustloss.SigmoidBCELoss`."""
-    how = _reduction(reduction, size_average, reduce)
+    how = reduction_of(reduction, size_average, reduce)
     _require_one_size(input, target)
     options = {} if weight is None else {"sample_weight": weight.expand_as(target)}
     params: dict[str, Any] = {"from_sigmoid": True, "clamp": True, "reduction": how}
-    return _call("SigmoidBCELoss", (input, target), options, **params)
+    return call("SigmoidBCELoss", (input, target), options, **params)
 
 
 def binary_cross_entropy_with_logits(
@@ -212,12 +182,21 @@ def binary_cross_entropy_with_logits(
     pos_weight: Tensor | None = None,
 ) -> Tensor:
     """Return the binary cross-entropy of logits; see `rustloss.SigmoidBCELoss`."""
-    how = _reduction(reduction, size_average, reduce)
+    how = reduction_of(reduction, size_average, reduce)
     _require_one_size(input, target)
     given = {"sample_weight": weight, "pos_weight": pos_weight}
     options = {name: x.expand_as(target) for name, x in given.items() if x is not None}
     params: dict[str, Any] = {"reduction": how, "out_of_range": "allow"}
-    return _call("SigmoidBCELoss", (input, target), options, **params)
+    return call("SigmoidBCELoss", (input, target), options, **params)
+
+
+def _require_probabilities(target: Tensor, ignore_index: int) -> None:
+    if not target.is_floating_point():
+        text = "target: expected probabilities of a floating point type, as it has input's size"
+        raise TorchDTypeError(f"{text}, got {target.dtype}", "target")
+    if ignore_index >= 0:
+        text = "ignore_index: expected a negative number beside probabilities"
+        raise TorchParameterError(f"{text}, got {ignore_index}", "ignore_index")
 
 
 def cross_entropy(
@@ -234,14 +213,17 @@ def cross_entropy(
 
     The target holds class indices, or probabilities if it is of input's size.
     """
-    how = _reduction(reduction, size_average, reduce)
-    params: dict[str, Any] = {"class_weight": _numbers(weight), "label_smoothing": label_smoothing}
+    how = reduction_of(reduction, size_average, reduce)
+    smoothing = number("label_smoothing", label_smoothing)
+    ignore_index = number("ignore_index", ignore_index)
+    params: dict[str, Any] = {"class_weight": class_weights(weight), "label_smoothing": smoothing}
     if target.size() == input.size():
+        _require_probabilities(target, ignore_index)
         params |= {"sparse_label": False, "reduction": how}
     else:
         how = "weighted_mean" if how == "mean" else how
         params |= {"ignore_index": ignore_index, "reduction": how}
-    return _call_rows("SoftmaxCELoss", (input, target), axis=1, **params)
+    return call_rows("SoftmaxCELoss", (input, target), axis=1, **params)
 
 
 def nll_loss(
@@ -254,14 +236,14 @@ def nll_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Return the cross-entropy of log-probabilities; see `rustloss.SoftmaxCELoss`."""
-    how = _reduction(reduction, size_average, reduce)
+    how = reduction_of(reduction, size_average, reduce)
     params: dict[str, Any] = {
         "from_logits": True,
-        "class_weight": _numbers(weight),
-        "ignore_index": ignore_index,
+        "class_weight": class_weights(weight),
+        "ignore_index": number("ignore_index", ignore_index),
         "reduction": "weighted_mean" if how == "mean" else how,
     }
-    return _call_rows("SoftmaxCELoss", (input, target), axis=1, **params)
+    return call_rows("SoftmaxCELoss", (input, target), axis=1, **params)
 
 
 def kl_div(
@@ -273,12 +255,17 @@ def kl_div(
     log_target: bool = False,
 ) -> Tensor:
     """Return the Kullback-Leibler divergence; see `rustloss.KLDivLoss`."""
-    if reduction == "batchmean" and size_average is None and reduce is None:
-        how = "batch_mean" if input.dim() else "sum"
-    else:
-        how = _reduction(reduction, size_average, reduce)
-    params: dict[str, Any] = {"log_target": log_target, "out_of_range": "allow", "reduction": how}
-    return _call_rows("KLDivLoss", torch.broadcast_tensors(input, target), axes=0, **params)
+    of_batch = reduction == "batchmean"
+    if of_batch and size_average is None and reduce is None:
+        reduction = "sum"
+    how = reduction_of(reduction, size_average, reduce)
+    tensors = torch.broadcast_tensors(input, target)
+    params: dict[str, Any] = {"log_target": log_target, "out_of_range": "allow"}
+    if of_batch and how == "sum" and tensors[0].size() == input.size() and input.dim():
+        return call("KLDivLoss", tensors, {}, reduction="batch_mean", **params)
+    losses = call_rows("KLDivLoss", tensors, axes=0, reduction=how, **params)
+    # Torch divides by input's size alone, and whatever `size_average` and `reduce` have left.
+    return losses / input.size(0) if of_batch and input.dim() else losses
 
 
 def poisson_nll_loss(
@@ -296,10 +283,10 @@ def poisson_nll_loss(
         "from_logits": log_input,
         "compute_full": "stirling" if full else False,
         "out_of_range": "allow",
-        "reduction": _reduction(reduction, size_average, reduce),
+        "reduction": reduction_of(reduction, size_average, reduce),
     }
     tensors = torch.broadcast_tensors(input, target)
-    return _call("PoissonNLLLoss", tensors, {"epsilon": eps}, **params)
+    return call("PoissonNLLLoss", tensors, {"epsilon": number("eps", eps)}, **params)
 
 
 def _least(dtype: torch.dtype) -> float:
@@ -323,7 +310,7 @@ def gaussian_nll_loss(
     """
     if not isinstance(var, Tensor):
         var = input.detach().new_full(input.size(), var)
-    elif var.size() == input.size()[:-1]:
+    elif input.dim() and var.size() == input.size()[:-1]:
         var = var[..., None]
     ones = [n for n, m in zip(var.size(), input.size(), strict=False) if n != m]
     if var.dim() != input.dim() or ones not in ([], [1]):
@@ -331,15 +318,15 @@ def gaussian_nll_loss(
         raise ValueError(f"var: {text}, got {tuple(var.size())}")
     # The slope of a variance below `eps` is that at `eps`, as torch has it: raised without a graph,
     # and the loss's own floor lies lower.
-    floor = eps
+    floor = eps = number("eps", eps)
     if var.is_floating_point() and eps >= _least(var.dtype):
         floor = eps / 2
         var = var.clone()
         with torch.no_grad():
             var.masked_fill_((var >= 0) & (var < eps), eps)
-    params: dict[str, Any] = {"full": full, "epsilon": floor, "reduction": _reduction(reduction)}
+    params: dict[str, Any] = {"full": full, "epsilon": floor, "reduction": reduction_of(reduction)}
     tensors = (*torch.broadcast_tensors(input, target), var)
-    return _call("GaussianNLLLoss", tensors, {}, **params)
+    return call("GaussianNLLLoss", tensors, {}, **params)
 
 
 def hinge_embedding_loss(
@@ -351,9 +338,10 @@ def hinge_embedding_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Return the hinge loss of a distance; see `rustloss.HingeEmbeddingLoss`."""
-    how = _reduction(reduction, size_average, reduce)
+    how = reduction_of(reduction, size_average, reduce)
+    margin = number("margin", margin)
     params: dict[str, Any] = {"margin": margin, "out_of_range": "allow", "reduction": how}
-    return _call("HingeEmbeddingLoss", torch.broadcast_tensors(input, target), {}, **params)
+    return call("HingeEmbeddingLoss", torch.broadcast_tensors(input, target), {}, **params)
 
 
 def soft_margin_loss(
@@ -364,8 +352,8 @@ def soft_margin_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Return the logistic loss of a signed label; see `rustloss.LogisticLoss`."""
-    how = _reduction(reduction, size_average, reduce)
-    return _call("LogisticLoss", torch.broadcast_tensors(input, target), {}, reduction=how)
+    how = reduction_of(reduction, size_average, reduce)
+    return call("LogisticLoss", torch.broadcast_tensors(input, target), {}, reduction=how)
 
 
 def cosine_embedding_loss(
@@ -378,9 +366,10 @@ def cosine_embedding_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Return the cosine embedding loss; see `rustloss.CosineEmbeddingLoss`."""
-    how = _reduction(reduction, size_average, reduce)
-    tensors = (input1, input2, target)
-    return _call_rows("CosineEmbeddingLoss", tensors, margin=margin, reduction=how)
+    how = reduction_of(reduction, size_average, reduce)
+    tensors = (*torch.broadcast_tensors(input1, input2), target)
+    params: dict[str, Any] = {"margin": number("margin", margin), "reduction": how}
+    return call_rows("CosineEmbeddingLoss", tensors, **params)
 
 
 def margin_ranking_loss(
@@ -393,13 +382,14 @@ def margin_ranking_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Return the margin ranking loss; see `rustloss.MarginRankingLoss`."""
-    how = _reduction(reduction, size_average, reduce)
+    how = reduction_of(reduction, size_average, reduce)
     tensors = (input1, input2, target)
     if len({tensor.dim() for tensor in tensors}) > 1:
         sizes = ", ".join(str(tuple(tensor.size())) for tensor in tensors)
         raise RuntimeError(f"expected three tensors of one number of dimensions, got sizes {sizes}")
+    margin = number("margin", margin)
     params: dict[str, Any] = {"margin": margin, "out_of_range": "allow", "reduction": how}
-    return _call("MarginRankingLoss", torch.broadcast_tensors(*tensors), {}, **params)
+    return call("MarginRankingLoss", torch.broadcast_tensors(*tensors), {}, **params)
 
 
 def multi_margin_loss(
@@ -413,14 +403,15 @@ def multi_margin_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Return the margin loss of one class against all others; see `rustloss.MultiMarginLoss`."""
-    how = _reduction(reduction, size_average, reduce)
+    how = reduction_of(reduction, size_average, reduce)
+    one = input.dim() == target.dim() == 1  # whose loss has a dimension in torch
     params: dict[str, Any] = {
-        "p": p,
-        "margin": margin,
-        "class_weight": _numbers(weight),
+        "p": number("p", p),
+        "margin": number("margin", margin),
+        "class_weight": class_weights(weight),
         "reduction": how,
     }
-    return _call_rows("MultiMarginLoss", (input, target), **params)
+    return call_rows("MultiMarginLoss", (input[None] if one else input, target), **params)
 
 
 def multilabel_margin_loss(
@@ -431,8 +422,8 @@ def multilabel_margin_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Return the margin loss of several classes; see `rustloss.MultiLabelMarginLoss`."""
-    how = _reduction(reduction, size_average, reduce)
-    return _call_rows("MultiLabelMarginLoss", (input, target), reduction=how)
+    how = reduction_of(reduction, size_average, reduce)
+    return call_rows("MultiLabelMarginLoss", (input, target), reduction=how)
 
 
 def multilabel_soft_margin_loss(
@@ -444,12 +435,15 @@ def multilabel_soft_margin_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Return the mean cross-entropy of yes or no per class; see `MultiLabelSoftMarginLoss`."""
-    params: dict[str, Any] = {
-        "class_weight": _numbers(weight),
-        "out_of_range": "allow",
-        "reduction": _reduction(reduction, size_average, reduce),
-    }
-    return _call_rows("MultiLabelSoftMarginLoss", torch.broadcast_tensors(input, target), **params)
+    how = reduction_of(reduction, size_average, reduce)
+    tensors = torch.broadcast_tensors(input, target)
+    params: dict[str, Any] = {"out_of_range": "allow"}
+    if weight is None:
+        return call_rows("MultiLabelSoftMarginLoss", tensors, reduction=how, **params)
+    # Weights of any shape, which have a gradient.
+    losses = call("SigmoidBCELoss", tensors, {}, reduction="none", **params) * weight
+    losses = losses.sum(-1) / tensors[0].size(-1)
+    return losses if how == "none" else losses.sum() if how == "sum" else losses.mean()
 
 
 def _require_margin(margin: float) -> None:
@@ -470,17 +464,18 @@ def triplet_margin_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Return the margin loss of two distances; see `rustloss.TripletMarginLoss`."""
-    how = _reduction(reduction, size_average, reduce)
+    how = reduction_of(reduction, size_average, reduce)
+    margin = number("margin", margin)
     _require_margin(margin)
     params: dict[str, Any] = {
         "margin": margin,
-        "p": float(p),
-        "epsilon": eps,
+        "p": number("p", float(p)),
+        "epsilon": number("eps", eps),
         "swap": swap,
         "reduction": how,
     }
     tensors = torch.broadcast_tensors(anchor, positive, negative)
-    return _call_rows("TripletMarginLoss", tensors, **params)
+    return call_rows("TripletMarginLoss", tensors, words=TRIPLET_WORDS, **params)
 
 
 def triplet_margin_with_distance_loss(
@@ -497,14 +492,17 @@ def triplet_margin_with_distance_loss(
 
     The distances are those of `distance_function`, by default ``torch.pairwise_distance``.
     """
-    how = _reduction(reduction)
+    how = reduction_of(reduction)
     _require_margin(margin)
     distance = torch.pairwise_distance if distance_function is None else distance_function
     near, far = distance(anchor, positive), distance(anchor, negative)
     if swap:
         far = torch.minimum(far, distance(positive, negative))
+    if isinstance(margin, Tensor):  # which has a gradient
+        near, margin = near + margin, 0.0
+    margin = number("margin", margin)
     tensors = (far, near, torch.ones_like(near))
-    return _call("MarginRankingLoss", tensors, {}, margin=margin, reduction=how)
+    return call("MarginRankingLoss", tensors, {}, margin=margin, reduction=how)
 
 
 def ctc_loss(
@@ -520,17 +518,17 @@ def ctc_loss(
 
     The gradient is torch's, which is that by what went into a log-softmax.
     """
-    how = _reduction(reduction)
+    how = reduction_of(reduction)
     one = log_probs.dim() == 2
     if one:
         log_probs, targets = log_probs[:, None], targets.reshape(1, -1)
     lengths = [torch.as_tensor(n).reshape(-1) for n in (input_lengths, target_lengths)]
     params: dict[str, Any] = {
         "layout": "TNC",
-        "blank": blank,
+        "blank": number("blank", blank),
         "input": "log_probs_torch",
         "infeasible": "zero" if zero_infinity else "inf",
         "reduction": "target_mean" if how == "mean" else how,
     }
-    losses = _call("CTCLoss", (log_probs, targets, *lengths), {}, **params)
+    losses = call("CTCLoss", (log_probs, targets, *lengths), {}, CTC_WORDS, **params)
     return losses[0] if one and how == "none" else losses

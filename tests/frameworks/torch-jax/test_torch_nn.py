@@ -413,7 +413,7 @@ def test_errors_are_of_classes_of_ours_and_can_be_pickled():
     with pytest.raises(errors.LabelError) as caught:
         ours_functional.cross_entropy(torch.zeros(2, 3), torch.tensor([0, 3]))
     again = pickle.loads(pickle.dumps(caught.value))
-    assert (type(again), again.argument, again.index) == (type(caught.value), "label", (1,))
+    assert (type(again), again.argument, again.index) == (type(caught.value), "target", (1,))
 
 
 def test_sizes_that_differ_are_broadcast_with_a_warning():
