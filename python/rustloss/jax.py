@@ -237,19 +237,24 @@ class _Operation:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _compute(operation: _Operation, *arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Compute the results of an operation by the handler in `rustloss._core`."""
-    # Under `shard_map` results vary over the axes of the mesh that an operand varies over.
-    avals = [_typeof(array) for array in arrays]
-    most = max(avals, key=lambda aval: len(getattr(aval, "vma", ())))
+    # All operands are on the devices in the same way, see `_alike`, and so are the results.
+    aval = _typeof(arrays[0])
     results = [
-        most.update(shape=shape, dtype=jnp.dtype(dtype), weak_type=False)
+        aval.update(shape=shape, dtype=jnp.dtype(dtype), weak_type=False)
         for shape, dtype in operation.specs(arrays)
     ]
     run = ffi.ffi_call(_TARGET, results, vmap_method="expand_dims")
     return tuple(run(*arrays, call=operation.text(arrays[0].ndim)))
 
 
-#: Older versions of JAX have it under another name.
+# Older versions of JAX have these under other names, and the oldest no types that need the casts.
 _typeof = getattr(jax, "typeof", None) or jax.core.get_aval
+_reshard = getattr(jax.sharding, "reshard", None)
+_cast = (
+    functools.partial(jax.lax.pcast, to="varying")
+    if hasattr(jax.lax, "pcast")
+    else getattr(jax.lax, "pvary", lambda array, _: array)
+)
 
 
 @functools.partial(_compute.defjvp, symbolic_zeros=True)
@@ -374,10 +379,42 @@ def _coupled_bwd(operation: _Operation, saved: Any, cotangent: Any) -> tuple[Any
 _coupled.defvjp(_coupled_fwd, _coupled_bwd, symbolic_zeros=True)
 
 
+def _alike(arrays: list[jax.Array]) -> list[jax.Array]:
+    """Return operands that are on the devices of a mesh in the same way.
+
+    Under `shard_map` each varies over the axes of the mesh that any of them varies over. With
+    explicit sharding each is whole on every device. Both happen outside of our rules for
+    derivatives, so that JAX sums and distributes the gradients.
+    """
+    axes = frozenset[Any]().union(*map(_varying, arrays))
+    arrays = [_vary(array, axes - _varying(array)) for array in arrays]
+    shardings = [getattr(_typeof(array), "sharding", None) for array in arrays]
+    split = next((s for s in shardings if s is not None and any(s.spec)), None)
+    if split is None or _reshard is None:
+        return arrays
+    whole = jax.sharding.NamedSharding(split.mesh, jax.sharding.PartitionSpec())
+    return [_reshard(array, whole) for array in arrays]
+
+
+def _varying(array: jax.Array) -> frozenset[Any]:
+    """Return the axes of a mesh that an array varies over, of which older versions know none."""
+    aval = _typeof(array)
+    kind = getattr(aval, "manual_axis_type", None)
+    found: frozenset[Any] = kind.varying if kind else getattr(aval, "vma", frozenset())
+    return found
+
+
+def _vary(array: jax.Array, axes: Collection[Any]) -> jax.Array:
+    """Return an array that varies over further axes of a mesh."""
+    for axis in sorted(axes, key=str):
+        array = _cast(array, axis)
+    return array
+
+
 # Compiled, as an operation by itself takes JAX fifty times as long as the loss takes.
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _run(operation: _Operation, *given: jax.Array) -> tuple[jax.Array, ...]:
-    arrays = operation.floating(given)
+    arrays = _alike(operation.floating(given))
     if operation.results == ("value",) and operation.is_coupled(operation.inputs(arrays)):
         return (_coupled(operation, *arrays),)
     return _compute(operation, *arrays)  # type: ignore[no-any-return]
