@@ -25,7 +25,8 @@ class, with the name of ours and its text in the message. `function` has another
 JAX from 0.4.38 on will do. `shard_map` of versions that have it in `jax.experimental` needs
 `check_rep=False`.
 
-Without JAX's 64-bit mode integers and numbers of NumPy become 32-bit, as everywhere in JAX.
+Without JAX's 64-bit mode integers and numbers of NumPy become 32-bit, as everywhere in JAX; indices and
+lengths that would become others are refused.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
+from numpy.typing import NDArray
 
 try:
     from jax import ffi
@@ -46,10 +49,18 @@ except ImportError:  # before JAX 0.5
     from jax.extend import ffi
 
 from rustloss import _core
-from rustloss._adapter import is_elementwise
+from rustloss._adapter import DISCRETE, is_elementwise
+from rustloss._frameworks import framework
 from rustloss._interop import as_array
 from rustloss._loss import ArraySpec, Loss
-from rustloss.errors import OutputError, ParameterError
+from rustloss.errors import (
+    DTypeError,
+    LabelError,
+    LengthError,
+    OutputError,
+    ParameterError,
+    ShapeError,
+)
 
 __all__ = ["call", "function"]
 
@@ -141,7 +152,7 @@ def _call(
     }[method]
     if "grad_output" in options:
         inputs["grad_output"] = options["grad_output"]
-    arrays = [_array(name, value) for name, value in inputs.items()]
+    arrays = [_array(loss, name, value) for name, value in inputs.items()]
     operation = _Operation(loss, tuple(inputs), results, options.get("denominator"), on_error)
     found: tuple[jax.Array, ...] = _run(operation, *arrays) if results else ()
     if method == "__call__":
@@ -153,8 +164,57 @@ def _call(
     return (found[0], derived) if method == "value_and_grad" else derived
 
 
-def _array(name: str, value: Any) -> jax.Array:
-    return value if isinstance(value, jax.Array) else jnp.asarray(as_array(name, value))
+def _array(loss: Loss, name: str, value: Any) -> jax.Array:
+    """Return an argument as an array of JAX that holds real numbers."""
+    if not isinstance(value, jax.Array):
+        return _from_numpy(loss, name, value)
+    if not isinstance(value.dtype, np.dtype):  # keys of random numbers
+        raise DTypeError(f"{name}: expected real numbers, got dtype {value.dtype}", name)
+    if not isinstance(value, jax.core.Tracer) and value.is_deleted():
+        text = f"{name}: expected an array that holds numbers, got one that was deleted or donated"
+        raise DTypeError(text, name)
+    return value
+
+
+def _from_numpy(loss: Loss, name: str, value: Any) -> jax.Array:
+    """Return an array of NumPy, a number or a list as an array of JAX."""
+    for kind in set(map(type, jax.tree.leaves(value))):
+        if framework(kind) not in (None, "jax"):
+            text = (
+                f"{name}: expected numbers of JAX or NumPy, got {kind.__module__}.{kind.__name__}"
+            )
+            raise DTypeError(text, name)
+    array = as_array(name, value)
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    if dtype != array.dtype:
+        array = _before_rounding(loss, name, array, dtype)
+    return jnp.asarray(array)
+
+
+def _before_rounding(
+    loss: Loss, name: str, array: NDArray[Any], dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Return an array that JAX can round to 32 bits.
+
+    Integers too large for that are made floats. Indices and lengths are refused instead, if they
+    would become others.
+    """
+    domain = next((row["domain"] for row in loss._inputs if row["name"] == name), None)
+    if array.dtype.kind == "f" and domain not in DISCRETE:
+        return array
+    with np.errstate(over="ignore"):
+        changed = (array.astype(dtype) != array) & ~np.isnan(array)
+    if not changed.any():
+        return array
+    if domain not in DISCRETE:
+        return array.astype(np.float64)
+    index = tuple(map(int, np.argwhere(changed)[0]))
+    place = f"{name}[{', '.join(map(str, index))}]" if index else name
+    value = array[index].item()
+    text = f"{place}: expected a number that {dtype} holds, got {value}"
+    remedy = "for 64 bits call jax.config.update('jax_enable_x64', True)"
+    error = LengthError if domain in {"Lengths", "Offsets"} else LabelError
+    raise error(f"{text}; {remedy}", name, index, value)
 
 
 @dataclass(frozen=True)
@@ -186,6 +246,13 @@ class _Operation:
             *(f"{name}={value!r}" for name, value in self.loss._params.items()),
         )
         return "\n".join(map(str, lines))
+
+    def check_shapes(self, arrays: Collection[Any]) -> None:
+        """Refuse lengths that `jax.export` has symbols for."""
+        for name, array in zip(self.operands, arrays, strict=True):
+            if not all(isinstance(length, int) for length in array.shape):
+                text = f"{name}: expected a shape of numbers, got {array.shape}"
+                raise ShapeError(f"{text}; export one program for each shape", name)
 
     def inputs(self, arrays: Collection[Any]) -> dict[str, Any]:
         """Return the arrays by their names, without the gradient that comes from outside."""
@@ -414,6 +481,7 @@ def _vary(array: jax.Array, axes: Collection[Any]) -> jax.Array:
 # Compiled, as an operation by itself takes JAX fifty times as long as the loss takes.
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _run(operation: _Operation, *given: jax.Array) -> tuple[jax.Array, ...]:
+    operation.check_shapes(given)
     arrays = _alike(operation.floating(given))
     if operation.results == ("value",) and operation.is_coupled(operation.inputs(arrays)):
         return (_coupled(operation, *arrays),)
