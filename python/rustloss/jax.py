@@ -25,8 +25,8 @@ class, with the name of ours and its text in the message. `function` has another
 JAX from 0.4.38 on will do. `shard_map` of versions that have it in `jax.experimental` needs
 `check_rep=False`.
 
-Without JAX's 64-bit mode integers and numbers of NumPy become 32-bit, as everywhere in JAX; indices and
-lengths that would become others are refused.
+Without JAX's 64-bit mode integers and numbers of NumPy become 32-bit, as everywhere in JAX; indices
+and lengths that would become others are refused.
 """
 
 from __future__ import annotations
@@ -350,8 +350,12 @@ def _value_jvp(
     for (name, tangent), grad in zip(perturbed.items(), grads, strict=True):
         product = grad.astype(value.dtype) * line_up(name, tangent).astype(value.dtype)
         total += _summed(operation, inputs, product, value.shape)
-    # In `shard_map`, JAX 0.6 gives what a foreign function returns no mesh, which arithmetic has.
-    return (value if _typeof(value) == _typeof(total) else value * 1), total
+    return _as_its_tangent(value, total), total
+
+
+def _as_its_tangent(array: jax.Array, tangent: jax.Array) -> jax.Array:
+    """Return a result with a mesh, which in JAX 0.6's `shard_map` foreign functions leave out."""
+    return array if _typeof(array) == _typeof(tangent) else array * 1
 
 
 def _line_up(
@@ -414,7 +418,7 @@ def _derivatives_jvp(
     if "value" in tangents:
         value = replace(operation, operands=tuple(inputs), results=("value",))
         tangents["value"] = _value_jvp(value, inputs, perturbed)[1]
-    return found[: len(tangents)], tuple(tangents.values())
+    return tuple(map(_as_its_tangent, found, tangents.values())), tuple(tangents.values())
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
