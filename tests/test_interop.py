@@ -65,7 +65,10 @@ class Device:
         (foreign("scipy.sparse", "csr_array", todense=None), r"pass X\.todense\(\)"),
         (foreign("polars.lazyframe.frame", "LazyFrame", collect=None), r"pass X\.collect\(\)"),
         (foreign("tensorflow.python.framework.ops", "SymbolicTensor"), r"tf\.numpy_function"),
-        (foreign("jax._src.interpreters.partial_eval", "DynamicJaxprTracer"), r"pure_callback"),
+        (
+            foreign("jax._src.interpreters.partial_eval", "DynamicJaxprTracer"),
+            r"through jax\.pure_callback|as by jnp\.stack\(pred\)",
+        ),
     ],
 )
 def test_arrays_that_must_be_converted_say_how(array, remedy):

@@ -44,6 +44,8 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
         raise
     except Exception as error:
         text = f"{name}: expected an array of real numbers ({_brief(error)})"
+        if type(error).__name__ == "TracerArrayConversionError":
+            text = f"{text}; {_stacking(name)}"
         raise DTypeError(text, name) from error
 
 
@@ -146,11 +148,17 @@ def _refuse_foreign(name: str, value: Any) -> None:
     elif "tensorflow" in packages and not hasattr(value, "numpy"):
         remedy = "a symbolic tensor has none: call through tf.numpy_function, or pass .numpy()"
     elif "jax" in packages and "Tracer" in type(value).__name__:
-        remedy = "a traced value has none: call through jax.pure_callback"
+        alone = "a traced value has none: call through jax.pure_callback"
+        remedy = _stacking(name) if "[" in name else alone
     if remedy:
         kind = type(value)
         text = f"{name}: expected numbers in an array, got {kind.__module__}.{kind.__name__}"
         raise DTypeError(f"{text}; {remedy}", name.partition("[")[0])
+
+
+def _stacking(name: str) -> str:
+    """Return what to do with traced values of JAX in a list."""
+    return f"make traced values one array, as by jnp.stack({name.partition('[')[0]})"
 
 
 def refuse_misaligned(named: Mapping[str, Any]) -> None:

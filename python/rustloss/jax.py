@@ -25,7 +25,8 @@ class, with the name of ours and its text in the message. `function` has another
 JAX from 0.4.38 on will do. `shard_map` of versions that have it in `jax.experimental` needs
 `check_rep=False`.
 
-Without JAX's 64-bit mode integers and numbers of NumPy become 32-bit, as everywhere in JAX.
+Without JAX's 64-bit mode integers and numbers of NumPy become 32-bit, as everywhere in JAX; indices
+and lengths that would become others are refused.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
+from numpy.typing import NDArray
 
 try:
     from jax import ffi
@@ -46,10 +49,18 @@ except ImportError:  # before JAX 0.5
     from jax.extend import ffi
 
 from rustloss import _core
-from rustloss._adapter import is_elementwise
+from rustloss._adapter import DISCRETE, is_elementwise
+from rustloss._frameworks import framework
 from rustloss._interop import as_array
 from rustloss._loss import ArraySpec, Loss
-from rustloss.errors import OutputError, ParameterError
+from rustloss.errors import (
+    DTypeError,
+    LabelError,
+    LengthError,
+    OutputError,
+    ParameterError,
+    ShapeError,
+)
 
 __all__ = ["call", "function"]
 
@@ -141,7 +152,7 @@ def _call(
     }[method]
     if "grad_output" in options:
         inputs["grad_output"] = options["grad_output"]
-    arrays = [_array(name, value) for name, value in inputs.items()]
+    arrays = [_array(loss, name, value) for name, value in inputs.items()]
     operation = _Operation(loss, tuple(inputs), results, options.get("denominator"), on_error)
     found: tuple[jax.Array, ...] = _run(operation, *arrays) if results else ()
     if method == "__call__":
@@ -153,8 +164,57 @@ def _call(
     return (found[0], derived) if method == "value_and_grad" else derived
 
 
-def _array(name: str, value: Any) -> jax.Array:
-    return value if isinstance(value, jax.Array) else jnp.asarray(as_array(name, value))
+def _array(loss: Loss, name: str, value: Any) -> jax.Array:
+    """Return an argument as an array of JAX that holds real numbers."""
+    if not isinstance(value, jax.Array):
+        return _from_numpy(loss, name, value)
+    if not isinstance(value.dtype, np.dtype):  # keys of random numbers
+        raise DTypeError(f"{name}: expected real numbers, got dtype {value.dtype}", name)
+    if not isinstance(value, jax.core.Tracer) and value.is_deleted():
+        text = f"{name}: expected an array that holds numbers, got one that was deleted or donated"
+        raise DTypeError(text, name)
+    return value
+
+
+def _from_numpy(loss: Loss, name: str, value: Any) -> jax.Array:
+    """Return an array of NumPy, a number or a list as an array of JAX."""
+    for kind in set(map(type, jax.tree.leaves(value))):
+        if framework(kind) not in (None, "jax"):
+            text = (
+                f"{name}: expected numbers of JAX or NumPy, got {kind.__module__}.{kind.__name__}"
+            )
+            raise DTypeError(text, name)
+    array = as_array(name, value)
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    if dtype != array.dtype:
+        array = _before_rounding(loss, name, array, dtype)
+    return jnp.asarray(array)
+
+
+def _before_rounding(
+    loss: Loss, name: str, array: NDArray[Any], dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Return an array that JAX can round to 32 bits.
+
+    Integers too large for that are made floats. Indices and lengths are refused instead, if they
+    would become others.
+    """
+    domain = next((row["domain"] for row in loss._inputs if row["name"] == name), None)
+    if array.dtype.kind == "f" and domain not in DISCRETE:
+        return array
+    with np.errstate(over="ignore"):
+        changed = (array.astype(dtype) != array) & ~np.isnan(array)
+    if not changed.any():
+        return array
+    if domain not in DISCRETE:
+        return array.astype(np.float64)
+    index = tuple(map(int, np.argwhere(changed)[0]))
+    place = f"{name}[{', '.join(map(str, index))}]" if index else name
+    value = array[index].item()
+    text = f"{place}: expected a number that {dtype} holds, got {value}"
+    remedy = "for 64 bits call jax.config.update('jax_enable_x64', True)"
+    error = LengthError if domain in {"Lengths", "Offsets"} else LabelError
+    raise error(f"{text}; {remedy}", name, index, value)
 
 
 @dataclass(frozen=True)
@@ -186,6 +246,13 @@ class _Operation:
             *(f"{name}={value!r}" for name, value in self.loss._params.items()),
         )
         return "\n".join(map(str, lines))
+
+    def check_shapes(self, arrays: Collection[Any]) -> None:
+        """Refuse lengths that `jax.export` has symbols for."""
+        for name, array in zip(self.operands, arrays, strict=True):
+            if not all(isinstance(length, int) for length in array.shape):
+                text = f"{name}: expected a shape of numbers, got {array.shape}"
+                raise ShapeError(f"{text}; export one program for each shape", name)
 
     def inputs(self, arrays: Collection[Any]) -> dict[str, Any]:
         """Return the arrays by their names, without the gradient that comes from outside."""
@@ -237,19 +304,24 @@ class _Operation:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _compute(operation: _Operation, *arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Compute the results of an operation by the handler in `rustloss._core`."""
-    # Under `shard_map` results vary over the axes of the mesh that an operand varies over.
-    avals = [_typeof(array) for array in arrays]
-    most = max(avals, key=lambda aval: len(getattr(aval, "vma", ())))
+    # All operands are on the devices in the same way, see `_alike`, and so are the results.
+    aval = _typeof(arrays[0])
     results = [
-        most.update(shape=shape, dtype=jnp.dtype(dtype), weak_type=False)
+        aval.update(shape=shape, dtype=jnp.dtype(dtype), weak_type=False)
         for shape, dtype in operation.specs(arrays)
     ]
     run = ffi.ffi_call(_TARGET, results, vmap_method="expand_dims")
     return tuple(run(*arrays, call=operation.text(arrays[0].ndim)))
 
 
-#: Older versions of JAX have it under another name.
+# Older versions of JAX have these under other names, and the oldest no types that need the casts.
 _typeof = getattr(jax, "typeof", None) or jax.core.get_aval
+_reshard = getattr(jax.sharding, "reshard", None)
+_cast = (
+    functools.partial(jax.lax.pcast, to="varying")
+    if hasattr(jax.lax, "pcast")
+    else getattr(jax.lax, "pvary", lambda array, _: array)
+)
 
 
 @functools.partial(_compute.defjvp, symbolic_zeros=True)
@@ -278,8 +350,12 @@ def _value_jvp(
     for (name, tangent), grad in zip(perturbed.items(), grads, strict=True):
         product = grad.astype(value.dtype) * line_up(name, tangent).astype(value.dtype)
         total += _summed(operation, inputs, product, value.shape)
-    # In `shard_map`, JAX 0.6 gives what a foreign function returns no mesh, which arithmetic has.
-    return (value if _typeof(value) == _typeof(total) else value * 1), total
+    return _as_its_tangent(value, total), total
+
+
+def _as_its_tangent(array: jax.Array, tangent: jax.Array) -> jax.Array:
+    """Return a result with a mesh, which in JAX 0.6's `shard_map` foreign functions leave out."""
+    return array if _typeof(array) == _typeof(tangent) else array * 1
 
 
 def _line_up(
@@ -342,7 +418,7 @@ def _derivatives_jvp(
     if "value" in tangents:
         value = replace(operation, operands=tuple(inputs), results=("value",))
         tangents["value"] = _value_jvp(value, inputs, perturbed)[1]
-    return found[: len(tangents)], tuple(tangents.values())
+    return tuple(map(_as_its_tangent, found, tangents.values())), tuple(tangents.values())
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -374,10 +450,43 @@ def _coupled_bwd(operation: _Operation, saved: Any, cotangent: Any) -> tuple[Any
 _coupled.defvjp(_coupled_fwd, _coupled_bwd, symbolic_zeros=True)
 
 
+def _alike(arrays: list[jax.Array]) -> list[jax.Array]:
+    """Return operands that are on the devices of a mesh in the same way.
+
+    Under `shard_map` each varies over the axes of the mesh that any of them varies over. With
+    explicit sharding each is whole on every device. Both happen outside of our rules for
+    derivatives, so that JAX sums and distributes the gradients.
+    """
+    axes = frozenset[Any]().union(*map(_varying, arrays))
+    arrays = [_vary(array, axes - _varying(array)) for array in arrays]
+    shardings = [getattr(_typeof(array), "sharding", None) for array in arrays]
+    split = next((s for s in shardings if s is not None and any(s.spec)), None)
+    if split is None or _reshard is None:
+        return arrays
+    whole = jax.sharding.NamedSharding(split.mesh, jax.sharding.PartitionSpec())
+    return [_reshard(array, whole) for array in arrays]
+
+
+def _varying(array: jax.Array) -> frozenset[Any]:
+    """Return the axes of a mesh that an array varies over, of which older versions know none."""
+    aval = _typeof(array)
+    kind = getattr(aval, "manual_axis_type", None)
+    found: frozenset[Any] = kind.varying if kind else getattr(aval, "vma", frozenset())
+    return found
+
+
+def _vary(array: jax.Array, axes: Collection[Any]) -> jax.Array:
+    """Return an array that varies over further axes of a mesh."""
+    for axis in sorted(axes, key=str):
+        array = _cast(array, axis)
+    return array
+
+
 # Compiled, as an operation by itself takes JAX fifty times as long as the loss takes.
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _run(operation: _Operation, *given: jax.Array) -> tuple[jax.Array, ...]:
-    arrays = operation.floating(given)
+    operation.check_shapes(given)
+    arrays = _alike(operation.floating(given))
     if operation.results == ("value",) and operation.is_coupled(operation.inputs(arrays)):
         return (_coupled(operation, *arrays),)
     return _compute(operation, *arrays)  # type: ignore[no-any-return]

@@ -155,6 +155,101 @@ def test_shapes_are_checked_when_a_call_is_traced():
         function(rl.L2Loss(), on_error="zero")
 
 
+def test_keys_and_deleted_arrays_are_refused():
+    loss, pred = rl.L2Loss(), jnp.ones(3)
+    keys, deleted = jax.random.split(jax.random.key(0), 3), jnp.zeros(3)
+    deleted.delete()
+    for run in (loss, loss.grad, function(loss)):
+        for args, name in (((keys, pred), "pred"), ((pred, keys), "label")):
+            with pytest.raises(
+                errors.DTypeError, match=f"{name}: expected real numbers, got .*key"
+            ):
+                run(*args)
+        for args, name in (((deleted, pred), "pred"), ((pred, deleted), "label")):
+            with pytest.raises(
+                errors.DTypeError, match=f"{name}: .* got one that was deleted"
+            ) as caught:
+                run(*args)
+            assert caught.value.argument == name
+
+
+def test_other_frameworks_are_refused():
+    torch = pytest.importorskip("torch")
+    loss, array, tensor = rl.L2Loss(), jnp.ones(2), torch.ones(2)
+    listed = [torch.tensor(1.0), torch.tensor(2.0)]
+    for args, name in (
+        ((array, tensor), "label"),
+        ((tensor, array), "pred"),
+        ((tensor, tensor), "pred"),
+        ((array, listed), "label"),
+        ((array, [[1.0, listed[0]]]), "label"),
+        ((array, array, listed), "sample_weight"),
+    ):
+        with pytest.raises(errors.DTypeError, match=f"{name}: expected numbers of JAX or NumPy"):
+            function(loss)(*args)
+    with pytest.raises(errors.DTypeError, match=r"label: .*, got torch\.Tensor"):
+        loss(array, listed)
+    with pytest.raises(errors.DTypeError, match="grad_output: expected numbers of JAX or NumPy"):
+        loss.grad(array, array, grad_output=listed)
+
+
+def test_lists_of_traced_values_are_to_be_stacked():
+    loss, label = rl.L2Loss(), np.array([1.0, 2.0])
+    for pred in (lambda x: [x, x], lambda x: [1.0, x], lambda x: [[x, x]], lambda x: (x, x)):
+        for others in ((label,), (jnp.asarray(label),)):
+            with pytest.raises(errors.DTypeError, match=r"as by jnp\.stack\(pred\)"):
+                jax.jit(lambda x, pred=pred, others=others: loss(pred(x), *others))(3.0)
+    found = jax.jit(lambda x: loss(jnp.stack([x, x]), label))(3.0)
+    assert_array_equal(found, loss([3.0, 3.0], label))
+
+
+@pytest.fixture
+def bits_32():
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", False)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+@pytest.mark.usefixtures("bits_32")
+def test_indices_and_lengths_beyond_32_bits_are_refused():
+    loss, pred = rl.SoftmaxCELoss(), jnp.zeros((2, 3))
+    for label, value in (
+        (np.array([1, 2**32]), 2**32),
+        ([1, 2**32], 2**32),
+        ([1, -(2**32)], -(2**32)),
+        (np.array([1, 2**32], np.uint64), 2**32),
+        (np.array([1, 2 + 1e-12]), 2 + 1e-12),
+        (np.array([1, 1e300]), 1e300),
+    ):
+        for run in (loss, jax.jit(lambda pred, label=label: loss(pred, label))):
+            args = (pred, label) if run is loss else (pred,)
+            with pytest.raises(errors.LabelError, match=r"label\[1\]: .*jax_enable_x64") as caught:
+                run(*args)
+            assert caught.value.index == (1,)
+            assert caught.value.value == value
+    ctc, lengths = rl.CTCLoss(), np.array([4, 2**32 + 4])
+    with pytest.raises(
+        errors.LengthError, match=r"pred_lengths\[1\]: expected a number that int32"
+    ):
+        ctc(jnp.zeros((2, 4, 3)), np.zeros((2, 1), int), lengths)
+    # What 32 bits hold is left to the check of every label.
+    assert_allclose(loss(pred, np.array([1.0, 2.0])), np.log(3), 1e-6)
+    assert "label[1]: expected an integer" in failing(lambda: loss(pred, np.array([0, np.nan])))
+
+
+@pytest.mark.usefixtures("bits_32")
+def test_large_integers_that_are_numbers_are_rounded():
+    loss = rl.L1Loss()
+    assert_array_equal(loss(jnp.zeros(2), np.array([2**32, 1])), [2.0**32, 1])
+    assert_array_equal(loss([2**40, -1], jnp.zeros(2)), [2.0**40, 1])
+    weighted = loss(jnp.ones(2), jnp.zeros(2), np.array([2**33, 2], np.uint64))
+    assert_array_equal(weighted, [2.0**33, 2])
+    label = np.array([2**32 + 1, 1])  # its lower half is a sign
+    text = failing(lambda: rl.HingeLoss()(jnp.ones(2), label))
+    assert "LabelError: label[0]" in text
+
+
 def failing(call: Any) -> str:
     """Return the message of a call that fails when its program runs."""
     with pytest.raises((ValueError, RuntimeError)) as caught:

@@ -1,4 +1,4 @@
-"""Losses in programs of JAX: mapped, in loops, on several devices, in another process.
+"""Losses in programs of JAX: mapped, in loops, in another process.
 
 Values and gradients are compared with the calls on NumPy arrays.
 """
@@ -17,12 +17,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 import rustloss as rl
 from contract import PER_SAMPLE, over_losses
 from frameworks.jax_arrays import ROUNDING, on_jax, same, smooth
+from rustloss import errors
 from rustloss.testing._registry import differentiable, spec_of
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
-
-from rustloss.jax import function  # noqa: E402  # it needs JAX
 
 # Mapped calls
 
@@ -127,47 +126,6 @@ def test_transposed_operands():
     same(found, loss(np.ascontiguousarray(pred.T), np.array([0, 2, 4])))
 
 
-needs_devices = pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
-
-
-@needs_devices
-def test_pmap():
-    loss, pred = rl.L2Loss(), np.arange(12.0).reshape(2, 3, 2)
-    derive = jax.pmap(jax.value_and_grad(lambda pred: loss(pred, jnp.zeros((3, 2))).sum()))
-    value, grad = derive(jnp.asarray(pred))
-    assert_allclose(value, [loss(part, np.zeros((3, 2))).sum() for part in pred], ROUNDING)
-    assert_allclose(grad, pred / 2, ROUNDING)
-
-
-@needs_devices
-@pytest.mark.parametrize("on_error", ["raise", "nan"])
-def test_shard_map(on_error):
-    # Where it was before it had a place of its own.
-    experimental = pytest.importorskip("jax.experimental.shard_map")
-    shard_map = getattr(jax, "shard_map", None) or functools.partial(
-        experimental.shard_map, check_rep=False
-    )
-    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), ("batch",))
-    spec = jax.sharding.PartitionSpec("batch")
-    loss = function(rl.SoftmaxCELoss(), on_error=on_error)
-
-    def part(pred: Any, label: Any) -> Any:
-        return jax.lax.pmean(loss(pred, label).mean(), "batch")
-
-    whole = shard_map(
-        part, mesh=mesh, in_specs=(spec, spec), out_specs=jax.sharding.PartitionSpec()
-    )
-    pred = np.random.default_rng(0).normal(size=(4, 3))
-    label = np.array([0, 1, 2, 0])
-    value, grad = jax.jit(jax.value_and_grad(whole))(jnp.asarray(pred), jnp.asarray(label))
-    expected = rl.SoftmaxCELoss(reduction="mean").value_and_grad(pred, label)
-    assert_allclose(value, expected[0], ROUNDING)
-    assert_allclose(grad, expected[1], ROUNDING)
-    if on_error == "nan":
-        # Were this an error of one device, the other would wait for it.
-        assert np.isnan(whole(jnp.asarray(pred), jnp.array([0, 1, 2, 7])))
-
-
 def test_a_program_runs_in_another_process(tmp_path):
     loss = rl.HuberLoss(rho=2.0)
     jax_export = pytest.importorskip("jax.export")
@@ -183,3 +141,13 @@ def test_a_program_runs_in_another_process(tmp_path):
     run = [sys.executable, "-c", script, str(tmp_path)]
     shown = subprocess.run(run, capture_output=True, text=True, check=True).stdout
     assert shown.strip() == str(loss(np.arange(3.0), np.zeros(3)))
+
+
+def test_symbols_in_shapes_are_refused():
+    jax_export = pytest.importorskip("jax.export")
+    (batch,) = jax_export.symbolic_shape("b")
+    array = jax.ShapeDtypeStruct((batch, 3), "float64")
+    loss = rl.L2Loss()
+    for function in (loss, jax.grad(lambda pred, label: loss(pred, label).sum())):
+        with pytest.raises(errors.ShapeError, match=r"pred: expected .* got \(b, 3\); export one"):
+            jax_export.export(jax.jit(function))(array, array)
