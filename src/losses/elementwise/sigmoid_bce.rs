@@ -219,20 +219,20 @@ impl Elementwise<3> for ClampedBce {
         let [cost_yes, cost_no] = logs.map(|log| -(if log < least { least } else { log }));
         let (yes, no) = (pred, T::ONE - pred);
         let (positive, negative) = (pos_weight * label, T::ONE - label);
-        // One rounding, where (1 - p) / (p (1 - p)) would have three.
+        // 1 / p is (1 - p) / (p (1 - p)) with fewer roundings.
         let bound = T::from_f64(Self::PRODUCT);
         let is_clamped = yes * no < bound;
-        let by = if is_clamped { [bound; 2] } else { [yes, no] };
-        let for_positive = if is_clamped { no } else { T::ONE } / by[0];
-        let for_negative = if is_clamped { yes } else { T::ONE } / by[1];
+        let [one_by_yes, one_by_no] = if is_clamped { [no, yes] } else { [T::ONE; 2] };
+        let [yes, no] = if is_clamped { [bound; 2] } else { [yes, no] };
+        let (for_positive, for_negative) = (positive * one_by_yes / yes, negative * one_by_no / no);
         Point {
             value: cost_yes * positive + cost_no * negative,
             grad: [
-                for_negative * negative - for_positive * positive,
+                for_negative - for_positive,
                 logs[1] - logs[0].weighted(pos_weight),
                 cost_yes * label,
             ],
-            hess: for_positive * for_positive * positive + for_negative * for_negative * negative,
+            hess: for_positive * one_by_yes / yes + for_negative * one_by_no / no,
         }
     }
 }
