@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rustloss._interop import as_array
 from rustloss.errors import DTypeError
 
 
@@ -61,6 +62,8 @@ def as_tensor(name: str, value: Any) -> Tensor:
     """
     if not isinstance(value, Tensor):
         try:
+            if not torch.compiler.is_compiling():
+                value = as_array(name, value)
             return torch.as_tensor(np.array(value))
         except (TypeError, ValueError) as error:
             text = f"{name}: expected a tensor where torch traces, transforms or differentiates"
