@@ -143,6 +143,8 @@ pub struct Error {
     pub value: Option<Number>,
     /// Whether the argument is a sequence of sequences, and the index goes through them one by one.
     pub nested: bool,
+    /// For a parameter that has no meaning without another: that one, and the value that it must have.
+    pub needs: Option<(&'static str, bool)>,
 }
 
 /// The result of a check.
@@ -158,6 +160,7 @@ impl Error {
             index: None,
             value: None,
             nested: false,
+            needs: None,
         }
     }
 
@@ -182,6 +185,7 @@ impl Error {
             index: Some(index.to_vec()),
             value: Some(value),
             nested: false,
+            needs: None,
         }
     }
 
