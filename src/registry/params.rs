@@ -301,7 +301,7 @@ impl Params {
         }
         let (other, value) = needs;
         let detail = format!("it needs {other}={}, got {}", Value::Flag(value), self.get(name));
-        Err(Error { needs: Some(needs), ..Error::new(Mistake::Parameter, name, detail) })
+        Err(Error { needs: Some(Box::new(needs)), ..Error::new(Mistake::Parameter, name, detail) })
     }
 
     /// A number.
