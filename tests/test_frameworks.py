@@ -68,6 +68,7 @@ def test_lists_of_two_frameworks_are_refused():
     refused: list[tuple[tuple[Any, ...], str]] = [
         ((torch, [jax] * 3), r"jax \(label\) and torch \(pred\)"),
         ((jax, [[1.0], (2.0, torch)]), r"jax \(pred\) and torch \(label\)"),
+        ((torch, LABEL, None, jax), r"jax \(\?\) and torch \(pred\)"),
         (([jax, torch], LABEL), r"jax \(pred\) and torch \(pred\)"),
         (([torch], PRED, (1.0, [[[[[jax]]]]])), r"jax \(sample_weight\) and torch \(pred\)"),
     ]

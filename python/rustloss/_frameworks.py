@@ -55,8 +55,9 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
         If they have indices that differ.
     """
     values = (*args, *kwargs.values())
-    owners = _owners(set(map(type, values)))
-    mixed = owners | _owners(_inside(values))
+    kinds = set(map(type, values))
+    owners = _owners(kinds)
+    mixed = owners if kinds.isdisjoint(_LISTS) else owners | _owners(_inside(values))
     if len(owners) == len(mixed) == 1:
         return _adapter(*owners).call(loss, method, args, kwargs)
     # Only here, as to look up the names takes longer than all else.
@@ -64,7 +65,8 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     if len(mixed) > 1:
         held = {name: _owners({type(value), *_inside([value])}) for name, value in given.items()}
-        first = {owner: next(name for name in held if owner in held[name]) for owner in mixed}
+        # Of more arguments than there are inputs, the last ones have no name.
+        first = {k: next((name for name in held if k in held[name]), "?") for k in mixed}
         parts = " and ".join(f"{owner} ({first[owner]})" for owner in sorted(mixed))
         raise DTypeError(f"expected arrays of one framework beside NumPy's, got those of {parts}")
     # Arrays of a framework that lie in lists alone are read as numbers.
@@ -72,10 +74,9 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     return NotImplemented
 
 
-def _owners(kinds: Iterable[type[Any]]) -> set[str]:
+def _owners(kinds: Iterable[Any]) -> set[str]:
     """Return the adapters for arrays of some classes."""
-    found = {framework(kind) for kind in kinds}  # type: ignore[arg-type]  # a class is hashable
-    return {owner for owner in found if owner}
+    return {owner for owner in map(framework, kinds) if owner}
 
 
 def _inside(values: Iterable[Any]) -> set[type[Any]]:
