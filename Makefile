@@ -29,7 +29,8 @@ build: $(VENV)/.installed               ## make .venv and install the release wh
 quick: quick-build                      ## put a quickly built extension module into python/rustloss, for work on the code
 demo: build; $(PY) examples/digits.py && $(PY) examples/digit_strips.py ## train two readers of digits, pictures in demo-output/
 test: test-rust test-python             ## run the Rust and Python tests
-test-loss: build; $(PY) -m pytest --loss "$(NAME)" ## run the tests about one loss: NAME=HuberLoss
+test-loss: named build; $(PY) -m pytest --loss "$(NAME)" ## run the tests about one loss: NAME=HuberLoss
+quick-loss: named quick; PYTHONPATH=python $(PY) -m pytest --loss "$(NAME)" ## run them on the quick build, while the loss is worked on
 test-slow: slow-rust slow-python        ## run the long tests: dense sampling, large inputs
 test-frameworks: $(FRAMEWORKS:%=with-%) $(OLDER_JAX:%=with-%) ## run the tests of the adapters, and compare with the frameworks (needs CPython 3.11)
 lint: lint-rust lint-python             ## check format, style, types, stubs and documentation
@@ -83,6 +84,9 @@ quick-build: export PYO3_PYTHON = $(abspath $(PY))
 quick-build: $(VENV)/.requirements
 	cargo rustc --locked --profile quick --features python --lib --crate-type cdylib -- --cfg rustloss_two_levels
 	cp target/quick/librustloss.so python/rustloss/_core.abi3.so
+
+named:
+	@test -n "$(NAME)" || { echo 'usage: make $(MAKECMDGOALS) NAME=HuberLoss'; exit 1; }
 
 test-rust:
 	cargo test --locked
@@ -161,4 +165,4 @@ relock-dev relock-docs relock-wheel: relock-%:
 
 .PHONY: help build demo test test-loss test-slow test-frameworks lint fmt bench readme records wheel docs licenses accuracy bits lock clean \
 	test-rust test-python slow-rust slow-python $(FRAMEWORKS:%=with-%) $(OLDER_JAX:%=with-%) lint-rust lint-python \
-	quick quick-build fmt-rust fmt-python bench-rust bench-python audited-wheel $(SMOKE) relock relock-dev relock-docs relock-wheel
+	quick quick-build quick-loss named fmt-rust fmt-python bench-rust bench-python audited-wheel $(SMOKE) relock relock-dev relock-docs relock-wheel

@@ -138,11 +138,13 @@ pub struct Error {
     /// What was expected and what came, without the argument's name.
     pub detail: String,
     /// For a label, length or weight: where it stands in the argument.
-    pub index: Option<Vec<usize>>,
+    pub index: Option<Box<[usize]>>,
     /// For a label, length or weight: the value found.
     pub value: Option<Number>,
     /// Whether the argument is a sequence of sequences, and the index goes through them one by one.
     pub nested: bool,
+    /// For a parameter that has no meaning without another: that one, and the value that it must have.
+    pub needs: Option<Box<(&'static str, bool)>>,
 }
 
 /// The result of a check.
@@ -158,11 +160,11 @@ impl Error {
             index: None,
             value: None,
             nested: false,
+            needs: None,
         }
     }
 
     /// An error about one element of an argument.
-    #[expect(clippy::disallowed_methods, reason = "as long as the rank")]
     pub fn element(
         kind: Kind,
         argument: &str,
@@ -179,9 +181,10 @@ impl Error {
             kind,
             argument: argument.to_owned(),
             detail: format!("expected {allowed}, got {value}{remedy}"),
-            index: Some(index.to_vec()),
+            index: Some(index.into()),
             value: Some(value),
             nested: false,
+            needs: None,
         }
     }
 

@@ -51,12 +51,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
                 item.add_marker(pytest.mark.slow)
-    if wanted := config.getoption("--loss"):
+    wanted = config.getoption("--loss")
+    if wanted is not None:
         # Two classes have a short name as well.
         loss = getattr(rustloss, wanted, None)
         name = loss.__name__ if isinstance(loss, type) else wanted
         if name not in {row["name"] for row in _core.registry()}:
-            raise pytest.UsageError(f"--loss: {wanted} is no loss of the registry")
+            raise pytest.UsageError(f"--loss: expected a loss of the registry, got {wanted!r}")
         about = [item for item in items if is_about(item, name)]
         config.hook.pytest_deselected(items=[item for item in items if item not in about])
         items[:] = about

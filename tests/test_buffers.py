@@ -225,6 +225,32 @@ def test_gradient_replaces_nothing_else(name):
         assert_array_equal(array, before[key])
 
 
+# Kinds of arrays
+
+
+@pytest.mark.parametrize("key", ["out", "grad_out", "hess_out"])
+def test_a_masked_array_is_no_memory_for_results(key):
+    """What is behind a mask would be hidden, as it is refused in inputs."""
+    methods: dict[str, Any]
+    methods = {"out": HUBER, "grad_out": HUBER.grad, "hess_out": HUBER.grad_hess}
+    memory = np.full(3, 7.0)
+    text = rf"{key}: expected a NumPy array, got a masked array; pass {key}\.data"
+    for given in (np.ma.masked_equal(memory, 7), np.ma.masked_array(memory)):
+        with pytest.raises(errors.OutputError, match=text) as caught:
+            methods[key](np.ones(3), np.zeros(3), **{key: given})
+        assert caught.value.argument == key
+    both = (np.empty(3), np.ma.masked_array(memory))
+    with pytest.raises(errors.OutputError, match=r"grad_out: .* got a masked array"):
+        HUBER.grad(np.ones(3), np.zeros(3), wrt=("pred", "label"), grad_out=both)
+    assert (memory == 7).all()
+
+
+def test_memory_mapped_arrays_are_memory_for_results(tmp_path):
+    out = np.memmap(tmp_path / "out", np.float64, "w+", shape=3)
+    assert HUBER(np.ones(3), np.zeros(3), out=out) is out
+    assert_array_equal(out, [0.5] * 3)
+
+
 # Types
 
 

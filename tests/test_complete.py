@@ -20,11 +20,8 @@ from rustloss.testing._registry import specs
 from rustloss.testing.oracles import ORACLES
 
 DOCS = Path(__file__).parents[1] / "docs"
-TITLES = {
-    line.split("|")[1].strip()
-    for line in (DOCS / "accuracy.md").read_text(encoding="utf-8").splitlines()
-    if line.startswith("| ")
-}
+ACCURACY = (DOCS / "accuracy.md").read_text(encoding="utf-8")
+TITLES = {line.split("|")[1].strip() for line in ACCURACY.splitlines() if line.startswith("| ")}
 WORDS = set(re.findall(r"\w+", (DOCS / "tutorial.md").read_text(encoding="utf-8")))
 WITH_BOUNDED_HESSIAN = {case.loss for case in CASES if "hess" in case.bounds}
 
@@ -83,6 +80,18 @@ def test_the_tutorial_has_every_loss(name):
 def test_the_table_of_errors_has_every_case(name):
     absent = [case.title for case in CASES if case.loss == name and case.title not in TITLES]
     assert not absent, f"not in docs/accuracy.md, which `make accuracy` prints: {absent}"
+
+
+def test_the_page_of_errors_says_how_far_some_are_beyond_their_bounds():
+    rows = [line[2:-2].split(" | ") for line in ACCURACY.splitlines() if line.startswith("| ")]
+    shares = {title: float(share) for title, *_, share in rows if share[0].isdigit()}
+    beyond = {title: share for title, share in shares.items() if share > 1}
+    text = " ".join(ACCURACY.split())
+    assert f"in {len(beyond)} rows of the table" in text
+    for kind in ("z-loss", "SoftmaxFocal"):
+        worst = max(beyond.pop(title) for title in list(beyond) if kind in title)
+        assert f"{worst:.0f} times its bound" in text, kind
+    assert not beyond
 
 
 def first_case(name: str) -> Case:

@@ -245,6 +245,45 @@ def test_a_null_is_named(label: Any, place: str, index: tuple[int, ...]) -> None
     assert (raised.value.argument, raised.value.index) == ("label", index)
 
 
+class Broken:
+    """Cannot be converted."""
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("spam")
+
+
+@pytest.mark.parametrize(
+    ("label", "index", "cause"),
+    [
+        ([[0, [1]], [1, 2]], (0,), ValueError),
+        ([[1, 2], [[1, 2], [3]]], (1,), ValueError),
+        ([[1, 2], Broken(), [3]], (1,), ZeroDivisionError),
+        ([Broken(), Broken(), Broken()], (0,), ZeroDivisionError),
+        ([[1], [2, Broken()], [3]], (1,), ZeroDivisionError),
+        ([[1], [2, np.array([1, 2]), None], [3]], (1, 2), None),
+        ([[1], [2, np.array([1, 2])], [3]], (1,), ValueError),
+        ([[1], "ab", [3]], (1,), None),
+    ],
+)
+def test_an_odd_sequence_is_named(label: Any, index: tuple[int, ...], cause: Any) -> None:
+    place = "".join(rf"\[{i}\]" for i in index)
+    with pytest.raises(errors.ArgumentError, match=f"^label{place}: expected") as raised:
+        rl.CTCLoss(blank=0)(PRED, label)
+    assert type(raised.value) in (errors.DTypeError, errors.LabelError)
+    assert (raised.value.argument, raised.value.index) == ("label", index)
+    assert isinstance(raised.value.__cause__, cause or types.NoneType)
+
+
+def test_a_look_alike_whose_parts_fail_is_named() -> None:
+    class Failing(Lists):
+        @property
+        def sizes(self) -> Any:
+            raise ZeroDivisionError("spam")
+
+    with pytest.raises(errors.DTypeError, match=r"^label: .*spam"):
+        rl.CTCLoss(blank=0)(PRED, Failing([[1], [2], [3]]))
+
+
 @pytest.mark.parametrize("offsets", [[1, 4, 2, 5], [-1, 2, 3, 4], [1, 2, 3, 900], [[1, 2, 3, 4]]])
 def test_offsets_of_a_look_alike_are_checked(offsets: Any) -> None:
     with pytest.raises(errors.ShapeError, match=r"^label: expected offsets that ascend"):

@@ -354,6 +354,31 @@ def test_raised_errors_are_picklable():
     assert (same.argument, same.index, same.value) == ("sample_weight", (1, 2), -3.0)
 
 
+@pytest.mark.parametrize(
+    ("make", "argument", "needs"),
+    [
+        (lambda: rl.SoftmaxCELoss(sparse_label=False, ignore_index=1), "ignore_index", True),
+        (lambda: rl.SoftmaxCELoss(from_logits=True, z_loss=0.5), "z_loss", False),
+        (lambda: rl.SigmoidBCELoss(clamp=True), "clamp", True),
+        (lambda: rl.KLDivLoss(log_target=True, epsilon=1e-9), "epsilon", False),
+    ],
+)
+def test_a_parameter_without_a_meaning_says_which_one_it_needs(make, argument, needs):
+    with pytest.raises(errors.ParameterError, match=f"{argument}: it needs") as caught:
+        make()
+    assert caught.value.needs is not None
+    other, value = caught.value.needs
+    assert (caught.value.argument, value) == (argument, needs)
+    assert f" needs {other}={value}, got" in str(caught.value)
+    assert pickle.loads(pickle.dumps(caught.value)).needs == (other, value)
+
+
+def test_a_wrong_parameter_needs_no_other():
+    with pytest.raises(errors.ParameterError) as caught:
+        rl.HuberLoss(rho=0)
+    assert caught.value.needs is None
+
+
 def test_bugs_can_be_caught():
     with pytest.raises(Exception, match="report"):
         raise errors.InternalError("please report it")

@@ -62,6 +62,44 @@ def test_arrays_of_two_frameworks_are_refused():
     assert L2(tensor("jax"), tensor("jaxlib"))[0] == "jax"
 
 
+@pytest.mark.usefixtures("adapters")
+def test_lists_of_two_frameworks_are_refused():
+    torch, jax = tensor("torch"), tensor("jaxlib")
+    refused: list[tuple[tuple[Any, ...], str]] = [
+        ((torch, [jax] * 3), r"jax \(label\) and torch \(pred\)"),
+        ((jax, [[1.0], (2.0, torch)]), r"jax \(pred\) and torch \(label\)"),
+        ((torch, LABEL, None, jax), r"jax \(\?\) and torch \(pred\)"),
+        (([jax, torch], LABEL), r"jax \(pred\) and torch \(pred\)"),
+        (([torch], PRED, (1.0, [[[[[jax]]]]])), r"jax \(sample_weight\) and torch \(pred\)"),
+    ]
+    for args, text in refused:
+        with pytest.raises(errors.DTypeError, match=text):
+            L2(*args)
+    assert L2(torch, [torch, 1.0])[0] == "torch"
+    endless: list[Any] = [jax]
+    endless += [endless, endless]
+    with pytest.raises(errors.DTypeError, match=r"jax \(label\) and torch \(pred\)"):
+        L2(torch, endless)
+
+
+@pytest.mark.usefixtures("adapters")
+def test_lists_of_arrays_of_one_framework_are_numpys():
+    one = tensor("torch")
+    type(one).__array__ = lambda *_, **__: np.ones(())
+    type(one).__float__ = lambda _: 1.0
+    assert_array_equal(L2([one, one, one], LABEL), [0.5] * 3)
+
+
+@pytest.mark.usefixtures("adapters")
+def test_what_is_no_tensor_of_torch_is_numpys():
+    size = type("Size", (tuple,), {"__module__": "torch"})
+    dtype = type("dtype", (), {"__module__": "torch"})
+    assert_array_equal(L2(size((1, 2, 3)), LABEL), L2(PRED, LABEL))
+    assert L2(tensor("torch"), size((0, 0, 0)))[0] == "torch"
+    with pytest.raises(errors.DTypeError, match="label: expected real numbers"):
+        L2(PRED, dtype())
+
+
 def test_a_class_of_a_framework_that_is_not_imported_is_like_any_other(monkeypatch):
     forget()
     monkeypatch.delitem(sys.modules, "torch", raising=False)

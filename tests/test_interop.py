@@ -16,7 +16,7 @@ from numpy.testing import assert_array_equal
 
 import rustloss as rl
 from rustloss import errors
-from rustloss._interop import refuse_misaligned
+from rustloss._interop import as_array, refuse_misaligned
 
 L2, CE = rl.L2Loss(), rl.SoftmaxCrossEntropyLoss()
 PRED, LABEL = np.array([1.0, 2.0, 3.0]), np.zeros(3)
@@ -98,6 +98,79 @@ def test_arrays_that_numpy_can_read_are_taken():
         foreign("jaxlib._jax", "ArrayImpl", __array__=read),
     ):
         assert_array_equal(L2(array, LABEL), L2(PRED, LABEL))
+
+
+@pytest.mark.parametrize("at", [(0,), (1,), (2, 1), (0, 1, 0)])
+def test_a_masked_array_is_refused_at_any_depth_of_a_list(at):
+    """What is behind a mask is no number, wherever the array stands."""
+    values: Any = np.ma.masked_array([1.0, 999.0], [False, True])
+    for i in reversed(at):
+        values = [*[[1, 1]] * i, values]
+    place = "".join(rf"\[{i}\]" for i in at)
+    for call in (lambda: L2(values, LABEL), lambda: L2.grad(tuple(values), LABEL)):
+        with pytest.raises(errors.DTypeError, match=rf"pred{place}: .* got a masked") as caught:
+            call()
+        assert (caught.value.argument, caught.value.index) == ("pred", at)
+    with pytest.raises(errors.DTypeError, match=r"pred\[1\]: .* got a masked"):
+        L2([1.0, np.ma.masked], LABEL[:2])
+
+
+def test_a_list_is_looked_at_to_its_end():
+    tensor = foreign("torch", requires_grad=True)
+    with pytest.raises(errors.DTypeError, match=r"pred\[2\]: .* pass pred\[2\]\.detach\(\)"):
+        L2([1.0, 2.0, tensor], LABEL)
+    assert tensor.asked == 0
+    endless: list[Any] = [1.0]
+    endless += [endless, endless]
+    with pytest.raises(errors.DTypeError, match="pred"):
+        L2(endless, LABEL)
+
+
+# DLPack
+
+
+class Exported:
+    """An array that DLPack alone leads to."""
+
+    def __init__(self, array: Any, device: int = 1) -> None:
+        self.array, self.device = array, device
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device, 0
+
+
+def test_dlpack_is_read_without_a_copy():
+    for array in (PRED, PRED.astype(np.float32), np.arange(6)[::2]):
+        assert np.shares_memory(as_array("pred", Exported(array)), array)
+        assert_array_equal(L2(Exported(array), LABEL), L2(array, LABEL))
+    assert_array_equal(L2(PRED, LABEL, Exported(PRED)), L2(PRED, LABEL, PRED))
+    pred, ctc = np.zeros((2, 6, 4)), rl.CTCLoss()
+    label = np.array([[0, 1], [2, 2]])
+    for form in (Exported(label), [Exported(label[0]), Exported(label[1])]):
+        assert_array_equal(ctc(pred, form), ctc(pred, label))
+    assert_array_equal(ctc(pred, [[0, 1], Exported(label[1, :1])]), ctc(pred, [[0, 1], [2]]))
+
+
+def test_dlpack_that_cannot_be_read_is_told_what_to_do():
+    text = r"DLPack's device 2; copy it to the host first"
+    for name, call in {
+        "pred": lambda: L2(Exported(PRED, 2), LABEL),
+        "grad_output": lambda: L2.grad(PRED, LABEL, grad_output=Exported(PRED, 2)),
+    }.items():
+        with pytest.raises(errors.DTypeError, match=rf"{name}: .*Exported on {text}") as caught:
+            call()
+        assert caught.value.argument == name
+    with pytest.raises(errors.DTypeError, match=rf"label\[1\]: .*{text}") as caught:
+        rl.CTCLoss()(np.zeros((2, 6, 4)), [[1], Exported(np.ones(2, int), 2)])
+    assert caught.value.index == (1,)
+    with pytest.raises(errors.DTypeError, match=r"pred\[0\]: .* pass np\.from_dlpack\(pred\[0\]\)"):
+        L2([Exported(PRED)], LABEL)
+    for broken in (look_alike(__dlpack__=None), look_alike(__dlpack__=1, __dlpack_device__=1)):
+        with pytest.raises(errors.DTypeError, match="pred: expected an array of real numbers"):
+            L2(broken, LABEL)
 
 
 # Nulls

@@ -326,7 +326,7 @@ def test_check_gradient_asks_for_two_results():
         check_gradient(np.exp, 0.5)
     given_apart: dict[str, Any] = {"gradient": lambda x: (x, x)}
     for options in ({}, given_apart):
-        with pytest.raises(TypeError, match=r"gradient: expected at most as many .* 1, got 2"):
+        with pytest.raises(TypeError, match=r"gradient: expected 1 to 1 gradients, .* got 2"):
             check_gradient(lambda x: (x, (x, x)), [0.5], **options)
 
 

@@ -6,7 +6,8 @@ import math
 import operator
 import reprlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,12 @@ _REAL_KINDS = "biuf"
 _USUAL = {np.dtype(np.float32), np.dtype(np.float64)}
 #: Characters of somebody else's text that a message has room for.
 _LONGEST = 200
+#: Numbers that a list may hold by themselves.
+_NUMBERS = (int, float, np.generic)
+#: What NumPy reads an object's memory by; DLPack is for objects that have none of these.
+_NUMPY_PROTOCOLS = ("__array__", "__array_interface__", "__array_struct__")
+#: DLPack's numbers of devices whose memory the CPU reads: its own, and pages that a GPU shares.
+_HOST_DEVICES = {1, 3, 11, 13}
 
 
 def as_array(name: str, value: Any) -> NDArray[Any]:
@@ -29,24 +36,37 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
     name : str
         The argument's name, for errors.
     value : array_like
-        An array of any layout and byte order, a number, or nested sequences of numbers.
+        An array of any layout and byte order, an object with ``__dlpack__``, a number, or nested
+        sequences of numbers.
 
     Raises
     ------
     DTypeError
-        If it is a masked array, or holds anything but real numbers.
+        If it is or holds a masked array, or anything but real numbers in the CPU's memory.
     """
     if type(value) is np.ndarray and value.dtype in _USUAL and value.flags.aligned:
         return value
+    return _read(name, (), value)
+
+
+def _read(name: str, index: tuple[int, ...], value: Any) -> NDArray[Any]:
+    """Return as an array what stands at an index of an argument, ``()`` for all of it."""
+    with _blame(name, index):
+        return _as_array(name, index, value)
+
+
+@contextmanager
+def _blame(name: str, index: tuple[int, ...] = ()) -> Iterator[None]:
+    """Turn what an argument's own code raises into an error that names the argument."""
     try:
-        return _as_array(name, value)
+        yield
     except (ArgumentError, MemoryError):
         raise
     except Exception as error:
-        text = f"{name}: expected an array of real numbers ({_brief(error)})"
+        text = f"expected an array of real numbers ({_brief(error)})"
         if type(error).__name__ == "TracerArrayConversionError":
             text = f"{text}; {_stacking(name)}"
-        raise DTypeError(text, name) from error
+        raise _wrong(name, index, text) from error
 
 
 def shape_and_dtype(name: str, value: Any) -> tuple[tuple[int, ...], str]:
@@ -66,7 +86,7 @@ def shape_and_dtype(name: str, value: Any) -> tuple[tuple[int, ...], str]:
     ShapeError
         If a length is no whole number, or negative, or more than can be counted.
     """
-    _refuse_masked(name, value)
+    _refuse_masked(name, (), value)
     try:
         shape, dtype = tuple(value.shape), value.dtype
     except AttributeError as error:
@@ -86,32 +106,32 @@ def shape_and_dtype(name: str, value: Any) -> tuple[tuple[int, ...], str]:
         return lengths, str(dtype).rpartition(".")[2]
 
 
-def _refuse_masked(name: str, value: Any) -> None:
-    if isinstance(value, np.ma.MaskedArray):
-        text = f"{name}: expected a plain array, got a masked array; pass the mask as sample_weight"
-        raise DTypeError(text, name)
+def _wrong(name: str, index: tuple[int, ...], text: str) -> DTypeError:
+    return DTypeError(f"{_place(name, index)}: {text}", name, index or None)
 
 
-def _as_array(name: str, value: Any) -> NDArray[Any]:
-    _refuse_masked(name, value)
+def _place(name: str, index: tuple[int, ...]) -> str:
+    return name + "".join(f"[{i}]" for i in index)
+
+
+def _as_array(name: str, index: tuple[int, ...], value: Any) -> NDArray[Any]:
+    _refuse_masked(name, index, value)
     if isinstance(value, (str, bytes)) or value is None:
-        raise DTypeError(f"{name}: expected real numbers, got {reprlib.repr(value)}", name)
-    _refuse_foreign(name, value)
-    if isinstance(value, (list, tuple)) and value:
-        _refuse_foreign(f"{name}[0]", value[0])
-    _refuse_nulls(name, value)
+        raise _wrong(name, index, f"expected real numbers, got {reprlib.repr(value)}")
+    _refuse_foreign(name, index, value)
+    if isinstance(value, (list, tuple)):
+        _refuse_elements(name, index, value)
+    _refuse_nulls(name, index, value)
     if _is_fixed_size_list(value):
         return _rows(name, value)
-    array = np.asarray(value)
+    array = _from_dlpack(name, index, value) if _is_dlpack_alone(value) else np.asarray(value)
     dtype = array.dtype.newbyteorder("=")
     if dtype.name == "bfloat16":
         pass
     elif dtype.kind not in _REAL_KINDS:
-        text = f"{name}: expected real numbers, got dtype {_brief(array.dtype)}"
-        raise DTypeError(text, name)
+        raise _wrong(name, index, f"expected real numbers, got dtype {_brief(array.dtype)}")
     elif dtype.itemsize > np.dtype(np.float64).itemsize:
-        text = f"{name}: expected at most 64-bit numbers, got dtype {array.dtype}"
-        raise DTypeError(text, name)
+        raise _wrong(name, index, f"expected at most 64-bit numbers, got dtype {array.dtype}")
     return np.require(np.asarray(array, dtype=dtype), requirements=["ALIGNED"])
 
 
@@ -120,13 +140,52 @@ def _brief(thing: object) -> str:
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
 
 
-def _refuse_foreign(name: str, value: Any) -> None:
+def _refuse_masked(name: str, index: tuple[int, ...], value: Any) -> None:
+    if isinstance(value, np.ma.MaskedArray):
+        text = "expected a plain array, got a masked array; pass the mask as sample_weight"
+        raise _wrong(name, index, text)
+
+
+def _refuse_elements(name: str, index: tuple[int, ...], values: Sequence[Any]) -> None:
+    """Refuse what stands in a list, at any depth, and would be refused by itself."""
+    kinds = set(map(type, values))
+    odd = {kind for kind in kinds if kind is not np.ndarray and not issubclass(kind, _NUMBERS)}
+    if not odd:
+        return
+    for i, value in enumerate(values):
+        at = (*index, i)
+        if isinstance(value, (list, tuple)):
+            _refuse_elements(name, at, value)
+        elif type(value) in odd:
+            _refuse_masked(name, at, value)
+            _refuse_foreign(name, at, value)
+            if _is_dlpack_alone(value):
+                text = f"expected numbers, got DLPack's; pass np.from_dlpack({_place(name, at)})"
+                raise _wrong(name, at, text)
+
+
+def _is_dlpack_alone(value: Any) -> bool:
+    """Return whether DLPack is the only way to the numbers of an object."""
+    return hasattr(value, "__dlpack__") and not any(hasattr(value, x) for x in _NUMPY_PROTOCOLS)
+
+
+def _from_dlpack(name: str, index: tuple[int, ...], value: Any) -> NDArray[Any]:
+    """Return the memory of an object with ``__dlpack__``, not copied."""
+    device, _ = value.__dlpack_device__()
+    if device not in _HOST_DEVICES:
+        kind = type(value)
+        text = f"expected memory of the CPU, got {kind.__module__}.{kind.__name__} on DLPack's"
+        raise _wrong(name, index, f"{text} device {int(device)}; copy it to the host first")
+    return np.from_dlpack(value)
+
+
+def _refuse_foreign(name: str, index: tuple[int, ...], value: Any) -> None:
     """Refuse an array of another library that NumPy cannot read, or only at a price.
 
     Element by element, for one; or, of a lazy array, all of it at once.
     """
     packages = {str(cls.__module__).partition(".")[0] for cls in type(value).__mro__}
-    remedy = ""
+    place, remedy = _place(name, index), ""
     if "torch" in packages:
         steps = {
             ".detach()": getattr(value, "requires_grad", False),
@@ -134,17 +193,17 @@ def _refuse_foreign(name: str, value: Any) -> None:
             ".float()": str(getattr(value, "dtype", "")) == "torch.bfloat16",
         }
         needed = "".join(step for step, needs in steps.items() if needs)
-        remedy = f"pass {name}{needed}.numpy()" if needed else ""
+        remedy = f"pass {place}{needed}.numpy()" if needed else ""
     elif hasattr(value, "__cuda_array_interface__"):
-        remedy = f"copy it to the host first, with CuPy by {name}.get()"
+        remedy = f"copy it to the host first, with CuPy by {place}.get()"
     elif "dask" in packages:
-        remedy = f"call the loss on each block, as by map_blocks, or pass {name}.compute()"
+        remedy = f"call the loss on each block, as by map_blocks, or pass {place}.compute()"
     elif hasattr(value, "todense"):  # SciPy's and PyData's sparse arrays
-        remedy = f"pass {name}.todense()"
+        remedy = f"pass {place}.todense()"
     elif "polars" in packages and hasattr(value, "collect"):
-        remedy = f"pass {name}.collect()"
+        remedy = f"pass {place}.collect()"
     elif "mxnet" in packages:
-        remedy = f"pass {name}.asnumpy()"
+        remedy = f"pass {place}.asnumpy()"
     elif "tensorflow" in packages and not hasattr(value, "numpy"):
         remedy = "a symbolic tensor has none: call through tf.numpy_function, or pass .numpy()"
     elif "jax" in packages and "Tracer" in type(value).__name__:
@@ -152,8 +211,8 @@ def _refuse_foreign(name: str, value: Any) -> None:
         remedy = _stacking(name) if "[" in name else alone
     if remedy:
         kind = type(value)
-        text = f"{name}: expected numbers in an array, got {kind.__module__}.{kind.__name__}"
-        raise DTypeError(f"{text}; {remedy}", name.partition("[")[0])
+        text = f"expected numbers in an array, got {kind.__module__}.{kind.__name__}"
+        raise _wrong(name, index, f"{text}; {remedy}")
 
 
 def _stacking(name: str) -> str:
@@ -184,12 +243,12 @@ def refuse_misaligned(named: Mapping[str, Any]) -> None:
             raise ShapeError(f"{text}; {remedy} to pair by position", name)
 
 
-def _refuse_nulls(name: str, value: Any) -> None:
-    index = _first_null(value)
-    if index is None:
+def _refuse_nulls(name: str, index: tuple[int, ...], value: Any) -> None:
+    null = _first_null(value)
+    if null is None:
         return
-    text = f"{name}[{', '.join(map(str, index))}]: expected a number, got a null"
-    raise DTypeError(f"{text}; fill nulls in or drop their rows first", name, index)
+    text = f"{_place(name, index)}[{', '.join(map(str, null))}]: expected a number, got a null"
+    raise DTypeError(f"{text}; fill nulls in or drop their rows first", name, (*index, *null))
 
 
 def _first_null(value: Any) -> tuple[int, ...] | None:
@@ -239,6 +298,11 @@ def tokens(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any] | None]:
     offsets : ndarray, optional
         Where each sequence begins, and where the last one ends.
     """
+    with _blame(name):
+        return _tokens(name, value)
+
+
+def _tokens(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any] | None]:
     value = _combined(value)
     if hasattr(value, "offsets") and hasattr(value, "sizes"):
         return _list_view_array(name, value)
@@ -248,7 +312,9 @@ def tokens(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any] | None]:
         return _fixed_size_list_array(name, value)
     if getattr(value, "dtype", None) is not None and _holds_sequences(value):
         value = list(value)
-    if not isinstance(value, (list, tuple)) or (value and all(np.ndim(x) == 0 for x in value)):
+    if not isinstance(value, (list, tuple)):
+        return as_array(name, value), None
+    if value and all(_is_number(name, i, x) for i, x in enumerate(value)):
         return as_array(name, value), None
     rows = [_row(name, i, row) for i, row in enumerate(value)]
     offsets = np.cumsum([0, *map(len, rows)])
@@ -263,17 +329,26 @@ def _holds_sequences(value: Any) -> bool:
     return text == "object" or text.startswith("list")
 
 
+def _is_number(name: str, i: int, value: Any) -> bool:
+    """Return whether element `i` of a list of labels is no sequence."""
+    if isinstance(value, _NUMBERS):
+        return True
+    if isinstance(value, (list, tuple)) or _is_dlpack_alone(value):
+        return False
+    with _blame(name, (i,)):
+        return np.ndim(value) == 0
+
+
 def _row(name: str, i: int, row: Any) -> NDArray[Any]:
     """Return row `i` of a list of sequences."""
-    if row is None or (np.ndim(row) == 0 and not isinstance(row, (str, bytes))):
-        text = f"{name}[{i}]: expected a sequence of labels, got {row!r}"
+    if row is None or (not isinstance(row, (str, bytes)) and _is_number(name, i, row)):
+        text = f"{name}[{i}]: expected a sequence of labels, got {reprlib.repr(row)}"
         raise LabelError(text, name, (i,))
-    if isinstance(row, (list, tuple)) and None in row:
-        raise _null(name, i, row.index(None))
-    try:
-        array = as_array(f"{name}[{i}]", row)
-    except DTypeError as error:
-        raise DTypeError(str(error), name, (i,)) from error
+    if isinstance(row, (list, tuple)):
+        for j, label in enumerate(row):
+            if label is None:
+                raise _null(name, i, j)
+    array = _read(name, (i,), row)
     if array.ndim != 1:
         text = f"{name}[{i}]: expected one dimension, got shape {array.shape}"
         raise ShapeError(text, name, (i,))

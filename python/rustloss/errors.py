@@ -74,7 +74,29 @@ class WeightError(ArgumentError, ValueError):
 
 
 class ParameterError(ArgumentError, ValueError):
-    """A constructor parameter or an option of a call."""
+    """A constructor parameter or an option of a call.
+
+    Attributes
+    ----------
+    needs : tuple of str and bool, or None
+        Where `argument` has no meaning without another parameter: that one, and the value that it
+        must have.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        argument: str | None = None,
+        index: tuple[int, ...] | None = None,
+        value: float | None = None,
+        needs: tuple[str, bool] | None = None,
+    ) -> None:
+        super().__init__(message, argument, index, value)
+        self.needs = needs
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        cls, arguments = super().__reduce__()
+        return cls, (*arguments, self.needs)
 
 
 class OutputError(ArgumentError, ValueError):

@@ -130,11 +130,23 @@ impl<'py> Array<'py> {
 
 /// The caller's own array for results, before it is known what these need.
 pub fn buffer<'py>(name: &str, object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
-    object.cast().cloned().map_err(|_| {
-        let kind = object.get_type().name().map_or_else(|_| "an object".into(), |n| n.to_string());
-        let detail = format!("expected a NumPy array, got {kind}");
-        exception(object.py(), &Error::new(Kind::Output, name, detail))
-    })
+    if let Ok(array) = object.cast_exact() {
+        return Ok(array.clone());
+    }
+    let py = object.py();
+    let wrong = |got: String| {
+        let detail = format!("expected a NumPy array, got {got}");
+        exception(py, &Error::new(Kind::Output, name, detail))
+    };
+    let Ok(array) = object.cast() else {
+        let kind = object.get_type().name();
+        return Err(wrong(kind.map_or_else(|_| "an object".into(), |name| name.to_string())));
+    };
+    // Results would be hidden where its mask is set.
+    if object.is_instance(&py.import("numpy.ma")?.getattr("MaskedArray")?)? {
+        return Err(wrong(format!("a masked array; pass {name}.data")));
+    }
+    Ok(array.clone())
 }
 
 /// An array that results are written to.

@@ -41,6 +41,9 @@ pub fn exception(py: Python<'_>, error: &Error) -> PyErr {
             Some(Number::Float(value)) => kwargs.set_item("value", value)?,
             None => {}
         }
+        if let Some(needs) = error.needs.as_deref().copied() {
+            kwargs.set_item("needs", needs)?;
+        }
         py.import("rustloss.errors")?
             .getattr(class(error.kind))?
             .call((error.to_string(),), Some(&kwargs))

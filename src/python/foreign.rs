@@ -26,13 +26,27 @@ pub fn adapted<'py>(
     Ok(if result.is_exact_instance_of::<PyNotImplemented>() { None } else { Some(result) })
 }
 
-/// Whether an object is of a type that says at once that it belongs to no framework.
+/// How deep lists are looked into here; Python looks to the bottom.
+const DEPTH: usize = 3;
+
+/// Whether an object is of a type that says at once that it belongs to no framework, or a list of such.
 fn is_native(object: &Bound<'_, PyAny>) -> bool {
+    is_plain(object) || is_plain_list(object, DEPTH)
+}
+
+fn is_plain_list(object: &Bound<'_, PyAny>, depth: usize) -> bool {
+    let fine = |x: Bound<'_, PyAny>| is_plain(&x) || (depth > 1 && is_plain_list(&x, depth - 1));
+    match (object.cast_exact::<PyList>(), object.cast_exact::<PyTuple>()) {
+        (Ok(list), _) => list.iter().all(fine),
+        (_, Ok(tuple)) => tuple.iter().all(fine),
+        _ => false,
+    }
+}
+
+fn is_plain(object: &Bound<'_, PyAny>) -> bool {
     object.is_exact_instance_of::<PyUntypedArray>()
         || object.is_none()
         || object.is_exact_instance_of::<PyFloat>()
         || object.is_exact_instance_of::<PyInt>()
         || object.is_exact_instance_of::<PyString>()
-        || object.is_exact_instance_of::<PyList>()
-        || object.is_exact_instance_of::<PyTuple>()
 }

@@ -305,13 +305,17 @@ impl Params {
         &found.expect("a parameter of the registry").1
     }
 
-    /// Refuses a parameter that has no meaning without another.
+    /// Refuses a parameter that has no meaning without a certain value of another.
     ///
     /// # Errors
     /// If `fine` is false.
-    pub fn only_if(&self, fine: bool, name: &str, needs: &str) -> Result<()> {
-        let detail = || format!("it needs {needs}, got {}", self.get(name));
-        if fine { Ok(()) } else { Err(Error::new(Kind::Parameter, name, detail())) }
+    pub fn only_if(&self, fine: bool, name: &str, needs: (&'static str, bool)) -> Result<()> {
+        if fine {
+            return Ok(());
+        }
+        let (other, value) = needs;
+        let detail = format!("it needs {other}={}, got {}", Value::Flag(value), self.get(name));
+        Err(Error { needs: Some(Box::new(needs)), ..Error::new(Kind::Parameter, name, detail) })
     }
 
     /// A number.

@@ -280,11 +280,13 @@ fn wrong_labels_and_lengths_are_named() {
         let Error { kind, index, value, .. } = case.run_as::<f64>(&[1.0; 2], LIMIT).unwrap_err();
         (kind, index, value)
     };
-    let label = |label: u32| (Kind::Label, Some(vec![1, 2]), Some(i128::from(label).into()));
+    let label = |label: u32| {
+        (Kind::Label, Some(vec![1, 2].into_boxed_slice()), Some(i128::from(label).into()))
+    };
     assert_eq!(with(&|case| case.labels[1][2] = 5), label(5));
     assert_eq!(with(&|case| case.labels[1][2] = u32::MAX), label(u32::MAX));
     assert_eq!(with(&|case| case.labels[1][2] = case.blank), label(case.blank));
-    let length = (Kind::Length, Some(vec![1]), Some(10_usize.into()));
+    let length = (Kind::Length, Some(vec![1].into_boxed_slice()), Some(10_usize.into()));
     assert_eq!(with(&|case| case.lengths[1] = 10), length);
     assert_eq!(with(&|case| case.blank = 5), (Kind::Parameter, None, None));
     assert_eq!(with(&|case| case.lengths.truncate(1)), (Kind::Shape, None, None));

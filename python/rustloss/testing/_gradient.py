@@ -73,14 +73,17 @@ def check_gradient(
     ------
     AssertionError
         If a derivative is wrong; the text names the argument, the index of the worst element, both
-        numbers and the step. Also if all elements of an argument are at kinks, as nothing was
-        checked then.
+        numbers and the step. Also if an argument has no elements, or all of them are at kinks, as
+        nothing was checked then.
     rustloss.errors.DTypeError
         If a function computes in less than float64, whose digits differences need.
+    rustloss.errors.ParameterError
+        If `wrt` names no argument.
     rustloss.errors.ShapeError
         If a gradient has not the shape of its argument.
     TypeError
-        If a function returns anything but two results, or more gradients than it has arguments.
+        If a function returns anything but two results, no gradient, or more gradients than it has
+        arguments.
 
     Examples
     --------
@@ -125,8 +128,10 @@ def _check_function(
     else:
         found = gradient(*given, **options)
     grads = found if isinstance(found, tuple) else (found,)
-    if len(grads) > len(given):
-        text = f"expected at most as many gradients as arguments, {len(given)}, got {len(grads)}"
+    if not 1 <= len(grads) <= len(given):
+        text = (
+            f"expected 1 to {len(given)} gradients, as many as arguments at most, got {len(grads)}"
+        )
         raise TypeError(f"gradient: {text}")
     for i, grad in enumerate(map(np.asarray, grads)):
         given[i] = np.array(given[i], np.float64)
@@ -195,6 +200,8 @@ def _check_loss(
     slopes = differentiable(loss, call)
     call |= {name: np.array(call[name], np.float64) for name in slopes}
     names = slopes if wrt is None else (wrt,) if isinstance(wrt, str) else tuple(wrt)
+    if not names:
+        raise ParameterError(f"wrt: expected names of {slopes}, got {wrt!r}", "wrt")
     allowing = anywhere(loss)
 
     _, grads = loss.value_and_grad(**call, **extra, wrt=names)
@@ -239,7 +246,7 @@ def anywhere(loss: Loss) -> Loss:
 def _compare(
     what: str, derivatives: Array, slopes: Iterator[_Slope], rtol: float, atol: float
 ) -> None:
-    """Fail if a derivative is wrong, or if there are some and no slope to compare them with."""
+    """Fail if a derivative is wrong, or if there is no slope to compare one with."""
     compared, wrong, worst, text = 0, 0, -1.0, ""
     for index, expected, step in slopes:
         compared += 1
@@ -256,9 +263,10 @@ def _compare(
             text = f"at {at} is {is_}, by differences {should} (step {step:g})"
     if wrong:
         raise AssertionError(f"{what} {text}; the worst of {wrong} that are wrong, of {compared}")
-    if derivatives.size and not compared:
-        text = f"was not checked, all {derivatives.size} elements are at kinks"
-        raise AssertionError(f"{what} {text}")
+    if not compared:
+        count = derivatives.size
+        why = f"all {count} elements are at kinks" if count else "there is no element"
+        raise AssertionError(f"{what} was not checked, {why}")
 
 
 def _step(x: float) -> float:

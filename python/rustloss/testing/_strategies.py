@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -340,16 +339,15 @@ class _Drawn:
         try:
             made: Loss = spec.cls(**params)
         except ParameterError as error:
-            name = error.argument
-            if name is None or name not in spec.params or " needs " not in str(error):
+            if error.argument is None or error.needs is None:
                 raise
-            if name in options:
-                needed = re.search(r" needs (\w+)=(True|False)", str(error))
-                if needed is None or needed[1] in options:
-                    raise
-                params[needed[1]] = needed[2] == "True"
+            other, value = error.needs
+            if error.argument not in options:
+                del params[error.argument]
+            elif other not in options:
+                params[other] = value
             else:
-                del params[name]
+                raise
             return self._construct(spec, params, options)
         return made
 

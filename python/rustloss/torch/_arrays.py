@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from rustloss._interop import as_array
 from rustloss.errors import DTypeError
 
 
@@ -62,6 +63,8 @@ def as_tensor(name: str, value: Any) -> Tensor:
     """
     if not isinstance(value, Tensor):
         try:
+            if not torch.compiler.is_compiling():
+                value = as_array(name, value)
             return torch.as_tensor(np.array(value))
         except (TypeError, ValueError) as error:
             text = f"{name}: expected a tensor where torch traces, transforms or differentiates"

@@ -120,8 +120,8 @@ def value(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
     if not call.wrt:
         return _without_graph(traits, (), given)
     _refuse_out(given)
-    result: Tensor = Eager.apply(call, (*given,), others, *tensors.values())
-    return result
+    found: Tensor = Eager.apply(call, (*given,), others, *tensors.values())
+    return found
 
 
 def _without_graph(traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

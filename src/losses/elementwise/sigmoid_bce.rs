@@ -44,9 +44,9 @@ pub const SPEC: Spec = Spec {
     build: |p| {
         let (epsilon, clamp) = (p.float("epsilon"), p.flag("clamp"));
         let from_sigmoid = p.flag("from_sigmoid");
-        p.only_if(from_sigmoid || !clamp, "clamp", "from_sigmoid=True")?;
-        p.only_if(from_sigmoid || epsilon == 0.0, "epsilon", "from_sigmoid=True")?;
-        p.only_if(!clamp || epsilon == 0.0, "epsilon", "clamp=False")?;
+        p.only_if(from_sigmoid || !clamp, "clamp", ("from_sigmoid", true))?;
+        p.only_if(from_sigmoid || epsilon == 0.0, "epsilon", ("from_sigmoid", true))?;
+        p.only_if(!clamp || epsilon == 0.0, "epsilon", ("clamp", false))?;
         Ok(if clamp {
             with_optional_weight("pos_weight", ClampedBce)
         } else if from_sigmoid {

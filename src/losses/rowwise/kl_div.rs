@@ -83,8 +83,8 @@ impl KlDiv {
     pub fn new(params: &Params) -> Result<Self> {
         let (from_logits, log_target) = (params.flag("from_logits"), params.flag("log_target"));
         let [epsilon, temperature] = ["epsilon", "temperature"].map(|name| params.float(name));
-        params.only_if(epsilon == 0.0 || !log_target, "epsilon", "log_target=False")?;
-        params.only_if(temperature == 1.0 || !from_logits, "temperature", "from_logits=False")?;
+        params.only_if(epsilon == 0.0 || !log_target, "epsilon", ("log_target", false))?;
+        params.only_if(temperature == 1.0 || !from_logits, "temperature", ("from_logits", false))?;
         let axis = params.int("axis").unwrap_or(-1) as isize;
         Ok(KlDiv { from_logits, log_target, axis, epsilon, temperature })
     }

@@ -84,15 +84,15 @@ impl SoftmaxCe {
         let sparse = params.flag("sparse_label");
         let from_logits = params.flag("from_logits");
         let rule = LabelRule::new(params);
-        params.only_if(sparse || !rule.clip, RAISE_OR_CLIP.name, "sparse_label=True")?;
+        params.only_if(sparse || !rule.clip, RAISE_OR_CLIP.name, ("sparse_label", true))?;
         let ignores = rule.ignore_index.is_some();
-        params.only_if(sparse || !ignores, IGNORE_INDEX.name, "sparse_label=True")?;
+        params.only_if(sparse || !ignores, IGNORE_INDEX.name, ("sparse_label", true))?;
         let target = TargetRule {
             smoothing: params.float("label_smoothing"),
             class_weight: params.vector("class_weight").map(memory::copied).transpose()?,
             z_loss: params.float("z_loss"),
         };
-        params.only_if(target.z_loss == 0.0 || !from_logits, "z_loss", "from_logits=False")?;
+        params.only_if(target.z_loss == 0.0 || !from_logits, "z_loss", ("from_logits", false))?;
         let axis = params.int(AXIS.name).unwrap_or(-1) as isize;
         Ok(SoftmaxCe { axis, sparse, from_logits, target, rule })
     }

@@ -245,6 +245,54 @@ def test_errors_are_those_of_arrays():
         rl.L2Loss()(x, x, out=torch.empty(2))
 
 
+def test_sizes_and_types_of_torch_are_no_tensors():
+    pred, label = np.ones((1, 4, 3)), [[0]]
+    expected = rl.CTCLoss()(pred, label, [4])
+    assert_array_equal(rl.CTCLoss()(pred, label, torch.Size([4])), expected)
+    assert_array_equal(rl.CTCLoss()(torch.from_numpy(pred), label, torch.Size([4])), expected)
+    with pytest.raises(errors.DTypeError, match=r"pred_lengths: expected real numbers"):
+        rl.CTCLoss()(pred, label, torch.float32)
+
+
+def test_arrays_of_jax_in_lists_are_refused():
+    jnp = pytest.importorskip("jax.numpy")
+    lists = [[torch.tensor(1.0)] * 3, [jnp.float32(1)] * 3]
+    for args in (
+        (torch.ones(3), lists[1]),
+        (jnp.ones(3), lists[0]),
+        lists,
+        ([*lists[0], *lists[1]], np.ones(6)),
+    ):
+        with pytest.raises(errors.DTypeError, match=r"one framework .* jax \(\w+\) and torch"):
+            rl.L2Loss()(*args)
+    assert_array_equal(rl.L2Loss()(torch.ones(3), lists[0]), np.zeros(3))
+
+
+class Exported:
+    """What DLPack alone leads to."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+def test_dlpack_and_masks_beside_tensors():
+    pred, label = torch.tensor([1.0, 2.0, 4.0], requires_grad=True), Exported(np.zeros(3))
+    loss = rl.L2Loss(reduction="sum")
+    loss(pred, label).backward()
+    assert_array_equal(pred.grad, [1, 2, 4])
+    masked = np.ma.masked_equal([0.0, 0.0, 99.0], 99.0)
+    for function in (loss, torch.func.grad(loss)):
+        assert function(pred.detach(), label).isfinite().all()
+        with pytest.raises(errors.DTypeError, match=r"label: .* got .*[Mm]ask"):
+            function(pred.detach(), masked)
+
+
 # Modules.
 
 
