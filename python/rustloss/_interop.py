@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from rustloss.errors import ArgumentError, DTypeError, LabelError, ShapeError
 #: Kinds of NumPy's types that hold real numbers.
 _REAL_KINDS = "biuf"
 _USUAL = {np.dtype(np.float32), np.dtype(np.float64)}
+#: What makes one tensor of a list of them, by packages whose tensors NumPy reads one by one.
+_STACKS = {"tensorflow": "tf.convert_to_tensor", "autograd": "autograd.numpy.array"}
 #: Characters of somebody else's text that a message has room for.
 _LONGEST = 200
 
@@ -51,6 +54,7 @@ def _as_array(name: str, value: Any) -> NDArray[Any]:
     if isinstance(value, (str, bytes)) or value is None:
         raise DTypeError(f"{name}: expected real numbers, got {reprlib.repr(value)}", name)
     _refuse_foreign(name, value)
+    refuse_lists_of_tensors(name, value)
     if isinstance(value, (list, tuple)) and value:
         _refuse_foreign(f"{name}[0]", value[0])
     _refuse_nulls(name, value)
@@ -107,6 +111,34 @@ def _refuse_foreign(name: str, value: Any) -> None:
         kind = type(value)
         text = f"{name}: expected numbers in an array, got {kind.__module__}.{kind.__name__}"
         raise DTypeError(f"{text}; {remedy}", name.partition("[")[0])
+
+
+def refuse_lists_of_tensors(name: str, value: Any) -> None:
+    """Refuse sequences of tensors that NumPy would read, and that would lose their gradients.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for errors.
+    value : object
+        The argument; anything but a list or a tuple passes.
+
+    Raises
+    ------
+    DTypeError
+        If an element, at any depth, is a tensor of TensorFlow or an array that autograd traces.
+    """
+    if not isinstance(value, (list, tuple)) or _STACKS.keys().isdisjoint(sys.modules):
+        return
+    kinds = set(map(type, value))
+    for kind in kinds:
+        package = kind.__module__.partition(".")[0]
+        if package in _STACKS:
+            text = f"{name}: expected an array, got a {type(value).__name__} of {kind.__name__}"
+            raise DTypeError(f"{text}; pass {_STACKS[package]}({name})", name)
+    if not kinds.isdisjoint((list, tuple)):
+        for row in value:
+            refuse_lists_of_tensors(name, row)
 
 
 def refuse_misaligned(named: Mapping[str, Any]) -> None:
