@@ -48,7 +48,7 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     DTypeError
         If the arguments are of several frameworks.
     ShapeError
-        If they have indices that differ.
+        If they have indices that differ, or columns in different places.
     """
     found = set(map(framework, map(type, (*args, *kwargs.values()))))
     owners = {owner for owner in found if owner}

@@ -58,9 +58,13 @@ def _as_array(name: str, value: Any) -> NDArray[Any]:
     if isinstance(value, (list, tuple)) and value:
         _refuse_foreign(f"{name}[0]", value[0])
     _refuse_nulls(name, value)
+    if hasattr(getattr(value, "type", None), "permutation"):
+        return as_array(name, _tensors(name, _combined(value)))
     if _is_fixed_size_list(value):
         return _rows(name, value)
     array = np.asarray(value)
+    if array.dtype == object:
+        array = _of_objects(name, value, array)
     dtype = array.dtype.newbyteorder("=")
     if dtype.name == "bfloat16":
         pass
@@ -71,6 +75,42 @@ def _as_array(name: str, value: Any) -> NDArray[Any]:
         text = f"{name}: expected at most 64-bit numbers, got dtype {array.dtype}"
         raise DTypeError(text, name)
     return np.require(np.asarray(array, dtype=dtype), requirements=["ALIGNED"])
+
+
+def _of_objects(name: str, value: Any, array: NDArray[Any]) -> NDArray[Any]:
+    """Return the numbers of columns of several types, or of rows; other objects as they are."""
+    if hasattr(value, "iloc") and hasattr(value, "columns"):  # a table of pandas
+        columns = [as_array(name, value.iloc[:, j]) for j in range(value.shape[1])]
+        return np.stack(columns, axis=1)
+    if array.ndim == 1 and any(np.ndim(row) for row in array):
+        return _of_rows(name, value)
+    return array
+
+
+def _of_rows(name: str, value: Any) -> NDArray[Any]:
+    """Return the numbers of sequences of one length as a matrix."""
+    try:
+        # What is not Arrow's has its sequences as objects.
+        array, offsets = tokens(name, value if hasattr(value, "type") else list(value))
+    except LabelError as error:
+        index = error.index or ()
+        text = f"{name}[{', '.join(map(str, index))}]: expected a row of numbers without nulls"
+        raise DTypeError(text, name, index) from error
+    if offsets is None or array.ndim > 1:
+        return array
+    lengths = np.diff(offsets)
+    other = np.flatnonzero(lengths != lengths[0])
+    if len(other):
+        i = int(other[0])
+        text = f"{name}[{i}]: expected a row of {lengths[0]} numbers as the first, got {lengths[i]}"
+        raise ShapeError(text, name, (i,))
+    return array.reshape(len(lengths), -1)
+
+
+def _tensors(name: str, value: Any) -> NDArray[Any]:
+    """Return an Arrow array of tensors of one shape."""
+    _refuse_nulls(name, value.storage)
+    return np.asarray(value.to_numpy_ndarray())
 
 
 def _brief(thing: object) -> str:
@@ -128,7 +168,7 @@ def refuse_lists_of_tensors(name: str, value: Any) -> None:
     DTypeError
         If an element, at any depth, is a tensor of TensorFlow or an array that autograd traces.
     """
-    if not isinstance(value, (list, tuple)) or _STACKS.keys().isdisjoint(sys.modules):
+    if not isinstance(value, (list, tuple)) or not any(x in sys.modules for x in _STACKS):
         return
     kinds = set(map(type, value))
     for kind in kinds:
@@ -142,7 +182,7 @@ def refuse_lists_of_tensors(name: str, value: Any) -> None:
 
 
 def refuse_misaligned(named: Mapping[str, Any]) -> None:
-    """Refuse the arguments of one call that pandas would pair by index, and NumPy by position.
+    """Refuse arguments of one call that pandas would pair by index or column, NumPy by position.
 
     Parameters
     ----------
@@ -152,7 +192,7 @@ def refuse_misaligned(named: Mapping[str, Any]) -> None:
     Raises
     ------
     ShapeError
-        If two have different indices.
+        If two have different indices, or the same columns in different places.
     """
     indices = ((name, getattr(value, "index", None)) for name, value in named.items())
     indexed: list[tuple[str, Any]] = [x for x in indices if hasattr(x[1], "equals")]
@@ -162,6 +202,32 @@ def refuse_misaligned(named: Mapping[str, Any]) -> None:
             text = f"{name}: expected the index of {first}, got another, {_brief(index)}"
             remedy = f"align them, as by {name}.loc[{first}.index], or pass {name}.to_numpy()"
             raise ShapeError(f"{text}; {remedy} to pair by position", name)
+    _refuse_moved_columns(named)
+
+
+def _refuse_moved_columns(named: Mapping[str, Any]) -> None:
+    """Refuse tables that have columns of one name in different places."""
+    columns = ((name, _column_names(value)) for name, value in named.items())
+    tables = [(name, found) for name, found in columns if found]
+    for name, found in tables[1:]:
+        first, expected = tables[0]
+        if found == expected:
+            continue
+        places = {column: place for place, column in enumerate(expected)}
+        for place, column in enumerate(found):
+            if places.get(column, place) != place:
+                text = f"{name}: expected the column {column!r} where {first} has it"
+                remedy = "give both one order, or pass arrays to pair by position"
+                raise ShapeError(f"{text}, got it in place {place}; {remedy}", name)
+
+
+def _column_names(value: Any) -> list[Any] | None:
+    """Return the names of the columns of a table."""
+    if hasattr(value, "column_names"):  # of Arrow
+        return list(value.column_names)
+    if hasattr(value, "collect"):  # lazy, and refused later
+        return None
+    return list(value.columns) if hasattr(value, "columns") else None
 
 
 def _refuse_nulls(name: str, value: Any) -> None:
