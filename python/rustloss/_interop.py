@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -223,11 +223,11 @@ def _refuse_moved_columns(named: Mapping[str, Any]) -> None:
 
 def _column_names(value: Any) -> list[Any] | None:
     """Return the names of the columns of a table."""
-    if hasattr(value, "column_names"):  # of Arrow
-        return list(value.column_names)
     if hasattr(value, "collect"):  # lazy, and refused later
         return None
-    return list(value.columns) if hasattr(value, "columns") else None
+    # Arrow has the columns themselves under the other name.
+    names = getattr(value, "column_names" if hasattr(value, "column_names") else "columns", None)
+    return list(names) if isinstance(names, Iterable) else None
 
 
 def _refuse_nulls(name: str, value: Any) -> None:
