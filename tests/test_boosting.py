@@ -63,6 +63,10 @@ def test_constants_of_least_loss():
         (rl.SoftmaxCELoss(), [0, 2], "class 1"),
         (rl.SoftmaxCELoss(), [0, 0.5], r"label\[1\]: expected a class index"),
         (rl.SoftmaxCELoss(), [-1, 0], r"label\[0\]: expected a class index"),
+        (rl.SoftmaxCELoss(), [0, 1.5], r"label\[1\]: .* got 1\.5$"),
+        (rl.SoftmaxCELoss(), [0, np.nan], r"label\[1\]: .* got nan$"),
+        (rl.SoftmaxCELoss(), ["a", "b"], "label: expected real numbers"),
+        (rl.SoftmaxCELoss(ignore_index=2), [2, 2], "label that is not ignored"),
         (rl.SoftmaxCELoss(), [[0, 1]], "one class index for each row"),
         (rl.MultiQuantileLoss([0.1, 0.9]), [0.0, 1.0], "one score or one class label"),
     ],
@@ -70,6 +74,24 @@ def test_constants_of_least_loss():
 def test_labels_without_a_best_constant(loss, label, text):
     with pytest.raises(errors.ArgumentError, match=text):
         boosting.xgboost(loss).init_score(label)
+
+
+@pytest.mark.parametrize("loss", [rl.SoftmaxCELoss(), rl.SigmoidBCELoss()])
+def test_weights_of_the_start_are_checked(loss):
+    objective = boosting.lightgbm(loss)
+    for weight in ([1, np.nan, 1], [1, -1, 3]):
+        with pytest.raises(errors.WeightError, match=r"^sample_weight\[1\]: "):
+            objective.init_score([0, 1, 1], weight)
+    with pytest.raises(errors.ShapeError, match=r"^sample_weight: "):
+        objective.init_score([0, 1, 1], [1, 2])
+    assert_allclose(objective.init_score([0, 1, 1], 2.0), objective.init_score([0, 1, 1]))
+
+
+@pytest.mark.parametrize("ignored", [-1, 2])
+def test_ignored_labels_are_no_class_to_start_from(ignored):
+    objective = boosting.lightgbm(rl.SoftmaxCELoss(ignore_index=ignored))
+    found = objective.init_score([0, ignored, 1, 1], [1, 8, 2, 1])
+    assert_allclose(np.exp(found), [0.25, 0.75])
 
 
 # Second derivatives
@@ -268,6 +290,7 @@ def test_losses_that_no_booster_can_train(make):
         rl.SigmoidBCELoss(from_sigmoid=True),
         rl.PoissonNLLLoss(from_logits=False),
         rl.SoftmaxCELoss(sparse_label=False),
+        rl.SoftmaxCELoss(from_logits=True),
         rl.KLDivLoss(from_logits=False),
         rl.L2Loss(batch_axis=1),
     ):
@@ -278,7 +301,7 @@ def test_losses_that_no_booster_can_train(make):
         make(rl.L2Loss)
     with pytest.raises(errors.ParameterError, match="hessian: expected one of"):
         make(rl.L2Loss(), hessian="diagonal")
-    for floor in (-1.0, np.inf, np.nan):
+    for floor in (-1.0, np.inf, np.nan, "a"):
         with pytest.raises(errors.ParameterError, match="min_hessian: expected a finite number"):
             make(rl.L2Loss(), min_hessian=floor)
 

@@ -52,7 +52,7 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     DTypeError
         If the arguments, or what lists and tuples among them hold, are of several frameworks.
     ShapeError
-        If they have indices that differ.
+        If they have indices that differ, or columns in different places.
     """
     values = (*args, *kwargs.values())
     kinds = set(map(type, values))

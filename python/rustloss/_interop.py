@@ -6,7 +6,7 @@ import math
 import operator
 import reprlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,8 @@ from rustloss.errors import ArgumentError, DTypeError, LabelError, ShapeError
 #: Kinds of NumPy's types that hold real numbers.
 _REAL_KINDS = "biuf"
 _USUAL = {np.dtype(np.float32), np.dtype(np.float64)}
+#: What makes one tensor of a list of them, by packages whose tensors NumPy reads one by one.
+_STACKS = {"tensorflow": "tf.convert_to_tensor", "autograd": "autograd.numpy.array"}
 #: Characters of somebody else's text that a message has room for.
 _LONGEST = 200
 #: Numbers that a list may hold by themselves.
@@ -120,11 +122,16 @@ def _as_array(name: str, index: tuple[int, ...], value: Any) -> NDArray[Any]:
         raise _wrong(name, index, f"expected real numbers, got {reprlib.repr(value)}")
     _refuse_foreign(name, index, value)
     if isinstance(value, (list, tuple)):
+        refuse_lists_of_tensors(name, value)
         _refuse_elements(name, index, value)
     _refuse_nulls(name, index, value)
+    if hasattr(getattr(value, "type", None), "permutation"):
+        return as_array(name, _tensors(name, _combined(value)))
     if _is_fixed_size_list(value):
         return _rows(name, value)
     array = _from_dlpack(name, index, value) if _is_dlpack_alone(value) else np.asarray(value)
+    if array.dtype == object:
+        array = _of_objects(name, value, array)
     dtype = array.dtype.newbyteorder("=")
     if dtype.name == "bfloat16":
         pass
@@ -133,6 +140,42 @@ def _as_array(name: str, index: tuple[int, ...], value: Any) -> NDArray[Any]:
     elif dtype.itemsize > np.dtype(np.float64).itemsize:
         raise _wrong(name, index, f"expected at most 64-bit numbers, got dtype {array.dtype}")
     return np.require(np.asarray(array, dtype=dtype), requirements=["ALIGNED"])
+
+
+def _of_objects(name: str, value: Any, array: NDArray[Any]) -> NDArray[Any]:
+    """Return the numbers of columns of several types, or of rows; other objects as they are."""
+    if hasattr(value, "iloc") and hasattr(value, "columns"):  # a table of pandas
+        columns = [as_array(name, value.iloc[:, j]) for j in range(value.shape[1])]
+        return np.stack(columns, axis=1)
+    if array.ndim == 1 and any(np.ndim(row) for row in array):
+        return _of_rows(name, value)
+    return array
+
+
+def _of_rows(name: str, value: Any) -> NDArray[Any]:
+    """Return the numbers of sequences of one length as a matrix."""
+    try:
+        # What is not Arrow's has its sequences as objects.
+        array, offsets = tokens(name, value if hasattr(value, "type") else list(value))
+    except LabelError as error:
+        index = error.index or ()
+        text = f"{name}[{', '.join(map(str, index))}]: expected a row of numbers without nulls"
+        raise DTypeError(text, name, index) from error
+    if offsets is None or array.ndim > 1:
+        return array
+    lengths = np.diff(offsets)
+    other = np.flatnonzero(lengths != lengths[0])
+    if len(other):
+        i = int(other[0])
+        text = f"{name}[{i}]: expected a row of {lengths[0]} numbers as the first, got {lengths[i]}"
+        raise ShapeError(text, name, (i,))
+    return array.reshape(len(lengths), -1)
+
+
+def _tensors(name: str, value: Any) -> NDArray[Any]:
+    """Return an Arrow array of tensors of one shape."""
+    _refuse_nulls(name, (), value.storage)
+    return np.asarray(value.to_numpy_ndarray())
 
 
 def _brief(thing: object) -> str:
@@ -208,7 +251,7 @@ def _refuse_foreign(name: str, index: tuple[int, ...], value: Any) -> None:
         remedy = "a symbolic tensor has none: call through tf.numpy_function, or pass .numpy()"
     elif "jax" in packages and "Tracer" in type(value).__name__:
         alone = "a traced value has none: call through jax.pure_callback"
-        remedy = _stacking(name) if "[" in name else alone
+        remedy = _stacking(name) if index else alone
     if remedy:
         kind = type(value)
         text = f"expected numbers in an array, got {kind.__module__}.{kind.__name__}"
@@ -217,11 +260,39 @@ def _refuse_foreign(name: str, index: tuple[int, ...], value: Any) -> None:
 
 def _stacking(name: str) -> str:
     """Return what to do with traced values of JAX in a list."""
-    return f"make traced values one array, as by jnp.stack({name.partition('[')[0]})"
+    return f"make traced values one array, as by jnp.stack({name})"
+
+
+def refuse_lists_of_tensors(name: str, value: Any) -> None:
+    """Refuse sequences of tensors that NumPy would read, and that would lose their gradients.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for errors.
+    value : object
+        The argument; anything but a list or a tuple passes.
+
+    Raises
+    ------
+    DTypeError
+        If an element, at any depth, is a tensor of TensorFlow or an array that autograd traces.
+    """
+    if not isinstance(value, (list, tuple)) or not any(x in sys.modules for x in _STACKS):
+        return
+    kinds = set(map(type, value))
+    for kind in kinds:
+        package = kind.__module__.partition(".")[0]
+        if package in _STACKS:
+            text = f"{name}: expected an array, got a {type(value).__name__} of {kind.__name__}"
+            raise DTypeError(f"{text}; pass {_STACKS[package]}({name})", name)
+    if not kinds.isdisjoint((list, tuple)):
+        for row in value:
+            refuse_lists_of_tensors(name, row)
 
 
 def refuse_misaligned(named: Mapping[str, Any]) -> None:
-    """Refuse the arguments of one call that pandas would pair by index, and NumPy by position.
+    """Refuse arguments of one call that pandas would pair by index or column, NumPy by position.
 
     Parameters
     ----------
@@ -231,7 +302,7 @@ def refuse_misaligned(named: Mapping[str, Any]) -> None:
     Raises
     ------
     ShapeError
-        If two have different indices.
+        If two have different indices, or the same columns in different places.
     """
     indices = ((name, getattr(value, "index", None)) for name, value in named.items())
     indexed: list[tuple[str, Any]] = [x for x in indices if hasattr(x[1], "equals")]
@@ -241,6 +312,32 @@ def refuse_misaligned(named: Mapping[str, Any]) -> None:
             text = f"{name}: expected the index of {first}, got another, {_brief(index)}"
             remedy = f"align them, as by {name}.loc[{first}.index], or pass {name}.to_numpy()"
             raise ShapeError(f"{text}; {remedy} to pair by position", name)
+    _refuse_moved_columns(named)
+
+
+def _refuse_moved_columns(named: Mapping[str, Any]) -> None:
+    """Refuse tables that have columns of one name in different places."""
+    columns = ((name, _column_names(value)) for name, value in named.items())
+    tables = [(name, found) for name, found in columns if found]
+    for name, found in tables[1:]:
+        first, expected = tables[0]
+        if found == expected:
+            continue
+        places = {column: place for place, column in enumerate(expected)}
+        for place, column in enumerate(found):
+            if places.get(column, place) != place:
+                text = f"{name}: expected the column {column!r} where {first} has it"
+                remedy = "give both one order, or pass arrays to pair by position"
+                raise ShapeError(f"{text}, got it in place {place}; {remedy}", name)
+
+
+def _column_names(value: Any) -> list[Any] | None:
+    """Return the names of the columns of a table."""
+    if hasattr(value, "collect"):  # lazy, and refused later
+        return None
+    # Arrow has the columns themselves under the other name.
+    names = getattr(value, "column_names" if hasattr(value, "column_names") else "columns", None)
+    return list(names) if isinstance(names, Iterable) else None
 
 
 def _refuse_nulls(name: str, index: tuple[int, ...], value: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, TypeVar, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rustloss._interop import as_array
+from rustloss._interop import as_array, refuse_misaligned
 from rustloss.errors import CallError, ParameterError, ShapeError, WeightError
 
 Array = NDArray[np.float64]
@@ -128,10 +128,11 @@ class Mean:
         rustloss.errors.DTypeError
             If either holds anything but real numbers.
         rustloss.errors.ShapeError
-            If there is not one weight for each value.
+            If there is not one weight for each value, or they have indices that differ.
         rustloss.errors.WeightError
             If a weight is negative or not finite.
         """
+        refuse_misaligned({"values": values, "weights": weights})
         v = _numbers("values", values)
         w = None if weights is None else _weights(weights, v.shape)
         self._count += v.size

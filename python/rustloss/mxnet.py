@@ -2,7 +2,8 @@
 
 A loss called with arrays of ``mx.nd`` or ``mx.np`` gives one of the same kind. Between
 ``autograd.record()`` and ``backward()`` it is part of the graph, so a Gluon network trains through
-it. Arrays are read and returned without a copy.
+it. Arrays are read and returned without a copy: what a recorded call was given must not be written
+to before `backward()`.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     Returns
     -------
     mxnet.nd.NDArray or mxnet.np.ndarray, or a tuple of them
-        Of the kind of the first argument that is either. One number has the shape (1,), as in
-        Gluon, unless NumPy's shapes are on (``mx.npx.set_np()``).
+        Of the kind and the context of the first argument that is either. One number has the shape
+        (1,), as in Gluon, unless NumPy's shapes are on (``mx.npx.set_np()``).
 
     Raises
     ------
@@ -97,8 +98,7 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
         result = _recorded(loss, {k: x for k, x in arrays.items() if k in given}, numeric)
     else:
         result = getattr(loss, method)(**numeric)
-    in_numpy_style = isinstance(next(iter(arrays.values())), mnp.ndarray)
-    return _finished(result, in_numpy_style)
+    return _finished(result, next(iter(arrays.values())))
 
 
 def view(name: str, array: Any) -> NDArray[Any]:
@@ -197,9 +197,10 @@ def _from_numpy(result: Any) -> Any:
     return nd.from_numpy(array, zero_copy=True)
 
 
-def _finished(result: Any, in_numpy_style: bool) -> Any:
-    """Return results as arrays of MXNet of one kind."""
+def _finished(result: Any, like: Any) -> Any:
+    """Return results as arrays of the kind and the context of an array of MXNet."""
     if isinstance(result, tuple):
-        return tuple(_finished(part, in_numpy_style) for part in result)
+        return tuple(_finished(part, like) for part in result)
     array = result if isinstance(result, nd.NDArray) else _from_numpy(result)
-    return array.as_np_ndarray() if in_numpy_style else array
+    array = array.as_in_context(like.ctx)  # the same array but for contexts as mx.cpu(1)
+    return array.as_np_ndarray() if isinstance(like, mnp.ndarray) else array

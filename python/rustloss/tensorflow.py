@@ -32,6 +32,7 @@ import numpy as np
 import tensorflow as tf
 
 from rustloss._adapter import DISCRETE, foreign, is_elementwise, refuse_outputs, second_order
+from rustloss._interop import refuse_lists_of_tensors
 from rustloss.errors import DTypeError, ShapeError
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ __all__ = ["call"]
 
 _PROBES = (1009, 1013)
 """Sizes for axes of unknown size; where results differ, theirs is unknown too."""
+
+_LOST = (
+    "tf.vectorized_map leaves out the gradient of a loss: take the gradient inside of the mapped "
+    "function, or use tf.map_fn"
+)
 
 
 def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -63,7 +69,7 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     Raises
     ------
     rustloss.errors.DTypeError
-        For a ragged or a sparse tensor.
+        For a ragged or a sparse tensor, or a list of tensors.
     rustloss.errors.ShapeError
         In a graph, if the number of axes of the prediction is unknown.
     """
@@ -72,6 +78,10 @@ def call(loss: Loss, method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     given = {**inputs, **options}
     tensors = {name: _tensor(name, value) for name, value in foreign(given).items()}
     rest = {name: value for name, value in given.items() if name not in tensors}
+    discrete = {row["name"] for row in loss._inputs if row["domain"] in DISCRETE}
+    for name, value in rest.items():
+        if name not in discrete:
+            refuse_lists_of_tensors(name, value)
     if method == "__call__":
         return _value(loss, tensors, rest)
     text = f"{method} is not differentiated any further; call the loss, and differentiate that"
@@ -83,8 +93,29 @@ def _tensor(name: str, value: Any) -> Any:
         return tf.convert_to_tensor(value)
     except (TypeError, ValueError) as error:
         kind = type(value).__name__
-        remedy = f"pass {name}.to_tensor() or tf.sparse.to_dense({name})"
+        remedy = {
+            "RaggedTensor": f"pass {name}.to_tensor()",
+            "SparseTensor": f"pass tf.sparse.to_dense({name})",
+        }.get(kind, "make it with its dense_shape")
         raise DTypeError(f"{name}: expected a dense tensor, got {kind}; {remedy}", name) from error
+
+
+def _differentiated(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Any]:
+    """Return ``tf.custom_gradient`` of a function, whose gradient is not lost without a word.
+
+    ``tf.vectorized_map`` copies the operations of a graph without the gradients that a program gave
+    them. Then that of the results themselves counts, which raises.
+    """
+
+    def guarded(*inputs: Any) -> tuple[Any, Any]:
+        results, backward = function(*inputs)
+        if not tf.executing_eagerly():
+            results = tf.nest.map_structure(
+                lambda result: tf.raw_ops.PreventGradient(input=result, message=_LOST), results
+            )
+        return results, backward
+
+    return tf.custom_gradient(guarded)  # type: ignore[no-any-return]  # TensorFlow has no types
 
 
 def _value(loss: Loss, tensors: dict[str, Any], rest: dict[str, Any]) -> Any:
@@ -107,7 +138,7 @@ def _value(loss: Loss, tensors: dict[str, Any], rest: dict[str, Any]) -> Any:
     apart = int(is_elementwise(loss))
     groups = [wrt for wrt in (default[:apart], default[apart:], labels) if wrt]
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]  # TensorFlow has no types
+    @_differentiated
     def value(*inputs: Any) -> tuple[Any, Callable[[Any], list[Any]]]:
         now = dict(zip(rows, inputs, strict=True))
 
@@ -138,7 +169,7 @@ def _grad(
     """Return the gradient by some inputs, which depends on all of them and on `grad_output`."""
     first = loss._inputs[0]["name"]
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]  # TensorFlow has no types
+    @_differentiated
     def slopes(grad_output: Any, *same: Any) -> tuple[list[Any], Callable[..., list[Any]]]:
         now = dict(zip(inputs, same, strict=True))
         given = tensors | now | {"grad_output": grad_output}
@@ -152,7 +183,8 @@ def _grad(
             by_pred, by_grad_output = _last(
                 lambda now: _computed(functools.partial(second_order, loss), now, rest, specs),
                 {**given, "direction": arriving[0]},
-                "expected at most two derivatives of a loss, got a third",
+                "expected at most two derivatives of a loss, both by GradientTape, got one more; "
+                "forward mode asks for one of its own",
             )
             mixed = {name: _unknown(tensor) for name, tensor in now.items()}
             return [by_grad_output, *(mixed | {first: by_pred}).values()]
@@ -168,7 +200,7 @@ def _grad(
 def _last(function: Callable[[dict[str, Any]], Any], tensors: dict[str, Any], text: str) -> Any:
     """Return what a function makes of tensors, which raises where its derivative is asked for."""
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]  # TensorFlow has no types
+    @_differentiated
     def results(*same: Any) -> tuple[Any, Callable[..., Any]]:
         def backward(*_: Any) -> Any:
             raise NotImplementedError(text)

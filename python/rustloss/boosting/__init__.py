@@ -98,7 +98,8 @@ def lightgbm(
     """Make an objective of LightGBM: ``objective`` in its parameters and of its estimators.
 
     LightGBM starts an objective that is not its own from 0: pass `init_score` to the data set, and
-    add it to the raw scores before `predict`.
+    add it to the raw scores before `predict`. With early stopping by `metric` pass
+    ``metric="None"`` too, or LightGBM also stops by a metric of its own on raw scores.
 
     Parameters
     ----------
@@ -134,7 +135,8 @@ def catboost(
     """Make an objective of CatBoost: ``loss_function`` of its estimators.
 
     CatBoost maximises, and so the derivatives have the other sign. For class labels it calls Python
-    for every row, which is slow. The matrix of a row then couples its scores as a softmax does.
+    for every row, which is slow. The matrix of a row then couples its scores as a softmax does. Its
+    classifiers need ``class_names=[0, 1, ...]``, as they do not find the classes on their own.
 
     Parameters
     ----------

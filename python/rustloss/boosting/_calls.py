@@ -7,9 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rustloss._interop import as_array
+from rustloss._interop import as_array, refuse_misaligned
 from rustloss._loss import Loss
-from rustloss.errors import ArgumentError, DTypeError, LabelError, ParameterError
+from rustloss.errors import (
+    ArgumentError,
+    CallError,
+    DTypeError,
+    LabelError,
+    ParameterError,
+    ShapeError,
+)
 
 Array = NDArray[Any]
 
@@ -22,6 +29,9 @@ def labels_of(loss: object) -> dict[str, Any]:
     pred, *others = [row for row in loss._inputs if row["required"]]
     if len(others) == 1 and pred["domain"] == "Real" and others[0]["gradient"] != "Default":
         label: dict[str, Any] = others[0]
+        if label["shape"] == "PerVector" and loss._params.get("from_logits"):
+            text = "loss: expected one of raw scores, got one of their log-probabilities"
+            raise ParameterError(f"{text}, {loss!r}; leave out from_logits=True", "loss")
         if label["shape"] == "PerVector" or (label["shape"] == "Same" and _keeps_rows_apart(loss)):
             return label
     text = "loss: expected one of raw scores, any real numbers, and one label for each row"
@@ -64,8 +74,23 @@ def refuse_non_finite(pred: Array, grad: Array | None = None, hess: Array | None
 
 def arguments(first: Any, second: Any, weight: Any) -> tuple[Array, Array, Array | None]:
     """Return scores, labels and weights of a call by either interface."""
+    if hasattr(first, "get_label"):
+        kind = type(first).__name__
+        raise CallError(f"expected scores before the {kind}, got them swapped; pass (preds, data)")
     if hasattr(second, "get_label"):  # native: scores and a data set
-        first, second, weight = second.get_label(), first, second.get_weight()
+        first, second, weight = _labels_in(second), first, second.get_weight()
+    refuse_misaligned({"pred": second, "label": first, "sample_weight": weight})
     pred, label = as_array("pred", second), as_array("label", first)
     weight = None if weight is None or not np.size(weight) else as_array("sample_weight", weight)
     return pred, label, weight
+
+
+def _labels_in(data: Any) -> Any:
+    """Return the labels of a data set of XGBoost or LightGBM."""
+    label = data.get_label()
+    if label is None or not np.size(label):
+        kind = type(data).__name__
+        raise ShapeError(
+            f"label: expected a {kind} with labels, got none; pass label= to it", "label"
+        )
+    return label

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rustloss import _core
+from rustloss._interop import as_array, refuse_misaligned
 from rustloss._loss import Loss
 from rustloss.boosting._calls import Array, arguments, labels_of, refuse_non_finite, with_reduction
 from rustloss.boosting._metrics import CatBoostMetric, LightGBMMetric, XGBoostMetric
 from rustloss.boosting._start import log_shares, root
-from rustloss.errors import ParameterError
+from rustloss.errors import CallError, ParameterError
 
 HessianMode = Literal["exact", "upper", "fisher", "one"]
 Link = Literal["identity", "sigmoid", "exp", "softmax"]
@@ -76,7 +77,8 @@ class Objective:
         if self.hessian not in modes:
             text = f"hessian: expected one of {modes}, got {self.hessian!r}"
             raise ParameterError(text, "hessian")
-        if not 0 <= self.min_hessian < math.inf:
+        is_number = isinstance(self.min_hessian, (int, float, np.number))
+        if not (is_number and 0 <= self.min_hessian < math.inf):
             text = f"min_hessian: expected a finite number >= 0, got {self.min_hessian!r}"
             raise ParameterError(text, "min_hessian")
         object.__setattr__(self, "_label", labels_of(self.loss))
@@ -118,7 +120,7 @@ class Objective:
         float or ndarray
             For one score a row the constant of least loss, found by bisection of the sum of the
             gradients. For class labels the logarithms of the weighted shares of the k classes, of
-            shape (k,).
+            shape (k,); labels of `ignore_index` are left out.
 
         Raises
         ------
@@ -127,9 +129,10 @@ class Objective:
         ParameterError
             If the loss has several scores a row and labels that are not classes.
         """
-        y = np.asarray(label)
+        refuse_misaligned({"label": label, "sample_weight": sample_weight})
+        y = as_array("label", label)
         if self._label["domain"] == "Classes":
-            return log_shares(y, sample_weight)
+            return log_shares(self.loss, y, sample_weight)
         if self._label["shape"] == "PerVector":
             text = f"loss: expected one score or one class label for each row, got {self.loss!r}"
             raise ParameterError(text, "loss")
@@ -249,6 +252,9 @@ class CatBoostObjective(Objective):
 
     def calc_ders_range(self, approxes: Any, targets: Any, weights: Any) -> Array:
         """Return the derivatives of minus the loss for rows of one score, of shape (n, 2)."""
+        if self._label["shape"] == "PerVector":
+            text = f"expected CatBoost to know the classes of {self.loss!r}, got rows of one score"
+            raise CallError(f"{text}; pass class_names= to CatBoostClassifier")
         grad, hess = self._grad_hess(*arguments(targets, approxes, weights))
         return -np.stack([grad, hess], axis=1)
 

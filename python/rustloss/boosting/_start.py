@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
+from rustloss._loss import Loss
 from rustloss.boosting._calls import Array
+from rustloss.elementwise import L1Loss
 from rustloss.errors import LabelError, ShapeError
 
 #: A constant score is looked for up to 2 to this power, about the largest label of float32.
@@ -16,16 +18,23 @@ _LARGEST_EXPONENT = 128
 _CONSTANT_TOLERANCE = 1e-12
 
 
-def log_shares(label: Array, weight: ArrayLike | None) -> Array:
-    classes = label.astype(np.int64)
+def log_shares(loss: Loss, label: Array, weight: Any) -> Array:
+    """Return the logarithms of the shares of the classes that the loss does not ignore."""
     if label.ndim != 1 or not label.size:
         text = f"label: expected one class index for each row, got shape {label.shape}"
         raise ShapeError(text, "label")
-    wrong = np.flatnonzero((classes != label) | (classes < 0))
+    # A loss checks weights, and this one gives them back.
+    weights = L1Loss(reduction="none")(
+        np.ones(len(label)), np.zeros(len(label)), sample_weight=weight
+    )
+    counts = label != loss._params.get("ignore_index")
+    wrong = np.flatnonzero(counts & ~((label >= 0) & (label == np.floor(label)) & (label < np.inf)))
     for i in wrong:
-        text = f"label[{i}]: expected a class index, got {label[i]!r}"
+        text = f"label[{i}]: expected a class index, got {label[i]:g}"
         raise LabelError(text, "label", (int(i),), float(label[i]))
-    total = np.bincount(classes, None if weight is None else np.asarray(weight))
+    if not counts.any():
+        raise LabelError("label: expected a label that is not ignored, got none", "label")
+    total = np.bincount(label[counts].astype(np.int64), weights[counts])
     for c in np.flatnonzero(total == 0):
         text = f"label: expected every class from 0 to {len(total) - 1} to have a row, got none of"
         raise LabelError(f"{text} class {c}; number the classes without gaps", "label")

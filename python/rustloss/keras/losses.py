@@ -26,6 +26,7 @@ from keras import ops
 from keras.src.backend import set_keras_mask
 
 import rustloss as rl
+from rustloss.errors import LabelError, ShapeError
 
 __all__ = [
     "CTC",
@@ -60,13 +61,29 @@ def _epsilon(like: Any) -> Any:
     return ops.cast(keras.config.epsilon(), like.dtype)
 
 
+def _paired(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+    """Return both in the shape that NumPy broadcasts them to, as Keras's formulas do."""
+    if tuple(y_true.shape) == tuple(y_pred.shape):
+        return y_true, y_pred
+    return y_true + ops.zeros_like(y_pred), y_pred + ops.zeros_like(y_true)
+
+
+def _refuse_another_rank(y_true: Any, y_pred: Any) -> None:
+    """Refuse labels of another number of axes, which the losses below may read in C order."""
+    if len(y_true.shape) != len(y_pred.shape):
+        text = f"y_true: expected the shape of y_pred, {tuple(y_pred.shape)}"
+        raise ShapeError(f"{text}, got {tuple(y_true.shape)}", "y_true")
+
+
 def _mean_squared_error(y_true: Any, y_pred: Any) -> Any:
     """Mean of ``(y_true - y_pred)**2`` along the last axis."""
+    y_true, y_pred = _paired(y_true, y_pred)
     return ops.mean(_SQUARED(y_pred, y_true), axis=-1)
 
 
 def _mean_absolute_error(y_true: Any, y_pred: Any) -> Any:
     """Mean of ``|y_true - y_pred|`` along the last axis."""
+    y_true, y_pred = _paired(y_true, y_pred)
     return ops.mean(_ABSOLUTE(y_pred, y_true), axis=-1)
 
 
@@ -85,27 +102,32 @@ def _mean_squared_logarithmic_error(y_true: Any, y_pred: Any) -> Any:
 def _huber(y_true: Any, y_pred: Any, delta: float) -> Any:
     """Mean of ``e**2 / 2`` up to ``e = |y_true - y_pred| = delta``, of its tangent beyond."""
     loss = rl.HuberLoss(delta, weight=delta, reduction="none")
+    y_true, y_pred = _paired(y_true, y_pred)
     return ops.mean(loss(y_pred, y_true), axis=-1)
 
 
 def _signed(y_true: Any) -> Any:
-    """Return labels -1 and 1 for labels that are all 0 or 1."""
-    binary = ops.all(ops.logical_or(ops.equal(y_true, 0), ops.equal(y_true, 1)))
-    return ops.where(binary, 2 * y_true - 1, y_true)
+    """Return labels -1 and 1 for labels 0 and 1: a 0 is one of those where no label is -1."""
+    is_binary = ops.logical_not(ops.any(ops.equal(y_true, -1)))
+    is_zero = ops.logical_and(is_binary, ops.equal(y_true, 0))
+    return ops.where(is_zero, ops.cast(-1, y_true.dtype), y_true)
 
 
 def _hinge(y_true: Any, y_pred: Any) -> Any:
     """Mean of ``max(0, 1 - y_true * y_pred)``, labels -1 and 1 or 0 and 1."""
-    return ops.mean(_HINGE(y_pred, _signed(y_true)), axis=-1)
+    y_true, y_pred = _paired(_signed(y_true), y_pred)
+    return ops.mean(_HINGE(y_pred, y_true), axis=-1)
 
 
 def _squared_hinge(y_true: Any, y_pred: Any) -> Any:
     """Mean of ``max(0, 1 - y_true * y_pred)**2``, labels -1 and 1 or 0 and 1."""
-    return ops.mean(_SQUARED_HINGE(y_pred, _signed(y_true)), axis=-1)
+    y_true, y_pred = _paired(_signed(y_true), y_pred)
+    return ops.mean(_SQUARED_HINGE(y_pred, y_true), axis=-1)
 
 
 def _categorical_hinge(y_true: Any, y_pred: Any) -> Any:
     """``max(0, 1 + max(others, 0) - y_pred[label])``, labels one-hot."""
+    y_true, y_pred = _paired(y_true, y_pred)
     zero, one = ops.equal(y_true, 0), ops.equal(y_true, 1)
     is_one_hot = ops.logical_and(
         ops.all(ops.logical_or(zero, one), axis=-1), ops.equal(ops.sum(y_true, axis=-1), 1)
@@ -121,6 +143,7 @@ def _binary_crossentropy(
     y_true: Any, y_pred: Any, from_logits: bool, label_smoothing: float, axis: int
 ) -> Any:
     """Mean of ``-y_true log p - (1 - y_true) log(1 - p)``, labels from 0 to 1."""
+    _refuse_another_rank(y_true, y_pred)
     loss = rl.SigmoidBCELoss(from_sigmoid=not from_logits, reduction="none")
     y_true = y_true * (1 - label_smoothing) + 0.5 * label_smoothing
     y_pred = y_pred if from_logits else _clipped(y_pred)
@@ -131,10 +154,12 @@ def _categorical_crossentropy(
     y_true: Any, y_pred: Any, from_logits: bool, label_smoothing: float, axis: int
 ) -> Any:
     """``-sum(y_true * log p)`` along `axis`, labels not negative."""
+    _refuse_another_rank(y_true, y_pred)
     loss = rl.SoftmaxCELoss(
         axis,
         sparse_label=False,
         from_logits=not from_logits,
+        batch_axis=_another(axis, y_pred),
         label_smoothing=label_smoothing,
         reduction="none",
     )
@@ -146,13 +171,23 @@ def _sparse_categorical_crossentropy(
 ) -> Any:
     """``-log p[y_true]`` along `axis`; an ignored label has 0 and is not counted by a mean."""
     loss = rl.SoftmaxCELoss(
-        axis, from_logits=not from_logits, ignore_index=ignore_class, reduction="none"
+        axis,
+        from_logits=not from_logits,
+        ignore_index=ignore_class,
+        batch_axis=_another(axis, y_pred),
+        reduction="none",
     )
     value = loss(y_pred if from_logits else _log_probabilities(y_pred, axis), y_true)
     if ignore_class is not None:
         counts = ops.not_equal(y_true, ignore_class)
         set_keras_mask(value, ops.reshape(counts, ops.shape(value)))
     return value
+
+
+def _another(axis: int, y_pred: Any) -> int:
+    """Return an axis for the samples, which have another than the classes."""
+    rank = len(y_pred.shape)
+    return 1 if axis in (0, -rank) and rank > 1 else 0
 
 
 def _clipped(probabilities: Any) -> Any:
@@ -166,28 +201,42 @@ def _log_probabilities(y_pred: Any, axis: int) -> Any:
 
 def _kl_divergence(y_true: Any, y_pred: Any) -> Any:
     """Sum of ``y_true * log(y_true / y_pred)`` along the last axis, both from epsilon to 1."""
-    y_true, y_pred = (ops.clip(y, _epsilon(y), 1) for y in (y_true, y_pred))
+    y_true, y_pred = (ops.clip(y, _epsilon(y), 1) for y in _paired(y_true, y_pred))
     return ops.sum(_DIVERGENCE(ops.log(y_pred), y_true), axis=-1)
 
 
 def _poisson(y_true: Any, y_pred: Any) -> Any:
     """Mean of ``y_pred - y_true * log(y_pred + epsilon)``, labels not negative."""
+    y_true, y_pred = _paired(y_true, y_pred)
     return ops.mean(_POISSON(y_pred, y_true, epsilon=keras.config.epsilon()), axis=-1)
 
 
 def _cosine_similarity(y_true: Any, y_pred: Any, axis: int) -> Any:
     """Minus the cosine along `axis`: -1 for vectors that are alike."""
-    loss = rl.CosineEmbeddingLoss(axis=axis, reduction="none")
+    size, expected = (tuple(y.shape)[axis:][:1] for y in (y_true, y_pred))
+    if size != expected:  # Keras divides by the length of a vector before it broadcasts it.
+        text = f"y_true: expected vectors of the size of y_pred's along axis {axis}, {expected}"
+        raise ShapeError(f"{text}, got {size}", "y_true")
+    y_true, y_pred = _paired(y_true, y_pred)
+    loss = rl.CosineEmbeddingLoss(axis=axis, batch_axis=_another(axis, y_pred), reduction="none")
     return loss(y_pred, y_true, ops.ones_like(ops.take(y_pred, 0, axis=axis))) - 1
 
 
 def _ctc(y_true: Any, y_pred: Any) -> Any:
     """``-log P(y_true)`` of logits (N, T, C) and labels (N, L) that end at their zeros.
 
-    Class 0 is the blank. A label that is too long for its frames has an infinite loss.
+    Class 0 is the blank. A label that is too long for its frames has an infinite loss, and one with
+    a 0 before its end is an error.
     """
-    lengths = ops.sum(ops.cast(ops.not_equal(y_true, 0), "int32"), axis=-1)
-    return _CTC(y_pred, y_true, label_lengths=lengths)
+    is_label = ops.cast(ops.not_equal(y_true, 0), "int32")
+    # From each place on; those before the last label are not 0.
+    counts = ops.flip(ops.cumsum(ops.flip(is_label, axis=-1), axis=-1), axis=-1)
+    lengths = ops.sum(ops.cast(counts > 0, "int32"), axis=-1)
+    try:
+        return _CTC(y_pred, y_true, label_lengths=lengths)
+    except LabelError as error:
+        text = f"{error}; a label in y_true ends where only zeros follow"
+        raise LabelError(text, "y_true", error.index, error.value) from error
 
 
 def _subclass(base: type[Any], function: Callable[..., Any]) -> type[Any]:
@@ -198,8 +247,12 @@ def _subclass(base: type[Any], function: Callable[..., Any]) -> type[Any]:
         base.__init__(self, *args, **kwargs)
         self.fn = function
 
-    members = {"__init__": init, "__doc__": function.__doc__, "__module__": __name__}
-    made = type(base.__name__, (base,), members)
+    def get_config(self: Any) -> dict[str, Any]:
+        # Keras's own of some losses, as Huber, has not all parameters.
+        return {**base.get_config(self), **self._fn_kwargs}
+
+    members = {"__init__": init, "get_config": get_config, "__doc__": function.__doc__}
+    made = type(base.__name__, (base,), {**members, "__module__": __name__})
     return keras.saving.register_keras_serializable("rustloss")(made)  # type: ignore[no-any-return]
 
 

@@ -308,6 +308,68 @@ def test_training_stops_early_by_the_metric():
     assert 0 < booster.best_iteration < 100
 
 
+def test_estimators_of_lightgbm_stop_where_its_own_objective_does():
+    """By ``metric="None"``, as the page says; else LightGBM's own metric of raw scores counts."""
+    x, y, _ = data("SigmoidBCELoss")
+    train, valid = slice(None, None, 2), slice(1, None, 2)
+
+    def stopped(objective: Any, **how: Any) -> Any:
+        params = {"boost_from_average": False, "verbosity": -1, "n_jobs": 1, "deterministic": True}
+        metric = {"eval_metric": how.pop("eval_metric")} if how else {}
+        model = lgb.LGBMClassifier(objective=objective, n_estimators=500, **params, **how)
+        stop = lgb.early_stopping(3, verbose=False)
+        parts = {"eval_X": x[valid], "eval_y": y[valid]}
+        model.fit(x[train], y[train], callbacks=[stop], **parts, **metric)
+        return model.best_iteration_, [*model.best_score_["valid_0"]]
+
+    objective = boosting.lightgbm(rl.SigmoidBCELoss())
+    ours, metrics = stopped(objective, eval_metric=objective.metric, metric="None")
+    assert metrics == ["SigmoidBinaryCrossEntropyLoss"]
+    assert ours == stopped("binary")[0]
+
+
+def test_classifiers_of_xgboost_start_where_they_are_told():
+    x, y, _ = data("SigmoidBCELoss")
+    objective = boosting.xgboost(rl.SigmoidBCELoss())
+
+    def scores(objective: Any, start: Any = None, **params: Any) -> Any:
+        model = xgb.XGBClassifier(objective=objective, n_estimators=ROUNDS, n_jobs=1, **params)
+        model.fit(x, y, base_margin=start)
+        return model.predict(x, output_margin=True, base_margin=start)
+
+    expected = scores("binary:logistic", base_score=0.5)
+    assert_allclose(scores(objective, base_score=0.5), expected, rtol=1e-5, atol=1e-5)
+    start = np.full(len(y), objective.init_score(y))
+    assert_allclose(scores(objective, start), scores("binary:logistic"), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["SigmoidBCELoss", "SoftmaxCELoss"])
+def test_classifiers_of_catboost_are_told_the_classes(name):
+    x, y, _ = data(name)
+    objective = boosting.catboost(getattr(rl, name)())
+    params: dict[str, Any] = {"iterations": ROUNDS, "verbose": False, "allow_writing_files": False}
+    params |= {"loss_function": objective, "eval_metric": objective.metric}
+    model = cb.CatBoostClassifier(class_names=np.unique(y).tolist(), **params).fit(x, y)
+    assert model.score(x, y) > 0.9
+    assert_allclose(model.predict_proba(x).argmax(axis=1), model.predict(x).ravel())
+    if name == "SoftmaxCELoss":
+        with pytest.raises(cb.CatBoostError, match=r"pass class_names= to CatBoostClassifier"):
+            cb.CatBoostClassifier(**params).fit(x, y)
+
+
+def test_swapped_arguments_of_the_native_interfaces_raise():
+    x, y, _ = data("L2Loss")
+    matrix, table = xgb.DMatrix(x, y), lgb.Dataset(x, y).construct()
+    for make, rows in ((boosting.xgboost, matrix), (boosting.lightgbm, table)):
+        objective = make(rl.L2Loss())
+        objective(y, rows)
+        for call in (objective, objective.metric):
+            with pytest.raises(errors.CallError, match=r"expected scores before the .*swapped"):
+                call(rows, y)
+    with pytest.raises(errors.ShapeError, match="label: expected a DMatrix with labels, got none"):
+        boosting.xgboost(rl.L2Loss())(y, xgb.DMatrix(x))
+
+
 # scikit-learn and SciPy
 
 

@@ -13,7 +13,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import rustloss as rl
-from rustloss import _core, errors
+from rustloss import _core, boosting, errors
 from rustloss._interop import as_array, refuse_misaligned
 from rustloss.testing import example
 from test_docs import ROOT, check_page
@@ -130,6 +130,84 @@ def test_columns_of_rows_are_matrices(column):
         assert caught.value.index == index
 
 
+SEVERAL = pd.DataFrame({"a": [True, False], "b": [1.5, 2.0]})
+MIXED = {
+    "nullable": SEVERAL.astype({"a": "Int64", "b": "Float64"}),
+    "converted": SEVERAL.convert_dtypes(),
+    "Arrow": SEVERAL.astype({"a": "double[pyarrow]", "b": "double[pyarrow]"}),
+    "nullable and not": SEVERAL.astype({"a": "Int64"}),
+    "truth values": SEVERAL,
+    "one name": SEVERAL.set_axis(["a", "a"], axis=1),
+    "polars": pl.DataFrame({"a": [True, False], "b": [1.5, 2.0]}),
+    "Arrow table": pa.table({"a": [True, False], "b": [1.5, 2.0]}),
+}
+
+
+@pytest.mark.parametrize("table", MIXED.values(), ids=MIXED)
+def test_tables_of_several_types_are_matrices(table):
+    found = L2(table, np.zeros((2, 2)))
+    assert_array_equal(found, L2(np.array([[1.0, 1.5], [0.0, 2.0]]), np.zeros((2, 2))))
+
+
+def test_tables_keep_single_precision():
+    table = pd.DataFrame(MATRIX).astype({0: "Float32", 1: "float32"})
+    assert L2(table, 0 * MATRIX).dtype == np.float32
+
+
+def test_tables_with_what_is_no_number_are_refused():
+    null = pd.DataFrame({"a": pd.array([1, None], dtype="Int64"), "b": [1.0, 2.0]})
+    with pytest.raises(errors.DTypeError, match=r"pred\[1, 0\]: expected a number, got a null"):
+        L2(null, 0 * MATRIX)
+    with pytest.raises(errors.DTypeError, match="pred: expected real numbers"):
+        L2(pd.DataFrame({"a": ["x", "y"], "b": [1.0, 2.0]}), 0 * MATRIX)
+
+
+def as_objects(rows: list[Any]) -> Any:
+    found = np.empty(len(rows), object)
+    found[:] = rows
+    return found
+
+
+LISTS_OF_NUMBERS = {
+    "Arrow": pa.array,
+    "Arrow, large": lambda x: pa.array(x, pa.large_list(pa.float64())),
+    "Arrow, view": lambda x: pa.array(x, pa.list_view(pa.float64())),
+    "Arrow, large view": lambda x: pa.array(x, pa.large_list_view(pa.float64())),
+    "Arrow, chunks": lambda x: pa.chunked_array([x[:1], x[1:]]),
+    "polars": pl.Series,
+    "pandas": pd.Series,
+    "pandas, Arrow": lambda x: pd.Series(x, dtype=pd.ArrowDtype(pa.list_(pa.float64()))),
+    "NumPy": as_objects,
+}
+
+
+@pytest.mark.parametrize("column", LISTS_OF_NUMBERS.values(), ids=LISTS_OF_NUMBERS)
+def test_lists_of_one_length_are_matrices(column):
+    assert_array_equal(L2(column(MATRIX.tolist()), 0 * MATRIX), L2(MATRIX, 0 * MATRIX))
+    with pytest.raises(errors.ShapeError, match=r"pred\[1\]: expected a row of 2 numbers.*got 1"):
+        L2(column([[1.0, 2.0], [3.0]]), 0 * MATRIX)
+    for rows in ([[1.0, 2.0], [3.0, None]], [[1.0, 2.0], None]):
+        with pytest.raises(errors.DTypeError, match=r"pred\[1.*null"):
+            L2(column(rows), 0 * MATRIX)
+
+
+def test_lists_of_a_fixed_size_in_pandas_are_matrices():
+    column = pd.Series(MATRIX.tolist(), dtype=pd.ArrowDtype(pa.list_(pa.float64(), 2)))
+    assert_array_equal(L2(column, 0 * MATRIX), L2(MATRIX, 0 * MATRIX))
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 3, 2)])
+def test_tensors_of_arrow(shape):
+    numbers = np.arange(np.prod(shape), dtype=float).reshape(shape)
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(numbers)
+    for value in (tensors, pa.chunked_array([tensors[:1], tensors[1:]])):
+        assert_array_equal(L2(value, 0 * numbers), L2(numbers, 0 * numbers))
+    null = pa.array([[1.0, None]], pa.list_(pa.float64(), 2))
+    tensors = pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float64(), [2]), null)
+    with pytest.raises(errors.DTypeError, match=r"pred\[0, 1\]: .*null"):
+        L2(tensors, np.zeros((1, 2)))
+
+
 def test_a_matrix_of_arrow_is_not_copied():
     rows = pa.array(np.arange(8.0).reshape(4, 2).tolist(), pa.list_(pa.float64(), 2))
     assert np.shares_memory(as_array("pred", rows), rows.flatten().to_numpy())
@@ -182,6 +260,34 @@ def test_two_indices_are_refused():
             refuse_misaligned({"pred": pred, "label": aligned, "sample_weight": PRED})
         with pytest.raises(errors.ShapeError, match="label: expected the index of pred"):
             refuse_misaligned({"pred": pred, "label": other})
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_columns_in_two_orders_are_refused(table):
+    pred, label = table({"x": [1.0], "y": [5.0]}), table({"y": [1.0], "x": [5.0]})
+    with pytest.raises(errors.ShapeError, match="label: expected the column 'y' where pred has it"):
+        L2(pred, label)
+    for other in (table({"y": [5.0]}), table({"z": [1.0], "x": [5.0]})):
+        with pytest.raises(errors.ShapeError, match="label: expected"):
+            L2(pred, other)
+    for other in (pred, table({"p": [1.0], "q": [5.0]})):
+        assert_array_equal(L2(pred, other), [0.0])
+
+
+def test_indices_of_objectives_metrics_and_means():
+    one, other = pd.Series([1.0, 2.0]), pd.Series([2.0, 1.0], index=[1, 0])
+    objective = boosting.xgboost(L2)
+    for call in (
+        lambda: boosting.Metric(L2)(one, other),
+        lambda: objective(one, other),
+        lambda: objective(one, [1.0, 2.0], sample_weight=other),
+        lambda: objective.init_score(one, other),
+        lambda: rl.Mean().update(one, other),
+    ):
+        with pytest.raises(errors.ShapeError, match="expected the index of"):
+            call()
+    assert boosting.Metric(L2)(one, other.loc[one.index]) == 0
+    assert rl.Mean().update(one, other.loc[one.index]).result() == 5 / 3
 
 
 def test_a_call_with_two_indices_is_refused():

@@ -360,6 +360,39 @@ def test_shape_of_one_number():
         assert loss(pred, label).shape == ()
 
 
+@pytest.mark.parametrize("module", [nd, mx.np])
+def test_results_have_the_context_of_the_prediction(module):
+    context = mx.cpu(1)
+    pred, label = (module.array(x, ctx=context) for x in ([1.0, 3.0], [0.0, 1.0]))
+    pred.attach_grad()
+    gluons = [gluon.loss.L2Loss()] if module is nd else []
+    for kind in (rl.L2Loss(), *gluons):
+        with autograd.record():
+            value = kind(pred * 1, label) + label
+        value.backward()
+        assert value.ctx == pred.grad.ctx == context
+        assert_array_equal(pred.grad.asnumpy(), [1.0, 2.0])
+    assert [x.ctx for x in rl.L2Loss().value_and_grad(pred, label)] == [context, context]
+
+
+def test_inputs_are_read_again_by_backward():
+    """As those of MXNet's own operators are, and as its page says."""
+    pred = nd.array([1.0, 3.0])
+    pred.attach_grad()
+
+    def slope(function: Any, keep: Any) -> Any:
+        label = nd.array([0.5, 1.0])
+        with autograd.record():
+            value = function(pred, keep(label))
+        label[:] = 0
+        value.backward()
+        return pred.grad.asnumpy()
+
+    assert_array_equal(slope(lambda x, y: x * y, lambda y: y), [0.0, 0.0])
+    assert_array_equal(slope(rl.L2Loss(), lambda y: y), [1.0, 3.0])
+    assert_array_equal(slope(rl.L2Loss(), lambda y: y.copy()), [0.5, 2.0])
+
+
 def test_errors_keep_their_class():
     pred = nd.array([[1.0, 3.0], [2.0, 0.0]])
     pred.attach_grad()

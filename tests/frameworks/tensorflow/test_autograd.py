@@ -110,6 +110,23 @@ def test_weights_have_no_gradient():
         autograd.grad(lambda w: rl.L2Loss(reduction="mean")([1.0], [0.0], w))(np.ones(1))
 
 
+def test_lists_of_traced_numbers_are_refused():
+    def value(x: Any) -> Any:
+        return rl.L2Loss(reduction="sum")([x[0], x[1]], [0.0, 0.0])
+
+    with pytest.raises(rl.errors.DTypeError, match=r"pass autograd\.numpy\.array\(pred\)$"):
+        autograd.grad(value)(np.ones(2))
+    joined = autograd.grad(lambda x: rl.L2Loss(reduction="sum")(anp.array([x[0], x[1]]), [0, 0]))
+    assert_array_equal(joined(np.array([1.0, 2.0])), [1.0, 2.0])
+
+
+def test_forward_mode_is_absent():
+    with pytest.raises(NotImplementedError):
+        autograd.make_jvp(lambda x: rl.L2Loss(reduction="sum")(x, [0.0, 0.0]))(np.ones(2))(
+            np.ones(2)
+        )
+
+
 def test_other_methods_are_not_traced():
     with pytest.raises(rl.errors.CallError, match="call the loss"):
         autograd.grad(lambda x: rl.L2Loss(reduction="mean").value_and_grad(x, [0.0])[0])(np.ones(1))
