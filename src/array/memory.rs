@@ -78,7 +78,7 @@ impl<'a> ViewMut<'a> {
     /// The view for tiles to be written by several threads.
     ///
     /// # Safety
-    /// No element is written by two threads at once, or is in two slices of [`Tiles::run`] that live at once.
+    /// No element is written by two threads at once, or is in two slices of [`MemoryMut::run`] that live at once.
     pub(crate) unsafe fn tiles(&self) -> Tiles<'_, 'a> {
         Tiles { view: self }
     }

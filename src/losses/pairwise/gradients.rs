@@ -247,8 +247,8 @@ impl<T: Real> PullJob<'_, '_, T> {
         Ok(())
     }
 
-    /// Adds slope times [`Similarity::toward`] of the others to the sums of the own vectors of a tile, but for what the sum of
-    /// the slopes makes of these themselves.
+    /// Adds slope times [`toward`](super::similarity::Similarity::toward) of the others to the sums of the own vectors of a
+    /// tile, but for what the sum of the slopes makes of these themselves.
     fn sum(
         &self,
         level: Level,
