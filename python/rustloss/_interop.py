@@ -102,10 +102,14 @@ def shape_and_dtype(name: str, value: Any) -> tuple[tuple[int, ...], str]:
     if min(lengths, default=0) < 0 or math.prod(lengths) > sys.maxsize:
         text = f"{name}: expected lengths >= 0, of elements that can be counted, got shape {shape}"
         raise ShapeError(text, name)
+    # Types of other libraries go by their names: torch's compiler traces this, and not what raises.
+    word = str(np.dtype(dtype) if isinstance(dtype, type) else dtype).rpartition(".")[2]
+    if word == "bfloat16":
+        return lengths, word
     try:
-        return lengths, np.dtype(dtype).name
-    except TypeError:  # A type of another library, or that NumPy does not know, as bfloat16.
-        return lengths, str(dtype).rpartition(".")[2]
+        return lengths, np.dtype(word).name
+    except TypeError:
+        return lengths, word
 
 
 def _wrong(name: str, index: tuple[int, ...], text: str) -> DTypeError:
