@@ -62,15 +62,7 @@ impl<'a, E: Element> Memory<'a, E> {
         let first = if to.is_empty() { return } else { self.place(offset, step, to.len()) };
         // SAFETY: as above, element by element.
         let at = |i: usize| unsafe { *first.wrapping_byte_offset(i as isize * step) };
-        if !E::DTYPE.is_half() {
-            return to.iter_mut().enumerate().for_each(|(i, x)| *x = at(i).to());
-        }
-        for (chunk, to) in to.chunks_mut(CONVERTED_TOGETHER).enumerate() {
-            let mut some = [E::of(T::ZERO); CONVERTED_TOGETHER];
-            let some = &mut some[..to.len()];
-            some.iter_mut().enumerate().for_each(|(i, x)| *x = at(chunk * CONVERTED_TOGETHER + i));
-            E::to_run(some, to);
-        }
+        gather(to, at);
     }
 }
 
@@ -143,14 +135,32 @@ impl<'v, E: Element> MemoryMut<'v, E> {
         let first = if len == 0 { return } else { self.0.place(offset, step, len) }.cast_mut();
         // SAFETY: as above, element by element.
         let set = |i: usize, x| unsafe { *first.wrapping_byte_offset(i as isize * step) = x };
-        if !E::DTYPE.is_half() {
-            return from.iter().enumerate().for_each(|(i, x)| set(i, E::of(*x)));
-        }
-        for (chunk, from) in from.chunks(CONVERTED_TOGETHER).enumerate() {
-            let mut some = [E::of(T::ZERO); CONVERTED_TOGETHER];
-            let some = &mut some[..from.len()];
-            E::of_run(from, some);
-            some.iter().enumerate().for_each(|(i, x)| set(chunk * CONVERTED_TOGETHER + i, *x));
-        }
+        scatter(from, set);
+    }
+}
+
+/// Converts single elements, those of half types by vectors.
+pub(crate) fn gather<E: Element, T: Float>(to: &mut [T], at: impl Fn(usize) -> E) {
+    if !E::DTYPE.is_half() {
+        return to.iter_mut().enumerate().for_each(|(i, x)| *x = at(i).to());
+    }
+    for (chunk, to) in to.chunks_mut(CONVERTED_TOGETHER).enumerate() {
+        let mut some = [E::of(T::ZERO); CONVERTED_TOGETHER];
+        let some = &mut some[..to.len()];
+        some.iter_mut().enumerate().for_each(|(i, x)| *x = at(chunk * CONVERTED_TOGETHER + i));
+        E::to_run(some, to);
+    }
+}
+
+/// The reverse of [`gather`].
+pub(crate) fn scatter<E: Element, T: Float>(from: &[T], mut set: impl FnMut(usize, E)) {
+    if !E::DTYPE.is_half() {
+        return from.iter().enumerate().for_each(|(i, x)| set(i, E::of(*x)));
+    }
+    for (chunk, from) in from.chunks(CONVERTED_TOGETHER).enumerate() {
+        let mut some = [E::of(T::ZERO); CONVERTED_TOGETHER];
+        let some = &mut some[..from.len()];
+        E::of_run(from, some);
+        some.iter().enumerate().for_each(|(i, x)| set(chunk * CONVERTED_TOGETHER + i, *x));
     }
 }

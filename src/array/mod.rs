@@ -9,7 +9,7 @@ mod view;
 
 pub(crate) use grid::Runs;
 pub use grid::{Grid, Tile};
-pub(crate) use memory::{Memory, MemoryMut, Tiles};
+pub(crate) use memory::{Memory, MemoryMut, Tiles, gather, scatter};
 pub use shape::{Shape, Strides, broadcasts, elements, reshapes, short, unravel};
 #[cfg(feature = "python")]
 pub(crate) use shape::{c_strides, overlaps_itself, reach};

@@ -5,7 +5,7 @@
 //! direct rows become part of their callers; those over others are compiled once, for all kernels and instruction sets.
 
 use super::layout::EmissionLayout;
-use crate::array::{View, ViewMut};
+use crate::array::{View, ViewMut, gather, scatter};
 use crate::num::{DType, Element, Float};
 use half::{bf16, f16};
 use std::marker::PhantomData;
@@ -230,17 +230,7 @@ impl<'a, E: Element> StoredRow<'a, E> {
     /// All elements, converted.
     fn convert<R: Float>(&self, numbers: &mut [R]) {
         assert!(numbers.len() <= self.form.width, "a short row");
-        if E::DTYPE == R::DTYPE {
-            return numbers.iter_mut().enumerate().for_each(|(k, x)| *x = self.at(k).to());
-        }
-        for (i, numbers) in numbers.chunks_mut(CONVERTED_TOGETHER).enumerate() {
-            let mut some = [E::of(R::ZERO); CONVERTED_TOGETHER];
-            let some = &mut some[..numbers.len()];
-            for (k, x) in some.iter_mut().enumerate() {
-                *x = self.at(i * CONVERTED_TOGETHER + k);
-            }
-            E::to_run(some, numbers);
-        }
+        gather(numbers, |k| self.at(k));
     }
 
     /// All elements, if they lie side by side.
@@ -412,12 +402,7 @@ impl<'a, E: Element> StoredRowMut<'a, E> {
     /// Sets all elements.
     fn store<R: Float>(mut self, numbers: &[R]) {
         assert!(numbers.len() <= self.form.width, "a short row");
-        if E::DTYPE == R::DTYPE {
-            return numbers.iter().enumerate().for_each(|(k, &x)| self.set(k, E::of(x)));
-        }
-        for (i, numbers) in numbers.chunks(CONVERTED_TOGETHER).enumerate() {
-            self.convert(numbers, i * CONVERTED_TOGETHER..);
-        }
+        scatter(numbers, |k, x| self.set(k, x));
     }
 
     /// Sets elements to numbers of some places, for pairs of a place and an element.
