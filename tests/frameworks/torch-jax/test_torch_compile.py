@@ -143,7 +143,6 @@ SECOND_ORDER = {
     "hessian": torch.func.hessian,
     "vjp of grad": lambda f: lambda x: torch.func.vjp(torch.func.grad(f), x)[1](MOVE)[0],
 }
-over_first = pytest.mark.parametrize("transform", FIRST_ORDER.values(), ids=FIRST_ORDER)
 over_second = pytest.mark.parametrize("transform", SECOND_ORDER.values(), ids=SECOND_ORDER)
 over_backends = pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 over_smooth = pytest.mark.parametrize("name", ["mse_loss", "binary_cross_entropy_with_logits"])
@@ -156,26 +155,16 @@ def compiled(function: Any, backend: str, **options: Any) -> Any:
     return torch.compile(function, backend=backend, **options)
 
 
-def is_as_torch(name: str, transform: Any, backend: str) -> None:
+@over_backends
+@over_smooth
+@pytest.mark.parametrize(
+    "transform", [*FIRST_ORDER.values(), *SECOND_ORDER.values()], ids=[*FIRST_ORDER, *SECOND_ORDER]
+)
+@from_torch
+def test_compiled_derivatives(name, transform, backend):
     made = transform(lambda x: getattr(ours, name)(x, LABEL))
     expected = transform(lambda x: getattr(theirs, name)(x, LABEL))(X)
     torch.testing.assert_close(compiled(made, backend, fullgraph=True)(X), expected)
-
-
-@over_backends
-@over_smooth
-@over_first
-@from_torch
-def test_compiled_first_derivatives(name, transform, backend):
-    is_as_torch(name, transform, backend)
-
-
-@over_backends
-@over_smooth
-@over_second
-@from_torch
-def test_compiled_second_derivatives(name, transform, backend):
-    is_as_torch(name, transform, backend)
 
 
 @over_backends
