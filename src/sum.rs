@@ -4,7 +4,8 @@ use crate::error::Result;
 use crate::memory;
 use crate::num::DType;
 use crate::num::Float;
-use crate::simd::{self, Isa, Kernel, SUM_LANES, add_lanes};
+use crate::simd::{self, Isa, Kernel, Level, SUM_LANES, add_lanes};
+use std::{hint, slice};
 
 /// Longest run that is summed at once; longer ones are summed from the sums of their blocks.
 pub const BLOCK: usize = 1024;
@@ -156,13 +157,16 @@ impl ExactSum {
     }
 }
 
-/// The sums of columns side by side, each in the order of [`sum_block`] or [`sum_block_exactly`].
+/// The sums of columns side by side, each in the order of [`sum_block`] or [`sum_block_exactly`]; or some lanes of them, so
+/// that several threads can share a block. [`ColumnSums::join`] makes the sums of all lanes.
 #[derive(Default)]
 pub struct ColumnSums {
     cols: usize,
     /// Rows so far.
     rows: usize,
-    /// Rows that fill all lanes several times over; those behind them are added one by one.
+    /// How many of the lanes are here.
+    here: usize,
+    /// Of the rows that are here those that fill all lanes several times over; what follows is added one by one.
     chunked: usize,
     /// Whether what additions round off is put back.
     exact: bool,
@@ -177,9 +181,22 @@ pub struct ColumnSums {
 impl ColumnSums {
     /// Begins with the first of at most [`BLOCK`] rows.
     pub fn start(&mut self, rows: usize, cols: usize, exact: bool) -> Result<()> {
+        self.start_part(rows, cols, exact, 1)
+    }
+
+    /// Begins with the first of the rows of one of several `parts`, a power of two. Those of part p have it as the p-th of as
+    /// many equal ranges of their number modulo [`SUM_LANES`]; what does not fill all lanes comes after [`ColumnSums::join`].
+    pub fn start_part(
+        &mut self,
+        rows: usize,
+        cols: usize,
+        exact: bool,
+        parts: usize,
+    ) -> Result<()> {
         (self.rows, self.cols, self.exact) = (0, cols, exact);
-        self.chunked = rows - rows % SUM_LANES;
-        let lanes = if self.chunked > 0 { SUM_LANES } else { 1 };
+        self.here = SUM_LANES / parts;
+        self.chunked = rows / SUM_LANES * self.here;
+        let lanes = if self.chunked > 0 { self.here } else { 1 };
         memory::grow(&mut self.lanes, lanes * cols, 0.0)?;
         memory::grow(&mut self.lost, if exact { lanes * cols } else { 0 }, 0.0)?;
         memory::grow(&mut self.rest, if exact { 0 } else { cols }, 0.0)?;
@@ -192,30 +209,14 @@ impl ColumnSums {
         Ok(())
     }
 
-    /// The next rows. Their number divides [`SUM_LANES`], but for the last ones.
+    /// The next rows. Their number divides that of the lanes that are here, but for the last ones.
     pub fn add<S: Isa, T: Float>(&mut self, x: &[T]) {
         simd::dispatch(S::LEVEL, AddRows { sums: self, x });
     }
 
-    /// Adds the lanes up in the order of [`add_lanes`] or [`simd::add_lanes_exactly`](crate::simd::add_lanes_exactly), all
-    /// columns at once: the lanes of one column lie pages apart.
-    #[inline(always)]
-    fn fold(&mut self) {
-        let (cols, len) = (self.cols, SUM_LANES * self.cols);
-        let lanes = &mut self.lanes[..len];
-        if !self.exact {
-            return fold_lanes(lanes, cols);
-        }
-        let lost = &mut self.lost[..len];
-        fold_lanes(lost, cols);
-        let mut half = SUM_LANES / 2;
-        while half > 0 {
-            let (low, high) = lanes.split_at_mut(half * cols);
-            for (low, high) in low.chunks_exact_mut(cols).zip(high.chunks_exact(cols)) {
-                add_each(low, high, Some(lost));
-            }
-            half /= 2;
-        }
+    /// Makes the first of all parts, which have all their rows, the sums of all lanes.
+    pub fn join(level: Level, parts: &mut [Self]) {
+        simd::dispatch(level, Join { parts });
     }
 
     /// The sum of a column, once all rows are there.
@@ -225,6 +226,55 @@ impl ColumnSums {
         }
         let rest = self.rest[col];
         if self.chunked > 0 { self.lanes[col] + rest } else { rest }
+    }
+}
+
+/// [`ColumnSums::join`].
+struct Join<'a> {
+    parts: &'a mut [ColumnSums],
+}
+
+impl Kernel for Join<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        let (mut lanes, mut lost) = (Lanes::default(), Lanes::default());
+        for (p, part) in self.parts.iter_mut().enumerate() {
+            let (len, first) = (part.here * part.cols, p * part.here);
+            if part.chunked > 0 {
+                place(&mut lanes[first..], part.lanes[..len].chunks_exact_mut(part.cols));
+            }
+            if part.chunked > 0 && part.exact {
+                place(&mut lost[first..], part.lost[..len].chunks_exact_mut(part.cols));
+            }
+        }
+        fold_columns(&mut lost, &mut []);
+        let [lost, ..] = lost;
+        fold_columns(&mut lanes, lost);
+    }
+}
+
+/// The columns of each lane.
+type Lanes<'a> = [&'a mut [f64]; SUM_LANES];
+
+fn place<'a>(lanes: &mut [&'a mut [f64]], given: impl Iterator<Item = &'a mut [f64]>) {
+    for (lane, given) in lanes.iter_mut().zip(given) {
+        *lane = given;
+    }
+}
+
+/// Adds lanes to the first of them in the order of [`add_lanes`] or [`simd::add_lanes_exactly`](crate::simd::add_lanes_exactly),
+/// all columns at once: the lanes of one column lie pages apart.
+#[inline(always)]
+fn fold_columns(lanes: &mut Lanes<'_>, lost: &mut [f64]) {
+    // If it knew this number, the compiler would write the loops out, ten times as long.
+    let mut half = hint::black_box(SUM_LANES / 2);
+    while half > 0 {
+        let (low, high) = lanes[..2 * half].split_at_mut(half);
+        for (low, high) in low.iter_mut().zip(high) {
+            add_each(low, high, (!lost.is_empty()).then_some(&mut *lost));
+        }
+        half /= 2;
     }
 }
 
@@ -248,8 +298,8 @@ impl<T: Float> Kernel for AddRows<'_, T> {
             }
             return;
         }
-        let lanes = row % SUM_LANES * sums.cols..;
-        if row < SUM_LANES {
+        let lanes = row % sums.here * sums.cols..;
+        if row < sums.here {
             // The first of each lane: what stood there before does not count.
             for (sum, x) in sums.lanes[lanes.clone()].iter_mut().zip(x) {
                 *sum = 0.0 + x.to_f64();
@@ -261,8 +311,8 @@ impl<T: Float> Kernel for AddRows<'_, T> {
             let lost = sums.exact.then(|| &mut sums.lost[lanes.clone()]);
             add_each(&mut sums.lanes[lanes], x, lost);
         }
-        if sums.rows == sums.chunked {
-            sums.fold();
+        if sums.rows == sums.chunked && sums.here == SUM_LANES {
+            ColumnSums::join(S::LEVEL, slice::from_mut(sums));
         }
     }
 }
@@ -441,5 +491,33 @@ mod tests {
         }
         sums.start(0, 3, false).unwrap();
         assert_eq!([0, 1, 2].map(|c| sums.total(c)), [0.0; 3]);
+    }
+
+    #[test]
+    fn parts_make_the_sums_of_the_whole() {
+        let (cols, level) = (3, Baseline::LEVEL);
+        for rows in [5, 32, 64, 100, 1000, BLOCK] {
+            let x: Vec<f64> = (0..rows * cols).map(|i| 1.0 / (7 * i + 1) as f64).collect();
+            let row = |r: usize| &x[r * cols..][..cols];
+            for (exact, parts) in [(false, 2), (true, 2), (false, 4), (true, 8)] {
+                let mut whole = ColumnSums::default();
+                whole.start(rows, cols, exact).unwrap();
+                (0..rows).for_each(|r| whole.add::<Baseline, _>(row(r)));
+                let (lanes, chunked) = (SUM_LANES / parts, rows - rows % SUM_LANES);
+                let of_part = |part: usize| {
+                    let mut sums = ColumnSums::default();
+                    sums.start_part(rows, cols, exact, parts).unwrap();
+                    let own = (0..chunked).filter(|r| r % SUM_LANES / lanes == part);
+                    own.for_each(|r| sums.add::<Baseline, _>(row(r)));
+                    sums
+                };
+                let mut all: Vec<_> = (0..parts).map(of_part).collect();
+                ColumnSums::join(level, &mut all);
+                (chunked..rows).for_each(|r| all[0].add::<Baseline, _>(row(r)));
+                for c in 0..cols {
+                    assert_eq!(all[0].total(c).to_bits(), whole.total(c).to_bits(), "{rows}");
+                }
+            }
+        }
     }
 }

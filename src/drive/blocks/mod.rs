@@ -8,6 +8,7 @@
 
 mod check;
 mod compute;
+mod samples;
 mod sums;
 
 use self::sums::Turned;
@@ -35,9 +36,8 @@ const TILE: usize = 2 * BLOCK;
 /// Elements of a small tile.
 const SMALL_TILE: usize = 256;
 
-/// Samples side by side of a tile, at least, and at most where they have sums of their own: as many as lie in a page of
-/// memory, as every other page costs time.
-const SIDE_BY_SIDE: (usize, usize) = (64, 1024);
+/// Samples of a tile that are side by side in memory and have a sum in common, at least.
+const SIDE_BY_SIDE: usize = 64;
 
 /// Rows of a tile when some operand has its rows side by side in memory, or, where samples are, has not: a cache line of
 /// `f32`.
@@ -229,68 +229,58 @@ struct Rest<T> {
     exact: Vec<f64>,
 }
 
+impl<T: Real> TileScratch<T> {
+    fn new() -> Self {
+        TileScratch {
+            inputs: Default::default(),
+            grads: Default::default(),
+            hess: Vec::new(),
+            value: Vec::new(),
+            factors: FactorBuffers::default(),
+            few: [T::ZERO; SMALL_TILE],
+            rest: Rest {
+                products: Vec::new(),
+                samples: ColumnSums::default(),
+                values: Turned::default(),
+                exact: Vec::new(),
+            },
+        }
+    }
+}
+
 impl<'v, 'a, T: Real> BlockJob<'v, 'a, T> {
     fn run(&self) -> Result<()> {
+        if self.sums_samples() {
+            return self.run_stacks();
+        }
         let grid = self.grid;
         let (rows, cols) = self.tile_size();
-        // Tiles whose sums belong together are one task.
-        let (task_rows, task_cols) = if self.sums_samples() { (BLOCK, cols) } else { (rows, cols) };
-        let (down, across) = (grid.rows.div_ceil(task_rows), grid.cols.div_ceil(task_cols));
-        let task_len = task_rows.min(grid.rows) * task_cols;
-        let task_ns = self.kernel.cost() * task_len as f64;
+        let (down, across) = (grid.rows.div_ceil(rows), grid.cols.div_ceil(cols));
+        let task_ns = self.kernel.cost() * (rows.min(grid.rows) * cols) as f64;
         let work = |tasks: &mut threads::Tasks<'_>| {
-            let mut scratch = TileScratch {
-                inputs: Default::default(),
-                grads: Default::default(),
-                hess: Vec::new(),
-                value: Vec::new(),
-                factors: FactorBuffers::default(),
-                few: [T::ZERO; SMALL_TILE],
-                rest: Rest {
-                    products: Vec::new(),
-                    samples: ColumnSums::default(),
-                    values: Turned::default(),
-                    exact: Vec::new(),
-                },
-            };
+            let mut scratch = TileScratch::new();
             for t in tasks {
-                let (first, col) = (t / across * task_rows, t % across * task_cols);
-                let end = grid.rows.min(first + task_rows);
-                for row in (first..end).step_by(rows) {
-                    let tile = Tile {
-                        row,
-                        rows: rows.min(end - row),
-                        col,
-                        cols: cols.min(grid.cols - col),
-                    };
-                    if self.has_lines() {
-                        self.lines(tile, &mut scratch)?;
-                    } else {
-                        self.whole(tile, &mut scratch)?;
-                    }
-                }
+                let (row, col) = (t / across * rows, t % across * cols);
+                let (rows, cols) = (rows.min(grid.rows - row), cols.min(grid.cols - col));
+                self.whole(Tile { row, rows, col, cols }, &mut scratch)?;
             }
             Ok(())
         };
         threads::run(down * across, task_ns, &work)
     }
 
+    /// Whether some operand has its rows side by side in memory.
+    fn gathers(&self) -> bool {
+        let inputs = self.inputs.iter().map(|(o, _)| o.k);
+        inputs.chain(self.outputs().map(|o| o.k)).any(|k| self.grid.prefers_rows(k))
+    }
+
     /// Rows and columns of a tile.
     fn tile_size(&self) -> (usize, usize) {
-        let grid = self.grid;
-        let views = self.inputs.iter().map(|(o, _)| o.k);
-        let outputs = self.outputs().map(|o| o.k);
-        let gathers = views.chain(outputs).any(|k| grid.prefers_rows(k));
-        if self.sums_samples() {
-            let rows = if gathers || self.has_lines() { GATHER_ROWS } else { 1 };
-            let (least, most) = SIDE_BY_SIDE;
-            let samples = grid.cols * grid.rows.div_ceil(BLOCK);
-            let cols = threads::part(samples, least, least, most);
-            return (rows.min(grid.rows), cols.min(grid.cols));
-        }
+        let (grid, gathers) = (self.grid, self.gathers());
         if self.turned && self.partial != Partial::Nothing {
             // Whole samples, and as many as have their sum in common.
-            let cols = (TILE / grid.rows).max(SIDE_BY_SIDE.0).next_multiple_of(self.block_rows);
+            let cols = (TILE / grid.rows).max(SIDE_BY_SIDE).next_multiple_of(self.block_rows);
             return (grid.rows, cols.min(grid.cols));
         }
         // Weights of elements and products with them want room in the cache, too.
@@ -310,11 +300,6 @@ impl<'v, 'a, T: Real> BlockJob<'v, 'a, T> {
         }
     }
 
-    /// Whether it has, and samples lie side by side.
-    fn sums_samples(&self) -> bool {
-        self.turned && self.sums_rows()
-    }
-
     /// Outputs of E's shape.
     fn outputs(&self) -> impl Iterator<Item = &Output<'v, 'a>> {
         self.grads.iter().flatten().chain(&self.hess).chain(&self.unreduced)
@@ -327,8 +312,14 @@ impl<'v, 'a, T: Real> BlockJob<'v, 'a, T> {
         self.sums_samples() && self.weighs_rows && self.outputs().all(runs)
     }
 
+    /// A tile in the way that suits it.
+    fn tile(&self, tile: Tile, scratch: &mut TileScratch<T>) -> Result<()> {
+        if self.has_lines() { self.lines(tile, scratch) } else { self.whole(tile, scratch) }
+    }
+
     /// A tile line by line: a line of each input that lies along it is read as it is, and of the others all lines are
     /// gathered first.
+    #[inline(never)]
     fn lines(&self, tile: Tile, scratch: &mut TileScratch<T>) -> Result<()> {
         let grid = self.grid;
         let TileScratch { inputs: rooms, grads, hess, value, factors, rest, .. } = scratch;
@@ -386,6 +377,7 @@ impl<'v, 'a, T: Real> BlockJob<'v, 'a, T> {
     }
 
     /// A tile at once.
+    #[inline(never)]
     fn whole(&self, tile: Tile, scratch: &mut TileScratch<T>) -> Result<()> {
         let (grid, len) = (self.grid, tile.len());
         let factors = self.factors.of_tile(self.level, grid, tile, &mut scratch.factors)?;

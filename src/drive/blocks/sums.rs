@@ -11,9 +11,7 @@ use crate::error::Result;
 use crate::math::Real;
 use crate::num::{DType, Float};
 use crate::simd::Isa;
-use crate::sum::{
-    BLOCK, ColumnSums, ExactSum, sum_block, sum_block_exactly, sum_block_of_products,
-};
+use crate::sum::{BLOCK, ExactSum, sum_block, sum_block_exactly, sum_block_of_products};
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -57,7 +55,7 @@ impl<T: Real> BlockJob<'_, '_, T> {
     }
 
     /// Whether weights are multiplied with sums, as they are the same for all terms of one.
-    fn weighs_sums(&self, weights: Factor<'_>) -> bool {
+    pub(super) fn weighs_sums(&self, weights: Factor<'_>) -> bool {
         matches!(weights, Factor::One(_)) || (self.weighs_rows && self.sums_rows())
     }
 
@@ -105,39 +103,7 @@ impl<T: Real> BlockJob<'_, '_, T> {
         Ok(())
     }
 
-    /// [`BlockJob::sum`] of samples side by side that have sums of their own, block by block of their elements.
-    #[inline(always)]
-    pub(super) fn sum_samples<S: Isa>(
-        &self,
-        tile: Tile,
-        value: &[T],
-        weights: Factor<'_>,
-        products: &mut Vec<f64>,
-        sums: &mut ColumnSums,
-    ) -> Result<()> {
-        if tile.row.is_multiple_of(BLOCK) {
-            let rows = BLOCK.min(self.cols - tile.row);
-            sums.start(rows, tile.cols, T::DTYPE == DType::F64)?;
-        }
-        let by_sample = self.weighs_sums(weights);
-        if by_sample {
-            sums.add::<S, _>(value);
-        } else {
-            let products = weights.products_of::<S, T>(value, tile, products)?;
-            sums.add::<S, _>(products);
-        }
-        let end = tile.row + tile.rows;
-        if end.is_multiple_of(BLOCK) || end == self.cols {
-            let (blocks, block) = (self.cols.div_ceil(BLOCK), tile.row / BLOCK);
-            for c in 0..tile.cols {
-                let weight = if by_sample { weights.at(c) } else { 1.0 };
-                self.store((tile.col + c) * blocks + block, sums.total(c).weighted(weight));
-            }
-        }
-        Ok(())
-    }
-
-    fn store(&self, slot: usize, sum: f64) {
+    pub(super) fn store(&self, slot: usize, sum: f64) {
         self.sums[slot].store(sum.to_bits(), Relaxed);
     }
 
