@@ -166,3 +166,42 @@ def test_a_wrong_label_is_named_in_c_order():
     sign[99] = 2
     with pytest.raises(rl.errors.LabelError, match=r"\[99\]"):
         rl.CosineEmbeddingLoss()(pred, pred, sign)
+
+
+#: Lines for all lanes and a few more, stacks below and beside one another, a short last block.
+SHARED = [
+    (95, 300),
+    (300, 95),
+    (1000, 700),
+    (70, 1050),
+    (1100, 95),
+    (2100, 70),
+    (40, 2049),
+    (1, 5000),
+]
+
+
+@pytest.mark.parametrize("shape", SHARED)
+@pytest.mark.parametrize("order", ["FF", "CF", "FC"])
+def test_threads_that_share_samples_change_no_bit(shape, order):
+    rng = np.random.default_rng(0)
+    draws = [rng.standard_normal(shape) * 10.0 ** rng.integers(-20, 20, shape) for _ in "ab"]
+    weights = [None, rng.uniform(0, 2, shape[0]) * (rng.random(shape[0]) > 0.1)]
+    weights += [rng.uniform(0, 2, shape) * (rng.random(shape) > 0.1)]
+    for dtype in (np.float64, np.float32, np.float16):
+        arrays = [
+            x.astype(dtype) if dtype != np.float16 else np.tanh(x).astype(dtype) for x in draws
+        ]
+        for reduction in ("sample", "sum", "mean"):
+            loss = rl.LogisticLoss(reduction=reduction, out_of_range="allow")
+            for weight in weights:
+                expected = everything(
+                    loss, dict(zip(("pred", "label"), arrays, strict=True), sample_weight=weight)
+                )
+                given = [np.asarray(x, order=o) for x, o in zip(arrays, order, strict=True)]
+                for threads in (1, 2, 3, 4, 8):
+                    with rl.num_threads(threads):
+                        inputs = dict(
+                            zip(("pred", "label"), given, strict=True), sample_weight=weight
+                        )
+                        assert_same_bits(everything(loss, inputs), expected)

@@ -80,13 +80,31 @@ def test_wrong_elements_are_named(case, at, reduction):
 
 
 @over_cases
-def test_the_first_of_several_is_named_whatever_the_threads(case):
+@pytest.mark.parametrize("order", ["C", "F", "mixed"])
+@pytest.mark.parametrize("reduction", ["sample", "none", "mean"])
+def test_the_first_of_several_is_named_whatever_the_threads(case, order, reduction):
     loss, inputs, name = call(case)
-    inputs[name][1, 7] = inputs[name][3, 5] = inputs[name][4, 2999] = CASES[case][4][0]
-    for threads in (1, 2, 5):
+    loss = type(loss)(**{**loss._params, "reduction": reduction})
+    inputs[name][1, 2000] = inputs[name][3, 5] = inputs[name][4, 2999] = CASES[case][4][0]
+    weight = np.ones(SHAPE)
+    weight[0, 1] = 0
+    inputs[name][0, 1] = CASES[case][4][0]
+    for key in inputs:
+        if order == "F" or (order == "mixed" and key == name):
+            inputs[key] = np.asfortranarray(inputs[key])
+    for threads in (1, 2, 3, 5, 8):
         with rl.num_threads(threads), pytest.raises(LabelError) as caught:
-            loss.value_and_grad(**inputs)
-        assert caught.value.index == (1, 7)
+            loss.value_and_grad(**inputs, sample_weight=weight)
+        assert caught.value.index == (1, 2000)
+
+
+def test_the_first_of_many_samples_is_named_whatever_the_threads():
+    label = np.ones((500, 1000), order="F")
+    label[400, 3] = label[0, 600] = label[400, 20] = 5.0
+    for threads in (1, 2, 3, 5, 8):
+        with rl.num_threads(threads), pytest.raises(LabelError) as caught:
+            rl.HingeLoss()(np.zeros_like(label), label)
+        assert caught.value.index == (0, 600)
 
 
 @over_cases

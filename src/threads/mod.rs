@@ -1,7 +1,7 @@
 //! Threads: the one place that runs work in parallel.
 //!
-//! [`run`] splits work into tasks that its caller numbers; nothing about a task depends on who runs it or on how
-//! many threads there are, so that results, kept in slots by index, have the same bits for any thread count.
+//! [`run`] splits work into tasks that its caller numbers; what a task computes does not depend on who runs it, nor what all
+//! tasks compute on how many threads there are, so that results, kept in slots by index, have the same bits for any count.
 //!
 //! The threads are those of a private rayon pool, made at the first parallel call and kept for one process only. A forked
 //! child inherits the memory of its parent's pool but none of its threads: waiting for them would hang. A handler run by
@@ -44,7 +44,7 @@ thread_local! {
 
 /// Work that pays to share with workers that are awake, and work that pays to wake one for, in nanoseconds.
 const SHARED_NS: f64 = 4_096.0;
-const WAKING_NS: f64 = 20_000.0;
+pub(crate) const WAKING_NS: f64 = 20_000.0;
 
 /// What a thread takes at a time, in nanoseconds, unless its share is less: neighbouring tasks stay in the cache of one CPU.
 const CHUNK_NS: f64 = 8_192.0;

@@ -5,9 +5,10 @@ use crate::array::Tile;
 use crate::drive::domain::{Check, Domain};
 use crate::drive::factor::Factor;
 use crate::drive::operand::Input;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::math::Real;
 use crate::simd::Isa;
+use std::sync::PoisonError;
 
 impl<T: Real> BlockJob<'_, '_, T> {
     /// Checks the elements of an input that have a weight, in the input's own type.
@@ -30,7 +31,8 @@ impl<T: Real> BlockJob<'_, '_, T> {
         if holds { Ok(()) } else { self.wrong(check, tile, x, weights) }
     }
 
-    /// The error of the first element that has a weight and is not what it must be, if there is one.
+    /// The error of the first element that has a weight and is not what it must be, if there is one. Where tiles are not in
+    /// the order of the elements it is kept, until all tiles are done, unless there is one of an element before.
     #[cold]
     #[inline(never)]
     fn wrong<X: Real>(
@@ -46,10 +48,26 @@ impl<T: Real> BlockJob<'_, '_, T> {
         }
         let outside =
             |&(i, &x): &(usize, &X)| !check.domain.holds(x) && !weights.removes(i, tile.cols);
-        let Some((i, _)) = x.iter().enumerate().find(outside) else { return Ok(()) };
-        let (row, col) = (tile.row + i / tile.cols, tile.col + i % tile.cols);
-        let (row, col) = if self.turned { (col, row) } else { (row, col) };
-        let position = row * self.cols + col;
-        Err(check.error(&self.order.element(position, check.given.shape())))
+        let position = |i: usize| {
+            let (row, col) = (tile.row + i / tile.cols, tile.col + i % tile.cols);
+            let (row, col) = if self.turned { (col, row) } else { (row, col) };
+            row * self.cols + col
+        };
+        let mut outside = x.iter().enumerate().filter(outside).map(|(i, _)| position(i));
+        if !self.turned && !self.gathers() {
+            return outside.next().map_or(Ok(()), |at| Err(self.error_at(check, at)));
+        }
+        if let Some(at) = outside.min() {
+            let mut first = self.first_wrong.lock().unwrap_or_else(PoisonError::into_inner);
+            if first.as_ref().is_none_or(|&(other, _)| at < other) {
+                *first = Some((at, self.error_at(check, at)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The error of an element of E, by its position in C order, the batch axis first.
+    fn error_at(&self, check: &Check<'_>, position: usize) -> Error {
+        check.error(&self.order.element(position, check.given.shape()))
     }
 }

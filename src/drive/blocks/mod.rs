@@ -21,7 +21,7 @@ use crate::drive::factor::{FactorBuffers, Factors};
 use crate::drive::few::Few;
 use crate::drive::operand::{Argument, Input, Operand, Output, sized, tiles};
 use crate::drive::weight::Weighting;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::math::Real;
 use crate::memory;
 use crate::simd::Level;
@@ -29,6 +29,7 @@ use crate::sum::{BLOCK, ColumnSums};
 use crate::threads;
 use smallvec::SmallVec;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
 
 /// Elements of a tile of dense operands: two or three operands fit a first-level cache of 32 KiB.
 const TILE: usize = 2 * BLOCK;
@@ -138,6 +139,7 @@ pub(crate) fn drive<'v, T: Real>(run: &BlockRun<'v, T>) -> Result<()> {
         weighs_rows,
         weight: weighting.weight,
         extremes,
+        first_wrong: Mutex::new(None),
         block_rows,
         grid: &grid,
         turned,
@@ -192,6 +194,8 @@ struct BlockJob<'v, 'a, T> {
     weighs_rows: bool,
     weight: f64,
     extremes: Option<&'v Extremes>,
+    /// The first element that is not what it must be, where tiles are not in the order of the elements.
+    first_wrong: Mutex<Option<(usize, Error)>>,
 }
 
 /// What partial sums are of.
@@ -251,8 +255,15 @@ impl<T: Real> TileScratch<T> {
 impl<'v, 'a, T: Real> BlockJob<'v, 'a, T> {
     fn run(&self) -> Result<()> {
         if self.sums_samples() {
-            return self.run_stacks();
+            self.run_stacks()?;
+        } else {
+            self.run_tiles()?;
         }
+        let first_wrong = self.first_wrong.lock().unwrap_or_else(PoisonError::into_inner).take();
+        first_wrong.map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    fn run_tiles(&self) -> Result<()> {
         let grid = self.grid;
         let (rows, cols) = self.tile_size();
         let (down, across) = (grid.rows.div_ceil(rows), grid.cols.div_ceil(cols));

@@ -1,9 +1,9 @@
 //! Samples side by side in memory that have sums of their own.
 //!
-//! The rows of the grid are their elements, and a line of memory holds one element of many samples. A task adds up a stack:
-//! at most [`BLOCK`] elements of some samples, line by line. Where there are few samples, several threads share a stack, each
-//! with lanes of its sums, so that a thread reads and writes many pages of memory alone: two threads that go through halves
-//! of the same pages take as long as one, because each fetches ahead what the other has.
+//! The rows of the grid are their elements, and a line of memory holds one element of many samples. A stack is at most
+//! [`BLOCK`] elements of some samples, whose sums are added up line by line. A task is a stack; or, where there are few
+//! samples, the lines of some lanes of its sums, so that threads have whole pages of memory for themselves. Two threads that
+//! go through halves of the same pages take hardly less time than one, because each fetches ahead what the other has.
 
 use super::{BlockJob, GATHER_ROWS, TileScratch};
 use crate::array::Tile;
@@ -18,19 +18,22 @@ use crate::threads;
 use std::mem;
 use std::sync::{Mutex, PoisonError};
 
-/// Samples of a stack, at least, and at most: as many as lie in a page of memory, as every other page costs time, and more
-/// would leave no room for their sums in a first-level cache.
+/// Samples of a stack, at least, and about as many as it has where there are more: those that lie in a page of memory, as every
+/// other page costs time. Many more would leave no room in a first-level cache for a line of each array and of the sums.
 const STACK_SAMPLES: (usize, usize) = (64, 1024);
 
-/// Threads that share a stack, at most: each reads several lines one behind another.
-const SHARERS: usize = 4;
+/// Parts of a stack, at most: fewer lines one behind another would be gathered from more pages.
+const PARTS: usize = 8;
 
-/// Stacks for each thread from which on no stack is shared.
+/// Parts of a stack of which some array is gathered: a part has [`GATHER_ROWS`] lines one behind another.
+const GATHERED_PARTS: usize = SUM_LANES / GATHER_ROWS;
+
+/// Stacks for each thread from which on none is cut into parts.
 const ENOUGH: usize = 4;
 
-/// The parts of a stack, and how many of them are done.
+/// The sums of the parts of a stack, and how many of them are done.
 #[derive(Default)]
-struct Parts(Mutex<([ColumnSums; SHARERS], usize)>);
+struct Parts(Mutex<([ColumnSums; PARTS], usize)>);
 
 impl Parts {
     /// Takes the sums of one of `count` parts, and returns those of all once they are there.
@@ -46,8 +49,10 @@ impl Parts {
         if *done < count {
             return None;
         }
+        let mut parts = mem::take(parts);
         ColumnSums::join(level, &mut parts[..count]);
-        Some(mem::take(&mut parts[0]))
+        let [all, ..] = parts;
+        Some(all)
     }
 }
 
@@ -89,18 +94,36 @@ impl<T: Real> BlockJob<'_, '_, T> {
         threads::run(down * across * parts, task_ns, &work)
     }
 
-    /// The samples of a stack, and in how many parts threads share it.
+    /// The samples of a stack, and of how many parts it is.
     fn stack_size(&self) -> (usize, usize) {
-        let (grid, threads) = (self.grid, threads::num_threads());
-        let (least, most) = STACK_SAMPLES;
-        let (down, across) = (grid.rows.div_ceil(BLOCK), grid.cols.div_ceil(most));
-        let alone = threads == 1
-            || grid.rows < 2 * SUM_LANES
-            || down * across >= ENOUGH * threads
-            || (across == 1 && down.is_multiple_of(threads));
-        let parts = if alone { 1 } else { threads.next_power_of_two().min(SHARERS) };
+        let (grid, (least, many)) = (self.grid, STACK_SAMPLES);
+        let (down, across) = (grid.rows.div_ceil(BLOCK), ((grid.cols + many / 2) / many).max(1));
+        let parts = if self.is_shared(across) { self.parts() } else { 1 };
+        let most = grid.cols.div_ceil(across).next_multiple_of(least);
         let cols = threads::part(grid.cols * down * parts, least, least, most);
         (cols.min(grid.cols), parts)
+    }
+
+    /// Whether parts of stacks, `across` of them side by side, are tasks.
+    fn is_shared(&self, across: usize) -> bool {
+        let (grid, threads) = (self.grid, threads::num_threads());
+        // Stacks above one another have pages for themselves: full ones, or nearly so, are shared out as they are.
+        let full = (grid.rows + BLOCK / 4) / BLOCK;
+        let is_even = across == 1 && full > 0 && full.is_multiple_of(threads);
+        // The lines that do not fill all lanes are one thread's.
+        let (rows, rest) = (grid.rows.min(BLOCK), grid.rows.min(BLOCK) % SUM_LANES);
+        let has_lanes = rows >= 2 * SUM_LANES && rest <= rows / 4;
+        let is_long = self.kernel.cost() * (grid.rows * grid.cols) as f64 >= threads::WAKING_NS;
+        let stacks = grid.rows.div_ceil(BLOCK) * across;
+        threads > 1 && has_lanes && is_long && !is_even && stacks < ENOUGH * threads
+    }
+
+    /// Parts of a stack, so that threads have about as many of them.
+    fn parts(&self) -> usize {
+        let threads = threads::num_threads();
+        let even = if threads.is_power_of_two() { threads } else { 2 * threads };
+        let most = if self.gathers() { GATHERED_PARTS } else { PARTS };
+        even.next_power_of_two().min(most)
     }
 
     /// Adds up the lines of one part of a stack that fill all lanes.
