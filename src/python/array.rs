@@ -8,6 +8,7 @@
 //! memory in use is refused by NumPy, which counts references.
 
 use super::error::exception;
+use super::foreign::is_list_of_numbers;
 use crate::array::{Shape, Strides, View, ViewMut, overlaps_itself, reach, short};
 use crate::error::{Error, Kind, Tuple};
 use crate::num::DType;
@@ -71,6 +72,13 @@ impl<'py> Array<'py> {
     /// The argument as an array; what is not one already goes through `rustloss._interop`.
     pub fn extract(name: &'static str, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         if let Some(array) = Self::plain(name, object) {
+            return Ok(array);
+        }
+        // Whatever NumPy refuses has its error from `rustloss._interop`.
+        if is_list_of_numbers(object)
+            && let Ok(numbers) = object.py().import("numpy")?.getattr("asarray")?.call1((object,))
+            && let Some(array) = Self::plain(name, &numbers)
+        {
             return Ok(array);
         }
         let converted =

@@ -31,11 +31,16 @@ const DEPTH: usize = 3;
 
 /// Whether an object is of a type that says at once that it belongs to no framework, or a list of such.
 fn is_native(object: &Bound<'_, PyAny>) -> bool {
-    is_plain(object) || is_plain_list(object, DEPTH)
+    is_plain(object) || is_list_of(object, DEPTH, &is_plain)
 }
 
-fn is_plain_list(object: &Bound<'_, PyAny>, depth: usize) -> bool {
-    let fine = |x: Bound<'_, PyAny>| is_plain(&x) || (depth > 1 && is_plain_list(&x, depth - 1));
+fn is_list_of(
+    object: &Bound<'_, PyAny>,
+    depth: usize,
+    is_leaf: &impl Fn(&Bound<'_, PyAny>) -> bool,
+) -> bool {
+    let fine =
+        |x: Bound<'_, PyAny>| is_leaf(&x) || (depth > 1 && is_list_of(&x, depth - 1, is_leaf));
     match (object.cast_exact::<PyList>(), object.cast_exact::<PyTuple>()) {
         (Ok(list), _) => list.iter().all(fine),
         (_, Ok(tuple)) => tuple.iter().all(fine),
@@ -44,9 +49,17 @@ fn is_plain_list(object: &Bound<'_, PyAny>, depth: usize) -> bool {
 }
 
 fn is_plain(object: &Bound<'_, PyAny>) -> bool {
-    object.is_exact_instance_of::<PyUntypedArray>()
+    is_number(object)
+        || object.is_exact_instance_of::<PyUntypedArray>()
         || object.is_none()
-        || object.is_exact_instance_of::<PyFloat>()
-        || object.is_exact_instance_of::<PyInt>()
         || object.is_exact_instance_of::<PyString>()
+}
+
+/// Whether an object is a list, or a tuple, of Python's numbers, or of such lists.
+pub fn is_list_of_numbers(object: &Bound<'_, PyAny>) -> bool {
+    is_list_of(object, DEPTH, &is_number)
+}
+
+fn is_number(object: &Bound<'_, PyAny>) -> bool {
+    object.is_exact_instance_of::<PyFloat>() || object.is_exact_instance_of::<PyInt>()
 }
