@@ -98,6 +98,15 @@ def test_the_first_of_several_is_named_whatever_the_threads(case, order, reducti
         assert caught.value.index == (1, 2000)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_wrong_prediction_that_is_written_over_is_named_with_its_number(order):
+    pred = np.full(SHAPE, 0.5, order=order)
+    pred[1, 7] = 2.0
+    with pytest.raises(LabelError, match="got 2$") as caught:
+        rl.SigmoidBCELoss(from_sigmoid=True).value_and_grad(pred, np.ones(SHAPE), grad_out=pred)
+    assert (caught.value.index, caught.value.value) == ((1, 7), 2.0)
+
+
 def test_the_first_of_many_samples_is_named_whatever_the_threads():
     label = np.ones((500, 1000), order="F")
     label[400, 3] = label[0, 600] = label[400, 20] = 5.0

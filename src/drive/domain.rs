@@ -1,7 +1,7 @@
 //! What the elements of an argument must be, and the check of it, in the tile that computes.
 
 use crate::array::{Shape, View, elements, short, unravel};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Number, Result};
 use crate::math::Real;
 use crate::simd::{self, Isa, Kernel, Level};
 use std::fmt;
@@ -149,8 +149,13 @@ impl<'a> Check<'a> {
 
     /// The error of the element at an index.
     pub fn error(&self, index: &[usize]) -> Error {
+        self.error_of(index, self.given.number(index))
+    }
+
+    /// The error of the element at an index, whose number is known.
+    pub fn error_of(&self, index: &[usize], number: Number) -> Error {
         let kind = if self.domain == Domain::Weight { Kind::Weight } else { Kind::Label };
-        Error::element(kind, self.name, index, self.given.number(index), self.domain.expected())
+        Error::element(kind, self.name, index, number, self.domain.expected())
     }
 
     /// Looks at every element.

@@ -69,7 +69,7 @@ pub struct Array<'py> {
 }
 
 impl<'py> Array<'py> {
-    /// The argument as an array; what is not one already goes through `rustloss._interop`.
+    /// The argument as an array. What is neither one already nor a list of numbers goes through `rustloss._interop`.
     pub fn extract(name: &'static str, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         if let Some(array) = Self::plain(name, object) {
             return Ok(array);

@@ -1,4 +1,5 @@
-//! Arrays of other frameworks: calls with one of them go to the framework's adapter, in Python.
+//! Arrays of other frameworks: calls with one of them go to the framework's adapter, in Python. What cannot hold one is known
+//! here by its type: numbers, NumPy's arrays, and lists of these.
 
 use numpy::PyUntypedArray;
 use pyo3::prelude::*;
@@ -55,7 +56,7 @@ fn is_plain(object: &Bound<'_, PyAny>) -> bool {
         || object.is_exact_instance_of::<PyString>()
 }
 
-/// Whether an object is a list, or a tuple, of Python's numbers, or of such lists.
+/// Whether an object is a list, or a tuple, of `float` and `int`, or of such lists, not too deep.
 pub fn is_list_of_numbers(object: &Bound<'_, PyAny>) -> bool {
     is_list_of(object, DEPTH, &is_number)
 }

@@ -1,7 +1,7 @@
 //! Threads: the one place that runs work in parallel.
 //!
-//! [`run`] splits work into tasks that its caller numbers; what a task computes does not depend on who runs it, nor what all
-//! tasks compute on how many threads there are, so that results, kept in slots by index, have the same bits for any count.
+//! [`run`] splits work into tasks that its caller numbers. No result depends on which thread runs a task, nor on the number of
+//! threads: results are kept in slots by index, and have the same bits for any number.
 //!
 //! The threads are those of a private rayon pool, made at the first parallel call and kept for one process only. A forked
 //! child inherits the memory of its parent's pool but none of its threads: waiting for them would hang. A handler run by

@@ -5,7 +5,7 @@ use crate::array::Tile;
 use crate::drive::domain::{Check, Domain};
 use crate::drive::factor::Factor;
 use crate::drive::operand::Input;
-use crate::error::{Error, Result};
+use crate::error::{Number, Result};
 use crate::math::Real;
 use crate::simd::Isa;
 use std::sync::PoisonError;
@@ -25,10 +25,10 @@ impl<T: Real> BlockJob<'_, '_, T> {
         if input.is_wider::<T>() {
             let x = input.tile(self.grid, tile, exact)?;
             let holds = check.domain.all_hold(S::LEVEL, x);
-            return if holds { Ok(()) } else { self.wrong(check, tile, x, weights) };
+            return if holds { Ok(()) } else { self.wrong(check, input, tile, x, weights) };
         }
         let holds = check.domain.all_hold_here::<S, T>(x);
-        if holds { Ok(()) } else { self.wrong(check, tile, x, weights) }
+        if holds { Ok(()) } else { self.wrong(check, input, tile, x, weights) }
     }
 
     /// The error of the first element that has a weight and is not what it must be, if there is one. Where tiles are not in
@@ -38,6 +38,7 @@ impl<T: Real> BlockJob<'_, '_, T> {
     fn wrong<X: Real>(
         &self,
         check: &Check<'_>,
+        input: &Input<'_, '_>,
         tile: Tile,
         x: &[X],
         weights: Factor<'_>,
@@ -53,21 +54,21 @@ impl<T: Real> BlockJob<'_, '_, T> {
             let (row, col) = if self.turned { (col, row) } else { (row, col) };
             row * self.cols + col
         };
-        let mut outside = x.iter().enumerate().filter(outside).map(|(i, _)| position(i));
-        if !self.turned && !self.gathers() {
-            return outside.next().map_or(Ok(()), |at| Err(self.error_at(check, at)));
+        let in_order = !self.turned && !self.gathers();
+        let mut outside = x.iter().enumerate().filter(outside).map(|(i, _)| (position(i), i));
+        let first = if in_order { outside.next() } else { outside.min() };
+        let Some((at, i)) = first else { return Ok(()) };
+        let index = self.order.element(at, check.given.shape());
+        // What is written over holds the gradient by now; it has the type of computation.
+        let number = input.copied.then(|| Number::Float(x[i].to_f64()));
+        let error = check.error_of(&index, number.unwrap_or_else(|| check.given.number(&index)));
+        if in_order {
+            return Err(error);
         }
-        if let Some(at) = outside.min() {
-            let mut first = self.first_wrong.lock().unwrap_or_else(PoisonError::into_inner);
-            if first.as_ref().is_none_or(|&(other, _)| at < other) {
-                *first = Some((at, self.error_at(check, at)));
-            }
+        let mut kept = self.first_wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.as_ref().is_none_or(|&(other, _)| at < other) {
+            *kept = Some((at, error));
         }
         Ok(())
-    }
-
-    /// The error of an element of E, by its position in C order, the batch axis first.
-    fn error_at(&self, check: &Check<'_>, position: usize) -> Error {
-        check.error(&self.order.element(position, check.given.shape()))
     }
 }

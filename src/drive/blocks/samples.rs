@@ -118,7 +118,7 @@ impl<T: Real> BlockJob<'_, '_, T> {
         threads > 1 && has_lanes && is_long && !is_even && stacks < ENOUGH * threads
     }
 
-    /// Parts of a stack, so that threads have about as many of them.
+    /// Parts of a stack: one for each thread, or two where threads are no power of two.
     fn parts(&self) -> usize {
         let threads = threads::num_threads();
         let even = if threads.is_power_of_two() { threads } else { 2 * threads };
