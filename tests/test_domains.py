@@ -102,7 +102,7 @@ def test_the_first_of_several_is_named_whatever_the_threads(case, order, reducti
 def test_a_wrong_prediction_that_is_written_over_is_named_with_its_number(order):
     pred = np.full(SHAPE, 0.5, order=order)
     pred[1, 7] = 2.0
-    with pytest.raises(LabelError, match="got 2$") as caught:
+    with pytest.raises(LabelError, match=r"got 2$") as caught:
         rl.SigmoidBCELoss(from_sigmoid=True).value_and_grad(pred, np.ones(SHAPE), grad_out=pred)
     assert (caught.value.index, caught.value.value) == ((1, 7), 2.0)
 
