@@ -118,7 +118,8 @@ impl<T: Real> BlockJob<'_, '_, T> {
         threads > 1 && has_lanes && is_long && !is_even && stacks < ENOUGH * threads
     }
 
-    /// Parts of a stack: one for each thread, or two where threads are no power of two.
+    /// Parts of a stack, a power of two: as many as threads where that is one, and more where it is not, as eight parts are less
+    /// uneven than four for three threads.
     fn parts(&self) -> usize {
         let threads = threads::num_threads();
         let even = if threads.is_power_of_two() { threads } else { 2 * threads };
