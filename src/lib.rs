@@ -123,6 +123,7 @@ mod num;
 )]
 mod python;
 mod registry;
+mod scratch;
 mod simd;
 mod softmax;
 mod sum;
@@ -135,12 +136,12 @@ pub use front::{
     Registered, ValueAndGrads,
 };
 pub use half::{bf16, f16};
-pub use losses::sequence::release_memory;
 pub use losses::{
     elementwise::typed::*, pairwise::typed::*, rowwise::typed::*, sequence::typed::*,
 };
 pub use num::{Boolean, DType, Element};
 pub use registry::{Objective, Value};
+pub use scratch::release_memory;
 pub use threads::{
     Poll, environment_warnings, interruptible, max_num_threads, num_threads, set_num_threads,
     with_num_threads,

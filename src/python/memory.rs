@@ -1,6 +1,6 @@
 //! Memory that is kept between calls.
 
-use crate::losses::sequence;
+use crate::scratch;
 use pyo3::prelude::*;
 
 /// Adds this file's functions to the extension module.
@@ -10,5 +10,5 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
 
 #[pyfunction]
 fn release_memory() -> usize {
-    sequence::release_memory()
+    scratch::release_memory()
 }

@@ -10,6 +10,7 @@ use crate::drive::operand::{Operand, Output, sized};
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
+use crate::scratch::{self, Reusable};
 use crate::simd::{self, Isa, Kernel, Level};
 use crate::sum::sum_block;
 use crate::threads;
@@ -85,13 +86,13 @@ impl<'a> Gradients<'a> {
         let rows = rows_of_task(n.max(m) * across);
         let tiles = n.max(m).div_ceil(rows) * across;
         threads::run(tiles, block.cost() / tiles as f64, &|tasks| {
-            let mut scratch = GradientScratch::default();
-            for task in tasks {
-                let (row, col) = (task / across * rows, task % across * COLS);
-                let tile = Tile { row, rows, col, cols: COLS.min(d - col) };
-                job.tile(block.level, tile, &mut scratch)?;
-            }
-            Ok(())
+            scratch::with(|scratch| {
+                tasks.try_for_each(|task| {
+                    let (row, col) = (task / across * rows, task % across * COLS);
+                    let tile = Tile { row, rows, col, cols: COLS.min(d - col) };
+                    job.tile(block.level, tile, scratch)
+                })
+            })
         })
     }
 
@@ -194,6 +195,14 @@ struct GradientScratch<T> {
     grads: Vec<T>,
 }
 
+impl<T: Real> Reusable for GradientScratch<T> {
+    fn bytes(&self) -> usize {
+        let GradientScratch { room, sums, totals, carried, own, other, grads } = self;
+        let sums = sums.bytes() + totals.bytes() + carried.bytes();
+        room.bytes() + sums + own.bytes() + other.bytes() + grads.bytes()
+    }
+}
+
 impl<T: Real> PullJob<'_, '_, T> {
     /// A tile of the gradients; of the vectors of either batch as far as there are any.
     fn tile(&self, level: Level, tile: Tile, scratch: &mut GradientScratch<T>) -> Result<()> {
@@ -270,7 +279,7 @@ impl<T: Real> PullJob<'_, '_, T> {
         // What adds to a sum does so in the order of the others, however these come in blocks.
         let is_marked = self.marked(of, Tile { col: 0, cols: count, ..tile }).next().is_some();
         let step = if is_marked { DEPTH } else { count.max(1) };
-        for first in (0..count).step_by(step) {
+        for first in (0..count.max(1)).step_by(step) {
             let run = Tile { col: first, cols: step.min(count - first), ..tile };
             let along = run.col..run.col + run.cols;
             let mut all_finite = true;

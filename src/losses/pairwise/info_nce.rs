@@ -16,10 +16,11 @@
 use super::columns::{PairColumns, Line};
 use super::kernel::{RowBlocks, MEMORY_LIMIT, BlockOfPairs, PairKernel, Pairs, PairOutputs, batches, matrix};
 use super::similarity::Similarity;
-use super::stream::Stream;
+use super::stream::{Stream, StreamRoom};
 use super::units::by_units;
 use crate::array::{Shape, View, ViewMut};
 use crate::drive::Axes;
+use crate::drive::operand::sized;
 use crate::drive::reduced::Reduced;
 use crate::drive::scale::Scale;
 use crate::drive::weight::Weighting;
@@ -31,6 +32,7 @@ use crate::registry::{
     Bound, Call, Default, Domain, Family, Gradient, Accepts, Loss, Options, Plan, Results,
     SAMPLE_WEIGHT, ShapeRule, Spec, Unreduced, flag, float, input, param,
 };
+use crate::scratch;
 use crate::simd::{Isa, Level};
 
 /// The loss with its parameters.
@@ -123,14 +125,16 @@ impl InfoNcePlan<'_> {
         let factor = scale.normalise::<T>() / loss.temperature;
         let mut losses = memory::filled(T::ZERO, axes.shape[0])?;
         let of_block = self.blocks::<T>(batches).most() * batches[1].shape()[0];
-        if loss.cosine {
-            by_units::<T>(*level, batches, grads, factor, of_block, |x, grads, slopes| {
-                self.by_products(x, grads, slopes, scale, 1.0, &mut losses)
-            })?;
-        } else {
-            let mut slopes = memory::filled(T::ZERO, of_block)?;
-            self.by_products(batches.clone(), grads, &mut slopes, scale, factor, &mut losses)?;
-        }
+        scratch::with(|StreamRoom { slopes, units }: &mut StreamRoom<T>| {
+            let slopes = sized(slopes, of_block)?;
+            if loss.cosine {
+                by_units(*level, batches, grads, factor, units, |x, grads| {
+                    self.by_products(x, grads, slopes, scale, 1.0, &mut losses)
+                })
+            } else {
+                self.by_products(batches.clone(), grads, slopes, scale, factor, &mut losses)
+            }
+        })?;
         results.value.map_or(Ok(()), |value| reduced.value(&losses, value))
     }
 

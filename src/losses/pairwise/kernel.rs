@@ -14,6 +14,7 @@ use crate::error::{self, Error, Result, Tuple};
 use crate::math::Real;
 use crate::memory;
 use crate::registry::{self, Accepts, Call, Param, param};
+use crate::scratch::{self, Reusable};
 use crate::simd::{self, Isa, Kernel, Level};
 use crate::threads;
 use std::ops::Range;
@@ -261,12 +262,12 @@ impl<'a> Pairs<'a> {
         let rows = if kernel.overwrites() { ROWS_IN_TASK.0 } else { rows };
         let tiles = n.div_ceil(rows);
         threads::run(tiles, block.cost() / tiles as f64, &|tasks| {
-            let mut scratch = SimilarityScratch::<T>::default();
-            for row in tasks.map(|task| task * rows) {
-                let tile = Tile { row, rows: rows.min(n - row), col: 0, cols: m };
-                job.tile(self.level, tile, &mut scratch)?;
-            }
-            Ok(())
+            scratch::with(|scratch| {
+                tasks.map(|task| task * rows).try_for_each(|row| {
+                    let tile = Tile { row, rows: rows.min(n - row), col: 0, cols: m };
+                    job.tile(self.level, tile, scratch)
+                })
+            })
         })
     }
 }
@@ -318,6 +319,14 @@ struct SimilarityScratch<T> {
     /// What outputs that memory does not hold in one run would be written to: there are none.
     outputs: [Vec<T>; 3],
     rows: [Vec<T>; 3],
+}
+
+impl<T: Real> Reusable for SimilarityScratch<T> {
+    fn bytes(&self) -> usize {
+        let SimilarityScratch { similarities, products, outputs, rows } = self;
+        let others = outputs.iter().chain(rows).map(Reusable::bytes);
+        similarities.bytes() + products.bytes() + others.sum::<usize>()
+    }
 }
 
 impl<T: Real> RowJob<'_, '_, T> {

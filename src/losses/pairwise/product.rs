@@ -10,6 +10,7 @@ use crate::array::Tile;
 use crate::drive::operand::sized;
 use crate::error::Result;
 use crate::math::Real;
+use crate::scratch::Reusable;
 use crate::simd::{self, Isa, Kernel, Level};
 use crate::threads;
 use std::ops::Range;
@@ -44,6 +45,13 @@ pub struct ProductRoom<T> {
     right: Vec<T>,
     products: Vec<T>,
     sums: Vec<f64>,
+}
+
+impl<T: Real> Reusable for ProductRoom<T> {
+    fn bytes(&self) -> usize {
+        let ProductRoom { left, right, products, sums } = self;
+        left.bytes() + right.bytes() + products.bytes() + sums.bytes()
+    }
 }
 
 /// A part of a product: of some rows of the left factor, those of the tile, with some of the right one, its columns, along

@@ -11,8 +11,9 @@ use super::kernel::{
     RowBlocks, MEMORY_LIMIT, BlockOfPairs, PairKernel, Pairs, PairOutputs, batches, matrix,
 };
 use super::similarity::Similarity;
-use super::stream::Stream;
+use super::stream::{Stream, StreamRoom};
 use crate::array::{Shape, ViewMut};
+use crate::drive::operand::sized;
 use crate::drive::reduced::Reduced;
 use crate::drive::scale::Scale;
 use crate::drive::weight::Weighting;
@@ -24,6 +25,7 @@ use crate::registry::{
     Bound, Call, Domain, Family, Gradient, Loss, Options, Plan, Results, SAMPLE_WEIGHT, ShapeRule,
     Spec, Unreduced, float, input,
 };
+use crate::scratch;
 use crate::simd::Isa;
 use crate::softmax::Softmax;
 use crate::sum::sum;
@@ -130,13 +132,14 @@ impl SdmlPlan<'_> {
         let pairs = self.pairs.around(&centre);
         let (blocks, derives) = (self.blocks::<T>(), grads.iter().any(Option::is_some));
         let of_block = if derives { blocks.most() * pairs.shape()[1] } else { 0 };
-        let mut slopes = memory::filled(T::ZERO, of_block)?;
-        let stream = Stream::new(&pairs, blocks, grads, &mut slopes)?;
-        if self.by_row {
-            self.by_row(stream, results.value)
-        } else {
-            self.by_element(stream, results.value)
-        }
+        scratch::with(|StreamRoom { slopes, .. }: &mut StreamRoom<T>| {
+            let stream = Stream::new(&pairs, blocks, grads, sized(slopes, of_block)?)?;
+            if self.by_row {
+                self.by_row(stream, results.value)
+            } else {
+                self.by_element(stream, results.value)
+            }
+        })
     }
 
     /// With one weight for each row.

@@ -16,6 +16,7 @@ use crate::drive::operand::sized;
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
+use crate::scratch::Reusable;
 use crate::simd::{self, Isa, Kernel, Level};
 use crate::sum::{PairwiseSum, sum_block_exactly};
 use crate::threads;
@@ -230,6 +231,13 @@ pub(super) struct ProductScratch<T> {
     /// The sums of squares of the vectors of either batch.
     squares: [Vec<f64>; 2],
     are_alone: Vec<bool>,
+}
+
+impl<T: Real> Reusable for ProductScratch<T> {
+    fn bytes(&self) -> usize {
+        let ProductScratch { room, squares: [own, others], are_alone } = self;
+        room.bytes() + own.bytes() + others.bytes() + are_alone.bytes()
+    }
 }
 
 /// The vectors of a batch as a factor, relative to the centre.

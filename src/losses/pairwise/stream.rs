@@ -6,8 +6,25 @@ use super::marks::Marks;
 use crate::array::ViewMut;
 use crate::error::Result;
 use crate::math::Real;
+use crate::scratch::Reusable;
 use crate::simd::Level;
 use std::ops::Range;
+
+/// Memory of a call.
+#[derive(Default)]
+pub struct StreamRoom<T> {
+    /// The slopes of a block.
+    pub slopes: Vec<T>,
+    /// The vectors of both batches at length 1.
+    pub units: [Vec<T>; 2],
+}
+
+impl<T: Real> Reusable for StreamRoom<T> {
+    fn bytes(&self) -> usize {
+        let StreamRoom { slopes, units: [first, second] } = self;
+        slopes.bytes() + first.bytes() + second.bytes()
+    }
+}
 
 /// What goes from block to block.
 pub struct Stream<'p, 'v, 'g, T> {

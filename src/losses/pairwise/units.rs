@@ -19,22 +19,17 @@ const VECTORS_IN_TASK: usize = 16;
 /// Rough time for an element, in nanoseconds.
 const VECTOR_COST: f64 = 1.0;
 
-/// Lets `work` compute the gradients with respect to the vectors of both batches at length 1, from these and with `room`
-/// elements of memory, and makes them those with respect to the batches, times `factor`.
+/// Lets `work` compute the gradients with respect to the vectors of both batches at length 1, from these, which stand in
+/// `room`, and makes them those with respect to the batches, times `factor`.
 pub fn by_units<T: Real>(
     level: Level,
     batches: &[View<'_>; 2],
     grads: [Option<ViewMut<'_>>; 2],
     factor: f64,
-    room: usize,
-    work: impl FnOnce([View<'_>; 2], [Option<ViewMut<'_>>; 2], &mut [T]) -> Result<()>,
+    room: &mut [Vec<T>; 2],
+    work: impl FnOnce([View<'_>; 2], [Option<ViewMut<'_>>; 2]) -> Result<()>,
 ) -> Result<()> {
-    // One piece: a usual allocator keeps for the next call what is less than twice the largest piece, and pages that the
-    // system has to give anew took a tenth of the time.
-    let [of_first, of_second] = batches.each_ref().map(View::len);
-    let mut memory = memory::filled(T::ZERO, of_first + of_second + room)?;
-    let (first, rest) = memory.split_at_mut(of_first);
-    let (second, room) = rest.split_at_mut(of_second);
+    let [first, second] = room;
     let units = [Units::of(level, &batches[0], first)?, Units::of(level, &batches[1], second)?];
     let mut copies = [Vec::new(), Vec::new()];
     let [first, second] = &mut copies;
@@ -45,7 +40,7 @@ pub fn by_units<T: Real>(
     let [first, second] = &mut by_units;
     let views = [(first, &units[0]), (second, &units[1])]
         .map(|(x, units)| Some(ViewMut::from_slice(x.as_deref_mut()?, &units.shape)));
-    work(units.each_ref().map(Units::view), views, room)?;
+    work(units.each_ref().map(Units::view), views)?;
     for (by_units, units) in by_units.into_iter().zip(units) {
         let Some(by_units) = by_units else { continue };
         let Units { x: units, shape, mut lengths } = units;
@@ -79,7 +74,8 @@ struct Units<'a, T> {
 
 impl<'a, T: Real> Units<'a, T> {
     /// Of the rows of a matrix.
-    fn of(level: Level, view: &View<'_>, x: &'a mut [T]) -> Result<Self> {
+    fn of(level: Level, view: &View<'_>, x: &'a mut Vec<T>) -> Result<Self> {
+        let x = sized(x, view.len())?;
         let shape = [view.shape()[0], view.shape()[1]];
         let mut lengths = memory::filled([0.0, 1.0], shape[0])?;
         let grid = Grid::single(&shape, view.strides());

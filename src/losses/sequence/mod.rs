@@ -10,7 +10,6 @@
 mod ctc;
 mod frames;
 
-pub use ctc::release_memory;
 pub(crate) use ctc::typed;
 #[cfg(test)]
 pub use ctc::{

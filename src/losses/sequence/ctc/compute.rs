@@ -9,14 +9,14 @@ use super::frames::pass::{FramePass, FrameStatus, InputKind};
 use super::frames::{GROUP, task_ns};
 use super::gradient_sink::GradientSink;
 use super::request::{CtcBatch, CtcOptions, CtcOutputs, GradientRows, NO_STATE, PathFrame};
-use super::scratch::{CtcScratch, SCRATCH, fixed_bytes, least_bytes};
+use super::scratch::{CtcScratch, fixed_bytes, least_bytes};
 use super::step_buffers::CtcLattice;
 use super::target::CtcTarget;
 use super::viterbi::{self, FloatScores, best_path};
 use crate::error::{Error, Kind, Result};
 use crate::math::Real;
 use crate::simd::dispatch;
-use crate::{memory, threads};
+use crate::{memory, scratch, threads};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -58,9 +58,9 @@ pub fn ctc<R: Real>(
     };
     let (order, shared) = job.schedule()?;
     let (shared, single) = order.split_at(shared);
-    SCRATCH.with(|scratch| shared.iter().try_for_each(|&(_, n)| run(n, true, scratch)))?;
+    scratch::with(|scratch| shared.iter().try_for_each(|&(_, n)| run(n, true, scratch)))?;
     threads::run(single.len(), task_ns(options.parallel), &|tasks| {
-        SCRATCH.with(|scratch| tasks.try_for_each(|i| run(single[i].1, false, scratch)))
+        scratch::with(|scratch| tasks.try_for_each(|i| run(single[i].1, false, scratch)))
     })?;
     memory::collect(losses.into_iter().map(|loss| f64::from_bits(loss.into_inner())))
 }

@@ -94,7 +94,6 @@ pub use labels::LabelSequences;
 pub use request::{
     CtcBatch, CtcOptions, CtcOutputs, GradientRows, NO_STATE, PathFrame, PosteriorRows,
 };
-pub use scratch::release_memory;
 
 use super::frames;
 use crate::registry::{

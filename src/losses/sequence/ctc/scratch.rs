@@ -4,9 +4,9 @@ use super::frames::GROUP;
 use super::frames::blocks::BLOCK_FRAMES;
 use super::frames::buffer::AlignedBuffer;
 use super::frames::emissions::Frame;
-use super::frames::scratch::{Reusable, ScratchCache};
 use super::step_buffers::CtcStorage;
 use super::target::CtcTarget;
+use crate::scratch::Reusable;
 
 /// Memory in which one thread computes its samples.
 #[derive(Default)]
@@ -20,13 +20,10 @@ pub struct CtcScratch {
 
 impl Reusable for CtcScratch {
     fn bytes(&self) -> usize {
-        let frames = self.frames.capacity() * size_of::<Frame>();
         let table = self.table.capacity() * size_of::<f64>();
-        self.target.bytes() + frames + table + self.storage.bytes()
+        self.target.bytes() + self.frames.bytes() + table + self.storage.bytes()
     }
 }
-
-pub static SCRATCH: ScratchCache<CtcScratch> = ScratchCache::new();
 
 /// Bytes that a sample takes, roughly, beside its stored rows, checkpoints and table of emissions.
 pub fn fixed_bytes(labels: usize, frames: usize) -> usize {
@@ -46,9 +43,4 @@ pub fn least_bytes(labels: usize, frames: usize, number_len: usize) -> usize {
     // already.
     let more = 4 * 3 * (state - state / number_len * 2);
     fixed_bytes(labels, frames) + 2 * (BLOCK_FRAMES + 2 * levels) * state + more
-}
-
-/// Gives back the memory that calls have left for later ones. Returns how many bytes that were.
-pub fn release_memory() -> usize {
-    SCRATCH.release()
 }

@@ -4,10 +4,10 @@ use super::frames::arithmetic::{StepBuffers, Topology};
 use super::frames::buffer::{AlignedBuffer, poison};
 use super::frames::half::SampleLattice;
 use super::frames::midpoint::MidpointStorage;
-use super::frames::scratch::Reusable;
 use super::target::CtcTarget;
 use super::transitions::TransitionWeights;
 use crate::error::Result;
+use crate::scratch::Reusable;
 
 /// Buffers for the steps of a direction.
 #[derive(Default)]

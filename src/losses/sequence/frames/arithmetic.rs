@@ -7,8 +7,8 @@
 use super::Direction;
 use super::blocks::Block;
 use super::emissions::{EmissionForm, Frame};
-use super::scratch::Reusable;
 use crate::error::Result;
+use crate::scratch::Reusable;
 use crate::simd::Level;
 use std::f64::consts::LN_2;
 

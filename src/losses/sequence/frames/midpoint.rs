@@ -11,9 +11,9 @@
 use super::arithmetic::{Arithmetic, MeetArgs, Precision, Topology};
 use super::half::{Cursor, HalfLattice, HalfPassBack, HalfStorage, SampleLattice};
 use super::occupancies::OccupancySink;
-use super::scratch::Reusable;
 use super::{Direction, task_ns};
 use crate::error::Result;
+use crate::scratch::Reusable;
 use crate::threads;
 use std::sync::{Mutex, PoisonError};
 

@@ -15,7 +15,6 @@
 //! | `blocks`, `checkpoints` | frames that are computed in one go, and which of their rows are stored |
 //! | `midpoint`, `half` | the forward and the backward pass of any lattice, which meet in the middle |
 //! | `occupancies` | the results of the passes, and their sinks |
-//! | `scratch` | memory that goes from call to call |
 //!
 //! A lattice implements [`arithmetic::Topology`] for its states and [`arithmetic::Arithmetic`] for each way in which it
 //! adds up paths; nothing in this folder knows of a lattice.
@@ -34,7 +33,6 @@ pub mod midpoint;
 pub mod occupancies;
 pub mod pass;
 pub mod row_chain;
-pub mod scratch;
 
 use std::ops::Range;
 
