@@ -85,6 +85,8 @@ impl Cache {
         })
     }
 
+    /// Buffers that are wanted, if there are any.
+    #[inline(never)]
     fn take(&self, is_wanted: fn(&Kept) -> bool) -> Option<Kept> {
         let kept = self.find(|slot| slot.take_if(|kept| is_wanted(kept)))?;
         self.bytes.fetch_sub(kept.bytes, Ordering::Relaxed);
@@ -92,6 +94,7 @@ impl Cache {
     }
 
     /// Keeps buffers, instead of others if all together were too many.
+    #[inline(never)]
     fn put(&self, kept: Kept) {
         let more = kept.bytes;
         let add = |bytes: usize| Some(bytes.saturating_add(more)).filter(|&all| all <= MOST_BYTES);

@@ -202,7 +202,7 @@ def lines(pattern: str) -> Iterator[str]:
 
 def not_covered() -> Iterator[str]:
     """Yield the losses, and the parameters of losses, that the table does not have."""
-    common = {"axis", "batch_axis", "weight", "options"}
+    common = {"axis", "batch_axis", "weight", *inspect.signature(rl.Loss).parameters}
     for key in rl.__all__:
         cls = getattr(rl, key)
         if not isinstance(cls, type) or not issubclass(cls, rl.Loss) or cls is rl.Loss:

@@ -367,10 +367,13 @@ def resident():
 
 rng = np.random.default_rng(0)
 pred, label = rng.normal(size=(8, 2000, 8)).astype(np.float32), rng.integers(0, 7, (8, 400))
-loss = rl.CTCLoss()
+vectors = rng.normal(size=(2, 1000, 64)).astype(np.float32)
+CTC = rl.CTCLoss(), pred, label
+PAIRS = rl.InfoNCELoss(), *vectors
+loss, *arrays = {which}
 for threads in (1, 2, 4, 8):
     with rl.num_threads(threads):
-        loss.value_and_grad(pred, label)
+        loss.value_and_grad(*arrays)
 before = resident()
 given_back = rl.release_memory()
 print(given_back, before - resident(), rl.release_memory())
@@ -378,9 +381,11 @@ print(given_back, before - resident(), rl.release_memory())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_that_calls_keep_is_bounded_and_given_back() -> None:
+@pytest.mark.parametrize("which", ["CTC", "PAIRS"])
+def test_memory_that_calls_keep_is_bounded_and_given_back(which) -> None:
+    script = GIVEN_BACK.format(which=which)
     done = subprocess.run(
-        [sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
     kept, less, again = map(int, done.stdout.split())
     assert 0 < kept <= 64 << 20

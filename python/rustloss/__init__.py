@@ -65,8 +65,8 @@ __all__ += sequence.__all__
 def release_memory() -> int:
     """Give back the memory that calls have left for later ones.
 
-    To get memory from the system takes time, and so `CTCLoss` keeps up to 64 MiB of scratch for
-    its next calls: in the whole process, not for each thread.
+    To get memory from the system takes time, and so `CTCLoss`, `SDMLLoss` and `InfoNCELoss` keep up
+    to 64 MiB of scratch for the next calls: in the whole process, not for each thread.
 
     Returns
     -------

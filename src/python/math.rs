@@ -19,7 +19,7 @@ struct VectorMath<'a, T> {
 }
 
 macro_rules! functions {
-    ($isa:ident, $v:ident: $($name:literal => $value:expr,)*) => {
+    ($isa:ident, $v:ident: $([$($name:literal => $value:expr),+],)*) => {
         impl<T: Real> Kernel for VectorMath<'_, T> {
             type Output = Result<Option<Vec<T>>>;
 
@@ -28,37 +28,43 @@ macro_rules! functions {
                 // Whole vectors, so that each function is here once.
                 let mut out = memory::filled(T::ONE, self.x.len().next_multiple_of(CHUNK))?;
                 out[..self.x.len()].copy_from_slice(self.x);
-                let chunks = out.as_chunks_mut::<CHUNK>().0;
-                match self.name {
-                    // A closure might be called, and then is not compiled for the instruction set.
-                    $($name => for chunk in chunks {
-                        for y in chunk {
-                            let $v = *y;
-                            *y = $value;
+                // A closure might be called, and then is not compiled for the instruction set.
+                $(if let Some(at) = [$($name),+].iter().position(|name| *name == self.name) {
+                    for chunk in out.as_chunks_mut::<CHUNK>().0 {
+                        let mut of_all = [[T::ZERO; CHUNK]; [$($name),+].len()];
+                        for l in 0..CHUNK {
+                            let $v = chunk[l];
+                            for (of_one, value) in of_all.iter_mut().zip([$($value),+]) {
+                                of_one[l] = value;
+                            }
                         }
-                    },)*
-                    _ => return Ok(None),
-                }
-                out.truncate(self.x.len());
-                Ok(Some(out))
+                        *chunk = of_all[at];
+                    }
+                    out.truncate(self.x.len());
+                    return Ok(Some(out));
+                })*
+                Ok(None)
             }
         }
     };
 }
 
+// Functions of one list share a loop, where what they have in common is computed, and compiled, once.
 functions! { S, v:
-    "exp" => v.exp::<S>(),
-    "exp_nonpositive" => v.exp_nonpositive::<S>(),
-    "expm1" => v.expm1::<S>(),
-    "log" => v.log::<S>(),
-    "log1p" => v.log1p::<S>(),
-    "sigmoid" => v.sigmoid::<S>(),
-    "sigmoid_neg" => v.logistic::<S>().sigmoid_neg,
-    "softplus" => v.softplus::<S>(),
-    "softplus_neg_abs" => v.logistic::<S>().softplus_neg_abs,
-    "lgamma" => v.lgamma::<S>(),
-    "log_factorial" => v.log_factorial::<S>(),
-    "log_sigmoid" => v.log_sigmoid::<S>(),
+    ["exp" => v.exp::<S>()],
+    ["exp_nonpositive" => v.exp_nonpositive::<S>()],
+    ["expm1" => v.expm1::<S>()],
+    ["log" => v.log::<S>()],
+    ["log1p" => v.log1p::<S>()],
+    [
+        "sigmoid" => v.sigmoid::<S>(),
+        "sigmoid_neg" => v.logistic::<S>().sigmoid_neg,
+        "softplus" => v.softplus::<S>(),
+        "softplus_neg_abs" => v.logistic::<S>().softplus_neg_abs,
+        "log_sigmoid" => v.log_sigmoid::<S>()
+    ],
+    ["lgamma" => v.lgamma::<S>()],
+    ["log_factorial" => v.log_factorial::<S>()],
 }
 
 fn map<'py, T: Real + Element>(

@@ -2,7 +2,7 @@
 
 use super::kernel::{Pairs, rows_of_task};
 use super::marks::Marks;
-use super::product::{DEPTH, Left, PartialProduct, ProductRoom, RIGHT, Right};
+use super::product::{DEPTH, Factors, PartialProduct, ProductRoom, RIGHT, RowSums};
 use super::similarity::Batches;
 use crate::array::{Grid, Tile};
 use crate::array::{View, ViewMut};
@@ -98,74 +98,79 @@ impl<'a> Gradients<'a> {
 
     /// Writes what was carried from block to block, times the factor of all blocks.
     pub fn finish<T: Real>(self, pairs: &Pairs<'_>, factor: f64) -> Result<()> {
-        let Gradients { out: [_, Some(out)], carried: Some(Carried { mut sums, totals }) } = self
+        let Gradients { out: [_, Some(out)], carried: Some(Carried { sums, totals }) } = self
         else {
             return Ok(());
         };
-        let [_, _, d] = pairs.shape();
+        let [_, m, d] = pairs.shape();
         let batches = pairs.sides();
         let mut own = memory::filled(T::ZERO, d)?;
-        for ((row, sums), total) in sums.chunks_exact_mut(d.max(1)).enumerate().zip(totals) {
-            batches.less_own(pairs.level, [1, row], &(0..d), total, &mut own, sums);
+        let mut grads = memory::filled(T::ZERO, m * d)?;
+        let rows = sums.chunks_exact(d.max(1)).zip(grads.chunks_exact_mut(d.max(1)));
+        for ((row, total), (sums, grads)) in totals.into_iter().enumerate().zip(rows) {
+            let sums = RowSums::dense(sums);
+            batches.gradient(pairs.level, [1, row], 0..d, (total, sums), factor, &mut own, grads);
         }
-        let of_sum = pairs.similarity.factor();
-        let gradient = |sum: &f64| T::from_f64(of_sum * sum * factor);
-        out.copy_from(&memory::collect(sums.iter().map(gradient))?);
+        out.copy_from(&grads);
         Ok(())
     }
 }
 
 impl Batches<'_, '_> {
-    /// Takes the sum of its slopes times an own vector, relative to the centre, from the sums of slopes times the others.
-    fn less_own<T: Real>(
+    /// Some elements of the gradient with respect to a vector: the sums of slopes times the others, less the total of the
+    /// slopes times the vector itself, relative to the centre; times a factor.
+    fn gradient<T: Real>(
         &self,
         level: Level,
         vector: [usize; 2],
-        elements: &Range<usize>,
-        total: f64,
+        elements: Range<usize>,
+        (total, sums): (f64, RowSums<'_>),
+        factor: f64,
         buffer: &mut [T],
-        sums: &mut [f64],
+        grads: &mut [T],
     ) {
-        if total != 0.0 {
-            let own = self.load(vector, elements, buffer);
-            let centre = self.centre.get(elements.clone()).unwrap_or_default();
-            simd::dispatch(level, LessOwn { own, centre, total, sums });
-        }
+        let own = if total == 0.0 { &[] } else { self.load(vector, &elements, buffer) };
+        let centre = self.centre.get(elements).unwrap_or_default();
+        let factors = [self.similarity.factor(), factor];
+        simd::dispatch(level, GradientRow { own, centre, total, sums, factors, grads });
     }
 }
 
-/// [`Batches::less_own`].
-struct LessOwn<'r, T> {
+/// [`Batches::gradient`].
+struct GradientRow<'r, T> {
+    /// Nothing if the total is 0.
     own: &'r [T],
     centre: &'r [f64],
     total: f64,
-    sums: &'r mut [f64],
-}
-
-impl<T: Real> Kernel for LessOwn<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Isa>(self) {
-        for ((sum, &own), &centre) in self.sums.iter_mut().zip(self.own).zip(self.centre) {
-            *sum -= self.total * (own - T::from_f64(centre)).to_f64();
-        }
-    }
-}
-
-/// Turns sums into gradients.
-struct Scaled<'r, T> {
-    sums: &'r [f64],
+    sums: RowSums<'r>,
     factors: [f64; 2],
     grads: &'r mut [T],
 }
 
-impl<T: Real> Kernel for Scaled<'_, T> {
+impl<T: Real> Kernel for GradientRow<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Isa>(self) {
-        let [by_similarity, of_all] = self.factors;
-        for (g, sum) in self.grads.iter_mut().zip(self.sums) {
-            *g = T::from_f64(by_similarity * *sum * of_all);
+        let GradientRow { own, centre, total, sums, factors: [by_similarity, of_all], grads } =
+            self;
+        let gradient = |sum: f64| T::from_f64(by_similarity * sum * of_all);
+        let lanes = sums.lanes();
+        let grads = grads.chunks_mut(lanes).zip(sums.runs());
+        if own.is_empty() {
+            for (grads, sums) in grads {
+                for (g, &sum) in grads.iter_mut().zip(sums) {
+                    *g = gradient(sum);
+                }
+            }
+            return;
+        }
+        for ((grads, sums), (own, centre)) in grads.zip(own.chunks(lanes).zip(centre.chunks(lanes)))
+        {
+            for ((g, &sum), (&own, &centre)) in
+                grads.iter_mut().zip(sums).zip(own.iter().zip(centre))
+            {
+                *g = gradient(sum - total * (own - T::from_f64(centre)).to_f64());
+            }
         }
     }
 }
@@ -218,6 +223,12 @@ impl<T: Real> PullJob<'_, '_, T> {
             let column = Tile { col: 0, cols: 1, ..tile };
             // Of all tiles of a row one has its total.
             let of_rows = carried.filter(|_| tile.col == 0);
+            let count = self.batches.pairs()[1 - of];
+            let [first, second] = pairs_of(of, Tile { col: 0, cols: count, ..tile });
+            let is_marked = self.marks.is_some_and(|marks| marks.any(first, second));
+            if carried.is_none() && !is_marked && self.directly(level, of, tile, scratch)? {
+                continue;
+            }
             let GradientScratch { sums, totals, carried: room, .. } = &mut *scratch;
             let (sums, totals) = (sized(sums, tile.len())?, sized(totals, rows)?);
             totals.fill(0.0);
@@ -229,9 +240,8 @@ impl<T: Real> PullJob<'_, '_, T> {
             if let Some((so_far, grid)) = of_rows {
                 totals.copy_from_slice(so_far.tile::<f64>(grid, column, room)?);
             }
-            self.sum(level, of, tile, scratch)?;
-            let GradientScratch { sums, totals, carried: room, own, grads: buffer, .. } =
-                &mut *scratch;
+            self.sum(level, of, tile, if is_marked { DEPTH } else { count.max(1) }, scratch)?;
+            let GradientScratch { sums, totals, carried: room, own, grads, .. } = &mut *scratch;
             let (sums, totals) = (&mut sums[..tile.len()], &totals[..rows]);
             if carried.is_some() {
                 for (r, sums) in sums.chunks_exact(tile.cols).enumerate() {
@@ -242,69 +252,82 @@ impl<T: Real> PullJob<'_, '_, T> {
                 }
                 continue;
             }
-            let part = tile.col..tile.col + tile.cols;
-            let own = sized(own, tile.cols)?;
-            let rows = sums.chunks_exact_mut(tile.cols).zip(totals);
+            let rows = sums.chunks_exact(tile.cols).zip(totals);
             for (r, (sums, &total)) in rows.enumerate() {
-                self.batches.less_own(level, [of, tile.row + r], &part, total, own, sums);
-                let grads = out.tile::<T>(grid, row(r), buffer)?;
-                let factors = [self.batches.similarity.factor(), self.factor];
-                simd::dispatch(level, Scaled { sums, factors, grads });
-                out.finish(grid, row(r), buffer);
+                let sums = (total, RowSums::dense(sums));
+                self.write(level, of, row(r), sums, sized(own, tile.cols)?, grads)?;
             }
         }
         Ok(())
     }
 
-    /// Adds slope times [`toward`](super::similarity::Similarity::toward) of the others to the sums of the own vectors of a
-    /// tile, but for what the sum of the slopes makes of these themselves.
-    fn sum(
+    /// Writes some elements of one gradient.
+    fn write(
+        &self,
+        level: Level,
+        of: usize,
+        row: Tile,
+        sums: (f64, RowSums<'_>),
+        own: &mut [T],
+        buffer: &mut Vec<T>,
+    ) -> Result<()> {
+        let Some((out, grid)) = &self.out[of] else { return Ok(()) };
+        let grads = out.tile::<T>(grid, row, buffer)?;
+        let elements = row.col..row.col + row.cols;
+        self.batches.gradient(level, [of, row.row], elements, sums, self.factor, own, grads);
+        out.finish(grid, row, buffer);
+        Ok(())
+    }
+
+    /// Writes the gradients of a tile without marked pairs, each row as soon as there are its sums. False if some element of
+    /// the others is not finite, but counts: then they are to be written again.
+    fn directly(
         &self,
         level: Level,
         of: usize,
         tile: Tile,
         scratch: &mut GradientScratch<T>,
+    ) -> Result<bool> {
+        let GradientScratch { room, totals, own, grads, .. } = scratch;
+        let totals = sized(totals, tile.rows)?;
+        totals.fill(0.0);
+        let matrices = Matrices::of(self, of);
+        let own = sized(own, tile.cols)?;
+        let mut factors = matrices.factors(tile, totals, Target::Gradients(own, grads));
+        let along = 0..matrices.others;
+        PartialProduct { tile, along, factors: &mut factors, room }.add(level)?;
+        Ok(factors.all_finite || self.batches.similarity.cancels())
+    }
+
+    /// Adds slope times [`toward`](super::similarity::Similarity::toward) of the others, `step` of them at once, to the sums
+    /// of the own vectors of a tile, but for what the sum of the slopes makes of these themselves.
+    fn sum(
+        &self,
+        level: Level,
+        of: usize,
+        tile: Tile,
+        step: usize,
+        scratch: &mut GradientScratch<T>,
     ) -> Result<()> {
         let PullJob { batches, .. } = self;
         let similarity = batches.similarity;
         let GradientScratch { room, sums, totals, own, other, .. } = scratch;
-        let slopes = View::from_slice(self.slopes, &batches.pairs()).move_axis(of, 0);
-        let elements = batches.views[1 - of].clone().move_axis(1, 0);
-        let [of_slopes, of_elements] =
-            [&slopes, &elements].map(|view| Grid::single(view.shape(), view.strides()));
+        let matrices = Matrices::of(self, of);
         let part = tile.col..tile.col + tile.cols;
         let (sums, totals) = (&mut sums[..tile.len()], &mut totals[..tile.rows]);
         let [own, other] = [sized(own, tile.cols)?, sized(other, tile.cols)?];
-        let count = slopes.shape()[1];
+        let count = matrices.others;
+        let continues = of == 1 && self.carried.is_some();
         // What adds to a sum does so in the order of the others, however these come in blocks.
-        let is_marked = self.marked(of, Tile { col: 0, cols: count, ..tile }).next().is_some();
-        let step = if is_marked { DEPTH } else { count.max(1) };
         for first in (0..count.max(1)).step_by(step) {
             let run = Tile { col: first, cols: step.min(count - first), ..tile };
             let along = run.col..run.col + run.cols;
-            let mut all_finite = true;
-            PartialProduct {
-                tile,
-                along: along.clone(),
-                left: &mut SlopeFactor {
-                    job: self,
-                    of,
-                    view: &slopes,
-                    grid: &of_slopes,
-                    totals: &mut *totals,
-                },
-                right: &mut ElementFactor {
-                    view: &elements,
-                    grid: &of_elements,
-                    centre: batches.centre,
-                    all_finite: &mut all_finite,
-                },
-                room,
-                fresh: first == 0 && !(of == 1 && self.carried.is_some()),
-                sums: &mut *sums,
-            }
-            .add(level)?;
-            for [row, at] in self.marked(of, run) {
+            let target = Target::Sums(&mut *sums, first > 0 || continues);
+            let mut factors = matrices.factors(tile, &mut *totals, target);
+            PartialProduct { tile, along: along.clone(), factors: &mut factors, room }
+                .add(level)?;
+            let all_finite = factors.all_finite;
+            self.each_marked(of, run, &mut |[row, at]| {
                 let slope = self.slope(of, [row, at]);
                 let own = batches.load([of, row], &part, own);
                 let other = batches.load([1 - of, at], &part, other);
@@ -312,7 +335,7 @@ impl<T: Real> PullJob<'_, '_, T> {
                 for ((sum, own), other) in sums.zip(own).zip(other).filter(|_| slope != 0.0) {
                     *sum += slope * similarity.toward(own.to_f64(), other.to_f64());
                 }
-            }
+            });
             // Distances that are no numbers are marked.
             for at in along.filter(|_| !all_finite && !similarity.cancels()) {
                 let other = batches.load([1 - of, at], &part, other);
@@ -328,12 +351,12 @@ impl<T: Real> PullJob<'_, '_, T> {
         Ok(())
     }
 
-    /// The marked pairs of some own vectors, the rows of a tile, with some others, its columns.
-    fn marked(&self, of: usize, tile: Tile) -> impl Iterator<Item = [usize; 2]> {
-        let [own, others] = [tile.row..tile.row + tile.rows, tile.col..tile.col + tile.cols];
-        let (rows, cols) = if of == 0 { (own, others) } else { (others, own) };
-        let marked = self.marks.map(|marks| marks.within(rows, cols));
-        marked.into_iter().flatten().map(move |pair| [pair[of], pair[1 - of]])
+    /// Calls `f` with each marked pair of some own vectors, the rows of a tile, with some others, its columns.
+    fn each_marked(&self, of: usize, tile: Tile, f: &mut dyn FnMut([usize; 2])) {
+        if let Some(marks) = self.marks {
+            let [rows, cols] = pairs_of(of, tile);
+            marks.each(rows, cols, &mut |pair| f([pair[of], pair[1 - of]]));
+        }
     }
 
     /// The slope of an own vector with another.
@@ -343,62 +366,142 @@ impl<T: Real> PullJob<'_, '_, T> {
     }
 }
 
-/// Slopes as the left factor, but for those of marked pairs.
-struct SlopeFactor<'s, 'a, 'b, T> {
-    job: &'s PullJob<'a, 'b, T>,
-    of: usize,
-    /// Own vectors by others.
-    view: &'s View<'s>,
-    grid: &'s Grid,
-    /// The sum of each row, if it is of use.
-    totals: &'s mut [f64],
+/// The rows and the columns of the matrix of pairs of own vectors, the rows of a tile, with others, its columns.
+fn pairs_of(of: usize, tile: Tile) -> [Range<usize>; 2] {
+    let [own, others] = [tile.row..tile.row + tile.rows, tile.col..tile.col + tile.cols];
+    if of == 0 { [own, others] } else { [others, own] }
 }
 
-impl<T: Real> Left<T> for SlopeFactor<'_, '_, '_, T> {
-    fn copy(&mut self, level: Level, tile: Tile, again: bool, rows: &mut [T]) {
-        self.grid.read(self.view, 0, tile, rows);
-        for [own, other] in self.job.marked(self.of, tile) {
+/// What the gradients of one batch are products of.
+struct Matrices<'s, 'a, 'b, T> {
+    job: &'s PullJob<'a, 'b, T>,
+    of: usize,
+    /// Slopes, own vectors by others.
+    slopes: (View<'s>, Grid),
+    /// Elements by other vectors.
+    elements: (View<'s>, Grid),
+    /// How many these are.
+    others: usize,
+}
+
+impl<'s, 'a, 'b, T: Real> Matrices<'s, 'a, 'b, T> {
+    fn of(job: &'s PullJob<'a, 'b, T>, of: usize) -> Self {
+        let slopes = View::from_slice(job.slopes, &job.batches.pairs()).move_axis(of, 0);
+        let elements = job.batches.views[1 - of].clone().move_axis(1, 0);
+        let others = slopes.shape()[1];
+        let [slopes, elements] = [slopes, elements].map(|view| {
+            let grid = Grid::single(view.shape(), view.strides());
+            (view, grid)
+        });
+        Matrices { job, of, slopes, elements, others }
+    }
+
+    fn factors<'f>(
+        &'f self,
+        tile: Tile,
+        totals: &'f mut [f64],
+        target: Target<'f, T>,
+    ) -> GradientFactors<'f, 's, 'a, 'b, T> {
+        GradientFactors { matrices: self, tile, totals, all_finite: true, target }
+    }
+}
+
+/// Where products of the matrices go.
+enum Target<'f, T> {
+    /// To the gradients, with room for an own vector and for one of these.
+    Gradients(&'f mut [T], &'f mut Vec<T>),
+    /// To the sums of a tile, and whether there are any yet.
+    Sums(&'f mut [f64], bool),
+}
+
+/// Slopes as the left factor, but for those of marked pairs; as the right one the elements of the other vectors, relative to
+/// the centre. 0 stands for those that are not finite, which count nothing where their slope is 0.
+struct GradientFactors<'f, 's, 'a, 'b, T> {
+    matrices: &'f Matrices<'s, 'a, 'b, T>,
+    tile: Tile,
+    /// The sum of each row of slopes, if it is of use.
+    totals: &'f mut [f64],
+    /// Whether all elements so far are finite.
+    all_finite: bool,
+    target: Target<'f, T>,
+}
+
+impl<T> GradientFactors<'_, '_, '_, '_, T> {
+    /// The elements `cols` of a row, in the sums of a tile.
+    fn place(&self, row: usize, cols: &Range<usize>) -> Range<usize> {
+        let Tile { row: first, col, cols: width, .. } = self.tile;
+        let start = (row - first) * width + cols.start - col;
+        start..start + cols.len()
+    }
+}
+
+impl<T: Real> Factors<T> for GradientFactors<'_, '_, '_, '_, T> {
+    fn left(&mut self, level: Level, tile: Tile, again: bool, rows: &mut [T]) {
+        let Matrices { job, of, slopes: (view, grid), .. } = self.matrices;
+        grid.read(view, 0, tile, rows);
+        job.each_marked(*of, tile, &mut |[own, other]| {
             rows[(own - tile.row) * tile.cols + other - tile.col] = T::ZERO;
+        });
+        if job.batches.similarity.cancels() && !again {
+            simd::dispatch(level, RowTotals { rows, cols: tile.cols, totals: self.totals });
         }
-        if self.job.batches.similarity.cancels() && !again {
-            simd::dispatch(level, RowSums { rows, cols: tile.cols, totals: self.totals });
+    }
+
+    fn right(&mut self, level: Level, tile: Tile, lanes: usize, panels: &mut [T]) {
+        let Matrices { job, elements: (view, grid), .. } = self.matrices;
+        grid.read_lanes(view, 0, tile, lanes, panels);
+        let centre = job.batches.centre.get(tile.row..tile.row + tile.rows).unwrap_or_default();
+        self.all_finite &=
+            simd::dispatch(level, FinitePanels { panels, lanes, cols: tile.cols, centre });
+    }
+
+    fn resumes(&self) -> bool {
+        matches!(self.target, Target::Sums(_, true))
+    }
+
+    fn resume(&self, row: usize, cols: Range<usize>, sums: &mut [f64]) {
+        if let Target::Sums(all, _) = &self.target {
+            sums.copy_from_slice(&all[self.place(row, &cols)]);
+        }
+    }
+
+    fn finish(
+        &mut self,
+        level: Level,
+        row: usize,
+        cols: Range<usize>,
+        sums: RowSums<'_>,
+    ) -> Result<()> {
+        let Matrices { job, of, .. } = self.matrices;
+        let place = self.place(row, &cols);
+        match &mut self.target {
+            Target::Gradients(own, buffer) => {
+                let sums = (self.totals[row - self.tile.row], sums);
+                let run = Tile { row, rows: 1, col: cols.start, cols: cols.len() };
+                job.write(level, *of, run, sums, &mut own[..cols.len()], buffer)
+            }
+            Target::Sums(all, _) => {
+                sums.copy_to(&mut all[place]);
+                Ok(())
+            }
         }
     }
 }
 
 /// Adds the sum of each row to its total.
-struct RowSums<'r, T> {
+struct RowTotals<'r, T> {
     rows: &'r [T],
     cols: usize,
     totals: &'r mut [f64],
 }
 
-impl<T: Real> Kernel for RowSums<'_, T> {
+impl<T: Real> Kernel for RowTotals<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Isa>(self) {
         for (total, row) in self.totals.iter_mut().zip(self.rows.chunks_exact(self.cols)) {
             *total += sum_block::<S, T>(row);
         }
-    }
-}
-
-/// Elements of the other vectors as the right factor, relative to the centre; 0 for those that are not finite, which count
-/// nothing where their slope is 0.
-struct ElementFactor<'s> {
-    /// Elements by vectors.
-    view: &'s View<'s>,
-    grid: &'s Grid,
-    centre: &'s [f64],
-    all_finite: &'s mut bool,
-}
-
-impl<T: Real> Right<T> for ElementFactor<'_> {
-    fn copy(&mut self, level: Level, tile: Tile, lanes: usize, panels: &mut [T]) {
-        self.grid.read_lanes(self.view, 0, tile, lanes, panels);
-        let centre = self.centre.get(tile.row..tile.row + tile.rows).unwrap_or_default();
-        *self.all_finite &=
-            simd::dispatch(level, FinitePanels { panels, lanes, cols: tile.cols, centre });
     }
 }
 

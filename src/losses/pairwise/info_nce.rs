@@ -140,15 +140,16 @@ impl InfoNcePlan<'_> {
 
     /// Whether f32 has room for all similarities of vectors that are finite.
     fn fit_single(&self) -> bool {
+        const INFINITE: i32 = f32::INFINITY.to_bits().cast_signed();
         let most = self.batches.each_ref().map(|view| {
             let mut most = 0;
             view.each_block::<f32>(|_, x| {
-                // The order of sizes is that of their bits.
-                for size in x.iter().map(|x| x.abs().to_bits()) {
-                    most = most.max(if size < f32::INFINITY.to_bits() { size } else { 0 });
+                // The order of sizes is that of their bits, as signed integers, which every level compares by vectors.
+                for size in x.iter().map(|x| x.abs().to_bits().cast_signed()) {
+                    most = most.max(if size < INFINITE { size } else { 0 });
                 }
             });
-            f64::from(f32::from_bits(most))
+            f64::from(f32::from_bits(most.cast_unsigned()))
         });
         let elements = self.batches[0].shape()[1] as f64;
         most[0] * most[1] * elements < f64::from(f32::MAX)

@@ -6,7 +6,7 @@
 
 use super::marks::Marks;
 use super::product::{DEPTH, RIGHT, ROWS};
-use super::similarity::{Batches, ProductScratch, Similarity};
+use super::similarity::{Batches, Out, ProductScratch, Similarity};
 use crate::array::{Grid, Tile};
 use crate::array::{View, ViewMut};
 use crate::drive::operand::{Operand, Output, sized};
@@ -222,13 +222,23 @@ impl<'a> Pairs<'a> {
     /// Fills `out` with the similarities of a block of rows.
     pub fn similarities<T: Real>(&self, rows: Range<usize>, out: &mut [T]) -> Result<()> {
         let outputs = BlockOfPairs { slopes: Some(out), derives: true, ..BlockOfPairs::NONE };
-        self.rows(&Rounded, rows, outputs)
+        self.run(None, rows, outputs)
     }
 
     /// Runs `kernel` over a block of rows.
     pub fn rows<T: Real>(
         &self,
         kernel: &dyn PairRows<T>,
+        rows: Range<usize>,
+        outputs: BlockOfPairs<'_, T>,
+    ) -> Result<()> {
+        self.run(Some(kernel), rows, outputs)
+    }
+
+    /// The same, or without a kernel the similarities alone.
+    fn run<T: Real>(
+        &self,
+        kernel: Option<&dyn PairRows<T>>,
         rows: Range<usize>,
         outputs: BlockOfPairs<'_, T>,
     ) -> Result<()> {
@@ -259,7 +269,8 @@ impl<'a> Pairs<'a> {
         let of_row = size_of::<f64>() * (m + RIGHT.min(m)).max(1);
         let room = self.memory_limit / 4 / threads::num_threads() / of_row;
         let rows = rows_of_task(n).min((room / ROWS * ROWS).max(ROWS));
-        let rows = if kernel.overwrites() { ROWS_IN_TASK.0 } else { rows };
+        let overwrites = kernel.is_some_and(PairRows::overwrites);
+        let rows = if overwrites { ROWS_IN_TASK.0 } else { rows };
         let tiles = n.div_ceil(rows);
         threads::run(tiles, block.cost() / tiles as f64, &|tasks| {
             scratch::with(|scratch| {
@@ -299,7 +310,8 @@ impl RowBlocks {
 
 struct RowJob<'a, 'b, T> {
     batches: Batches<'a, 'b>,
-    kernel: &'a dyn PairRows<T>,
+    /// Without one the similarities are what is wanted, in the place of slopes.
+    kernel: Option<&'a dyn PairRows<T>>,
     /// The first row of the block.
     first: usize,
     matrix: Grid,
@@ -332,7 +344,6 @@ impl<T: Real> Reusable for SimilarityScratch<T> {
 impl<T: Real> RowJob<'_, '_, T> {
     /// Rows of a block.
     fn tile(&self, level: Level, tile: Tile, scratch: &mut SimilarityScratch<T>) -> Result<()> {
-        let overwrites = self.kernel.overwrites();
         let SimilarityScratch { similarities, products, outputs, rows: scratch } = scratch;
         let [value_buffer, slopes_buffer, sums_buffer] = outputs;
         let column = Tile { cols: 1, ..tile };
@@ -342,13 +353,19 @@ impl<T: Real> RowJob<'_, '_, T> {
             self.slopes.as_ref().map(|o| o.tile(&self.matrix, tile, slopes_buffer)).transpose()?;
         let mut sums =
             self.sums.as_ref().map(|o| o.tile(&self.column, column, sums_buffer)).transpose()?;
+        let Some(kernel) = self.kernel else {
+            let Some(out) = slopes else { return Ok(()) };
+            let out = Out::Rounded { out, row: sized(similarities, tile.cols.min(RIGHT))? };
+            return self.batches.similarities(level, tile, out, self.marks, products);
+        };
+        let overwrites = kernel.overwrites();
         for row in &mut *scratch {
             memory::grow(row, tile.cols, T::ZERO)?;
         }
         // Of the row at hand, or of all.
         let x = sized(similarities, if overwrites { tile.cols } else { tile.len() })?;
         if !overwrites {
-            self.batches.similarities(level, tile, x, self.marks, products)?;
+            self.batches.similarities(level, tile, Out::Rows(&mut *x), self.marks, products)?;
         }
         for r in 0..tile.rows {
             let run = r * tile.cols..(r + 1) * tile.cols;
@@ -360,7 +377,7 @@ impl<T: Real> RowJob<'_, '_, T> {
                 scratch: scratch.each_mut().map(|x| &mut x[..tile.cols]),
             };
             let (row, derives) = (self.first + tile.row + r, self.derives);
-            let sum = self.kernel.dispatched_row(level, row, x, derives, outputs);
+            let sum = kernel.dispatched_row(level, row, x, derives, outputs);
             if let Some(sums) = &mut sums {
                 sums[r] = sum;
             }
@@ -390,20 +407,5 @@ impl<T: Real, L: PairKernel<T>> Kernel for OneRow<'_, L, T> {
         }
         outputs.slopes = outputs.slopes.filter(|_| derives);
         kernel.row::<S>(row, x, outputs)
-    }
-}
-
-/// What writes similarities for slopes to be written over.
-struct Rounded;
-
-impl<T: Real> PairKernel<T> for Rounded {
-    const OVERWRITES: bool = false;
-
-    #[inline(always)]
-    fn row<S: Isa>(&self, _: usize, x: &[f64], outputs: PairOutputs<'_, T>) -> T {
-        for (out, &x) in outputs.slopes.into_iter().flatten().zip(x) {
-            *out = T::from_f64(x);
-        }
-        T::ZERO
     }
 }

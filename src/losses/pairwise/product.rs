@@ -25,17 +25,66 @@ pub const DEPTH: usize = 2 * CHAIN;
 /// own cache has room for.
 pub const RIGHT: usize = 512;
 
-/// The left factor.
-pub trait Left<T> {
-    /// Copies a tile, row after row; maybe `again`.
-    fn copy(&mut self, level: Level, tile: Tile, again: bool, rows: &mut [T]);
+/// The factors of a product, and what becomes of it.
+pub trait Factors<T> {
+    /// Copies a tile of the left factor, row after row; maybe `again`.
+    fn left(&mut self, level: Level, tile: Tile, again: bool, rows: &mut [T]);
+
+    /// Copies a tile of the right factor into panels: `lanes` rows side by side, column after column, and the next rows
+    /// behind them. Places of rows that are missing to the last panel may hold anything.
+    fn right(&mut self, level: Level, tile: Tile, lanes: usize, panels: &mut [T]);
+
+    /// Whether the product is added to what [`Factors::resume`] has.
+    fn resumes(&self) -> bool {
+        false
+    }
+
+    /// Fills in what there is of the sums that [`Factors::finish`] takes.
+    fn resume(&self, _row: usize, _cols: Range<usize>, _sums: &mut [f64]) {}
+
+    /// Takes the sums of a row of the left factor with some rows of the right one, from a multiple of [`RIGHT`] on.
+    fn finish(
+        &mut self,
+        level: Level,
+        row: usize,
+        cols: Range<usize>,
+        sums: RowSums<'_>,
+    ) -> Result<()>;
 }
 
-/// The right factor.
-pub trait Right<T> {
-    /// Copies a tile into panels: `lanes` rows side by side, column after column, and the next rows behind them. Places of
-    /// rows that are missing to the last panel may hold anything.
-    fn copy(&mut self, level: Level, tile: Tile, lanes: usize, panels: &mut [T]);
+/// Sums of a row, which do not lie side by side.
+#[derive(Clone, Copy)]
+pub struct RowSums<'b> {
+    /// From the first sum of the row on.
+    block: &'b [f64],
+    /// Sums side by side, and where the next of them begin.
+    lanes: usize,
+    step: usize,
+}
+
+impl<'b> RowSums<'b> {
+    /// Of sums that lie side by side.
+    pub fn dense(sums: &'b [f64]) -> Self {
+        RowSums { block: sums, lanes: sums.len(), step: sums.len() }
+    }
+
+    /// How many lie side by side.
+    pub fn lanes(self) -> usize {
+        self.lanes.max(1)
+    }
+
+    /// The runs of sums that lie side by side; behind the last sum they may hold anything.
+    #[inline(always)]
+    pub fn runs(self) -> impl Iterator<Item = &'b [f64]> {
+        self.block.chunks(self.step.max(1)).map(move |run| &run[..self.lanes])
+    }
+
+    /// Copies them side by side.
+    pub fn copy_to(self, out: &mut [f64]) {
+        for (out, sums) in out.chunks_mut(self.lanes()).zip(self.runs()) {
+            out.copy_from_slice(&sums[..out.len()]);
+        }
+    }
 }
 
 /// Memory that products are computed in.
@@ -59,12 +108,8 @@ impl<T: Real> Reusable for ProductRoom<T> {
 pub struct PartialProduct<'p, T> {
     pub tile: Tile,
     pub along: Range<usize>,
-    pub left: &'p mut dyn Left<T>,
-    pub right: &'p mut dyn Right<T>,
+    pub factors: &'p mut dyn Factors<T>,
     pub room: &'p mut ProductRoom<T>,
-    /// Whether it is written to `sums`, not added.
-    pub fresh: bool,
-    pub sums: &'p mut [f64],
 }
 
 impl<T: Real> PartialProduct<'_, T> {
@@ -94,7 +139,8 @@ impl<T: Real> Kernel for PartialProduct<'_, T> {
 fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
     part: PartialProduct<'_, T>,
 ) -> Result<()> {
-    let PartialProduct { tile, along, left, right, room, fresh, sums } = part;
+    let PartialProduct { tile, along, factors, room } = part;
+    let fresh = !factors.resumes();
     let lanes = W * R;
     let rows = tile.rows.next_multiple_of(ROWS);
     // They go through memory, so that how they are added up has no say in how this is vectorised.
@@ -105,19 +151,15 @@ fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
         let cols = RIGHT.min(tile.cols - first);
         // Panel by panel, too: what is added to next lies next to it. What is missing to the last panel holds anything.
         let block = sized(&mut room.sums, rows * cols.next_multiple_of(lanes))?;
-        let lines = |block: &'_ mut [f64],
-                     sums: &'_ mut [f64],
-                     copy: fn(&mut [f64], &mut [f64])| {
-            let places = (first..first + cols).step_by(lanes);
-            for (panel, start) in block.chunks_exact_mut(rows * lanes).zip(places) {
-                let width = lanes.min(first + cols - start);
-                let lines = panel.chunks_exact_mut(lanes).zip(sums.chunks_exact_mut(tile.cols));
-                lines
-                    .for_each(|(line, sums)| copy(&mut line[..width], &mut sums[start..][..width]));
-            }
-        };
+        let run = tile.col + first..tile.col + first + cols;
         if !fresh {
-            lines(block, sums, |line, sums| line.copy_from_slice(sums));
+            for (r, row) in (tile.row..tile.row + tile.rows).enumerate() {
+                let starts = (run.start..run.end).step_by(lanes);
+                for (panel, start) in block.chunks_exact_mut(rows * lanes).zip(starts) {
+                    let run = start..run.end.min(start + lanes);
+                    factors.resume(row, run.clone(), &mut panel[r * lanes..][..run.len()]);
+                }
+            }
         } else if along.is_empty() {
             block.fill(0.0);
         }
@@ -125,10 +167,10 @@ fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
             threads::check()?;
             let run = Tile { col, cols: DEPTH.min(along.end - col), ..tile };
             let left_rows = sized(&mut room.left, rows * run.cols)?;
-            left.copy(S::LEVEL, run, first > 0, &mut left_rows[..tile.rows * run.cols]);
+            factors.left(S::LEVEL, run, first > 0, &mut left_rows[..tile.rows * run.cols]);
             let run = Tile { row: tile.col + first, rows: cols, ..run };
             let panels = sized(&mut room.right, cols.next_multiple_of(lanes) * run.cols)?;
-            right.copy(S::LEVEL, run, lanes, panels);
+            factors.right(S::LEVEL, run, lanes, panels);
             let is_first = fresh && col == along.start;
             let blocks = block.chunks_exact_mut(rows * lanes);
             for (panel, sums) in panels.chunks_exact(lanes * run.cols).zip(blocks) {
@@ -151,7 +193,10 @@ fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
                 }
             }
         }
-        lines(block, sums, |line, sums| sums.copy_from_slice(line));
+        for r in 0..tile.rows {
+            let sums = RowSums { block: &block[r * lanes..], lanes, step: rows * lanes };
+            factors.finish(S::LEVEL, tile.row + r, run.clone(), sums)?;
+        }
     }
     Ok(())
 }

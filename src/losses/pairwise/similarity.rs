@@ -10,7 +10,7 @@
 //! that a product is taken for they are 2 ulp, and 5 at the most.
 
 use super::marks::Marks;
-use super::product::{CHAIN, Left, PartialProduct, ProductRoom, Right};
+use super::product::{CHAIN, Factors, PartialProduct, ProductRoom, RIGHT, RowSums};
 use crate::array::{Grid, Tile, View};
 use crate::drive::operand::sized;
 use crate::error::Result;
@@ -102,49 +102,30 @@ impl<'a, 'b> Batches<'a, 'b> {
         &self,
         level: Level,
         tile: Tile,
-        similarities: &mut [f64],
+        out: Out<'_, T>,
         marks: Option<&Marks>,
         products: &mut ProductScratch<T>,
     ) -> Result<()> {
         let ([_, m], d) = (self.pairs(), self.grids[0].cols);
-        let (similarity, cancels) = (self.similarity, self.similarity.cancels());
         let ProductScratch { room, squares: [own, others], are_alone } = products;
         let (own, others) = (sized(own, tile.rows)?, sized(others, m)?);
         own.fill(0.0);
         others.fill(0.0);
-        PartialProduct {
-            tile: Tile { col: 0, cols: m, ..tile },
-            along: 0..d,
-            left: &mut VectorFactor {
-                batches: self,
-                batch: 0,
-                squares: cancels.then_some(&mut *own),
-            },
-            right: &mut VectorFactor {
-                batches: self,
-                batch: 1,
-                squares: cancels.then_some(&mut *others),
-            },
-            room,
-            fresh: true,
-            sums: similarities,
-        }
-        .add(level)?;
-        memory::grow(are_alone, m, false)?;
-        let are_alone = &mut are_alone[..m];
-        let mut buffers = [[T::ZERO; COMPARED]; 2];
-        let mut terms = [0.0; COMPARED];
-        for ((row, own), x) in (tile.row..).zip(&*own).zip(similarities.chunks_exact_mut(m)) {
-            simd::dispatch(level, OfProducts { similarity, x, own: *own, others, are_alone });
-            for (col, x) in x.iter_mut().enumerate().filter(|(col, _)| are_alone[*col]) {
-                threads::check()?;
-                *x = self.compare(level, [row, col], &mut buffers, &mut terms);
-            }
-            if let Some(marks) = marks {
-                marks.write(row, are_alone);
-            }
-        }
-        Ok(())
+        memory::grow(are_alone, m.min(RIGHT), false)?;
+        let mut factors = VectorFactors {
+            batches: self,
+            cancels: self.similarity.cancels(),
+            first: tile.row,
+            own,
+            others,
+            out,
+            marks,
+            are_alone,
+            buffers: [[T::ZERO; COMPARED]; 2],
+            terms: [0.0; COMPARED],
+        };
+        let tile = Tile { col: 0, cols: m, ..tile };
+        PartialProduct { tile, along: 0..d, factors: &mut factors, room }.add(level)
     }
 
     /// The similarity of two vectors by themselves, in f64.
@@ -168,7 +149,7 @@ impl<'a, 'b> Batches<'a, 'b> {
 }
 
 /// Makes similarities of the products of one vector with others, and says which of them are to be computed by themselves:
-/// those that may have lost their digits, or that are no numbers.
+/// those that may have lost their digits, or that are no numbers. Whether there are any.
 struct OfProducts<'r> {
     similarity: Similarity,
     x: &'r mut [f64],
@@ -179,24 +160,28 @@ struct OfProducts<'r> {
 }
 
 impl Kernel for OfProducts<'_> {
-    type Output = ();
+    type Output = bool;
     #[inline(always)]
-    fn run<S: Isa>(self) {
+    fn run<S: Isa>(self) -> bool {
         let OfProducts { similarity, x, own, others, are_alone } = self;
+        let mut any = false;
         match similarity {
             Similarity::SquaredDistance => {
                 for ((x, other), is_alone) in x.iter_mut().zip(others).zip(are_alone) {
                     let squares = own + other;
                     *x = squares - 2.0 * *x;
                     *is_alone = !(*x > 0.5 * squares && *x < f64::INFINITY);
+                    any |= *is_alone;
                 }
             }
             Similarity::DotProduct => {
                 for (x, is_alone) in x.iter().zip(are_alone) {
                     *is_alone = !x.is_finite();
+                    any |= *is_alone;
                 }
             }
         }
+        any
     }
 }
 
@@ -240,34 +225,101 @@ impl<T: Real> Reusable for ProductScratch<T> {
     }
 }
 
-/// The vectors of a batch as a factor, relative to the centre.
-struct VectorFactor<'s, 'a, 'b> {
-    batches: &'s Batches<'a, 'b>,
-    batch: usize,
-    /// Sums of the squares of their elements, if these are of use; else there is no centre.
-    squares: Option<&'s mut [f64]>,
+/// Where similarities go, row after row.
+pub(super) enum Out<'s, T> {
+    /// As they are.
+    Rows(&'s mut [f64]),
+    /// Rounded to the type of computation, with room for [`RIGHT`] of them.
+    Rounded { out: &'s mut [T], row: &'s mut [f64] },
 }
 
-impl<T: Real> Left<T> for VectorFactor<'_, '_, '_> {
-    fn copy(&mut self, level: Level, tile: Tile, again: bool, rows: &mut [T]) {
-        let Batches { views, centre, grids, .. } = self.batches;
-        grids[self.batch].read(&views[self.batch], 0, tile, rows);
-        if let Some(squares) = &mut self.squares {
-            let (centre, cols) = (&centre[tile.col..], tile.cols);
-            simd::dispatch(level, CentredRows { rows, cols, centre, squares, again });
+/// Rounds numbers to the type of computation.
+struct Rounded<'r, T> {
+    x: &'r [f64],
+    out: &'r mut [T],
+}
+
+impl<T: Real> Kernel for Rounded<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        for (out, &x) in self.out.iter_mut().zip(self.x) {
+            *out = T::from_f64(x);
         }
     }
 }
 
-impl<T: Real> Right<T> for VectorFactor<'_, '_, '_> {
-    fn copy(&mut self, level: Level, tile: Tile, lanes: usize, panels: &mut [T]) {
+/// The vectors of both batches as factors, relative to the centre, and their similarities.
+struct VectorFactors<'s, 'a, 'b, T> {
+    batches: &'s Batches<'a, 'b>,
+    /// Whether the sums of squares count; else there is no centre.
+    cancels: bool,
+    /// The first row.
+    first: usize,
+    /// The sums of the squares of the vectors of either batch.
+    own: &'s mut [f64],
+    others: &'s mut [f64],
+    out: Out<'s, T>,
+    marks: Option<&'s Marks>,
+    are_alone: &'s mut [bool],
+    buffers: [[T; COMPARED]; 2],
+    terms: [f64; COMPARED],
+}
+
+impl<T: Real> Factors<T> for VectorFactors<'_, '_, '_, T> {
+    fn left(&mut self, level: Level, tile: Tile, again: bool, rows: &mut [T]) {
         let Batches { views, centre, grids, .. } = self.batches;
-        grids[self.batch].read_lanes(&views[self.batch], 0, tile, lanes, panels);
-        if let Some(squares) = &mut self.squares {
-            let (centre, squares) = (&centre[tile.col..], &mut squares[tile.row..]);
+        grids[0].read(&views[0], 0, tile, rows);
+        if self.cancels {
+            let (centre, cols, squares) = (&centre[tile.col..], tile.cols, &mut *self.own);
+            simd::dispatch(level, CentredRows { rows, cols, centre, squares, again });
+        }
+    }
+
+    fn right(&mut self, level: Level, tile: Tile, lanes: usize, panels: &mut [T]) {
+        let Batches { views, centre, grids, .. } = self.batches;
+        grids[1].read_lanes(&views[1], 0, tile, lanes, panels);
+        if self.cancels {
+            let (centre, squares) = (&centre[tile.col..], &mut self.others[tile.row..]);
             let cols = tile.cols;
             simd::dispatch(level, CentredPanels { panels, lanes, cols, centre, squares });
         }
+    }
+
+    fn finish(
+        &mut self,
+        level: Level,
+        row: usize,
+        cols: Range<usize>,
+        products: RowSums<'_>,
+    ) -> Result<()> {
+        let Batches { similarity, .. } = *self.batches;
+        let at = row - self.first;
+        let place = at * self.others.len()..;
+        let x = match &mut self.out {
+            Out::Rows(rows) => &mut rows[place.clone()][cols.clone()],
+            Out::Rounded { row, .. } => &mut row[..cols.len()],
+        };
+        products.copy_to(x);
+        let (own, others) = (self.own[at], &self.others[cols.clone()]);
+        let are_alone = &mut self.are_alone[..cols.len()];
+        let of_products =
+            OfProducts { similarity, x: &mut *x, own, others, are_alone: &mut *are_alone };
+        if simd::dispatch(level, of_products) {
+            let each = (cols.start..).zip(&mut *x).zip(&*are_alone);
+            for ((col, x), _) in each.filter(|(_, is_alone)| **is_alone) {
+                threads::check()?;
+                *x = self.batches.compare(level, [row, col], &mut self.buffers, &mut self.terms);
+            }
+        }
+        if let Some(marks) = self.marks {
+            marks.write(row, cols.start, are_alone);
+        }
+        if let Out::Rounded { out, row } = &mut self.out {
+            let out = &mut out[place][cols.clone()];
+            simd::dispatch(level, Rounded { x: &row[..cols.len()], out });
+        }
+        Ok(())
     }
 }
 
