@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, TryLockError};
 
-/// The buffers in which a thread computes a part of a call. What they hold when they are lent is of no use.
+/// The buffers in which a call, or a thread's part of it, is computed. What they hold when they are lent is of no use.
 pub trait Reusable: Any + Default + Send {
     /// The bytes of their memory.
     fn bytes(&self) -> usize;
@@ -31,7 +31,11 @@ struct Cache {
     bytes: AtomicUsize,
 }
 
-const SLOTS: usize = 64;
+/// Slots for 64 threads.
+const SLOTS: usize = 64 * TYPES;
+
+/// Types of buffers that a thread uses, or a few more.
+const TYPES: usize = 4;
 
 /// The most bytes that are kept.
 const MOST_BYTES: usize = 64 << 20;
@@ -39,10 +43,11 @@ const MOST_BYTES: usize = 64 << 20;
 static CACHE: Cache = Cache::new();
 
 thread_local! {
-    /// The slot that this thread turns to first: the buffers that it has left there are in the cache of its CPU.
+    /// The slot that this thread turns to first: the buffers that it has left there, and in the next ones, are in the cache
+    /// of its CPU.
     static OWN_SLOT: Cell<usize> = {
         static THREADS: AtomicUsize = AtomicUsize::new(0);
-        Cell::new(THREADS.fetch_add(1, Ordering::Relaxed) % SLOTS)
+        Cell::new(THREADS.fetch_add(1, Ordering::Relaxed) % (SLOTS / TYPES) * TYPES)
     };
 }
 
@@ -93,7 +98,7 @@ impl Cache {
         Some(kept)
     }
 
-    /// Keeps buffers, instead of others if all together were too many.
+    /// Keeps buffers, instead of others if these were too many bytes together, or if no slot is free.
     #[inline(never)]
     fn put(&self, kept: Kept) {
         let more = kept.bytes;
@@ -111,7 +116,8 @@ impl Cache {
             kept.is_none().then_some(())
         });
         if kept.is_some() {
-            self.bytes.fetch_sub(more, Ordering::Relaxed);
+            let replaced = self.find(|slot| slot.replace(kept.take()?)).or(kept);
+            self.bytes.fetch_sub(replaced.map_or(0, |kept| kept.bytes), Ordering::Relaxed);
         }
     }
 }
@@ -150,6 +156,23 @@ mod tests {
         });
         assert_eq!(cache.release(), 100 + 200 + 50);
         assert_eq!([cache.release(), cache.lend::<1>(0)], [0, 0]);
+    }
+
+    #[test]
+    fn buffers_in_full_slots_are_replaced() {
+        fn fill(cache: &Cache, slots: usize) {
+            cache.with(|Bytes(x): &mut Bytes<1>| {
+                x.resize(1, 0);
+                if slots > 1 {
+                    fill(cache, slots - 1);
+                }
+            });
+        }
+        let cache = Cache::new();
+        fill(&cache, SLOTS);
+        assert_eq!([cache.lend::<2>(100), cache.lend::<2>(0)], [0, 100]);
+        assert!(cache.release() >= SLOTS - 1 + 100);
+        assert_eq!(cache.bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -31,7 +31,8 @@ class SDMLLoss(Batches[R]):
         Multiplies the loss.
     memory_limit : int, default 268435456
         The bytes that arrays over pairs may have inside a call: the rows of E are computed in
-        blocks that fit, at the least one by one. ``reduction="none"`` returns all of E.
+        blocks that fit, at the least one by one. ``reduction="none"`` returns all of E. Up to
+        64 MiB are kept for later calls until `rustloss.release_memory` gives them back.
     batch_axis, reduction, empty
         See `Loss`.
 
@@ -92,7 +93,8 @@ class InfoNCELoss(Batches[R]):
         Multiplies the loss.
     memory_limit : int, default 268435456
         The bytes that arrays over pairs may have: rows are computed in blocks that fit, at the
-        least one by one. All results are the same but for the last bits.
+        least one by one. All results are the same but for the last bits. Up to 64 MiB are kept
+        for later calls until `rustloss.release_memory` gives them back.
     batch_axis, reduction, empty
         See `Loss`.
 

@@ -5,8 +5,7 @@ use crate::math::Real;
 use crate::num::DType;
 use crate::simd::{self, Isa, Kernel, SUM_LANES};
 use crate::softmax::{RowExtremes, Softmax, log_sum_minus, possible, shifted_exp, shifted_exps};
-use crate::sum::{BLOCK, PairwiseSum, sum_exactly};
-use std::hint;
+use crate::sum::{BLOCK, PairwiseSum, add_each, fold_lanes, sum_exactly};
 
 /// The softmax of up to [`LANES`] rows, one step for all of them after the other: no step of one row has to wait for
 /// the one before, and what is one number for each row is computed in registers.
@@ -205,60 +204,34 @@ fn sum_lanes<T: Real, const EXACT: bool>(exps: &[T]) -> [f64; LANES] {
         let mut sums = [[0.0; LANES]; SUM_LANES];
         let mut losses = sums;
         for exps in chunks {
-            add_to::<T, EXACT>(sums.as_flattened_mut(), exps, losses.as_flattened_mut());
+            let losses = EXACT.then_some(losses.as_flattened_mut());
+            add_each(sums.as_flattened_mut(), exps, losses);
         }
         if EXACT {
-            fold_halves::<false>(&mut losses, &mut [0.0; LANES]);
+            fold_lanes(&mut losses, None);
             lost = losses[0];
         }
-        fold_halves::<EXACT>(&mut sums, &mut lost);
+        fold_lanes(&mut sums, EXACT.then_some(&mut lost));
         sum = sums[0];
     }
     if EXACT {
         for exps in rest {
-            add_to::<T, true>(&mut sum, exps, &mut lost);
+            add_each(&mut sum, exps, Some(&mut lost));
         }
         // Infinities leave a NaN there.
         return std::array::from_fn(|l| if lost[l].is_nan() { sum[l] } else { sum[l] + lost[l] });
     }
     let mut of_rest = [0.0; LANES];
     for exps in rest {
-        add_to::<T, false>(&mut of_rest, exps, &mut lost);
+        add_each(&mut of_rest, exps, None);
     }
     std::array::from_fn(|l| sum[l] + of_rest[l])
-}
-
-#[inline(always)]
-fn fold_halves<const EXACT: bool>(sums: &mut [[f64; LANES]; SUM_LANES], lost: &mut [f64; LANES]) {
-    // If it knew this number, the compiler would write the loops out, ten times as long.
-    let mut half = hint::black_box(SUM_LANES / 2);
-    while half > 0 {
-        let (low, high) = sums[..2 * half].split_at_mut(half);
-        for (low, high) in low.iter_mut().zip(high) {
-            add_to::<f64, EXACT>(low, high, lost);
-        }
-        half /= 2;
-    }
 }
 
 #[inline(always)]
 fn exp_lanes<S: Isa, T: Real>(x: &[T; LANES], max: &[T; LANES], exps: &mut [T; LANES]) {
     for l in 0..LANES {
         exps[l] = shifted_exp::<S, T>(x[l], max[l]);
-    }
-}
-
-/// Adds numbers to sums and, if `EXACT`, what that rounds off to `lost`.
-#[inline(always)]
-fn add_to<T: Real, const EXACT: bool>(sums: &mut [f64], x: &[T], lost: &mut [f64]) {
-    for ((sum, x), lost) in sums.iter_mut().zip(x).zip(lost) {
-        let x = x.to_f64();
-        let new = *sum + x;
-        if EXACT {
-            let added = new - *sum;
-            *lost += (*sum - (new - added)) + (x - added);
-        }
-        *sum = new;
     }
 }
 

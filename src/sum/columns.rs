@@ -100,9 +100,9 @@ impl Kernel for Join<'_> {
                 place(&mut lost[first..], part.lost[..len].chunks_exact_mut(part.cols));
             }
         }
-        fold_columns(&mut lost, &mut []);
+        fold_lanes(&mut lost, None);
         let [lost, ..] = lost;
-        fold_columns(&mut lanes, lost);
+        fold_lanes(&mut lanes, (!lost.is_empty()).then_some(lost));
     }
 }
 
@@ -115,16 +115,16 @@ fn place<'a>(lanes: &mut [&'a mut [f64]], given: impl Iterator<Item = &'a mut [f
     }
 }
 
-/// Adds lanes to the first of them in the order of [`simd::add_lanes`] or [`simd::add_lanes_exactly`], all columns at
-/// once: the lanes of one column lie pages apart.
+/// Adds lanes to the first of them in the order of [`simd::add_lanes`], all columns at once, as the lanes of one column may
+/// lie pages apart; and what that rounds off to `lost`, which makes it the order of [`simd::add_lanes_exactly`].
 #[inline(always)]
-fn fold_columns(lanes: &mut Lanes<'_>, lost: &mut [f64]) {
+pub fn fold_lanes<L: AsMut<[f64]>>(lanes: &mut [L; SUM_LANES], mut lost: Option<&mut [f64]>) {
     // If it knew this number, the compiler would write the loops out, ten times as long.
     let mut half = hint::black_box(SUM_LANES / 2);
     while half > 0 {
         let (low, high) = lanes[..2 * half].split_at_mut(half);
         for (low, high) in low.iter_mut().zip(high) {
-            add_each(low, high, (!lost.is_empty()).then_some(&mut *lost));
+            add_each(low.as_mut(), high.as_mut(), lost.as_deref_mut());
         }
         half /= 2;
     }

@@ -2,7 +2,7 @@
 
 mod columns;
 
-pub use columns::{ColumnSums, LongColumnSums, add_each};
+pub use columns::{ColumnSums, LongColumnSums, add_each, fold_lanes};
 
 use crate::num::DType;
 use crate::num::Float;
@@ -155,19 +155,6 @@ impl ExactSum {
     pub fn total(&self) -> f64 {
         // Infinities leave a NaN there.
         if self.lost.is_nan() { self.sum } else { self.sum + self.lost }
-    }
-}
-
-/// Adds lanes of `len` numbers each, one behind another, to the first of them, in the order of [`add_lanes`].
-#[inline(always)]
-pub fn fold_lanes(lanes: &mut [f64], len: usize) {
-    let mut half = lanes.len() / len / 2;
-    while half > 0 {
-        let (low, high) = lanes.split_at_mut(half * len);
-        for (sum, x) in low.iter_mut().zip(high) {
-            *sum += *x;
-        }
-        half /= 2;
     }
 }
 

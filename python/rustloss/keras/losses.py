@@ -75,6 +75,11 @@ def _refuse_another_rank(y_true: Any, y_pred: Any) -> None:
         raise ShapeError(f"{text}, got {tuple(y_true.shape)}", "y_true")
 
 
+def _of_rows(values: Any, y_pred: Any) -> Any:
+    """Return the losses of rows; a prediction of one axis is one row, and its loss a number."""
+    return ops.reshape(values, ()) if len(y_pred.shape) == 1 else values
+
+
 def _mean_squared_error(y_true: Any, y_pred: Any) -> Any:
     """Mean of ``(y_true - y_pred)**2`` along the last axis."""
     y_true, y_pred = _paired(y_true, y_pred)
@@ -136,7 +141,7 @@ def _categorical_hinge(y_true: Any, y_pred: Any) -> Any:
     label = ops.where(is_one_hot, ops.argmax(y_true, axis=-1), -1)
     # One more class stands for the 0 among the others.
     with_zero = ops.concatenate([y_pred, ops.zeros_like(y_pred[..., :1])], axis=-1)
-    return _CATEGORICAL_HINGE(with_zero, label)
+    return _of_rows(_CATEGORICAL_HINGE(with_zero, label), y_pred)
 
 
 def _binary_crossentropy(
@@ -163,7 +168,8 @@ def _categorical_crossentropy(
         label_smoothing=label_smoothing,
         reduction="none",
     )
-    return loss(y_pred if from_logits else _log_probabilities(y_pred, axis), y_true)
+    x = y_pred if from_logits else _log_probabilities(y_pred, axis)
+    return _of_rows(loss(x, y_true), y_pred)
 
 
 def _sparse_categorical_crossentropy(
@@ -177,7 +183,8 @@ def _sparse_categorical_crossentropy(
         batch_axis=_another(axis, y_pred),
         reduction="none",
     )
-    value = loss(y_pred if from_logits else _log_probabilities(y_pred, axis), y_true)
+    x = y_pred if from_logits else _log_probabilities(y_pred, axis)
+    value = _of_rows(loss(x, y_true), y_pred)
     if ignore_class is not None:
         counts = ops.not_equal(y_true, ignore_class)
         set_keras_mask(value, ops.reshape(counts, ops.shape(value)))
@@ -219,7 +226,8 @@ def _cosine_similarity(y_true: Any, y_pred: Any, axis: int) -> Any:
         raise ShapeError(f"{text}, got {size}", "y_true")
     y_true, y_pred = _paired(y_true, y_pred)
     loss = rl.CosineEmbeddingLoss(axis=axis, batch_axis=_another(axis, y_pred), reduction="none")
-    return loss(y_pred, y_true, ops.ones_like(ops.take(y_pred, 0, axis=axis))) - 1
+    alike = ops.ones_like(ops.take(y_pred, 0, axis=axis))
+    return _of_rows(loss(y_pred, y_true, alike) - 1, y_pred)
 
 
 def _ctc(y_true: Any, y_pred: Any) -> Any:

@@ -2,7 +2,7 @@
 
 use super::kernel::{Pairs, rows_of_task};
 use super::marks::Marks;
-use super::product::{DEPTH, Factors, PartialProduct, ProductRoom, RIGHT, RowSums};
+use super::product::{BlockSums, DEPTH, Factors, PartialProduct, ProductRoom, RIGHT};
 use super::similarity::Batches;
 use crate::array::{Grid, Tile};
 use crate::array::{View, ViewMut};
@@ -18,6 +18,9 @@ use std::ops::Range;
 
 /// Elements of the vectors in a tile of gradients.
 const COLS: usize = RIGHT;
+
+/// Vectors that are written together where their elements lie pages apart: a cache line of `f32`.
+const TOGETHER: usize = 16;
 
 /// Where the gradients with respect to both batches go, block of rows after block of rows.
 pub struct Gradients<'a> {
@@ -104,12 +107,13 @@ impl<'a> Gradients<'a> {
         };
         let [_, m, d] = pairs.shape();
         let batches = pairs.sides();
-        let mut own = memory::filled(T::ZERO, d)?;
+        let mut own = Vec::new();
         let mut grads = memory::filled(T::ZERO, m * d)?;
-        let rows = sums.chunks_exact(d.max(1)).zip(grads.chunks_exact_mut(d.max(1)));
-        for ((row, total), (sums, grads)) in totals.into_iter().enumerate().zip(rows) {
-            let sums = RowSums::dense(sums);
-            batches.gradient(pairs.level, [1, row], 0..d, (total, sums), factor, &mut own, grads);
+        let all = BlockSums::dense(&sums, d);
+        for (row, grads) in grads.chunks_exact_mut(d.max(1)).enumerate() {
+            let (tile, sums) = (Tile { row, ..Tile::row(d) }, all.from(row));
+            let totals = &totals[row..=row];
+            batches.gradients(pairs.level, 1, tile, (totals, sums), factor, &mut own, grads)?;
         }
         out.copy_from(&grads);
         Ok(())
@@ -117,32 +121,44 @@ impl<'a> Gradients<'a> {
 }
 
 impl Batches<'_, '_> {
-    /// Some elements of the gradient with respect to a vector: the sums of slopes times the others, less the total of the
-    /// slopes times the vector itself, relative to the centre; times a factor.
-    fn gradient<T: Real>(
+    /// A tile of the gradients with respect to the vectors of a batch: the sums of slopes times the others, less the total of
+    /// the slopes times the vector itself, relative to the centre; times a factor.
+    #[inline(never)]
+    fn gradients<T: Real>(
         &self,
         level: Level,
-        vector: [usize; 2],
-        elements: Range<usize>,
-        (total, sums): (f64, RowSums<'_>),
+        of: usize,
+        tile: Tile,
+        (totals, sums): (&[f64], BlockSums<'_>),
         factor: f64,
-        buffer: &mut [T],
+        buffer: &mut Vec<T>,
         grads: &mut [T],
-    ) {
-        let own = if total == 0.0 { &[] } else { self.load(vector, &elements, buffer) };
-        let centre = self.centre.get(elements).unwrap_or_default();
+    ) -> Result<()> {
+        let Tile { col, cols, .. } = tile;
+        let are_zero = totals.iter().all(|&total| total == 0.0);
+        let vectors: &[T] = if are_zero {
+            &[]
+        } else {
+            self.grids[of].load(&self.views[of], 0, tile, sized(buffer, tile.len())?)
+        };
+        let centre = self.centre.get(col..col + cols).unwrap_or_default();
         let factors = [self.similarity.factor(), factor];
-        simd::dispatch(level, GradientRow { own, centre, total, sums, factors, grads });
+        for (r, (grads, &total)) in grads.chunks_exact_mut(cols).zip(totals).enumerate() {
+            let own = if total == 0.0 { &[] } else { &vectors[r * cols..][..cols] };
+            let sums = sums.from(r);
+            simd::dispatch(level, GradientRow { own, centre, total, sums, factors, grads });
+        }
+        Ok(())
     }
 }
 
-/// [`Batches::gradient`].
+/// A row of [`Batches::gradients`].
 struct GradientRow<'r, T> {
     /// Nothing if the total is 0.
     own: &'r [T],
     centre: &'r [f64],
     total: f64,
-    sums: RowSums<'r>,
+    sums: BlockSums<'r>,
     factors: [f64; 2],
     grads: &'r mut [T],
 }
@@ -226,7 +242,8 @@ impl<T: Real> PullJob<'_, '_, T> {
             let count = self.batches.pairs()[1 - of];
             let [first, second] = pairs_of(of, Tile { col: 0, cols: count, ..tile });
             let is_marked = self.marks.is_some_and(|marks| marks.any(first, second));
-            if carried.is_none() && !is_marked && self.directly(level, of, tile, scratch)? {
+            if carried.is_none() && !is_marked {
+                self.directly(level, of, tile, scratch)?;
                 continue;
             }
             let GradientScratch { sums, totals, carried: room, .. } = &mut *scratch;
@@ -252,51 +269,81 @@ impl<T: Real> PullJob<'_, '_, T> {
                 }
                 continue;
             }
-            let rows = sums.chunks_exact(tile.cols).zip(totals);
-            for (r, (sums, &total)) in rows.enumerate() {
-                let sums = (total, RowSums::dense(sums));
-                self.write(level, of, row(r), sums, sized(own, tile.cols)?, grads)?;
-            }
+            let sums = BlockSums::dense(sums, tile.cols);
+            self.write(level, of, tile, (totals, sums), (own, grads))?;
         }
         Ok(())
     }
 
-    /// Writes some elements of one gradient.
+    /// Writes a tile of the gradients.
+    #[inline(never)]
     fn write(
         &self,
         level: Level,
         of: usize,
-        row: Tile,
-        sums: (f64, RowSums<'_>),
-        own: &mut [T],
-        buffer: &mut Vec<T>,
+        tile: Tile,
+        (totals, sums): (&[f64], BlockSums<'_>),
+        (own, buffer): (&mut Vec<T>, &mut Vec<T>),
     ) -> Result<()> {
         let Some((out, grid)) = &self.out[of] else { return Ok(()) };
-        let grads = out.tile::<T>(grid, row, buffer)?;
-        let elements = row.col..row.col + row.cols;
-        self.batches.gradient(level, [of, row.row], elements, sums, self.factor, own, grads);
-        out.finish(grid, row, buffer);
+        let together = if grid.prefers_rows(out.k) { TOGETHER } else { 1 };
+        for (first, totals) in (0..).step_by(together).zip(totals.chunks(together)) {
+            let tile = Tile { row: tile.row + first, rows: totals.len(), ..tile };
+            let grads = out.tile::<T>(grid, tile, buffer)?;
+            let sums = (totals, sums.from(first));
+            self.batches.gradients(level, of, tile, sums, self.factor, own, grads)?;
+            out.finish(grid, tile, buffer);
+        }
         Ok(())
     }
 
-    /// Writes the gradients of a tile without marked pairs, each row as soon as there are its sums. False if some element of
-    /// the others is not finite, but counts: then they are to be written again.
+    /// Writes the gradients of a tile without marked pairs as soon as there are its sums.
     fn directly(
         &self,
         level: Level,
         of: usize,
         tile: Tile,
         scratch: &mut GradientScratch<T>,
-    ) -> Result<bool> {
-        let GradientScratch { room, totals, own, grads, .. } = scratch;
+    ) -> Result<()> {
+        let GradientScratch { room, sums, totals, own, other, grads, .. } = scratch;
         let totals = sized(totals, tile.rows)?;
         totals.fill(0.0);
         let matrices = Matrices::of(self, of);
-        let own = sized(own, tile.cols)?;
-        let mut factors = matrices.factors(tile, totals, Target::Gradients(own, grads));
         let along = 0..matrices.others;
-        PartialProduct { tile, along, factors: &mut factors, room }.add(level)?;
-        Ok(factors.all_finite || self.batches.similarity.cancels())
+        let target = Target::Gradients { own: &mut *own, grads: &mut *grads, sums: &mut *sums };
+        let mut factors = matrices.factors(tile, &mut *totals, target);
+        PartialProduct { tile, along, factors: &mut factors, room }.compute(level)?;
+        if factors.lacks_terms() {
+            let sums = &mut sums[..tile.len()];
+            self.add_infinite(of, tile, 0..matrices.others, sums, sized(other, tile.cols)?);
+            let sums = BlockSums::dense(sums, tile.cols);
+            self.write(level, of, tile, (totals, sums), (own, grads))?;
+        }
+        Ok(())
+    }
+
+    /// Adds slope times element for elements of some others that are not finite, and whose slope is not 0, to the sums of a
+    /// tile.
+    #[inline(never)]
+    fn add_infinite(
+        &self,
+        of: usize,
+        tile: Tile,
+        others: Range<usize>,
+        sums: &mut [f64],
+        buffer: &mut [T],
+    ) {
+        let part = tile.col..tile.col + tile.cols;
+        for at in others {
+            let other = self.batches.load([1 - of, at], &part, buffer);
+            for (row, sums) in (tile.row..).zip(sums.chunks_exact_mut(tile.cols)) {
+                let slope = self.slope(of, [row, at]);
+                for (sum, other) in sums.iter_mut().zip(other) {
+                    let x = other.to_f64();
+                    *sum += if slope == 0.0 || x.is_finite() { 0.0 } else { slope * x };
+                }
+            }
+        }
     }
 
     /// Adds slope times [`toward`](super::similarity::Similarity::toward) of the others, `step` of them at once, to the sums
@@ -325,8 +372,8 @@ impl<T: Real> PullJob<'_, '_, T> {
             let target = Target::Sums(&mut *sums, first > 0 || continues);
             let mut factors = matrices.factors(tile, &mut *totals, target);
             PartialProduct { tile, along: along.clone(), factors: &mut factors, room }
-                .add(level)?;
-            let all_finite = factors.all_finite;
+                .compute(level)?;
+            let lacks_terms = factors.lacks_terms();
             self.each_marked(of, run, &mut |[row, at]| {
                 let slope = self.slope(of, [row, at]);
                 let own = batches.load([of, row], &part, own);
@@ -336,16 +383,8 @@ impl<T: Real> PullJob<'_, '_, T> {
                     *sum += slope * similarity.toward(own.to_f64(), other.to_f64());
                 }
             });
-            // Distances that are no numbers are marked.
-            for at in along.filter(|_| !all_finite && !similarity.cancels()) {
-                let other = batches.load([1 - of, at], &part, other);
-                for (row, sums) in (tile.row..).zip(sums.chunks_exact_mut(tile.cols)) {
-                    let slope = self.slope(of, [row, at]);
-                    for (sum, other) in sums.iter_mut().zip(other) {
-                        let x = other.to_f64();
-                        *sum += if slope == 0.0 || x.is_finite() { 0.0 } else { slope * x };
-                    }
-                }
+            if lacks_terms {
+                self.add_infinite(of, tile, along, sums, other);
             }
         }
         Ok(())
@@ -408,8 +447,8 @@ impl<'s, 'a, 'b, T: Real> Matrices<'s, 'a, 'b, T> {
 
 /// Where products of the matrices go.
 enum Target<'f, T> {
-    /// To the gradients, with room for an own vector and for one of these.
-    Gradients(&'f mut [T], &'f mut Vec<T>),
+    /// To the gradients, with room for own vectors and for these; or to sums if terms are still to be added.
+    Gradients { own: &'f mut Vec<T>, grads: &'f mut Vec<T>, sums: &'f mut Vec<f64> },
     /// To the sums of a tile, and whether there are any yet.
     Sums(&'f mut [f64], bool),
 }
@@ -427,6 +466,11 @@ struct GradientFactors<'f, 's, 'a, 'b, T> {
 }
 
 impl<T> GradientFactors<'_, '_, '_, '_, T> {
+    /// Whether elements that are not finite are still to be added, where they count. Distances that are no numbers are marked.
+    fn lacks_terms(&self) -> bool {
+        !self.all_finite && !self.matrices.job.batches.similarity.cancels()
+    }
+
     /// The elements `cols` of a row, in the sums of a tile.
     fn place(&self, row: usize, cols: &Range<usize>) -> Range<usize> {
         let Tile { row: first, col, cols: width, .. } = self.tile;
@@ -465,26 +509,21 @@ impl<T: Real> Factors<T> for GradientFactors<'_, '_, '_, '_, T> {
         }
     }
 
-    fn finish(
-        &mut self,
-        level: Level,
-        row: usize,
-        cols: Range<usize>,
-        sums: RowSums<'_>,
-    ) -> Result<()> {
+    fn finish(&mut self, level: Level, cols: Range<usize>, sums: BlockSums<'_>) -> Result<()> {
         let Matrices { job, of, .. } = self.matrices;
-        let place = self.place(row, &cols);
-        match &mut self.target {
-            Target::Gradients(own, buffer) => {
-                let sums = (self.totals[row - self.tile.row], sums);
-                let run = Tile { row, rows: 1, col: cols.start, cols: cols.len() };
-                job.write(level, *of, run, sums, &mut own[..cols.len()], buffer)
+        let tile = Tile { col: cols.start, cols: cols.len(), ..self.tile };
+        let lacks_terms = self.lacks_terms();
+        let all = match &mut self.target {
+            Target::Gradients { own, grads, .. } if !lacks_terms => {
+                return job.write(level, *of, tile, (self.totals, sums), (own, grads));
             }
-            Target::Sums(all, _) => {
-                sums.copy_to(&mut all[place]);
-                Ok(())
-            }
+            Target::Gradients { sums, .. } => sized(sums, self.tile.len())?,
+            Target::Sums(all, _) => all,
+        };
+        for (r, all) in all.chunks_exact_mut(self.tile.cols).enumerate() {
+            sums.from(r).copy_to(&mut all[cols.start - self.tile.col..][..cols.len()]);
         }
+        Ok(())
     }
 }
 

@@ -265,8 +265,9 @@ impl<'a> Pairs<'a> {
             derives: outputs.derives,
             marks: outputs.marks,
         };
-        // The similarities of a task's rows are there at once on every thread.
-        let of_row = size_of::<f64>() * (m + RIGHT.min(m)).max(1);
+        // The similarities of a task's rows are there at once on every thread, unless they are all that is wanted.
+        let of_row = if kernel.is_some() { m } else { 0 } + RIGHT.min(m);
+        let of_row = size_of::<f64>() * of_row.max(1);
         let room = self.memory_limit / 4 / threads::num_threads() / of_row;
         let rows = rows_of_task(n).min((room / ROWS * ROWS).max(ROWS));
         let overwrites = kernel.is_some_and(PairRows::overwrites);

@@ -42,30 +42,29 @@ pub trait Factors<T> {
     /// Fills in what there is of the sums that [`Factors::finish`] takes.
     fn resume(&self, _row: usize, _cols: Range<usize>, _sums: &mut [f64]) {}
 
-    /// Takes the sums of a row of the left factor with some rows of the right one, from a multiple of [`RIGHT`] on.
-    fn finish(
-        &mut self,
-        level: Level,
-        row: usize,
-        cols: Range<usize>,
-        sums: RowSums<'_>,
-    ) -> Result<()>;
+    /// Takes the sums of all rows of the left factor with some rows of the right one, from a multiple of [`RIGHT`] on.
+    fn finish(&mut self, level: Level, cols: Range<usize>, sums: BlockSums<'_>) -> Result<()>;
 }
 
-/// Sums of a row, which do not lie side by side.
+/// Sums of several rows, panel by panel.
 #[derive(Clone, Copy)]
-pub struct RowSums<'b> {
-    /// From the first sum of the row on.
+pub struct BlockSums<'b> {
     block: &'b [f64],
-    /// Sums side by side, and where the next of them begin.
+    /// Sums of a row that lie side by side, and where the next of them begin.
     lanes: usize,
     step: usize,
 }
 
-impl<'b> RowSums<'b> {
-    /// Of sums that lie side by side.
-    pub fn dense(sums: &'b [f64]) -> Self {
-        RowSums { block: sums, lanes: sums.len(), step: sums.len() }
+impl<'b> BlockSums<'b> {
+    /// Of a matrix with so many columns.
+    pub fn dense(sums: &'b [f64], cols: usize) -> Self {
+        BlockSums { block: sums, lanes: cols, step: sums.len() }
+    }
+
+    /// Those of a row, and of the rows behind it.
+    #[inline(always)]
+    pub fn from(self, row: usize) -> Self {
+        BlockSums { block: &self.block[row * self.lanes..], ..self }
     }
 
     /// How many lie side by side.
@@ -73,13 +72,13 @@ impl<'b> RowSums<'b> {
         self.lanes.max(1)
     }
 
-    /// The runs of sums that lie side by side; behind the last sum they may hold anything.
+    /// The runs of sums of the first row that lie side by side; behind the last sum they may hold anything.
     #[inline(always)]
     pub fn runs(self) -> impl Iterator<Item = &'b [f64]> {
         self.block.chunks(self.step.max(1)).map(move |run| &run[..self.lanes])
     }
 
-    /// Copies them side by side.
+    /// Copies those of the first row side by side.
     pub fn copy_to(self, out: &mut [f64]) {
         for (out, sums) in out.chunks_mut(self.lanes()).zip(self.runs()) {
             out.copy_from_slice(&sums[..out.len()]);
@@ -113,8 +112,8 @@ pub struct PartialProduct<'p, T> {
 }
 
 impl<T: Real> PartialProduct<'_, T> {
-    /// Computes it.
-    pub fn add(self, level: Level) -> Result<()> {
+    /// Computes it, and hands it to [`Factors::finish`].
+    pub fn compute(self, level: Level) -> Result<()> {
         simd::dispatch(level, self)
     }
 }
@@ -193,10 +192,7 @@ fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
                 }
             }
         }
-        for r in 0..tile.rows {
-            let sums = RowSums { block: &block[r * lanes..], lanes, step: rows * lanes };
-            factors.finish(S::LEVEL, tile.row + r, run.clone(), sums)?;
-        }
+        factors.finish(S::LEVEL, run, BlockSums { block, lanes, step: rows * lanes })?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@
 //! that a product is taken for they are 2 ulp, and 5 at the most.
 
 use super::marks::Marks;
-use super::product::{CHAIN, Factors, PartialProduct, ProductRoom, RIGHT, RowSums};
+use super::product::{BlockSums, CHAIN, Factors, PartialProduct, ProductRoom, RIGHT};
 use crate::array::{Grid, Tile, View};
 use crate::drive::operand::sized;
 use crate::error::Result;
@@ -125,7 +125,7 @@ impl<'a, 'b> Batches<'a, 'b> {
             terms: [0.0; COMPARED],
         };
         let tile = Tile { col: 0, cols: m, ..tile };
-        PartialProduct { tile, along: 0..d, factors: &mut factors, room }.add(level)
+        PartialProduct { tile, along: 0..d, factors: &mut factors, room }.compute(level)
     }
 
     /// The similarity of two vectors by themselves, in f64.
@@ -234,12 +234,12 @@ pub(super) enum Out<'s, T> {
 }
 
 /// Rounds numbers to the type of computation.
-struct Rounded<'r, T> {
+struct RoundedRow<'r, T> {
     x: &'r [f64],
     out: &'r mut [T],
 }
 
-impl<T: Real> Kernel for Rounded<'_, T> {
+impl<T: Real> Kernel for RoundedRow<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Isa>(self) {
@@ -286,38 +286,35 @@ impl<T: Real> Factors<T> for VectorFactors<'_, '_, '_, T> {
         }
     }
 
-    fn finish(
-        &mut self,
-        level: Level,
-        row: usize,
-        cols: Range<usize>,
-        products: RowSums<'_>,
-    ) -> Result<()> {
-        let Batches { similarity, .. } = *self.batches;
-        let at = row - self.first;
-        let place = at * self.others.len()..;
-        let x = match &mut self.out {
-            Out::Rows(rows) => &mut rows[place.clone()][cols.clone()],
-            Out::Rounded { row, .. } => &mut row[..cols.len()],
-        };
-        products.copy_to(x);
-        let (own, others) = (self.own[at], &self.others[cols.clone()]);
-        let are_alone = &mut self.are_alone[..cols.len()];
-        let of_products =
-            OfProducts { similarity, x: &mut *x, own, others, are_alone: &mut *are_alone };
-        if simd::dispatch(level, of_products) {
-            let each = (cols.start..).zip(&mut *x).zip(&*are_alone);
-            for ((col, x), _) in each.filter(|(_, is_alone)| **is_alone) {
-                threads::check()?;
-                *x = self.batches.compare(level, [row, col], &mut self.buffers, &mut self.terms);
+    fn finish(&mut self, level: Level, cols: Range<usize>, products: BlockSums<'_>) -> Result<()> {
+        let similarity = self.batches.similarity;
+        for (at, &own) in self.own.iter().enumerate() {
+            let row = self.first + at;
+            let place = at * self.others.len()..;
+            let x = match &mut self.out {
+                Out::Rows(rows) => &mut rows[place.clone()][cols.clone()],
+                Out::Rounded { row, .. } => &mut row[..cols.len()],
+            };
+            products.from(at).copy_to(x);
+            let others = &self.others[cols.clone()];
+            let are_alone = &mut self.are_alone[..cols.len()];
+            let of_products =
+                OfProducts { similarity, x: &mut *x, own, others, are_alone: &mut *are_alone };
+            if simd::dispatch(level, of_products) {
+                let each = (cols.start..).zip(&mut *x).zip(&*are_alone);
+                for ((col, x), _) in each.filter(|(_, is_alone)| **is_alone) {
+                    threads::check()?;
+                    let VectorFactors { batches, buffers, terms, .. } = self;
+                    *x = batches.compare(level, [row, col], buffers, terms);
+                }
             }
-        }
-        if let Some(marks) = self.marks {
-            marks.write(row, cols.start, are_alone);
-        }
-        if let Out::Rounded { out, row } = &mut self.out {
-            let out = &mut out[place][cols.clone()];
-            simd::dispatch(level, Rounded { x: &row[..cols.len()], out });
+            if let Some(marks) = self.marks {
+                marks.write(row, cols.start, are_alone);
+            }
+            if let Out::Rounded { out, row } = &mut self.out {
+                let out = &mut out[place][cols.clone()];
+                simd::dispatch(level, RoundedRow { x: &row[..cols.len()], out });
+            }
         }
         Ok(())
     }

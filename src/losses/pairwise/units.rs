@@ -91,6 +91,9 @@ impl<'a, T: Real> Units<'a, T> {
 
 /// What is done with each vector of a batch.
 trait VectorWork<T>: Sync {
+    /// Fills in the vectors of a tile, if they are not there yet.
+    fn load(&self, _tile: Tile, _x: &mut [T]) {}
+
     /// Changes a vector and what is kept of its length, with scratch that is as long.
     fn run<S: Isa>(&self, row: usize, x: &mut [T], length: &mut [f64; 2], scratch: [&mut [f64]; 2]);
 }
@@ -102,15 +105,21 @@ struct Normalise<'a, 'b> {
 }
 
 impl<T: Real> VectorWork<T> for Normalise<'_, '_> {
+    fn load(&self, tile: Tile, x: &mut [T]) {
+        self.grid.read(self.view, 0, tile, x);
+    }
+
     #[inline(always)]
     fn run<S: Isa>(
         &self,
-        row: usize,
+        _: usize,
         unit: &mut [T],
         of: &mut [f64; 2],
         [x, squares]: [&mut [f64]; 2],
     ) {
-        self.grid.read(self.view, 0, Tile { row, ..Tile::row(x.len()) }, x);
+        for (x, unit) in x.iter_mut().zip(&*unit) {
+            *x = unit.to_f64();
+        }
         let mut scale = 1.0;
         let square = loop {
             for (square, x) in squares.iter_mut().zip(&*x) {
@@ -209,6 +218,7 @@ impl<T: Real, W: VectorWork<T>> Kernel for VectorTile<'_, '_, W, T> {
         let VectorTile { job, tile } = self;
         let mut buffers: (Vec<T>, Vec<f64>) = Default::default();
         let x = job.x.tile::<T>(&job.grids[0], tile, &mut buffers.0)?;
+        job.work.load(tile, x);
         let lengths = Tile { cols: 2, ..tile };
         let lengths = job.lengths.tile::<f64>(&job.grids[1], lengths, &mut buffers.1)?;
         let mut scratch = [memory::filled(0.0, tile.cols)?, memory::filled(0.0, tile.cols)?];

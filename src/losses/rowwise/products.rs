@@ -5,7 +5,6 @@ use crate::math::Real;
 use crate::memory;
 use crate::num::{DType, Float, Scalar, two_product, two_sum};
 use crate::simd::{Isa, add_lanes};
-use crate::sum::fold_lanes;
 
 /// Longest run whose products are summed at once.
 const PRODUCTS: usize = 256;
@@ -113,21 +112,23 @@ impl ColumnProducts {
     fn finish(&mut self) {
         let pairs = self.pairs;
         let (lanes, rest) = self.lanes.split_at_mut(3 * PRODUCT_LANES * pairs);
-        if self.exact {
-            let mut half = PRODUCT_LANES / 2;
-            while half > 0 {
-                let [(sums, others), (lost, lost_of_others)] =
-                    [&mut *lanes, &mut self.lost[..]].map(|x| x.split_at_mut(3 * half * pairs));
+        let mut half = PRODUCT_LANES / 2;
+        while half > 0 {
+            let (sums, others) = lanes.split_at_mut(3 * half * pairs);
+            if self.exact {
+                let (lost, lost_of_others) = self.lost.split_at_mut(3 * half * pairs);
                 let others = others.iter().zip(lost_of_others);
                 for ((sum, lost), (x, lost_of_x)) in sums.iter_mut().zip(lost).zip(others) {
                     let [total, rounded] = two_sum(*sum, *x);
                     *sum = total;
                     *lost += *lost_of_x + rounded;
                 }
-                half /= 2;
+            } else {
+                for (sum, x) in sums.iter_mut().zip(others) {
+                    *sum += *x;
+                }
             }
-        } else {
-            fold_lanes(lanes, 3 * pairs);
+            half /= 2;
         }
         for (r, sums) in self.sums.iter_mut().enumerate() {
             for (of, sum) in sums.iter_mut().enumerate() {

@@ -41,7 +41,7 @@ Drawn = tuple[dict[str, Any], Any, Any]
 
 
 def shape(draw: Draw) -> tuple[int, ...]:
-    return draw.pick((4, 1), (3, 4), (2, 3, 2))  # type: ignore[no-any-return]
+    return draw.pick((4,), (4, 1), (3, 4), (2, 3, 2))  # type: ignore[no-any-return]
 
 
 def numbers(draw: Draw, shape: tuple[int, ...], low: float = -4, high: float = 4) -> Any:
@@ -74,7 +74,7 @@ def one_hot(draw: Draw, size: tuple[int, ...]) -> Any:
 
 
 def categorical_margin(draw: Draw) -> Drawn:
-    size = draw.pick((3, 4), (2, 3, 2))
+    size = draw.pick((4,), (3, 4), (2, 3, 2))
     return {}, one_hot(draw, size), numbers(draw, size)
 
 
@@ -86,7 +86,7 @@ def binary(draw: Draw) -> Drawn:
 
 
 def classes(draw: Draw) -> tuple[dict[str, Any], tuple[int, ...], Any]:
-    size, from_logits = draw.pick((3, 4), (2, 3, 2)), draw.pick(False, True)
+    size, from_logits = draw.pick((4,), (3, 4), (2, 3, 2)), draw.pick(False, True)
     y_pred = numbers(draw, size)
     if not from_logits:
         y_pred = np.exp(y_pred) / np.exp(y_pred).sum(-1, keepdims=True)
@@ -115,7 +115,7 @@ def sparse(draw: Draw) -> Drawn:
 
 
 def distributions(draw: Draw) -> Drawn:
-    size = draw.pick((3, 4), (2, 3, 2))
+    size = draw.pick((4,), (3, 4), (2, 3, 2))
     return {}, distribution(draw, size), distribution(draw, size)
 
 
@@ -125,7 +125,7 @@ def counts(draw: Draw) -> Drawn:
 
 
 def directions(draw: Draw) -> Drawn:
-    size = draw.pick((3, 4), (2, 3, 2))
+    size = draw.pick((4,), (3, 4), (2, 3, 2))
     return {}, numbers(draw, size), numbers(draw, size)
 
 
