@@ -254,7 +254,8 @@ def test_memory_that_calls_keep_is_bounded_and_given_back(which) -> None:
 
 def _of_pairs() -> list[Call]:
     """Return calls of the losses that keep scratch, of several sizes, types and paths."""
-    random, calls = np.random.default_rng(0), []
+    random = np.random.default_rng(0)
+    calls: list[Call] = []
     losses = (
         rl.SDMLLoss(),
         rl.SDMLLoss(memory_limit=20_000),

@@ -190,7 +190,7 @@ fn by_vectors<T: Real>(
         &|tasks| {
             for row in tasks.map(|task| task * VECTORS_IN_TASK) {
                 let tile = Tile { row, rows: VECTORS_IN_TASK.min(n - row), col: 0, cols: d };
-                simd::dispatch(level, VectorTile { job: &job, tile })?;
+                job.tile(level, tile)?;
             }
             Ok(())
         },
@@ -205,27 +205,37 @@ struct VectorJob<'a, W, T> {
     of: PhantomData<fn() -> T>,
 }
 
-/// Some vectors of a matrix.
-struct VectorTile<'a, 'b, W, T> {
-    job: &'a VectorJob<'b, W, T>,
-    tile: Tile,
-}
-
-impl<T: Real, W: VectorWork<T>> Kernel for VectorTile<'_, '_, W, T> {
-    type Output = Result<()>;
-    #[inline(always)]
-    fn run<S: Isa>(self) -> Result<()> {
-        let VectorTile { job, tile } = self;
+impl<T: Real, W: VectorWork<T>> VectorJob<'_, W, T> {
+    /// Some vectors.
+    fn tile(&self, level: Level, tile: Tile) -> Result<()> {
         let mut buffers: (Vec<T>, Vec<f64>) = Default::default();
-        let x = job.x.tile::<T>(&job.grids[0], tile, &mut buffers.0)?;
-        job.work.load(tile, x);
+        let x = self.x.tile::<T>(&self.grids[0], tile, &mut buffers.0)?;
+        self.work.load(tile, x);
         let lengths = Tile { cols: 2, ..tile };
-        let lengths = job.lengths.tile::<f64>(&job.grids[1], lengths, &mut buffers.1)?;
+        let lengths = self.lengths.tile::<f64>(&self.grids[1], lengths, &mut buffers.1)?;
         let mut scratch = [memory::filled(0.0, tile.cols)?, memory::filled(0.0, tile.cols)?];
         let vectors = x.chunks_exact_mut(tile.cols.max(1)).zip(lengths.as_chunks_mut().0);
         for (row, (x, length)) in (tile.row..).zip(vectors) {
-            job.work.run::<S>(row, x, length, scratch.each_mut().map(|x| &mut x[..]));
+            let scratch = scratch.each_mut().map(|x| &mut x[..]);
+            simd::dispatch(level, OneVector { work: self.work, row, x, length, scratch });
         }
         Ok(())
+    }
+}
+
+/// [`VectorWork::run`].
+struct OneVector<'v, W, T> {
+    work: &'v W,
+    row: usize,
+    x: &'v mut [T],
+    length: &'v mut [f64; 2],
+    scratch: [&'v mut [f64]; 2],
+}
+
+impl<T: Real, W: VectorWork<T>> Kernel for OneVector<'_, W, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        self.work.run::<S>(self.row, self.x, self.length, self.scratch);
     }
 }
