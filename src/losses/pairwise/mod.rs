@@ -1,6 +1,7 @@
 //! Losses of a batch against a batch.
 
 mod columns;
+mod gradient_kernels;
 mod gradients;
 mod kernel;
 mod marks;
