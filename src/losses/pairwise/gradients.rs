@@ -400,11 +400,9 @@ impl<T> GradientFactors<'_, '_, '_, '_, T> {
         !self.all_finite && !self.matrices.job.batches.similarity.cancels()
     }
 
-    /// The elements `cols` of a row, in the sums of a tile.
-    fn place(&self, row: usize, cols: &Range<usize>) -> Range<usize> {
-        let Tile { row: first, col, cols: width, .. } = self.tile;
-        let start = (row - first) * width + cols.start - col;
-        start..start + cols.len()
+    /// The same elements, counted from the first of the tile.
+    fn within(&self, cols: &Range<usize>) -> Range<usize> {
+        cols.start - self.tile.col..cols.end - self.tile.col
     }
 }
 
@@ -434,14 +432,15 @@ impl<T: Real> Factors<T> for GradientFactors<'_, '_, '_, '_, T> {
 
     fn resume(&self, row: usize, cols: Range<usize>, sums: &mut [f64]) {
         if let Target::Sums(all, _) = &self.target {
-            sums.copy_from_slice(&all[self.place(row, &cols)]);
+            let all = &all[(row - self.tile.row) * self.tile.cols..];
+            sums.copy_from_slice(&all[self.within(&cols)]);
         }
     }
 
     fn finish(&mut self, level: Level, cols: Range<usize>, sums: BlockSums<'_>) -> Result<()> {
         let Matrices { job, of, .. } = self.matrices;
         let tile = Tile { col: cols.start, cols: cols.len(), ..self.tile };
-        let lacks_terms = self.lacks_terms();
+        let (lacks_terms, within) = (self.lacks_terms(), self.within(&cols));
         let all = match &mut self.target {
             Target::Gradients { own, grads, .. } if !lacks_terms => {
                 return job.write(level, *of, tile, (self.totals, sums), (own, grads));
@@ -450,7 +449,7 @@ impl<T: Real> Factors<T> for GradientFactors<'_, '_, '_, '_, T> {
             Target::Sums(all, _) => all,
         };
         for (r, all) in all.chunks_exact_mut(self.tile.cols).enumerate() {
-            sums.from(r).copy_to(&mut all[cols.start - self.tile.col..][..cols.len()]);
+            sums.from(r).copy_to(&mut all[within.clone()]);
         }
         Ok(())
     }

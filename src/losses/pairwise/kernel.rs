@@ -222,21 +222,11 @@ impl<'a> Pairs<'a> {
     /// Fills `out` with the similarities of a block of rows.
     pub fn similarities<T: Real>(&self, rows: Range<usize>, out: &mut [T]) -> Result<()> {
         let outputs = BlockOfPairs { slopes: Some(out), derives: true, ..BlockOfPairs::NONE };
-        self.run(None, rows, outputs)
+        self.rows(None, rows, outputs)
     }
 
-    /// Runs `kernel` over a block of rows.
+    /// Runs `kernel` over a block of rows; without one it fills in the similarities, in the place of slopes.
     pub fn rows<T: Real>(
-        &self,
-        kernel: &dyn PairRows<T>,
-        rows: Range<usize>,
-        outputs: BlockOfPairs<'_, T>,
-    ) -> Result<()> {
-        self.run(Some(kernel), rows, outputs)
-    }
-
-    /// The same, or without a kernel the similarities alone.
-    fn run<T: Real>(
         &self,
         kernel: Option<&dyn PairRows<T>>,
         rows: Range<usize>,

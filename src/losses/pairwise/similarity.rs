@@ -114,7 +114,6 @@ impl<'a, 'b> Batches<'a, 'b> {
         memory::grow(are_alone, m.min(RIGHT), false)?;
         let mut factors = VectorFactors {
             batches: self,
-            cancels: self.similarity.cancels(),
             first: tile.row,
             own,
             others,
@@ -233,30 +232,12 @@ pub(super) enum Out<'s, T> {
     Rounded { out: &'s mut [T], row: &'s mut [f64] },
 }
 
-/// Rounds numbers to the type of computation.
-struct RoundedRow<'r, T> {
-    x: &'r [f64],
-    out: &'r mut [T],
-}
-
-impl<T: Real> Kernel for RoundedRow<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Isa>(self) {
-        for (out, &x) in self.out.iter_mut().zip(self.x) {
-            *out = T::from_f64(x);
-        }
-    }
-}
-
 /// The vectors of both batches as factors, relative to the centre, and their similarities.
 struct VectorFactors<'s, 'a, 'b, T> {
     batches: &'s Batches<'a, 'b>,
-    /// Whether the sums of squares count; else there is no centre.
-    cancels: bool,
     /// The first row.
     first: usize,
-    /// The sums of the squares of the vectors of either batch.
+    /// The sums of the squares of the vectors of either batch, if similarities cancel; else there is no centre.
     own: &'s mut [f64],
     others: &'s mut [f64],
     out: Out<'s, T>,
@@ -268,18 +249,18 @@ struct VectorFactors<'s, 'a, 'b, T> {
 
 impl<T: Real> Factors<T> for VectorFactors<'_, '_, '_, T> {
     fn left(&mut self, level: Level, tile: Tile, again: bool, rows: &mut [T]) {
-        let Batches { views, centre, grids, .. } = self.batches;
+        let Batches { views, centre, grids, similarity } = self.batches;
         grids[0].read(&views[0], 0, tile, rows);
-        if self.cancels {
+        if similarity.cancels() {
             let (centre, cols, squares) = (&centre[tile.col..], tile.cols, &mut *self.own);
             simd::dispatch(level, CentredRows { rows, cols, centre, squares, again });
         }
     }
 
     fn right(&mut self, level: Level, tile: Tile, lanes: usize, panels: &mut [T]) {
-        let Batches { views, centre, grids, .. } = self.batches;
+        let Batches { views, centre, grids, similarity } = self.batches;
         grids[1].read_lanes(&views[1], 0, tile, lanes, panels);
-        if self.cancels {
+        if similarity.cancels() {
             let (centre, squares) = (&centre[tile.col..], &mut self.others[tile.row..]);
             let cols = tile.cols;
             simd::dispatch(level, CentredPanels { panels, lanes, cols, centre, squares });
@@ -312,8 +293,7 @@ impl<T: Real> Factors<T> for VectorFactors<'_, '_, '_, T> {
                 marks.write(row, cols.start, are_alone);
             }
             if let Out::Rounded { out, row } = &mut self.out {
-                let out = &mut out[place][cols.clone()];
-                simd::dispatch(level, RoundedRow { x: &row[..cols.len()], out });
+                T::of_run(&row[..cols.len()], &mut out[place][cols.clone()]);
             }
         }
         Ok(())

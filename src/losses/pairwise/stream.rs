@@ -81,7 +81,7 @@ impl<'p, 'v, 'g, T: Real> Stream<'p, 'v, 'g, T> {
         let mut slopes = slopes.get_mut(..rows.len() * m);
         let marks = marks.as_ref();
         let outputs = BlockOfPairs { slopes: slopes.as_deref_mut(), derives, marks, ..outputs };
-        pairs.rows(kernel, rows.clone(), outputs)?;
+        pairs.rows(Some(kernel), rows.clone(), outputs)?;
         let slopes = slopes.as_deref().unwrap_or_default();
         if derives { gradients.add(pairs, rows, slopes, marks, factor) } else { Ok(()) }
     }
