@@ -9,6 +9,11 @@ use crate::simd::Isa;
 pub trait Real: Float {
     /// How far below the maximum [`Real::exp_near`] reaches: the exponential is a normal number.
     const NEAR: Self;
+    /// How far below the maximum an exponential is small but of account: what lies further down is 0 with any factor, but
+    /// for a few that are larger than 1e200.
+    const FAR: Self;
+    /// C and exp(-C): where exp(-x) is no normal number, C - x is exact and its exponential is one.
+    const LIFT: [Self; 2];
 
     /// `exp(self)`, within 2 ulp.
     fn exp<S: Isa>(self) -> Self;
@@ -55,9 +60,11 @@ pub trait Real: Float {
 }
 
 macro_rules! real {
-    ($t:ident, $near:literal) => {
+    ($t:ident, $near:literal, $far:literal, $lift:expr) => {
         impl Real for $t {
             const NEAR: Self = $near;
+            const FAR: Self = $far;
+            const LIFT: [Self; 2] = $lift;
 
             #[inline(always)]
             fn exp<S: Isa>(self) -> Self {
@@ -115,5 +122,5 @@ macro_rules! real {
     };
 }
 
-real!(f32, 87.0);
-real!(f64, 708.0);
+real!(f32, 87.0, 192.0, [64.0, 1.603_810_9e-28]);
+real!(f64, 708.0, 1200.0, [512.0, 4.377_491_037_053_051e-223]);

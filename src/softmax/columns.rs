@@ -7,7 +7,7 @@ use crate::math::Real;
 use crate::memory;
 use crate::num::DType;
 use crate::simd::{self, Isa, Kernel};
-use crate::softmax::{Softmax, possible, shifted_exp, tempered_exp};
+use crate::softmax::{Softmax, is_near, possible, shifted_exp, tempered_exp};
 use crate::sum::LongColumnSums;
 
 /// The softmax of many rows, with the bits of [`Softmax`].
@@ -68,7 +68,7 @@ impl<T: Real> ColumnSoftmax<T> {
         self.near = true;
         for ((max, &most), &least) in max.iter_mut().zip(&*most).zip(&*least) {
             *max = T::from_key(most);
-            self.near &= *max - T::from_key(least) <= T::NEAR;
+            self.near &= is_near(*max, T::from_key(least));
         }
         Ok(())
     }
@@ -84,7 +84,28 @@ impl<T: Real> ColumnSoftmax<T> {
     /// The softmax of one row.
     #[inline(always)]
     pub fn row(&self, row: usize) -> Softmax<T> {
-        Softmax { max: self.max[row], at: self.at[row] as usize, others: self.others[row] }
+        Softmax {
+            max: self.max[row],
+            at: self.at[row] as usize,
+            least: T::from_key(self.keys[1][row]),
+            others: self.others[row],
+        }
+    }
+
+    /// Whether a row has a logit at least as far below the largest as its number in `first`, and at most `last`.
+    #[inline(never)]
+    pub fn reaches(&self, columns: &mut Columns<'_, '_, T>, first: &[T], last: T) -> Result<bool> {
+        let elements = columns.elements();
+        let (mut found, mut reader) = (T::ZERO, columns.read());
+        for c in 0..elements {
+            let [x] = reader.column(c)?;
+            for ((&x, &max), &first) in x.iter().zip(&self.max).zip(first) {
+                // There is no branch, as classes that are impossible stand anywhere.
+                let gap = if max - x <= last { max - x } else { T::ZERO };
+                found = if gap >= first { T::ONE } else { found };
+            }
+        }
+        Ok(found > T::ZERO)
     }
 }
 

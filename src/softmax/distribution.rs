@@ -1,19 +1,46 @@
-//! Losses on the softmax of rows side by side in memory whose label is a distribution y, column by column.
+//! Losses on a softmax whose label is a distribution y: row by row, or rows side by side in memory column by column.
 //!
 //! Their gradient is that of -sum(y log p): the sum of y times p, less y. What the loss itself is, and how y comes from
 //! the label, they say.
 
-use super::{ColumnSoftmax, Pull, gap};
+use super::subnormal::PullFactors;
+use super::{ColumnSoftmax, Pull, Softmax, gap};
 use crate::drive::columns::{ColumnRows, Columns, Named};
 use crate::drive::operand::sized;
 use crate::drive::row_kernel::{Scratch, Vectors};
-use crate::drive::scale::split;
+use crate::drive::scale::{multiply, split};
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
 use crate::num::DType;
 use crate::simd::Isa;
-use crate::sum::LongColumnSums;
+use crate::sum::{LongColumnSums, sum_exactly};
+
+/// The softmax of x / `temperature`, and what passes through it: the first and second derivative of
+/// `sum(-t log p) temperature^2`, times `scale`. Also the sum of t. Derivatives wait for [`super::correct_pull`].
+#[inline(always)]
+pub fn through_softmax<S: Isa, T: Real>(
+    x: &[T],
+    t: &[T],
+    temperature: f64,
+    scale: f64,
+    mut grad: Option<&mut [T]>,
+    hess: Option<&mut [T]>,
+    scratch: &mut [T],
+) -> (Softmax<T>, f64) {
+    let exps = grad.as_deref_mut().unwrap_or(scratch);
+    let softmax = Softmax::tempered::<S>(x, temperature, exps);
+    let total = sum_exactly::<S, T>(t);
+    if let Some(hess) = hess {
+        softmax.curvature(exps, hess, total * scale);
+    }
+    if let Some(grad) = grad {
+        let [scale, rest] = split::<T>(scale * temperature);
+        softmax.pull(t, total, grad, scale);
+        multiply(grad, rest);
+    }
+    (softmax, total)
+}
 
 /// A loss of logits x and a distribution, with the gap max - x and T log(sum exp((x - max) / T)) for T log p.
 pub trait Distribution<T: Real> {
@@ -108,6 +135,7 @@ impl<T: Real> DistributionRoom<T> {
                 terms.add::<S, _>(line)?;
             }
         }
+        let derives = columns.derives();
         memory::grow(pulls, count, Pull::default())?;
         for (r, &scale) in rows.scale.iter().enumerate() {
             let [factor, rest] = split::<T>(scale * t);
@@ -116,14 +144,22 @@ impl<T: Real> DistributionRoom<T> {
             }
             scales[r] = T::from_f64(factor);
             let total = totals.total(r);
-            pulls[r] = softmax.row(r).pull_of(total);
+            let row = softmax.row(r);
+            if derives {
+                line[r] = PullFactors { total, z_loss: 0.0, temperature: t, scale }.first_gap(&row);
+            }
+            pulls[r] = row.pull_of(total);
             (factors[r], lows[r]) = (pulls[r].factor, pulls[r].low);
             if rows.wants_value {
                 rows.value[r] = T::from_f64(loss.loss(terms.total(r), total, log_sums[r]));
             }
         }
-        if !columns.derives() {
+        if !derives {
             return Ok(true);
+        }
+        let last = T::FAR * T::from_f64(t);
+        if line.iter().any(|&first| first < T::INFINITY) && softmax.reaches(columns, line, last)? {
+            return Ok(false);
         }
         let sure = |r: usize| softmax.row(r).is_sure();
         maxima.sort(elements, (0..count).map(|r| sure(r).then_some(softmax.at[r])))?;

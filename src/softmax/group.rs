@@ -4,13 +4,15 @@ use crate::drive::row_kernel::{LANES, Placement};
 use crate::math::Real;
 use crate::num::DType;
 use crate::simd::{self, Isa, Kernel, SUM_LANES};
-use crate::softmax::{RowExtremes, Softmax, log_sum_minus, possible, shifted_exp, shifted_exps};
+use crate::softmax::{
+    RowExtremes, Softmax, is_near, log_sum_minus, possible, shifted_exp, shifted_exps,
+};
 use crate::sum::{BLOCK, PairwiseSum, add_each, fold_lanes, sum_exactly};
 
 /// The softmax of up to [`LANES`] rows, one step for all of them after the other: no step of one row has to wait for
 /// the one before, and what is one number for each row is computed in registers.
 pub struct GroupSoftmax<T> {
-    order: Placement,
+    pub order: Placement,
     rows: usize,
     /// The largest logits.
     pub max: [T; LANES],
@@ -18,6 +20,8 @@ pub struct GroupSoftmax<T> {
     pub at: [u32; LANES],
     /// The sums of [`Softmax::others`].
     pub others: [f64; LANES],
+    /// The smallest logits.
+    least: [T; LANES],
 }
 
 impl<T: Real> GroupSoftmax<T> {
@@ -25,30 +29,31 @@ impl<T: Real> GroupSoftmax<T> {
     #[inline(always)]
     pub fn of<S: Isa>(order: Placement, rows: usize, x: &[T], exps: &mut [T]) -> Self {
         let (mut max, mut at) = ([-T::INFINITY; LANES], [0; LANES]);
+        let mut least = [-T::INFINITY; LANES];
         match order {
             Placement::Rows(classes) => {
-                let mut near = [false; LANES];
                 for (l, x) in x.chunks_exact(classes).enumerate() {
                     let extremes = RowExtremes::of(x);
-                    (at[l], near[l]) = (extremes.at as u32, extremes.near);
+                    (at[l], least[l]) = (extremes.at as u32, extremes.least);
                     max[l] = x[extremes.at];
                 }
                 let rows = x.chunks_exact(classes).zip(exps.chunks_exact_mut(classes));
                 for (l, (x, exps)) in rows.enumerate() {
-                    shifted_exps::<S, T>(x, max[l], near[l], exps);
+                    shifted_exps::<S, T>(x, max[l], is_near(max[l], least[l]), exps);
                 }
             }
             Placement::Lanes => {
                 let (x, _) = x.as_chunks::<LANES>();
-                let mut keys = max.map(T::key);
+                let (mut most, mut fewest) = (max.map(T::key), max.map(|max| (-max).key()));
                 for (c, row) in (0..).zip(x) {
                     for l in 0..LANES {
                         let key = row[l].key();
-                        at[l] = if key > keys[l] { c } else { at[l] };
-                        keys[l] = keys[l].max(key);
+                        at[l] = if key > most[l] { c } else { at[l] };
+                        most[l] = most[l].max(key);
+                        fewest[l] = fewest[l].min(key);
                     }
                 }
-                max = keys.map(T::from_key);
+                (max, least) = (most.map(T::from_key), fewest.map(T::from_key));
                 for (x, exps) in x.iter().zip(exps.as_chunks_mut::<LANES>().0) {
                     exp_lanes::<S, T>(x, &max, exps);
                 }
@@ -58,7 +63,7 @@ impl<T: Real> GroupSoftmax<T> {
         for l in 0..rows {
             ones[l] = std::mem::take(&mut exps[order.at(l, at[l] as usize)]);
         }
-        let mut softmax = GroupSoftmax { order, rows, max, at, others: [0.0; LANES] };
+        let mut softmax = GroupSoftmax { order, rows, max, at, others: [0.0; LANES], least };
         let mut others = softmax.sums::<S>(exps);
         for l in 0..rows {
             exps[order.at(l, at[l] as usize)] = ones[l];
@@ -159,7 +164,12 @@ impl<T: Real> GroupSoftmax<T> {
     /// The softmax of one row.
     #[inline(always)]
     pub fn row(&self, l: usize) -> Softmax<T> {
-        Softmax { max: self.max[l], at: self.at[l] as usize, others: self.others[l] }
+        Softmax {
+            max: self.max[l],
+            at: self.at[l] as usize,
+            least: self.least[l],
+            others: self.others[l],
+        }
     }
 }
 

@@ -5,11 +5,10 @@
 //! is others / (1 + others): none of them cancels when one class has all the mass. Sums are in f64, in an order that is
 //! a function of the row's length alone, so that [`super::GroupSoftmax`] gives the same bits for several rows.
 
-use crate::drive::scale::{multiply, split};
 use crate::math::Real;
 use crate::num::two_product;
 use crate::simd::{self, Isa, Kernel};
-use crate::sum::{BLOCK, BlockSum, sum_block_exactly, sum_exactly};
+use crate::sum::{BLOCK, BlockSum, sum_block_exactly};
 
 /// What a row's softmax comes from.
 #[derive(Clone, Copy)]
@@ -18,6 +17,8 @@ pub struct Softmax<T> {
     pub max: T,
     /// Where it stands first.
     pub at: usize,
+    /// The smallest logit.
+    pub least: T,
     /// The sum of exp(x - max), this one left out.
     pub others: f64,
 }
@@ -26,14 +27,19 @@ impl<T: Real> Softmax<T> {
     /// Fills `exps` with exp(x - max).
     #[inline(always)]
     pub fn of<S: Isa>(x: &[T], exps: &mut [T]) -> Self {
-        Self::tempered::<S>(x, 1.0, exps).0
+        Self::tempered::<S>(x, 1.0, exps)
     }
 
     /// The softmax of x / `temperature`: fills `exps` with exp((x - max) / temperature). The logits are not divided: what
-    /// would overflow there is 0 here. Also whether all logits are finite and no further below the largest than
-    /// [`Real::NEAR`].
-    pub fn tempered<S: Isa>(x: &[T], temperature: f64, exps: &mut [T]) -> (Self, bool) {
+    /// would overflow there is 0 here.
+    pub fn tempered<S: Isa>(x: &[T], temperature: f64, exps: &mut [T]) -> Self {
         simd::dispatch(S::LEVEL, Tempered { x, temperature, exps })
+    }
+
+    /// Whether all logits are finite and no further below the largest than [`Real::NEAR`].
+    #[inline(always)]
+    pub fn is_near(&self) -> bool {
+        is_near(self.max, self.least)
     }
 
     /// log(sum exp(x)) - x, never negative.
@@ -141,23 +147,29 @@ struct Tempered<'a, T> {
 }
 
 impl<T: Real> Kernel for Tempered<'_, T> {
-    type Output = (Softmax<T>, bool);
+    type Output = Softmax<T>;
     #[inline(always)]
     fn run<S: Isa>(self) -> Self::Output {
         let Tempered { x, temperature, exps } = self;
-        let RowExtremes { at, near } = RowExtremes::of(x);
+        let RowExtremes { at, least } = RowExtremes::of(x);
         let max = x.get(at).copied().unwrap_or(-T::INFINITY);
         let mut others = BlockSum::new(x.len());
         for (block, (x, exps)) in x.chunks(BLOCK).zip(exps.chunks_mut(BLOCK)).enumerate() {
             if temperature == 1.0 {
-                shifted_exps::<S, T>(x, max, near, exps);
+                shifted_exps::<S, T>(x, max, is_near(max, least), exps);
             } else {
                 tempered_exps::<S, T>(x, max, temperature, exps);
             }
             others.add(sum_without::<S, T>(exps, at.wrapping_sub(block * BLOCK)));
         }
-        (Softmax { max, at, others: possible(max, others.total()) }, near)
+        Softmax { max, at, least, others: possible(max, others.total()) }
     }
+}
+
+/// [`Softmax::is_near`] of a row with these extremes.
+#[inline(always)]
+pub(super) fn is_near<T: Real>(max: T, least: T) -> bool {
+    max - least <= T::NEAR
 }
 
 /// [`Softmax::gap`] of a row with this maximum.
@@ -206,55 +218,20 @@ impl<T: Real> Pull<T> {
     }
 }
 
-/// What [`through_softmax`] knows of a row.
-pub struct Passed<T> {
-    pub softmax: Softmax<T>,
-    /// The sum of t.
-    pub total: f64,
-    /// See [`Softmax::tempered`].
-    pub near: bool,
-}
-
-/// The softmax of x / `temperature`, and what passes through it: the first and second derivative of
-/// `sum(-t log p) temperature^2`, times `scale`.
-#[inline(always)]
-pub fn through_softmax<S: Isa, T: Real>(
-    x: &[T],
-    t: &[T],
-    temperature: f64,
-    scale: f64,
-    mut grad: Option<&mut [T]>,
-    hess: Option<&mut [T]>,
-    scratch: &mut [T],
-) -> Passed<T> {
-    let exps = grad.as_deref_mut().unwrap_or(scratch);
-    let (softmax, near) = Softmax::tempered::<S>(x, temperature, exps);
-    let total = sum_exactly::<S, T>(t);
-    if let Some(hess) = hess {
-        softmax.curvature(exps, hess, total * scale);
-    }
-    if let Some(grad) = grad {
-        let [scale, rest] = split::<T>(scale * temperature);
-        softmax.pull(t, total, grad, scale);
-        multiply(grad, rest);
-    }
-    Passed { softmax, total, near }
-}
-
 /// Elements that are searched at once.
 const SEARCH: usize = 128;
 
 /// What is known of a row before its exponentials are.
-pub(super) struct RowExtremes {
+pub(super) struct RowExtremes<T> {
     /// Where the largest element, in the order of [`Float::key`], stands first.
     pub at: usize,
-    /// Whether all elements are finite and not further below it than [`Real::NEAR`].
-    pub near: bool,
+    /// The smallest element.
+    pub least: T,
 }
 
-impl RowExtremes {
+impl<T: Real> RowExtremes<T> {
     #[inline(always)]
-    pub fn of<T: Real>(x: &[T]) -> Self {
+    pub fn of(x: &[T]) -> Self {
         let (mut most, mut least, mut rest) = ((-T::INFINITY).key(), T::INFINITY.key(), x);
         for (block, of_block) in x.chunks(BLOCK).enumerate() {
             let (mut high, mut low) = ((-T::INFINITY).key(), T::INFINITY.key());
@@ -277,8 +254,7 @@ impl RowExtremes {
         }
         // Nothing is found in a row of NaN below -infinity.
         let at = if first == u32::MAX { 0 } else { x.len() - rest.len() + first as usize };
-        let [most, least] = [most, least].map(T::from_key);
-        RowExtremes { at, near: most - least <= T::NEAR }
+        RowExtremes { at, least: T::from_key(least) }
     }
 }
 
@@ -337,7 +313,7 @@ pub fn tempered_exp<S: Isa, T: Real>(x: T, max: T, temperature: f64) -> T {
 
 /// (x - max) / temperature and what rounding it lost.
 #[inline(always)]
-fn quotient<S: Isa>(x: f64, max: f64, temperature: f64) -> [f64; 2] {
+pub(super) fn quotient<S: Isa>(x: f64, max: f64, temperature: f64) -> [f64; 2] {
     let difference = x - max;
     let minuend = difference + max;
     let lost = (x - minuend) - (max + (difference - minuend));

@@ -55,8 +55,6 @@ class Case:
     bounds: Mapping[str, Bound | Absolute]
     """Of the value, of the gradient with respect to the inputs named, of the second derivative."""
     params: Mapping[str, Any] = field(default_factory=dict)
-    defects: Mapping[str, str] = field(default_factory=dict)
-    """Why a result, such as "float64 hess", may be beyond its bound: that is then no failure."""
 
     @property
     def wrt(self) -> tuple[str, ...]:
@@ -161,28 +159,13 @@ CTC: dict[str, Bound | Absolute] = {
 }
 
 
-SUBNORMAL_SIGMOID = dict.fromkeys(
-    (f"{dtype} {result}" for dtype in DTYPES for result in ("value", "hess")),
-    "a sigmoid that is subnormal has lost its digits before a large weight multiplies it",
-)
-
-
-SUBNORMAL_SHARE = {
-    f"{dtype} {result}": "a probability that is subnormal has lost its digits before a large factor"
-    " multiplies it"
-    for dtype in DTYPES
-    for result in ("pred", "hess")
-}
-
-
 def bce(
     title: str,
     draw: Draw,
     bounds: Mapping[str, Bound | Absolute],
-    defects: Mapping[str, str] | None = None,
     **params: Any,
 ) -> Case:
-    return Case(f"SigmoidBCE{title}", BCE, draw, bounds, params, defects or {})
+    return Case(f"SigmoidBCE{title}", BCE, draw, bounds, params)
 
 
 def poisson(title: str, draw: Draw, **params: Any) -> Case:
@@ -195,7 +178,7 @@ def softmax(title: str, draw: Draw, bounds: Mapping[str, Bound | Absolute], **pa
 
 def z_loss(title: str, draw: Draw, bounds: Mapping[str, Bound | Absolute], **params: Any) -> Case:
     params = {"z_loss": 0.25, **params}
-    return Case(f"SoftmaxCE, z-loss, {title}", CE, draw, bounds, params, SUBNORMAL_SHARE)
+    return Case(f"SoftmaxCE, z-loss, {title}", CE, draw, bounds, params)
 
 
 def focal(gamma: float, n: int, classes: int, title: str = "", **params: Any) -> Case:
@@ -203,8 +186,7 @@ def focal(gamma: float, n: int, classes: int, title: str = "", **params: Any) ->
     params, draw = {"gamma": gamma, **params}, draws.sparse(n, classes)
     # The power of 1 - p has gamma times its error, which is 3.
     limits = bounds(Bound(4 + 3 * gamma, 1 / 2), hess=Bound(8 + 3 * gamma))
-    defects = SUBNORMAL_SHARE if gamma not in (0, 1) else {}
-    return Case(title, "SoftmaxFocalLoss", draw, limits, params, defects)
+    return Case(title, "SoftmaxFocalLoss", draw, limits, params)
 
 
 def poly(epsilon: float, n: int, classes: int, title: str = "", **params: Any) -> Case:
@@ -326,7 +308,6 @@ CASES = [
         ", positive weight",
         draws.with_positive_weight(draws.soft(0.0)),
         POSITIVE_WEIGHT,
-        SUBNORMAL_SIGMOID,
     ),
     bce(" of probabilities", draws.probabilities(soft=False), HARD_LABELS, from_sigmoid=True),
     bce(

@@ -98,14 +98,17 @@ impl Elementwise<3> for SigmoidBce {
 
     #[inline(always)]
     fn point<S: Isa, T: Real>(self, [pred, label, pos_weight]: [T; 3]) -> Point<T, 3> {
-        let logistic = pred.logistic::<S>();
+        // A sigmoid that is subnormal has lost digits, which a large weight would show.
+        let is_far = pred.abs() > T::NEAR;
+        let [lift, unit] = if is_far { T::LIFT } else { [T::ZERO, T::ONE] };
+        let lifted = (pred.abs() - lift).logistic::<S>();
         let (positive, negative) = (pos_weight * label, T::ONE - label);
         let below = T::ONE.copysign(pred) < T::ZERO; // -0 too, as `copysign` has it
         let against = if below { -positive } else { negative };
-        let [value, slope, hess] =
-            Self::weighted::<S, T>(pred, logistic, against, positive + negative);
-        let softplus = logistic.softplus_neg_abs + T::ZERO.max(pred);
-        let softplus_neg = logistic.softplus_neg_abs + T::ZERO.max(-pred);
+        let total = (positive + negative) * unit;
+        let [value, slope, hess] = Self::weighted::<S, T>(pred, lifted, against, total);
+        let small = lifted.softplus_neg_abs * unit;
+        let (softplus, softplus_neg) = (small + T::ZERO.max(pred), small + T::ZERO.max(-pred));
         let to_label = softplus_neg.weighted(pos_weight) - softplus;
         Point { value, grad: [slope, to_label, softplus_neg.weighted(label)], hess }
     }

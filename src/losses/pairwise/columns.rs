@@ -109,7 +109,7 @@ impl PairColumns {
     pub fn line<T: Real>(&self, column: usize, (at, x): (usize, f64)) -> Line<T> {
         let (max, others) = (self.max[column], self.others[column]);
         let at = if x == max { at } else { usize::MAX };
-        Line { max, softmax: Softmax { max: T::ZERO, at, others } }
+        Line { max, softmax: Softmax { max: T::ZERO, at, least: T::ZERO, others } }
     }
 
     /// exp((x - max) / temperature).

@@ -100,8 +100,6 @@ impl Divergence {
 pub(super) struct RowTerms<'r, T> {
     pub divergence: Divergence,
     pub softmax: Softmax<T>,
-    /// Whether logits are known to be finite and near each other, see [`Real::NEAR`].
-    pub near: bool,
     pub x: &'r [T],
     pub label: &'r [T],
     /// What is not wanted is `None`.
@@ -128,7 +126,7 @@ impl<T: Real> RowTerms<'_, T> {
         let log_sum = T::from_f64(softmax.others).log1p::<S>() * T::from_f64(t);
         if let Some(value) = self.value {
             let elements = value.iter_mut().zip(x).zip(label);
-            if !LOG && self.near && divergence.are_small(label) {
+            if !LOG && self.softmax.is_near() && divergence.are_small(label) {
                 for ((v, &x), &label) in elements {
                     *v = divergence.small_value::<S, T>(label, (softmax.max - x) + log_sum);
                 }

@@ -17,7 +17,9 @@ use crate::memory;
 use crate::num::{Float, Sizes};
 use crate::registry::{Plan, Results};
 use crate::simd::{Isa, Kernel, Level, dispatch};
-use crate::softmax::{Column, Distribution, DistributionRoom, Passed, through_softmax};
+use crate::softmax::{
+    Column, Distribution, DistributionRoom, PullFactors, correct_pull, through_softmax,
+};
 use crate::sum::sum;
 
 /// Rows of logits whose elements all have the same weight: the sum of E over the row is enough.
@@ -37,17 +39,19 @@ impl<T: Real> RowKernel<T, 2, 0> for LogitRows {
         scale: f64,
     ) -> T {
         let LogitRows(divergence) = *self;
-        let RowOutputs { grads: [grad, label_grad], hess, wants_value, .. } = outputs;
+        let RowOutputs { grads: [mut grad, label_grad], mut hess, wants_value, .. } = outputs;
         let [exps, terms] = room.row.each();
         let t = divergence.temperature;
         let y = divergence.target::<S, T>(label, terms);
-        let Passed { softmax, near, .. } =
-            through_softmax::<S, T>(x, y, t, scale, grad, hess, exps);
+        let (softmax, total) =
+            through_softmax::<S, T>(x, y, t, scale, grad.as_deref_mut(), hess.as_deref_mut(), exps);
+        let factors = PullFactors { total, z_loss: 0.0, temperature: t, scale };
+        correct_pull::<S, T>(&softmax, &factors, [x, y], [grad, hess]);
         let value = wants_value.then_some(&mut *terms);
         let weights = None;
         dispatch(
             S::LEVEL,
-            RowTerms { divergence, softmax, near, x, label, value, label_grad, scale, weights },
+            RowTerms { divergence, softmax, x, label, value, label_grad, scale, weights },
         );
         T::from_f64(if wants_value { sum::<S, T>(terms) * t } else { 0.0 })
     }
@@ -137,22 +141,31 @@ impl<T: Real> RowKernel<T, 3, 0> for WeightedRows {
         scale: f64,
     ) -> T {
         let WeightedRows(divergence) = *self;
-        let RowOutputs { grads: [grad, label_grad, _], hess, elements: mut value, .. } = outputs;
+        let RowOutputs { grads, mut hess, elements: mut value, .. } = outputs;
+        let [mut grad, label_grad, _] = grads;
         let [exps, weighted] = scratch.each();
         let y = divergence.target::<S, T>(label, exps);
         for ((w, &y), &weight) in weighted.iter_mut().zip(y).zip(weight) {
             *w = y.weighted(weight);
         }
         let t = divergence.temperature;
-        let Passed { softmax, near, .. } =
-            through_softmax::<S, T>(x, weighted, t, scale, grad, hess, exps);
+        let (softmax, total) = through_softmax::<S, T>(
+            x,
+            weighted,
+            t,
+            scale,
+            grad.as_deref_mut(),
+            hess.as_deref_mut(),
+            exps,
+        );
+        let factors = PullFactors { total, z_loss: 0.0, temperature: t, scale };
+        correct_pull::<S, T>(&softmax, &factors, [x, weighted], [grad, hess]);
         let (of_elements, weights) = (value.as_deref_mut(), Some(weight));
         dispatch(
             S::LEVEL,
             RowTerms {
                 divergence,
                 softmax,
-                near,
                 x,
                 label,
                 value: of_elements,

@@ -31,7 +31,8 @@ use crate::registry::{
 };
 use crate::simd::Isa;
 use crate::softmax::{
-    Column, Distribution, DistributionRoom, Head, IGNORED, Passed, Scalars, Slopes, Softmax, through_softmax,
+    Column, Distribution, DistributionRoom, Head, IGNORED, PullFactors, Scalars, Slopes, Softmax, correct_pull,
+    through_softmax,
 };
 use crate::sum::sum;
 
@@ -377,7 +378,7 @@ impl<T: Real> RowKernel<T, 2, 0> for Dense<'_> {
             }
             return T::from_f64(sum::<S, T>(scratch));
         }
-        let Passed { softmax, total, .. } = through_softmax::<S, T>(
+        let (softmax, total) = through_softmax::<S, T>(
             x,
             y,
             1.0,
@@ -390,20 +391,13 @@ impl<T: Real> RowKernel<T, 2, 0> for Dense<'_> {
         let z_loss = self.target.z_loss;
         let z = softmax.max.to_f64() + log_sum;
         if z_loss > 0.0 && (grad.is_some() || hess.is_some()) {
-            let pull = 2.0 * z_loss * z;
             // The gradient has taken the place of the exponentials.
             Softmax::of::<S>(x, scratch);
-            for (c, exp) in scratch.iter().enumerate() {
-                let p = exp.to_f64() * softmax.inverse();
-                if let Some(grad) = &mut grad {
-                    grad[c] = T::from_f64(grad[c].to_f64() + pull.weighted(p) * scale);
-                }
-                if let Some(hess) = &mut hess {
-                    let own = pull.weighted(p) * (1.0 - p) + 2.0 * z_loss * p * p;
-                    hess[c] = T::from_f64(hess[c].to_f64() + own * scale);
-                }
-            }
+            let outputs = [grad.as_deref_mut(), hess.as_deref_mut()];
+            add_z_loss(&softmax, scratch, [z_loss, z, scale], outputs);
         }
+        let factors = PullFactors { total, z_loss, temperature: 1.0, scale };
+        correct_pull::<S, T>(&softmax, &factors, [x, y], [grad, hess]);
         if let Some(label_grad) = label_grad {
             for (c, (g, &x)) in label_grad.iter_mut().zip(x).enumerate() {
                 *g = softmax.log_sum_minus::<S>(x).weighted(self.label_slope(c)) * scale_t;
@@ -432,6 +426,27 @@ impl<T: Real> RowKernel<T, 2, 0> for Dense<'_> {
         }
         let labels = OneClass { dense: self, classes: columns.elements() };
         room.by_columns::<S, _>(&labels, &mut rows, columns)
+    }
+}
+
+/// Adds the derivatives of a z-loss, from the exponentials of the row and Z.
+#[inline(always)]
+fn add_z_loss<T: Real>(
+    softmax: &Softmax<T>,
+    exps: &[T],
+    [z_loss, z, scale]: [f64; 3],
+    [mut grad, mut hess]: [Option<&mut [T]>; 2],
+) {
+    let pull = 2.0 * z_loss * z;
+    for (c, &exp) in exps.iter().enumerate() {
+        let p = exp.to_f64() * softmax.inverse();
+        if let Some(grad) = &mut grad {
+            grad[c] = T::from_f64(grad[c].to_f64() + pull.weighted(p) * scale);
+        }
+        if let Some(hess) = &mut hess {
+            let own = pull.weighted(p) * softmax.complement(c, exp) + 2.0 * z_loss * p * p;
+            hess[c] = T::from_f64(hess[c].to_f64() + own * scale);
+        }
     }
 }
 
