@@ -32,6 +32,7 @@ CASES: dict[str, tuple[str, dict[str, Any], float]] = {
     # The power of 1 - p has gamma times its error, which is 3.
     "focal": ("SoftmaxFocalLoss", {"gamma": 2.0}, BOUND + 6),
     "focal, gamma = 0.5": ("SoftmaxFocalLoss", {"gamma": 0.5}, BOUND + 1.5),
+    "focal, gamma = 0.1": ("SoftmaxFocalLoss", {"gamma": 0.1}, BOUND + 0.3),
     "poly": ("PolyLoss", {"epsilon": 2.0}, BOUND),
     "divergence": ("KLDivLoss", {"from_logits": False}, BOUND),
     "divergence, warm": ("KLDivLoss", {"from_logits": False, "temperature": 3.0}, BOUND),

@@ -12,7 +12,7 @@ pub trait Real: Float {
     /// How far below the maximum an exponential is small but of account: what lies further down is 0 with any factor, but
     /// for a few that are larger than 1e200.
     const FAR: Self;
-    /// C and exp(-C): where exp(-x) is no normal number, C - x is exact and its exponential is one.
+    /// C and exp(-C): where exp(-x) is no normal number, C - x is exact and its exponential is one, for x up to C + NEAR.
     const LIFT: [Self; 2];
 
     /// `exp(self)`, within 2 ulp.

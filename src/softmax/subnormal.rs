@@ -11,19 +11,18 @@ use crate::drive::row_kernel::{LANES, Placement};
 use crate::math::Real;
 use crate::num::DType;
 use crate::simd::{self, Baseline, Isa, Kernel, Level, fold};
-use std::marker::PhantomData;
 
-/// A factor of this size or less multiplies what is there: it shows no more than an ulp of it.
+/// A factor up to this size makes half a unit in the last place that was lost into one at most.
 const HARMLESS: f64 = 2.0;
 
-/// Factors of a probability that are smaller count as this one.
-const LEAST_FACTOR: f64 = 1e-30;
+/// [`MARGIN`] covers factors of a probability down to this one; of smaller ones the logarithm is taken.
+const COMMON_FACTOR: f64 = 0.1;
 
 /// The logarithm of more classes than a row can have, divided by [`COMMON_FACTOR`].
 const MARGIN: f64 = 30.0;
 
-/// Factors of a probability that are less common are looked at.
-const COMMON_FACTOR: f64 = 0.1;
+/// Factors of a probability that are smaller count as this one.
+const LEAST_FACTOR: f64 = 1e-30;
 
 /// Whether a factor shows what a number has lost.
 #[inline(always)]
@@ -160,7 +159,7 @@ struct Place<'a, T> {
     hess: Option<&'a mut [T]>,
 }
 
-/// What [`Place::correct`] meets, lifted and where it is small.
+/// Lifted numbers of a row, where they are small.
 struct Small {
     /// p of the label.
     label: Option<f64>,
@@ -210,29 +209,43 @@ impl<T: Real> Place<'_, T> {
         }
     }
 
-    /// Puts right the gradient `scale by_p p + own` and the second derivative `scale curvature p` at small classes but the
-    /// label.
-    fn correct(
-        &mut self,
-        [by_p, curvature, scale]: [f64; 3],
-        label: Option<usize>,
-        own: &dyn Fn(usize) -> f64,
-    ) -> Small {
-        let (p_max, [_, unit]) = (self.softmax.inverse(), lift::<T>());
-        let (mut p_label, mut others) = (None, Some(0.0));
+    #[inline(never)]
+    fn small(&self, label: Option<usize>) -> Small {
+        let (p_max, mut own, mut others) = (self.softmax.inverse(), None, Some(0.0));
         for class in (0..self.classes()).filter(|&class| class != self.softmax.at) {
             let exp = self.depths.lifted_exp(self.x[self.order.at(self.l, class)]);
             others = others.zip(exp).map(|(sum, exp)| sum + exp);
-            let Some(p) = exp.filter(|&exp| exp > 0.0).map(|exp| exp * p_max) else { continue };
             if label == Some(class) {
-                p_label = Some(p);
-            } else {
-                self.set_grad(class, by_p * p * scale * unit + own(class));
-                self.set_hess(class, curvature * p * scale * unit);
+                own = exp.filter(|&exp| exp > 0.0).map(|exp| exp * p_max);
             }
         }
-        Small { label: p_label, rest: others.map(|others| others * p_max) }
+        Small { label: own, rest: others.map(|others| others * p_max) }
     }
+
+    /// Puts right the gradient `by_p p scale + own` and the second derivative `(curvature p + square p^2) scale` at small
+    /// classes but the label.
+    #[inline(never)]
+    fn correct(
+        &mut self,
+        [by_p, curvature, square, scale]: [f64; 4],
+        label: Option<usize>,
+        own: &dyn Fn(usize) -> f64,
+    ) {
+        let (p_max, [_, unit]) = (self.softmax.inverse(), lift::<T>());
+        for class in (0..self.classes()).filter(|&class| class != self.softmax.at) {
+            let exp = self.depths.lifted_exp(self.x[self.order.at(self.l, class)]);
+            let Some(p) = exp.filter(|&exp| exp > 0.0 && label != Some(class)) else { continue };
+            let p = p * p_max;
+            self.set_grad(class, product(by_p, p, scale) * unit + own(class));
+            let slope = curvature + square * unit * p;
+            self.set_hess(class, product(slope, p, scale) * unit);
+        }
+    }
+}
+
+/// The product of a number with two factors, the larger one first, as one alone may take it out of range.
+fn product(factor: f64, number: f64, scale: f64) -> f64 {
+    if factor.abs() > scale.abs() { factor * number * scale } else { scale * number * factor }
 }
 
 /// A row of a [`Head`], and what was made of it.
@@ -291,35 +304,39 @@ impl<T: Real> HeadRow<'_, T> {
         if !place.has_any(level, 1.0) {
             return;
         }
-        let curvature = slopes.curvature;
-        let weight = |class: usize| weights.map_or(1.0, |weights| weights[class]);
-        let own = |class: usize| weight(class) * slopes.by_weight * scale;
-        let small = place.correct([slopes.by_p(), curvature, scale], Some(label), &own);
+        let small = place.small(Some(label));
         let (largest, p_max, [_, unit]) = (softmax.at, softmax.inverse(), lift::<T>());
-        let mut square = slopes.square * scale;
+        let Slopes { mut curvature, mut square, .. } = *slopes;
+        let (mut by_p, mut scaled_square) = (slopes.by_p(), square * scale);
         if let Some(number) = small.label.or(small.rest.filter(|_| label == largest)) {
             let at = self.around(number, small.label.is_some(), x[order.at(l, label)]);
-            square = at.scaled(|s| s.square, scale).unwrap_or(square);
+            scaled_square = at.scaled(|s| s.square, scale).unwrap_or(scaled_square);
+            by_p = at.scaled(Slopes::by_p, 1.0).unwrap_or(by_p);
+            curvature = at.scaled(|s| s.curvature, 1.0).unwrap_or(curvature);
+            square = at.scaled(|s| s.square, 1.0).unwrap_or(square);
             if let Some(slope) = at.scaled(|s| s.at_label, scale) {
                 place.set_grad(label, slope);
             }
             if slopes.hess_at_label.is_none() {
-                let square = if label == largest { square } else { 0.0 };
-                place.set_hess(label, curvature * number * scale * unit + square);
+                let square = if label == largest { scaled_square } else { 0.0 };
+                place.set_hess(label, product(curvature, number, scale) * unit + square);
             } else if let Some(own) = at.scaled(|s| s.hess_at_label.unwrap_or_default(), scale) {
                 place.set_hess(label, own);
             }
         }
-        if label != largest && (small.rest.is_some() || square != slopes.square * scale) {
+        let weight = |class: usize| weights.map_or(1.0, |weights| weights[class]);
+        let own = |class: usize| weight(class) * slopes.by_weight * scale;
+        place.correct([by_p, curvature, square, scale], Some(label), &own);
+        if label != largest && (small.rest.is_some() || scaled_square != slopes.square * scale) {
             let (rest, unit) = small.rest.map_or((softmax.others * p_max, 1.0), |q| (q, unit));
-            let own = curvature * p_max * rest * scale * unit;
-            place.set_hess(largest, own + square * p_max * p_max);
+            let own = product(curvature * p_max, rest, scale) * unit;
+            place.set_hess(largest, own + scaled_square * p_max * p_max);
         }
     }
 
     /// The slopes where p of the label or, if the label is the largest logit, 1 - p is 0, half of the lifted number, and
     /// the lifted number.
-    fn around(&self, number: f64, is_label: bool, x: T) -> Around<T> {
+    fn around(&self, number: f64, is_label: bool, x: T) -> Around {
         let softmax = &self.softmax;
         let of = |number: f64| {
             let (nll, log_sum) =
@@ -332,17 +349,17 @@ impl<T: Real> HeadRow<'_, T> {
             let (class, max) = (self.label, softmax.max.to_f64());
             self.head.slopes(&Scalars { class, nll, p, complement, log_sum, max, spread: 0.0 })
         };
-        Around([0.0, 0.5 * number, number].map(of), PhantomData)
+        Around([0.0, 0.5 * number, number].map(of), lift::<T>()[1])
     }
 }
 
-/// See [`HeadRow::around`].
-struct Around<T>([Slopes; 3], PhantomData<T>);
+/// See [`HeadRow::around`], and what lets a lifted number down.
+struct Around([Slopes; 3], f64);
 
-impl<T: Real> Around<T> {
+impl Around {
     /// One of the slopes, times `scale`; nothing if the lifted number cannot be let down, as it is not linear there.
     fn scaled(&self, of: fn(&Slopes) -> f64, scale: f64) -> Option<f64> {
-        let ([_, unit], [at_0, half, whole]) = (lift::<T>(), self.0.each_ref().map(of));
+        let ([at_0, half, whole], unit) = (self.0.each_ref().map(of), self.1);
         if unit == 1.0 {
             return Some(whole * scale);
         }
@@ -361,16 +378,16 @@ pub struct PullFactors {
 }
 
 impl PullFactors {
-    /// The largest factor of p or of what p is made into, in the gradient.
-    fn of_gradient(&self, pull: f64) -> f64 {
-        self.scale * self.temperature * self.total.abs().max(pull.abs()).max(1.0)
+    /// The largest factor of p, or of what p is made into.
+    fn largest(&self, pull: f64) -> f64 {
+        self.scale * self.temperature.max(1.0) * self.total.abs().max(pull.abs()).max(1.0)
     }
 
     /// See [`HeadRow::first_gap`]; without a z-loss.
     #[inline(never)]
     pub(super) fn first_gap<T: Real>(&self, softmax: &Softmax<T>) -> T {
         let depths = Depths::roughly(softmax, self.temperature, self.total);
-        let depths = depths.filter(|_| is_large(self.of_gradient(0.0)));
+        let depths = depths.filter(|_| is_large(self.largest(0.0)));
         depths.map_or(T::INFINITY, |depths| depths.gaps[0])
     }
 }
@@ -402,22 +419,26 @@ fn correct_outputs<T: Real>(
     let (max, slope_scale) = (softmax.max.to_f64(), scale * temperature);
     let pull = 2.0 * z_loss * (max + softmax.others.log1p::<Baseline>());
     let by_p = total + pull;
-    let grad = grad.filter(|_| is_large(factors.of_gradient(pull)));
-    let hess = hess.filter(|_| is_large(by_p * scale));
+    // What is not finite has no digits to lose.
+    let is_finite = (by_p.abs() + total.abs() + slope_scale.abs()) < f64::INFINITY;
+    if !is_finite || !is_large(factors.largest(pull)) {
+        return;
+    }
     let (order, l) = (Placement::Rows(x.len()), 0);
     let mut place = Place { depths, softmax, order, l, x, grad, hess };
     if !place.has_any(level, total) {
         return;
     }
     let own = |class: usize| -t[class].to_f64() * slope_scale;
-    let small = place.correct([by_p * temperature, by_p, scale], None, &own);
-    if let Some(rest) = small.rest {
+    let square = 2.0 * z_loss;
+    place.correct([by_p * temperature, by_p, square, scale], None, &own);
+    if let Some(rest) = place.small(None).rest {
         let (largest, p_max, [_, unit]) = (softmax.at, softmax.inverse(), lift::<T>());
         // log(sum exp) is the largest logit and, as far as it goes, 1 - p.
-        let by_max = total + 2.0 * z_loss * max;
-        let of_rest = (2.0 * z_loss - by_max) * rest * slope_scale * unit;
+        let by_max = total + square * max;
+        let of_rest = product((square - by_max) * temperature, rest, scale) * unit;
         place.set_grad(largest, (by_max - t[largest].to_f64()) * slope_scale + of_rest);
-        let square = 2.0 * z_loss * scale * p_max * p_max;
-        place.set_hess(largest, by_max * p_max * rest * scale * unit + square);
+        let own = product(by_max * p_max, rest, scale) * unit;
+        place.set_hess(largest, own + square * scale * p_max * p_max);
     }
 }

@@ -31,8 +31,8 @@ use crate::registry::{
 };
 use crate::simd::Isa;
 use crate::softmax::{
-    Column, Distribution, DistributionRoom, Head, IGNORED, PullFactors, Scalars, Slopes, Softmax, correct_pull,
-    through_softmax,
+    Column, Distribution, DistributionRoom, Head, IGNORED, PullFactors, Scalars, Slopes, Softmax,
+    correct_pull, through_softmax,
 };
 use crate::sum::sum;
 
