@@ -145,9 +145,9 @@ impl<T: Real> DistributionRoom<T> {
             scales[r] = T::from_f64(factor);
             let total = totals.total(r);
             let row = softmax.row(r);
-            if derives {
-                line[r] = PullFactors { total, z_loss: 0.0, temperature: t, scale }.first_gap(&row);
-            }
+            let given = PullFactors { total, z_loss: 0.0, temperature: t, scale };
+            line[r] =
+                if derives && given.magnifies(0.0) { given.first_gap(&row) } else { T::INFINITY };
             pulls[r] = row.pull_of(total);
             (factors[r], lows[r]) = (pulls[r].factor, pulls[r].low);
             if rows.wants_value {

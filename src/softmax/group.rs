@@ -20,8 +20,8 @@ pub struct GroupSoftmax<T> {
     pub at: [u32; LANES],
     /// The sums of [`Softmax::others`].
     pub others: [f64; LANES],
-    /// The smallest logits.
-    least: [T; LANES],
+    /// The smallest logits; -infinity of rows side by side, where nobody looks for them.
+    pub least: [T; LANES],
 }
 
 impl<T: Real> GroupSoftmax<T> {
@@ -44,16 +44,15 @@ impl<T: Real> GroupSoftmax<T> {
             }
             Placement::Lanes => {
                 let (x, _) = x.as_chunks::<LANES>();
-                let (mut most, mut fewest) = (max.map(T::key), max.map(|max| (-max).key()));
+                let mut keys = max.map(T::key);
                 for (c, row) in (0..).zip(x) {
                     for l in 0..LANES {
                         let key = row[l].key();
-                        at[l] = if key > most[l] { c } else { at[l] };
-                        most[l] = most[l].max(key);
-                        fewest[l] = fewest[l].min(key);
+                        at[l] = if key > keys[l] { c } else { at[l] };
+                        keys[l] = keys[l].max(key);
                     }
                 }
-                (max, least) = (most.map(T::from_key), fewest.map(T::from_key));
+                max = keys.map(T::from_key);
                 for (x, exps) in x.iter().zip(exps.as_chunks_mut::<LANES>().0) {
                     exp_lanes::<S, T>(x, &max, exps);
                 }

@@ -1,7 +1,7 @@
 //! Rows of logits whose label is one class: alone, several together, several side by side, and columns
 //! of many, for any [`Head`].
 
-use super::subnormal::{AnySmall, HeadRow};
+use super::subnormal::{AnySmall, HeadRow, is_large, may_be_small};
 use super::{
     ColumnSoftmax, GroupSoftmax, Head, Scalars, Slopes, Softmax, fill, gap, log_sum_minus,
     shifted_exp,
@@ -299,6 +299,7 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
         }
         let slopes = self.slopes_of(&softmax, &label, [&exps, &nll], [&log_sums, &spread], value);
         let scaled = |of| scaled(&slopes[..rows], scale, of);
+        let mut magnifies = hess.is_some();
         if let Some(hess) = &mut hess {
             softmax.curvature(grad, hess, &scaled(|s| s.curvature));
             let square = scaled(|s| s.square);
@@ -313,6 +314,7 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
         }
         if wants_grad {
             let by_p = scaled(Slopes::by_p);
+            magnifies |= by_p.iter().any(|&by_p| is_large(by_p));
             let mut factor = [T::ZERO; LANES];
             for l in 0..LANES {
                 factor[l] = T::from_f64(softmax.row(l).inverse() * by_p[l]);
@@ -342,8 +344,10 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
                 grad[order.at(l, label[l])] = T::from_f64(slopes[l].at_label * scale[l]);
             }
         }
-        let grad = wants_grad.then_some(grad);
-        self.correct(S::LEVEL, &softmax, &label, &slopes[..rows], scale, x, grad, hess);
+        if magnifies && may_be_small(&softmax.max, &softmax.least) {
+            let grad = wants_grad.then_some(grad);
+            self.correct(S::LEVEL, &softmax, &label, &slopes[..rows], scale, x, grad, hess);
+        }
     }
 
     #[inline(always)]
@@ -397,7 +401,9 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
             let own = [factor[r], rows.value[r]];
             let spread = if spreads { sums.total(r) } else { 0.0 };
             let slopes = self.head.slopes(&Self::scalars(&row, class, own, [log_sums[r], spread]));
-            if derives {
+            terms[r] = T::INFINITY;
+            if derives && is_large(slopes.by_p() * scale) {
+                let row = softmax.row(r);
                 terms[r] = self.of_row(row, class, &slopes, scale).first_gap();
             }
             factor[r] = T::from_f64(row.inverse() * (slopes.by_p() * scale));

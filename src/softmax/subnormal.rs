@@ -26,7 +26,7 @@ const LEAST_FACTOR: f64 = 1e-30;
 
 /// Whether a factor shows what a number has lost.
 #[inline(always)]
-fn is_large(factor: f64) -> bool {
+pub(super) fn is_large(factor: f64) -> bool {
     factor.abs() > HARMLESS
 }
 
@@ -84,6 +84,16 @@ impl<T: Real> Depths<T> {
         let [lift, _] = lift::<T>();
         (quotient <= -self.near).then(|| (quotient + lift).exp_difference::<Baseline>(-low))
     }
+}
+
+/// Whether a row with these largest and smallest logits may have a probability that is small.
+#[inline(always)]
+pub(super) fn may_be_small<T: Real>(max: &[T; LANES], least: &[T; LANES]) -> bool {
+    let (first, mut found) = (T::NEAR - T::from_f64(MARGIN), 0);
+    for l in 0..LANES {
+        found |= u32::from(max[l] - least[l] >= first);
+    }
+    found != 0
 }
 
 /// The larger of a distance and that of a logit, if it is no larger than `last`. There is no branch, as classes that are
@@ -282,7 +292,7 @@ impl<T: Real> HeadRow<'_, T> {
     /// From which distance below the largest logit on its gradient may be to be put right; infinity if nowhere.
     #[inline(never)]
     pub fn first_gap(&self) -> T {
-        let depths = Depths::roughly(&self.softmax, 1.0, 1.0).filter(|_| self.magnifies());
+        let depths = Depths::roughly(&self.softmax, 1.0, 1.0);
         depths.map_or(T::INFINITY, |depths| depths.gaps[0])
     }
 
@@ -378,16 +388,17 @@ pub struct PullFactors {
 }
 
 impl PullFactors {
-    /// The largest factor of p, or of what p is made into.
-    fn largest(&self, pull: f64) -> f64 {
-        self.scale * self.temperature.max(1.0) * self.total.abs().max(pull.abs()).max(1.0)
+    /// Whether p, or what p is made into, has a factor that shows what a number has lost.
+    #[inline(always)]
+    pub(super) fn magnifies(&self, pull: f64) -> bool {
+        let largest = self.total.abs().max(pull.abs()).max(1.0);
+        is_large(self.scale * self.temperature.max(1.0) * largest)
     }
 
     /// See [`HeadRow::first_gap`]; without a z-loss.
     #[inline(never)]
     pub(super) fn first_gap<T: Real>(&self, softmax: &Softmax<T>) -> T {
         let depths = Depths::roughly(softmax, self.temperature, self.total);
-        let depths = depths.filter(|_| is_large(self.largest(0.0)));
         depths.map_or(T::INFINITY, |depths| depths.gaps[0])
     }
 }
@@ -421,7 +432,7 @@ fn correct_outputs<T: Real>(
     let by_p = total + pull;
     // What is not finite has no digits to lose.
     let is_finite = (by_p.abs() + total.abs() + slope_scale.abs()) < f64::INFINITY;
-    if !is_finite || !is_large(factors.largest(pull)) {
+    if !is_finite || !factors.magnifies(pull) {
         return;
     }
     let (order, l) = (Placement::Rows(x.len()), 0);
