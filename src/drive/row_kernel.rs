@@ -37,6 +37,15 @@ impl Placement {
         }
     }
 
+    /// The number of classes, where so many elements are.
+    #[inline(always)]
+    pub fn classes(self, elements: usize) -> usize {
+        match self {
+            Placement::Rows(classes) => classes,
+            Placement::Lanes => elements / LANES,
+        }
+    }
+
     /// Replaces every element of rows of that many, given its row and the weight of its class, 1 without weights.
     #[inline(always)]
     pub fn map<T: Real>(

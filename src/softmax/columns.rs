@@ -7,6 +7,7 @@ use crate::math::Real;
 use crate::memory;
 use crate::num::DType;
 use crate::simd::{self, Isa, Kernel};
+use crate::softmax::subnormal::deeper;
 use crate::softmax::{Softmax, is_near, possible, shifted_exp, tempered_exp};
 use crate::sum::LongColumnSums;
 
@@ -95,14 +96,15 @@ impl<T: Real> ColumnSoftmax<T> {
     /// Whether a row has a logit at least as far below the largest as its number in `first`, and at most `last`.
     #[inline(never)]
     pub fn reaches(&self, columns: &mut Columns<'_, '_, T>, first: &[T], last: T) -> Result<bool> {
+        if first.iter().all(|&first| first == T::INFINITY) {
+            return Ok(false);
+        }
         let elements = columns.elements();
         let (mut found, mut reader) = (T::ZERO, columns.read());
         for c in 0..elements {
             let [x] = reader.column(c)?;
             for ((&x, &max), &first) in x.iter().zip(&self.max).zip(first) {
-                // There is no branch, as classes that are impossible stand anywhere.
-                let gap = if max - x <= last { max - x } else { T::ZERO };
-                found = if gap >= first { T::ONE } else { found };
+                found = if deeper(T::ZERO, max, x, last) >= first { T::ONE } else { found };
             }
         }
         Ok(found > T::ZERO)

@@ -3,7 +3,7 @@
 //! Their gradient is that of -sum(y log p): the sum of y times p, less y. What the loss itself is, and how y comes from
 //! the label, they say.
 
-use super::subnormal::PullFactors;
+use super::subnormal::{PullFactors, correct_pull, first_gap};
 use super::{ColumnSoftmax, Pull, Softmax, gap};
 use crate::drive::columns::{ColumnRows, Columns, Named};
 use crate::drive::operand::sized;
@@ -12,34 +12,65 @@ use crate::drive::scale::{multiply, split};
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
-use crate::num::DType;
+use crate::num::{DType, Float};
 use crate::simd::Isa;
 use crate::sum::{LongColumnSums, sum_exactly};
 
-/// The softmax of x / `temperature`, and what passes through it: the first and second derivative of
-/// `sum(-t log p) temperature^2`, times `scale`. Also the sum of t. Derivatives wait for [`super::correct_pull`].
+/// The softmax of x / `temperature` and what passes through it: the first and second derivative of
+/// `sum(-t log p) temperature^2 + z_loss log(sum exp(x))^2`, times `scale`. A z-loss has the temperature 1. Also the sum of
+/// t.
 #[inline(always)]
 pub fn through_softmax<S: Isa, T: Real>(
-    x: &[T],
-    t: &[T],
-    temperature: f64,
-    scale: f64,
-    mut grad: Option<&mut [T]>,
-    hess: Option<&mut [T]>,
+    [x, t]: [&[T]; 2],
+    factors: PullFactors,
+    [mut grad, mut hess]: [Option<&mut [T]>; 2],
     scratch: &mut [T],
 ) -> (Softmax<T>, f64) {
+    let PullFactors { temperature, z_loss, scale } = factors;
+    let derives = grad.is_some() || hess.is_some();
     let exps = grad.as_deref_mut().unwrap_or(scratch);
     let softmax = Softmax::tempered::<S>(x, temperature, exps);
     let total = sum_exactly::<S, T>(t);
-    if let Some(hess) = hess {
+    if let Some(hess) = &mut hess {
         softmax.curvature(exps, hess, total * scale);
     }
-    if let Some(grad) = grad {
+    if let Some(grad) = &mut grad {
         let [scale, rest] = split::<T>(scale * temperature);
         softmax.pull(t, total, grad, scale);
         multiply(grad, rest);
     }
+    if derives && z_loss > 0.0 {
+        // The gradient may have taken the place of the exponentials.
+        Softmax::of::<S>(x, scratch);
+        let z = softmax.max.to_f64() + Real::log1p::<S>(softmax.others);
+        let outputs = [grad.as_deref_mut(), hess.as_deref_mut()];
+        add_z_loss(&softmax, scratch, [z_loss, z, scale], outputs);
+    }
+    if derives {
+        correct_pull(S::LEVEL, &softmax, &factors, ([x, t], total), [grad, hess]);
+    }
     (softmax, total)
+}
+
+/// Adds the derivatives of a z-loss, from the exponentials of the row and Z.
+#[inline(always)]
+fn add_z_loss<T: Real>(
+    softmax: &Softmax<T>,
+    exps: &[T],
+    [z_loss, z, scale]: [f64; 3],
+    [mut grad, mut hess]: [Option<&mut [T]>; 2],
+) {
+    let pull = 2.0 * z_loss * z;
+    for (c, &exp) in exps.iter().enumerate() {
+        let p = exp.to_f64() * softmax.inverse();
+        if let Some(grad) = &mut grad {
+            grad[c] = T::from_f64(grad[c].to_f64() + pull.weighted(p) * scale);
+        }
+        if let Some(hess) = &mut hess {
+            let own = pull.weighted(p) * softmax.complement(c, exp) + 2.0 * z_loss * p * p;
+            hess[c] = T::from_f64(hess[c].to_f64() + own * scale);
+        }
+    }
 }
 
 /// A loss of logits x and a distribution, with the gap max - x and T log(sum exp((x - max) / T)) for T log p.
@@ -145,9 +176,9 @@ impl<T: Real> DistributionRoom<T> {
             scales[r] = T::from_f64(factor);
             let total = totals.total(r);
             let row = softmax.row(r);
-            let given = PullFactors { total, z_loss: 0.0, temperature: t, scale };
-            line[r] =
-                if derives && given.magnifies(0.0) { given.first_gap(&row) } else { T::INFINITY };
+            let given = PullFactors { temperature: t, z_loss: 0.0, scale };
+            let magnifies = derives && given.magnifies(total, 0.0);
+            line[r] = if magnifies { first_gap(&row, t, total) } else { T::INFINITY };
             pulls[r] = row.pull_of(total);
             (factors[r], lows[r]) = (pulls[r].factor, pulls[r].low);
             if rows.wants_value {
@@ -158,7 +189,7 @@ impl<T: Real> DistributionRoom<T> {
             return Ok(true);
         }
         let last = T::FAR * T::from_f64(t);
-        if line.iter().any(|&first| first < T::INFINITY) && softmax.reaches(columns, line, last)? {
+        if softmax.reaches(columns, line, last)? {
             return Ok(false);
         }
         let sure = |r: usize| softmax.row(r).is_sure();

@@ -111,7 +111,7 @@ impl<T: Real> GroupSoftmax<T> {
     /// [`Softmax::curvature`] for each row.
     #[inline(always)]
     pub fn curvature(&self, exps: &[T], out: &mut [T], scale: &[f64; LANES]) {
-        let classes = self.classes(exps);
+        let classes = self.order.classes(exps.len());
         for l in 0..self.rows {
             let softmax = self.row(l);
             let inverse = T::from_f64(softmax.inverse());
@@ -128,7 +128,7 @@ impl<T: Real> GroupSoftmax<T> {
     /// [`Softmax::add_squares`] for each row.
     #[inline(always)]
     pub fn add_squares(&self, exps: &[T], out: &mut [T], scale: &[f64; LANES]) {
-        let classes = self.classes(exps);
+        let classes = self.order.classes(exps.len());
         for l in 0..self.rows {
             let inverse = self.row(l).inverse();
             for at in (0..classes).map(|c| self.order.at(l, c)) {
@@ -150,13 +150,6 @@ impl<T: Real> GroupSoftmax<T> {
                 }
                 sums
             }
-        }
-    }
-
-    fn classes(&self, exps: &[T]) -> usize {
-        match self.order {
-            Placement::Rows(classes) => classes,
-            Placement::Lanes => exps.len() / LANES,
         }
     }
 

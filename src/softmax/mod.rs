@@ -18,4 +18,4 @@ pub use head::{Head, Scalars, Slopes};
 pub use row::{Pull, Softmax, gap, tempered_exp};
 use row::{RowExtremes, fill, is_near, log_sum_minus, possible, shifted_exp, shifted_exps};
 pub use sparse::{IGNORED, SparseRows};
-pub use subnormal::{PullFactors, correct_pull};
+pub use subnormal::PullFactors;

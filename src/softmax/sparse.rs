@@ -1,7 +1,7 @@
 //! Rows of logits whose label is one class: alone, several together, several side by side, and columns
 //! of many, for any [`Head`].
 
-use super::subnormal::{AnySmall, HeadRow, is_large, may_be_small};
+use super::subnormal::{AnySmall, HeadRow, first_gap, is_large, may_be_small};
 use super::{
     ColumnSoftmax, GroupSoftmax, Head, Scalars, Slopes, Softmax, fill, gap, log_sum_minus,
     shifted_exp,
@@ -401,11 +401,8 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
             let own = [factor[r], rows.value[r]];
             let spread = if spreads { sums.total(r) } else { 0.0 };
             let slopes = self.head.slopes(&Self::scalars(&row, class, own, [log_sums[r], spread]));
-            terms[r] = T::INFINITY;
-            if derives && is_large(slopes.by_p() * scale) {
-                let row = softmax.row(r);
-                terms[r] = self.of_row(row, class, &slopes, scale).first_gap();
-            }
+            let magnifies = derives && is_large(slopes.by_p() * scale);
+            terms[r] = if magnifies { first_gap(&row, 1.0, 1.0) } else { T::INFINITY };
             factor[r] = T::from_f64(row.inverse() * (slopes.by_p() * scale));
             by_weight[r] = T::from_f64(slopes.by_weight * scale);
             at_label[r] = T::from_f64(slopes.at_label * scale);
@@ -415,8 +412,7 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
         if !derives {
             return Ok(true);
         }
-        let is_deep = terms.iter().any(|&first| first < T::INFINITY)
-            && softmax.reaches(columns, terms, T::FAR)?;
+        let is_deep = softmax.reaches(columns, terms, T::FAR)?;
         if is_deep || !factor[..count].iter().all(|factor| factor.abs() < T::INFINITY) {
             return Ok(false);
         }

@@ -86,12 +86,24 @@ impl<T: Real> Depths<T> {
     }
 }
 
+/// How far below the largest logit probabilities may be small.
+fn common_gap<T: Real>() -> T {
+    T::NEAR - T::from_f64(MARGIN)
+}
+
+/// The same for probabilities times `factor` in a row x / `temperature`; infinity if no logit is so far down.
+#[inline(never)]
+pub(super) fn first_gap<T: Real>(softmax: &Softmax<T>, temperature: f64, factor: f64) -> T {
+    let depths = Depths::roughly(softmax, temperature, factor);
+    depths.map_or(T::INFINITY, |depths| depths.gaps[0])
+}
+
 /// Whether a row with these largest and smallest logits may have a probability that is small.
 #[inline(always)]
 pub(super) fn may_be_small<T: Real>(max: &[T; LANES], least: &[T; LANES]) -> bool {
-    let (first, mut found) = (T::NEAR - T::from_f64(MARGIN), 0);
+    let mut found = 0;
     for l in 0..LANES {
-        found |= u32::from(max[l] - least[l] >= first);
+        found |= u32::from(max[l] - least[l] >= common_gap());
     }
     found != 0
 }
@@ -99,7 +111,7 @@ pub(super) fn may_be_small<T: Real>(max: &[T; LANES], least: &[T; LANES]) -> boo
 /// The larger of a distance and that of a logit, if it is no larger than `last`. There is no branch, as classes that are
 /// impossible stand anywhere.
 #[inline(always)]
-fn deeper<T: Real>(gap: T, max: T, x: T, last: T) -> T {
+pub(super) fn deeper<T: Real>(gap: T, max: T, x: T, last: T) -> T {
     let own = max - x;
     gap.max(if own <= last { own } else { T::ZERO })
 }
@@ -154,7 +166,7 @@ impl<T: Real> Kernel for AnySmall<'_, T> {
                 }
             }
         }
-        fold(gaps, T::max) >= T::NEAR - T::from_f64(MARGIN)
+        fold(gaps, T::max) >= common_gap()
     }
 }
 
@@ -178,11 +190,15 @@ struct Small {
 }
 
 impl<T: Real> Place<'_, T> {
-    fn classes(&self) -> usize {
-        match self.order {
-            Placement::Rows(classes) => classes,
-            Placement::Lanes => self.x.len() / LANES,
-        }
+    /// All classes but the largest.
+    fn others(&self) -> impl Iterator<Item = usize> + use<T> {
+        let largest = self.softmax.at;
+        (0..self.order.classes(self.x.len())).filter(move |&class| class != largest)
+    }
+
+    /// See [`Depths::lifted_exp`].
+    fn lifted_exp(&self, class: usize) -> Option<f64> {
+        self.depths.lifted_exp(self.x[self.order.at(self.l, class)])
     }
 
     /// Whether a number p times `factor` is small, and wanted; from here on depths are exact.
@@ -222,8 +238,8 @@ impl<T: Real> Place<'_, T> {
     #[inline(never)]
     fn small(&self, label: Option<usize>) -> Small {
         let (p_max, mut own, mut others) = (self.softmax.inverse(), None, Some(0.0));
-        for class in (0..self.classes()).filter(|&class| class != self.softmax.at) {
-            let exp = self.depths.lifted_exp(self.x[self.order.at(self.l, class)]);
+        for class in self.others() {
+            let exp = self.lifted_exp(class);
             others = others.zip(exp).map(|(sum, exp)| sum + exp);
             if label == Some(class) {
                 own = exp.filter(|&exp| exp > 0.0).map(|exp| exp * p_max);
@@ -242,10 +258,9 @@ impl<T: Real> Place<'_, T> {
         own: &dyn Fn(usize) -> f64,
     ) {
         let (p_max, [_, unit]) = (self.softmax.inverse(), lift::<T>());
-        for class in (0..self.classes()).filter(|&class| class != self.softmax.at) {
-            let exp = self.depths.lifted_exp(self.x[self.order.at(self.l, class)]);
-            let Some(p) = exp.filter(|&exp| exp > 0.0 && label != Some(class)) else { continue };
-            let p = p * p_max;
+        for class in self.others().filter(|&class| label != Some(class)) {
+            let exp = self.lifted_exp(class).filter(|&exp| exp > 0.0);
+            let Some(p) = exp.map(|exp| exp * p_max) else { continue };
             self.set_grad(class, product(by_p, p, scale) * unit + own(class));
             let slope = curvature + square * unit * p;
             self.set_hess(class, product(slope, p, scale) * unit);
@@ -287,13 +302,6 @@ impl<T: Real> HeadRow<'_, T> {
     pub fn is_suspect(&self, wants_grad: bool, wants_hess: bool) -> bool {
         Depths::roughly(&self.softmax, 1.0, 1.0).is_some()
             && ((wants_grad && self.magnifies()) || (wants_hess && self.magnifies_twice()))
-    }
-
-    /// From which distance below the largest logit on its gradient may be to be put right; infinity if nowhere.
-    #[inline(never)]
-    pub fn first_gap(&self) -> T {
-        let depths = Depths::roughly(&self.softmax, 1.0, 1.0);
-        depths.map_or(T::INFINITY, |depths| depths.gaps[0])
     }
 
     /// Puts right the derivatives that have such a factor: of row `l` of the logits `x`.
@@ -378,61 +386,42 @@ impl Around {
     }
 }
 
-/// What a row x / `temperature` with a distribution for target has been derived with.
+/// What a row x / `temperature` with a distribution for target is derived with.
+#[derive(Clone, Copy)]
 pub struct PullFactors {
-    /// The sum of the target.
-    pub total: f64,
-    pub z_loss: f64,
     pub temperature: f64,
+    pub z_loss: f64,
     pub scale: f64,
 }
 
 impl PullFactors {
-    /// Whether p, or what p is made into, has a factor that shows what a number has lost.
+    /// Whether p, or what p is made into, has a factor that shows what a number has lost: of the sum of the target, and of
+    /// what a z-loss has for one.
     #[inline(always)]
-    pub(super) fn magnifies(&self, pull: f64) -> bool {
-        let largest = self.total.abs().max(pull.abs()).max(1.0);
+    pub(super) fn magnifies(&self, total: f64, pull: f64) -> bool {
+        let largest = total.abs().max(pull.abs()).max(1.0);
         is_large(self.scale * self.temperature.max(1.0) * largest)
-    }
-
-    /// See [`HeadRow::first_gap`]; without a z-loss.
-    #[inline(never)]
-    pub(super) fn first_gap<T: Real>(&self, softmax: &Softmax<T>) -> T {
-        let depths = Depths::roughly(softmax, self.temperature, self.total);
-        depths.map_or(T::INFINITY, |depths| depths.gaps[0])
     }
 }
 
 /// Puts right the derivatives that [`Softmax::pull`] and [`Softmax::curvature`] and a z-loss have made of a row of logits x
-/// and a target t.
-#[inline(always)]
-pub fn correct_pull<S: Isa, T: Real>(
-    softmax: &Softmax<T>,
-    factors: &PullFactors,
-    rows: [&[T]; 2],
-    outputs: [Option<&mut [T]>; 2],
-) {
-    if let [Some(_), _] | [_, Some(_)] = outputs {
-        correct_outputs(S::LEVEL, softmax, factors, rows, outputs);
-    }
-}
-
+/// and a target t with the sum `total`.
 #[inline(never)]
-fn correct_outputs<T: Real>(
+pub(super) fn correct_pull<T: Real>(
     level: Level,
     softmax: &Softmax<T>,
     factors: &PullFactors,
-    [x, t]: [&[T]; 2],
+    ([x, t], total): ([&[T]; 2], f64),
     [grad, hess]: [Option<&mut [T]>; 2],
 ) {
-    let PullFactors { total, z_loss, temperature, scale } = *factors;
+    let PullFactors { temperature, z_loss, scale } = *factors;
     let Some(depths) = Depths::roughly(softmax, temperature, total) else { return };
     let (max, slope_scale) = (softmax.max.to_f64(), scale * temperature);
     let pull = 2.0 * z_loss * (max + softmax.others.log1p::<Baseline>());
     let by_p = total + pull;
     // What is not finite has no digits to lose.
     let is_finite = (by_p.abs() + total.abs() + slope_scale.abs()) < f64::INFINITY;
-    if !is_finite || !factors.magnifies(pull) {
+    if !is_finite || !factors.magnifies(total, pull) {
         return;
     }
     let (order, l) = (Placement::Rows(x.len()), 0);

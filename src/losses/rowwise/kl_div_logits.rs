@@ -17,9 +17,7 @@ use crate::memory;
 use crate::num::{Float, Sizes};
 use crate::registry::{Plan, Results};
 use crate::simd::{Isa, Kernel, Level, dispatch};
-use crate::softmax::{
-    Column, Distribution, DistributionRoom, PullFactors, correct_pull, through_softmax,
-};
+use crate::softmax::{Column, Distribution, DistributionRoom, PullFactors, through_softmax};
 use crate::sum::sum;
 
 /// Rows of logits whose elements all have the same weight: the sum of E over the row is enough.
@@ -39,14 +37,12 @@ impl<T: Real> RowKernel<T, 2, 0> for LogitRows {
         scale: f64,
     ) -> T {
         let LogitRows(divergence) = *self;
-        let RowOutputs { grads: [mut grad, label_grad], mut hess, wants_value, .. } = outputs;
+        let RowOutputs { grads: [grad, label_grad], hess, wants_value, .. } = outputs;
         let [exps, terms] = room.row.each();
         let t = divergence.temperature;
         let y = divergence.target::<S, T>(label, terms);
-        let (softmax, total) =
-            through_softmax::<S, T>(x, y, t, scale, grad.as_deref_mut(), hess.as_deref_mut(), exps);
-        let factors = PullFactors { total, z_loss: 0.0, temperature: t, scale };
-        correct_pull::<S, T>(&softmax, &factors, [x, y], [grad, hess]);
+        let factors = PullFactors { temperature: t, z_loss: 0.0, scale };
+        let (softmax, _) = through_softmax::<S, T>([x, y], factors, [grad, hess], exps);
         let value = wants_value.then_some(&mut *terms);
         let weights = None;
         dispatch(
@@ -141,25 +137,15 @@ impl<T: Real> RowKernel<T, 3, 0> for WeightedRows {
         scale: f64,
     ) -> T {
         let WeightedRows(divergence) = *self;
-        let RowOutputs { grads, mut hess, elements: mut value, .. } = outputs;
-        let [mut grad, label_grad, _] = grads;
+        let RowOutputs { grads: [grad, label_grad, _], hess, elements: mut value, .. } = outputs;
         let [exps, weighted] = scratch.each();
         let y = divergence.target::<S, T>(label, exps);
         for ((w, &y), &weight) in weighted.iter_mut().zip(y).zip(weight) {
             *w = y.weighted(weight);
         }
         let t = divergence.temperature;
-        let (softmax, total) = through_softmax::<S, T>(
-            x,
-            weighted,
-            t,
-            scale,
-            grad.as_deref_mut(),
-            hess.as_deref_mut(),
-            exps,
-        );
-        let factors = PullFactors { total, z_loss: 0.0, temperature: t, scale };
-        correct_pull::<S, T>(&softmax, &factors, [x, weighted], [grad, hess]);
+        let factors = PullFactors { temperature: t, z_loss: 0.0, scale };
+        let (softmax, _) = through_softmax::<S, T>([x, weighted], factors, [grad, hess], exps);
         let (of_elements, weights) = (value.as_deref_mut(), Some(weight));
         dispatch(
             S::LEVEL,

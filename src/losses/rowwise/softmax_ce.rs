@@ -31,8 +31,8 @@ use crate::registry::{
 };
 use crate::simd::Isa;
 use crate::softmax::{
-    Column, Distribution, DistributionRoom, Head, IGNORED, PullFactors, Scalars, Slopes, Softmax,
-    correct_pull, through_softmax,
+    Column, Distribution, DistributionRoom, Head, IGNORED, PullFactors, Scalars, Slopes,
+    through_softmax,
 };
 use crate::sum::sum;
 
@@ -350,7 +350,7 @@ impl<T: Real> RowKernel<T, 2, 0> for Dense<'_> {
         room: &mut DistributionRoom<T>,
         scale: f64,
     ) -> T {
-        let RowOutputs { grads: [mut grad, label_grad], mut hess, wants_value, .. } = outputs;
+        let RowOutputs { grads: [grad, label_grad], hess, wants_value, .. } = outputs;
         let [scratch, mixed] = room.row.each();
         mixed.copy_from_slice(y);
         self.mix(mixed);
@@ -378,26 +378,9 @@ impl<T: Real> RowKernel<T, 2, 0> for Dense<'_> {
             }
             return T::from_f64(sum::<S, T>(scratch));
         }
-        let (softmax, total) = through_softmax::<S, T>(
-            x,
-            y,
-            1.0,
-            scale,
-            grad.as_deref_mut(),
-            hess.as_deref_mut(),
-            scratch,
-        );
-        let log_sum = Real::log1p::<S>(softmax.others);
         let z_loss = self.target.z_loss;
-        let z = softmax.max.to_f64() + log_sum;
-        if z_loss > 0.0 && (grad.is_some() || hess.is_some()) {
-            // The gradient has taken the place of the exponentials.
-            Softmax::of::<S>(x, scratch);
-            let outputs = [grad.as_deref_mut(), hess.as_deref_mut()];
-            add_z_loss(&softmax, scratch, [z_loss, z, scale], outputs);
-        }
-        let factors = PullFactors { total, z_loss, temperature: 1.0, scale };
-        correct_pull::<S, T>(&softmax, &factors, [x, y], [grad, hess]);
+        let factors = PullFactors { temperature: 1.0, z_loss, scale };
+        let (softmax, total) = through_softmax::<S, T>([x, y], factors, [grad, hess], scratch);
         if let Some(label_grad) = label_grad {
             for (c, (g, &x)) in label_grad.iter_mut().zip(x).enumerate() {
                 *g = softmax.log_sum_minus::<S>(x).weighted(self.label_slope(c)) * scale_t;
@@ -411,6 +394,7 @@ impl<T: Real> RowKernel<T, 2, 0> for Dense<'_> {
         }
         let log_t = T::from_f64(softmax.others).log1p::<S>();
         let value = sum::<S, T>(scratch) + total * log_t.to_f64();
+        let z = softmax.max.to_f64() + Real::log1p::<S>(softmax.others);
         T::from_f64(if z_loss > 0.0 { value + z_loss * z * z } else { value })
     }
 
@@ -426,27 +410,6 @@ impl<T: Real> RowKernel<T, 2, 0> for Dense<'_> {
         }
         let labels = OneClass { dense: self, classes: columns.elements() };
         room.by_columns::<S, _>(&labels, &mut rows, columns)
-    }
-}
-
-/// Adds the derivatives of a z-loss, from the exponentials of the row and Z.
-#[inline(always)]
-fn add_z_loss<T: Real>(
-    softmax: &Softmax<T>,
-    exps: &[T],
-    [z_loss, z, scale]: [f64; 3],
-    [mut grad, mut hess]: [Option<&mut [T]>; 2],
-) {
-    let pull = 2.0 * z_loss * z;
-    for (c, &exp) in exps.iter().enumerate() {
-        let p = exp.to_f64() * softmax.inverse();
-        if let Some(grad) = &mut grad {
-            grad[c] = T::from_f64(grad[c].to_f64() + pull.weighted(p) * scale);
-        }
-        if let Some(hess) = &mut hess {
-            let own = pull.weighted(p) * softmax.complement(c, exp) + 2.0 * z_loss * p * p;
-            hess[c] = T::from_f64(hess[c].to_f64() + own * scale);
-        }
     }
 }
 
