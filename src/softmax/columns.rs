@@ -7,7 +7,7 @@ use crate::math::Real;
 use crate::memory;
 use crate::num::DType;
 use crate::simd::{self, Isa, Kernel};
-use crate::softmax::subnormal::deeper;
+use crate::softmax::subnormal::depth;
 use crate::softmax::{Softmax, is_near, possible, shifted_exp, tempered_exp};
 use crate::sum::LongColumnSums;
 
@@ -104,7 +104,7 @@ impl<T: Real> ColumnSoftmax<T> {
         for c in 0..elements {
             let [x] = reader.column(c)?;
             for ((&x, &max), &first) in x.iter().zip(&self.max).zip(first) {
-                found = if deeper(T::ZERO, max, x, last) >= first { T::ONE } else { found };
+                found = if depth(max, x, last) >= first { T::ONE } else { found };
             }
         }
         Ok(found > T::ZERO)

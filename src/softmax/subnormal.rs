@@ -108,12 +108,12 @@ pub(super) fn may_be_small<T: Real>(max: &[T; LANES], least: &[T; LANES]) -> boo
     found != 0
 }
 
-/// The larger of a distance and that of a logit, if it is no larger than `last`. There is no branch, as classes that are
+/// The distance of a logit from the largest, 0 if it is larger than `last`. There is no branch, as classes that are
 /// impossible stand anywhere.
 #[inline(always)]
-pub(super) fn deeper<T: Real>(gap: T, max: T, x: T, last: T) -> T {
-    let own = max - x;
-    gap.max(if own <= last { own } else { T::ZERO })
+pub(super) fn depth<T: Real>(max: T, x: T, last: T) -> T {
+    let gap = max - x;
+    if gap <= last { gap } else { T::ZERO }
 }
 
 /// The largest distance in a row of logits, up to `last`, `N` of them at once.
@@ -123,10 +123,10 @@ fn deepest<const N: usize, T: Real>(x: &[T], max: T, last: T) -> T {
     let mut gaps = [T::ZERO; N];
     for x in whole {
         for i in 0..N {
-            gaps[i] = deeper(gaps[i], max, x[i], last);
+            gaps[i] = gaps[i].max(depth(max, x[i], last));
         }
     }
-    rest.iter().fold(fold(gaps, T::max), |gap, &x| deeper(gap, max, x, last))
+    rest.iter().fold(fold(gaps, T::max), |gap, &x| gap.max(depth(max, x, last)))
 }
 
 /// Whether depths include any logit of a row.
@@ -161,7 +161,7 @@ impl<T: Real> Kernel for AnySmall<'_, T> {
             Placement::Lanes => {
                 for x in x.as_chunks::<LANES>().0 {
                     for l in 0..LANES {
-                        gaps[l] = deeper(gaps[l], softmax.max[l], x[l], T::FAR);
+                        gaps[l] = gaps[l].max(depth(softmax.max[l], x[l], T::FAR));
                     }
                 }
             }
@@ -211,7 +211,7 @@ impl<T: Real> Place<'_, T> {
             Placement::Lanes => {
                 let row = x[l..].iter().step_by(LANES);
                 let [first, last] = depths.gaps;
-                row.fold(T::ZERO, |gap, &x| deeper(gap, depths.max, x, last)) >= first
+                row.fold(T::ZERO, |gap, &x| gap.max(depth(depths.max, x, last))) >= first
             }
         };
         if (self.grad.is_none() && self.hess.is_none()) || !has_any(&self.depths) {
