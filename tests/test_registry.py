@@ -100,9 +100,7 @@ def classes() -> dict[str, type[rl.Loss]]:
 
 
 def signature(cls: type[rl.Loss]) -> dict[str, inspect.Parameter]:
-    parameters = dict(inspect.signature(cls.__new__).parameters)
-    del parameters["cls"]
-    return parameters
+    return dict(inspect.signature(cls).parameters)
 
 
 # Names

@@ -146,3 +146,5 @@ rl.HuberLoss(rho="abc")  # error
 rl.HuberLoss(margin=1.0)  # error
 rl.HingeLoss(out_of_range="clip")  # error
 rl.HuberLoss(1, None, 0, "mean")  # error
+rl.HuberLoss(1.0, rho=2.0)  # error
+loss.rho = 2.0  # error

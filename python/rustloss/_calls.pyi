@@ -5,6 +5,7 @@
 # registry, with which a test compares them.
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, InitVar
 from enum import Enum
 from typing import (
     Any,
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from typing_extensions import TypeVar
 
 from rustloss._loss import ArrayReduction, Loss, NumberReduction, Reduction
+from rustloss._parameters import loss_class
 
 # What comes back for NumPy's arrays. bfloat16, which is not NumPy's own, passes for one of these.
 Array: TypeAlias = NDArray[np.floating[Any]]
@@ -61,13 +63,6 @@ R = TypeVar("R", bound=Reduction, default=Literal["sample"], covariant=True)
 V = TypeVar("V", bound=Array | Number, covariant=True)
 F = TypeVar("F", bound=Standard | Sharded)
 
-# What every constructor takes by name, beside its own parameters; see `rustloss.Loss`.
-class Options(TypedDict, Generic[R], total=False):
-    reduction: R
-    empty: Literal["nan", "zero"]
-    prefix: object
-    params: object
-
 class ForValue(TypedDict, total=False):
     out: NDArray[Any] | None
     denominator: SupportsFloat | None
@@ -88,7 +83,13 @@ class Of(Protocol[V]):
     def _value(self) -> V: ...
 
 # A loss of the reduction `R`.
+@loss_class
 class Reduced(Loss, Generic[R]):
+    _: KW_ONLY
+    reduction: R = "sample"  # type: ignore[assignment]
+    empty: Literal["nan", "zero"] = "nan"
+    prefix: InitVar[object] = None
+    params: InitVar[object] = None
     @overload
     def _value(self: Reduced[ArrayReduction]) -> Array: ...
     @overload

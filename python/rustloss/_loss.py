@@ -5,11 +5,23 @@ from __future__ import annotations
 import copyreg
 import functools
 import inspect
+from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, get_args, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    get_args,
+    overload,
+)
 
 from rustloss import _core
 from rustloss._interop import shape_and_dtype
+from rustloss._parameters import by_name
 from rustloss.errors import CallError, ParameterError
 
 #: Reductions whose result is an array and those whose result is one number, aliases among them.
@@ -125,19 +137,13 @@ class _Signature:
 
 
 def _of_constructor(kind: type[Loss]) -> inspect.Signature:
-    signature = inspect.signature(kind.__new__)
-    if kind is not Loss:
-        signature = _with_options_named(signature)
-    _, *own = signature.parameters.values()
+    if kind.__new__ is Loss.__new__:
+        return inspect.Signature([*kind._parameters.values(), *_shared_options()])
+    # The class is a user's.
+    _, *own = inspect.signature(kind.__new__).parameters.values()
+    if own and own[-1].kind is own[-1].VAR_KEYWORD:
+        own[-1:] = _shared_options()
     return inspect.Signature(own)
-
-
-def _with_options_named(signature: inspect.Signature) -> inspect.Signature:
-    """Return the signature of a `__new__` with the options that every loss has in place of any."""
-    *own, last = signature.parameters.values()
-    if last.kind is not last.VAR_KEYWORD:
-        return signature
-    return signature.replace(parameters=[*own, *_shared_options()])
 
 
 @functools.cache
@@ -221,6 +227,10 @@ class Loss(_core.Loss):
 
     __signature__ = _Signature()
 
+    #: The name in the registry, and the parameters that a class states; `loss_class` sets both.
+    _name: ClassVar[str] = ""
+    _parameters: ClassVar[Mapping[str, inspect.Parameter]] = {}
+
     weight: float | None
     batch_axis: int
     reduction: str
@@ -228,40 +238,30 @@ class Loss(_core.Loss):
 
     def __new__(
         cls,
-        name: str,
-        *,
+        *args: Any,
         reduction: Reduction = "sample",
         empty: Literal["nan", "zero"] = "nan",
         prefix: object = None,
         params: object = None,
-        **own: Any,
+        **kwargs: Any,
     ) -> Self:
         # Gluon's `prefix` and `params` name parameters that a loss does not have.
         del prefix, params
+        if not cls._name:
+            raise TypeError("Loss is the base of all losses; make one of them, as L2Loss()")
+        own = by_name(cls, cls._parameters, args, kwargs)
         word = _known(reduction)
         try:
-            return super().__new__(cls, name, reduction=word, empty=empty, **own)
+            return super().__new__(cls, cls._name, reduction=word, empty=empty, **own)
         except ParameterError as error:
             remedy = _remedy(cls, error.argument, reduction)
             if not remedy:
                 raise
             raise ParameterError(f"{error}; {remedy}", error.argument) from None
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if cls.__module__.startswith("rustloss.") and "__new__" in cls.__dict__:
-            new: Any = cls.__new__
-            new.__signature__ = _with_options_named(inspect.signature(new, eval_str=True))
-
     def __class_getitem__(cls, reduction: object) -> type[Self]:
         """Return the class itself: only type checkers know a loss by its reduction."""
         return cls
-
-    @classmethod
-    def _of(cls, name: str, arguments: dict[str, Any]) -> Self:
-        """Make the loss of that name of the registry from the local names of a `__new__`."""
-        own = {k: v for k, v in arguments.items() if k not in {"cls", "options"}}
-        return Loss.__new__(cls, name, **own, **arguments["options"])
 
     def signature(self, *args: Shaped | None, **kwargs: Shaped | None) -> Signature:
         """Return what a call gives, without its data.

@@ -6,9 +6,11 @@ Formulas are for one element of the unreduced loss E, which has the prediction's
 
 from __future__ import annotations
 
-from typing import Literal, Self, Unpack
+from dataclasses import KW_ONLY
+from typing import Literal
 
-from rustloss._calls import Count, Couple, Logit, Moments, Options, Plain, R
+from rustloss._calls import Count, Couple, Logit, Moments, Plain, R
+from rustloss._parameters import loss_class
 
 __all__ = [
     "GaussianNLLLoss",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 
+@loss_class
 class L1Loss(Plain[R]):
     """Absolute error: ``|label - pred|``.
 
@@ -51,12 +54,11 @@ class L1Loss(Plain[R]):
 
     __slots__ = ()
 
-    def __new__(
-        cls, weight: float | None = None, batch_axis: int = 0, **options: Unpack[Options[R]]
-    ) -> Self:
-        return cls._of("L1Loss", locals())
+    weight: float | None = None
+    batch_axis: int = 0
 
 
+@loss_class
 class L2Loss(Plain[R]):
     """Half the squared error: ``(label - pred)**2 / 2``, times `weight`.
 
@@ -84,12 +86,11 @@ class L2Loss(Plain[R]):
 
     __slots__ = ()
 
-    def __new__(
-        cls, weight: float | None = 1.0, batch_axis: int = 0, **options: Unpack[Options[R]]
-    ) -> Self:
-        return cls._of("L2Loss", locals())
+    weight: float | None = 1.0
+    batch_axis: int = 0
 
 
+@loss_class
 class HuberLoss(Plain[R]):
     """Absolute error with its corner rounded off.
 
@@ -118,18 +119,12 @@ class HuberLoss(Plain[R]):
 
     __slots__ = ()
 
-    rho: float
-
-    def __new__(
-        cls,
-        rho: float = 1,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("HuberLoss", locals())
+    rho: float = 1
+    weight: float | None = None
+    batch_axis: int = 0
 
 
+@loss_class
 class HingeLoss(Plain[R]):
     """Hinge loss of a signed label: ``max(0, margin - pred * label)``.
 
@@ -160,21 +155,14 @@ class HingeLoss(Plain[R]):
 
     __slots__ = ()
 
-    margin: float
-    out_of_range: Literal["raise", "allow"]
-
-    def __new__(
-        cls,
-        margin: float = 1,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        *,
-        out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("HingeLoss", locals())
+    margin: float = 1
+    weight: float | None = None
+    batch_axis: int = 0
+    _: KW_ONLY
+    out_of_range: Literal["raise", "allow"] = "raise"
 
 
+@loss_class
 class SquaredHingeLoss(Plain[R]):
     """Squared hinge loss of a signed label: ``max(0, margin - pred * label)**2``.
 
@@ -205,21 +193,14 @@ class SquaredHingeLoss(Plain[R]):
 
     __slots__ = ()
 
-    margin: float
-    out_of_range: Literal["raise", "allow"]
-
-    def __new__(
-        cls,
-        margin: float = 1,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        *,
-        out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("SquaredHingeLoss", locals())
+    margin: float = 1
+    weight: float | None = None
+    batch_axis: int = 0
+    _: KW_ONLY
+    out_of_range: Literal["raise", "allow"] = "raise"
 
 
+@loss_class
 class LogisticLoss(Plain[R]):
     """Logistic loss: binary cross-entropy of a logit with a signed label.
 
@@ -249,21 +230,14 @@ class LogisticLoss(Plain[R]):
 
     __slots__ = ()
 
-    label_format: Literal["signed", "binary"]
-    out_of_range: Literal["raise", "allow"]
-
-    def __new__(
-        cls,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        label_format: Literal["signed", "binary"] = "signed",
-        *,
-        out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("LogisticLoss", locals())
+    weight: float | None = None
+    batch_axis: int = 0
+    label_format: Literal["signed", "binary"] = "signed"
+    _: KW_ONLY
+    out_of_range: Literal["raise", "allow"] = "raise"
 
 
+@loss_class
 class SigmoidBinaryCrossEntropyLoss(Logit[R]):
     """Binary cross-entropy, with the sigmoid inside.
 
@@ -306,28 +280,19 @@ class SigmoidBinaryCrossEntropyLoss(Logit[R]):
 
     __slots__ = ()
 
-    from_sigmoid: bool
-    epsilon: float
-    clamp: bool
-    out_of_range: Literal["raise", "allow"]
-
-    def __new__(
-        cls,
-        from_sigmoid: bool = False,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        *,
-        epsilon: float = 0.0,
-        clamp: bool = False,
-        out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("SigmoidBinaryCrossEntropyLoss", locals())
+    from_sigmoid: bool = False
+    weight: float | None = None
+    batch_axis: int = 0
+    _: KW_ONLY
+    epsilon: float = 0.0
+    clamp: bool = False
+    out_of_range: Literal["raise", "allow"] = "raise"
 
 
 SigmoidBCELoss = SigmoidBinaryCrossEntropyLoss
 
 
+@loss_class
 class PoissonNLLLoss(Count[R]):
     """Negative log-likelihood of a Poisson count.
 
@@ -367,23 +332,15 @@ class PoissonNLLLoss(Count[R]):
 
     __slots__ = ()
 
-    from_logits: bool
-    compute_full: bool | Literal["stirling"]
-    out_of_range: Literal["raise", "allow"]
-
-    def __new__(
-        cls,
-        weight: float | None = None,
-        from_logits: bool = True,
-        batch_axis: int = 0,
-        compute_full: bool | Literal["stirling"] = False,
-        *,
-        out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("PoissonNLLLoss", locals())
+    weight: float | None = None
+    from_logits: bool = True
+    batch_axis: int = 0
+    compute_full: bool | Literal["stirling"] = False
+    _: KW_ONLY
+    out_of_range: Literal["raise", "allow"] = "raise"
 
 
+@loss_class
 class GaussianNLLLoss(Moments[R]):
     """Negative log-likelihood of a normal distribution, whose mean and variance are predicted.
 
@@ -430,20 +387,13 @@ class GaussianNLLLoss(Moments[R]):
 
     __slots__ = ()
 
-    full: bool
-    epsilon: float
-
-    def __new__(
-        cls,
-        full: bool = False,
-        epsilon: float = 1e-6,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("GaussianNLLLoss", locals())
+    full: bool = False
+    epsilon: float = 1e-6
+    weight: float | None = None
+    batch_axis: int = 0
 
 
+@loss_class
 class MarginRankingLoss(Couple[R]):
     """Margin ranking: ``max(0, margin - label * (input1 - input2))``.
 
@@ -484,21 +434,14 @@ class MarginRankingLoss(Couple[R]):
 
     __slots__ = ()
 
-    margin: float
-    out_of_range: Literal["raise", "allow"]
-
-    def __new__(
-        cls,
-        margin: float = 0.0,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        *,
-        out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("MarginRankingLoss", locals())
+    margin: float = 0.0
+    weight: float | None = None
+    batch_axis: int = 0
+    _: KW_ONLY
+    out_of_range: Literal["raise", "allow"] = "raise"
 
 
+@loss_class
 class HingeEmbeddingLoss(Plain[R]):
     """Hinge embedding: ``pred`` for label 1, ``max(0, margin - pred)`` for label -1.
 
@@ -539,16 +482,8 @@ class HingeEmbeddingLoss(Plain[R]):
 
     __slots__ = ()
 
-    margin: float
-    out_of_range: Literal["raise", "allow"]
-
-    def __new__(
-        cls,
-        margin: float = 1.0,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        *,
-        out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("HingeEmbeddingLoss", locals())
+    margin: float = 1.0
+    weight: float | None = None
+    batch_axis: int = 0
+    _: KW_ONLY
+    out_of_range: Literal["raise", "allow"] = "raise"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, Unpack
+from dataclasses import KW_ONLY
+from typing import Literal
 
-from rustloss._calls import Batches, Options, R
+from rustloss._calls import Batches, R
+from rustloss._parameters import loss_class
 
 __all__ = ["InfoNCELoss", "SDMLLoss"]
 
 
+@loss_class
 class SDMLLoss(Batches[R]):
     """Smoothed deep metric learning: each x1[i] is to be nearest to its partner x2[i] of all x2.
 
@@ -52,21 +55,14 @@ class SDMLLoss(Batches[R]):
 
     __slots__ = ()
 
-    smoothing_parameter: float
-    memory_limit: int
-
-    def __new__(
-        cls,
-        smoothing_parameter: float = 0.3,
-        weight: float | None = 1.0,
-        batch_axis: int = 0,
-        *,
-        memory_limit: int = 1 << 28,
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("SDMLLoss", locals())
+    smoothing_parameter: float = 0.3
+    weight: float | None = 1.0
+    batch_axis: int = 0
+    _: KW_ONLY
+    memory_limit: int = 1 << 28
 
 
+@loss_class
 class InfoNCELoss(Batches[R]):
     """Contrastive cross-entropy: each x1[i] is to be most similar to its partner x2[i] of all x2.
 
@@ -115,20 +111,10 @@ class InfoNCELoss(Batches[R]):
 
     __slots__ = ()
 
-    temperature: float
-    similarity: Literal["cosine", "dot"]
-    symmetric: bool
-    memory_limit: int
-
-    def __new__(
-        cls,
-        temperature: float = 0.07,
-        similarity: Literal["cosine", "dot"] = "cosine",
-        symmetric: bool = True,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        *,
-        memory_limit: int = 1 << 28,
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("InfoNCELoss", locals())
+    temperature: float = 0.07
+    similarity: Literal["cosine", "dot"] = "cosine"
+    symmetric: bool = True
+    weight: float | None = None
+    batch_axis: int = 0
+    _: KW_ONLY
+    memory_limit: int = 1 << 28

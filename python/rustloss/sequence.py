@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rustloss import _core
-from rustloss._calls import Options, R, Sequences
+from rustloss._calls import R, Sequences
+from rustloss._parameters import loss_class
 
 if TYPE_CHECKING:
     from rustloss._calls import Array, MaybeMix, Mix
@@ -94,6 +95,7 @@ def _spans(index: NDArray[np.int64], log_prob: NDArray[Any], posterior: NDArray[
     return [Span(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
 
 
+@loss_class
 class CTCLoss(Sequences[R]):
     """Connectionist temporal classification: ``-log P(label | pred)``.
 
@@ -164,26 +166,14 @@ class CTCLoss(Sequences[R]):
 
     __slots__ = ()
 
-    layout: Literal["NTC", "TNC", "TC"]
-    label_layout: Literal["NT", "TN"]
-    blank: Literal["last", "first"] | int
-    input: Literal["logits", "log_probs", "log_probs_torch"]
-    infeasible: Literal["inf", "zero", "raise"]
-    memory_limit: int
-
-    def __new__(
-        cls,
-        layout: Literal["NTC", "TNC", "TC"] = "NTC",
-        label_layout: Literal["NT", "TN"] = "NT",
-        weight: float | None = None,
-        *,
-        blank: Literal["last", "first"] | int = "last",
-        input: Literal["logits", "log_probs", "log_probs_torch"] = "logits",  # noqa: A002
-        infeasible: Literal["inf", "zero", "raise"] = "inf",
-        memory_limit: int = 1 << 28,
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("CTCLoss", locals())
+    layout: Literal["NTC", "TNC", "TC"] = "NTC"
+    label_layout: Literal["NT", "TN"] = "NT"
+    weight: float | None = None
+    _: KW_ONLY
+    blank: Literal["last", "first"] | int = "last"
+    input: Literal["logits", "log_probs", "log_probs_torch"] = "logits"
+    infeasible: Literal["inf", "zero", "raise"] = "inf"
+    memory_limit: int = 1 << 28
 
     def posteriors(
         self,

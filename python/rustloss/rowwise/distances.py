@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, Unpack
+from dataclasses import KW_ONLY
+from typing import Literal
 
-from rustloss._calls import Couple, Options, R, Triple
+from rustloss._calls import Couple, R, Triple
+from rustloss._parameters import loss_class
 
 __all__ = [
     "CosineEmbeddingLoss",
@@ -13,6 +15,7 @@ __all__ = [
 ]
 
 
+@loss_class
 class TripletLoss(Triple[R]):
     """Triplet loss: the anchor is to be nearer to the positive than to the negative.
 
@@ -46,18 +49,12 @@ class TripletLoss(Triple[R]):
 
     __slots__ = ()
 
-    margin: float
-
-    def __new__(
-        cls,
-        margin: float = 1,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("TripletLoss", locals())
+    margin: float = 1
+    weight: float | None = None
+    batch_axis: int = 0
 
 
+@loss_class
 class TripletMarginLoss(Triple[R]):
     """Triplet margin: ``max(0, margin + d(pred, positive) - d(pred, negative))``, d a distance.
 
@@ -111,26 +108,16 @@ class TripletMarginLoss(Triple[R]):
 
     __slots__ = ()
 
-    margin: float
-    p: float
-    epsilon: float
-    swap: bool
-    axis: int
-
-    def __new__(
-        cls,
-        margin: float = 1.0,
-        p: float = 2.0,
-        epsilon: float = 1e-6,
-        swap: bool = False,
-        axis: int = -1,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("TripletMarginLoss", locals())
+    margin: float = 1.0
+    p: float = 2.0
+    epsilon: float = 1e-6
+    swap: bool = False
+    axis: int = -1
+    weight: float | None = None
+    batch_axis: int = 0
 
 
+@loss_class
 class CosineEmbeddingLoss(Couple[R]):
     """Cosine embedding loss: vectors that are to be alike, label 1, or not, label -1.
 
@@ -174,18 +161,9 @@ class CosineEmbeddingLoss(Couple[R]):
 
     __slots__ = ()
 
-    margin: float
-    axis: int
-    out_of_range: Literal["raise", "allow"]
-
-    def __new__(
-        cls,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        margin: float = 0,
-        *,
-        axis: int = -1,
-        out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("CosineEmbeddingLoss", locals())
+    weight: float | None = None
+    batch_axis: int = 0
+    margin: float = 0
+    _: KW_ONLY
+    axis: int = -1
+    out_of_range: Literal["raise", "allow"] = "raise"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self, Unpack
+from typing import Any
 
 from numpy.typing import NDArray
 
-from rustloss._calls import Options, Plain, R
+from rustloss._calls import Plain, R
+from rustloss._parameters import loss_class
 
 __all__ = [
     "CRPSLoss",
@@ -15,6 +16,7 @@ __all__ = [
 ]
 
 
+@loss_class
 class MultiQuantileLoss(Plain[R]):
     """Several quantiles of a number at once: the mean of their pinball losses.
 
@@ -51,20 +53,13 @@ class MultiQuantileLoss(Plain[R]):
 
     __slots__ = ()
 
-    quantiles: tuple[float, ...] | None
-    axis: int
-
-    def __new__(
-        cls,
-        quantiles: Sequence[float] | NDArray[Any] | None = None,
-        axis: int = -1,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("MultiQuantileLoss", locals())
+    quantiles: Sequence[float] | NDArray[Any] | None = None
+    axis: int = -1
+    weight: float | None = None
+    batch_axis: int = 0
 
 
+@loss_class
 class CRPSLoss(Plain[R]):
     """Continuous ranked probability score of an ensemble.
 
@@ -102,15 +97,7 @@ class CRPSLoss(Plain[R]):
 
     __slots__ = ()
 
-    fair: bool
-    axis: int
-
-    def __new__(
-        cls,
-        fair: bool = False,
-        axis: int = -1,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("CRPSLoss", locals())
+    fair: bool = False
+    axis: int = -1
+    weight: float | None = None
+    batch_axis: int = 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self, Unpack
+from dataclasses import KW_ONLY
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from rustloss._calls import Options, Plain, R
+from rustloss._calls import Plain, R
+from rustloss._parameters import loss_class
 
 __all__ = [
     "CategoricalHingeLoss",
@@ -17,6 +19,7 @@ __all__ = [
 ]
 
 
+@loss_class
 class CategoricalHingeLoss(Plain[R]):
     """Categorical hinge: ``max(0, margin + max(others) - pred[label])`` (Crammer and Singer).
 
@@ -59,25 +62,16 @@ class CategoricalHingeLoss(Plain[R]):
 
     __slots__ = ()
 
-    margin: float
-    axis: int
-    ignore_index: int | None
-    out_of_range: Literal["raise", "clip"]
-
-    def __new__(
-        cls,
-        margin: float = 1.0,
-        axis: int = -1,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        *,
-        ignore_index: int | None = None,
-        out_of_range: Literal["raise", "clip"] = "raise",
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("CategoricalHingeLoss", locals())
+    margin: float = 1.0
+    axis: int = -1
+    weight: float | None = None
+    batch_axis: int = 0
+    _: KW_ONLY
+    ignore_index: int | None = None
+    out_of_range: Literal["raise", "clip"] = "raise"
 
 
+@loss_class
 class MultiMarginLoss(Plain[R]):
     """Multi-class margin: ``sum(max(0, margin + others - pred[label])**p) / C``.
 
@@ -132,29 +126,18 @@ class MultiMarginLoss(Plain[R]):
 
     __slots__ = ()
 
-    p: int
-    margin: float
-    axis: int
-    ignore_index: int | None
-    out_of_range: Literal["raise", "clip"]
-    class_weight: tuple[float, ...] | None
-
-    def __new__(
-        cls,
-        p: int = 1,
-        margin: float = 1.0,
-        axis: int = -1,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        *,
-        ignore_index: int | None = None,
-        out_of_range: Literal["raise", "clip"] = "raise",
-        class_weight: Sequence[float] | NDArray[Any] | None = None,
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("MultiMarginLoss", locals())
+    p: int = 1
+    margin: float = 1.0
+    axis: int = -1
+    weight: float | None = None
+    batch_axis: int = 0
+    _: KW_ONLY
+    ignore_index: int | None = None
+    out_of_range: Literal["raise", "clip"] = "raise"
+    class_weight: Sequence[float] | NDArray[Any] | None = None
 
 
+@loss_class
 class MultiLabelMarginLoss(Plain[R]):
     """Multi-label margin: every class of the label is to be ahead of every class that is not by 1.
 
@@ -200,18 +183,12 @@ class MultiLabelMarginLoss(Plain[R]):
 
     __slots__ = ()
 
-    axis: int
-
-    def __new__(
-        cls,
-        axis: int = -1,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("MultiLabelMarginLoss", locals())
+    axis: int = -1
+    weight: float | None = None
+    batch_axis: int = 0
 
 
+@loss_class
 class MultiLabelSoftMarginLoss(Plain[R]):
     """Multi-label soft margin: the mean over the classes of the binary cross-entropy of each.
 
@@ -263,18 +240,9 @@ class MultiLabelSoftMarginLoss(Plain[R]):
 
     __slots__ = ()
 
-    axis: int
-    out_of_range: Literal["raise", "allow"]
-    class_weight: tuple[float, ...] | None
-
-    def __new__(
-        cls,
-        axis: int = -1,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        *,
-        out_of_range: Literal["raise", "allow"] = "raise",
-        class_weight: Sequence[float] | NDArray[Any] | None = None,
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("MultiLabelSoftMarginLoss", locals())
+    axis: int = -1
+    weight: float | None = None
+    batch_axis: int = 0
+    _: KW_ONLY
+    out_of_range: Literal["raise", "allow"] = "raise"
+    class_weight: Sequence[float] | NDArray[Any] | None = None

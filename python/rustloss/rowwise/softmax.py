@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self, Unpack
+from dataclasses import KW_ONLY
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from rustloss._calls import Options, Plain, R
+from rustloss._calls import Plain, R
+from rustloss._parameters import loss_class
 
 __all__ = [
     "KLDivLoss",
@@ -18,6 +20,7 @@ __all__ = [
 ]
 
 
+@loss_class
 class SoftmaxCrossEntropyLoss(Plain[R]):
     """Softmax cross-entropy: ``-log p[label]``, with p the softmax of pred along `axis`.
 
@@ -77,36 +80,23 @@ class SoftmaxCrossEntropyLoss(Plain[R]):
 
     __slots__ = ()
 
-    axis: int
-    sparse_label: bool
-    from_logits: bool
-    ignore_index: int | None
-    out_of_range: Literal["raise", "clip"]
-    class_weight: tuple[float, ...] | None
-    label_smoothing: float
-    z_loss: float
-
-    def __new__(
-        cls,
-        axis: int = -1,
-        sparse_label: bool = True,
-        from_logits: bool = False,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        *,
-        ignore_index: int | None = None,
-        out_of_range: Literal["raise", "clip"] = "raise",
-        class_weight: Sequence[float] | NDArray[Any] | None = None,
-        label_smoothing: float = 0.0,
-        z_loss: float = 0.0,
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("SoftmaxCrossEntropyLoss", locals())
+    axis: int = -1
+    sparse_label: bool = True
+    from_logits: bool = False
+    weight: float | None = None
+    batch_axis: int = 0
+    _: KW_ONLY
+    ignore_index: int | None = None
+    out_of_range: Literal["raise", "clip"] = "raise"
+    class_weight: Sequence[float] | NDArray[Any] | None = None
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
 
 
 SoftmaxCELoss = SoftmaxCrossEntropyLoss
 
 
+@loss_class
 class KLDivLoss(Plain[R]):
     """Kullback-Leibler divergence of a prediction from a distribution: ``y (log y - log p)``.
 
@@ -174,29 +164,18 @@ class KLDivLoss(Plain[R]):
 
     __slots__ = ()
 
-    from_logits: bool
-    axis: int
-    epsilon: float
-    log_target: bool
-    temperature: float
-    out_of_range: Literal["raise", "allow"]
-
-    def __new__(
-        cls,
-        from_logits: bool = True,
-        axis: int = -1,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        *,
-        epsilon: float = 0.0,
-        log_target: bool = False,
-        temperature: float = 1.0,
-        out_of_range: Literal["raise", "allow"] = "raise",
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("KLDivLoss", locals())
+    from_logits: bool = True
+    axis: int = -1
+    weight: float | None = None
+    batch_axis: int = 0
+    _: KW_ONLY
+    epsilon: float = 0.0
+    log_target: bool = False
+    temperature: float = 1.0
+    out_of_range: Literal["raise", "allow"] = "raise"
 
 
+@loss_class
 class SoftmaxFocalLoss(Plain[R]):
     """Focal loss on a softmax: ``-(1 - p)**gamma * log p``, with p the probability of the label.
 
@@ -240,27 +219,17 @@ class SoftmaxFocalLoss(Plain[R]):
 
     __slots__ = ()
 
-    gamma: float
-    alpha: tuple[float, ...] | None
-    axis: int
-    ignore_index: int | None
-    out_of_range: Literal["raise", "clip"]
-
-    def __new__(
-        cls,
-        gamma: float = 2.0,
-        alpha: Sequence[float] | NDArray[Any] | None = None,
-        axis: int = -1,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        *,
-        ignore_index: int | None = None,
-        out_of_range: Literal["raise", "clip"] = "raise",
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("SoftmaxFocalLoss", locals())
+    gamma: float = 2.0
+    alpha: Sequence[float] | NDArray[Any] | None = None
+    axis: int = -1
+    weight: float | None = None
+    batch_axis: int = 0
+    _: KW_ONLY
+    ignore_index: int | None = None
+    out_of_range: Literal["raise", "clip"] = "raise"
 
 
+@loss_class
 class PolyLoss(Plain[R]):
     """Poly-1 cross-entropy: ``-log p + epsilon * (1 - p)``, with p the probability of the label.
 
@@ -304,22 +273,11 @@ class PolyLoss(Plain[R]):
 
     __slots__ = ()
 
-    epsilon: float
-    axis: int
-    ignore_index: int | None
-    out_of_range: Literal["raise", "clip"]
-    class_weight: tuple[float, ...] | None
-
-    def __new__(
-        cls,
-        epsilon: float = 1.0,
-        axis: int = -1,
-        weight: float | None = None,
-        batch_axis: int = 0,
-        *,
-        ignore_index: int | None = None,
-        out_of_range: Literal["raise", "clip"] = "raise",
-        class_weight: Sequence[float] | NDArray[Any] | None = None,
-        **options: Unpack[Options[R]],
-    ) -> Self:
-        return cls._of("PolyLoss", locals())
+    epsilon: float = 1.0
+    axis: int = -1
+    weight: float | None = None
+    batch_axis: int = 0
+    _: KW_ONLY
+    ignore_index: int | None = None
+    out_of_range: Literal["raise", "clip"] = "raise"
+    class_weight: Sequence[float] | NDArray[Any] | None = None

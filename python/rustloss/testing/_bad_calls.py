@@ -168,7 +168,7 @@ def _parameters(spec: Spec) -> Iterator[BadCall]:
             "reduction": (1, True, "SAMPLE", "", "average", *_foreign_reductions(spec)),
             "empty": (None, 0.0, "inf", True),
         }.items()
-        if name != "batch_axis" or name in inspect.signature(spec.cls.__new__).parameters
+        if name != "batch_axis" or name in inspect.signature(spec.cls).parameters
     }
     for name, values in shared.items():
         for value in values:
@@ -256,7 +256,7 @@ def _shapes(spec: Spec, method: str) -> Iterator[BadCall]:
             inputs = {**_base(spec)[1], **({} if name in valid else others), name: array}
             yield BadCall(spec.name, name, defect, error, inputs=inputs, method=method)
     axes: Mapping[str, tuple[int, ...]] = {"batch_axis": (2, -3, 10**9), "axis": (2, -3)}
-    for name in axes.keys() & inspect.signature(spec.cls.__new__).parameters.keys():
+    for name in axes.keys() & inspect.signature(spec.cls).parameters.keys():
         for axis in axes[name]:
             params, inputs = {name: axis}, _base(spec)[1]
             yield BadCall(spec.name, name, "no such axis", ParameterError, params, inputs, method)

@@ -285,7 +285,7 @@ class _Drawn:
     ) -> None:
         """Add to `params` what is not in it yet; the axis of classes fits a shape that is fixed."""
         ndim = len(sides)
-        signature = inspect.signature(spec.cls.__new__).parameters
+        signature = inspect.signature(spec.cls).parameters
         if "axis" in spec.params:
             axes: Iterable[int] = range(-max(ndim, 1), max(ndim, 1))
             if is_fixed and (count := class_count(spec, params)):
