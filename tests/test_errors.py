@@ -148,7 +148,10 @@ MEAN = rl.L2Loss(reduction="mean")
         ),
         (lambda: rl.SigmoidBCELoss(epsilon=1e-9), r"ParameterError: epsilon: it needs from_sigm"),
         (lambda: ANY(1.0, 0, "none"), r"CallError: .* at most 2 arguments by position, .*, got 3"),
-        (lambda: ANY(1.0, weight=1.0), r"CallError: weight: .* one by position and one by name"),
+        (
+            lambda: ANY(1.0, 0, batch_axis=0, weight=1.0),
+            r"CallError: weight: .* one by position and one by name",
+        ),
         (rl.Loss, r"TypeError: Loss is the base of all losses"),
         (lambda: L2(PRED), r"CallError: label: missing or None; L2Loss takes"),
         (lambda: L2(None, LABEL), r"CallError: pred: missing or None; L2Loss takes"),

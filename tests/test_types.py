@@ -6,6 +6,7 @@ import ast
 import inspect
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -134,6 +135,27 @@ def test_a_class_of_a_user_may_state_anything() -> None:
     assert [*inspect.signature(Mine).parameters][:2] == ["rho", "reduction"]
     assert Mine(reduction="mean")([4.0], [0.0]) == 3.0
 
+    class Mean(rl.HuberLoss):
+        _name = "anything"
+
+        def __new__(cls, *, reduction: Any = "mean", **options: Any) -> Any:
+            return super().__new__(cls, reduction=reduction, **options)
+
+    assert [*inspect.signature(Mean).parameters] == ["reduction", "empty", "prefix", "params"]
+    assert (repr(Mean()), repr(Mean(reduction="sum"))) == ("Mean()", "Mean(reduction='sum')")
+
+
+class Renamed(rl.HuberLoss[Any]):
+    """A class of a user, with the constructor of its base."""
+
+
+def test_a_class_of_a_user_has_the_constructor_of_its_base() -> None:
+    made: Any = Renamed(2.0, reduction="mean")
+    assert repr(made) == "Renamed(rho=2.0, reduction='mean')"
+    assert inspect.signature(Renamed) == inspect.signature(rl.HuberLoss)
+    assert pickle.loads(pickle.dumps(made)) == made != rl.HuberLoss(2.0, reduction="mean")
+    assert made.replace(rho=1.0)([4.0], [0.0]) == 3.5
+
 
 def test_names_that_are_no_modules_are_not_there() -> None:
     for name in ("a.b", "__wrapped__", "spam"):
@@ -156,7 +178,6 @@ def test_signatures_of_methods_name_the_options(method: str) -> None:
 def test_parameters_are_stated_and_listed(name: str) -> None:
     kind: Any = getattr(rl, name)
     stated = inspect.signature(kind).parameters
-    assert all(p.annotation is not p.empty for p in stated.values())
     of_all = {"weight", "batch_axis", *inspect.signature(rl.Loss).parameters}
     assert stated.keys() - of_all == specs()[name].params.keys()
     assert {*specs()[name].params, "weight", "batch_axis", "reduction", "empty"} <= {*dir(kind())}

@@ -21,7 +21,7 @@ from typing import (
 
 from rustloss import _core
 from rustloss._interop import shape_and_dtype
-from rustloss._parameters import by_name
+from rustloss._parameters import arguments_by_name
 from rustloss.errors import CallError, ParameterError
 
 #: Reductions whose result is an array and those whose result is one number, aliases among them.
@@ -138,11 +138,12 @@ class _Signature:
 
 def _of_constructor(kind: type[Loss]) -> inspect.Signature:
     if kind.__new__ is Loss.__new__:
-        return inspect.Signature([*kind._parameters.values(), *_shared_options()])
-    # The class is a user's.
+        return inspect.Signature([*kind._stated.values(), *_shared_options()])
+    # The class is a user's, with a constructor of its own.
     _, *own = inspect.signature(kind.__new__).parameters.values()
     if own and own[-1].kind is own[-1].VAR_KEYWORD:
-        own[-1:] = _shared_options()
+        stated = {p.name for p in own}
+        own[-1:] = [p for p in _shared_options() if p.name not in stated]
     return inspect.Signature(own)
 
 
@@ -228,8 +229,8 @@ class Loss(_core.Loss):
     __signature__ = _Signature()
 
     #: The name in the registry, and the parameters that a class states; `loss_class` sets both.
-    _name: ClassVar[str] = ""
-    _parameters: ClassVar[Mapping[str, inspect.Parameter]] = {}
+    _registered: ClassVar[str] = ""
+    _stated: ClassVar[Mapping[str, inspect.Parameter]] = {}
 
     weight: float | None
     batch_axis: int
@@ -247,12 +248,12 @@ class Loss(_core.Loss):
     ) -> Self:
         # Gluon's `prefix` and `params` name parameters that a loss does not have.
         del prefix, params
-        if not cls._name:
+        if not cls._registered:
             raise TypeError("Loss is the base of all losses; make one of them, as L2Loss()")
-        own = by_name(cls, cls._parameters, args, kwargs)
+        own = arguments_by_name(cls, cls._stated, args, kwargs)
         word = _known(reduction)
         try:
-            return super().__new__(cls, cls._name, reduction=word, empty=empty, **own)
+            return super().__new__(cls, cls._registered, reduction=word, empty=empty, **own)
         except ParameterError as error:
             remedy = _remedy(cls, error.argument, reduction)
             if not remedy:
@@ -367,9 +368,9 @@ class Loss(_core.Loss):
             raise AttributeError(text, name=name, obj=self)
 
     def __repr__(self) -> str:
-        # CTC's constructor has no batch axis.
-        signature = inspect.signature(type(self)).parameters
-        defaults = {"batch_axis": 0} | {name: p.default for name, p in signature.items()}
+        # CTC's constructor has no batch axis, and a user's may leave out anything.
+        stated = {**self._stated, **inspect.signature(type(self)).parameters}
+        defaults = {"batch_axis": 0} | {name: p.default for name, p in stated.items()}
         given = [f"{k}={v!r}" for k, v in self._params.items() if defaults.get(k, ...) != v]
         return f"{type(self).__name__}({', '.join(given)})"
 

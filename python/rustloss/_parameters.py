@@ -33,20 +33,21 @@ def loss_class(cls: C) -> C:
             parameters[name] = Parameter(name, kind, default=default, annotation=annotation)
             delattr(cls, name)
     made: Any = cls
-    made._name, made._parameters = cls.__name__, parameters
+    made._registered, made._stated = cls.__name__, parameters
     return cls
 
 
-def by_name(
+def arguments_by_name(
     cls: type, parameters: Mapping[str, Parameter], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
     """Return what a constructor is given by name, with the defaults of what it is not given."""
-    names = [p.name for p in parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    names = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]
     if len(args) > len(names):
         text = f"expected at most {len(names)} arguments by position, {tuple(names)}"
         raise CallError(f"{cls.__name__}: {text}, got {len(args)}")
     given = dict(zip(names, args, strict=False))
-    for name in given.keys() & kwargs.keys():
-        text = f"{name}: expected one value, got one by position and one by name"
-        raise CallError(text, name)
-    return {**{p.name: p.default for p in parameters.values()}, **given, **kwargs}
+    for name in given:
+        if name in kwargs:
+            text = f"{name}: expected one value, got one by position and one by name"
+            raise CallError(text, name)
+    return {**{name: p.default for name, p in parameters.items()}, **given, **kwargs}
