@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import rustloss as rl
-from reference.exact import Truth, split, ulp_error
+from reference.exact import Truth, split, truth, ulp_error
 from reference.math_mpmath import PRECISION
 from reference.points import CASES, DTYPES, Case, run
 from rustloss import _core
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 SUM = 2.0
 """The bound of sums in ulp of the sum of the absolute terms."""
+
+SMALL_RESULTS = 8.0
+"""The bound of a poly loss, in ulp of each result itself."""
 
 LEVELS: list[str] = _core.config()["isa_available"]
 DENSER = 100
@@ -106,6 +109,32 @@ def test_error_is_bounded(case, dtype, at_level):
 @over_cases
 def test_error_is_bounded_at_many_points(case, dtype, at_level):
     check(case, dtype, range(1, DENSER + 1), at_level)
+
+
+@pytest.mark.loss("PolyLoss")
+@pytest.mark.parametrize("axis", [-1, 0])
+@pytest.mark.parametrize("classes", [2, 5, 300])
+@pytest.mark.parametrize("epsilon", [-1.0, -0.7, -0.5, 1.0])
+@DTYPE
+def test_poly_keeps_the_digits_of_small_results(dtype, epsilon, classes, axis):
+    rng = np.random.default_rng(classes)
+    rows = 200 if classes < 10 else 40
+    pred = rng.uniform(-1, 1, (rows, classes))
+    pred[:, 0] += np.linspace(-30, 30, rows)
+    pred[::2, 2:] -= 17
+    inputs = {"pred": pred.astype(dtype), "label": rng.integers(0, 2, rows)}
+    exact = truth("PolyLoss", {"epsilon": epsilon}, inputs, ["value", "pred", "hess"])
+    if not axis:
+        inputs["pred"] = np.ascontiguousarray(inputs["pred"].T)
+    loss = rl.PolyLoss(epsilon, axis=axis, batch_axis=axis + 1)
+    value, (grad, hess) = loss(**inputs), loss.grad_hess(**inputs)
+    results = {"value": value, "pred": grad, "hess": hess}
+    for name, numbers in exact.items():
+        result = results[name] if axis or name == "value" else results[name].T
+        # Against the result itself, whatever it is the sum of.
+        error = ulp_error(result, numbers._replace(against=numbers.exponent)).max()
+        print(f"{name}: {error:.2f} ulp")
+        assert error <= SMALL_RESULTS, name
 
 
 def summands(kind: str, dtype: str, count: int) -> np.ndarray[Any, Any]:

@@ -257,10 +257,19 @@ def test_extreme_rows(name: str, params: dict[str, Any], label: int, dtype: Any)
     ours, grad = loss.value_and_grad(ROWS.astype(dtype), labels)
     # below the smallest normal number digits run out
     tiny = float(np.finfo(dtype).tiny)
-    np.testing.assert_allclose(ours, value, rtol=TOLERANCE[dtype], atol=tiny)
-    np.testing.assert_allclose(grad, grads["pred"], rtol=TOLERANCE[dtype], atol=tiny)
     bend = loss.grad_hess(ROWS.astype(dtype), labels)[1]
-    np.testing.assert_allclose(bend, hess, rtol=TOLERANCE[dtype], atol=tiny)
+    pairs: list[tuple[Any, Any]] = [(ours, value), (grad, grads["pred"]), (bend, hess)]
+    sizes: list[Any] = [0.0, 0.0, 0.0]
+    if name == "PolyLoss":
+        # the oracle's terms, which are cross-entropy's in size, may cancel, where the loss's do not
+        surprise, slopes, own = evaluate("SoftmaxCrossEntropyLoss", {}, ROWS, labels)
+        terms: list[Any] = [surprise, slopes["pred"], own]
+        sizes = [np.where(np.isfinite(x), abs(x), 0) for x in terms]
+    for (found, expected), size in zip(pairs, sizes, strict=True):
+        with np.errstate(invalid="ignore"):
+            error = abs(found - expected)
+        room = TOLERANCE[dtype] * abs(expected) + np.finfo(float).eps * size + tiny
+        assert ((found == expected) | (error <= room)).all(), (found, expected)
 
 
 ONES = np.ones((2, 3))

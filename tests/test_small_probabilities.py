@@ -34,6 +34,8 @@ CASES: dict[str, tuple[str, dict[str, Any], float]] = {
     "focal, gamma = 0.5": ("SoftmaxFocalLoss", {"gamma": 0.5}, BOUND + 1.5),
     "focal, gamma = 0.1": ("SoftmaxFocalLoss", {"gamma": 0.1}, BOUND + 0.3),
     "poly": ("PolyLoss", {"epsilon": 2.0}, BOUND),
+    "poly, epsilon = 1": ("PolyLoss", {"epsilon": 1.0}, BOUND),
+    "poly, epsilon = -1": ("PolyLoss", {"epsilon": -1.0}, BOUND),
     "divergence": ("KLDivLoss", {"from_logits": False}, BOUND),
     "divergence, warm": ("KLDivLoss", {"from_logits": False, "temperature": 3.0}, BOUND),
     "divergence, cold": ("KLDivLoss", {"from_logits": False, "temperature": 0.5}, BOUND),

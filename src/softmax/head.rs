@@ -65,6 +65,13 @@ pub trait Head: Sync {
     /// Loss and derivatives from the numbers of a row, in f64.
     fn slopes(&self, row: &Scalars) -> Slopes;
 
+    /// The second derivative at the class of the largest logit, where that is not the label and takes more care than the
+    /// others: from p of the label, p and 1 - p of that class, and the sum of p of all classes but both. Only heads with
+    /// [`Slopes::hess_at_label`] are asked.
+    fn hess_at_max(&self, _p: f64, _largest: [f64; 2], _rest: &dyn Fn() -> f64) -> Option<f64> {
+        None
+    }
+
     /// [`Head::slopes`] of several rows.
     fn slopes_of(&self, rows: &[Scalars], slopes: &mut [Slopes]) {
         for (slopes, row) in slopes.iter_mut().zip(rows) {

@@ -101,8 +101,8 @@ impl<T: Real> Softmax<T> {
     #[inline(always)]
     pub fn pull_of(&self, total: f64) -> Pull<T> {
         let (factor, low) = self.share_of(total);
-        let p = self.inverse();
-        let [p, rest, total] = [p, self.others * p, total].map(T::from_f64);
+        let [p, rest] = self.largest();
+        let [p, rest, total] = [p, rest, total].map(T::from_f64);
         Pull { factor, low, p, rest, total }
     }
 
@@ -129,6 +129,13 @@ impl<T: Real> Softmax<T> {
     #[inline(always)]
     pub fn inverse(&self) -> f64 {
         1.0 / (1.0 + self.others)
+    }
+
+    /// p and 1 - p of the largest logit.
+    #[inline(always)]
+    pub fn largest(&self) -> [f64; 2] {
+        let p = self.inverse();
+        [p, self.others * p]
     }
 
     /// 1 - p at a class whose exp(x - max) is `exp`.
@@ -266,7 +273,10 @@ pub(super) fn shifted_exps<S: Isa, T: Real>(x: &[T], max: T, near: bool, exps: &
     } else if max.abs() < T::INFINITY {
         fill(exps, x, |v| v.exp_difference::<S>(max));
     } else {
-        fill(exps, x, |v| shifted_exp::<S, T>(v, max));
+        // 1 at the largest logits, and 0 below them; NaN stays.
+        for (e, &v) in exps.iter_mut().zip(x) {
+            *e = if v == max { T::ONE } else { T::ONE / (v - max) + T::ZERO };
+        }
     }
 }
 
@@ -282,15 +292,14 @@ pub(super) fn fill<T: Real>(out: &mut [T], x: &[T], f: impl Fn(T) -> T) {
             *out = f(v);
         }
     };
-    let rest = x.len() % WIDTH;
-    match (x.last_chunk::<WIDTH>(), out.last_chunk_mut::<WIDTH>()) {
-        (Some(last), Some(last_out)) if rest > 0 => {
+    let mut whole = x.len();
+    if let (Some(last), Some(last_out)) = (x.last_chunk::<WIDTH>(), out.last_chunk_mut::<WIDTH>()) {
+        whole -= x.len() % WIDTH;
+        if whole < x.len() {
             each(last_out, last);
-            let whole = x.len() - rest;
-            each(&mut out[..whole], &x[..whole]);
         }
-        _ => each(out, x),
     }
+    each(&mut out[..whole], &x[..whole]);
 }
 
 /// Fills `exps` with exp((x - max) / temperature).

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::math::Real;
 use crate::num::DType;
 use crate::simd::{Isa, Level, dispatch};
-use crate::sum::{LongColumnSums, sum_exactly};
+use crate::sum::{ExactSum, LongColumnSums, sum_exactly};
 
 /// A label that is not looked at.
 pub const IGNORED: u32 = u32::MAX;
@@ -105,6 +105,41 @@ impl<'a> SparseRows<'a> {
         slopes
     }
 
+    /// Sets the second derivatives that a head has for single classes of row `l`, from its exponentials.
+    #[inline(never)]
+    fn set_own_hess<T: Real>(
+        &self,
+        (order, l): (Placement, usize),
+        softmax: &Softmax<T>,
+        label: usize,
+        slopes: &Slopes,
+        exps: &[T],
+        hess: &mut [T],
+        scale: f64,
+    ) {
+        let largest = softmax.largest();
+        let exp = |class: usize| exps[order.at(l, class)].to_f64();
+        let p = exp(label) * largest[0];
+        let rest = || {
+            if p < 0.5 * largest[1] {
+                return largest[1] - p;
+            }
+            let mut sum = ExactSum::default();
+            let classes = 0..order.classes(exps.len());
+            classes.filter(|&c| c != softmax.at && c != label).for_each(|c| sum.add(exp(c)));
+            sum.total() * largest[0]
+        };
+        let mut set = |class: usize, own: Option<f64>| {
+            if let Some(own) = own {
+                hess[order.at(l, class)] = T::from_f64(own * scale);
+            }
+        };
+        if softmax.at != label {
+            set(softmax.at, self.head.hess_at_max(p, largest, &rest));
+        }
+        set(label, slopes.hess_at_label);
+    }
+
     /// Puts right the derivatives of rows in which a factor shows what an exponential has lost.
     #[inline(never)]
     fn correct<T: Real>(
@@ -144,8 +179,8 @@ impl<'a> SparseRows<'a> {
     #[inline(always)]
     fn at_max<T: Real>(&self, softmax: &Softmax<T>, slopes: &Slopes) -> f64 {
         let own = self.weight(softmax.at) * slopes.by_weight;
-        let (p, rest) = (softmax.inverse(), softmax.others * softmax.inverse());
-        excess(slopes.total, -own, [p, rest]) + slopes.pull * p
+        let largest = softmax.largest();
+        excess(slopes.total, -own, largest) + slopes.pull * largest[0]
     }
 
     /// The distances of a row's logits from the largest one, times the weights of their classes.
@@ -224,8 +259,9 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
             if slopes.square != 0.0 {
                 softmax.add_squares(exps, hess, slopes.square * scale);
             }
-            if let Some(own) = slopes.hess_at_label {
-                hess[label] = T::from_f64(own * scale);
+            if slopes.hess_at_label.is_some() {
+                let order = (Placement::Rows(x.len()), 0);
+                self.set_own_hess(order, &softmax, label, &slopes, exps, hess, scale);
             }
         }
         if let Some(grad) = &mut grad {
@@ -306,9 +342,10 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
             if square != [0.0; LANES] {
                 softmax.add_squares(grad, hess, &square);
             }
-            for l in 0..rows {
-                if let Some(own) = slopes[l].hess_at_label {
-                    hess[order.at(l, label[l])] = T::from_f64(own * scale[l]);
+            for (l, slopes) in slopes[..rows].iter().enumerate() {
+                if slopes.hess_at_label.is_some() {
+                    let (row, order) = (softmax.row(l), (order, l));
+                    self.set_own_hess(order, &row, label[l], slopes, grad, hess, scale[l]);
                 }
             }
         }

@@ -346,9 +346,17 @@ impl<T: Real> HeadRow<'_, T> {
         let own = |class: usize| weight(class) * slopes.by_weight * scale;
         place.correct([by_p, curvature, square, scale], Some(label), &own);
         if label != largest && (small.rest.is_some() || scaled_square != slopes.square * scale) {
-            let (rest, unit) = small.rest.map_or((softmax.others * p_max, 1.0), |q| (q, unit));
-            let own = product(curvature * p_max, rest, scale) * unit;
-            place.set_hess(largest, own + scaled_square * p_max * p_max);
+            // Both in the same unit: where the rest is small, so is the label, which is a part of it.
+            let number = small.label.unwrap_or_default();
+            let (q_max, p, unit) = match small.rest {
+                Some(rest) => (rest, number, unit),
+                None => (softmax.others * p_max, number * unit, 1.0),
+            };
+            let hess = self.head.hess_at_max(p, [p_max, q_max], &|| q_max - p).map_or_else(
+                || product(curvature * p_max, q_max, scale) * unit + scaled_square * p_max * p_max,
+                |own| product(own, 1.0, scale) * unit,
+            );
+            place.set_hess(largest, hess);
         }
     }
 

@@ -136,8 +136,14 @@ def poly(params: Any, x: list[Any], y: Any) -> Quantities:
     of_row, label, epsilon = softmax(x), int(y), mpmath.mpf(params["epsilon"])
     p, q = of_row.p[label], of_row.complement(label)
     weight = mpmath.mpf(params["class_weight"][label]) if "class_weight" in params else ONE
-    value = tuple(weight * term for term in (*of_row.surprise[label], epsilon * q))
-    slope, bend = (-weight, -weight * epsilon * p), (-weight * epsilon * p,)
+    # Down to an epsilon of -1 neither changes its sign, and errors count against the sum itself.
+    total = mpmath.fsum((*of_row.surprise[label], epsilon * q))
+    if 0 < q < 0.5:
+        # With so many bits that what is left of the logarithm without q has all of its own.
+        with mpmath.workprec(mpmath.mp.prec - 2 * int(mpmath.log(q, 2))):
+            total = (1 + epsilon) * q + (-mpmath.log1p(-q) - q)
+    value = (weight * total,)
+    slope, bend = (-weight * ((1 + epsilon) - epsilon * q),), (-weight * epsilon * p,)
     return {"value": [value], **of_row.through(label, slope, bend)}
 
 

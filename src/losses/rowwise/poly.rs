@@ -15,6 +15,7 @@ use crate::registry::{
     param, pred,
 };
 use crate::softmax::{Head, Scalars, Slopes};
+use std::hint::select_unpredictable;
 
 /// The row of the registry.
 pub const SPEC: Spec = Spec {
@@ -60,15 +61,62 @@ impl Head for Poly {
     fn slopes(&self, row: &Scalars) -> Slopes {
         let Poly { epsilon } = *self;
         let Scalars { nll, p, complement: q, .. } = *row;
-        let slope = 1.0 + epsilon * p;
+        // Of a sum with a larger epsilon, less than half cancels.
+        let value = if epsilon < -0.5 && q < 0.6 {
+            (1.0 + epsilon) * q + log_remainder(q)
+        } else {
+            nll + epsilon * q
+        };
+        let [slope, bend] = self.factors([p, q]);
         Slopes {
-            value: nll + epsilon * q,
+            value,
             total: slope,
             at_label: -slope * q,
             curvature: slope,
             square: -epsilon * p,
-            hess_at_label: Some(slope * p * q - epsilon * p * q * q),
+            hess_at_label: Some(p * q * bend),
             ..Slopes::default()
         }
     }
+
+    fn hess_at_max(
+        &self,
+        p: f64,
+        [p_max, q_max]: [f64; 2],
+        rest: &dyn Fn() -> f64,
+    ) -> Option<f64> {
+        let [_, bend] = self.factors([q_max, p_max]);
+        Some(p_max * (rest() + p * bend))
+    }
+}
+
+impl Poly {
+    /// 1 + epsilon p and 1 + epsilon (p - q) from p and q = 1 - p: of two forms those that do not cancel where epsilon is
+    /// near 1 or -1.
+    #[inline(always)]
+    fn factors(self, [p, q]: [f64; 2]) -> [f64; 2] {
+        let Poly { epsilon } = self;
+        let (of_p, of_q) = (epsilon * p, epsilon * q);
+        let slope = select_unpredictable(p < 0.5, 1.0 + of_p, (1.0 + epsilon) - of_q);
+        let bend = select_unpredictable(
+            p < 0.5,
+            (1.0 - epsilon) + 2.0 * of_p,
+            (1.0 + epsilon) - 2.0 * of_q,
+        );
+        [slope, bend]
+    }
+}
+
+/// -log(1 - q) - q, which is no more than q^2 / 2 for a small q. With r = q / (2 - q) the logarithm is
+/// 2 (r + r^3 / 3 + r^5 / 5 + ...), and q is 2 r / (1 + r).
+fn log_remainder(q: f64) -> f64 {
+    // What they leave is less than half an ulp for q up to 0.6.
+    const TERMS: i32 = 22;
+    let r = q / (2.0 - q);
+    let square = r * r;
+    let mut sum = 0.0;
+    for k in (1..=TERMS).rev() {
+        sum = sum * square + 1.0 / f64::from(2 * k + 1);
+    }
+    2.0 * square * (1.0 / (1.0 + r) + r * sum)
 }

@@ -229,7 +229,7 @@ impl Head for Mixed<'_> {
             at_label: of_target + pull.weighted(row.p),
             curvature: total + pull,
             square: 2.0 * z_loss,
-            hess_at_label: None,
+            ..Slopes::default()
         }
     }
 }
