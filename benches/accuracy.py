@@ -37,7 +37,7 @@ if HAS_TORCH:
 Array = npt.NDArray[Any]
 
 FUNCTION_POINTS = 4000
-FUNCTION_BOUNDS = dict.fromkeys(math_mpmath.FUNCTIONS, 2) | {"lgamma": 4, "log_factorial": 4}
+FUNCTION_BOUNDS = dict.fromkeys(math_mpmath.FUNCTIONS, 2) | {"log_factorial": 4}
 
 LEGEND = (
     "Worst error in ulp of the sum of the absolute terms: value / gradient / second derivative."
@@ -221,7 +221,7 @@ TORCH: dict[str, Callable[..., Any]] = {
 """The unreduced losses: PyTorch's own where it has one, else as its users write them."""
 
 TORCH_FUNCTIONS: dict[str, Callable[[Any], Any]] = (
-    {name: getattr(torch, name) for name in ("exp", "expm1", "log", "log1p", "sigmoid", "lgamma")}
+    {name: getattr(torch, name) for name in ("exp", "expm1", "log", "log1p", "sigmoid")}
     | {"softplus": F.softplus, "log_sigmoid": F.logsigmoid}
     if HAS_TORCH
     else {}
@@ -298,7 +298,7 @@ def arguments(name: str, dtype: str) -> Array:
     match name:
         case "exp_nonpositive":
             x = -abs(x)
-        case "log" | "lgamma" | "log_factorial":
+        case "log" | "log_factorial":
             x = abs(x[x != 0])
         case "log1p":
             x = x[x > -1]

@@ -132,6 +132,18 @@ def test_class_weights_that_float32_cannot_hold(options):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.loss("KLDivLoss")
+@pytest.mark.parametrize("classes", [1, 63, 64, 65, 200])
+def test_weights_of_many_classes_reach_label_gradients(dtype, classes):
+    rng = np.random.default_rng(classes)
+    pred, label, weight = rng.uniform(0.1, 1, (3, 2, classes)).astype(dtype)
+    loss = rl.KLDivLoss(from_logits=False, reduction="none")
+    plain = loss.value_and_grad(pred, label, wrt="label")[1]
+    weighted = loss.value_and_grad(pred, label, weight, wrt="label")[1]
+    np.testing.assert_allclose(weighted, plain * weight, rtol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.loss("KLDivLoss")
 @pytest.mark.parametrize("weight", [[1e30, 1e-10, 1], [1, 1e-39, 1], [1e-20, 1e300, 1]])
 def test_weights_far_apart_within_a_row_of_logits(dtype, weight):
     pred, label = np.array([[1, 2, 3]], dtype), np.array([[0.2, 0.3, 0.5]], dtype)

@@ -12,7 +12,7 @@ const GAMMA: f64 = 0.577_215_664_901_532_9;
 /// H(t) is the sum of t / (k (k + t)) for k up to 8, and then digamma(9 + t) - digamma(9) from the asymptotic series,
 /// seven terms of which leave less than half an ulp. All parts are positive, so nothing cancels but the -gamma.
 #[inline(always)]
-pub(crate) fn log_factorial_slope<S: Isa>(t: f64) -> f64 {
+pub(super) fn log_factorial_slope<S: Isa>(t: f64) -> f64 {
     const SHIFT: usize = 8;
     const START: f64 = SHIFT as f64 + 1.0;
     // B(2k) / (2k).

@@ -1,28 +1,40 @@
-//! `lgamma` and `log(t!)`, in f64: f32 widens, which makes it exact to the last bit but one.
+//! `log(t!)` of slices of f64: f32 widens, which makes it exact to the last bit but one.
 //!
 //! Slower than the other functions, but as free of branches. Both polynomials are minimax fits (Remez
 //! exchange in 80-digit arithmetic, error relative to the function).
 
+use super::digamma::log_factorial_slope;
 use super::format::horner;
 use super::log::log;
 use crate::num::Float;
-use crate::simd::Isa;
+use crate::simd::{Isa, Kernel, Level, dispatch};
 
-/// `log(Gamma(x))` for `x >= 0`, within 4 ulp, next to its zeros at 1 and 2 too; NaN below 0.
-#[inline(always)]
-pub(crate) fn lgamma<S: Isa>(x: f64) -> f64 {
-    let below = x < 1.0;
-    let (small, product) = log_factorial_small::<S>(if below { x } else { x - 1.0 });
-    let moderate = x < LARGE;
-    let l = log::<f64, S>(if moderate && !below { product } else { x });
-    // log Gamma(x) = log(x!) - log x: terms of one sign.
-    let y = if below { small - l } else { small + l };
-    if moderate { y } else { stirling::<S>(x, l) }
+/// Replaces each t by log(t!).
+pub(crate) fn log_factorials(level: Level, t: &mut [f64]) {
+    dispatch(level, LogFactorials::<false>(t));
 }
 
-/// `log(t!) = lgamma(t + 1)` for `t >= 0`, within 4 ulp, next to its zeros at 0 and 1 too; NaN below 0.
+/// Replaces each t by the derivative of log(t!).
+pub(crate) fn log_factorial_slopes(level: Level, t: &mut [f64]) {
+    dispatch(level, LogFactorials::<true>(t));
+}
+
+/// Numbers to replace: by the derivatives for `SLOPE`.
+struct LogFactorials<'a, const SLOPE: bool>(&'a mut [f64]);
+
+impl<const SLOPE: bool> Kernel for LogFactorials<'_, SLOPE> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Isa>(self) {
+        for t in self.0 {
+            *t = if SLOPE { log_factorial_slope::<S>(*t) } else { log_factorial::<S>(*t) };
+        }
+    }
+}
+
+/// `log(t!) = log(Gamma(t + 1))` for `t >= 0`, within 4 ulp, next to its zeros at 0 and 1 too; NaN below 0.
 #[inline(always)]
-pub(crate) fn log_factorial<S: Isa>(t: f64) -> f64 {
+fn log_factorial<S: Isa>(t: f64) -> f64 {
     let (small, product) = log_factorial_small::<S>(t);
     let moderate = t < LARGE;
     let l = log::<f64, S>(if moderate && t >= 0.0 { product } else { t });
@@ -104,44 +116,62 @@ fn stirling<S: Isa>(x: f64, log_x: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::*;
+    use super::super::testing::{assert_close, assert_same};
+    use super::*;
     use std::f64::consts::{LN_2, PI};
 
     /// Factorials up to 18! are exact in f64.
     const FACTORIALS: [f64; 9] =
         [2.0, 6.0, 24.0, 120.0, 720.0, 5040.0, 40_320.0, 362_880.0, 6_402_373_705_728_000.0];
 
-    #[test]
-    fn logarithms_of_factorials() {
-        let t = [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 18.0];
-        let expected = FACTORIALS.map(f64::ln);
-        on_every_level!(t, |t, S| t.log_factorial::<S>(), |y: &[f64]| assert_close(
-            4.0, y, &expected
-        ));
-        let x = t.map(|t| t + 1.0);
-        on_every_level!(x, |x, S| x.lgamma::<S>(), |y: &[f64]| assert_close(4.0, y, &expected));
+    /// The logarithms at every level, alone and in the middle of many.
+    fn on_every_level(t: &[f64], check: impl Fn(&[f64])) {
+        for level in Level::available() {
+            let mut many = t.repeat(37);
+            log_factorials(level, &mut many);
+            for (i, &t) in t.iter().enumerate() {
+                let mut alone = [t];
+                log_factorials(level, &mut alone);
+                assert_same(&alone, &many[i..=i]);
+            }
+            assert_same(&many, &many[..t.len()].repeat(37));
+            check(&many[..t.len()]);
+        }
     }
 
     #[test]
-    fn lgamma_at_halves() {
-        // Gamma(1/2) = sqrt(pi), and Gamma(x + 1) = x Gamma(x).
+    fn whole_numbers() {
+        let t = [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 18.0];
+        on_every_level(&t, |y| assert_close(4.0, y, &FACTORIALS.map(f64::ln)));
+    }
+
+    #[test]
+    fn halves() {
+        // (-1/2)! = sqrt(pi), and t! = t (t - 1)!.
         let half = PI.ln() / 2.0;
-        let expected = [half, half - LN_2, half + 0.75_f64.ln(), half + 1.875_f64.ln()];
-        let x = [0.5, 1.5, 2.5, 3.5];
-        on_every_level!(x, |x, S| x.lgamma::<S>(), |y: &[f64]| assert_close(4.0, y, &expected));
+        let expected = [half - LN_2, half + 0.75_f64.ln(), half + 1.875_f64.ln()];
+        on_every_level(&[0.5, 1.5, 2.5], |y| assert_close(4.0, y, &expected));
+    }
+
+    #[test]
+    fn slopes_between_halves() {
+        // psi(t + 1) - psi(t) = 1 / t.
+        for level in Level::available() {
+            let (below, mut slopes): (Vec<f64>, Vec<f64>) =
+                (1..300).map(|k| (f64::from(k) / 2.0, f64::from(k) / 2.0 + 1.0)).unzip();
+            log_factorial_slopes(level, &mut slopes);
+            for (k, pair) in (2..).zip(slopes.windows(3)) {
+                assert!((pair[2] - pair[0] - 1.0 / (below[k - 2] + 2.0)).abs() < 1e-14, "{k}");
+            }
+        }
     }
 
     #[test]
     fn zeros_and_limits() {
-        let x = [-0.5, 0.0, 1.0, 2.0, f32::INFINITY, f32::NAN];
-        let y = [f32::NAN, f32::INFINITY, 0.0, 0.0, f32::INFINITY, f32::NAN];
-        on_every_level!(x, |x, S| x.lgamma::<S>(), |got: &[f32]| {
-            assert_same(&got.iter().map(|v| v + 0.0).collect::<Vec<_>>(), &y);
-        });
-        let t = [-0.5, 0.0, 1.0, f32::INFINITY, f32::NAN];
-        let y = [f32::NAN, 0.0, 0.0, f32::INFINITY, f32::NAN];
-        on_every_level!(t, |t, S| t.log_factorial::<S>(), |got: &[f32]| {
-            assert_same(&got.iter().map(|v| v + 0.0).collect::<Vec<_>>(), &y);
+        let t = [-0.5, 0.0, 1.0, f64::INFINITY, f64::NAN];
+        let expected = [f64::NAN, 0.0, 0.0, f64::INFINITY, f64::NAN];
+        on_every_level(&t, |y| {
+            assert_same(&y.iter().map(|v| v + 0.0).collect::<Vec<_>>(), &expected);
         });
     }
 }

@@ -1,13 +1,14 @@
 //! Vector math: scalar, branch-free functions that vectorise in a loop over a slice at every level.
 //!
-//! They are methods of [`Real`]: `x.exp::<S>()` inside a kernel. All take the whole
+//! They are methods of [`Real`]: `x.exp::<S>()` inside a kernel; [`log_factorials`] and [`log_factorial_slopes`] are
+//! kernels themselves. All take the whole
 //! domain: subnormals in and out, both zeros, infinities and NaN, as the C standard (annex F) has them.
 //!
 //! | function | bound in ulp | exact where |
 //! |---|---|---|
 //! | `exp`, `exp_nonpositive`, `expm1`, `log`, `log_of_sum`, `log1p` | 2 | 0, infinities |
 //! | `sigmoid`, `softplus`, `log_sigmoid` and the fields of [`LogisticParts`] | 2 | infinities |
-//! | `lgamma`, `log_factorial`, for arguments of 0 and above | 4 | zeros, infinity |
+//! | [`log_factorials`], for arguments of 0 and above | 4 | zeros, infinity |
 //!
 //! One ulp is the spacing of the type at the exact result; below the smallest normal number it is the smallest
 //! subnormal. The bounds hold with and without a fused multiply-add.
@@ -15,7 +16,7 @@
 #[cfg(test)]
 mod testing;
 
-pub(crate) mod digamma;
+mod digamma;
 mod exp;
 mod format;
 mod gamma;
@@ -27,6 +28,6 @@ pub use logistic::LogisticParts;
 pub use real::Real;
 
 pub(crate) use exp::{exp, exp_difference, exp_near, exp_nonpositive, expm1};
-pub(crate) use gamma::{lgamma, log_factorial};
+pub(crate) use gamma::{log_factorial_slopes, log_factorials};
 pub(crate) use log::{log, log_of_small_sum, log_of_sum, log1p};
 pub(crate) use logistic::logistic;

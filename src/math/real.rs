@@ -35,12 +35,6 @@ pub trait Real: Float {
     fn log1p<S: Isa>(self) -> Self;
     /// `sigmoid(self)`, `sigmoid(-self)` and `softplus(-|self|)` together.
     fn logistic<S: Isa>(self) -> LogisticParts<Self>;
-    /// `log(Gamma(self))` for `self >= 0`, within 4 ulp.
-    fn lgamma<S: Isa>(self) -> Self;
-    /// `log(self!) = lgamma(self + 1)` for `self >= 0`, within 4 ulp, small `self` too.
-    fn log_factorial<S: Isa>(self) -> Self;
-    /// The derivative of `log_factorial` at `self >= 0`, within 4 ulp of its two parts, H(self) and -gamma.
-    fn log_factorial_slope<S: Isa>(self) -> Self;
 
     /// `1 / (1 + exp(-self))`, within 2 ulp.
     #[inline(always)]
@@ -105,18 +99,6 @@ macro_rules! real {
             #[inline(always)]
             fn logistic<S: Isa>(self) -> LogisticParts<Self> {
                 math::logistic::<Self, S>(self)
-            }
-            #[inline(always)]
-            fn lgamma<S: Isa>(self) -> Self {
-                math::lgamma::<S>(self as f64) as $t
-            }
-            #[inline(always)]
-            fn log_factorial<S: Isa>(self) -> Self {
-                math::log_factorial::<S>(self as f64) as $t
-            }
-            #[inline(always)]
-            fn log_factorial_slope<S: Isa>(self) -> Self {
-                math::digamma::log_factorial_slope::<S>(self as f64) as $t
             }
         }
     };

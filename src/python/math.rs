@@ -2,15 +2,15 @@
 
 use super::error::exception;
 use crate::error::Result;
-use crate::math::Real;
+use crate::math::{Real, log_factorials};
 use crate::memory;
-use crate::simd::{self, Isa, Kernel};
+use crate::simd::{self, Isa, Kernel, Level};
 use numpy::{Element, PyArray1, PyArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 /// Elements that are computed at once.
-const CHUNK: usize = 64;
+const CHUNK: usize = 16;
 
 /// A named function over a slice; nothing if no function has the name.
 struct VectorMath<'a, T> {
@@ -63,8 +63,19 @@ functions! { S, v:
         "softplus_neg_abs" => v.logistic::<S>().softplus_neg_abs,
         "log_sigmoid" => v.log_sigmoid::<S>()
     ],
-    ["lgamma" => v.lgamma::<S>()],
-    ["log_factorial" => v.log_factorial::<S>()],
+}
+
+/// The logarithms of factorials, which have a kernel of their own.
+fn log_factorials_of<T: Real>(level: Level, x: &[T]) -> Result<Vec<T>> {
+    let (mut wide, mut out) = (memory::filled(0.0, x.len())?, memory::filled(T::ZERO, x.len())?);
+    for (wide, x) in wide.iter_mut().zip(x) {
+        *wide = x.to_f64();
+    }
+    log_factorials(level, &mut wide);
+    for (out, wide) in out.iter_mut().zip(wide) {
+        *out = T::from_f64(wide);
+    }
+    Ok(out)
 }
 
 fn map<'py, T: Real + Element>(
@@ -73,7 +84,12 @@ fn map<'py, T: Real + Element>(
 ) -> PyResult<Bound<'py, PyArray1<T>>> {
     let level = simd::level().map_err(PyValueError::new_err)?;
     let borrowed = x.try_readonly()?;
-    let out = simd::dispatch(level, VectorMath { name, x: borrowed.as_slice()? })
+    let numbers = borrowed.as_slice()?;
+    let found = match name {
+        "log_factorial" => log_factorials_of(level, numbers).map(Some),
+        _ => simd::dispatch(level, VectorMath { name, x: numbers }),
+    };
+    let out = found
         .map_err(|error| exception(x.py(), &error))?
         .ok_or_else(|| PyValueError::new_err(format!("name: no function is called {name:?}")))?;
     Ok(PyArray1::from_vec(x.py(), out))

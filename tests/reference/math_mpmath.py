@@ -45,7 +45,6 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "softplus": softplus,
     "softplus_neg_abs": lambda x: softplus(-abs(x)),
     "log_sigmoid": lambda x: -softplus(-x),
-    "lgamma": mpmath.loggamma,
     "log_factorial": log_factorial,
 }
 

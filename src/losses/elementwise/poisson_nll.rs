@@ -9,7 +9,7 @@ use super::{Blocks, COMMON, Elementwise, ErasedPoint, Point, plan_blocks};
 use crate::drive::Axes;
 use crate::drive::block_kernel::{BlockKernel, BlockOutputs, MAX_OPERANDS};
 use crate::error::Result;
-use crate::math::Real;
+use crate::math::{Real, log_factorial_slopes, log_factorials};
 use crate::registry::{
     Call, Default, Domain, Gradient, Input, Accepts, Loss, OUT_OF_RANGE, Options, Params, Plan,
     SAMPLE_WEIGHT, ShapeRule, Spec, flag, input, optional, param, pred, scalar,
@@ -100,19 +100,6 @@ enum Constant {
     Stirling,
 }
 
-/// The constant and its derivative.
-#[inline(always)]
-fn constant<S: Isa, T: Real, const EXACT: bool>(target: T) -> [T; 2] {
-    if EXACT {
-        return [target.log_factorial::<S>(), target.log_factorial_slope::<S>()];
-    }
-    let (log, above) = (target.log::<S>(), target - T::ONE);
-    let circle = T::from_f64(std::f64::consts::TAU) * target;
-    let value = target * log - target + T::HALF * circle.log::<S>();
-    let slope = log + T::HALF / target;
-    [value.where_positive(above), slope.where_positive(above)]
-}
-
 /// A form of the loss and its constant, which does not depend on the prediction: it is added to a block of losses, and to
 /// their derivatives with respect to the target.
 #[derive(Clone, Copy)]
@@ -146,41 +133,65 @@ impl<T: Real, L: Elementwise<2>> BlockKernel<T> for Complete<L> {
             grads[1] = Some(&mut **of_target);
             form.run(level, inputs, BlockOutputs { value: None, grads, hess: None }, T::ONE);
         }
-        dispatch(level, AddConstant { constant, target: inputs[1], value, of_target, scale });
+        let target = inputs[1];
+        let wanted = [(false, value, T::ONE), (true, of_target, scale)];
+        for (slope, out, scale) in wanted {
+            let Some(out) = out else { continue };
+            if constant == Constant::Exact {
+                add_logarithms(level, slope, target, out, scale);
+            } else {
+                dispatch(level, AddStirling { slope, target, out, scale });
+            }
+        }
     }
 }
 
-/// The constant of a block.
-struct AddConstant<'a, T> {
-    constant: Constant,
+/// Elements that are computed together in f64.
+const TOGETHER: usize = 256;
+
+/// Adds log(target!), or its derivative, and multiplies the sum.
+fn add_logarithms<T: Real>(level: Level, slope: bool, target: &[T], out: &mut [T], scale: T) {
+    let mut room = [0.0; TOGETHER];
+    for (out, target) in out.chunks_mut(TOGETHER).zip(target.chunks(TOGETHER)) {
+        let t = &mut room[..target.len()];
+        for (t, target) in t.iter_mut().zip(target) {
+            *t = target.to_f64();
+        }
+        if slope {
+            log_factorial_slopes(level, t);
+        } else {
+            log_factorials(level, t);
+        }
+        for (out, own) in out.iter_mut().zip(t) {
+            *out = (*out + T::from_f64(*own)) * scale;
+        }
+    }
+}
+
+/// Adds Stirling's approximation of log(target!), or its derivative, and multiplies the sum.
+struct AddStirling<'a, T> {
+    slope: bool,
     target: &'a [T],
-    value: Option<&'a mut [T]>,
-    of_target: Option<&'a mut [T]>,
+    out: &'a mut [T],
     scale: T,
 }
 
-impl<T: Real> Kernel for AddConstant<'_, T> {
+impl<T: Real> Kernel for AddStirling<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Isa>(self) {
-        if self.constant == Constant::Exact { self.add::<S, true>() } else { self.add::<S, false>() }
-    }
-}
-
-impl<T: Real> AddConstant<'_, T> {
-    #[inline(always)]
-    fn add<S: Isa, const EXACT: bool>(self) {
-        let AddConstant { target, value, of_target, scale, .. } = self;
-        if let Some(value) = value {
-            for (value, &target) in value.iter_mut().zip(target) {
-                let [constant, _] = constant::<S, T, EXACT>(target);
-                *value += constant;
+        let AddStirling { slope, target, out, scale } = self;
+        // A loop for each, which is then computed by vectors.
+        if slope {
+            for (out, &t) in out.iter_mut().zip(target) {
+                let own = t.log::<S>() + T::HALF / t;
+                *out = (*out + own.where_positive(t - T::ONE)) * scale;
             }
-        }
-        if let Some(of_target) = of_target {
-            for (slope, &target) in of_target.iter_mut().zip(target) {
-                let [_, own] = constant::<S, T, EXACT>(target);
-                *slope = (*slope + own) * scale;
+        } else {
+            for (out, &t) in out.iter_mut().zip(target) {
+                let circle = T::from_f64(std::f64::consts::TAU) * t;
+                let own = t * t.log::<S>() - t + T::HALF * circle.log::<S>();
+                *out = (*out + own.where_positive(t - T::ONE)) * scale;
             }
         }
     }

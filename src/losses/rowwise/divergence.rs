@@ -96,6 +96,9 @@ impl Divergence {
     }
 }
 
+/// Elements that share one array of ones where there are no weights.
+const BLOCK: usize = 64;
+
 /// E / T and the derivative of the result with respect to the label, for a row of logits.
 pub(super) struct RowTerms<'r, T> {
     pub divergence: Divergence,
@@ -137,16 +140,14 @@ impl<T: Real> RowTerms<'_, T> {
             }
         }
         let Some(label_grad) = self.label_grad else { return };
-        let elements = label_grad.iter_mut().zip(x).zip(label);
-        if let Some(weights) = self.weights {
-            for (((g, &x), &label), weight) in elements.zip(weights) {
+        // One loop for both cases, as it is long and seldom asked for.
+        let ones = [T::ONE; BLOCK];
+        let blocks = label_grad.chunks_mut(BLOCK).zip(x.chunks(BLOCK));
+        for (block, ((grad, x), label)) in blocks.zip(label.chunks(BLOCK)).enumerate() {
+            let weights = self.weights.map_or(&ones[..], |all| &all[block * BLOCK..]);
+            for (((g, &x), &label), weight) in grad.iter_mut().zip(x).zip(label).zip(weights) {
                 let slope = divergence.slope::<LOG, S, T>(label, softmax.gap(x) + log_sum);
                 *g = T::from_f64(slope.weighted(weight.to_f64()) * scale);
-            }
-        } else {
-            for ((g, &x), &label) in elements {
-                let slope = divergence.slope::<LOG, S, T>(label, softmax.gap(x) + log_sum);
-                *g = T::from_f64(slope * scale);
             }
         }
     }
