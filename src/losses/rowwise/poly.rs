@@ -107,7 +107,7 @@ impl Poly {
     }
 }
 
-/// -log(1 - q) - q, which is no more than q^2 / 2 for a small q. With r = q / (2 - q) the logarithm is
+/// -log(1 - q) - q, about q^2 / 2 for a small q. With r = q / (2 - q) the logarithm is
 /// 2 (r + r^3 / 3 + r^5 / 5 + ...), and q is 2 r / (1 + r).
 fn log_remainder(q: f64) -> f64 {
     // What they leave is less than half an ulp for q up to 0.6.
