@@ -148,7 +148,6 @@ DIVERGENCE = bounds(TERMS, "pred", "label", hess=CURVATURE)
 # The derivative by a variance has the square of a slope, and twice the error of that.
 GAUSSIAN = {**bounds(TERMS, "pred", "target"), "var": Bound(6)}
 POISSON = bounds(TERMS, "pred", "target")
-POLY = bounds(SOFTMAX, hess=CURVATURE)
 QUANTILES = bounds(TERMS, "pred", "label")
 CRPS = slopes(TERMS, "pred", "label")
 TRIPLET = slopes(TERMS, "pred", "positive", "negative")
@@ -192,7 +191,10 @@ def focal(gamma: float, n: int, classes: int, title: str = "", **params: Any) ->
 def poly(epsilon: float, n: int, classes: int, title: str = "", **params: Any) -> Case:
     title = f"Poly, epsilon = {epsilon:g}{title}, {classes} classes"
     params = {"epsilon": epsilon, **params}
-    return Case(title, "PolyLoss", draws.sparse(n, classes), POLY, params)
+    # Below 0, 1 + epsilon p is small where 1 - p is, and has the error of that, which is 3.
+    slope = SOFTMAX if epsilon >= 0 else Bound(7, 1 / 2)
+    limits = bounds(slope, value=SOFTMAX, hess=CURVATURE)
+    return Case(title, "PolyLoss", draws.sparse(n, classes), limits, params)
 
 
 def categorical_hinge(n: int, classes: int, margin: float) -> Case:

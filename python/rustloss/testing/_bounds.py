@@ -56,7 +56,7 @@ BOUNDS = {
     "PoissonNLLLoss": _same(4),
     "SoftmaxCrossEntropyLoss": Bounds(Bound(4, 1 / 2), Bound(4, 1 / 2), Bound(8)),
     "SoftmaxFocalLoss": Bounds(Bound(19, 1 / 2), Bound(19, 1 / 2), Bound(23)),
-    "PolyLoss": Bounds(Bound(4, 1 / 2), Bound(4, 1 / 2), Bound(8)),
+    "PolyLoss": Bounds(Bound(4, 1 / 2), Bound(7, 1 / 2), Bound(8)),
     "CategoricalHingeLoss": _same(1),
     "MultiMarginLoss": _same(4),
     "MultiLabelMarginLoss": _same(4),

@@ -61,9 +61,9 @@ impl Head for Poly {
     fn slopes(&self, row: &Scalars) -> Slopes {
         let Poly { epsilon } = *self;
         let Scalars { nll, p, complement: q, .. } = *row;
-        // Of a sum with a larger epsilon, less than half cancels.
-        let value = if epsilon < -0.5 && q < 0.6 {
-            (1.0 + epsilon) * q + log_remainder(q)
+        // Of a sum with a larger epsilon, or -log p, less than half cancels.
+        let value = if epsilon < -0.5 && nll < 2.0 {
+            (1.0 + epsilon) * q + remainder(nll)
         } else {
             nll + epsilon * q
         };
@@ -107,16 +107,13 @@ impl Poly {
     }
 }
 
-/// -log(1 - q) - q, about q^2 / 2 for a small q. With r = q / (2 - q) the logarithm is
-/// 2 (r + r^3 / 3 + r^5 / 5 + ...), and q is 2 r / (1 + r).
-fn log_remainder(q: f64) -> f64 {
-    // What they leave is less than half an ulp for q up to 0.6.
-    const TERMS: i32 = 22;
-    let r = q / (2.0 - q);
-    let square = r * r;
-    let mut sum = 0.0;
-    for k in (1..=TERMS).rev() {
-        sum = sum * square + 1.0 / f64::from(2 * k + 1);
+/// y - (1 - exp(-y)) for y up to 2, about y^2 / 2 for a small y: what is left of -log p without 1 - p.
+fn remainder(y: f64) -> f64 {
+    // y^2 / 2 (1 - y / 3 (1 - y / 4 (1 - ...))); what the last term leaves is less than half an ulp.
+    const LAST: i32 = 28;
+    let mut series = 1.0;
+    for k in (3..=LAST).rev() {
+        series = 1.0 - series * (y * (1.0 / f64::from(k)));
     }
-    2.0 * square * (1.0 / (1.0 + r) + r * sum)
+    0.5 * y * y * series
 }
