@@ -86,6 +86,7 @@ class Of(Protocol[V]):
 @loss_class
 class Reduced(Loss, Generic[R]):
     _: KW_ONLY
+    # The default of `R` too, which checkers cannot know of an `R` that is given.
     reduction: R = "sample"  # type: ignore[assignment]
     empty: Literal["nan", "zero"] = "nan"
     prefix: InitVar[object] = None

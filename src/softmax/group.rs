@@ -120,8 +120,8 @@ impl<T: Real> GroupSoftmax<T> {
                 let p = exps[at] * inverse;
                 out[at] = p * (T::ONE - p) * scale_t;
             }
-            let at_max = softmax.others * softmax.inverse() * softmax.inverse();
-            out[self.order.at(l, softmax.at)] = T::from_f64(at_max * scale[l]);
+            let [p, rest] = softmax.largest();
+            out[self.order.at(l, softmax.at)] = T::from_f64(rest * p * scale[l]);
         }
     }
 

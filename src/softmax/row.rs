@@ -70,7 +70,8 @@ impl<T: Real> Softmax<T> {
             }
         }
         if let Some(out) = out.get_mut(self.at) {
-            *out = T::from_f64(self.others * self.inverse() * self.inverse() * scale);
+            let [p, rest] = self.largest();
+            *out = T::from_f64(rest * p * scale);
         }
     }
 

@@ -323,7 +323,7 @@ impl<T: Real> HeadRow<'_, T> {
             return;
         }
         let small = place.small(Some(label));
-        let (largest, p_max, [_, unit]) = (softmax.at, softmax.inverse(), lift::<T>());
+        let (largest, [p_max, q_max], [_, unit]) = (softmax.at, softmax.largest(), lift::<T>());
         let Slopes { mut curvature, mut square, .. } = *slopes;
         let (mut by_p, mut scaled_square) = (slopes.by_p(), square * scale);
         if let Some(number) = small.label.or(small.rest.filter(|_| label == largest)) {
@@ -350,7 +350,7 @@ impl<T: Real> HeadRow<'_, T> {
             let number = small.label.unwrap_or_default();
             let (q_max, p, unit) = match small.rest {
                 Some(rest) => (rest, number, unit),
-                None => (softmax.others * p_max, number * unit, 1.0),
+                None => (q_max, number * unit, 1.0),
             };
             let hess = self.head.hess_at_max(p, [p_max, q_max], &|| q_max - p).map_or_else(
                 || product(curvature * p_max, q_max, scale) * unit + scaled_square * p_max * p_max,
