@@ -10,6 +10,7 @@
 
 mod cancel;
 mod count;
+mod cpus;
 mod pool;
 mod published;
 #[cfg(test)]
@@ -37,6 +38,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 thread_local! {
     static INSIDE_TASK: Cell<bool> = const { Cell::new(false) };
@@ -165,12 +167,15 @@ struct Job {
     /// The call that the job is a part of.
     call: Option<RunningCall>,
     caller: Thread,
+    /// The CPU of the caller.
+    cpu: Option<usize>,
 }
 
 impl Job {
     const CLOSED: usize = 1 << (usize::BITS - 1);
-    /// How often the caller looks before it sleeps: about as long as falling asleep and waking up would take.
-    const LOOKS: usize = 200;
+    /// How long the caller looks before it sleeps, as the last tasks are done soon, as a rule: a sleeper may be woken on the
+    /// CPU of the worker that wakes it, see [`cpus`].
+    const PATIENCE: Duration = Duration::from_micros(100);
 
     /// A job whose first chunk is the caller's, in every call, so that its arrays stay in its CPU's cache.
     fn new(tasks: usize, chunk: usize, work: &&Work<'_>) -> Self {
@@ -184,6 +189,7 @@ impl Job {
             failure: Mutex::new(None),
             call: cancel::current(),
             caller: thread::current(),
+            cpu: cpus::current(),
         }
     }
 
@@ -194,6 +200,9 @@ impl Job {
 
     /// A worker's part.
     fn help(&self) {
+        if let Some(cpu) = self.cpu {
+            cpus::leave(cpu);
+        }
         let enter = |inside: usize| (inside < Self::CLOSED).then_some(inside + 1);
         if self.inside.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_ok() {
             cancel::within(self.call.clone(), || self.take_part(Place::Worker, 0..0));
@@ -238,10 +247,9 @@ struct Entrance<'a>(&'a Job);
 impl Drop for Entrance<'_> {
     fn drop(&mut self) {
         let mut inside = self.0.inside.fetch_or(Job::CLOSED, Ordering::Acquire);
-        let mut looks = 0;
+        let since = Instant::now();
         while inside & !Job::CLOSED > 0 {
-            if looks < Job::LOOKS {
-                looks += 1;
+            if since.elapsed() < Job::PATIENCE {
                 hint::spin_loop();
             } else {
                 // The workers see themselves whether to stop, and the caller in the end.

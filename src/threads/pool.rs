@@ -85,8 +85,8 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// How long a worker that is out of work looks for more before it sleeps. To wake it takes up to a millisecond where the
-    /// system is virtual, several times what a million elements need; and training calls again soon.
+    /// How long a worker that is out of work looks for more before it sleeps. To wake it takes 100 microseconds where the
+    /// system is virtual, as long as 100,000 elements; and training calls again soon.
     const PATIENCE: Duration = Duration::from_micros(200);
 
     /// A pool of `size` workers. None if the system refuses one.
