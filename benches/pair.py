@@ -43,11 +43,12 @@ def work(threads: int) -> None:
         if not run:
             print(math.nan, flush=True)
             continue
-        run()
-        calls, start = 0, time.perf_counter()
-        while (seconds := time.perf_counter() - start) < SAMPLE_SECONDS or not calls:
-            run()
-            calls += 1
+        # The first sample is untimed, as in `measure`.
+        for _ in range(2):
+            calls, start = 0, time.perf_counter()
+            while (seconds := time.perf_counter() - start) < SAMPLE_SECONDS or not calls:
+                run()
+                calls += 1
         print(seconds / calls, flush=True)
 
 

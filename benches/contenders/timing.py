@@ -14,11 +14,11 @@ import numpy as np
 
 from . import Array, Case, Contender, Result
 
-SAMPLE_SECONDS = 1e-3
-"""A sample repeats the call until it lasts about this long."""
+SAMPLE_SECONDS = 8e-3
+"""A sample repeats the call until it lasts about this long, after as many untimed calls."""
 CASE_SECONDS = 2.0
 ROUNDS = (7, 40)
-PAUSE_SECONDS = 3e-3
+PAUSE_SECONDS = 15e-3
 """Rest before each sample: OpenMP workers spin for some time after the last contender's work."""
 
 VALUE_TOLERANCE = 1e-4
@@ -104,12 +104,13 @@ def measure(contenders: Sequence[Contender]) -> dict[str, Timing]:
     samples = {name: [seconds] if seconds > CASE_SECONDS else [] for name, seconds in first.items()}
     turns = [c for c in contenders if not samples[c.name]]
     calls = {c.name: math.ceil(SAMPLE_SECONDS / _seconds(c.run, 2)) for c in turns}
-    turn = sum((calls[c.name] + 1) * first[c.name] + PAUSE_SECONDS for c in turns)
+    turn = sum(2 * calls[c.name] * first[c.name] + PAUSE_SECONDS for c in turns)
     rounds = min(max(math.ceil(CASE_SECONDS / turn), ROUNDS[0]), ROUNDS[1]) if turns else 0
     for _ in range(rounds):
         for contender in turns:
             time.sleep(PAUSE_SECONDS)
-            # Untimed: wakes the contender's own threads and brings its arrays back into the cache.
-            contender.run()
+            # Untimed: wakes the contender's own threads, brings its arrays back into the cache and
+            # the CPUs back to their clock, which takes milliseconds after a pause.
+            _seconds(contender.run, calls[contender.name])
             samples[contender.name].append(_seconds(contender.run, calls[contender.name]))
     return {name: Timing(min(times), statistics.median(times)) for name, times in samples.items()}

@@ -1,29 +1,45 @@
 //! The CPUs that workers run on: not the one of their caller, which is at work there itself.
 //!
-//! Schedulers of virtual machines may wake a thread where the one runs that wakes it, to leave the other CPUs asleep, and
-//! move it only after milliseconds. By then the caller has done the work of both.
-
-#[cfg(target_os = "linux")]
-use nix::{
-    sched::{sched_getaffinity, sched_getcpu, sched_setaffinity},
-    unistd::Pid,
-};
+//! In a virtual machine the scheduler may place a woken thread on the CPU of the thread that wakes it, and move it only
+//! milliseconds later. By then the caller has done the work of both.
 
 /// The CPU that the calling thread runs on, where the system tells.
 #[cfg(target_os = "linux")]
 pub fn current() -> Option<usize> {
-    sched_getcpu().ok()
+    nix::sched::sched_getcpu().ok()
 }
 
-/// Moves the calling thread, if it runs on this CPU, to the others that the process is allowed: those of its first thread.
+/// Whether threads may choose their CPUs. A filter of system calls, if there is one, may end the process for that.
+#[cfg(target_os = "linux")]
+pub fn may_move() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status");
+    status.is_ok_and(|status| status.lines().any(|line| line == "Seccomp:\t0"))
+}
+
+/// Moves the calling thread, if it runs on this CPU, to the others that it is allowed. It may come back once it has left
+/// another one.
 #[cfg(target_os = "linux")]
 pub fn leave(cpu: usize) {
-    if current() == Some(cpu)
-        && let Ok(mut others) = sched_getaffinity(Pid::this())
-        && others.unset(cpu).is_ok()
-    {
-        // The system refuses if no other is left.
-        sched_setaffinity(Pid::from_raw(0), &others).ok();
+    use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+    use nix::unistd::Pid;
+    use std::cell::Cell;
+
+    thread_local! {
+        /// All CPUs that the thread is allowed, and the others, once it has left one.
+        static CHOICE: Cell<Option<[CpuSet; 2]>> = const { Cell::new(None) };
+    }
+    let this = Pid::from_raw(0);
+    if current() != Some(cpu) {
+        return;
+    }
+    let Ok(now) = sched_getaffinity(this) else { return };
+    // Whoever has changed them since then has the last word.
+    let before = CHOICE.get().filter(|[_, others]| *others == now);
+    let all = before.map_or(now, |[all, _]| all);
+    let mut others = all;
+    // The system refuses to leave a thread without a CPU.
+    if others.unset(cpu).is_ok() && sched_setaffinity(this, &others).is_ok() {
+        CHOICE.set(Some([all, others]));
     }
 }
 
@@ -33,42 +49,90 @@ pub fn current() -> Option<usize> {
 }
 
 #[cfg(not(target_os = "linux"))]
+pub fn may_move() -> bool {
+    false
+}
+
+#[cfg(not(target_os = "linux"))]
 pub fn leave(_cpu: usize) {}
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
-    use nix::sched::CpuSet;
+    use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+    use nix::unistd::Pid;
     use std::thread;
 
-    fn allowed(thread: Pid) -> Vec<usize> {
-        let set = sched_getaffinity(thread).unwrap();
+    const THIS: Pid = Pid::from_raw(0);
+
+    fn allowed() -> Vec<usize> {
+        let set = sched_getaffinity(THIS).unwrap();
         (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap()).collect()
     }
 
-    /// Leaves a CPU in a thread of its own, and returns where that may run then.
-    fn after_leaving(cpu: fn() -> Option<usize>) -> (usize, Vec<usize>) {
-        let run = move || {
-            let cpu = cpu().unwrap();
-            leave(cpu);
-            let now = allowed(Pid::from_raw(0));
-            assert!(now.contains(&current().unwrap()));
-            (cpu, now)
-        };
-        thread::spawn(run).join().unwrap()
+    fn allow(cpus: &[usize]) {
+        let mut set = CpuSet::new();
+        for &cpu in cpus {
+            set.set(cpu).unwrap();
+        }
+        sched_setaffinity(THIS, &set).unwrap();
+    }
+
+    /// Leaves the CPU on which the thread is. Nothing can move it before, as it is allowed no other one.
+    fn leave_the_only_one(cpu: usize) {
+        allow(&[cpu]);
+        leave(cpu);
     }
 
     #[test]
-    fn a_thread_leaves_the_cpu_that_it_runs_on() {
-        let all = allowed(Pid::this());
-        let (left, now) = after_leaving(current);
-        let others: Vec<_> = all.iter().copied().filter(|&cpu| cpu != left).collect();
-        // The only CPU is not left, nor one that the thread was moved away from in between.
-        assert!(now == others || now == all, "{left} of {all:?}: {now:?}");
+    fn a_thread_leaves_a_cpu_and_may_come_back_when_it_leaves_another() {
+        let test = || {
+            let all = allowed();
+            let (mut left, mut back) = (None, 0);
+            for _ in 0..1000 {
+                let here = current().unwrap();
+                let before = allowed();
+                leave(here);
+                let now = allowed();
+                // A thread that was moved in between has nothing to leave.
+                if now == before {
+                    continue;
+                }
+                let others: Vec<_> = all.iter().copied().filter(|&cpu| cpu != here).collect();
+                assert_eq!(now, others, "after leaving {here}");
+                assert!(others.contains(&current().unwrap()));
+                back += usize::from(left.is_some());
+                left = Some(here);
+            }
+            // With several CPUs there always is one to leave.
+            assert!(all.len() == 1 || back > 0, "{all:?}");
+        };
+        thread::spawn(test).join().unwrap();
+    }
+
+    #[test]
+    fn what_others_allow_is_not_widened() {
+        let test = || {
+            let all = allowed();
+            leave(current().unwrap());
+            for &cpu in &all[..all.len().min(2)] {
+                leave_the_only_one(cpu);
+                let now = allowed();
+                // With two CPUs this may look like what the thread itself has left.
+                assert!(now == [cpu] || all.len() == 2, "{now:?}");
+            }
+        };
+        thread::spawn(test).join().unwrap();
     }
 
     #[test]
     fn a_thread_that_runs_elsewhere_stays() {
-        assert_eq!(after_leaving(|| Some(CpuSet::count() - 1)).1, allowed(Pid::this()));
+        let test = || {
+            let all = allowed();
+            allow(&all[..1]);
+            leave(all[0] + 1);
+            assert_eq!(allowed(), all[..1]);
+        };
+        thread::spawn(test).join().unwrap();
     }
 }

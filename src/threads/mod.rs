@@ -133,7 +133,7 @@ fn share(
     work: &Work<'_>,
 ) -> Result<()> {
     let job = Arc::new(Job::new(tasks, chunk, &work));
-    let entrance = Entrance(&job);
+    let entrance = Entrance { job: &job, patience: pool.patience() };
     pool.post(&job, workers);
     job.take_part(Place::Caller, 0..chunk);
     drop(entrance);
@@ -173,9 +173,6 @@ struct Job {
 
 impl Job {
     const CLOSED: usize = 1 << (usize::BITS - 1);
-    /// How long the caller looks before it sleeps, as the last tasks are done soon, as a rule: a sleeper may be woken on the
-    /// CPU of the worker that wakes it, see [`cpus`].
-    const PATIENCE: Duration = Duration::from_micros(100);
 
     /// A job whose first chunk is the caller's, in every call, so that its arrays stay in its CPU's cache.
     fn new(tasks: usize, chunk: usize, work: &&Work<'_>) -> Self {
@@ -198,11 +195,15 @@ impl Job {
         self.next.load(Ordering::Relaxed) >= self.tasks
     }
 
-    /// A worker's part.
-    fn help(&self) {
+    /// Moves a worker away from the caller.
+    fn leave_caller(&self) {
         if let Some(cpu) = self.cpu {
             cpus::leave(cpu);
         }
+    }
+
+    /// A worker's part.
+    fn help(&self) {
         let enter = |inside: usize| (inside < Self::CLOSED).then_some(inside + 1);
         if self.inside.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_ok() {
             cancel::within(self.call.clone(), || self.take_part(Place::Worker, 0..0));
@@ -242,21 +243,25 @@ impl Job {
 }
 
 /// The caller's hold on a job. Dropping it closes the job, lets no worker in any more and waits until all are out.
-struct Entrance<'a>(&'a Job);
+struct Entrance<'a> {
+    job: &'a Job,
+    /// How long to spin before the caller sleeps.
+    patience: Duration,
+}
 
 impl Drop for Entrance<'_> {
     fn drop(&mut self) {
-        let mut inside = self.0.inside.fetch_or(Job::CLOSED, Ordering::Acquire);
+        let mut inside = self.job.inside.fetch_or(Job::CLOSED, Ordering::Acquire);
         let since = Instant::now();
         while inside & !Job::CLOSED > 0 {
-            if since.elapsed() < Job::PATIENCE {
+            if since.elapsed() < self.patience {
                 hint::spin_loop();
             } else {
                 // The workers see themselves whether to stop, and the caller in the end.
                 check().ok();
                 thread::park_timeout(cancel::INTERVAL);
             }
-            inside = self.0.inside.load(Ordering::Acquire);
+            inside = self.job.inside.load(Ordering::Acquire);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The worker threads of a process, which are rayon's.
 
 use super::published::Published;
-use super::{Job, num_threads};
+use super::{Job, cpus, num_threads};
 use rayon::{ThreadPool, ThreadPoolBuilder, Yield};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -79,6 +79,8 @@ pub(super) struct Pool {
     idle: AtomicUsize,
     /// How many CPUs there are beside the caller's.
     spare_cpus: usize,
+    /// Whether workers may move to these.
+    may_move: bool,
     /// When a job was last wanted, in nanoseconds since `made`.
     wanted: AtomicU64,
     made: Instant,
@@ -86,8 +88,12 @@ pub(super) struct Pool {
 
 impl Pool {
     /// How long a worker that is out of work looks for more before it sleeps. To wake it takes 100 microseconds where the
-    /// system is virtual, as long as 100,000 elements; and training calls again soon.
+    /// system is virtual, in which two threads compute 200,000 elements; and training calls again soon.
     const PATIENCE: Duration = Duration::from_micros(200);
+
+    /// How long a caller that is out of work spins until the last tasks are done. A caller that sleeps may be woken on the
+    /// CPU of the worker that wakes it, see [`cpus`].
+    const CALLERS_PATIENCE: Duration = Duration::from_micros(100);
 
     /// A pool of `size` workers. None if the system refuses one.
     pub fn new(size: usize) -> Option<Self> {
@@ -96,6 +102,7 @@ impl Pool {
             threads: builder.thread_name(|i| format!("rustloss-{i}")).build().ok()?,
             idle: AtomicUsize::new(size),
             spare_cpus: thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1),
+            may_move: cpus::may_move(),
             wanted: AtomicU64::new(0),
             made: Instant::now(),
         })
@@ -121,6 +128,11 @@ impl Pool {
         (workers > 0).then_some((pool, workers))
     }
 
+    /// How long a caller spins: not at all where its workers need its CPU.
+    pub fn patience(&self) -> Duration {
+        if self.spare_cpus > 0 { Self::CALLERS_PATIENCE } else { Duration::ZERO }
+    }
+
     pub fn release(&self, workers: usize) {
         self.idle.fetch_add(workers, Ordering::Relaxed);
     }
@@ -140,24 +152,30 @@ impl Pool {
             if job.is_given_out() {
                 break;
             }
-            let (job, spare_cpus) = (Arc::clone(job), self.spare_cpus);
+            let job = Arc::clone(job);
+            let (spare_cpus, may_move) = (self.spare_cpus, self.may_move);
             self.threads.spawn(move || {
+                let has_cpu = rayon::current_thread_index().is_some_and(|i| i < spare_cpus);
+                if has_cpu && may_move {
+                    job.leave_caller();
+                }
                 job.help();
                 drop(job);
-                linger(spare_cpus);
+                if has_cpu {
+                    linger();
+                }
             });
         }
     }
 }
 
 /// Keeps a worker that has a CPU of its own awake for jobs that come soon.
-fn linger(spare_cpus: usize) {
+fn linger() {
     thread_local! {
         static LINGERS: Cell<bool> = const { Cell::new(false) };
     }
-    let has_cpu = rayon::current_thread_index().is_some_and(|i| i < spare_cpus);
     // A job that is found here runs inside this very loop, and shall not begin another one.
-    if !has_cpu || LINGERS.replace(true) {
+    if LINGERS.replace(true) {
         return;
     }
     let mut since = Instant::now();

@@ -496,7 +496,7 @@ fn fork_while_other_threads_are_inside_a_job() {
 fn a_worker_that_comes_too_late_leaves_at_once() {
     let work: &Work<'_> = &|_: &mut Tasks<'_>| panic!("the job is over");
     let job = Job::new(2, 1, &work);
-    drop(Entrance(&job));
+    drop(Entrance { job: &job, patience: Duration::ZERO });
     job.help();
     assert_eq!(job.inside.into_inner(), Job::CLOSED);
     assert!(job.panic.into_inner().unwrap().is_none());

@@ -25,8 +25,15 @@ const GATHER_ROWS: usize = 16;
 /// Of these lines, at most.
 const LINES: usize = 4;
 
-/// Elements of a tile of several rows.
+/// Elements of a tile of rows, about: those of a vector of rows that are worked on together stay in the first-level cache.
 const ROW_TILE: usize = 2048;
+
+/// Elements of a tile of rows one by one, at most, as every tile costs time of its own; those of all vectors stay in the
+/// second-level cache.
+const LONG_TILE: usize = 8192;
+
+/// Tiles of each thread, at least, before they become as long as that: threads wait for the last one.
+const TILES: usize = 8;
 
 /// Groups of rows side by side that are gathered together, at most: with fewer in a line of memory every page
 /// of it would be come back to more often.
@@ -126,13 +133,15 @@ pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
         true if grid.cols <= MEDIUM => Form::Group,
         _ => Form::Row,
     };
-    let fitting = (ROW_TILE / grid.cols.max(1)).clamp(1, LANES);
+    let fitting = |elements: usize| (elements / grid.cols.max(1)).clamp(1, LANES);
     let step = match (form, gathers) {
         (Form::Lanes, true) => (GATHERED / (LANES * grid.cols.max(1))).clamp(2, GROUPS) * LANES,
         (Form::Lanes, false) => LANES,
-        (Form::Group, _) => fitting.max(TOGETHER),
+        (Form::Group, _) => fitting(ROW_TILE).max(TOGETHER),
         (Form::Row, true) => (GATHERED / (GATHER_ROWS * gathered)).clamp(1, LINES) * GATHER_ROWS,
-        (Form::Row, false) => fitting,
+        (Form::Row, false) => {
+            threads::part(grid.rows / TILES, 1, fitting(ROW_TILE), fitting(LONG_TILE))
+        }
     };
     if grid.rows == 0 {
         return Ok(());
