@@ -167,8 +167,6 @@ struct Job {
     /// The call that the job is a part of.
     call: Option<RunningCall>,
     caller: Thread,
-    /// The CPU of the caller.
-    cpu: Option<usize>,
 }
 
 impl Job {
@@ -186,20 +184,12 @@ impl Job {
             failure: Mutex::new(None),
             call: cancel::current(),
             caller: thread::current(),
-            cpu: cpus::current(),
         }
     }
 
     /// Whether all tasks are taken.
     fn is_given_out(&self) -> bool {
         self.next.load(Ordering::Relaxed) >= self.tasks
-    }
-
-    /// Moves a worker away from the caller.
-    fn leave_caller(&self) {
-        if let Some(cpu) = self.cpu {
-            cpus::leave(cpu);
-        }
     }
 
     /// A worker's part.

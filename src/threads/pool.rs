@@ -147,17 +147,17 @@ impl Pool {
 
     /// Calls `workers` workers to a job. One that comes when it is over finds it closed.
     pub fn post(&self, job: &Arc<Job>, workers: usize) {
+        let callers_cpu = cpus::current().filter(|_| self.may_move);
         for _ in 0..workers {
             // Waking a worker takes microseconds: the threads at work may be through before the last one is called.
             if job.is_given_out() {
                 break;
             }
-            let job = Arc::clone(job);
-            let (spare_cpus, may_move) = (self.spare_cpus, self.may_move);
+            let (job, spare_cpus) = (Arc::clone(job), self.spare_cpus);
             self.threads.spawn(move || {
                 let has_cpu = rayon::current_thread_index().is_some_and(|i| i < spare_cpus);
-                if has_cpu && may_move {
-                    job.leave_caller();
+                if let Some(cpu) = callers_cpu.filter(|_| has_cpu) {
+                    cpus::leave(cpu);
                 }
                 job.help();
                 drop(job);
