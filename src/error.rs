@@ -1,6 +1,7 @@
 //! What can be wrong with a call, in words that name the argument.
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 
 /// The kind of a mistake; each has its own exception class in Python.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,9 +129,13 @@ pub fn quoted<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     Tuple(&words.into_iter().map(Quoted).collect::<Vec<_>>()).to_string()
 }
 
-/// A mistake in a call: which argument, what was expected, what came.
+/// A mistake in a call, behind a pointer: a result that may be one is no larger for it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Error {
+pub struct Error(Box<Mistake>);
+
+/// Which argument of a call is wrong, what was expected, what came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mistake {
     /// The kind.
     pub kind: Kind,
     /// The argument's name; empty if there is none to blame.
@@ -144,7 +149,7 @@ pub struct Error {
     /// Whether the argument is a sequence of sequences, and the index goes through them one by one.
     pub nested: bool,
     /// For a parameter that has no meaning without another: that one, and the value that it must have.
-    pub needs: Option<Box<(&'static str, bool)>>,
+    pub needs: Option<(&'static str, bool)>,
 }
 
 /// The result of a check.
@@ -153,7 +158,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error about a whole argument.
     pub fn new(kind: Kind, argument: &str, detail: impl Into<String>) -> Self {
-        Error {
+        Error(Box::new(Mistake {
             kind,
             argument: argument.to_owned(),
             detail: detail.into(),
@@ -161,7 +166,7 @@ impl Error {
             value: None,
             nested: false,
             needs: None,
-        }
+        }))
     }
 
     /// An error about one element of an argument.
@@ -177,15 +182,11 @@ impl Error {
             Kind::Weight if value.is_negative() => "; signed factors belong in grad_output",
             _ => "",
         };
-        Error {
-            kind,
-            argument: argument.to_owned(),
-            detail: format!("expected {allowed}, got {value}{remedy}"),
-            index: Some(index.into()),
-            value: Some(value),
-            nested: false,
-            needs: None,
-        }
+        let mut error =
+            Error::new(kind, argument, format!("expected {allowed}, got {value}{remedy}"));
+        error.index = Some(index.into());
+        error.value = Some(value);
+        error
     }
 
     /// The system refuses memory.
@@ -196,6 +197,20 @@ impl Error {
     /// The caller was told to stop.
     pub fn interrupted() -> Self {
         Error::new(Kind::Interrupted, "call", "interrupted")
+    }
+}
+
+impl Deref for Error {
+    type Target = Mistake;
+
+    fn deref(&self) -> &Mistake {
+        &self.0
+    }
+}
+
+impl DerefMut for Error {
+    fn deref_mut(&mut self) -> &mut Mistake {
+        &mut self.0
     }
 }
 

@@ -130,7 +130,7 @@ mod sum;
 mod threads;
 
 pub use drive::Reduction;
-pub use error::{Error, Kind, Number, Result};
+pub use error::{Error, Kind, Mistake, Number, Result};
 pub use front::{
     Array, ArrayView, ArrayViewMut, AsArray, BestPath, Builder, Empty, Evaluation, Prediction,
     Registered, ValueAndGrads,

@@ -41,7 +41,7 @@ pub fn exception(py: Python<'_>, error: &Error) -> PyErr {
             Some(Number::Float(value)) => kwargs.set_item("value", value)?,
             None => {}
         }
-        if let Some(needs) = error.needs.as_deref().copied() {
+        if let Some(needs) = error.needs {
             kwargs.set_item("needs", needs)?;
         }
         py.import("rustloss.errors")?

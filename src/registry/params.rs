@@ -315,7 +315,9 @@ impl Params {
         }
         let (other, value) = needs;
         let detail = format!("it needs {other}={}, got {}", Value::Flag(value), self.get(name));
-        Err(Error { needs: Some(Box::new(needs)), ..Error::new(Kind::Parameter, name, detail) })
+        let mut error = Error::new(Kind::Parameter, name, detail);
+        error.needs = Some(needs);
+        Err(error)
     }
 
     /// A number.

@@ -263,9 +263,10 @@ pub fn against_textbook(case: &Case, answer: &Answer, loss: f64, gradient: f64) 
 
 /// The memory limit that would do, of a call that was refused.
 pub fn needed<T>(refused: Result<T, Error>) -> usize {
-    match refused.err() {
-        Some(Error { kind: Kind::Memory, value: Some(Number::Int(bytes)), .. }) => bytes as usize,
-        other => panic!("not refused for its memory, but {other:?}"),
+    let error = refused.err().expect("refused");
+    match (error.kind, error.value) {
+        (Kind::Memory, Some(Number::Int(bytes))) => bytes as usize,
+        _ => panic!("not refused for its memory, but {error:?}"),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::case::*;
 use half::{bf16, f16};
 use rustloss::array::{Shape, Strides, View, ViewMut};
-use rustloss::error::{Error, Kind};
+use rustloss::error::Kind;
 use rustloss::losses::sequence::{
     CtcBatch, CtcOutputs, FrameArray, FrameArrayMut, GradientRows, InputKind, LabelSequences, ctc,
 };
@@ -277,8 +277,8 @@ fn wrong_labels_and_lengths_are_named() {
     let with = |change: &dyn Fn(&mut Case)| {
         let mut case = case.clone();
         change(&mut case);
-        let Error { kind, index, value, .. } = case.run_as::<f64>(&[1.0; 2], LIMIT).unwrap_err();
-        (kind, index, value)
+        let error = case.run_as::<f64>(&[1.0; 2], LIMIT).unwrap_err();
+        (error.kind, error.index.clone(), error.value)
     };
     let label = |label: u32| {
         (Kind::Label, Some(vec![1, 2].into_boxed_slice()), Some(i128::from(label).into()))

@@ -132,8 +132,9 @@ impl<R: Real> CtcJob<'_, R> {
             return Ok(());
         }
         let detail = format!("sample {n} needs a memory limit of at least {bytes} bytes");
-        let error = Error::new(Kind::Memory, "memory_limit", detail);
-        Err(Error { value: Some(bytes.into()), ..error })
+        let mut error = Error::new(Kind::Memory, "memory_limit", detail);
+        error.value = Some(bytes.into());
+        Err(error)
     }
 
     /// The samples and their times, the longest first, and how many of them, from the first on, are shared out: two
