@@ -108,6 +108,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_macros, clippy::disallowed_methods))]
 
 mod array;
+mod buffer;
 mod drive;
 mod error;
 mod front;

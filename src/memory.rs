@@ -61,3 +61,16 @@ pub(crate) fn collect<T>(elements: impl ExactSizeIterator<Item = T>) -> Result<V
 pub(crate) fn copied<T: Copy>(elements: &[T]) -> Result<Vec<T>> {
     collect(elements.iter().copied())
 }
+
+/// Replaces what a vector holds by some items, and makes room for `len`.
+#[expect(clippy::disallowed_methods, reason = "room is reserved first")]
+pub(crate) fn refill<T>(
+    vec: &mut Vec<T>,
+    len: usize,
+    items: impl IntoIterator<Item = T>,
+) -> Result<()> {
+    vec.clear();
+    reserve(vec, len)?;
+    vec.extend(items);
+    Ok(())
+}

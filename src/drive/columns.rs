@@ -6,8 +6,9 @@
 //! weight of 0 or an element outside its domain, are left to the forms for rows.
 
 use crate::array::{Grid, Memory, MemoryMut, Runs, Tile};
+use crate::buffer::Buffer;
 use crate::drive::domain::Check;
-use crate::drive::operand::{Input, MAX_NUMBERS, MAX_VECTORS, Output, sized};
+use crate::drive::operand::{Input, MAX_NUMBERS, MAX_VECTORS, Output};
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
@@ -61,8 +62,8 @@ pub struct ColumnRows<'b, T> {
 /// Room for runs that are of another type, or read before they are written over.
 #[derive(Default)]
 pub(super) struct ColumnRoom<T> {
-    vectors: [Vec<T>; MAX_VECTORS],
-    grads: [Vec<T>; MAX_VECTORS],
+    vectors: [Buffer<T>; MAX_VECTORS],
+    grads: [Buffer<T>; MAX_VECTORS],
 }
 
 /// How many of `rows`, of which `run` lie side by side, make a block, if these are enough for one. Of each, so many
@@ -134,7 +135,7 @@ pub struct Reader<'b, 'a, T, const V: usize> {
     block: Tile,
     inputs: [Option<&'b CheckedInput<'a>>; V],
     runs: [Option<Runs<'b, Memory<'a, T>>>; V],
-    buffers: &'b mut [Vec<T>; MAX_VECTORS],
+    buffers: &'b mut [Buffer<T>; MAX_VECTORS],
 }
 
 impl<'b, 'a, T: Real, const V: usize> Reader<'b, 'a, T, V> {
@@ -144,7 +145,7 @@ impl<'b, 'a, T: Real, const V: usize> Reader<'b, 'a, T, V> {
         grid: &'b Grid,
         block: Tile,
         inputs: [Option<&'b CheckedInput<'a>>; V],
-        buffers: &'b mut [Vec<T>; MAX_VECTORS],
+        buffers: &'b mut [Buffer<T>; MAX_VECTORS],
     ) -> Self {
         let runs = inputs.map(|input| input.and_then(|(o, _)| o.runs(grid, block)));
         Reader { level, grid, block, inputs, runs, buffers }
@@ -190,7 +191,7 @@ pub struct Writer<'b, 'a, T, const V: usize> {
     reader: Reader<'b, 'a, T, V>,
     outputs: [Option<&'b Output<'a, 'a>>; V],
     runs: [Option<Runs<'b, MemoryMut<'a, T>>>; V],
-    buffers: &'b mut [Vec<T>; MAX_VECTORS],
+    buffers: &'b mut [Buffer<T>; MAX_VECTORS],
 }
 
 impl<T: Real, const V: usize> Writer<'_, '_, T, V> {
@@ -203,7 +204,7 @@ impl<T: Real, const V: usize> Writer<'_, '_, T, V> {
         for (grad, ((o, runs), buffer)) in grads.iter_mut().zip(wanted) {
             *grad = match (runs, o) {
                 (Some(runs), _) => Some(runs.row_mut(column)),
-                (_, Some(_)) => Some(sized(buffer, rows)?),
+                (_, Some(_)) => Some(buffer.sized(rows)?),
                 _ => None,
             };
         }

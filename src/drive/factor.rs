@@ -5,8 +5,9 @@
 //! of computation holds is rounded to it once, so that the bits of a product do not depend on how factors are laid out.
 
 use crate::array::{Grid, Tile};
+use crate::buffer::Buffer;
 use crate::drive::domain::Domain;
-use crate::drive::operand::{Input, sized};
+use crate::drive::operand::Input;
 use crate::drive::scale::multiply_wide;
 use crate::drive::weight::{Divisor, Weighting};
 use crate::error::Result;
@@ -79,21 +80,21 @@ macro_rules! with_elements {
 pub(crate) struct FactorBuffers {
     weights: Loaded,
     grad_output: Loaded,
-    scale: Vec<f64>,
+    scale: Buffer<f64>,
 }
 
 /// Scratch for factors that memory does not hold as a slice.
 #[derive(Default)]
 struct Loaded {
-    singles: Vec<f32>,
-    doubles: Vec<f64>,
+    singles: Buffer<f32>,
+    doubles: Buffer<f64>,
 }
 
 /// Factors of the elements of E, lined up.
 struct Given<'v, 'a> {
     input: Input<'v, 'a>,
     /// One for each row of the grid, where they are constant in each and rows are long.
-    rows: Vec<f64>,
+    rows: Buffer<f64>,
 }
 
 /// The factors of a run, lined up.
@@ -109,7 +110,7 @@ impl<'v, 'a> Factors<'v, 'a> {
     /// Adds them to a grid of operands of shape `shape`.
     pub fn new(grid: &mut Grid, weighting: &'v Weighting<'a>, shape: &[usize]) -> Result<Self> {
         let mut input = |view: &'v Option<_>| {
-            view.as_ref().map(|v| Given { input: Input::input(grid, v), rows: Vec::new() })
+            view.as_ref().map(|v| Given { input: Input::input(grid, v), rows: Buffer::new() })
         };
         Ok(Factors {
             weight: weighting.weight,
@@ -128,7 +129,7 @@ impl<'v, 'a> Factors<'v, 'a> {
         {
             let by_row = grid.constant_in_row(input.k) && !grid.constant_in_column(input.k);
             if by_row && grid.cols >= SHORT {
-                grid.read(input.view, input.k, column, sized(rows, grid.rows)?);
+                grid.read(input.view, input.k, column, rows.sized(grid.rows)?);
             }
         }
         Ok(())
@@ -161,7 +162,7 @@ impl<'v, 'a> Factors<'v, 'a> {
         tile: Tile,
         weights: Factor<'s>,
         outer: Factor<'_>,
-        scale: &'s mut Vec<f64>,
+        scale: &'s mut Buffer<f64>,
     ) -> Result<TileScale<'s>> {
         if self.weight == 0.0 {
             return Ok(TileScale { factor: Factor::One(0.0), times: 1.0 });
@@ -172,13 +173,13 @@ impl<'v, 'a> Factors<'v, 'a> {
         }
         let by_row = |factor: &Factor<'_>| matches!(factor, Factor::One(_) | Factor::Rows(_));
         if by_row(&weights) && by_row(&outer) {
-            let scale = sized(scale, tile.rows)?;
+            let scale = scale.sized(tile.rows)?;
             for (r, scale) in scale.iter_mut().enumerate() {
                 *scale = (share(tile.row + r) * outer.at(r)).weighted(weights.at(r));
             }
             return Ok(TileScale { factor: Factor::Rows(scale), times: 1.0 });
         }
-        let scale = sized(scale, tile.len())?;
+        let scale = scale.sized(tile.len())?;
         for (r, scale) in scale.chunks_exact_mut(tile.cols).enumerate() {
             let share = share(tile.row + r);
             outer.row(r, tile.cols).copy_to(scale);
@@ -329,9 +330,9 @@ impl<'a> Factor<'a> {
         &self,
         x: &[T],
         tile: Tile,
-        products: &'b mut Vec<f64>,
+        products: &'b mut Buffer<f64>,
     ) -> Result<&'b [f64]> {
-        let products = sized(products, tile.len())?;
+        let products = products.sized(tile.len())?;
         simd::dispatch(S::LEVEL, WeightedSum { factor: *self, x, cols: tile.cols, out: products });
         Ok(products)
     }

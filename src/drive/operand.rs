@@ -2,10 +2,10 @@
 
 use crate::array::{Grid, Memory, MemoryMut, Runs, Tile};
 use crate::array::{Tiles, View, ViewMut};
+use crate::buffer::Buffer;
 use crate::drive::domain::Check;
 use crate::error::Result;
 use crate::math::Real;
-use crate::memory;
 use crate::num::DType;
 use std::ops::Range;
 
@@ -52,10 +52,10 @@ impl<'v, 'a> Output<'v, 'a> {
         &'s self,
         grid: &Grid,
         tile: Tile,
-        buffer: &'s mut Vec<T>,
+        buffer: &'s mut Buffer<T>,
     ) -> Result<&'s mut [T]> {
         let direct = grid.direct(self.view, self.k, tile);
-        direct.map_or_else(|| sized(buffer, tile.len()), Ok)
+        direct.map_or_else(|| buffer.sized(tile.len()), Ok)
     }
 
     /// The rows of a tile as memory to write, if each of them is that.
@@ -104,12 +104,12 @@ impl<'v, 'a> Input<'v, 'a> {
         &'s self,
         grid: &Grid,
         tile: Tile,
-        buffer: &'s mut Vec<T>,
+        buffer: &'s mut Buffer<T>,
     ) -> Result<&'s [T]> {
         if let Some(tile) = grid.borrow(self.view, self.k, tile).filter(|_| !self.copied) {
             return Ok(tile);
         }
-        let buffer = sized(buffer, tile.len())?;
+        let buffer = buffer.sized(tile.len())?;
         grid.read(self.view, self.k, tile, buffer);
         Ok(buffer)
     }
@@ -120,12 +120,6 @@ pub(crate) fn tiles<'v, 'a>(view: &'v ViewMut<'a>) -> Tiles<'v, 'a> {
     // SAFETY: drivers cut a grid into tiles that are disjoint, each a task of one thread; what is written as a whole is
     // written by the calling thread.
     unsafe { view.tiles() }
-}
-
-/// The first `len` elements of a buffer that grows as needed.
-pub(crate) fn sized<T: Real>(buffer: &mut Vec<T>, len: usize) -> Result<&mut [T]> {
-    memory::grow(buffer, len, T::ZERO)?;
-    Ok(&mut buffer[..len])
 }
 
 /// Some elements of an output, if it is wanted.

@@ -6,8 +6,9 @@
 //! cannot hold are dealt with here, too. A loss is erased to a [`TileKernel`], so that the driver is compiled once for each
 //! type of computation.
 
+use crate::buffer::Buffer;
 use crate::drive::columns::{ColumnRows, Columns};
-use crate::drive::operand::{MAX_NUMBERS, MAX_VECTORS, part, sized};
+use crate::drive::operand::{MAX_NUMBERS, MAX_VECTORS, part};
 use crate::drive::scale::{Scale, multiply, split};
 use crate::error::Result;
 use crate::math::Real;
@@ -146,17 +147,17 @@ impl Scratch for () {
 }
 
 /// Vectors as long as a row.
-pub struct Vectors<T, const N: usize>([Vec<T>; N]);
+pub struct Vectors<T, const N: usize>([Buffer<T>; N]);
 
 impl<T, const N: usize> std::default::Default for Vectors<T, N> {
     fn default() -> Self {
-        Vectors([const { Vec::new() }; N])
+        Vectors([const { Buffer::new() }; N])
     }
 }
 
 impl<T: Real, const N: usize> Scratch for Vectors<T, N> {
     fn fit(&mut self, cols: usize) -> Result<()> {
-        self.0.iter_mut().try_for_each(|vector| sized(vector, cols).map(drop))
+        self.0.iter_mut().try_for_each(|vector| vector.sized(cols).map(drop))
     }
 }
 

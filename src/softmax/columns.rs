@@ -1,7 +1,7 @@
 //! The softmax of rows side by side in memory, column by column.
 
+use crate::buffer::Buffer;
 use crate::drive::columns::Columns;
-use crate::drive::operand::sized;
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
@@ -18,18 +18,18 @@ pub struct ColumnSoftmax<T: Real> {
     /// The keys of the largest and of the smallest logits.
     keys: [Vec<T::Key>; 2],
     /// The largest logits.
-    pub max: Vec<T>,
+    pub max: Buffer<T>,
     /// Where they stand first.
     pub at: Vec<u32>,
     /// Whether all logits are finite and no further below the largest of their row than [`Real::NEAR`].
     near: bool,
     /// The sums of [`Softmax::others`].
-    pub others: Vec<f64>,
+    pub others: Buffer<f64>,
     /// Whether exp((x - max) / temperature) stands where the gradient goes.
     in_place: bool,
     /// Column by column if not, and if the gradient is wanted.
-    exps: Vec<T>,
-    terms: Vec<T>,
+    exps: Buffer<T>,
+    terms: Buffer<T>,
     sums: LongColumnSums,
 }
 
@@ -65,7 +65,7 @@ impl<T: Real> ColumnSoftmax<T> {
                 *least = key.min(*least);
             }
         }
-        let max = sized(&mut self.max, rows)?;
+        let max = self.max.sized(rows)?;
         self.near = true;
         for ((max, &most), &least) in max.iter_mut().zip(&*most).zip(&*least) {
             *max = T::from_key(most);
@@ -103,7 +103,7 @@ impl<T: Real> ColumnSoftmax<T> {
         let (mut found, mut reader) = (T::ZERO, columns.read());
         for c in 0..elements {
             let [x] = reader.column(c)?;
-            for ((&x, &max), &first) in x.iter().zip(&self.max).zip(first) {
+            for ((&x, &max), &first) in x.iter().zip(&*self.max).zip(first) {
                 found = if depth(max, x, last) >= first { T::ONE } else { found };
             }
         }
@@ -130,8 +130,8 @@ impl<T: Real> Kernel for Fill<'_, '_, '_, T> {
         let keeps = columns.wants_first() && !softmax.in_place;
         let ColumnSoftmax { max, at, near, others, exps, terms, sums, in_place, .. } = softmax;
         let (max, at, near) = (&max[..rows], &at[..rows], *near);
-        let terms = sized(terms, rows)?;
-        let exps = sized(exps, if keeps { rows * elements } else { rows })?;
+        let terms = terms.sized(rows)?;
+        let exps = exps.sized(if keeps { rows * elements } else { rows })?;
         sums.start(elements, rows, T::DTYPE == DType::F64)?;
         let mut writer = columns.write();
         for c in 0..elements {
@@ -156,7 +156,7 @@ impl<T: Real> Kernel for Fill<'_, '_, '_, T> {
             }
             sums.add::<S, _>(terms)?;
         }
-        for (r, others) in sized(others, rows)?.iter_mut().enumerate() {
+        for (r, others) in others.sized(rows)?.iter_mut().enumerate() {
             // NaN is not to be left out.
             let lost = if max[r].is_nan() { f64::NAN } else { 0.0 };
             *others = possible(max[r], sums.total(r) + lost);

@@ -5,8 +5,8 @@
 
 use super::subnormal::{PullFactors, correct_pull, first_gap};
 use super::{ColumnSoftmax, Pull, Softmax, gap};
+use crate::buffer::Buffer;
 use crate::drive::columns::{ColumnRows, Columns, Named};
-use crate::drive::operand::sized;
 use crate::drive::row_kernel::{Scratch, Vectors};
 use crate::drive::scale::{multiply, split};
 use crate::error::Result;
@@ -121,7 +121,7 @@ pub struct DistributionRoom<T: Real> {
     /// The sums of y, and of the terms.
     totals: LongColumnSums,
     terms: LongColumnSums,
-    lines: [Vec<T>; 6],
+    lines: [Buffer<T>; 6],
     pulls: Vec<Pull<T>>,
     /// Where p is more than half.
     maxima: Named,
@@ -146,11 +146,11 @@ impl<T: Real> DistributionRoom<T> {
         let DistributionRoom { softmax, totals, terms, lines, pulls, maxima, .. } = self;
         softmax.fill::<S>(columns, t)?;
         for line in &mut *lines {
-            sized(line, count)?;
+            line.sized(count)?;
         }
         let [room, line, log_sums, factors, lows, scales] =
             lines.each_mut().map(|line| &mut line[..count]);
-        for (log_sum, &others) in log_sums.iter_mut().zip(&softmax.others) {
+        for (log_sum, &others) in log_sums.iter_mut().zip(&*softmax.others) {
             *log_sum = T::from_f64(others).log1p::<S>() * T::from_f64(t);
         }
         totals.start(elements, count, T::DTYPE == DType::F64)?;

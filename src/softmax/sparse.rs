@@ -6,8 +6,8 @@ use super::{
     ColumnSoftmax, GroupSoftmax, Head, Scalars, Slopes, Softmax, fill, gap, log_sum_minus,
     shifted_exp,
 };
+use crate::buffer::Buffer;
 use crate::drive::columns::{ColumnRows, Columns, Named};
-use crate::drive::operand::sized;
 use crate::drive::row_kernel::{
     Group, LANES, Placement, Row, RowKernel, RowOutputs, Scratch, Vectors,
 };
@@ -204,15 +204,15 @@ pub struct HeadRoom<T: Real> {
     row: Vectors<T, 2>,
     softmax: ColumnSoftmax<T>,
     sums: LongColumnSums,
-    log_sums: Vec<f64>,
-    terms: Vec<T>,
+    log_sums: Buffer<f64>,
+    terms: Buffer<T>,
     labelled: Named,
     /// What the exponentials are multiplied by, and what the weights of the classes are.
-    factor: Vec<T>,
-    by_weight: Vec<T>,
+    factor: Buffer<T>,
+    by_weight: Buffer<T>,
     /// The derivatives at the label and at the largest logit.
-    at_label: Vec<T>,
-    at_max: Vec<T>,
+    at_label: Buffer<T>,
+    at_max: Buffer<T>,
 }
 
 impl<T: Real> Scratch for HeadRoom<T> {
@@ -398,10 +398,9 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
         let labels = &self.labels[rows.first..][..count];
         let HeadRoom { softmax, sums, log_sums, terms, labelled, .. } = room;
         let HeadRoom { factor, by_weight, at_label, at_max, .. } = room;
-        for numbers in [&mut *terms, factor, by_weight, at_label, at_max] {
-            sized(numbers, count)?;
-        }
-        let terms = &mut terms[..count];
+        let (terms, log_sums) = (terms.sized(count)?, log_sums.sized(count)?);
+        let (factor, by_weight) = (factor.sized(count)?, by_weight.sized(count)?);
+        let (at_label, at_max) = (at_label.sized(count)?, at_max.sized(count)?);
         softmax.fill::<S>(columns, 1.0)?;
         labelled.sort(elements, labels.iter().copied().map(Some))?;
         let spreads = self.spreads;
@@ -416,20 +415,20 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
             }
             if spreads {
                 let weight = T::from_f64(self.weight(c));
-                for ((term, &x), &max) in terms.iter_mut().zip(x).zip(&softmax.max) {
+                for ((term, &x), &max) in terms.iter_mut().zip(x).zip(&*softmax.max) {
                     *term = gap(max, x).weighted(weight);
                 }
                 sums.add::<S, _>(terms)?;
             }
         }
         // Functions of many rows at once: -log p and the exponential at the label, and the logarithms of the sums.
-        let of_rows = rows.value.iter_mut().zip(&mut *factor).zip(&softmax.max);
-        for (((nll, exp), &max), &others) in of_rows.zip(&softmax.others) {
+        let of_rows = rows.value.iter_mut().zip(&mut *factor).zip(&*softmax.max);
+        for (((nll, exp), &max), &others) in of_rows.zip(&*softmax.others) {
             let x = *exp;
             *nll = log_sum_minus::<S, T>(max, others, x);
             *exp = shifted_exp::<S, T>(x, max);
         }
-        for (log_sum, &others) in sized(log_sums, count)?.iter_mut().zip(&softmax.others) {
+        for (log_sum, &others) in log_sums.iter_mut().zip(&*softmax.others) {
             *log_sum = self.log_sum::<S>(others);
         }
         let derives = columns.derives();
@@ -450,7 +449,7 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
             return Ok(true);
         }
         let is_deep = softmax.reaches(columns, terms, T::FAR)?;
-        if is_deep || !factor[..count].iter().all(|factor| factor.abs() < T::INFINITY) {
+        if is_deep || !factor.iter().all(|factor| factor.abs() < T::INFINITY) {
             return Ok(false);
         }
         let mut writer = columns.write();

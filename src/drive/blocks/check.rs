@@ -2,6 +2,7 @@
 
 use super::BlockJob;
 use crate::array::Tile;
+use crate::buffer::Buffer;
 use crate::drive::domain::{Check, Domain};
 use crate::drive::factor::Factor;
 use crate::drive::operand::Input;
@@ -20,7 +21,7 @@ impl<T: Real> BlockJob<'_, '_, T> {
         tile: Tile,
         x: &[T],
         weights: Factor<'_>,
-        exact: &mut Vec<f64>,
+        exact: &mut Buffer<f64>,
     ) -> Result<()> {
         if input.is_wider::<T>() {
             let x = input.tile(self.grid, tile, exact)?;

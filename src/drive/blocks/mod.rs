@@ -13,13 +13,14 @@ mod sums;
 
 use self::sums::Turned;
 use crate::array::{Grid, Tile, ViewMut, elements};
+use crate::buffer::Buffer;
 use crate::drive::Reduction;
 use crate::drive::block_kernel::{BlockKernel, BlockOutputs, MAX_OPERANDS, Outputs};
 use crate::drive::domain::{Check, Order};
 use crate::drive::extremes::Extremes;
 use crate::drive::factor::{FactorBuffers, Factors};
 use crate::drive::few::Few;
-use crate::drive::operand::{Argument, Input, Operand, Output, sized, tiles};
+use crate::drive::operand::{Argument, Input, Operand, Output, tiles};
 use crate::drive::weight::Weighting;
 use crate::error::{Error, Result};
 use crate::math::Real;
@@ -211,10 +212,10 @@ enum Partial {
 
 /// Scratch for the operands of a tile that memory does not hold as a slice.
 struct TileScratch<T> {
-    inputs: [Vec<T>; MAX_OPERANDS],
-    grads: [Vec<T>; MAX_OPERANDS],
-    hess: Vec<T>,
-    value: Vec<T>,
+    inputs: [Buffer<T>; MAX_OPERANDS],
+    grads: [Buffer<T>; MAX_OPERANDS],
+    hess: Buffer<T>,
+    value: Buffer<T>,
     factors: FactorBuffers,
     /// The values of a small tile, which shall not cost an allocation.
     few: [T; SMALL_TILE],
@@ -224,13 +225,13 @@ struct TileScratch<T> {
 /// Scratch for what follows the kernel.
 struct Rest<T> {
     /// Values times their weights.
-    products: Vec<f64>,
+    products: Buffer<f64>,
     /// The sums of samples side by side.
     samples: ColumnSums,
     /// Values with samples one behind another again.
     values: Turned<T>,
     /// Labels in their own type, for their check.
-    exact: Vec<f64>,
+    exact: Buffer<f64>,
 }
 
 impl<T: Real> TileScratch<T> {
@@ -238,15 +239,15 @@ impl<T: Real> TileScratch<T> {
         TileScratch {
             inputs: Default::default(),
             grads: Default::default(),
-            hess: Vec::new(),
-            value: Vec::new(),
+            hess: Buffer::new(),
+            value: Buffer::new(),
             factors: FactorBuffers::default(),
             few: [T::ZERO; SMALL_TILE],
             rest: Rest {
-                products: Vec::new(),
+                products: Buffer::new(),
                 samples: ColumnSums::default(),
                 values: Turned::default(),
-                exact: Vec::new(),
+                exact: Buffer::new(),
             },
         }
     }
@@ -342,7 +343,7 @@ impl<'v, 'a, T: Real> BlockJob<'v, 'a, T> {
             runs[k] = o.runs::<T>(grid, tile);
             lie_across[k] = !grid.has_runs(o.k, o.view.dtype().size());
             if lie_across[k] {
-                grid.read(o.view, o.k, tile, sized(&mut rooms[k], tile.len())?);
+                grid.read(o.view, o.k, tile, rooms[k].sized(tile.len())?);
             }
         }
         let gradients = self.grads.iter().chain([&self.hess]);
@@ -350,9 +351,9 @@ impl<'v, 'a, T: Real> BlockJob<'v, 'a, T> {
         let mut results = [const { None }; MAX_OPERANDS + 1];
         for (result, (o, room)) in results.iter_mut().zip(gradients.zip(rooms_of_gradients)) {
             let Some(o) = o else { continue };
-            *result = Some((o, o.runs::<T>(grid, tile), sized(room, tile.cols)?));
+            *result = Some((o, o.runs::<T>(grid, tile), room.sized(tile.cols)?));
         }
-        let value = sized(value, tile.cols)?;
+        let value = value.sized(tile.cols)?;
         for (r, row) in (tile.row..tile.row + tile.rows).enumerate() {
             let line = Tile { row, ..first };
             let mut inputs = [&[][..]; MAX_OPERANDS];
@@ -361,7 +362,7 @@ impl<'v, 'a, T: Real> BlockJob<'v, 'a, T> {
                     Some(runs) => runs.row(row),
                     None if lie_across[k] => &room[r * tile.cols..][..tile.cols],
                     None => {
-                        let room = sized(room, tile.cols)?;
+                        let room = room.sized(tile.cols)?;
                         grid.read(o.view, o.k, line, room);
                         room
                     }
@@ -408,7 +409,7 @@ impl<'v, 'a, T: Real> BlockJob<'v, 'a, T> {
             Some(o) => Some(o.tile(grid, tile, value_buffer)?),
             None if self.partial == Partial::Nothing => None,
             None if len <= SMALL_TILE => Some(&mut few[..len]),
-            None => Some(sized(value_buffer, len)?),
+            None => Some(value_buffer.sized(len)?),
         };
 
         let outputs = BlockOutputs { value, grads, hess };

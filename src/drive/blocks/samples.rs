@@ -7,6 +7,7 @@
 
 use super::{BlockJob, GATHER_ROWS, TileScratch};
 use crate::array::Tile;
+use crate::buffer::Buffer;
 use crate::drive::factor::Factor;
 use crate::error::Result;
 use crate::math::Real;
@@ -167,7 +168,7 @@ impl<T: Real> BlockJob<'_, '_, T> {
         tile: Tile,
         value: &[T],
         weights: Factor<'_>,
-        products: &mut Vec<f64>,
+        products: &mut Buffer<f64>,
         sums: &mut ColumnSums,
     ) -> Result<()> {
         if self.weighs_sums(weights) {

@@ -3,9 +3,9 @@
 
 use super::{BlockJob, Partial};
 use crate::array::{Grid, Tile, Tiles, View, elements};
+use crate::buffer::Buffer;
 use crate::drive::Reduction;
 use crate::drive::factor::Factor;
-use crate::drive::operand::sized;
 use crate::drive::weight::Weighting;
 use crate::error::Result;
 use crate::math::Real;
@@ -32,7 +32,7 @@ impl<T: Real> BlockJob<'_, '_, T> {
         tile: Tile,
         value: &[T],
         weights: Factor<'_>,
-        products: &mut Vec<f64>,
+        products: &mut Buffer<f64>,
     ) -> Result<()> {
         if self.weighs_sums(weights) {
             self.sum_values::<S>(tile, value, weights);
@@ -88,7 +88,7 @@ impl<T: Real> BlockJob<'_, '_, T> {
         tile: Tile,
         value: &[T],
         weights: Factor<'_>,
-        products: &mut Vec<f64>,
+        products: &mut Buffer<f64>,
         turned: &mut Turned<T>,
     ) -> Result<()> {
         let upright = Tile { row: tile.col, rows: tile.cols, col: tile.row, cols: tile.rows };
@@ -166,22 +166,22 @@ impl<T: Real> BlockJob<'_, '_, T> {
 
 /// Scratch for values, or their products with weights, whose rows and columns change places.
 pub(super) struct Turned<T> {
-    values: Vec<T>,
-    products: Vec<f64>,
+    values: Buffer<T>,
+    products: Buffer<f64>,
 }
 
 impl<T> Default for Turned<T> {
     fn default() -> Self {
-        Turned { values: Vec::new(), products: Vec::new() }
+        Turned { values: Buffer::new(), products: Buffer::new() }
     }
 }
 
 /// The elements of a tile with rows and columns changing places.
-fn turn<'b, X: Real>(x: &[X], tile: Tile, buffer: &'b mut Vec<X>) -> Result<&'b [X]> {
+fn turn<'b, X: Real>(x: &[X], tile: Tile, buffer: &'b mut Buffer<X>) -> Result<&'b [X]> {
     let columns = View::from_slice(x, &[tile.rows, tile.cols]).move_axis(0, 1);
     let grid = Grid::single(columns.shape(), columns.strides());
     let all = Tile { row: 0, rows: tile.cols, col: 0, cols: tile.rows };
-    let buffer = sized(buffer, x.len())?;
+    let buffer = buffer.sized(x.len())?;
     grid.read(&columns, 0, all, buffer);
     Ok(buffer)
 }

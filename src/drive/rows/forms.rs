@@ -4,7 +4,7 @@ use super::{Place, RowBuffers, RowsJob};
 use crate::array::{Grid, Tile};
 use crate::drive::columns::{ColumnRows, Columns};
 use crate::drive::domain::Check;
-use crate::drive::operand::{MAX_NUMBERS, MAX_VECTORS, sized};
+use crate::drive::operand::{MAX_NUMBERS, MAX_VECTORS};
 use crate::drive::row_kernel::{Group, LANES, Placement, RowTile};
 use crate::drive::scale::split;
 use crate::error::Result;
@@ -29,7 +29,7 @@ impl<T: Real> RowsJob<'_, T> {
         scratch: &mut dyn Any,
     ) -> Result<bool> {
         let Tile { row: first, rows, .. } = tile;
-        let scale = sized(&mut buffers.scale, rows)?;
+        let scale = buffers.scale.sized(rows)?;
         for (row, scale) in (first..).zip(&mut *scale) {
             let [factor, rest] = self.scale(row);
             if factor == 0.0 || rest != 1.0 {
@@ -54,7 +54,7 @@ impl<T: Real> RowsJob<'_, T> {
                 return Ok(false);
             }
         }
-        let value = sized(&mut buffers.value, rows)?;
+        let value = buffers.value.sized(rows)?;
         let rows = ColumnRows { first, numbers, scale, value, wants_value: self.value.is_some() };
         let mut columns = Columns {
             level: self.level,
@@ -152,11 +152,11 @@ impl<T: Real> RowsJob<'_, T> {
         let x = input.tile(grid, tile, &mut buffers.vectors[0])?;
         let grad = match &self.grads[0] {
             Some(o) => o.tile(grid, tile, &mut buffers.grads[0])?,
-            None => sized(&mut buffers.grads[0], tile.len())?,
+            None => buffers.grads[0].sized(tile.len())?,
         };
         let hess = self.hess.as_ref().map(|o| o.tile(grid, tile, &mut buffers.hess)).transpose()?;
         let value = &mut buffers.value[..tile.rows];
-        let scratch = sized(&mut buffers.elements, tile.len())?;
+        let scratch = buffers.elements.sized(tile.len())?;
         self.together(Placement::Rows(tile.cols), tile.row, x, [grad, scratch], hess, value);
         for (o, buffer) in [(&self.grads[0], &buffers.grads[0]), (&self.hess, &buffers.hess)] {
             if let Some(o) = o {
@@ -170,11 +170,11 @@ impl<T: Real> RowsJob<'_, T> {
         let (grid, group) = (self.grid, tile.cols * LANES);
         let Some((input, _)) = &self.vectors[0] else { return Ok(()) };
         let len = tile.rows.div_ceil(LANES) * group;
-        let all = sized(&mut buffers.vectors[0], 2 * len + group)?;
+        let all = buffers.vectors[0].sized(2 * len + group)?;
         let (x, rest) = all.split_at_mut(len);
         let (grad, scratch) = rest.split_at_mut(len);
         grid.read_lanes(input.view, input.k, tile, LANES, x);
-        let mut hess = self.hess.as_ref().map(|_| sized(&mut buffers.hess, len)).transpose()?;
+        let mut hess = self.hess.as_ref().map(|_| buffers.hess.sized(len)).transpose()?;
         for (g, value) in buffers.value[..tile.rows].chunks_mut(LANES).enumerate() {
             let (row, run) = (tile.row + g * LANES, g * group..(g + 1) * group);
             let (x, grad) = (&x[run.clone()], &mut grad[run.clone()]);

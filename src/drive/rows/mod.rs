@@ -6,9 +6,10 @@
 mod forms;
 
 use crate::array::{Grid, Tile, Tiles, ViewMut};
+use crate::buffer::Buffer;
 use crate::drive::columns::{CheckedInput, ColumnRoom, block_rows};
 use crate::drive::domain::Check;
-use crate::drive::operand::{Argument, MAX_NUMBERS, MAX_VECTORS, Operand, Output, sized, tiles};
+use crate::drive::operand::{Argument, MAX_NUMBERS, MAX_VECTORS, Operand, Output, tiles};
 use crate::drive::row_kernel::{LANES, TileKernel};
 use crate::drive::scale::Scale;
 use crate::error::Result;
@@ -242,17 +243,17 @@ enum Form {
 /// Room for what memory does not hold as a slice.
 #[derive(Default)]
 struct RowBuffers<T> {
-    vectors: [Vec<T>; MAX_VECTORS],
-    numbers: [Vec<T>; MAX_NUMBERS],
-    grads: [Vec<T>; MAX_VECTORS],
-    number_grads: [Vec<T>; MAX_NUMBERS],
-    hess: Vec<T>,
-    elements: Vec<T>,
-    value: Vec<T>,
+    vectors: [Buffer<T>; MAX_VECTORS],
+    numbers: [Buffer<T>; MAX_NUMBERS],
+    grads: [Buffer<T>; MAX_VECTORS],
+    number_grads: [Buffer<T>; MAX_NUMBERS],
+    hess: Buffer<T>,
+    elements: Buffer<T>,
+    value: Buffer<T>,
     /// Labels in their own type, for their check.
-    exact: Vec<f64>,
+    exact: Buffer<f64>,
     /// What the derivatives of rows side by side are multiplied by.
-    scale: Vec<f64>,
+    scale: Buffer<f64>,
     columns: ColumnRoom<T>,
 }
 
@@ -273,7 +274,7 @@ impl<T: Real> RowsJob<'_, T> {
         let end = tile.row + tile.rows;
         for row in (tile.row..end).step_by(self.step) {
             let tile = Tile { row, rows: self.step.min(end - row), ..tile };
-            sized(&mut buffers.value, tile.rows)?;
+            buffers.value.sized(tile.rows)?;
             match (self.form, scratch.as_deref_mut()) {
                 (Form::Row, Some(scratch)) => self.rows(tile, buffers, scratch)?,
                 (Form::Lanes, _) => self.lanes(tile, buffers)?,

@@ -2,7 +2,8 @@
 
 use super::stream::Stream;
 use crate::array::{Grid, Tile, ViewMut};
-use crate::drive::operand::{Operand, Output, sized};
+use crate::buffer::Buffer;
+use crate::drive::operand::{Operand, Output};
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
@@ -91,10 +92,10 @@ impl PairColumns {
             let job = ColumnJob { block, temperature, states, grid };
             let tiles = m.div_ceil(COLUMNS_IN_TASK);
             threads::run(tiles, COLUMN_COST * (rows.len() * COLUMNS_IN_TASK) as f64, &|tasks| {
-                let mut exps = Vec::new();
+                let mut exps = Buffer::<T>::new();
                 for col in tasks.map(|task| task * COLUMNS_IN_TASK) {
                     let tile = Tile { row: 0, rows: 1, col, cols: COLUMNS_IN_TASK.min(m - col) };
-                    let exps = sized::<T>(&mut exps, tile.cols)?;
+                    let exps = exps.sized(tile.cols)?;
                     simd::dispatch(level, ColumnTile { job: &job, tile, exps })?;
                 }
                 Ok(())
@@ -162,9 +163,9 @@ impl<T: Real> Kernel for ColumnTile<'_, '_, T> {
             }
             add_each(sums, exps, (T::DTYPE == DType::F64).then_some(&mut *lost));
         }
-        let mut buffer = Vec::new();
+        let mut buffer = Buffer::new();
         let all_max = states[0].tile::<f64>(grid, tile, &mut buffer)?;
-        let mut buffer = Vec::new();
+        let mut buffer = Buffer::new();
         let all_others = states[1].tile::<f64>(grid, tile, &mut buffer)?;
         for (col, state) in all_max.iter_mut().zip(all_others).enumerate() {
             let block = (max[col].to_f64(), sums[col] + lost[col]);

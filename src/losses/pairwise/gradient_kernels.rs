@@ -4,7 +4,7 @@
 use super::product::BlockSums;
 use super::similarity::Batches;
 use crate::array::Tile;
-use crate::drive::operand::sized;
+use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::math::Real;
 use crate::simd::{self, Isa, Kernel, Level};
@@ -21,7 +21,7 @@ impl Batches<'_, '_> {
         tile: Tile,
         (totals, sums): (&[f64], BlockSums<'_>),
         factor: f64,
-        buffer: &mut Vec<T>,
+        buffer: &mut Buffer<T>,
         grads: &mut [T],
     ) -> Result<()> {
         let Tile { col, cols, .. } = tile;
@@ -29,7 +29,7 @@ impl Batches<'_, '_> {
         let vectors: &[T] = if are_zero {
             &[]
         } else {
-            self.grids[of].load(&self.views[of], 0, tile, sized(buffer, tile.len())?)
+            self.grids[of].load(&self.views[of], 0, tile, buffer.sized(tile.len())?)
         };
         let centre = self.centre.get(col..col + cols).unwrap_or_default();
         let factors = [self.similarity.factor(), factor];

@@ -7,7 +7,8 @@ use super::product::{BlockSums, DEPTH, Factors, PartialProduct, ProductRoom, RIG
 use super::similarity::Batches;
 use crate::array::{Grid, Tile};
 use crate::array::{View, ViewMut};
-use crate::drive::operand::{Operand, Output, sized};
+use crate::buffer::Buffer;
+use crate::drive::operand::{Operand, Output};
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
@@ -107,7 +108,7 @@ impl<'a> Gradients<'a> {
         };
         let [_, m, d] = pairs.shape();
         let batches = pairs.sides();
-        let mut own = Vec::new();
+        let mut own = Buffer::new();
         let mut grads = memory::filled(T::ZERO, m * d)?;
         let all = BlockSums::dense(&sums, d);
         for (row, grads) in grads.chunks_exact_mut(d.max(1)).enumerate() {
@@ -135,14 +136,14 @@ struct PullJob<'a, 'b, T> {
 struct GradientScratch<T> {
     room: ProductRoom<T>,
     /// The sums of slopes times elements of the others.
-    sums: Vec<f64>,
+    sums: Buffer<f64>,
     /// The sums of slopes, if they are of use.
-    totals: Vec<f64>,
+    totals: Buffer<f64>,
     /// What is continued.
-    carried: Vec<f64>,
-    own: Vec<T>,
-    other: Vec<T>,
-    grads: Vec<T>,
+    carried: Buffer<f64>,
+    own: Buffer<T>,
+    other: Buffer<T>,
+    grads: Buffer<T>,
 }
 
 impl<T: Real> Reusable for GradientScratch<T> {
@@ -176,7 +177,7 @@ impl<T: Real> PullJob<'_, '_, T> {
                 continue;
             }
             let GradientScratch { sums, totals, carried: room, .. } = &mut *scratch;
-            let (sums, totals) = (sized(sums, tile.len())?, sized(totals, rows)?);
+            let (sums, totals) = (sums.sized(tile.len())?, totals.sized(rows)?);
             totals.fill(0.0);
             if carried.is_some() {
                 for (r, sums) in sums.chunks_exact_mut(tile.cols).enumerate() {
@@ -212,7 +213,7 @@ impl<T: Real> PullJob<'_, '_, T> {
         of: usize,
         tile: Tile,
         (totals, sums): (&[f64], BlockSums<'_>),
-        (own, buffer): (&mut Vec<T>, &mut Vec<T>),
+        (own, buffer): (&mut Buffer<T>, &mut Buffer<T>),
     ) -> Result<()> {
         let Some((out, grid)) = &self.out[of] else { return Ok(()) };
         let together = if grid.prefers_rows(out.k) { TOGETHER } else { 1 };
@@ -235,7 +236,7 @@ impl<T: Real> PullJob<'_, '_, T> {
         scratch: &mut GradientScratch<T>,
     ) -> Result<()> {
         let GradientScratch { room, sums, totals, own, other, grads, .. } = scratch;
-        let totals = sized(totals, tile.rows)?;
+        let totals = totals.sized(tile.rows)?;
         totals.fill(0.0);
         let matrices = Matrices::of(self, of);
         let along = 0..matrices.others;
@@ -244,7 +245,7 @@ impl<T: Real> PullJob<'_, '_, T> {
         PartialProduct { tile, along, factors: &mut factors, room }.compute(level)?;
         if factors.lacks_terms() {
             let sums = &mut sums[..tile.len()];
-            self.add_infinite(of, tile, 0..matrices.others, sums, sized(other, tile.cols)?);
+            self.add_infinite(of, tile, 0..matrices.others, sums, other.sized(tile.cols)?);
             let sums = BlockSums::dense(sums, tile.cols);
             self.write(level, of, tile, (totals, sums), (own, grads))?;
         }
@@ -291,7 +292,7 @@ impl<T: Real> PullJob<'_, '_, T> {
         let matrices = Matrices::of(self, of);
         let part = tile.col..tile.col + tile.cols;
         let (sums, totals) = (&mut sums[..tile.len()], &mut totals[..tile.rows]);
-        let [own, other] = [sized(own, tile.cols)?, sized(other, tile.cols)?];
+        let [own, other] = [own.sized(tile.cols)?, other.sized(tile.cols)?];
         let count = matrices.others;
         let continues = of == 1 && self.carried.is_some();
         // What adds to a sum does so in the order of the others, however these come in blocks.
@@ -377,7 +378,7 @@ impl<'s, 'a, 'b, T: Real> Matrices<'s, 'a, 'b, T> {
 /// Where products of the matrices go.
 enum Target<'f, T> {
     /// To the gradients, with room for own vectors and for these; or to sums if terms are still to be added.
-    Gradients { own: &'f mut Vec<T>, grads: &'f mut Vec<T>, sums: &'f mut Vec<f64> },
+    Gradients { own: &'f mut Buffer<T>, grads: &'f mut Buffer<T>, sums: &'f mut Buffer<f64> },
     /// To the sums of a tile, and whether there are any yet.
     Sums(&'f mut [f64], bool),
 }
@@ -445,7 +446,7 @@ impl<T: Real> Factors<T> for GradientFactors<'_, '_, '_, '_, T> {
             Target::Gradients { own, grads, .. } if !lacks_terms => {
                 return job.write(level, *of, tile, (self.totals, sums), (own, grads));
             }
-            Target::Gradients { sums, .. } => sized(sums, self.tile.len())?,
+            Target::Gradients { sums, .. } => sums.sized(self.tile.len())?,
             Target::Sums(all, _) => all,
         };
         for (r, all) in all.chunks_exact_mut(self.tile.cols).enumerate() {

@@ -20,7 +20,6 @@ use super::stream::{Stream, StreamRoom};
 use super::units::by_units;
 use crate::array::{Shape, View, ViewMut};
 use crate::drive::Axes;
-use crate::drive::operand::sized;
 use crate::drive::reduced::Reduced;
 use crate::drive::scale::Scale;
 use crate::drive::weight::Weighting;
@@ -126,7 +125,7 @@ impl InfoNcePlan<'_> {
         let mut losses = memory::filled(T::ZERO, axes.shape[0])?;
         let of_block = self.blocks::<T>(batches).most() * batches[1].shape()[0];
         scratch::with(|StreamRoom { slopes, units }: &mut StreamRoom<T>| {
-            let slopes = sized(slopes, of_block)?;
+            let slopes = slopes.sized(of_block)?;
             if loss.cosine {
                 by_units(*level, batches, grads, factor, units, |x, grads| {
                     self.by_products(x, grads, slopes, scale, 1.0, &mut losses)

@@ -9,7 +9,8 @@ use super::product::{DEPTH, RIGHT, ROWS};
 use super::similarity::{Batches, Out, ProductScratch, Similarity};
 use crate::array::{Grid, Tile};
 use crate::array::{View, ViewMut};
-use crate::drive::operand::{Operand, Output, sized};
+use crate::buffer::Buffer;
+use crate::drive::operand::{Operand, Output};
 use crate::error::{self, Error, Result, Tuple};
 use crate::math::Real;
 use crate::memory;
@@ -317,11 +318,11 @@ struct RowJob<'a, 'b, T> {
 /// Room for a tile.
 #[derive(Default)]
 struct SimilarityScratch<T> {
-    similarities: Vec<f64>,
+    similarities: Buffer<f64>,
     products: ProductScratch<T>,
     /// What outputs that memory does not hold in one run would be written to: there are none.
-    outputs: [Vec<T>; 3],
-    rows: [Vec<T>; 3],
+    outputs: [Buffer<T>; 3],
+    rows: [Buffer<T>; 3],
 }
 
 impl<T: Real> Reusable for SimilarityScratch<T> {
@@ -346,15 +347,15 @@ impl<T: Real> RowJob<'_, '_, T> {
             self.sums.as_ref().map(|o| o.tile(&self.column, column, sums_buffer)).transpose()?;
         let Some(kernel) = self.kernel else {
             let Some(out) = slopes else { return Ok(()) };
-            let out = Out::Rounded { out, row: sized(similarities, tile.cols.min(RIGHT))? };
+            let out = Out::Rounded { out, row: similarities.sized(tile.cols.min(RIGHT))? };
             return self.batches.similarities(level, tile, out, self.marks, products);
         };
         let overwrites = kernel.overwrites();
         for row in &mut *scratch {
-            memory::grow(row, tile.cols, T::ZERO)?;
+            row.sized(tile.cols)?;
         }
         // Of the row at hand, or of all.
-        let x = sized(similarities, if overwrites { tile.cols } else { tile.len() })?;
+        let x = similarities.sized(if overwrites { tile.cols } else { tile.len() })?;
         if !overwrites {
             self.batches.similarities(level, tile, Out::Rows(&mut *x), self.marks, products)?;
         }

@@ -7,7 +7,7 @@
 //! Whatever part of a product is asked for has the same bits.
 
 use crate::array::Tile;
-use crate::drive::operand::sized;
+use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::math::Real;
 use crate::scratch::Reusable;
@@ -89,10 +89,10 @@ impl<'b> BlockSums<'b> {
 /// Memory that products are computed in.
 #[derive(Default)]
 pub struct ProductRoom<T> {
-    left: Vec<T>,
-    right: Vec<T>,
-    products: Vec<T>,
-    sums: Vec<f64>,
+    left: Buffer<T>,
+    right: Buffer<T>,
+    products: Buffer<T>,
+    sums: Buffer<f64>,
 }
 
 impl<T: Real> Reusable for ProductRoom<T> {
@@ -143,13 +143,13 @@ fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
     let lanes = W * R;
     let rows = tile.rows.next_multiple_of(ROWS);
     // They go through memory, so that how they are added up has no say in how this is vectorised.
-    let products = sized(&mut room.products, 2 * ROWS * lanes)?.as_chunks_mut::<W>().0;
+    let products = room.products.sized(2 * ROWS * lanes)?.as_chunks_mut::<W>().0;
     let products = products.as_chunks_mut::<R>().0.as_chunks_mut().0.as_chunks_mut().0;
     let products: &mut [_; 2] = &mut products[0];
     for first in (0..tile.cols).step_by(RIGHT) {
         let cols = RIGHT.min(tile.cols - first);
         // Panel by panel, too: what is added to next lies next to it. What is missing to the last panel holds anything.
-        let block = sized(&mut room.sums, rows * cols.next_multiple_of(lanes))?;
+        let block = room.sums.sized(rows * cols.next_multiple_of(lanes))?;
         let run = tile.col + first..tile.col + first + cols;
         if !fresh {
             for (r, row) in (tile.row..tile.row + tile.rows).enumerate() {
@@ -165,10 +165,10 @@ fn blocks<S: Isa, T: Real, const W: usize, const R: usize>(
         for col in along.clone().step_by(DEPTH) {
             threads::check()?;
             let run = Tile { col, cols: DEPTH.min(along.end - col), ..tile };
-            let left_rows = sized(&mut room.left, rows * run.cols)?;
+            let left_rows = room.left.sized(rows * run.cols)?;
             factors.left(S::LEVEL, run, first > 0, &mut left_rows[..tile.rows * run.cols]);
             let run = Tile { row: tile.col + first, rows: cols, ..run };
-            let panels = sized(&mut room.right, cols.next_multiple_of(lanes) * run.cols)?;
+            let panels = room.right.sized(cols.next_multiple_of(lanes) * run.cols)?;
             factors.right(S::LEVEL, run, lanes, panels);
             let is_first = fresh && col == along.start;
             let blocks = block.chunks_exact_mut(rows * lanes);

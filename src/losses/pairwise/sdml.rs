@@ -13,7 +13,6 @@ use super::kernel::{
 use super::similarity::Similarity;
 use super::stream::{Stream, StreamRoom};
 use crate::array::{Shape, ViewMut};
-use crate::drive::operand::sized;
 use crate::drive::reduced::Reduced;
 use crate::drive::scale::Scale;
 use crate::drive::weight::Weighting;
@@ -133,7 +132,7 @@ impl SdmlPlan<'_> {
         let (blocks, derives) = (self.blocks::<T>(), grads.iter().any(Option::is_some));
         let of_block = if derives { blocks.most() * pairs.shape()[1] } else { 0 };
         scratch::with(|StreamRoom { slopes, .. }: &mut StreamRoom<T>| {
-            let stream = Stream::new(&pairs, blocks, grads, sized(slopes, of_block)?)?;
+            let stream = Stream::new(&pairs, blocks, grads, slopes.sized(of_block)?)?;
             if self.by_row {
                 self.by_row(stream, results.value)
             } else {

@@ -12,7 +12,7 @@
 use super::marks::Marks;
 use super::product::{BlockSums, CHAIN, Factors, PartialProduct, ProductRoom, RIGHT};
 use crate::array::{Grid, Tile, View};
-use crate::drive::operand::sized;
+use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;
@@ -108,7 +108,7 @@ impl<'a, 'b> Batches<'a, 'b> {
     ) -> Result<()> {
         let ([_, m], d) = (self.pairs(), self.grids[0].cols);
         let ProductScratch { room, squares: [own, others], are_alone } = products;
-        let (own, others) = (sized(own, tile.rows)?, sized(others, m)?);
+        let (own, others) = (own.sized(tile.rows)?, others.sized(m)?);
         own.fill(0.0);
         others.fill(0.0);
         memory::grow(are_alone, m.min(RIGHT), false)?;
@@ -213,7 +213,7 @@ impl<T: Real> Kernel for SumOfTerms<'_, T> {
 pub(super) struct ProductScratch<T> {
     room: ProductRoom<T>,
     /// The sums of squares of the vectors of either batch.
-    squares: [Vec<f64>; 2],
+    squares: [Buffer<f64>; 2],
     are_alone: Vec<bool>,
 }
 

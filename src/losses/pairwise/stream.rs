@@ -4,6 +4,7 @@ use super::gradients::Gradients;
 use super::kernel::{BlockOfPairs, PairRows, Pairs, RowBlocks};
 use super::marks::Marks;
 use crate::array::ViewMut;
+use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::math::Real;
 use crate::scratch::Reusable;
@@ -14,9 +15,9 @@ use std::ops::Range;
 #[derive(Default)]
 pub struct StreamRoom<T> {
     /// The slopes of a block.
-    pub slopes: Vec<T>,
+    pub slopes: Buffer<T>,
     /// The vectors of both batches at length 1.
-    pub units: [Vec<T>; 2],
+    pub units: [Buffer<T>; 2],
 }
 
 impl<T: Real> Reusable for StreamRoom<T> {

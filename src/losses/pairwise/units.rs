@@ -4,7 +4,8 @@
 //! where g is the one with respect to u.
 
 use crate::array::{Grid, Tile, View, ViewMut};
-use crate::drive::operand::{Operand, Output, sized, tiles};
+use crate::buffer::Buffer;
+use crate::drive::operand::{Operand, Output, tiles};
 use crate::error::Result;
 use crate::losses::rowwise::cosine_embedding::scale_for;
 use crate::math::Real;
@@ -26,12 +27,12 @@ pub fn by_units<T: Real>(
     batches: &[View<'_>; 2],
     grads: [Option<ViewMut<'_>>; 2],
     factor: f64,
-    room: &mut [Vec<T>; 2],
+    room: &mut [Buffer<T>; 2],
     work: impl FnOnce([View<'_>; 2], [Option<ViewMut<'_>>; 2]) -> Result<()>,
 ) -> Result<()> {
     let [first, second] = room;
     let units = [Units::of(level, &batches[0], first)?, Units::of(level, &batches[1], second)?];
-    let mut copies = [Vec::new(), Vec::new()];
+    let mut copies = [Buffer::new(), Buffer::new()];
     let [first, second] = &mut copies;
     let mut by_units = [
         memory_of(grads[0].as_ref(), first, units[0].x.len())?,
@@ -57,10 +58,10 @@ pub fn by_units<T: Real>(
 /// The memory of an output, or that of a copy if it has not all elements as `T` in C order.
 fn memory_of<'s, T: Real>(
     out: Option<&'s ViewMut<'_>>,
-    copy: &'s mut Vec<T>,
+    copy: &'s mut Buffer<T>,
     len: usize,
 ) -> Result<Option<&'s mut [T]>> {
-    let dense = out.map(|out| tiles(out).dense().map_or_else(|| sized(copy, len), Ok));
+    let dense = out.map(|out| tiles(out).dense().map_or_else(|| copy.sized(len), Ok));
     dense.transpose()
 }
 
@@ -74,8 +75,8 @@ struct Units<'a, T> {
 
 impl<'a, T: Real> Units<'a, T> {
     /// Of the rows of a matrix.
-    fn of(level: Level, view: &View<'_>, x: &'a mut Vec<T>) -> Result<Self> {
-        let x = sized(x, view.len())?;
+    fn of(level: Level, view: &View<'_>, x: &'a mut Buffer<T>) -> Result<Self> {
+        let x = x.sized(view.len())?;
         let shape = [view.shape()[0], view.shape()[1]];
         let mut lengths = memory::filled([0.0, 1.0], shape[0])?;
         let grid = Grid::single(&shape, view.strides());
@@ -208,7 +209,7 @@ struct VectorJob<'a, W, T> {
 impl<T: Real, W: VectorWork<T>> VectorJob<'_, W, T> {
     /// Some vectors.
     fn tile(&self, level: Level, tile: Tile) -> Result<()> {
-        let mut buffers: (Vec<T>, Vec<f64>) = Default::default();
+        let mut buffers: (Buffer<T>, Buffer<f64>) = Default::default();
         let x = self.x.tile::<T>(&self.grids[0], tile, &mut buffers.0)?;
         self.work.load(tile, x);
         let lengths = Tile { cols: 2, ..tile };

@@ -7,10 +7,10 @@
 //! Source: Crammer and Singer, "On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines" (2001); in
 //! Keras `CategoricalHinge`, in optax `multiclass_hinge_loss`.
 
+use crate::buffer::Buffer;
 use super::AXIS;
 use super::class_labels::{CLASS_LABEL, IGNORE_INDEX, RAISE_OR_CLIP, Sparse, SparseLoss};
 use crate::drive::columns::{ColumnRows, Columns, Named};
-use crate::drive::operand::sized;
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch};
 use crate::error::Result;
 use crate::math::Real;
@@ -109,9 +109,9 @@ struct HingeSideBySide<T> {
     labelled: Named,
     leaders: Named,
     at: Vec<u32>,
-    best: Vec<T>,
-    own: Vec<T>,
-    slopes: Vec<T>,
+    best: Buffer<T>,
+    own: Buffer<T>,
+    slopes: Buffer<T>,
 }
 
 impl<T: Real> Scratch for HingeSideBySide<T> {
@@ -170,7 +170,7 @@ impl<T: Real> RowKernel<T, 1, 0> for HingeRows<'_> {
         labelled.sort(elements, labels.iter().copied().map(Some))?;
         at.clear();
         memory::grow(at, count, NOWHERE)?;
-        let (best, own, slopes) = (sized(best, count)?, sized(own, count)?, sized(slopes, count)?);
+        let (best, own, slopes) = (best.sized(count)?, own.sized(count)?, slopes.sized(count)?);
         let mut reader = columns.read();
         for (c, class) in (0..elements).zip(0_u32..) {
             let [x] = reader.column(c)?;

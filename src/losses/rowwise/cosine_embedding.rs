@@ -9,12 +9,12 @@
 //!
 //! Source: Apache MXNet Gluon, `CosineEmbeddingLoss`.
 
+use crate::buffer::Buffer;
 use super::AXIS;
 use super::plan::plan;
 use super::products::{ColumnProducts, Products};
 use crate::drive::Axes;
 use crate::drive::columns::{ColumnRows, Columns};
-use crate::drive::operand::sized;
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch};
 use crate::error::{Error, Kind, Result};
 use crate::math::Real;
@@ -160,7 +160,7 @@ impl CosineEmbedding {
             products.add::<S, T>(u, v);
         }
         for part in factors.as_flattened_mut() {
-            sized(part, count)?;
+            part.sized(count)?;
         }
         for (r, &scale) in rows.scale.iter().enumerate() {
             let products = products.total::<W>(r);
@@ -357,7 +357,7 @@ pub(crate) fn scale_for(square: f64) -> f64 {
 #[derive(std::default::Default)]
 pub struct CosineSideBySide<T> {
     products: ColumnProducts,
-    factors: [[Vec<T>; 2]; 3],
+    factors: [[Buffer<T>; 2]; 3],
 }
 
 impl<T: Real> Scratch for CosineSideBySide<T> {

@@ -9,10 +9,10 @@
 //! Source: Weston and Watkins, "Support Vector Machines for Multi-Class Pattern Recognition" (1999), without the mean; in
 //! PyTorch `MultiMarginLoss`.
 
+use crate::buffer::Buffer;
 use super::AXIS;
 use super::class_labels::{CLASS_LABEL, IGNORE_INDEX, RAISE_OR_CLIP, Sparse, SparseLoss};
 use crate::drive::columns::{ColumnRows, Columns, Named};
-use crate::drive::operand::sized;
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch, Vectors};
 use crate::error::Result;
 use crate::math::Real;
@@ -110,9 +110,9 @@ struct MarginRows<'a> {
 struct MultiMarginRoom {
     row: Vectors<f64, 2>,
     labelled: Named,
-    own: Vec<f64>,
-    gaps: Vec<f64>,
-    terms: Vec<f64>,
+    own: Buffer<f64>,
+    gaps: Buffer<f64>,
+    terms: Buffer<f64>,
     totals: LongColumnSums,
     pulls: LongColumnSums,
 }
@@ -196,7 +196,7 @@ impl<T: Real> RowKernel<T, 1, 0> for MarginRows<'_> {
         let (classes, derives) = (elements as f64, columns.derives());
         let (loss, labels) = (self.loss, &self.labels[rows.first..][..count]);
         let MultiMarginRoom { labelled, own, gaps, terms, totals, pulls, .. } = room;
-        let (own, gaps, terms) = (sized(own, count)?, sized(gaps, count)?, sized(terms, count)?);
+        let (own, gaps, terms) = (own.sized(count)?, gaps.sized(count)?, terms.sized(count)?);
         labelled.sort(elements, labels.iter().copied().map(Some))?;
         let mut reader = columns.read();
         for c in (0..elements).filter(|&c| labelled.of(c).next().is_some()) {

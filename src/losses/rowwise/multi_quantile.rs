@@ -7,11 +7,11 @@
 //!
 //! Source: Koenker and Bassett, "Regression Quantiles" (1978); `MultiQuantile` of CatBoost.
 
+use crate::buffer::Buffer;
 use super::AXIS;
 use super::plan::plan;
 use crate::drive::Axes;
 use crate::drive::columns::{ColumnRows, Columns};
-use crate::drive::operand::sized;
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch, Vectors};
 use crate::error::{Error, Kind, Result};
 use crate::math::Real;
@@ -58,8 +58,8 @@ struct Levels<T> {
     row: Vectors<T, 2>,
     quantiles: Vectors<T, 2>,
     are_written: bool,
-    terms: Vec<T>,
-    scales: Vec<T>,
+    terms: Buffer<T>,
+    scales: Buffer<T>,
     sums: LongColumnSums,
 }
 
@@ -182,7 +182,7 @@ impl<T: Real> RowKernel<T, 1, 1> for &MultiQuantile {
         let Levels { quantiles, are_written, terms, scales, sums, .. } = levels;
         let [below, above] = self.quantiles(quantiles, are_written);
         let (count, elements) = (columns.rows(), columns.elements());
-        let (terms, scales) = (sized(terms, count)?, sized(scales, count)?);
+        let (terms, scales) = (terms.sized(count)?, scales.sized(count)?);
         let share = 1.0 / elements as f64;
         for (scale, given) in scales.iter_mut().zip(rows.scale) {
             *scale = T::from_f64(given * share);

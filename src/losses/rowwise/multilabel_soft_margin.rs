@@ -6,12 +6,12 @@
 //!
 //! Source: PyTorch, `MultiLabelSoftMarginLoss`.
 
+use crate::buffer::Buffer;
 use super::AXIS;
 use super::class_labels::{check_class_weights, class_axes};
 use super::plan::plan_weighted;
 use crate::drive::Axes;
 use crate::drive::columns::{ColumnRows, Columns};
-use crate::drive::operand::sized;
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch, Vectors};
 use crate::error::Result;
 use crate::losses::elementwise::Elementwise;
@@ -71,8 +71,8 @@ impl Loss for MultiLabelSoftMargin {
 #[derive(std::default::Default)]
 struct SoftMarginRoom<T> {
     row: Vectors<T, 2>,
-    terms: Vec<T>,
-    factors: Vec<T>,
+    terms: Buffer<T>,
+    factors: Buffer<T>,
     sums: LongColumnSums,
 }
 
@@ -138,7 +138,7 @@ impl<T: Real> RowKernel<T, 2, 0> for &MultiLabelSoftMargin {
     ) -> Result<bool> {
         let SoftMarginRoom { terms, factors, sums, .. } = room;
         let (count, elements) = (columns.rows(), columns.elements());
-        let (terms, factors) = (sized(terms, count)?, sized(factors, count)?);
+        let (terms, factors) = (terms.sized(count)?, factors.sized(count)?);
         let classes = elements as f64;
         for (factor, scale) in factors.iter_mut().zip(rows.scale) {
             *factor = T::from_f64(scale / classes);

@@ -4,10 +4,10 @@
 //! gradients with respect to x, p and n are `2 (n - p)`, `2 (p - x)` and `-2 (n - x)`; elsewhere, at 0 too, they are 0.
 //! There is no diagonal second derivative to give: it is 0 for the anchor. Source: Apache MXNet Gluon, `TripletLoss`.
 
+use crate::buffer::Buffer;
 use super::plan::plan;
 use crate::drive::Axes;
 use crate::drive::columns::{ColumnRows, Columns};
-use crate::drive::operand::sized;
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch, Vectors};
 use crate::error::Result;
 use crate::math::Real;
@@ -88,9 +88,9 @@ impl Triplet {
 #[derive(std::default::Default)]
 pub struct Terms<T> {
     row: Vectors<T, 1>,
-    column: Vec<T>,
+    column: Buffer<T>,
     sums: LongColumnSums,
-    slopes: Vec<T>,
+    slopes: Buffer<T>,
 }
 
 impl<T: Real> Scratch for Terms<T> {
@@ -153,7 +153,7 @@ impl<T: Real> RowKernel<T, 3, 0> for Triplet {
     ) -> Result<bool> {
         let Terms { column, sums, slopes, .. } = scratch;
         let (count, elements) = (columns.rows(), columns.elements());
-        let terms = sized(column, count)?;
+        let terms = column.sized(count)?;
         sums.start(elements, count, false)?;
         let mut reader = columns.read();
         for c in 0..elements {
@@ -163,7 +163,7 @@ impl<T: Real> RowKernel<T, 3, 0> for Triplet {
             }
             sums.add::<S, _>(terms)?;
         }
-        let slopes = sized(slopes, count)?;
+        let slopes = slopes.sized(count)?;
         for (r, slope) in slopes.iter_mut().enumerate() {
             let loss = self.margin + sums.total(r);
             if !loss.is_finite() {

@@ -11,11 +11,11 @@
 //! Source: Balntas and others, "Learning local feature descriptors with triplets and shallow convolutional neural networks"
 //! (2016); in PyTorch `TripletMarginLoss`. Gluon's [`super::triplet`] has squares of distances.
 
+use crate::buffer::Buffer;
 use super::AXIS;
 use super::plan::plan;
 use crate::drive::Axes;
 use crate::drive::columns::{ColumnRows, Columns};
-use crate::drive::operand::sized;
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch, Vectors};
 use crate::error::Result;
 use crate::math::Real;
@@ -219,11 +219,11 @@ const SHARES_SWAPPED: [[f64; 2]; 3] = [[1.0, 0.0], [-1.0, -1.0], [0.0, 1.0]];
 #[derive(std::default::Default)]
 struct TripletMarginRoom {
     row: Vectors<f64, 4>,
-    terms: Vec<f64>,
+    terms: Buffer<f64>,
     squares: [LongColumnSums; 2],
-    divisors: [Vec<f64>; 2],
-    factors: [Vec<f64>; 2],
-    scales: Vec<f64>,
+    divisors: [Buffer<f64>; 2],
+    factors: [Buffer<f64>; 2],
+    scales: Buffer<f64>,
 }
 
 impl Scratch for TripletMarginRoom {
@@ -294,7 +294,7 @@ impl<T: Real> RowKernel<T, 3, 0> for TripletMargin {
         }
         let TripletMarginRoom { terms, squares, divisors, factors, scales, .. } = room;
         let (count, elements) = (columns.rows(), columns.elements());
-        let (terms, scales) = (sized(terms, count)?, sized(scales, count)?);
+        let (terms, scales) = (terms.sized(count)?, scales.sized(count)?);
         for squares in &mut *squares {
             squares.start(elements, count, T::DTYPE == DType::F64)?;
         }
@@ -309,9 +309,10 @@ impl<T: Real> RowKernel<T, 3, 0> for TripletMargin {
                 squares.add::<S, _>(terms)?;
             }
         }
-        for numbers in divisors.iter_mut().chain(&mut *factors) {
-            sized(numbers, count)?;
-        }
+        let [near_divisors, far_divisors] = divisors;
+        let divisors = [near_divisors.sized(count)?, far_divisors.sized(count)?];
+        let [by_near, by_far] = factors;
+        let factors = [by_near.sized(count)?, by_far.sized(count)?];
         // As in a row, `f32` are multiplied by the inverse of a distance.
         let inverts = T::DTYPE == DType::F32;
         for (r, value) in rows.value.iter_mut().enumerate() {
@@ -334,7 +335,7 @@ impl<T: Real> RowKernel<T, 3, 0> for TripletMargin {
         if !columns.derives() {
             return Ok(true);
         }
-        let ([near_divisors, far_divisors], [by_near, by_far]) = (&*divisors, &*factors);
+        let ([near_divisors, far_divisors], [by_near, by_far]) = (divisors, factors);
         let slope = |v: f64, divisor: f64| {
             let quotient = if v == 0.0 { 0.0 } else { v / divisor };
             if inverts { v } else { quotient }

@@ -12,6 +12,7 @@ use super::frames::midpoint::PathSum;
 use super::frames::occupancies::{Occupancies, OccupancySink};
 use super::step_buffers::{CtcLattice, CtcStorage};
 use super::target::CtcTarget;
+use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::simd;
 use std::f64::consts::{LN_2, LOG2_E};
@@ -59,7 +60,7 @@ impl OccupancySink for Keep<'_> {
         rows: &Occupancies<'_>,
         totals: &[[f64; 2]],
         _: Option<&[f64]>,
-        _: &mut Vec<f64>,
+        _: &mut Buffer<f64>,
     ) -> Result<()> {
         let Keep(target, kept) = self;
         for (i, t) in frames.enumerate() {

@@ -2,7 +2,6 @@
 
 use super::far_logits::{FarLogits, solve};
 use super::frames::array::{FrameArrayMut, FrameRowMut};
-use super::frames::buffer::resized;
 use super::frames::emissions::{Frame, FrameEmissions};
 use super::frames::occupancies::OccupancySink;
 use super::frames::pass::{FramePass, FrameStatus, InputKind};
@@ -194,8 +193,9 @@ impl<R: Real> CtcJob<'_, R> {
         // Where few classes stand for many labels, computing emissions again takes little.
         let pays = bytes <= SMALL || target.width() < 2 * rows.width();
         let keeps = pays && bytes <= budget / 4;
-        let table = table.resized(if keeps { table_len } else { 0 })?;
-        let frame_data = resized(frame_data, frames)?;
+        let table = table.sized(if keeps { table_len } else { 0 })?;
+        memory::grow(frame_data, frames, Frame::default())?;
+        let frame_data = &mut frame_data[..frames];
         let status =
             self.first_pass(n, shared, target, frame_data, keeps.then_some(&mut *table))?;
         if status.nan {

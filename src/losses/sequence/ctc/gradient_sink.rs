@@ -2,12 +2,12 @@
 
 use super::frames::GROUP;
 use super::frames::array::{FrameArray, FrameArrayMut, FrameRowMut};
-use super::frames::buffer::resized;
 use super::frames::emissions::EmissionForm;
 use super::frames::lanes::as_groups;
 use super::frames::occupancies::{Occupancies, OccupancySink};
 use super::request::{CtcOutputs, GradientRows, PosteriorRows};
 use super::step_buffers::CtcLattice;
+use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::math::Real;
 use crate::simd::{Isa, Kernel, dispatch};
@@ -29,13 +29,13 @@ impl<R: Real> OccupancySink for GradientSink<'_, R> {
         rows: &Occupancies<'_>,
         totals: &[[f64; 2]],
         e: Option<&[f64]>,
-        scratch: &mut Vec<f64>,
+        scratch: &mut Buffer<f64>,
     ) -> Result<()> {
         let target = self.lattice.target;
         if let Some(grad) = &self.grad {
             let stride = target.emissions.stride();
             let window = if e.is_some() { 0 } else { frames.len() * stride };
-            let (slopes, window) = resized(scratch, stride + window)?.split_at_mut(stride);
+            let (slopes, window) = scratch.sized(stride + window)?.split_at_mut(stride);
             let e = if let Some(e) = e {
                 e
             } else {

@@ -2,10 +2,10 @@
 
 use super::frames::GROUP;
 use super::frames::blocks::BLOCK_FRAMES;
-use super::frames::buffer::AlignedBuffer;
 use super::frames::emissions::Frame;
 use super::step_buffers::CtcStorage;
 use super::target::CtcTarget;
+use crate::buffer::Buffer;
 use crate::scratch::Reusable;
 
 /// Memory in which one thread computes its samples.
@@ -14,14 +14,13 @@ pub struct CtcScratch {
     pub target: CtcTarget,
     pub frames: Vec<Frame>,
     /// The emission rows of all frames, if they are kept.
-    pub table: AlignedBuffer,
+    pub table: Buffer<f64>,
     pub storage: CtcStorage,
 }
 
 impl Reusable for CtcScratch {
     fn bytes(&self) -> usize {
-        let table = self.table.capacity() * size_of::<f64>();
-        self.target.bytes() + self.frames.bytes() + table + self.storage.bytes()
+        self.target.bytes() + self.frames.bytes() + self.table.bytes() + self.storage.bytes()
     }
 }
 

@@ -1,11 +1,11 @@
 //! The buffers of a direction, and the lattice as the shared passes see it.
 
 use super::frames::arithmetic::{StepBuffers, Topology};
-use super::frames::buffer::{AlignedBuffer, poison};
 use super::frames::half::SampleLattice;
 use super::frames::midpoint::MidpointStorage;
 use super::target::CtcTarget;
 use super::transitions::TransitionWeights;
+use crate::buffer::{Buffer, poison};
 use crate::error::Result;
 use crate::scratch::Reusable;
 
@@ -13,23 +13,22 @@ use crate::scratch::Reusable;
 #[derive(Default)]
 pub struct CtcBuffers {
     /// An exponent for each state.
-    pub exponents: AlignedBuffer,
+    pub exponents: Buffer<f64>,
     /// Two state rows: the last one and the next.
-    pub rows: AlignedBuffer,
+    pub rows: Buffer<f64>,
     pub weights: TransitionWeights,
 }
 
 impl Reusable for CtcBuffers {
     fn bytes(&self) -> usize {
-        let numbers = self.exponents.capacity() + self.rows.capacity();
-        numbers * size_of::<f64>() + self.weights.bytes()
+        self.exponents.bytes() + self.rows.bytes() + self.weights.bytes()
     }
 }
 
 impl StepBuffers<CtcTarget> for CtcBuffers {
     fn fit(&mut self, target: &CtcTarget, state_len: usize) -> Result<()> {
-        poison(self.exponents.resized(2 * target.width())?);
-        poison(self.rows.resized(2 * state_len)?);
+        poison(self.exponents.sized(2 * target.width())?);
+        poison(self.rows.sized(2 * state_len)?);
         self.weights.fit(target)
     }
 }

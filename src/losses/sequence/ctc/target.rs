@@ -14,10 +14,10 @@
 //!                   blank 2         .  .  x  x      x in reach
 //! ```
 
-use super::frames::buffer::refill;
 use super::frames::layout::EmissionLayout;
 use super::frames::{Direction, GROUP};
 use crate::error::Result;
+use crate::memory;
 use std::iter;
 use std::ops::Range;
 
@@ -42,12 +42,12 @@ impl CtcTarget {
         self.emissions.set(labels, blank)?;
         self.frames = frames;
         let padded = self.width() + GROUP;
-        refill(&mut self.skip, padded, [])?;
+        memory::refill(&mut self.skip, padded, [])?;
         self.skip.resize(padded, 0.0);
         for (skip, pair) in self.skip[1..].iter_mut().zip(labels.windows(2)) {
             *skip = f64::from(u8::from(pair[0] != pair[1]));
         }
-        refill(&mut self.band, frames, bands(&self.skip[..labels.len()], frames))
+        memory::refill(&mut self.band, frames, bands(&self.skip[..labels.len()], frames))
     }
 
     /// How many labels.

@@ -10,13 +10,14 @@
 //! and every state leads to itself. A transition between states whose numbers are `m * 2^k`, of different exponents k,
 //! multiplies the mantissa by 2 to the difference of the exponents: that is its weight.
 
-use super::frames::buffer::AlignedBuffer;
 use super::frames::exponents::power_of_two;
 use super::frames::lanes::as_groups;
 use super::frames::{Direction, GROUP};
 use super::state_rows::blanks_and_labels;
 use super::target::CtcTarget;
+use crate::buffer::Buffer;
 use crate::error::Result;
+use crate::scratch::Reusable;
 use crate::simd::{F64x8, Isa};
 use std::ops::Range;
 
@@ -28,22 +29,22 @@ const NEARLY_UNREACHED: f64 = -1e14;
 /// The weights of all transitions, named as in the module's comment whatever the direction.
 #[derive(Default)]
 pub struct TransitionWeights {
-    enter: AlignedBuffer,
-    leave: AlignedBuffer,
-    jump: AlignedBuffer,
+    enter: Buffer<f64>,
+    leave: Buffer<f64>,
+    jump: Buffer<f64>,
 }
 
 impl TransitionWeights {
     /// Makes room for a target. The weights may be any, but no transition leads into the padding.
     pub fn fit(&mut self, target: &CtcTarget) -> Result<()> {
         for weights in [&mut self.enter, &mut self.leave, &mut self.jump] {
-            weights.resized(target.width() + GROUP)?[target.width()..].fill(0.0);
+            weights.sized(target.width() + GROUP)?[target.width()..].fill(0.0);
         }
         Ok(())
     }
 
     pub fn bytes(&self) -> usize {
-        3 * self.enter.capacity() * size_of::<f64>()
+        3 * self.enter.bytes()
     }
 
     /// Sets the weights from the exponents of the states, for steps in a direction.

@@ -11,11 +11,11 @@
 
 use super::frames::GROUP;
 use super::frames::blocks::BLOCK_FRAMES;
-use super::frames::buffer::resized;
 use super::frames::emissions::{EmissionForm, EmissionSource};
 use super::frames::layout::EmissionLayout;
 use super::step_buffers::CtcLattice;
 use super::target::CtcTarget;
+use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::simd::{Isa, Kernel, Level, dispatch};
 use crate::{memory, threads};
@@ -58,16 +58,16 @@ pub fn best_path<A: ViterbiScores>(lattice: &CtcLattice<'_>, states: &mut [u32])
     let CtcLattice { level, target, source, budget, .. } = *lattice;
     let (frames, len) = (target.frames, A::row_len(target));
     let span = span(target.width(), frames, len * size_of::<f64>(), budget);
-    let (mut rows, mut moves) = (Vec::new(), Vec::new());
-    let rows = resized(&mut rows, frames.div_ceil(span) * len)?;
-    let moves = resized(&mut moves, span * target.width())?;
+    let (mut rows, mut moves) = (Buffer::<f64>::new(), Buffer::<u8>::new());
+    let rows = rows.sized(frames.div_ceil(span) * len)?;
+    let moves = moves.sized(span * target.width())?;
     let mut search = ViterbiSearch {
         level,
         target,
         source,
         row: memory::filled(0.0, len)?,
         next: memory::filled(0.0, len)?,
-        window: Vec::new(),
+        window: Buffer::new(),
     };
     A::start(target, &mut search.row);
     let last = frames.div_ceil(span) - 1;
@@ -122,7 +122,7 @@ struct ViterbiSearch<'a> {
     source: &'a dyn EmissionSource,
     row: Vec<f64>,
     next: Vec<f64>,
-    window: Vec<f64>,
+    window: Buffer<f64>,
 }
 
 impl ViterbiSearch<'_> {
@@ -136,7 +136,7 @@ impl ViterbiSearch<'_> {
         let (width, stride) = (target.width(), A::FORM.rows() * target.emissions.stride());
         for first in frames.clone().step_by(BLOCK_FRAMES) {
             let part = first..frames.end.min(first + BLOCK_FRAMES);
-            let window = resized(window, part.len() * stride)?;
+            let window = window.sized(part.len() * stride)?;
             source.fill(A::FORM, part.clone(), window)?;
             for (t, e) in part.zip(window.chunks_exact(stride)) {
                 threads::check()?;

@@ -14,10 +14,10 @@ use super::arithmetic::{
     AdvanceArgs, Arithmetic, MidpointLikelihood, PassBackArgs, Precision, StepBuffers, Topology,
 };
 use super::blocks::{self, Block};
-use super::buffer::{AlignedBuffer, poison, resized};
 use super::checkpoints::{CheckpointPlan, StoreSizes};
 use super::emissions::{EmissionForm, EmissionSource, Frame};
 use super::occupancies::{Occupancies, OccupancySink};
+use crate::buffer::{Buffer, poison};
 use crate::error::Result;
 use crate::scratch::Reusable;
 use crate::simd::Level;
@@ -48,14 +48,14 @@ impl<T: Topology> SampleLattice<'_, T> {
         &'s self,
         form: EmissionForm,
         block: &Block,
-        window: &'s mut Vec<f64>,
+        window: &'s mut Buffer<f64>,
     ) -> Result<&'s [f64]> {
         let Range { start, end } = block.frames;
         let stride = self.target.emission_stride();
         Ok(match self.table {
             Some(table) if form == EmissionForm::Linear => &table[start * stride..end * stride],
             _ => {
-                let window = resized(window, (end - start) * form.rows() * stride)?;
+                let window = window.sized((end - start) * form.rows() * stride)?;
                 self.source.fill(form, block.frames.clone(), window)?;
                 window
             }
@@ -67,13 +67,13 @@ impl<T: Topology> SampleLattice<'_, T> {
 #[derive(Default)]
 pub struct Cursor<B> {
     /// The state row where it is.
-    pub state: AlignedBuffer,
+    pub state: Buffer<f64>,
     pub buffers: B,
     /// The emission rows of a block, if there is no table of them.
-    window: Vec<f64>,
+    window: Buffer<f64>,
     /// The sums of the occupancies of a block.
-    totals: Vec<[f64; 2]>,
-    sink_scratch: Vec<f64>,
+    totals: Buffer<[f64; 2]>,
+    sink_scratch: Buffer<f64>,
 }
 
 impl<B> Cursor<B> {
@@ -83,7 +83,7 @@ impl<B> Cursor<B> {
         B: StepBuffers<A::Target>,
     {
         let state_len = A::state_len(target);
-        poison(self.state.resized(state_len)?);
+        poison(self.state.sized(state_len)?);
         self.buffers.fit(target, state_len)
     }
 }
@@ -91,8 +91,7 @@ impl<B> Cursor<B> {
 impl<B: Reusable> Reusable for Cursor<B> {
     fn bytes(&self) -> usize {
         let Cursor { state, buffers, window, sink_scratch, .. } = self;
-        let numbers = state.capacity() + window.capacity() + sink_scratch.capacity();
-        numbers * size_of::<f64>() + buffers.bytes()
+        state.bytes() + window.bytes() + sink_scratch.bytes() + buffers.bytes()
     }
 }
 
@@ -100,14 +99,13 @@ impl<B: Reusable> Reusable for Cursor<B> {
 #[derive(Default)]
 pub struct HalfStorage {
     blocks: Vec<Block>,
-    store: AlignedBuffer,
-    checkpoints: Vec<f64>,
+    store: Buffer<f64>,
+    checkpoints: Buffer<f64>,
 }
 
 impl HalfStorage {
     pub fn bytes(&self) -> usize {
-        let numbers = self.store.capacity() + self.checkpoints.capacity();
-        numbers * size_of::<f64>() + self.blocks.capacity() * size_of::<Block>()
+        self.store.bytes() + self.checkpoints.bytes() + self.blocks.bytes()
     }
 }
 
@@ -144,9 +142,9 @@ impl<'a, A: Arithmetic> HalfLattice<'a, A> {
         } else {
             CheckpointPlan::NOTHING
         };
-        let store = store.resized(sizes.rows(plan))?;
+        let store = store.sized(sizes.rows(plan))?;
         poison(store);
-        let checkpoints = resized(checkpoints, plan.levels * plan.fan * A::state_len(target))?;
+        let checkpoints = checkpoints.sized(plan.levels * plan.fan * A::state_len(target))?;
         let precision = Precision::Full;
         Ok(HalfLattice { lattice, direction, blocks, cursor, plan, store, checkpoints, precision })
     }
@@ -281,7 +279,7 @@ impl<A: Arithmetic> HalfPassBack<'_, A> {
             let begin = end - A::store_len(target, block);
             let store = &mut self.half.store[begin..end];
             end = begin;
-            let totals = resized(totals, block.frames.len())?;
+            let totals = totals.sized(block.frames.len())?;
             let e = lattice.emissions(A::FORM, block, window)?;
             self.trusted &= A::pass_back(
                 level,

@@ -8,8 +8,8 @@
 //! The blank's emission stands in a group of its own so that it can be multiplied with a group of states as it is.
 
 use super::GROUP;
-use super::buffer::refill;
 use crate::error::Result;
+use crate::memory;
 use crate::num::Float;
 use crate::simd::fold;
 use std::ops::Range;
@@ -45,14 +45,14 @@ impl EmissionLayout {
     pub fn set(&mut self, labels: &[u32], blank: u32) -> Result<()> {
         let (len, width) = (labels.len(), Self::width_of(labels.len()));
         (self.len, self.width, self.blank) = (len, width, blank);
-        refill(&mut self.classes, width, labels.iter().copied())?;
+        memory::refill(&mut self.classes, width, labels.iter().copied())?;
         self.classes.resize(width, blank);
         let keys = (0..).zip(labels).map(|(u, &class)| u64::from(class) << 32 | u);
-        refill(&mut self.sorted, len, keys)?;
+        memory::refill(&mut self.sorted, len, keys)?;
         self.sorted.sort_unstable();
         let EmissionLayout { distinct, repeats, sorted, .. } = self;
-        refill(distinct, len + 1, [])?;
-        refill(repeats, len, [])?;
+        memory::refill(distinct, len + 1, [])?;
+        memory::refill(repeats, len, [])?;
         for key in sorted {
             let (class, u) = ((*key >> 32) as u32, *key as u32);
             match distinct.last() {

@@ -10,7 +10,7 @@
 //! | `layout` | which class stands at which place of a row of emissions |
 //! | `pass` | the first pass over the frames: their softmax, emissions, unusual inputs |
 //! | `emissions` | emissions computed again, in the form that an arithmetic asks for |
-//! | `lanes`, `row_chain`, `exponents`, `buffer` | groups of states in registers, rows of states, exponents, memory |
+//! | `lanes`, `row_chain`, `exponents` | groups of states in registers, rows of states, exponents |
 //! | `arithmetic` | the interface of a lattice: its states, and its sums over paths |
 //! | `blocks`, `checkpoints` | frames that are computed in one go, and which of their rows are stored |
 //! | `midpoint`, `half` | the forward and the backward pass of any lattice, which meet in the middle |
@@ -22,7 +22,6 @@
 pub mod arithmetic;
 pub mod array;
 pub mod blocks;
-pub mod buffer;
 pub mod checkpoints;
 pub mod emissions;
 pub mod exponents;

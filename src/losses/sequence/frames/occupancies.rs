@@ -1,6 +1,7 @@
 //! Occupancies: how probable each state is at each frame, given that the path is one of the lattice's.
 
 use super::Direction;
+use crate::buffer::Buffer;
 use crate::error::Result;
 use std::ops::Range;
 
@@ -45,7 +46,7 @@ pub trait OccupancySink: Sync {
         rows: &Occupancies<'_>,
         totals: &[[f64; 2]],
         e: Option<&[f64]>,
-        scratch: &mut Vec<f64>,
+        scratch: &mut Buffer<f64>,
     ) -> Result<()>;
 }
 
@@ -59,7 +60,7 @@ impl OccupancySink for NullSink {
         _: &Occupancies<'_>,
         _: &[[f64; 2]],
         _: Option<&[f64]>,
-        _: &mut Vec<f64>,
+        _: &mut Buffer<f64>,
     ) -> Result<()> {
         Ok(())
     }
