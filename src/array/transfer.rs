@@ -216,11 +216,18 @@ pub(super) fn read<T: Float>(
                         |same| same.run(offset, len),
                     );
                 }
-                for i in blocks(len) {
-                    let rows = T::transpose(parts.map(|part| block(&part[i..])));
-                    for (j, row) in rows.iter().enumerate() {
-                        buffer[place + (i + j) * along.buffer..][..LINES].copy_from_slice(row);
+                let [a, b, c, d] = parts.map(|part| part.as_chunks().0);
+                let mut rows = buffer[place..].chunks_mut(along.buffer);
+                for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
+                    for (x, row) in T::transpose([*a, *b, *c, *d]).iter().zip(&mut rows) {
+                        row[..LINES].copy_from_slice(x);
                     }
+                }
+                if !len.is_multiple_of(LINES) {
+                    let first = len - LINES;
+                    let rows = buffer[place + first * along.buffer..].chunks_mut(along.buffer);
+                    let last = T::transpose(parts.map(|part| block(&part[first..])));
+                    rows.zip(last).for_each(|(row, x)| row[..LINES].copy_from_slice(&x));
                 }
             });
         }
@@ -250,10 +257,20 @@ pub(super) fn write<T: Float>(
     let (lines, way) = rectangle.lines(unit);
     let Lines { down, along, .. } = lines;
     let transpose = |parts: &mut [&mut [T]; LINES], place: usize, len: usize| {
-        for i in blocks(len) {
-            let rows = [0, 1, 2, 3].map(|j| block(&buffer[place + (i + j) * along.buffer..]));
-            for (part, line) in parts.iter_mut().zip(T::transpose(rows)) {
-                part[i..][..LINES].copy_from_slice(&line);
+        let rows_from = |i: usize| buffer[place + i * along.buffer..].chunks(along.buffer);
+        let mut rows = rows_from(0);
+        let mut next = || rows.next().map_or([T::ZERO; LINES], block);
+        let [a, b, c, d] = parts.each_mut().map(|part| part.as_chunks_mut().0);
+        for (((a, b), c), d) in a.iter_mut().zip(b).zip(c).zip(d) {
+            [*a, *b, *c, *d] = T::transpose([next(), next(), next(), next()]);
+        }
+        if !len.is_multiple_of(LINES) {
+            let first = len - LINES;
+            let mut rows = rows_from(first);
+            let last =
+                T::transpose([0; LINES].map(|_| rows.next().map_or([T::ZERO; LINES], block)));
+            for (part, line) in parts.iter_mut().zip(last) {
+                part[first..].copy_from_slice(&line);
             }
         }
     };

@@ -45,6 +45,12 @@ const SIDE_BY_SIDE: usize = 64;
 /// `f32`.
 const GATHER_ROWS: usize = 16;
 
+/// Of these lines, at most, as every page that they are gathered from costs time.
+const LINES: usize = 4;
+
+/// Tiles of each thread, at least, before they have more than one: threads wait for the last tile.
+const TILES: usize = 4;
+
 /// The identity as a loss: through it the driver weights and reduces an E that was computed elsewhere, and its gradient
 /// is the derivative of the result with respect to E.
 pub struct Identity;
@@ -297,7 +303,11 @@ impl<'v, 'a, T: Real> BlockJob<'v, 'a, T> {
         }
         // Weights of elements and products with them want room in the cache, too.
         let len = if self.factors.is_weighted() && !self.weighs_rows { TILE / 2 } else { TILE };
-        let wanted = if gathers { GATHER_ROWS } else { len / grid.cols.min(len) };
+        let wanted = if gathers {
+            threads::part(grid.rows / TILES, GATHER_ROWS, GATHER_ROWS, LINES * GATHER_ROWS)
+        } else {
+            len / grid.cols.min(len)
+        };
         let block_rows = if self.turned { 1 } else { self.block_rows };
         let rows = wanted.next_multiple_of(block_rows).min(grid.rows);
         (rows, grid.cols.min(if gathers { BLOCK } else { len }))

@@ -126,9 +126,8 @@ pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
     let kernel = rows.kernel;
     let inputs = vectors.iter().flatten().map(|(o, _)| o.k);
     let outputs = grads.iter().flatten().chain(&hess).chain(&elements).map(|o| o.k);
-    let mut operands = inputs.chain(outputs);
-    let gathered = operands.clone().count() * grid.cols.max(1);
-    let gathers = operands.any(|k| grid.prefers_rows(k));
+    let gathered = inputs.chain(outputs).filter(|&k| grid.prefers_rows(k)).count();
+    let (gathered, gathers) = (gathered * grid.cols.max(1), gathered > 0);
     let form = match kernel.is_grouped() {
         true if gathers || grid.cols <= SHORT_ROW => Form::Lanes,
         true if grid.cols <= MEDIUM => Form::Group,
