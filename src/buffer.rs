@@ -1,6 +1,6 @@
-//! Room for what memory does not hold as a slice, used again from tile to tile.
+//! Scratch that begins on a cache line, used again from tile to tile and from sample to sample.
 //!
-//! It begins on a cache line: vectors of 64 bytes are loaded from one line then, and not from two of them each time.
+//! Vectors of 64 bytes are loaded from one line then, and not from two.
 
 use crate::error::Result;
 use crate::memory;
@@ -31,9 +31,10 @@ impl<T> Default for Buffer<T> {
 }
 
 impl<T: Copy + Default> Buffer<T> {
+    /// Elements before the first that begins a line, at most; their size divides that of a line.
     const SLACK: usize = LINE / size_of::<T>() - 1;
 
-    /// Makes it `len` elements long. They hold whatever was there before.
+    /// Makes it `len` elements long. What they hold is of no use.
     ///
     /// # Errors
     /// If memory is refused.
@@ -46,8 +47,10 @@ impl<T: Copy + Default> Buffer<T> {
     #[inline(never)]
     fn fit(&mut self, len: usize) -> Result<()> {
         if self.start.saturating_add(len) > self.memory.len() {
-            memory::grow(&mut self.memory, len.saturating_add(Self::SLACK), T::default())?;
+            let len = len.saturating_add(Self::SLACK);
+            let grown = memory::grow(&mut self.memory, len, T::default());
             self.start = self.memory.as_ptr().align_offset(LINE).min(Self::SLACK);
+            grown?;
         }
         self.len = len;
         Ok(())
@@ -63,6 +66,7 @@ impl<T: Send + 'static> Reusable for Buffer<T> {
 impl<T> Deref for Buffer<T> {
     type Target = [T];
 
+    /// The range is always within the memory; to get it instead of to index has no panic to compile.
     #[inline]
     fn deref(&self) -> &[T] {
         self.memory.get(self.start..self.start + self.len).unwrap_or_default()
@@ -90,16 +94,21 @@ mod tests {
 
     #[test]
     fn a_buffer_begins_on_a_cache_line_whatever_its_length() {
-        let mut buffer = Buffer::<f32>::new();
-        assert!(buffer.is_empty());
-        for len in [3, 1000, 5, 1015, 1016, 0, 70_000] {
-            buffer.sized(len).unwrap().fill(1.0);
-            assert_eq!(buffer.len(), len);
-            assert!(buffer.as_ptr().addr().is_multiple_of(LINE));
-            assert!(buffer.iter().all(|&x| x == 1.0));
+        fn of<T: Copy + Default + PartialEq>(element: T) {
+            let mut buffer = Buffer::new();
+            assert!(buffer.is_empty());
+            for len in [3, 1000, 5, 1015, 1016, 0, 70_000] {
+                buffer.sized(len).unwrap().fill(element);
+                assert_eq!(buffer.len(), len);
+                assert!(buffer.as_ptr().addr().is_multiple_of(LINE));
+                assert!(buffer.iter().all(|&x| x == element));
+            }
+            assert!(buffer.sized(usize::MAX / 2).is_err());
+            assert!(buffer.sized(usize::MAX).is_err());
+            assert!(buffer.len() == 70_000 && buffer[69_999] == element);
         }
-        assert!(buffer.sized(usize::MAX / 8).is_err());
-        assert!(buffer.sized(usize::MAX).is_err());
-        assert_eq!(buffer[69_999], 1.0);
+        of(1_u8);
+        of(1.0_f32);
+        of([1.0_f64; 2]);
     }
 }

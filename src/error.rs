@@ -129,7 +129,8 @@ pub fn quoted<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     Tuple(&words.into_iter().map(Quoted).collect::<Vec<_>>()).to_string()
 }
 
-/// A mistake in a call, behind a pointer: a result that may be one is no larger for it.
+/// A mistake in a call, with the fields of [`Mistake`]: `error.kind` and so on. It is a pointer, so that results that may be
+/// one are small.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Error(Box<Mistake>);
 

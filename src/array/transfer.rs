@@ -7,6 +7,7 @@
 use super::memory::{Memory, MemoryMut};
 use crate::array::{Tiles, View};
 use crate::num::{Float, with_element};
+use std::slice::Chunks;
 
 /// See [`View::with_reader`].
 pub(super) type ElementReader<'m, T> = &'m dyn Fn(isize, isize, &mut [T]);
@@ -259,16 +260,13 @@ pub(super) fn write<T: Float>(
     let transpose = |parts: &mut [&mut [T]; LINES], place: usize, len: usize| {
         let rows_from = |i: usize| buffer[place + i * along.buffer..].chunks(along.buffer);
         let mut rows = rows_from(0);
-        let mut next = || rows.next().map_or([T::ZERO; LINES], block);
         let [a, b, c, d] = parts.each_mut().map(|part| part.as_chunks_mut().0);
         for (((a, b), c), d) in a.iter_mut().zip(b).zip(c).zip(d) {
-            [*a, *b, *c, *d] = T::transpose([next(), next(), next(), next()]);
+            [*a, *b, *c, *d] = T::transpose(next_block(&mut rows));
         }
         if !len.is_multiple_of(LINES) {
             let first = len - LINES;
-            let mut rows = rows_from(first);
-            let last =
-                T::transpose([0; LINES].map(|_| rows.next().map_or([T::ZERO; LINES], block)));
+            let last = T::transpose(next_block(&mut rows_from(first)));
             for (part, line) in parts.iter_mut().zip(last) {
                 part[first..].copy_from_slice(&line);
             }
@@ -309,6 +307,12 @@ pub(super) fn write<T: Float>(
 #[inline(always)]
 fn blocks(len: usize) -> impl Iterator<Item = usize> {
     (0..len).step_by(LINES).map(move |i| i.min(len - LINES))
+}
+
+/// The first elements of each of the next rows.
+#[inline(always)]
+fn next_block<T: Float>(rows: &mut Chunks<'_, T>) -> [[T; LINES]; LINES] {
+    [(); LINES].map(|()| block(rows.next().expect("a row for each element of a line")))
 }
 
 /// The first elements.

@@ -41,14 +41,17 @@ const SMALL_TILE: usize = 256;
 /// Samples of a tile that are side by side in memory and have a sum in common, at least.
 const SIDE_BY_SIDE: usize = 64;
 
-/// Rows of a tile when some operand has its rows side by side in memory, or, where samples are, has not: a cache line of
+/// Rows of a tile, at least, when some operand has its rows side by side in memory, or, where samples are, has not: a cache line of
 /// `f32`.
 const GATHER_ROWS: usize = 16;
 
-/// Of these lines, at most, as every page that they are gathered from costs time.
-const LINES: usize = 4;
+/// Times as many, at most, as every page that rows are gathered from costs time.
+const GATHERED_TOGETHER: usize = 4;
 
-/// Tiles of each thread, at least, before they have more than one: threads wait for the last tile.
+/// Bytes of a tile whose rows are gathered, at most: more would leave the second-level cache.
+const GATHERED: usize = 1 << 20;
+
+/// Tiles of each thread, at least, before a tile has more than the least rows: threads wait for the last one.
 const TILES: usize = 4;
 
 /// The identity as a loss: through it the driver weights and reduces an E that was computed elsewhere, and its gradient
@@ -304,7 +307,10 @@ impl<'v, 'a, T: Real> BlockJob<'v, 'a, T> {
         // Weights of elements and products with them want room in the cache, too.
         let len = if self.factors.is_weighted() && !self.weighs_rows { TILE / 2 } else { TILE };
         let wanted = if gathers {
-            threads::part(grid.rows / TILES, GATHER_ROWS, GATHER_ROWS, LINES * GATHER_ROWS)
+            let operands = self.inputs.len() + self.outputs().count() + 1;
+            let bytes = GATHER_ROWS * grid.cols.min(BLOCK) * operands * size_of::<T>();
+            let most = (GATHERED / bytes).clamp(1, GATHERED_TOGETHER) * GATHER_ROWS;
+            threads::part(grid.rows / TILES, GATHER_ROWS, GATHER_ROWS, most)
         } else {
             len / grid.cols.min(len)
         };

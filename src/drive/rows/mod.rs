@@ -124,10 +124,12 @@ pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
         grid
     });
     let kernel = rows.kernel;
-    let inputs = vectors.iter().flatten().map(|(o, _)| o.k);
-    let outputs = grads.iter().flatten().chain(&hess).chain(&elements).map(|o| o.k);
-    let gathered = inputs.chain(outputs).filter(|&k| grid.prefers_rows(k)).count();
-    let (gathered, gathers) = (gathered * grid.cols.max(1), gathered > 0);
+    let inputs = vectors.iter().flatten().map(|(o, _)| (o.k, o.view.dtype(), o.copied));
+    let outputs = grads.iter().flatten().chain(&hess).chain(&elements);
+    let mut operands = inputs.chain(outputs.map(|o| (o.k, o.view.dtype(), o.copied)));
+    let has_room = |&(k, dtype, copied): &_| grid.prefers_rows(k) || dtype != T::DTYPE || copied;
+    let gathered = operands.clone().filter(has_room).count() * grid.cols.max(1);
+    let gathers = operands.any(|(k, ..)| grid.prefers_rows(k));
     let form = match kernel.is_grouped() {
         true if gathers || grid.cols <= SHORT_ROW => Form::Lanes,
         true if grid.cols <= MEDIUM => Form::Group,

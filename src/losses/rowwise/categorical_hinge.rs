@@ -7,9 +7,9 @@
 //! Source: Crammer and Singer, "On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines" (2001); in
 //! Keras `CategoricalHinge`, in optax `multiclass_hinge_loss`.
 
-use crate::buffer::Buffer;
 use super::AXIS;
 use super::class_labels::{CLASS_LABEL, IGNORE_INDEX, RAISE_OR_CLIP, Sparse, SparseLoss};
+use crate::buffer::Buffer;
 use crate::drive::columns::{ColumnRows, Columns, Named};
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch};
 use crate::error::Result;

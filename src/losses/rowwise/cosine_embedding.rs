@@ -9,10 +9,10 @@
 //!
 //! Source: Apache MXNet Gluon, `CosineEmbeddingLoss`.
 
-use crate::buffer::Buffer;
 use super::AXIS;
 use super::plan::plan;
 use super::products::{ColumnProducts, Products};
+use crate::buffer::Buffer;
 use crate::drive::Axes;
 use crate::drive::columns::{ColumnRows, Columns};
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch};
@@ -162,6 +162,7 @@ impl CosineEmbedding {
         for part in factors.as_flattened_mut() {
             part.sized(count)?;
         }
+        let mut factors = factors.each_mut().map(|parts| parts.each_mut().map(|part| &mut part[..]));
         for (r, &scale) in rows.scale.iter().enumerate() {
             let products = products.total::<W>(r);
             if [products.uu, products.vv].map(|square| scale_for(square.high())) != [1.0; 2] {

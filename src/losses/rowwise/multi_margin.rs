@@ -9,9 +9,9 @@
 //! Source: Weston and Watkins, "Support Vector Machines for Multi-Class Pattern Recognition" (1999), without the mean; in
 //! PyTorch `MultiMarginLoss`.
 
-use crate::buffer::Buffer;
 use super::AXIS;
 use super::class_labels::{CLASS_LABEL, IGNORE_INDEX, RAISE_OR_CLIP, Sparse, SparseLoss};
+use crate::buffer::Buffer;
 use crate::drive::columns::{ColumnRows, Columns, Named};
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch, Vectors};
 use crate::error::Result;

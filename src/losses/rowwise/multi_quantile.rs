@@ -7,9 +7,9 @@
 //!
 //! Source: Koenker and Bassett, "Regression Quantiles" (1978); `MultiQuantile` of CatBoost.
 
-use crate::buffer::Buffer;
 use super::AXIS;
 use super::plan::plan;
+use crate::buffer::Buffer;
 use crate::drive::Axes;
 use crate::drive::columns::{ColumnRows, Columns};
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch, Vectors};

@@ -6,10 +6,10 @@
 //!
 //! Source: PyTorch, `MultiLabelSoftMarginLoss`.
 
-use crate::buffer::Buffer;
 use super::AXIS;
 use super::class_labels::{check_class_weights, class_axes};
 use super::plan::plan_weighted;
+use crate::buffer::Buffer;
 use crate::drive::Axes;
 use crate::drive::columns::{ColumnRows, Columns};
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch, Vectors};

@@ -4,8 +4,8 @@
 //! gradients with respect to x, p and n are `2 (n - p)`, `2 (p - x)` and `-2 (n - x)`; elsewhere, at 0 too, they are 0.
 //! There is no diagonal second derivative to give: it is 0 for the anchor. Source: Apache MXNet Gluon, `TripletLoss`.
 
-use crate::buffer::Buffer;
 use super::plan::plan;
+use crate::buffer::Buffer;
 use crate::drive::Axes;
 use crate::drive::columns::{ColumnRows, Columns};
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch, Vectors};

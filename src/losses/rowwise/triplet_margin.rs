@@ -11,9 +11,9 @@
 //! Source: Balntas and others, "Learning local feature descriptors with triplets and shallow convolutional neural networks"
 //! (2016); in PyTorch `TripletMarginLoss`. Gluon's [`super::triplet`] has squares of distances.
 
-use crate::buffer::Buffer;
 use super::AXIS;
 use super::plan::plan;
+use crate::buffer::Buffer;
 use crate::drive::Axes;
 use crate::drive::columns::{ColumnRows, Columns};
 use crate::drive::row_kernel::{Row, RowKernel, RowOutputs, Scratch, Vectors};

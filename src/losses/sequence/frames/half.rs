@@ -90,8 +90,9 @@ impl<B> Cursor<B> {
 
 impl<B: Reusable> Reusable for Cursor<B> {
     fn bytes(&self) -> usize {
-        let Cursor { state, buffers, window, sink_scratch, .. } = self;
-        state.bytes() + window.bytes() + sink_scratch.bytes() + buffers.bytes()
+        let Cursor { state, buffers, window, totals, sink_scratch } = self;
+        let sinks = totals.bytes() + sink_scratch.bytes();
+        state.bytes() + buffers.bytes() + window.bytes() + sinks
     }
 }
 
