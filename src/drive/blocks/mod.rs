@@ -41,8 +41,8 @@ const SMALL_TILE: usize = 256;
 /// Samples of a tile that are side by side in memory and have a sum in common, at least.
 const SIDE_BY_SIDE: usize = 64;
 
-/// Rows of a tile, at least, when some operand has its rows side by side in memory, or, where samples are, has not: a cache line of
-/// `f32`.
+/// Rows of a tile, at least, when some operand has its rows side by side in memory, or, where samples are, has not: a
+/// cache line of `f32`.
 const GATHER_ROWS: usize = 16;
 
 /// Times as many, at most, as every page that rows are gathered from costs time.

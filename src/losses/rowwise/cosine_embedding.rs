@@ -316,12 +316,17 @@ impl<W: Scalar> Pair<W> {
     /// What one vector is multiplied by in the gradient of the other, and each of them in its own.
     #[inline(always)]
     fn factors<S: Isa>(&self, slope: f64) -> [W; 3] {
-        // Of a zero vector all is 0.
-        let over = |x: W, y: W| if y.high() == 0.0 { W::of(0.0, 0.0) } else { x.over::<S>(y) };
-        let toward = over(W::of(slope, 0.0), self.norms);
-        let [back_u, back_v] = self.squares.map(|square| toward.times::<S>(over(self.uv, square)));
-        [toward, back_u, back_v]
+        let [uu, vv] = self.squares;
+        let toward = or_zero::<S, W>(W::of(slope, 0.0), self.norms);
+        let [back_u, back_v] = [or_zero::<S, W>(self.uv, uu), or_zero::<S, W>(self.uv, vv)];
+        [toward, toward.times::<S>(back_u), toward.times::<S>(back_v)]
     }
+}
+
+/// x / y, or 0 if y is 0: of a zero vector all is 0.
+#[inline(always)]
+fn or_zero<S: Isa, W: Scalar>(x: W, y: W) -> W {
+    if y.high() == 0.0 { W::of(0.0, 0.0) } else { x.over::<S>(y) }
 }
 
 /// [`Products::of`] vectors that have to be scaled, which is rare.
