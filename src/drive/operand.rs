@@ -122,6 +122,18 @@ pub(crate) fn tiles<'v, 'a>(view: &'v ViewMut<'a>) -> Tiles<'v, 'a> {
     unsafe { view.tiles() }
 }
 
+/// How many rows are gathered together, at least, where rows lie closer together than columns: a cache line of `f32`.
+pub(crate) const GATHER_ROWS: usize = 16;
+
+/// Of these lines, at most.
+const LINES: usize = 4;
+
+/// How many rows are gathered together, whose buffers take so many elements for each: as many lines as there is room for,
+/// as every page that they are gathered from costs time.
+pub(crate) fn gathered_rows(elements: usize, room: usize) -> usize {
+    (room / (GATHER_ROWS * elements)).clamp(1, LINES) * GATHER_ROWS
+}
+
 /// Some elements of an output, if it is wanted.
 #[inline(always)]
 pub(crate) fn part<'a, T>(

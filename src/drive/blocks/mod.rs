@@ -20,7 +20,7 @@ use crate::drive::domain::{Check, Order};
 use crate::drive::extremes::Extremes;
 use crate::drive::factor::{FactorBuffers, Factors};
 use crate::drive::few::Few;
-use crate::drive::operand::{Argument, Input, Operand, Output, tiles};
+use crate::drive::operand::{Argument, GATHER_ROWS, Input, Operand, Output, gathered_rows, tiles};
 use crate::drive::weight::Weighting;
 use crate::error::{Error, Result};
 use crate::math::Real;
@@ -40,13 +40,6 @@ const SMALL_TILE: usize = 256;
 
 /// Samples of a tile that are side by side in memory and have a sum in common, at least.
 const SIDE_BY_SIDE: usize = 64;
-
-/// Rows of a tile, at least, when some operand has its rows side by side in memory, or, where samples are, has not: a
-/// cache line of `f32`.
-const GATHER_ROWS: usize = 16;
-
-/// Times as many, at most, as every page that rows are gathered from costs time.
-const GATHERED_TOGETHER: usize = 4;
 
 /// Bytes of a tile whose rows are gathered, at most: more would leave the second-level cache.
 const GATHERED: usize = 1 << 20;
@@ -308,8 +301,7 @@ impl<'v, 'a, T: Real> BlockJob<'v, 'a, T> {
         let len = if self.factors.is_weighted() && !self.weighs_rows { TILE / 2 } else { TILE };
         let wanted = if gathers {
             let operands = self.inputs.len() + self.outputs().count() + 1;
-            let bytes = GATHER_ROWS * grid.cols.min(BLOCK) * operands * size_of::<T>();
-            let most = (GATHERED / bytes).clamp(1, GATHERED_TOGETHER) * GATHER_ROWS;
+            let most = gathered_rows(grid.cols.min(BLOCK) * operands, GATHERED / size_of::<T>());
             threads::part(grid.rows / TILES, GATHER_ROWS, GATHER_ROWS, most)
         } else {
             len / grid.cols.min(len)

@@ -5,10 +5,11 @@
 //! samples, the lines of some lanes of its sums, so that threads have whole pages of memory for themselves. Two threads that
 //! go through halves of the same pages take hardly less time than one, because each fetches ahead what the other has.
 
-use super::{BlockJob, GATHER_ROWS, TileScratch};
+use super::{BlockJob, TileScratch};
 use crate::array::Tile;
 use crate::buffer::Buffer;
 use crate::drive::factor::Factor;
+use crate::drive::operand::GATHER_ROWS;
 use crate::error::Result;
 use crate::math::Real;
 use crate::memory;

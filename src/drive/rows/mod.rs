@@ -9,7 +9,9 @@ use crate::array::{Grid, Tile, Tiles, ViewMut};
 use crate::buffer::Buffer;
 use crate::drive::columns::{CheckedInput, ColumnRoom, block_rows};
 use crate::drive::domain::Check;
-use crate::drive::operand::{Argument, MAX_NUMBERS, MAX_VECTORS, Operand, Output, tiles};
+use crate::drive::operand::{
+    Argument, MAX_NUMBERS, MAX_VECTORS, Operand, Output, gathered_rows, tiles,
+};
 use crate::drive::row_kernel::{LANES, TileKernel};
 use crate::drive::scale::Scale;
 use crate::error::Result;
@@ -18,13 +20,6 @@ use crate::num::DType;
 use crate::simd::Level;
 use crate::threads;
 use std::any::Any;
-
-/// Rows that are gathered together where rows lie closer together than columns: a cache line of `f32`, or several of
-/// them, as every page that they are gathered from costs time.
-const GATHER_ROWS: usize = 16;
-
-/// Of these lines, at most.
-const LINES: usize = 4;
 
 /// Elements of a tile of rows, about: those of a vector of rows that are worked on together stay in the first-level cache.
 const ROW_TILE: usize = 2048;
@@ -140,7 +135,7 @@ pub fn drive<T: Real>(rows: Rows<'_, T>) -> Result<()> {
         (Form::Lanes, true) => (GATHERED / (LANES * grid.cols.max(1))).clamp(2, GROUPS) * LANES,
         (Form::Lanes, false) => LANES,
         (Form::Group, _) => fitting(ROW_TILE).max(TOGETHER),
-        (Form::Row, true) => (GATHERED / (GATHER_ROWS * gathered)).clamp(1, LINES) * GATHER_ROWS,
+        (Form::Row, true) => gathered_rows(gathered, GATHERED),
         (Form::Row, false) => {
             threads::part(grid.rows / TILES, 1, fitting(ROW_TILE), fitting(LONG_TILE))
         }
