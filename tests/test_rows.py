@@ -45,6 +45,23 @@ def test_a_row_of_weight_zero_is_zero_whatever_arrives(width, outer, dtype):
             assert np.isfinite(part[[0, 2, 4]]).all(), name
 
 
+@ON_LOGITS
+@DTYPE
+@WIDTH
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_row_with_nan_is_nan_and_no_other(width, sign, dtype):
+    """Impossible classes included, whose exponential is 0, and whatever the sign of the NaN."""
+    rng = np.random.default_rng(width)
+    for name, (loss, label) in forms(width, 5).items():
+        x = rng.standard_normal((5, width)).astype(dtype)
+        x[1, [0, 2]] = -INF, np.copysign(NAN, sign)
+        for memory in (x, np.asfortranarray(x)):
+            value, *derivatives = results(loss, memory, label)
+            for part in derivatives if name == "by element" else [value, *derivatives]:
+                assert np.isnan(part[1]).all(), name
+                assert np.isfinite(part[[0, 2, 3, 4]]).all(), name
+
+
 @pytest.mark.loss("SoftmaxCrossEntropyLoss")
 @DTYPE
 @WIDTH

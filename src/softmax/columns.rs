@@ -7,6 +7,7 @@ use crate::math::Real;
 use crate::memory;
 use crate::num::DType;
 use crate::simd::{self, Isa, Kernel};
+use crate::softmax::extremes::bounded_below;
 use crate::softmax::subnormal::depth;
 use crate::softmax::{Softmax, is_near, possible, shifted_exp, tempered_exp};
 use crate::sum::LongColumnSums;
@@ -15,10 +16,10 @@ use crate::sum::LongColumnSums;
 #[derive(Default)]
 pub struct ColumnSoftmax<T: Real> {
     rows: usize,
-    /// The keys of the largest and of the smallest logits.
-    keys: [Vec<T::Key>; 2],
-    /// The largest logits.
+    /// The largest logits; NaN is passed over.
     pub max: Buffer<T>,
+    /// The smallest logits; -infinity if any of the row is not finite.
+    least: Buffer<T>,
     /// Where they stand first.
     pub at: Vec<u32>,
     /// Whether all logits are finite and no further below the largest of their row than [`Real::NEAR`].
@@ -44,32 +45,28 @@ impl<T: Real> ColumnSoftmax<T> {
     }
 
     #[inline(always)]
-    fn find_maxima(&mut self, columns: &mut Columns<'_, '_, T>) -> Result<()> {
+    fn find_extremes<S: Isa>(&mut self, columns: &mut Columns<'_, '_, T>) -> Result<()> {
         let (rows, elements) = (columns.rows(), columns.elements());
-        let ends = [-T::INFINITY, T::INFINITY].map(T::key);
-        for (keys, end) in self.keys.iter_mut().zip(ends) {
-            keys.clear();
-            memory::grow(keys, rows, end)?;
-        }
         self.at.clear();
         memory::grow(&mut self.at, rows, 0)?;
-        let [most, least] = self.keys.each_mut();
+        let (max, least) = (self.max.sized(rows)?, self.least.sized(rows)?);
+        max.fill(-T::INFINITY);
+        least.fill(T::INFINITY);
         let mut reader = columns.read();
         for c in 0..elements {
             let [x] = reader.column(c)?;
-            let rows = most.iter_mut().zip(&mut *least).zip(&mut self.at).zip(x);
-            for (((most, least), at), x) in rows {
-                let key = x.key();
-                *at = if key > *most { c as u32 } else { *at };
-                *most = key.max(*most);
-                *least = key.min(*least);
+            let rows = max.iter_mut().zip(&mut *least).zip(&mut self.at).zip(x);
+            for (((max, least), at), &x) in rows {
+                *at = if x > *max { c as u32 } else { *at };
+                *max = x.max(*max);
+                // An element that is not finite makes it NaN, which stays.
+                *least = x.mul_add::<S>(T::ZERO, x.min(*least));
             }
         }
-        let max = self.max.sized(rows)?;
         self.near = true;
-        for ((max, &most), &least) in max.iter_mut().zip(&*most).zip(&*least) {
-            *max = T::from_key(most);
-            self.near &= is_near(*max, T::from_key(least));
+        for (least, &max) in least.iter_mut().zip(&*max) {
+            *least = bounded_below(*least);
+            self.near &= is_near(max, *least);
         }
         Ok(())
     }
@@ -88,7 +85,7 @@ impl<T: Real> ColumnSoftmax<T> {
         Softmax {
             max: self.max[row],
             at: self.at[row] as usize,
-            least: T::from_key(self.keys[1][row]),
+            least: self.least[row],
             others: self.others[row],
         }
     }
@@ -125,7 +122,7 @@ impl<T: Real> Kernel for Fill<'_, '_, '_, T> {
         let Fill { softmax, columns, temperature } = self;
         let (rows, elements) = (columns.rows(), columns.elements());
         softmax.rows = rows;
-        softmax.find_maxima(columns)?;
+        softmax.find_extremes::<S>(columns)?;
         softmax.in_place = columns.keeps_gradient();
         let keeps = columns.wants_first() && !softmax.in_place;
         let ColumnSoftmax { max, at, near, others, exps, terms, sums, in_place, .. } = softmax;
@@ -157,9 +154,7 @@ impl<T: Real> Kernel for Fill<'_, '_, '_, T> {
             sums.add::<S, _>(terms)?;
         }
         for (r, others) in others.sized(rows)?.iter_mut().enumerate() {
-            // NaN is not to be left out.
-            let lost = if max[r].is_nan() { f64::NAN } else { 0.0 };
-            *others = possible(max[r], sums.total(r) + lost);
+            *others = possible(max[r], sums.total(r));
         }
         Ok(())
     }

@@ -4,9 +4,9 @@ use crate::drive::row_kernel::{LANES, Placement};
 use crate::math::Real;
 use crate::num::DType;
 use crate::simd::{self, Isa, Kernel, SUM_LANES};
-use crate::softmax::{
-    RowExtremes, Softmax, is_near, log_sum_minus, possible, shifted_exp, shifted_exps,
-};
+use crate::softmax::extremes::{Extremes, FindExtremes};
+use crate::softmax::sums::{RowSum, RunningSum, SumLater, shifted_exps};
+use crate::softmax::{Softmax, log_sum_minus, possible, shifted_exp};
 use crate::sum::{BLOCK, PairwiseSum, add_each, fold_lanes, sum_exactly};
 
 /// The softmax of up to [`LANES`] rows, one step for all of them after the other: no step of one row has to wait for
@@ -32,27 +32,18 @@ impl<T: Real> GroupSoftmax<T> {
         let mut least = [-T::INFINITY; LANES];
         match order {
             Placement::Rows(classes) => {
-                for (l, x) in x.chunks_exact(classes).enumerate() {
-                    let extremes = RowExtremes::of(x);
-                    (at[l], least[l]) = (extremes.at as u32, extremes.least);
-                    max[l] = x[extremes.at];
-                }
-                let rows = x.chunks_exact(classes).zip(exps.chunks_exact_mut(classes));
-                for (l, (x, exps)) in rows.enumerate() {
-                    shifted_exps::<S, T>(x, max[l], is_near(max[l], least[l]), exps);
-                }
+                let found = Extremes { max: &mut max, least: &mut least, at: &mut at };
+                let exps = exps.chunks_exact_mut(classes);
+                exps_of_rows::<S, T, SumLater>(x.chunks_exact(classes), exps, found, |_, _| {});
             }
             Placement::Lanes => {
                 let (x, _) = x.as_chunks::<LANES>();
-                let mut keys = max.map(T::key);
                 for (c, row) in (0..).zip(x) {
                     for l in 0..LANES {
-                        let key = row[l].key();
-                        at[l] = if key > keys[l] { c } else { at[l] };
-                        keys[l] = keys[l].max(key);
+                        at[l] = if row[l] > max[l] { c } else { at[l] };
+                        max[l] = row[l].max(max[l]);
                     }
                 }
-                max = keys.map(T::from_key);
                 for (x, exps) in x.iter().zip(exps.as_chunks_mut::<LANES>().0) {
                     exp_lanes::<S, T>(x, &max, exps);
                 }
@@ -68,8 +59,7 @@ impl<T: Real> GroupSoftmax<T> {
             exps[order.at(l, at[l] as usize)] = ones[l];
         }
         for l in 0..LANES {
-            // NaN is not to be left out.
-            others[l] = possible(max[l], others[l] + (ones[l] - T::ONE).to_f64());
+            others[l] = possible(max[l], others[l]);
         }
         softmax.others = others;
         softmax
@@ -161,6 +151,58 @@ impl<T: Real> GroupSoftmax<T> {
             at: self.at[l] as usize,
             least: self.least[l],
             others: self.others[l],
+        }
+    }
+}
+
+/// Fills `exps` with exp(x - max) of rows, one step for all of them after the other; tells their extremes, and what is kept
+/// of the sum of each.
+#[inline(always)]
+fn exps_of_rows<'x, 'e, S: Isa, T: Real, P: RowSum<T>>(
+    x: impl Iterator<Item = &'x [T]> + Clone,
+    exps: impl Iterator<Item = &'e mut [T]>,
+    mut found: Extremes<'_, T>,
+    mut keep: impl FnMut(usize, P),
+) {
+    simd::dispatch(S::LEVEL, FindExtremes { rows: x.clone(), found: &mut found });
+    let Extremes { max, least, .. } = found;
+    for (l, (x, exps)) in x.zip(exps).enumerate() {
+        keep(l, shifted_exps::<S, T, P>(x, max[l], least[l], exps));
+    }
+}
+
+/// Frames that are worked on together, at most.
+pub const FRAMES: usize = 16;
+
+/// The softmax of up to [`FRAMES`] rows of a sequence, wherever they stand. Losses of sequences add up paths through all
+/// frames in f64, and a frame is a small part of their work: so its own sum stays in its type.
+pub struct FrameSoftmax<T> {
+    /// The largest logits.
+    pub max: [T; FRAMES],
+    /// The sums of [`Softmax::others`], 0 where nothing is possible.
+    pub others: [f64; FRAMES],
+    sums: [RunningSum<T>; FRAMES],
+}
+
+impl<T: Real> FrameSoftmax<T> {
+    /// Of no frames.
+    pub const NONE: Self = FrameSoftmax {
+        max: [T::ZERO; FRAMES],
+        others: [0.0; FRAMES],
+        sums: [RunningSum::NONE; FRAMES],
+    };
+
+    /// Of the logits `x`, with exp(x - max) in `exps`.
+    #[inline(always)]
+    pub fn fill<S: Isa>(&mut self, x: &[&[T]], exps: &mut [&mut [T]]) {
+        let FrameSoftmax { max, sums, .. } = self;
+        let found = Extremes { max, least: &mut [T::ZERO; FRAMES], at: &mut [0; FRAMES] };
+        let exps = exps.iter_mut().map(|exps| &mut **exps);
+        exps_of_rows::<S, T, _>(x.iter().copied(), exps, found, |l, sum| sums[l] = sum);
+        self.others = RunningSum::totals::<S, _>(sums);
+        for (others, &max) in self.others.iter_mut().zip(&self.max) {
+            // NaN stays.
+            *others *= if max == -T::INFINITY { 0.0 } else { 1.0 };
         }
     }
 }

@@ -5,19 +5,22 @@
 //! is others / (1 + others): none of them cancels when one class has all the mass. Sums are in f64, in an order that is
 //! a function of the row's length alone, so that [`super::GroupSoftmax`] gives the same bits for several rows.
 
+use super::extremes::{Extremes, FindExtremes};
+use super::sums::{SumLater, shifted_exps};
 use crate::math::Real;
 use crate::num::two_product;
 use crate::simd::{self, Isa, Kernel};
 use crate::sum::{BLOCK, BlockSum, sum_block_exactly};
+use std::{iter, slice};
 
 /// What a row's softmax comes from.
 #[derive(Clone, Copy)]
 pub struct Softmax<T> {
-    /// The largest logit.
+    /// The largest logit; NaN is passed over.
     pub max: T,
     /// Where it stands first.
     pub at: usize,
-    /// The smallest logit.
+    /// The smallest logit; -infinity if any is not finite.
     pub least: T,
     /// The sum of exp(x - max), this one left out.
     pub others: f64,
@@ -159,12 +162,15 @@ impl<T: Real> Kernel for Tempered<'_, T> {
     #[inline(always)]
     fn run<S: Isa>(self) -> Self::Output {
         let Tempered { x, temperature, exps } = self;
-        let RowExtremes { at, least } = RowExtremes::of(x);
-        let max = x.get(at).copied().unwrap_or(-T::INFINITY);
+        let ([mut max, mut least], mut at) = ([-T::INFINITY; 2], 0);
+        let [max_of, least_of] = [&mut max, &mut least].map(slice::from_mut);
+        let mut found = Extremes { max: max_of, least: least_of, at: slice::from_mut(&mut at) };
+        simd::dispatch(S::LEVEL, FindExtremes { rows: iter::once(x), found: &mut found });
+        let at = at as usize;
         let mut others = BlockSum::new(x.len());
         for (block, (x, exps)) in x.chunks(BLOCK).zip(exps.chunks_mut(BLOCK)).enumerate() {
             if temperature == 1.0 {
-                shifted_exps::<S, T>(x, max, is_near(max, least), exps);
+                let SumLater = shifted_exps::<S, T, _>(x, max, least, exps);
             } else {
                 tempered_exps::<S, T>(x, max, temperature, exps);
             }
@@ -226,83 +232,6 @@ impl<T: Real> Pull<T> {
     }
 }
 
-/// Elements that are searched at once.
-const SEARCH: usize = 128;
-
-/// What is known of a row before its exponentials are.
-pub(super) struct RowExtremes<T> {
-    /// Where the largest element, in the order of [`Float::key`], stands first.
-    pub at: usize,
-    /// The smallest element.
-    pub least: T,
-}
-
-impl<T: Real> RowExtremes<T> {
-    #[inline(always)]
-    pub fn of(x: &[T]) -> Self {
-        let (mut most, mut least, mut rest) = ((-T::INFINITY).key(), T::INFINITY.key(), x);
-        for (block, of_block) in x.chunks(BLOCK).enumerate() {
-            let (mut high, mut low) = ((-T::INFINITY).key(), T::INFINITY.key());
-            for v in of_block {
-                high = high.max(v.key());
-                low = low.min(v.key());
-            }
-            if high > most {
-                (most, rest) = (high, &x[block * BLOCK..]);
-            }
-            least = least.min(low);
-        }
-        let is_most = |v: &T| v.key() == most;
-        while rest.len() > SEARCH && !rest[..SEARCH].iter().fold(false, |any, v| any | is_most(v)) {
-            rest = &rest[SEARCH..];
-        }
-        let mut first = u32::MAX;
-        for (i, v) in (0..).zip(rest.iter().take(SEARCH)) {
-            first = first.min(if is_most(v) { i } else { u32::MAX });
-        }
-        // Nothing is found in a row of NaN below -infinity.
-        let at = if first == u32::MAX { 0 } else { x.len() - rest.len() + first as usize };
-        RowExtremes { at, least: T::from_key(least) }
-    }
-}
-
-/// Fills `exps` with exp(x - max).
-#[inline(always)]
-pub(super) fn shifted_exps<S: Isa, T: Real>(x: &[T], max: T, near: bool, exps: &mut [T]) {
-    if near {
-        fill(exps, x, |v| v.exp_near::<S>(max));
-    } else if max.abs() < T::INFINITY {
-        fill(exps, x, |v| v.exp_difference::<S>(max));
-    } else {
-        // 1 at the largest logits, and 0 below them; NaN stays.
-        for (e, &v) in exps.iter_mut().zip(x) {
-            *e = if v == max { T::ONE } else { T::ONE / (v - max) + T::ZERO };
-        }
-    }
-}
-
-/// Fills `out`, as long as `x`, with what `f` makes of each element. The last elements, where they are no 16, are computed
-/// together with those before, which are thus computed twice: one by one they would take as long as all others of a short
-/// row.
-#[inline(always)]
-pub(super) fn fill<T: Real>(out: &mut [T], x: &[T], f: impl Fn(T) -> T) {
-    const WIDTH: usize = 16;
-    debug_assert_eq!(out.len(), x.len());
-    let each = |out: &mut [T], x: &[T]| {
-        for (out, &v) in out.iter_mut().zip(x) {
-            *out = f(v);
-        }
-    };
-    let mut whole = x.len();
-    if let (Some(last), Some(last_out)) = (x.last_chunk::<WIDTH>(), out.last_chunk_mut::<WIDTH>()) {
-        whole -= x.len() % WIDTH;
-        if whole < x.len() {
-            each(last_out, last);
-        }
-    }
-    each(&mut out[..whole], &x[..whole]);
-}
-
 /// Fills `exps` with exp((x - max) / temperature).
 #[inline(always)]
 fn tempered_exps<S: Isa, T: Real>(x: &[T], max: T, temperature: f64, exps: &mut [T]) {
@@ -346,8 +275,7 @@ fn sum_without<S: Isa, T: Real>(exps: &mut [T], at: usize) -> f64 {
     };
     let others = sum_block_exactly::<S, T>(exps);
     exps[at] = kept;
-    // NaN is not to be left out.
-    others + (kept - T::ONE).to_f64()
+    others
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 //! of many, for any [`Head`].
 
 use super::subnormal::{AnySmall, HeadRow, first_gap, is_large, may_be_small};
+use super::sums::fill;
 use super::{
-    ColumnSoftmax, GroupSoftmax, Head, Scalars, Slopes, Softmax, fill, gap, log_sum_minus,
-    shifted_exp,
+    ColumnSoftmax, GroupSoftmax, Head, Scalars, Slopes, Softmax, gap, log_sum_minus, shifted_exp,
 };
 use crate::buffer::Buffer;
 use crate::drive::columns::{ColumnRows, Columns, Named};
@@ -40,6 +40,13 @@ fn scaled(slopes: &[Slopes], scale: &[f64; LANES], of: fn(&Slopes) -> f64) -> [f
         *scaled = of(slopes) * scale;
     }
     scaled
+}
+
+/// What a class has from its weight. In a row with NaN, where `factor` is NaN, that is NaN, too: an impossible class has
+/// nothing from the factor.
+#[inline(always)]
+fn nan_or<T: Real>(factor: T, by_weight: f64) -> T {
+    if factor.is_nan() { factor } else { T::from_f64(by_weight) }
 }
 
 /// total p - share, from p and 1 - p: of the two forms the one that does not cancel.
@@ -267,7 +274,7 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
         if let Some(grad) = &mut grad {
             let factor = T::from_f64(softmax.inverse() * (slopes.by_p() * scale));
             if self.spreads {
-                let by_weight = T::from_f64(slopes.by_weight * scale);
+                let by_weight = nan_or(factor, slopes.by_weight * scale);
                 let order = Placement::Rows(x.len());
                 order.map(grad, x.len(), self.weights, |_, weight, e| {
                     factor.weighted(e) + weight * by_weight
@@ -357,9 +364,12 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
                 factor[l] = T::from_f64(softmax.row(l).inverse() * by_p[l]);
             }
             if self.spreads {
-                let by_weight = scaled(|s| s.by_weight).map(T::from_f64);
+                let (by_weight, mut own) = (scaled(|s| s.by_weight), [T::ZERO; LANES]);
+                for l in 0..LANES {
+                    own[l] = nan_or(factor[l], by_weight[l]);
+                }
                 order.map(grad, classes, self.weights, |l, weight, e| {
-                    factor[l].weighted(e) + weight * by_weight[l]
+                    factor[l].weighted(e) + weight * own[l]
                 });
                 for l in 0..rows {
                     let row = softmax.row(l);
@@ -440,7 +450,7 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
             let magnifies = derives && is_large(slopes.by_p() * scale);
             terms[r] = if magnifies { first_gap(&row, 1.0, 1.0) } else { T::INFINITY };
             factor[r] = T::from_f64(row.inverse() * (slopes.by_p() * scale));
-            by_weight[r] = T::from_f64(slopes.by_weight * scale);
+            by_weight[r] = nan_or(factor[r], slopes.by_weight * scale);
             at_label[r] = T::from_f64(slopes.at_label * scale);
             at_max[r] = T::from_f64(self.at_max(&row, &slopes) * scale);
             rows.value[r] = T::from_f64(slopes.value);
