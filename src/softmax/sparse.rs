@@ -42,11 +42,27 @@ fn scaled(slopes: &[Slopes], scale: &[f64; LANES], of: fn(&Slopes) -> f64) -> [f
     scaled
 }
 
-/// What a class has from its weight. In a row with NaN, where `factor` is NaN, that is NaN, too: an impossible class has
-/// nothing from the factor.
+/// Multiplies the exponentials of row `l` by a factor that is infinite, and leaves the others to the caller: of those that
+/// are 0 nothing is left.
 #[inline(always)]
-fn nan_or<T: Real>(factor: T, by_weight: f64) -> T {
-    if factor.is_nan() { factor } else { T::from_f64(by_weight) }
+fn take_infinite<T: Real>(factor: T, exps: &mut [T], (order, l): (Placement, usize)) -> T {
+    if factor.abs() != T::INFINITY {
+        return factor;
+    }
+    for at in (0..order.classes(exps.len())).map(|class| order.at(l, class)) {
+        exps[at] = factor.weighted(exps[at]);
+    }
+    T::ONE
+}
+
+/// The sum of the distances of row `l` of logits from the largest, which is infinite or not, from the sum of the logits.
+#[inline(always)]
+fn distances<T: Real>(max: T, sum: f64, x: &[T], (order, l): (Placement, usize)) -> f64 {
+    let classes = order.classes(x.len());
+    if max.abs() < T::INFINITY {
+        return max.to_f64() * classes as f64 - sum;
+    }
+    (0..classes).map(|class| gap(max, x[order.at(l, class)]).to_f64()).sum()
 }
 
 /// total p - share, from p and 1 - p: of the two forms the one that does not cancel.
@@ -199,6 +215,12 @@ impl<'a> SparseRows<'a> {
         }
     }
 
+    /// Whether the sum of these distances comes from the sum of the logits: f64 has room for what a difference of sums of f32
+    /// loses.
+    fn sums_logits<T: Real>(&self) -> bool {
+        self.weights.is_none() && T::DTYPE == DType::F32
+    }
+
     #[inline(always)]
     fn weight(&self, class: usize) -> f64 {
         self.weights.map_or(1.0, |weights| weights[class])
@@ -253,12 +275,14 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
         let exps = grad.as_deref_mut().unwrap_or(scratch);
         let softmax = Softmax::of::<S>(x, exps);
         let nll = softmax.log_sum_minus::<S>(x[label]);
-        let spread = if self.spreads {
+        let mut spread = 0.0;
+        if self.spreads && self.sums_logits::<T>() {
+            let order = (Placement::Rows(x.len()), 0);
+            spread = distances(softmax.max, sum_exactly::<S, T>(x), x, order);
+        } else if self.spreads {
             self.weighted_gaps(softmax.max, x, terms);
-            sum_exactly::<S, T>(terms)
-        } else {
-            0.0
-        };
+            spread = sum_exactly::<S, T>(terms);
+        }
         let sums = [self.log_sum::<S>(softmax.others), spread];
         let slopes = self.head.slopes(&Self::scalars(&softmax, label, [exps[label], nll], sums));
         if let Some(hess) = &mut hess {
@@ -272,18 +296,14 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
             }
         }
         if let Some(grad) = &mut grad {
+            let order = Placement::Rows(x.len());
             let factor = T::from_f64(softmax.inverse() * (slopes.by_p() * scale));
+            let factor = take_infinite(factor, grad, (order, 0));
             if self.spreads {
-                let by_weight = nan_or(factor, slopes.by_weight * scale);
-                let order = Placement::Rows(x.len());
-                order.map(grad, x.len(), self.weights, |_, weight, e| {
-                    factor.weighted(e) + weight * by_weight
-                });
+                let by_weight = T::from_f64(slopes.by_weight * scale);
+                let slope = |_: usize, weight, e| e * factor + weight * by_weight;
+                order.map(grad, x.len(), self.weights, slope);
                 grad[softmax.at] = T::from_f64(self.at_max(&softmax, &slopes) * scale);
-            } else if factor.abs() == T::INFINITY {
-                for g in grad.iter_mut() {
-                    *g = factor.weighted(*g);
-                }
             } else {
                 for g in grad.iter_mut() {
                     *g *= factor;
@@ -320,7 +340,12 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
         let softmax = GroupSoftmax::of::<S>(order, rows, x, grad);
         let (nll, exps) = (softmax.log_sum_minus::<S>(&pick(x)), pick(grad));
         let mut spread = [0.0; LANES];
-        if self.spreads {
+        if self.spreads && self.sums_logits::<T>() {
+            spread = softmax.sums::<S>(x);
+            for (l, spread) in spread[..rows].iter_mut().enumerate() {
+                *spread = distances(softmax.max[l], *spread, x, (order, l));
+            }
+        } else if self.spreads {
             if let Placement::Rows(_) = order {
                 let rows = x.chunks_exact(classes).zip(scratch.chunks_exact_mut(classes));
                 for ((x, gaps), &max) in rows.zip(&softmax.max) {
@@ -363,13 +388,13 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
             for l in 0..LANES {
                 factor[l] = T::from_f64(softmax.row(l).inverse() * by_p[l]);
             }
+            for (l, factor) in factor[..rows].iter_mut().enumerate() {
+                *factor = take_infinite(*factor, grad, (order, l));
+            }
             if self.spreads {
-                let (by_weight, mut own) = (scaled(|s| s.by_weight), [T::ZERO; LANES]);
-                for l in 0..LANES {
-                    own[l] = nan_or(factor[l], by_weight[l]);
-                }
+                let by_weight = scaled(|s| s.by_weight).map(T::from_f64);
                 order.map(grad, classes, self.weights, |l, weight, e| {
-                    factor[l].weighted(e) + weight * own[l]
+                    e * factor[l] + weight * by_weight[l]
                 });
                 for l in 0..rows {
                     let row = softmax.row(l);
@@ -377,14 +402,6 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
                         T::from_f64(self.at_max(&row, &slopes[l]) * scale[l]);
                 }
             } else {
-                for (l, factor) in
-                    factor.iter_mut().enumerate().filter(|f| f.1.abs() == T::INFINITY)
-                {
-                    for at in (0..classes).map(|c| order.at(l, c)) {
-                        grad[at] = factor.weighted(grad[at]);
-                    }
-                    *factor = T::ONE;
-                }
                 softmax.scale_exps(grad, &factor);
             }
             for l in 0..rows {
@@ -414,6 +431,10 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
         softmax.fill::<S>(columns, 1.0)?;
         labelled.sort(elements, labels.iter().copied().map(Some))?;
         let spreads = self.spreads;
+        let sums_logits = spreads && self.sums_logits::<T>();
+        if sums_logits && !softmax.max[..count].iter().all(|max| max.abs() < T::INFINITY) {
+            return Ok(false);
+        }
         if spreads {
             sums.start(elements, count, T::DTYPE == DType::F64)?;
         }
@@ -423,7 +444,9 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
             for r in labelled.of(c) {
                 factor[r] = x[r];
             }
-            if spreads {
+            if sums_logits {
+                sums.add::<S, _>(x)?;
+            } else if spreads {
                 let weight = T::from_f64(self.weight(c));
                 for ((term, &x), &max) in terms.iter_mut().zip(x).zip(&*softmax.max) {
                     *term = gap(max, x).weighted(weight);
@@ -445,12 +468,15 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
         for (r, (&label, &scale)) in labels.iter().zip(rows.scale).enumerate() {
             let (class, row) = (label as usize, softmax.row(r));
             let own = [factor[r], rows.value[r]];
-            let spread = if spreads { sums.total(r) } else { 0.0 };
+            let mut spread = if spreads { sums.total(r) } else { 0.0 };
+            if sums_logits {
+                spread = row.max.to_f64() * elements as f64 - spread;
+            }
             let slopes = self.head.slopes(&Self::scalars(&row, class, own, [log_sums[r], spread]));
             let magnifies = derives && is_large(slopes.by_p() * scale);
             terms[r] = if magnifies { first_gap(&row, 1.0, 1.0) } else { T::INFINITY };
             factor[r] = T::from_f64(row.inverse() * (slopes.by_p() * scale));
-            by_weight[r] = nan_or(factor[r], slopes.by_weight * scale);
+            by_weight[r] = T::from_f64(slopes.by_weight * scale);
             at_label[r] = T::from_f64(slopes.at_label * scale);
             at_max[r] = T::from_f64(self.at_max(&row, &slopes) * scale);
             rows.value[r] = T::from_f64(slopes.value);
@@ -471,7 +497,7 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
                 let (weight, at) = (T::from_f64(self.weight(c)), &softmax.at);
                 let own = by_weight.iter().zip(&*at_max);
                 for (((g, &factor), (&by_weight, &at_max)), &at) in given.zip(own).zip(at) {
-                    let slope = factor.weighted(*g) + weight * by_weight;
+                    let slope = *g * factor + weight * by_weight;
                     *g = if at == c as u32 { at_max } else { slope };
                 }
             } else {
