@@ -18,10 +18,10 @@ pub struct ColumnSoftmax<T: Real> {
     rows: usize,
     /// The largest logits; NaN is passed over.
     pub max: Buffer<T>,
-    /// The smallest logits; -infinity if any of the row is not finite.
-    least: Buffer<T>,
     /// Where they stand first.
     pub at: Vec<u32>,
+    /// The smallest logits; -infinity if any of the row is not finite.
+    least: Buffer<T>,
     /// Whether all logits are finite and no further below the largest of their row than [`Real::NEAR`].
     near: bool,
     /// The sums of [`Softmax::others`].

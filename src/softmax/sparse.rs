@@ -55,7 +55,8 @@ fn take_infinite<T: Real>(factor: T, exps: &mut [T], (order, l): (Placement, usi
     T::ONE
 }
 
-/// The sum of the distances of row `l` of logits from the largest, which is infinite or not, from the sum of the logits.
+/// The sum of the distances of row `l` of logits from the largest, from the sum of the logits. If the largest is infinite,
+/// so is that sum, and the distances themselves are added.
 #[inline(always)]
 fn distances<T: Real>(max: T, sum: f64, x: &[T], (order, l): (Placement, usize)) -> f64 {
     let classes = order.classes(x.len());
