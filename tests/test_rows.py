@@ -48,18 +48,53 @@ def test_a_row_of_weight_zero_is_zero_whatever_arrives(width, outer, dtype):
 @ON_LOGITS
 @DTYPE
 @WIDTH
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_a_row_with_nan_is_nan_and_no_other(width, sign, dtype):
-    """Impossible classes included, whose exponential is 0, and whatever the sign of the NaN."""
+@pytest.mark.parametrize("impossible", [False, True])
+def test_a_row_with_nan_is_nan_and_no_other(width, impossible, dtype):
+    """Impossible classes included, whose exponential is 0; whatever the sign and the lowest bit of the NaN."""
     rng = np.random.default_rng(width)
-    for name, (loss, label) in forms(width, 5).items():
-        x = rng.standard_normal((5, width)).astype(dtype)
-        x[1, [0, 2]] = -INF, np.copysign(NAN, sign)
+    for name, (loss, label) in forms(width, 75).items():
+        x = rng.standard_normal((75, width)).astype(dtype)
+        plain = np.array(NAN, dtype)
+        x[[1, 7, 70], 2] = plain, -plain, (plain.view(f"u{plain.itemsize}") + 1).view(dtype)
+        if impossible:
+            x[[1, 7, 70], 0] = -INF
+        whole = np.isfinite(x[:, 2])
         for memory in (x, np.asfortranarray(x)):
-            value, *derivatives = results(loss, memory, label)
-            for part in derivatives if name == "by element" else [value, *derivatives]:
-                assert np.isnan(part[1]).all(), name
-                assert np.isfinite(part[[0, 2, 3, 4]]).all(), name
+            for part in results(loss, memory, label):
+                assert np.isnan(part[~whole]).all(), name
+                assert np.isfinite(part[whole]).all(), name
+
+
+@pytest.mark.loss("SoftmaxCrossEntropyLoss")
+@DTYPE
+@WIDTH
+def test_smoothing_of_infinite_logits(width, dtype):
+    """Classes of infinite logits share the mass; a class that cannot be has a part of the target."""
+    loss = CE(label_smoothing=0.25)
+    x = np.random.default_rng(width).standard_normal((75, width)).astype(dtype)
+    x[[3, 70]] = [[INF], [-INF]]
+    x[10, 0], x[20, 1] = INF, -INF
+    label = np.zeros(75, int)
+    for memory in (x, np.asfortranarray(x)):
+        for value in (loss(memory, label), loss.value_and_grad(memory, label)[0]):
+            assert value[3] == pytest.approx(math.log(width), rel=1e-6)
+            assert np.isnan(value[70])
+            assert (value[[10, 20]] == INF).all()
+            assert np.isfinite(np.delete(value, [3, 70, 10, 20])).all()
+
+
+@pytest.mark.loss("SoftmaxCrossEntropyLoss")
+@DTYPE
+@WIDTH
+def test_smoothing_of_logits_far_from_0(width, dtype):
+    """Differences of eighths, which a shift by a power of 2 does not change."""
+    loss = CE(label_smoothing=0.25)
+    x = np.random.default_rng(width).integers(-40, 40, (75, width)).astype(dtype) / 8
+    label = np.arange(75) % width
+    for order in "CF":
+        near, far = (np.asarray(x + shift, order=order, dtype=dtype) for shift in (0, 2**20))
+        for ours, expected in zip(results(loss, far, label), results(loss, near, label), strict=True):
+            np.testing.assert_array_equal(ours, expected)
 
 
 @pytest.mark.loss("SoftmaxCrossEntropyLoss")

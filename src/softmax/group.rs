@@ -1,10 +1,10 @@
-//! The softmax of several rows together: row after row, or side by side.
+//! The softmax of several rows together: row after row, side by side, or wherever the frames of a sequence stand.
 
 use crate::drive::row_kernel::{LANES, Placement};
 use crate::math::Real;
 use crate::num::DType;
 use crate::simd::{self, Isa, Kernel, SUM_LANES};
-use crate::softmax::extremes::{Extremes, FindExtremes};
+use crate::softmax::extremes::{FindExtremes, RowExtremes};
 use crate::softmax::sums::{RowSum, RunningSum, SumLater, shifted_exps};
 use crate::softmax::{Softmax, log_sum_minus, possible, shifted_exp};
 use crate::sum::{BLOCK, PairwiseSum, add_each, fold_lanes, sum_exactly};
@@ -14,13 +14,13 @@ use crate::sum::{BLOCK, PairwiseSum, add_each, fold_lanes, sum_exactly};
 pub struct GroupSoftmax<T> {
     pub order: Placement,
     rows: usize,
-    /// The largest logits.
+    /// The largest logits; NaN is passed over.
     pub max: [T; LANES],
     /// Where they stand first.
     pub at: [u32; LANES],
     /// The sums of [`Softmax::others`].
     pub others: [f64; LANES],
-    /// The smallest logits; -infinity of rows side by side, where nobody looks for them.
+    /// The smallest logits; -infinity if any is not finite, and of rows side by side, where nobody looks for them.
     pub least: [T; LANES],
 }
 
@@ -32,7 +32,7 @@ impl<T: Real> GroupSoftmax<T> {
         let mut least = [-T::INFINITY; LANES];
         match order {
             Placement::Rows(classes) => {
-                let found = Extremes { max: &mut max, least: &mut least, at: &mut at };
+                let found = RowExtremes { max: &mut max, least: &mut least, at: &mut at };
                 let exps = exps.chunks_exact_mut(classes);
                 exps_of_rows::<S, T, SumLater>(x.chunks_exact(classes), exps, found, |_, _| {});
             }
@@ -161,42 +161,46 @@ impl<T: Real> GroupSoftmax<T> {
 fn exps_of_rows<'x, 'e, S: Isa, T: Real, P: RowSum<T>>(
     x: impl Iterator<Item = &'x [T]> + Clone,
     exps: impl Iterator<Item = &'e mut [T]>,
-    mut found: Extremes<'_, T>,
+    mut found: RowExtremes<'_, T>,
     mut keep: impl FnMut(usize, P),
 ) {
     simd::dispatch(S::LEVEL, FindExtremes { rows: x.clone(), found: &mut found });
-    let Extremes { max, least, .. } = found;
+    let RowExtremes { max, least, .. } = found;
     for (l, (x, exps)) in x.zip(exps).enumerate() {
         keep(l, shifted_exps::<S, T, P>(x, max[l], least[l], exps));
     }
 }
 
 /// Frames that are worked on together, at most.
-pub const FRAMES: usize = 16;
+pub const FRAMES_TOGETHER: usize = 16;
 
-/// The softmax of up to [`FRAMES`] rows of a sequence, wherever they stand. Losses of sequences add up paths through all
+/// The softmax of up to [`FRAMES_TOGETHER`] rows of a sequence, wherever they stand. Losses of sequences add up paths through all
 /// frames in f64, and a frame is a small part of their work: so its own sum stays in its type.
 pub struct FrameSoftmax<T> {
-    /// The largest logits.
-    pub max: [T; FRAMES],
+    /// The largest logits; NaN is passed over.
+    pub max: [T; FRAMES_TOGETHER],
     /// The sums of [`Softmax::others`], 0 where nothing is possible.
-    pub others: [f64; FRAMES],
-    sums: [RunningSum<T>; FRAMES],
+    pub others: [f64; FRAMES_TOGETHER],
+    sums: [RunningSum<T>; FRAMES_TOGETHER],
 }
 
 impl<T: Real> FrameSoftmax<T> {
     /// Of no frames.
     pub const NONE: Self = FrameSoftmax {
-        max: [T::ZERO; FRAMES],
-        others: [0.0; FRAMES],
-        sums: [RunningSum::NONE; FRAMES],
+        max: [T::ZERO; FRAMES_TOGETHER],
+        others: [0.0; FRAMES_TOGETHER],
+        sums: [RunningSum::NONE; FRAMES_TOGETHER],
     };
 
     /// Of the logits `x`, with exp(x - max) in `exps`.
     #[inline(always)]
     pub fn fill<S: Isa>(&mut self, x: &[&[T]], exps: &mut [&mut [T]]) {
         let FrameSoftmax { max, sums, .. } = self;
-        let found = Extremes { max, least: &mut [T::ZERO; FRAMES], at: &mut [0; FRAMES] };
+        let found = RowExtremes {
+            max,
+            least: &mut [T::ZERO; FRAMES_TOGETHER],
+            at: &mut [0; FRAMES_TOGETHER],
+        };
         let exps = exps.iter_mut().map(|exps| &mut **exps);
         exps_of_rows::<S, T, _>(x.iter().copied(), exps, found, |l, sum| sums[l] = sum);
         self.others = RunningSum::totals::<S, _>(sums);
@@ -291,21 +295,33 @@ mod tests {
     }
 
     fn all_forms_agree<T: Real>() {
+        let inf = T::INFINITY;
+        let odd = [T::NAN, -inf, -T::ZERO, T::ZERO, inf, T::ONE, -T::NAN];
         for n in [1, 2, 10, 31, 32, 33, 100, 1023, 1025, 3000] {
-            let x = |i: usize| T::from_f64(((i * 7919) % 997) as f64 * 0.03);
-            let lanes: Vec<T> = (0..n * LANES).map(x).collect();
-            let rows: Vec<T> =
-                (0..n * LANES).map(|i| lanes[Placement::Lanes.at(i / n, i % n)]).collect();
-            for (order, x) in [(Placement::Lanes, &lanes), (Placement::Rows(n), &rows)] {
-                let mut exps = vec![T::ZERO; x.len()];
-                let group = GroupSoftmax::of::<Baseline>(order, LANES, x, &mut exps);
-                for (l, row) in rows.chunks_exact(n).enumerate() {
-                    let mut row_exps = vec![T::ZERO; n];
-                    let softmax = Softmax::of::<Baseline>(row, &mut row_exps);
-                    assert!(softmax.max == group.max[l] && softmax.at == group.at[l] as usize);
-                    assert_eq!(softmax.others.to_bits(), group.others[l].to_bits(), "{n} classes");
-                    assert!((0..n).all(|c| row_exps[c] == exps[order.at(l, c)]));
-                }
+            agree(n, |i| T::from_f64(((i * 7919) % 997) as f64 * 0.03));
+            agree(n, |i| odd[i * 7919 % 997 % (1 + i / n % odd.len())]);
+        }
+    }
+
+    fn agree<T: Real>(n: usize, x: impl Fn(usize) -> T) {
+        let same = |a: T, b: T| a == b || (a.is_nan() && b.is_nan());
+        let rows: Vec<T> = (0..n * LANES).map(x).collect();
+        let mut lanes = rows.clone();
+        for (i, &x) in rows.iter().enumerate() {
+            lanes[Placement::Lanes.at(i / n, i % n)] = x;
+        }
+        for (order, x) in [(Placement::Lanes, &lanes), (Placement::Rows(n), &rows)] {
+            let mut exps = vec![T::ZERO; x.len()];
+            let group = GroupSoftmax::of::<Baseline>(order, LANES, x, &mut exps);
+            for (l, row) in rows.chunks_exact(n).enumerate() {
+                let mut row_exps = vec![T::ZERO; n];
+                let softmax = Softmax::of::<Baseline>(row, &mut row_exps);
+                assert!(softmax.max == group.max[l] && softmax.at == group.at[l] as usize);
+                let others = [softmax.others, group.others[l]];
+                assert!(others[0] == others[1] || others.iter().all(|x| x.is_nan()), "{n}");
+                // Nobody looks at the exponentials of a row of nothing but -infinity.
+                let is_same = |c: usize| same(row_exps[c], exps[order.at(l, c)]);
+                assert!(softmax.max == -T::INFINITY || (0..n).all(is_same), "{n}");
             }
         }
     }

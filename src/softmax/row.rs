@@ -5,13 +5,13 @@
 //! is others / (1 + others): none of them cancels when one class has all the mass. Sums are in f64, in an order that is
 //! a function of the row's length alone, so that [`super::GroupSoftmax`] gives the same bits for several rows.
 
-use super::extremes::{Extremes, FindExtremes};
+use super::extremes::{FindExtremes, RowExtremes};
 use super::sums::{SumLater, shifted_exps};
 use crate::math::Real;
 use crate::num::two_product;
 use crate::simd::{self, Isa, Kernel};
 use crate::sum::{BLOCK, BlockSum, sum_block_exactly};
-use std::{iter, slice};
+use std::iter;
 
 /// What a row's softmax comes from.
 #[derive(Clone, Copy)]
@@ -150,6 +150,9 @@ impl<T: Real> Softmax<T> {
     }
 }
 
+/// Elements of a row whose extremes are found at once, at most, as places are counted in 32 bits.
+const LONGEST: usize = 1 << 31;
+
 /// [`Softmax::tempered`].
 struct Tempered<'a, T> {
     x: &'a [T],
@@ -162,15 +165,20 @@ impl<T: Real> Kernel for Tempered<'_, T> {
     #[inline(always)]
     fn run<S: Isa>(self) -> Self::Output {
         let Tempered { x, temperature, exps } = self;
-        let ([mut max, mut least], mut at) = ([-T::INFINITY; 2], 0);
-        let [max_of, least_of] = [&mut max, &mut least].map(slice::from_mut);
-        let mut found = Extremes { max: max_of, least: least_of, at: slice::from_mut(&mut at) };
-        simd::dispatch(S::LEVEL, FindExtremes { rows: iter::once(x), found: &mut found });
-        let at = at as usize;
+        let (mut max, mut least, mut at) = (-T::INFINITY, T::INFINITY, 0);
+        for (part, x) in x.chunks(LONGEST).enumerate() {
+            let (mut highest, mut lowest, mut first) = ([max], [least], [0]);
+            let mut found = RowExtremes { max: &mut highest, least: &mut lowest, at: &mut first };
+            simd::dispatch(S::LEVEL, FindExtremes { rows: iter::once(x), found: &mut found });
+            if highest[0] > max {
+                (max, at) = (highest[0], part * LONGEST + first[0] as usize);
+            }
+            least = least.min(lowest[0]);
+        }
         let mut others = BlockSum::new(x.len());
         for (block, (x, exps)) in x.chunks(BLOCK).zip(exps.chunks_mut(BLOCK)).enumerate() {
             if temperature == 1.0 {
-                let SumLater = shifted_exps::<S, T, _>(x, max, least, exps);
+                shifted_exps::<S, T, SumLater>(x, max, least, exps);
             } else {
                 tempered_exps::<S, T>(x, max, temperature, exps);
             }

@@ -42,8 +42,8 @@ fn scaled(slopes: &[Slopes], scale: &[f64; LANES], of: fn(&Slopes) -> f64) -> [f
     scaled
 }
 
-/// Multiplies the exponentials of row `l` by a factor that is infinite, and leaves the others to the caller: of those that
-/// are 0 nothing is left.
+/// Applies an infinite factor to the exponentials of row `l`, where 0 stays 0, and returns what is left to multiply by: 1. A
+/// finite factor is returned as it is.
 #[inline(always)]
 fn take_infinite<T: Real>(factor: T, exps: &mut [T], (order, l): (Placement, usize)) -> T {
     if factor.abs() != T::INFINITY {
@@ -55,13 +55,19 @@ fn take_infinite<T: Real>(factor: T, exps: &mut [T], (order, l): (Placement, usi
     T::ONE
 }
 
-/// The sum of the distances of row `l` of logits from the largest, from the sum of the logits. If the largest is infinite,
-/// so is that sum, and the distances themselves are added.
+/// The sum of max - x over a row, from the sum of its logits in f32: n max - sum(x), in f64. Sums of numbers of one size are
+/// exact there, and of others some distance is as large as what is rounded off. The largest logit must be finite.
 #[inline(always)]
-fn distances<T: Real>(max: T, sum: f64, x: &[T], (order, l): (Placement, usize)) -> f64 {
+fn sum_of_gaps<T: Real>(max: T, classes: usize, sum: f64) -> f64 {
+    max.to_f64() * classes as f64 - sum
+}
+
+/// The same of row `l` of any logits.
+#[inline(always)]
+fn sum_of_any_gaps<T: Real>(max: T, sum: f64, x: &[T], (order, l): (Placement, usize)) -> f64 {
     let classes = order.classes(x.len());
     if max.abs() < T::INFINITY {
-        return max.to_f64() * classes as f64 - sum;
+        return sum_of_gaps(max, classes, sum);
     }
     (0..classes).map(|class| gap(max, x[order.at(l, class)]).to_f64()).sum()
 }
@@ -216,8 +222,7 @@ impl<'a> SparseRows<'a> {
         }
     }
 
-    /// Whether the sum of these distances comes from the sum of the logits: f64 has room for what a difference of sums of f32
-    /// loses.
+    /// Whether [`sum_of_gaps`] does for them.
     fn sums_logits<T: Real>(&self) -> bool {
         self.weights.is_none() && T::DTYPE == DType::F32
     }
@@ -273,13 +278,13 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
         let RowOutputs { grads: [mut grad], mut hess, .. } = outputs;
         let [scratch, terms] = scratch.row.each();
         let label = self.labels[index] as usize;
+        let order = (Placement::Rows(x.len()), 0);
         let exps = grad.as_deref_mut().unwrap_or(scratch);
         let softmax = Softmax::of::<S>(x, exps);
         let nll = softmax.log_sum_minus::<S>(x[label]);
         let mut spread = 0.0;
         if self.spreads && self.sums_logits::<T>() {
-            let order = (Placement::Rows(x.len()), 0);
-            spread = distances(softmax.max, sum_exactly::<S, T>(x), x, order);
+            spread = sum_of_any_gaps(softmax.max, sum_exactly::<S, T>(x), x, order);
         } else if self.spreads {
             self.weighted_gaps(softmax.max, x, terms);
             spread = sum_exactly::<S, T>(terms);
@@ -292,18 +297,17 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
                 softmax.add_squares(exps, hess, slopes.square * scale);
             }
             if slopes.hess_at_label.is_some() {
-                let order = (Placement::Rows(x.len()), 0);
                 self.set_own_hess(order, &softmax, label, &slopes, exps, hess, scale);
             }
         }
         if let Some(grad) = &mut grad {
-            let order = Placement::Rows(x.len());
             let factor = T::from_f64(softmax.inverse() * (slopes.by_p() * scale));
-            let factor = take_infinite(factor, grad, (order, 0));
+            let factor = take_infinite(factor, grad, order);
             if self.spreads {
                 let by_weight = T::from_f64(slopes.by_weight * scale);
-                let slope = |_: usize, weight, e| e * factor + weight * by_weight;
-                order.map(grad, x.len(), self.weights, slope);
+                order.0.map(grad, x.len(), self.weights, |_, weight, e| {
+                    e * factor + weight * by_weight
+                });
                 grad[softmax.at] = T::from_f64(self.at_max(&softmax, &slopes) * scale);
             } else {
                 for g in grad.iter_mut() {
@@ -312,7 +316,6 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
             }
             grad[label] = T::from_f64(slopes.at_label * scale);
         }
-        let order = (Placement::Rows(x.len()), 0);
         let row = self.of_row(softmax, label, &slopes, scale);
         if row.is_suspect(grad.is_some(), hess.is_some()) {
             row.correct(S::LEVEL, order, x, grad, hess);
@@ -344,7 +347,7 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
         if self.spreads && self.sums_logits::<T>() {
             spread = softmax.sums::<S>(x);
             for (l, spread) in spread[..rows].iter_mut().enumerate() {
-                *spread = distances(softmax.max[l], *spread, x, (order, l));
+                *spread = sum_of_any_gaps(softmax.max[l], *spread, x, (order, l));
             }
         } else if self.spreads {
             if let Placement::Rows(_) = order {
@@ -471,7 +474,7 @@ impl<T: Real> RowKernel<T, 1, 0> for SparseRows<'_> {
             let own = [factor[r], rows.value[r]];
             let mut spread = if spreads { sums.total(r) } else { 0.0 };
             if sums_logits {
-                spread = row.max.to_f64() * elements as f64 - spread;
+                spread = sum_of_gaps(row.max, elements, spread);
             }
             let slopes = self.head.slopes(&Self::scalars(&row, class, own, [log_sums[r], spread]));
             let magnifies = derives && is_large(slopes.by_p() * scale);

@@ -3,19 +3,19 @@
 //! The largest is left out, which is 1: it would swallow the digits of the others, and the loss of a sure model consists of
 //! them.
 
-use super::extremes::{STEP, last};
+use super::extremes::{STEP, last_step};
 use super::is_near;
 use crate::math::Real;
 use crate::simd::{F64x8, GROUP, Isa};
 use std::array;
 
 /// A way to add up the exponentials of a row, and what it keeps of them while they are computed.
-pub trait RowSum<T: Real>: Copy {
+pub trait RowSum<T: Real> {
     /// Fills `exps` with what `exp` makes of the elements of `x`.
     fn fill<S: Isa>(x: &[T], max: T, exps: &mut [T], exp: impl Fn(T) -> T) -> Self;
 }
 
-/// Fills `exps` with exp(x - max).
+/// Fills `exps` with exp(x - max), and returns what is kept of the sum.
 #[inline(always)]
 pub fn shifted_exps<S: Isa, T: Real, P: RowSum<T>>(x: &[T], max: T, least: T, exps: &mut [T]) -> P {
     if is_near(max, least) {
@@ -23,7 +23,8 @@ pub fn shifted_exps<S: Isa, T: Real, P: RowSum<T>>(x: &[T], max: T, least: T, ex
     } else if max.abs() < T::INFINITY {
         P::fill::<S>(x, max, exps, |v| v.exp_difference::<S>(max))
     } else {
-        // 1 at the infinite elements if they are the largest, and 0 at all below; NaN stays.
+        // 1 at the largest elements, and 0 below; NaN stays. A row of nothing but -infinity has zeros, which the frames of a
+        // sequence keep: in other rows the sum is NaN then.
         let of_max = if max > T::ZERO { T::ONE } else { T::ZERO };
         P::fill::<S>(x, max, exps, |v| if v == max { of_max } else { T::ONE / (v - max) + T::ZERO })
     }
@@ -94,7 +95,7 @@ impl<T: Real> RowSum<T> for RunningSum<T> {
         }
         if !rest.is_empty() {
             let from = STEP - rest.len();
-            let e = sum.step(&last(x), max, &exp, from);
+            let e = sum.step(&last_step(x), max, &exp, from);
             exps[x.len() - rest.len()..].copy_from_slice(&e[from..]);
         }
         sum

@@ -22,7 +22,7 @@ use crate::error::Result;
 use crate::math::Real;
 use crate::num::Float;
 use crate::simd::{Isa, Kernel, dispatch, fold};
-use crate::softmax::{FRAMES, FrameSoftmax};
+use crate::softmax::{FRAMES_TOGETHER, FrameSoftmax};
 use crate::{memory, threads};
 use std::array;
 use std::ops::Range;
@@ -101,7 +101,7 @@ impl<R: Real> Kernel for FramePass<'_, R> {
     #[inline(always)]
     fn run<S: Isa>(mut self) -> Result<FrameStatus> {
         let (classes, stride) = (self.rows.width(), self.layout.stride());
-        let together = (TOGETHER_ELEMENTS / classes.max(1)).clamp(1, FRAMES);
+        let together = (TOGETHER_ELEMENTS / classes.max(1)).clamp(1, FRAMES_TOGETHER);
         let most = together.min(self.frames.len());
         let in_place = self.grad.is_some_and(|(grad, _)| grad.is_direct());
         let zeros = |len| memory::filled(R::ZERO, len);
@@ -166,8 +166,8 @@ impl<'a, R: Real> FramePass<'a, R> {
     ) {
         let PassScratch { rows: buffer, exps, emissions } = scratch;
         let (layout, count) = (self.layout, frames.len());
-        let mut exps_of: [&mut [R]; FRAMES] = array::from_fn(|_| Default::default());
-        let mut rows: [&[R]; FRAMES] = Default::default();
+        let mut exps_of: [&mut [R]; FRAMES_TOGETHER] = array::from_fn(|_| Default::default());
+        let mut rows: [&[R]; FRAMES_TOGETHER] = Default::default();
         let mut spare = exps.chunks_exact_mut(self.rows.width().max(1));
         let mut buffers = buffer.chunks_exact_mut(self.rows.width().max(1));
         for (i, t) in frames.clone().enumerate() {
@@ -182,8 +182,8 @@ impl<'a, R: Real> FramePass<'a, R> {
         softmax.fill::<S>(rows, exps_of);
         status.nan |= softmax.max[..count].contains(&R::INFINITY);
         let sums = &softmax.others;
-        let (mut base, mut factor) = ([0.0; FRAMES], [0.0; FRAMES]);
-        for i in 0..FRAMES {
+        let (mut base, mut factor) = ([0.0; FRAMES_TOGETHER], [0.0; FRAMES_TOGETHER]);
+        for i in 0..FRAMES_TOGETHER {
             base[i] = sums[i].log1p::<S>();
             factor[i] = 1.0 / (1.0 + sums[i]);
         }
