@@ -50,7 +50,7 @@ def test_a_row_of_weight_zero_is_zero_whatever_arrives(width, outer, dtype):
 @WIDTH
 @pytest.mark.parametrize("impossible", [False, True])
 def test_a_row_with_nan_is_nan_and_no_other(width, impossible, dtype):
-    """Impossible classes included, whose exponential is 0; whatever the sign and the lowest bit of the NaN."""
+    """Impossible classes, whose exponential is 0, included; of any sign and lowest bit."""
     rng = np.random.default_rng(width)
     for name, (loss, label) in forms(width, 75).items():
         x = rng.standard_normal((75, width)).astype(dtype)
@@ -69,7 +69,7 @@ def test_a_row_with_nan_is_nan_and_no_other(width, impossible, dtype):
 @DTYPE
 @WIDTH
 def test_smoothing_of_infinite_logits(width, dtype):
-    """Classes of infinite logits share the mass; a class that cannot be has a part of the target."""
+    """Infinite logits share the mass; a class that cannot be has a part of the target."""
     loss = CE(label_smoothing=0.25)
     x = np.random.default_rng(width).standard_normal((75, width)).astype(dtype)
     x[[3, 70]] = [[INF], [-INF]]
@@ -93,7 +93,9 @@ def test_smoothing_of_logits_far_from_0(width, dtype):
     label = np.arange(75) % width
     for order in "CF":
         near, far = (np.asarray(x + shift, order=order, dtype=dtype) for shift in (0, 2**20))
-        for ours, expected in zip(results(loss, far, label), results(loss, near, label), strict=True):
+        for ours, expected in zip(
+            results(loss, far, label), results(loss, near, label), strict=True
+        ):
             np.testing.assert_array_equal(ours, expected)
 
 
